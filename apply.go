@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+)
+
+// commit is what raft hands to the kvstore, in the order of the log: either
+// committed entries to apply, or a snapshot that replaces the state.
+type commit struct {
+	entries []*raftpb.Entry
+	// install is the path of a state file that was received, verified and
+	// recorded in the WAL.
+	install string
+	// applied tells raft that the state machine has taken this in. It must
+	// be called once.
+	applied func()
+}
+
+// reconfigure tells raft and the transport of a membership change. It is
+// called for every committed configuration change, refused ones too, because
+// raft waits for it before it takes the next; and with a nil cc when a
+// snapshot replaced the state, of which raft knows already.
+type reconfigure func(cc *raftpb.ConfChange, m membership) error
+
+// readCommits is the apply loop, the only writer of the state. For each commit:
+// change the state, then let raft and those who wait know.
+func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, reconf reconfigure) error {
+	for {
+		select {
+		case commits := <-commitC:
+			for _, c := range commits {
+				if err := kv.commit(c, reconf); err != nil {
+					return err
+				}
+				c.applied()
+				// Not before raft knows how far the state is: a snapshot
+				// compacts the log, and raft may still look at what it
+				// believes to be unapplied.
+				kv.snapshotIfDue()
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (kv *kvstore) commit(c commit, reconf reconfigure) error {
+	if c.install != "" {
+		return kv.install(c.install, reconf)
+	}
+	for entries := c.entries; len(entries) > 0; {
+		// A run of normal entries becomes visible at once, under one lock.
+		n := 0
+		for n < len(entries) && entries[n].GetType() == raftpb.EntryNormal {
+			n++
+		}
+		if err := kv.applyEntries(entries[:n]); err != nil {
+			return err
+		}
+		if n < len(entries) {
+			if err := kv.applyConfEntry(entries[n], reconf); err != nil {
+				return err
+			}
+			n++
+		}
+		entries = entries[n:]
+	}
+	return nil
+}
+
+// outcome is a batch's results, on their way to those who wait.
+type outcome struct {
+	id      batchID
+	results []result
+}
+
+func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	var outcomes []outcome
+	kv.mu.Lock()
+	for _, e := range entries {
+		o, err := kv.applyEntry(e)
+		if err != nil {
+			kv.mu.Unlock()
+			return err
+		}
+		if o.results != nil {
+			outcomes = append(outcomes, o)
+		}
+	}
+	kv.mu.Unlock()
+
+	// Only now that readers see the new state may anyone be told of it.
+	kv.applied.advance(entries[len(entries)-1].GetIndex())
+	for _, o := range outcomes {
+		kv.proposals.applied(o.id, o.results)
+	}
+	return nil
+}
+
+// applyEntry applies one normal entry. The caller holds kv.mu.
+func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
+	s := kv.state
+	if e.GetIndex() != s.index+1 {
+		return outcome{}, fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.index)
+	}
+	s.index, s.term = e.GetIndex(), e.GetTerm()
+	kv.due.bytes += uint64(len(e.GetData()))
+	if len(e.GetData()) == 0 {
+		return outcome{}, nil // a new leader's first entry (thesis §6.4, step 1)
+	}
+	id, cmds, err := decodeBatch(e.GetData())
+	if errors.Is(err, errMalformed) {
+		kv.log.Error("ignoring an entry that no version of raftkv wrote; who can reach the peer port?",
+			zap.Uint64("index", e.GetIndex()))
+		return outcome{}, nil
+	}
+	if err != nil {
+		return outcome{}, fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
+	}
+	kv.due.commands += uint64(len(cmds))
+	results, _ := s.applyBatch(id, cmds)
+	return outcome{id, results}, nil
+}
+
+// applyConfEntry applies a membership change.
+func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
+	cc := &raftpb.ConfChange{}
+	var change memberChange
+	err := errMalformed
+	if e.GetType() == raftpb.EntryConfChange && proto.Unmarshal(e.GetData(), cc) == nil {
+		change, err = decodeMemberChange(cc.GetContext())
+		if errors.Is(err, errUnknownCommand) {
+			return fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
+		}
+	}
+	changed := false
+	kv.mu.Lock()
+	kv.state.index, kv.state.term = e.GetIndex(), e.GetTerm()
+	if err == nil {
+		changed, err = kv.state.applyMemberChange(change)
+	}
+	m := kv.state.membership.clone()
+	kv.mu.Unlock()
+
+	if !changed {
+		cc.NodeId = new(raft.None) // tells raft that the change is void
+	}
+	kv.log.Info("membership change", zap.Uint64("index", e.GetIndex()), zap.Bool("changed", changed),
+		zap.Uint64("member", change.id), zap.Stringer("change", change.op), zap.Error(err))
+	if rerr := reconf(cc, m); rerr != nil {
+		return rerr
+	}
+	kv.applied.advance(e.GetIndex())
+	kv.conf.done(change.request, err)
+	return nil
+}
+
+// install replaces the state by that of a snapshot from the leader, in one step.
+func (kv *kvstore) install(path string, reconf reconfigure) error {
+	s, err := readStateFile(path)
+	if err != nil {
+		return fmt.Errorf("installing a snapshot: %w", err)
+	}
+	kv.mu.Lock()
+	kv.state = s
+	window, m := s.windows[kv.proposals.node], s.membership.clone()
+	kv.mu.Unlock()
+	kv.due.reset()
+	if err := reconf(nil, m); err != nil {
+		return err
+	}
+	kv.applied.advance(s.index)
+	kv.proposals.settle(window)
+	return nil
+}
+
+// snapshotPolicy decides when a snapshot is due. It belongs to the apply loop.
+type snapshotPolicy struct {
+	every    uint64 // commands, --snapshot-count
+	commands uint64 // applied since the last snapshot
+	bytes    uint64 // of log entries since the last snapshot
+}
+
+// maxLogBytes: past this much log a snapshot is due whatever the count says.
+const maxLogBytes = 64 << 20
+
+// isDue: after so many commands or so many bytes of log, but never before the
+// log has grown as large as the state, so that writing snapshots never costs
+// more than writing the log did.
+func (p *snapshotPolicy) isDue(stateBytes uint64) bool {
+	if p.bytes < stateBytes {
+		return false
+	}
+	return p.commands >= p.every || p.bytes >= maxLogBytes
+}
+
+func (p *snapshotPolicy) reset() { p.commands, p.bytes = 0, 0 }
+
+// snapshotIfDue hands a copy of the state to the snapshot writer. While that
+// is busy with the one before, the next stays due.
+func (kv *kvstore) snapshotIfDue() {
+	kv.mu.Lock() // copying marks the tree's nodes as shared
+	defer kv.mu.Unlock()
+	if !kv.due.isDue(kv.state.bytes) || len(kv.snapshots) == cap(kv.snapshots) {
+		return
+	}
+	select {
+	case kv.snapshots <- kv.state.copy():
+		kv.due.reset()
+	default:
+	}
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// dirFormat is the version of the data directory's layout.
+const dirFormat = 1
+
+// identity says whose data directory this is. It heads every WAL segment.
+type identity struct {
+	Format    int    `json:"format"`
+	Node      uint64 `json:"node"`
+	ClusterID uint64 `json:"cluster_id"`
+	// Initial is the --cluster of the first start, in canonical form. Empty:
+	// the node joined a running cluster.
+	Initial string `json:"initial,omitempty"`
+}
+
+func (id identity) encode() ([]byte, error) { return json.Marshal(id) }
+
+func decodeIdentity(b []byte) (identity, error) {
+	var id identity
+	if err := json.Unmarshal(b, &id); err != nil {
+		return id, fmt.Errorf("write-ahead log: its metadata is not raftkv's: %w", err)
+	}
+	if id.Format != dirFormat {
+		return id, fmt.Errorf("write-ahead log: format %d, but this version knows format %d", id.Format, dirFormat)
+	}
+	return id, nil
+}
+
+// lockDir makes the data directory this process's own. The lock goes with the
+// process, however it ends.
+func lockDir(dir string) (io.Closer, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := fileutil.TryLockFile(filepath.Join(dir, "lock"), os.O_WRONLY|os.O_CREATE, 0o600)
+	if errors.Is(err, fileutil.ErrLocked) {
+		return nil, fmt.Errorf("data directory %s is in use by another process; stop that one, or use another --data-dir", dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	return f, nil
+}
+
+// booted reports whether a node has ever started from this directory.
+func booted(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, "wal"))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// The index and term of the state that every node of a new cluster starts
+// from. All of them make the same one from the same --cluster, so that the log
+// can begin behind it.
+const (
+	firstIndex = 1
+	firstTerm  = 1
+)
+
+// createStorage makes the data directory of a node's first start. With peers,
+// these are the voters of a new cluster; without, the node will get log and
+// state from the cluster that it joins.
+//
+// The directory counts as booted once it has wal/, which appears in one
+// rename when everything in and beside it is durable. A crash at any point
+// before leaves a directory that is still new, and is made again from scratch.
+func createStorage(log *zap.Logger, dir string, id identity, peers []peer) error {
+	if err := removeLeftovers(dir); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(dir, "snap"), 0o700); err != nil {
+		return err
+	}
+	st := newState(peers)
+	if len(peers) > 0 {
+		st.index, st.term = firstIndex, firstTerm
+		path := statePath(dir, st.term, st.index)
+		if err := writeFileAtomic(path, func(w io.Writer) error { return writeState(w, st) }); err != nil {
+			return err
+		}
+	}
+	if err := createMark(filepath.Join(dir, "mark"), mark{Index: st.index, Term: st.term}); err != nil {
+		return err
+	}
+	if err := createLog(log, filepath.Join(dir, "wal.new"), id, st); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
+	if err := os.Rename(filepath.Join(dir, "wal.new"), filepath.Join(dir, "wal")); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// removeLeftovers clears what an earlier first start did not complete. It
+// touches only what this program makes.
+func removeLeftovers(dir string) error {
+	for _, name := range []string{"snap", "mark", "wal.new", "wal.new.tmp"} {
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// createLog makes a WAL that begins at st.
+func createLog(log *zap.Logger, dir string, id identity, st *state) error {
+	meta, err := id.encode()
+	if err != nil {
+		return err
+	}
+	w, err := wal.Create(log, dir, meta)
+	if err != nil {
+		return err
+	}
+	if st.index > 0 {
+		err = errors.Join(
+			w.Save(&raftpb.HardState{Term: new(st.term), Vote: new(uint64(0)), Commit: new(st.index)}, nil),
+			w.SaveSnapshot(&walpb.Snapshot{
+				Index: new(st.index), Term: new(st.term), ConfState: st.membership.confState(),
+			}),
+		)
+	}
+	return errors.Join(err, w.Close())
+}
+
+// checkIdentity refuses a data directory that is not the one that the command
+// line speaks of. reconfigured: members came or went since the first boot.
+func checkIdentity(cfg config, id identity, reconfigured bool) error {
+	if id.Node != cfg.ID {
+		return fmt.Errorf("data directory %s belongs to node %d, but --id is %d; use the directory of node %d, or an empty one",
+			cfg.DataDir, id.Node, cfg.ID, cfg.ID)
+	}
+	if cfg.ClusterID != 0 && id.ClusterID != cfg.ClusterID {
+		return fmt.Errorf("data directory %s belongs to cluster %x, but --cluster-id is %x",
+			cfg.DataDir, id.ClusterID, cfg.ClusterID)
+	}
+	now := formatPeers(cfg.Cluster)
+	if id.Initial == "" || cfg.Join || reconfigured || now == id.Initial {
+		return nil
+	}
+	return fmt.Errorf("data directory %s was first started with --cluster %s, and no member was added or removed since, "+
+		"but now --cluster is %s. To go on with the old cluster, give its list; to start another, use an empty --data-dir; "+
+		"to change the members, use POST and DELETE on the running cluster", cfg.DataDir, id.Initial, now)
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// A raft entry of type EntryNormal carries one batch: the commands that one
+// node gathered while its previous batch was on its way. The layout is a
+// format byte, the batch's identity as four uvarints, and the commands, each
+// with its length in front:
+//
+//	format | node | boot | sequence | low | (length | kind | fields...)*
+//
+// The first byte versions the whole, the kind versions each command. Both are
+// read strictly: what this version does not know stops the node, because
+// skipping a command that other nodes apply would let the replicas diverge.
+
+// batchFormat is the first byte of every batch.
+const batchFormat = 1
+
+// commandKind says what a command does. The values are on disk: never reuse one.
+type commandKind byte
+
+const (
+	kindPut     commandKind = 1 // set a key
+	kindDelete  commandKind = 2 // remove a key
+	kindPublish commandKind = 3 // a node announces its client URL
+)
+
+// conditionKind says what must hold for a write to happen. The values are on disk.
+type conditionKind byte
+
+const (
+	always       conditionKind = 0 // unconditional
+	ifExists     conditionKind = 1 // If-Match: *
+	ifMissing    conditionKind = 2 // If-None-Match: *
+	ifAtRevision conditionKind = 3 // If-Match: "REV"
+
+	// unlessAtRevision is If-None-Match: "REV" of a read. It is never written
+	// to the log.
+	unlessAtRevision conditionKind = 4
+)
+
+// condition is decided when the command is applied, not before it is
+// proposed, so that it sees exactly the writes that precede it in the log.
+type condition struct {
+	kind     conditionKind
+	revision uint64 // the mod_revision wanted by ifAtRevision
+}
+
+// command is one decoded change. Key and value alias the entry's bytes.
+type command struct {
+	kind      commandKind
+	condition condition
+	key       string
+	value     []byte
+
+	member    uint64 // kindPublish: who
+	clientURL string // kindPublish: where its clients find it
+}
+
+// batchID identifies a batch for ever: the node that gathered it, which of
+// its lives, and a count within that life. A batch that raft may have lost is
+// proposed again under the same identity, and applied at most once.
+type batchID struct {
+	node, boot, seq uint64
+	// low: every batch of this life below it is settled, that is, was
+	// applied or will never be proposed again. It keeps the replicated
+	// window of applied sequences short.
+	low uint64
+}
+
+// Errors of decoding.
+var (
+	// errMalformed: the bytes are not a batch. No version writes such an
+	// entry, so every node ignores it in the same way.
+	errMalformed = errors.New("malformed command")
+	// errUnknownCommand: a newer version wrote this entry. The node must
+	// stop: skipping what others apply would make it diverge.
+	errUnknownCommand = errors.New("command of a kind that this version does not know")
+)
+
+// appendBatchHeader starts the encoding of a batch.
+func appendBatchHeader(b []byte, id batchID) []byte {
+	b = append(b, batchFormat)
+	b = binary.AppendUvarint(b, id.node)
+	b = binary.AppendUvarint(b, id.boot)
+	b = binary.AppendUvarint(b, id.seq)
+	return binary.AppendUvarint(b, id.low)
+}
+
+// appendCommand adds one encoded command to a batch.
+func appendCommand(b, encoded []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(encoded)))
+	return append(b, encoded...)
+}
+
+// encodeWrite encodes a put or a delete.
+func encodeWrite(kind commandKind, c condition, key string, value []byte) []byte {
+	b := make([]byte, 0, 2+2*binary.MaxVarintLen64+len(key)+len(value))
+	b = append(b, byte(kind), byte(c.kind))
+	if c.kind == ifAtRevision {
+		b = binary.AppendUvarint(b, c.revision)
+	}
+	b = binary.AppendUvarint(b, uint64(len(key)))
+	b = append(b, key...)
+	return append(b, value...)
+}
+
+// encodePublish encodes a node's announcement of its client URL.
+func encodePublish(member uint64, clientURL string) []byte {
+	b := []byte{byte(kindPublish)}
+	b = binary.AppendUvarint(b, member)
+	return append(b, clientURL...)
+}
+
+// decodeBatch splits an entry into its identity and its commands.
+func decodeBatch(data []byte) (batchID, []command, error) {
+	r := fields{b: data}
+	if format := r.byte(); !r.bad && format != batchFormat {
+		return batchID{}, nil, fmt.Errorf("%w: batch format %d", errUnknownCommand, format)
+	}
+	id := batchID{node: r.uvarint(), boot: r.uvarint(), seq: r.uvarint(), low: r.uvarint()}
+	var cmds []command
+	for !r.bad && len(r.b) > 0 {
+		c, err := decodeCommand(r.bytes())
+		if err != nil {
+			return batchID{}, nil, err
+		}
+		cmds = append(cmds, c)
+	}
+	if r.bad {
+		return batchID{}, nil, errMalformed
+	}
+	return id, cmds, nil
+}
+
+func decodeCommand(b []byte) (command, error) {
+	r := fields{b: b}
+	c := command{kind: commandKind(r.byte())}
+	if r.bad {
+		return c, errMalformed
+	}
+	switch c.kind {
+	case kindPut, kindDelete:
+		c.condition.kind = conditionKind(r.byte())
+		if c.condition.kind > ifAtRevision {
+			return c, fmt.Errorf("%w: condition %d", errUnknownCommand, c.condition.kind)
+		}
+		if c.condition.kind == ifAtRevision {
+			c.condition.revision = r.uvarint()
+		}
+		c.key, c.value = string(r.bytes()), r.b
+	case kindPublish:
+		c.member, c.clientURL = r.uvarint(), string(r.b)
+	default:
+		return c, fmt.Errorf("%w: kind %d", errUnknownCommand, c.kind)
+	}
+	if r.bad {
+		return c, errMalformed
+	}
+	return c, nil
+}
+
+// fields takes fields off the front of a byte slice. The first short read
+// makes it bad for good, so that callers check once, at the end.
+type fields struct {
+	b   []byte
+	bad bool
+}
+
+func (r *fields) byte() byte {
+	if r.bad || len(r.b) == 0 {
+		r.bad = true
+		return 0
+	}
+	c := r.b[0]
+	r.b = r.b[1:]
+	return c
+}
+
+func (r *fields) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if r.bad || n <= 0 {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+// bytes reads a length and that many bytes.
+func (r *fields) bytes() []byte {
+	n := r.uvarint()
+	if r.bad || n > uint64(len(r.b)) {
+		r.bad = true
+		return nil
+	}
+	b := r.b[:n:n]
+	r.b = r.b[n:]
+	return b
+}

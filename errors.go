@@ -1,0 +1,32 @@
+package main
+
+import "errors"
+
+// What can become of a request, besides success. Each error belongs to one of
+// three kinds, and httpapi.go tells the client which: it did not happen, it
+// may have happened, this node is broken.
+var (
+	// Did not happen.
+
+	errNotFound     = errors.New("no such key")
+	errPrecondition = errors.New("the condition does not hold")
+	errOverloaded   = errors.New("too many requests are waiting on this node")
+	errNoLeader     = errors.New("the cluster has no leader that this node can reach")
+	errStopping     = errors.New("this node is stopping")
+	errNotReady     = errors.New("this node has not caught up with the cluster yet")
+	errUnavailable  = errors.New("the cluster did not confirm in time that this read is fresh")
+	errWouldLose    = errors.New("the change would leave the cluster without a reachable majority")
+	errInProgress   = errors.New("another membership change is in progress")
+
+	// May have happened.
+
+	// errOutcomeUnknown: the request was handed to raft, and the answer did
+	// not come in time. It may still be applied.
+	errOutcomeUnknown = errors.New("handed to the cluster, but not confirmed in time: it may or may not happen")
+
+	// How a node ends.
+
+	// errRemoved: the node was taken out of the cluster. Its process ends
+	// with exit status 0, because that is what was asked for.
+	errRemoved = errors.New("this node was removed from the cluster")
+)

@@ -1,0 +1,435 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	maxKeyBytes    = 4096
+	maxMemberBytes = 4096 // of the body of POST /ID
+)
+
+// api serves clients. Routes are matched by hand, because a key is the path
+// as it stands: http.ServeMux would clean it and redirect.
+type api struct {
+	kv       *kvstore
+	propose  func(ctx context.Context, cmd []byte) result
+	confirm  func(ctx context.Context) error
+	members  *members
+	status   *statusReporter
+	metrics  *metrics
+	maxValue int64
+	hosts    map[string]bool // lower case, beside IP literals and localhost
+	origin   *http.CrossOriginProtection
+	stopping atomic.Bool
+	// caughtUp: this node has once applied everything that was committed
+	// when it started. Before, even a stale read would show it an empty past.
+	caughtUp *atomic.Bool
+}
+
+// reserved are the first path segments that are not keys in the short form.
+func reserved(segment string) bool {
+	switch segment {
+	case "v1", "ui", "metrics", "livez", "readyz", "debug":
+		return true
+	}
+	return false
+}
+
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+	if err := a.serve(rec, r); err != nil {
+		writeProblem(rec, err)
+	}
+	a.metrics.observe(r.Method, rec.status, time.Since(start))
+}
+
+// recorder remembers the status for the metrics.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// serve answers a request, or returns the error to answer with.
+func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
+	if err := a.checkOrigin(r); err != nil {
+		return err
+	}
+	path, ok := strings.CutPrefix(r.URL.Path, "/")
+	if !ok {
+		return fmt.Errorf("%w: the path must begin with a slash", errBadRequest)
+	}
+	if a.stopping.Load() && path != "livez" {
+		w.Header().Set("Connection", "close")
+		return errStopping
+	}
+	first, _, _ := strings.Cut(path, "/")
+	switch {
+	case path == "":
+		return a.serveRoot(w, r)
+	case path == "livez" || path == "readyz" || path == "metrics" || first == "v1":
+		return a.serveV1(w, r, path)
+	case reserved(first):
+		return fmt.Errorf("%w: paths under /%s are reserved; for a key of that name use /v1/kv/%s",
+			errBadRequest, first, url.PathEscape(path))
+	case r.Method == http.MethodPost || r.Method == http.MethodDelete:
+		return a.serveMemberShort(w, r, path)
+	case r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPut:
+		return a.serveKey(w, r, path)
+	}
+	return notAllowed(w, "GET, HEAD, PUT, POST, DELETE")
+}
+
+// serveV1 serves the paths that are not short-form keys.
+func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error {
+	if key, ok := strings.CutPrefix(path, "v1/kv/"); ok {
+		switch r.Method {
+		case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete:
+			return a.serveKey(w, r, key)
+		}
+		return notAllowed(w, "GET, HEAD, PUT, DELETE")
+	}
+	routes := map[string]func(http.ResponseWriter, *http.Request) error{
+		"livez":      a.status.serveLive,
+		"readyz":     a.status.serveReady,
+		"metrics":    a.metrics.serve,
+		"v1/status":  a.status.serveStatus,
+		"v1/members": a.serveMembers,
+	}
+	serve, ok := routes[path]
+	if !ok {
+		return fmt.Errorf("%w: there is nothing at /%s; see GET /", errNotFound, path)
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return notAllowed(w, "GET, HEAD")
+	}
+	return serve(w, r)
+}
+
+func notAllowed(w http.ResponseWriter, allow string) error {
+	w.Header().Set("Allow", allow)
+	return fmt.Errorf("%w; allowed are %s", errMethodNotAllowed, allow)
+}
+
+// checkOrigin refuses what a browser may have been tricked into sending: a
+// name that somebody made point at this node, or a request of another site.
+func (a *api) checkOrigin(r *http.Request) error {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if host != "localhost" && !a.hosts[host] && net.ParseIP(host) == nil {
+		return fmt.Errorf("%w: %q; name it with --allowed-host to allow it", errWrongHost, r.Host)
+	}
+	if err := a.origin.Check(r); err != nil {
+		return fmt.Errorf("%w: %w", errCrossOrigin, err)
+	}
+	return nil
+}
+
+func (a *api) serveRoot(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return notAllowed(w, "GET, HEAD")
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err := io.WriteString(w, `raftkv: a replicated key-value store.
+
+  curl -X PUT -d hello http://HOST/my-key     write a key
+  curl http://HOST/my-key                     read it, on any node
+  curl -X DELETE http://HOST/v1/kv/my-key     delete it
+  curl http://HOST/v1/members                 who is in the cluster
+  curl http://HOST/v1/status                  how this node is
+
+The README tells the rest.
+`)
+	return ignoreWriteError(err)
+}
+
+// ignoreWriteError: a client that hangs up while it is answered is no fault.
+func ignoreWriteError(error) error { return nil }
+
+// serveKey serves GET, HEAD, PUT and DELETE of a key.
+func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	read := r.Method == http.MethodGet || r.Method == http.MethodHead
+	stale, err := parseQuery(r, read)
+	if err != nil {
+		return err
+	}
+	cond, err := parseCondition(r.Header, read)
+	if err != nil {
+		return err
+	}
+	switch {
+	case read:
+		return a.get(w, r, key, cond, stale)
+	case r.Method == http.MethodPut:
+		return a.put(w, r, key, cond)
+	default:
+		return a.delete(w, r, key, cond)
+	}
+}
+
+func checkKey(key string) error {
+	switch {
+	case key == "":
+		return fmt.Errorf("%w: the key is empty", errBadRequest)
+	case len(key) > maxKeyBytes:
+		return fmt.Errorf("%w: the key has %d bytes, %d are allowed", errBadRequest, len(key), maxKeyBytes)
+	case !utf8.ValidString(key):
+		return fmt.Errorf("%w: the key is not valid UTF-8", errBadRequest)
+	case strings.IndexByte(key, 0) >= 0:
+		return fmt.Errorf("%w: the key has a NUL byte", errBadRequest)
+	}
+	return nil
+}
+
+// parseQuery reads the query parameters. Anything that is not understood is
+// refused: a misspelt consistency must not silently become another one.
+func parseQuery(r *http.Request, read bool) (stale bool, err error) {
+	if r.URL.RawQuery == "" && !r.URL.ForceQuery {
+		return false, nil
+	}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	for name, values := range q {
+		switch {
+		case name != "consistency" || !read:
+			return false, fmt.Errorf("%w: unknown query parameter %q", errBadRequest, name)
+		case len(values) > 1:
+			return false, fmt.Errorf("%w: query parameter %q is given twice", errBadRequest, name)
+		case values[0] == "stale":
+			stale = true
+		case values[0] != "linearizable":
+			return false, fmt.Errorf("%w: consistency is %q, not linearizable or stale", errBadRequest, values[0])
+		}
+	}
+	return stale, nil
+}
+
+// parseCondition reads If-Match and If-None-Match.
+func parseCondition(h http.Header, read bool) (condition, error) {
+	match, none := h["If-Match"], h["If-None-Match"]
+	if match == nil && none == nil {
+		return condition{}, nil
+	}
+	if len(match) > 1 || len(none) > 1 || len(match)+len(none) > 1 {
+		return condition{}, fmt.Errorf("%w: give one of If-Match and If-None-Match, once", errBadRequest)
+	}
+	switch {
+	case len(none) == 1 && none[0] == "*":
+		return condition{kind: ifMissing}, nil
+	case len(match) == 1 && match[0] == "*":
+		return condition{kind: ifExists}, nil
+	case len(none) == 1 && !read:
+		return condition{}, fmt.Errorf("%w: If-None-Match on a write takes only *", errBadRequest)
+	}
+	name, value := "If-Match", ""
+	kind := ifAtRevision
+	if len(none) == 1 {
+		name, value, kind = "If-None-Match", none[0], unlessAtRevision
+	} else {
+		value = match[0]
+	}
+	rev, err := parseETag(value)
+	if err != nil {
+		return condition{}, fmt.Errorf("%w: %s: %w", errBadRequest, name, err)
+	}
+	return condition{kind: kind, revision: rev}, nil
+}
+
+func parseETag(s string) (uint64, error) {
+	digits := strings.Trim(s, `"`)
+	rev, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || etag(rev) != s {
+		return 0, fmt.Errorf("%q is not one ETag of this store, a revision in quotes", s)
+	}
+	return rev, nil
+}
+
+func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
+
+func setETag(h http.Header, revision uint64) {
+	if revision != 0 {
+		h["Etag"] = []string{etag(revision)}
+	}
+}
+
+// get answers a read.
+func (a *api) get(w http.ResponseWriter, r *http.Request, key string, cond condition, stale bool) error {
+	if err := a.prepareRead(w.Header(), r, stale); err != nil {
+		return err
+	}
+	it, revision := a.kv.get(key)
+	h := w.Header()
+	h["Raftkv-Revision"] = []string{strconv.FormatUint(revision, 10)}
+	if it != nil {
+		setETag(h, it.modRevision)
+	}
+	if !cond.holds(it) {
+		if it != nil && (cond.kind == ifMissing || cond.kind == unlessAtRevision) {
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
+		return errPrecondition
+	}
+	if it == nil {
+		return errNotFound
+	}
+	h["Content-Type"] = []string{"application/octet-stream"}
+	h["X-Content-Type-Options"] = []string{"nosniff"}
+	h["Content-Length"] = []string{strconv.Itoa(len(it.value))}
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	_, err := w.Write(it.value)
+	return ignoreWriteError(err)
+}
+
+// prepareRead makes sure that what this node has applied is as fresh as the
+// request wants it, and says in the headers which it was.
+func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
+	if !stale {
+		h["Raftkv-Consistency"] = []string{"linearizable"}
+		return a.confirm(r.Context())
+	}
+	if !a.caughtUp.Load() {
+		return errNotReady
+	}
+	h["Raftkv-Consistency"] = []string{"stale"}
+	if ms, ok := a.status.leaderContact(); ok {
+		h["Raftkv-Leader-Contact"] = []string{strconv.FormatInt(ms, 10)}
+	}
+	return nil
+}
+
+// put answers a write.
+func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condition) error {
+	cmd, err := a.readValue(w, r, encodeWrite(kindPut, cond, key, nil))
+	if err != nil {
+		return err
+	}
+	return a.write(w, r, cmd)
+}
+
+func (a *api) delete(w http.ResponseWriter, r *http.Request, key string, cond condition) error {
+	return a.write(w, r, encodeWrite(kindDelete, cond, key, nil))
+}
+
+func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
+	res := a.propose(r.Context(), cmd)
+	h := w.Header()
+	setETag(h, res.revision)
+	if res.err != nil {
+		return res.err
+	}
+	h["Raftkv-Revision"] = []string{strconv.FormatUint(max(res.revision, res.deletion), 10)}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// readValue appends the request's body to cmd. What is too large is refused
+// before it is read whole.
+func (a *api) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]byte, error) {
+	if r.ContentLength > a.maxValue {
+		return nil, fmt.Errorf("%w: %d bytes, %d are allowed", errTooLarge, r.ContentLength, a.maxValue)
+	}
+	if r.ContentLength >= 0 {
+		at := len(cmd)
+		cmd = append(cmd, make([]byte, r.ContentLength)...)
+		_, err := io.ReadFull(r.Body, cmd[at:])
+		return cmd, bodyError(err)
+	}
+	value, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxValue))
+	return append(cmd, value...), bodyError(err)
+}
+
+// bodyError says why a request's body could not be read.
+func bodyError(err error) error {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &tooLarge):
+		return fmt.Errorf("%w: more than %d bytes", errTooLarge, tooLarge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errRequestTimeout
+	}
+	return fmt.Errorf("%w: the body broke off: %w", errBadRequest, err)
+}
+
+// serveMemberShort serves POST /ID and DELETE /ID.
+func (a *api) serveMemberShort(w http.ResponseWriter, r *http.Request, path string) error {
+	id, err := strconv.ParseUint(path, 10, 64)
+	if err != nil || strconv.FormatUint(id, 10) != path || checkID(id) != nil {
+		return fmt.Errorf("%w: %s /%s: POST and DELETE here add and remove nodes and take a node ID, a positive decimal number; "+
+			"a key is deleted with DELETE /v1/kv/%s", errBadRequest, r.Method, clip(path), url.PathEscape(clip(path)))
+	}
+	req := memberRequest{Op: opRemove, ID: id}
+	if req.Force, err = parseForce(r); err != nil {
+		return err
+	}
+	if r.Method == http.MethodPost {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMemberBytes))
+		if err != nil {
+			return bodyError(err)
+		}
+		req.Op = opAdd
+		if req.PeerURL, err = checkPeerURL(strings.TrimSpace(string(body))); err != nil {
+			return fmt.Errorf("%w: %w", errBadPeerURL, err)
+		}
+	}
+	if err := a.members.change(r.Context(), req); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// parseForce reads ?force=true of DELETE.
+func parseForce(r *http.Request) (bool, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	for name, values := range q {
+		if name != "force" || r.Method != http.MethodDelete || len(values) != 1 || values[0] != "true" {
+			return false, fmt.Errorf("%w: unknown query parameter %s=%s", errBadRequest, name, strings.Join(values, ","))
+		}
+	}
+	return len(q) > 0, nil
+}
+
+// clip shortens what a message repeats of a request.
+func clip(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "..."
+	}
+	return s
+}

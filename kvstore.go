@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bytes"
+	"math/bits"
+	"sync"
+
+	"github.com/tidwall/btree"
+	"go.uber.org/zap"
+)
+
+// item is one key's value and history. It is immutable: a write makes a new
+// one, so that readers and snapshots may keep the old one without a lock.
+type item struct {
+	value          []byte
+	createRevision uint64 // the revision at which the key came to be
+	modRevision    uint64 // the revision of its last change, its ETag
+	version        uint64 // how often it was written since it came to be
+}
+
+// state is the replicated state machine. It is pure: what it becomes depends
+// on the committed entries and on nothing else, no clock, no goroutine, no
+// random number. Every replica therefore holds the same state at the same
+// index.
+type state struct {
+	index, term uint64 // of the last entry applied; one unit with the rest
+	revision    uint64 // counts the commands that changed something
+	bytes       uint64 // of all keys and values
+	items       btree.Map[string, *item]
+	windows     map[uint64]window // by node: which of its batches were applied
+	membership  membership
+}
+
+func newState(peers []peer) *state {
+	return &state{windows: make(map[uint64]window), membership: newMembership(peers)}
+}
+
+// copy returns a state that later changes of s do not touch, in time
+// independent of the number of keys: the tree is copied on write.
+func (s *state) copy() *state {
+	c := &state{
+		index: s.index, term: s.term, revision: s.revision, bytes: s.bytes,
+		items:      *s.items.Copy(),
+		windows:    make(map[uint64]window, len(s.windows)),
+		membership: s.membership.clone(),
+	}
+	for node, w := range s.windows {
+		c.windows[node] = w
+	}
+	return c
+}
+
+// window records which batches of one node's current life were applied.
+// Everything below low is settled; bit i of applied stands for low+i. A node
+// keeps fewer than windowSize unsettled batches, so nothing falls out.
+type window struct {
+	boot, low, applied uint64
+}
+
+const windowSize = 64
+
+// admit reports whether a batch is applied now for the first time, and
+// records it. A batch of an earlier life is refused: nobody waits for it, and
+// its window is gone.
+func (w *window) admit(id batchID) bool {
+	if id.boot < w.boot {
+		return false
+	}
+	if id.boot > w.boot {
+		*w = window{boot: id.boot}
+	}
+	w.raise(id.low)
+	if id.seq < w.low {
+		return false
+	}
+	if id.seq >= w.low+windowSize {
+		w.raise(id.seq - windowSize + 1)
+	}
+	bit := uint64(1) << (id.seq - w.low)
+	if w.applied&bit != 0 {
+		return false
+	}
+	w.applied |= bit
+	return true
+}
+
+func (w *window) raise(low uint64) {
+	if low > w.low {
+		w.applied >>= min(low-w.low, windowSize) // Go shifts out to zero
+		w.low = low
+	}
+	n := uint64(bits.TrailingZeros64(^w.applied))
+	w.applied >>= n
+	w.low += n
+}
+
+// settled reports whether the state has applied, or will never apply, a batch.
+func (w window) settled(id batchID) bool {
+	if id.boot != w.boot {
+		return id.boot < w.boot
+	}
+	return id.seq < w.low || (id.seq < w.low+windowSize && w.applied&(1<<(id.seq-w.low)) != 0)
+}
+
+// result is what became of one command.
+type result struct {
+	err error // nil, errNotFound or errPrecondition
+	// revision is the mod_revision of the key as it is now: the ETag to
+	// report. 0: there is no such key.
+	revision uint64
+	// deletion: the store's revision at which a key was deleted.
+	deletion uint64
+}
+
+// applyBatch applies one batch, or nothing if it was applied before.
+// Commands from a node that is not a member do nothing either: nobody waits
+// for them, and a removed node must not leave a window behind.
+func (s *state) applyBatch(id batchID, cmds []command) (results []result, first bool) {
+	if _, ok := s.membership.members[id.node]; !ok {
+		return nil, false
+	}
+	w := s.windows[id.node]
+	first = w.admit(id)
+	s.windows[id.node] = w
+	if !first {
+		return nil, false
+	}
+	results = make([]result, len(cmds))
+	for i, c := range cmds {
+		results[i] = s.apply(c)
+	}
+	return results, true
+}
+
+func (s *state) apply(c command) result {
+	switch c.kind {
+	case kindPut:
+		return s.put(c)
+	case kindDelete:
+		return s.delete(c)
+	case kindPublish:
+		if m, ok := s.membership.members[c.member]; ok {
+			m.ClientURL = c.clientURL
+			s.membership.members[c.member] = m
+		}
+	}
+	return result{}
+}
+
+func (s *state) put(c command) result {
+	old, exists := s.items.Get(c.key)
+	if !c.condition.holds(old) {
+		return failed(errPrecondition, old)
+	}
+	s.revision++
+	it := &item{
+		// The command's bytes are a part of its entry's: keeping them
+		// would keep the whole batch in memory.
+		value:          bytes.Clone(c.value),
+		createRevision: s.revision,
+		modRevision:    s.revision,
+		version:        1,
+	}
+	if exists {
+		it.createRevision, it.version = old.createRevision, old.version+1
+		s.bytes -= uint64(len(old.value))
+	} else {
+		s.bytes += uint64(len(c.key))
+	}
+	s.bytes += uint64(len(it.value))
+	s.items.Set(c.key, it)
+	return result{revision: s.revision}
+}
+
+func (s *state) delete(c command) result {
+	old, exists := s.items.Get(c.key)
+	if !c.condition.holds(old) {
+		return failed(errPrecondition, old)
+	}
+	if !exists {
+		return failed(errNotFound, nil)
+	}
+	s.revision++
+	s.bytes -= uint64(len(c.key) + len(old.value))
+	s.items.Delete(c.key)
+	return result{deletion: s.revision}
+}
+
+// holds decides a condition for a key whose item is it, nil if there is none.
+func (c condition) holds(it *item) bool {
+	switch c.kind {
+	case ifExists:
+		return it != nil
+	case ifMissing:
+		return it == nil
+	case ifAtRevision:
+		return it != nil && it.modRevision == c.revision
+	case unlessAtRevision:
+		return it == nil || it.modRevision != c.revision
+	}
+	return true
+}
+
+func failed(err error, it *item) result {
+	r := result{err: err}
+	if it != nil {
+		r.revision = it.modRevision
+	}
+	return r
+}
+
+// applyMemberChange applies a membership change, or says why it is refused.
+func (s *state) applyMemberChange(c memberChange) (changed bool, err error) {
+	done, err := s.membership.check(c)
+	if err != nil || done {
+		return false, err
+	}
+	s.membership.apply(c)
+	if c.op == opRemove {
+		delete(s.windows, c.id)
+	}
+	return true, nil
+}
+
+// kvstore holds the state for the goroutines around it: the apply loop is the
+// only writer, HTTP handlers read.
+type kvstore struct {
+	log       *zap.Logger
+	proposals *proposer
+	applied   *indexWait
+	conf      *confWait
+
+	snapshots chan<- *state // states to write to disk; see apply.go
+	due       snapshotPolicy
+
+	mu    sync.RWMutex
+	state *state // guarded by mu; replaced when a snapshot is installed
+}
+
+// get returns a key's item, nil if there is none, and the store's revision.
+// The caller decides beforehand how fresh the answer must be (read.go).
+func (kv *kvstore) get(key string) (it *item, revision uint64) {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	it, _ = kv.state.items.Get(key)
+	return it, kv.state.revision
+}
+
+// membership returns a copy of the cluster's membership as applied here, and
+// the index at which it was so.
+func (kv *kvstore) membership() (m membership, index uint64) {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	return kv.state.membership.clone(), kv.state.index
+}
+
+// isRemoved reports whether an ID was removed from the cluster, as far as
+// this node knows.
+func (kv *kvstore) isRemoved(id uint64) bool {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	return kv.state.membership.removed[id]
+}
+
+// storeStatus is what the store says of itself.
+type storeStatus struct {
+	index, term, revision, keys, bytes uint64
+}
+
+func (kv *kvstore) status() storeStatus {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	s := kv.state
+	return storeStatus{s.index, s.term, s.revision, uint64(s.items.Len()), s.bytes}
+}

@@ -1,0 +1,123 @@
+// Command raftkv is a replicated key-value server: raw bytes over HTTP,
+// linearizable, every acknowledged write on a majority's disks. See doc.go for
+// how it is put together.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+func main() {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal asks for a graceful stop; a second one ends the
+	// process at once, because by then it is no longer caught.
+	context.AfterFunc(ctx, cancel)
+	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+}
+
+// Exit statuses.
+const (
+	exitOK    = 0 // stopped as asked: by a signal, or removed from the cluster
+	exitFault = 1 // could not start or not go on
+	exitUsage = 2 // the command line is wrong
+)
+
+// run is the program. It returns when the node has stopped.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+	cfg, err := parseConfig(args, env)
+	switch {
+	case errors.Is(err, errHelp):
+		fmt.Fprint(stdout, usage())
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "raftkv: %v\nRun raftkv --help for the flags.\n", err)
+		return exitUsage
+	case cfg.Version:
+		fmt.Fprint(stdout, versionText())
+		return exitOK
+	}
+	log := newLogger(cfg, stderr)
+	err = runNode(ctx, cfg, log)
+	if errors.Is(err, errRemoved) {
+		log.Info("this node was removed from the cluster and has stopped; its data directory is of no more use",
+			zap.Uint64("id", cfg.ID), zap.String("data-dir", cfg.DataDir))
+		return exitOK
+	}
+	if err != nil {
+		log.Debug("stopped", zap.Error(err))
+		fmt.Fprintf(stderr, "raftkv: %v\n", err)
+		return exitFault
+	}
+	log.Info("stopped")
+	return exitOK
+}
+
+// newLogger makes the one logger of a node. parseConfig has checked the level
+// and the format.
+func newLogger(cfg config, w io.Writer) *zap.Logger {
+	level, err := zapcore.ParseLevel(cfg.LogLevel)
+	if err != nil {
+		level = zapcore.InfoLevel
+	}
+	enc := zap.NewProductionEncoderConfig()
+	enc.EncodeTime = zapcore.ISO8601TimeEncoder
+	encoder := zapcore.NewConsoleEncoder(enc)
+	if cfg.LogFormat == "json" {
+		encoder = zapcore.NewJSONEncoder(enc)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level))
+}
+
+// runNode opens the listeners, so that a port in use is found before anything
+// else happens, then the data directory, and serves until ctx ends or the node
+// cannot go on.
+func runNode(ctx context.Context, cfg config, log *zap.Logger) (err error) {
+	listening, stopListening := context.WithCancel(context.Background())
+	defer stopListening()
+	clients, err := newStoppableListener(listening, joinHostPort(cfg.Host, cfg.Port))
+	if err != nil {
+		return err
+	}
+	peers, err := newStoppableListener(listening, cfg.listenPeer())
+	if err != nil {
+		return errors.Join(err, clients.Close())
+	}
+	lock, err := lockDir(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+
+	ask := newPeerClient()
+	found, err := prepareDir(ctx, cfg, log, ask)
+	if err != nil {
+		return err
+	}
+	warnUnprotected(cfg, log)
+	s, err := openServer(cfg, log, found, clients.port(), ask)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, clients, peers)
+}
+
+// warnUnprotected says what whoever reaches this node's ports can do.
+func warnUnprotected(cfg config, log *zap.Logger) {
+	if !isLoopback(cfg.Host) {
+		log.Warn("the client API is open to the network: whoever reaches it can read, write, and add and remove nodes",
+			zap.String("host", cfg.Host))
+	}
+	if !isLoopback(hostOf(cfg.listenPeer())) {
+		log.Warn("the peer listener is open to the network: whoever reaches it can write raft messages; "+
+			"keep it on a private network", zap.String("address", cfg.listenPeer()))
+	}
+}

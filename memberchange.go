@@ -1,0 +1,430 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.uber.org/zap"
+)
+
+// memberRequest asks for a membership change. Any node takes it; the leader
+// decides, because only the leader knows who is reachable.
+type memberRequest struct {
+	Op      changeOp `json:"op"` // opAdd or opRemove
+	ID      uint64   `json:"id"`
+	PeerURL string   `json:"peer_url,omitempty"`
+	Force   bool     `json:"force,omitempty"`
+}
+
+// memberReply is the leader's answer to another node.
+type memberReply struct {
+	// Index: the state reflects the change from this index on.
+	Index uint64 `json:"index"`
+	// Code is empty on success, else the code of an error in the table of
+	// problem.go; Detail is its text.
+	Code   string `json:"code,omitempty"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// members carries out membership changes.
+type members struct {
+	log     *zap.Logger
+	id      uint64
+	cluster uint64
+	timeout time.Duration // of a request
+	elected time.Duration // the election timeout
+	kv      *kvstore
+	node    *raftNode
+	leaders *leadership
+	// ask passes a request to the leader at peerURL.
+	ask func(ctx context.Context, peerURL string, cluster uint64, r memberRequest) (memberReply, error)
+	// askView asks the leader at peerURL how it sees the members.
+	askView func(ctx context.Context, peerURL string) (map[uint64]peerView, error)
+	// turn holds one token: raft takes one change at a time and drops
+	// others without a word, so they queue here.
+	turn chan struct{}
+	// waiting wakes nobody; its length tells a promotion to step aside.
+	waiting chan struct{}
+}
+
+const (
+	maxWaitingChanges = 64
+	// caughtUp is how many entries a learner may be behind the leader to be
+	// made a voter: it then needs no more than a moment to count for the
+	// majority (thesis §4.2.1).
+	caughtUp = 100
+)
+
+// errElsewhere: this node does not lead; ask another.
+var errElsewhere = errors.New("this node is not the leader")
+
+// change carries out a membership change, on whichever node it was asked for,
+// and returns once this node has applied it too. A change that was made before
+// is done: so it may be tried again until the answer is known.
+func (ms *members) change(ctx context.Context, r memberRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
+	defer cancel()
+	handed := false
+	for {
+		leader, _, changed := ms.leaders.get()
+		if leader != 0 {
+			index, err := ms.at(ctx, leader, r)
+			if err == nil {
+				return ms.applied(ctx, r, index)
+			}
+			if !retryable(err) {
+				return err
+			}
+			handed = handed || errors.Is(err, errOutcomeUnknown)
+		}
+		pause := time.NewTimer(ms.elected / 10)
+		select {
+		case <-changed:
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			if handed {
+				return errOutcomeUnknown
+			}
+			return errNoLeader
+		case <-ms.node.done:
+			pause.Stop()
+			return errStopping
+		}
+		pause.Stop()
+	}
+}
+
+// retryable reports whether another try, perhaps at another leader, may end better.
+func retryable(err error) bool {
+	return errors.Is(err, errElsewhere) || errors.Is(err, errOutcomeUnknown) || errors.Is(err, errNoLeader)
+}
+
+// at asks the leader, which may be this node.
+func (ms *members) at(ctx context.Context, leader uint64, r memberRequest) (index uint64, err error) {
+	if leader == ms.id {
+		return ms.lead(ctx, r)
+	}
+	m, _ := ms.kv.membership()
+	mem, ok := m.members[leader]
+	if !ok {
+		return 0, errElsewhere // this node is behind
+	}
+	reply, err := ms.ask(ctx, mem.PeerURL, ms.cluster, r)
+	if err != nil {
+		ms.log.Info("the leader did not answer a membership request", zap.Uint64("leader", leader), zap.Error(err))
+		return 0, errOutcomeUnknown
+	}
+	return reply.Index, errorOfCode(reply.Code, reply.Detail)
+}
+
+// serve answers another node's request.
+func (ms *members) serve(ctx context.Context, r memberRequest) memberReply {
+	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
+	defer cancel()
+	index, err := ms.lead(ctx, r)
+	if err != nil {
+		return memberReply{Code: codeOf(err), Detail: err.Error()}
+	}
+	return memberReply{Index: index}
+}
+
+// applied waits until this node's own state reflects the change. A node that
+// has just been removed may never see it happen.
+func (ms *members) applied(ctx context.Context, r memberRequest, index uint64) error {
+	if r.Op == opRemove && r.ID == ms.id {
+		return nil
+	}
+	select {
+	case <-ms.kv.applied.channel(index):
+		return nil
+	case <-ctx.Done():
+		return errOutcomeUnknown
+	case <-ms.node.done:
+		return errOutcomeUnknown
+	}
+}
+
+// lead carries out a change on the leader.
+func (ms *members) lead(ctx context.Context, r memberRequest) (index uint64, err error) {
+	select {
+	case ms.waiting <- struct{}{}:
+		defer func() { <-ms.waiting }()
+	default:
+		return 0, errOverloaded
+	}
+	select {
+	case ms.turn <- struct{}{}:
+		defer func() { <-ms.turn }()
+	case <-ctx.Done():
+		return 0, errInProgress
+	case <-ms.node.done:
+		return 0, errStopping
+	}
+	c := memberChange{op: r.Op, id: r.ID, peerURL: r.PeerURL}
+	m, index, err := ms.freshMembership(ctx)
+	if err != nil {
+		return 0, err
+	}
+	done, err := m.check(c)
+	if err != nil || done {
+		return index, err
+	}
+	if c.op == opRemove {
+		if err := ms.guard(ctx, m, c, r.Force); err != nil {
+			return 0, err
+		}
+		if c.id == ms.id {
+			return 0, ms.handOver(ctx)
+		}
+	}
+	return ms.commit(ctx, c)
+}
+
+// freshMembership returns the membership as this leader has to judge by: with
+// everything applied that was committed before it came to lead. Else a former
+// leader's change could be overlooked.
+func (ms *members) freshMembership(ctx context.Context) (membership, uint64, error) {
+	if leader, _, _ := ms.leaders.get(); leader != ms.id {
+		return membership{}, 0, errElsewhere
+	}
+	if err := ms.node.reads.confirm(ctx); err != nil {
+		return membership{}, 0, errNoLeader
+	}
+	m, index := ms.kv.membership()
+	return m, index, nil
+}
+
+// guard refuses a change after which fewer voters are reachable than the
+// cluster then needs for a majority.
+func (ms *members) guard(ctx context.Context, m membership, c memberChange, force bool) error {
+	if force || m.members[c.id].Learner {
+		return nil
+	}
+	after := m.clone()
+	after.apply(c)
+	reachable, err := ms.reachable(ctx)
+	if err != nil {
+		return err
+	}
+	n, voters := 0, after.voters()
+	for _, id := range voters {
+		if id == ms.id || reachable[id] {
+			n++
+		}
+	}
+	if n < len(voters)/2+1 {
+		return fmt.Errorf("%w: %d of %d voters would be reachable", errWouldLose, n, len(voters))
+	}
+	return nil
+}
+
+// reachable returns who this node has had a raft message from within one
+// election timeout.
+func (ms *members) reachable(ctx context.Context) (map[uint64]bool, error) {
+	ids := make(map[uint64]bool)
+	err := ms.node.call(ctx, func(*raft.RawNode) {
+		for id, at := range ms.node.loop.heard {
+			ids[id] = time.Since(at) <= ms.elected
+		}
+	})
+	return ids, err
+}
+
+// commit proposes a change and waits until it is applied. raft drops a change
+// without a word while an earlier one is not applied yet, so it is proposed
+// again; the second of two does nothing.
+func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, err error) {
+	c.request = rand.Uint64()
+	outcome, cancel := ms.kv.conf.register(c.request)
+	defer cancel()
+	for {
+		err := ms.propose(ctx, c)
+		if err != nil {
+			return 0, err
+		}
+		again := time.NewTimer(ms.elected / 2)
+		select {
+		case err := <-outcome:
+			again.Stop()
+			return ms.kv.applied.get(), err
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return 0, errOutcomeUnknown
+		case <-ms.node.done:
+			again.Stop()
+			return 0, errOutcomeUnknown
+		}
+	}
+}
+
+// propose hands a change to raft. What raft does not take is tried again by
+// commit, or by the node that asked.
+func (ms *members) propose(ctx context.Context, c memberChange) error {
+	leads := false
+	err := ms.node.call(ctx, func(rn *raft.RawNode) {
+		if leads = rn.BasicStatus().RaftState == raft.StateLeader; leads {
+			err := rn.ProposeConfChange(c.confChange())
+			if err != nil {
+				ms.log.Debug("raft did not take a membership change", zap.Error(err))
+			}
+		}
+	})
+	if err != nil {
+		return errOutcomeUnknown
+	}
+	if !leads {
+		return errOutcomeUnknown // an earlier try may still be committed
+	}
+	return nil
+}
+
+// peerView is what only the leader knows of a member.
+type peerView struct {
+	Reachable bool   `json:"reachable"`
+	Match     uint64 `json:"match"` // the highest index that its log is known to share
+}
+
+// leaderView returns how this node, as the leader, sees the members; nothing
+// if it does not lead.
+func (ms *members) leaderView(ctx context.Context) map[uint64]peerView {
+	view := make(map[uint64]peerView)
+	err := ms.node.call(ctx, func(rn *raft.RawNode) {
+		for id, p := range rn.Status().Progress {
+			near := id == ms.id || time.Since(ms.node.loop.heard[id]) <= ms.elected
+			view[id] = peerView{Reachable: near, Match: p.Match}
+		}
+	})
+	if err != nil {
+		return nil
+	}
+	return view
+}
+
+// view returns how the leader sees the members; nil if it cannot be asked.
+func (ms *members) view(ctx context.Context) map[uint64]peerView {
+	leader, _, _ := ms.leaders.get()
+	if leader == ms.id {
+		return ms.leaderView(ctx)
+	}
+	m, _ := ms.kv.membership()
+	mem, ok := m.members[leader]
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, ms.elected)
+	defer cancel()
+	view, err := ms.askView(ctx, mem.PeerURL)
+	if err != nil {
+		ms.log.Debug("the leader did not say how it sees the members", zap.Error(err))
+	}
+	return view
+}
+
+// handOver passes leadership on, because the leader itself is to be removed:
+// its successor then carries that out.
+func (ms *members) handOver(ctx context.Context) error {
+	if err := ms.transfer(ctx); err != nil {
+		return err
+	}
+	return errElsewhere
+}
+
+// transfer hands leadership to the voter that is furthest along, and returns
+// when another node leads, or after one election timeout, when raft gives up.
+func (ms *members) transfer(ctx context.Context) error {
+	leader, _, changed := ms.leaders.get()
+	if leader != ms.id {
+		return nil
+	}
+	err := ms.node.call(ctx, func(rn *raft.RawNode) {
+		if to := bestFollower(rn.Status(), ms.node.loop.heard); to != 0 {
+			rn.TransferLeader(to)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	limit := time.NewTimer(ms.elected)
+	defer limit.Stop()
+	for leader == ms.id || leader == 0 {
+		select {
+		case <-changed:
+			leader, _, changed = ms.leaders.get()
+		case <-limit.C:
+			return errNoLeader
+		case <-ctx.Done():
+			return errNoLeader
+		}
+	}
+	return nil
+}
+
+// bestFollower picks the voter with the longest log among those heard of last.
+func bestFollower(st raft.Status, heard map[uint64]time.Time) uint64 {
+	var best uint64
+	for id, p := range st.Progress {
+		if id == st.ID || p.IsLearner || heard[id].IsZero() {
+			continue
+		}
+		if best == 0 || p.RecentActive && p.Match > st.Progress[best].Match {
+			best = id
+		}
+	}
+	return best
+}
+
+// run makes learners voters once they have caught up, while this node leads.
+func (ms *members) run(ctx context.Context) error {
+	tick := time.NewTicker(ms.elected / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if leader, _, _ := ms.leaders.get(); leader == ms.id {
+				ms.promote(ctx)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// promote makes one learner that has caught up a voter. It gives way to
+// requests: a person's change goes first.
+func (ms *members) promote(ctx context.Context) {
+	id, err := ms.readyLearner(ctx)
+	if err != nil || id == 0 || len(ms.waiting) > 0 {
+		return
+	}
+	select {
+	case ms.turn <- struct{}{}:
+		defer func() { <-ms.turn }()
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
+	defer cancel()
+	ms.log.Info("a learner has caught up and becomes a voter", zap.Uint64("member", id))
+	if _, err := ms.commit(ctx, memberChange{op: opPromote, id: id}); err != nil {
+		ms.log.Warn("promotion did not go through; trying again", zap.Uint64("member", id), zap.Error(err))
+	}
+}
+
+func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
+	err = ms.node.call(ctx, func(rn *raft.RawNode) {
+		st := rn.Status()
+		for i, p := range st.Progress {
+			recent := time.Since(ms.node.loop.heard[i]) <= ms.elected
+			if p.IsLearner && recent && p.Match+caughtUp >= st.GetCommit() {
+				id = i
+			}
+		}
+	})
+	return id, err
+}

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
+	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// newRafthttp makes the production transport of a node.
+func newRafthttp(cfg config, n *raftNode, log *zap.Logger) (*rafthttp.Transport, error) {
+	urls, err := types.NewURLs([]string{cfg.PeerURL})
+	if err != nil {
+		return nil, err
+	}
+	id := types.ID(cfg.ID)
+	t := &rafthttp.Transport{
+		Logger:      log.Named("rafthttp"),
+		DialTimeout: time.Second + cfg.ElectionTimeout,
+		ID:          id,
+		URLs:        urls,
+		ClusterID:   types.ID(n.cluster),
+		Raft:        n,
+		Snapshotter: snap.New(log, n.storage.snapDir()),
+		ServerStats: stats.NewServerStats(id.String(), id.String()),
+		LeaderStats: stats.NewLeaderStats(log, id.String()),
+		ErrorC:      n.errorC,
+	}
+	return t, t.Start()
+}
+
+// sendSnapshot sends a follower the state file that belongs to a snapshot
+// message. raft hears of every failure; of success rafthttp tells it.
+func (n *raftNode) sendSnapshot(m *raftpb.Message) {
+	n.group.Go(func() error {
+		meta := m.GetSnapshot().GetMetadata()
+		data, err := os.ReadFile(statePath(n.dir, meta.GetTerm(), meta.GetIndex()))
+		if err != nil {
+			// A newer snapshot has taken its place. raft will ask again.
+			n.log.Info("snapshot not sent", zap.Uint64("to", m.GetTo()), zap.Error(err))
+			n.ReportSnapshot(m.GetTo(), raft.SnapshotFailure)
+			return nil
+		}
+		m.Snapshot.Data = data
+		n.transport.Send([]*raftpb.Message{m})
+		return nil
+	})
+}
+
+// Routes of our own on the peer listener, beside rafthttp's. They carry what a
+// node must know before it takes part, and what only the leader knows.
+const (
+	clusterPath   = "/raftkv/cluster"
+	memberPath    = "/raftkv/member"
+	viewPath      = "/raftkv/view"
+	clusterHeader = "Raftkv-Cluster-Id"
+	maxPeerBody   = 1 << 20
+)
+
+// clusterInfo is what a node tells others of the cluster.
+type clusterInfo struct {
+	ClusterID uint64       `json:"cluster_id"`
+	Members   []memberInfo `json:"members"`
+	Removed   []uint64     `json:"removed"`
+}
+
+type memberInfo struct {
+	ID        uint64 `json:"id"`
+	PeerURL   string `json:"peer_url"`
+	ClientURL string `json:"client_url"`
+	Learner   bool   `json:"learner"`
+}
+
+func (c clusterInfo) member(id uint64) (memberInfo, bool) {
+	for _, m := range c.Members {
+		if m.ID == id {
+			return m, true
+		}
+	}
+	return memberInfo{}, false
+}
+
+// peerHandler serves the peer listener: rafthttp's routes and our own.
+func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/raft", raftHandler)
+	mux.Handle("/raft/", raftHandler)
+	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, http.StatusOK, s.clusterInfo())
+	})
+	mux.HandleFunc("GET "+viewPath, func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, http.StatusOK, s.members.leaderView(r.Context()))
+	})
+	mux.HandleFunc("POST "+memberPath, s.servePeerMember)
+	return mux
+}
+
+func (s *server) clusterInfo() clusterInfo {
+	m, _ := s.kv.membership()
+	info := clusterInfo{ClusterID: s.node.cluster, Removed: sortedKeys(m.removed)}
+	for _, mem := range m.sorted() {
+		info.Members = append(info.Members, memberInfo(mem))
+	}
+	return info
+}
+
+// servePeerMember carries out a membership change that a follower passed on.
+func (s *server) servePeerMember(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get(clusterHeader) != strconv.FormatUint(s.node.cluster, 16) {
+		http.Error(w, "this is another cluster", http.StatusPreconditionFailed)
+		return
+	}
+	var req memberRequest
+	if err := json.NewDecoder(io.LimitReader(r.Body, maxPeerBody)).Decode(&req); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	writeJSON(w, http.StatusOK, s.members.serve(r.Context(), req))
+}
+
+// peerClient speaks the routes of our own.
+type peerClient struct {
+	http *http.Client
+}
+
+func newPeerClient() *peerClient {
+	return &peerClient{http: &http.Client{Transport: &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}}}
+}
+
+// cluster asks a peer what it knows of the cluster.
+func (c *peerClient) cluster(ctx context.Context, peerURL string) (clusterInfo, error) {
+	var info clusterInfo
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, peerURL+clusterPath, nil)
+	if err != nil {
+		return info, err
+	}
+	err = c.do(req, &info)
+	return info, err
+}
+
+// view asks the leader how it sees the members.
+func (c *peerClient) view(ctx context.Context, peerURL string) (map[uint64]peerView, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, peerURL+viewPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	var view map[uint64]peerView
+	err = c.do(req, &view)
+	return view, err
+}
+
+// member asks the leader for a membership change.
+func (c *peerClient) member(ctx context.Context, peerURL string, cluster uint64, mr memberRequest) (memberReply, error) {
+	var reply memberReply
+	body, err := json.Marshal(mr)
+	if err != nil {
+		return reply, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, peerURL+memberPath, bytes.NewReader(body))
+	if err != nil {
+		return reply, err
+	}
+	req.Header.Set(clusterHeader, strconv.FormatUint(cluster, 16))
+	req.Header.Set("Content-Type", "application/json")
+	err = c.do(req, &reply)
+	return reply, err
+}
+
+func (c *peerClient) do(req *http.Request, into any) error {
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxPeerBody))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answered %s: %s", req.URL, resp.Status, bytes.TrimSpace(body))
+	}
+	return json.Unmarshal(body, into)
+}
+
+// askCluster asks all peers at once and returns the answers that come.
+func askCluster(ctx context.Context, c *peerClient, urls []string, timeout time.Duration) []clusterInfo {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	answers := make(chan *clusterInfo, len(urls))
+	for _, u := range urls {
+		go func() {
+			info, err := c.cluster(ctx, u)
+			if err != nil {
+				answers <- nil
+				return
+			}
+			answers <- &info
+		}()
+	}
+	var got []clusterInfo
+	for range urls {
+		if info := <-answers; info != nil {
+			got = append(got, *info)
+		}
+	}
+	return got
+}
+
+// raftLogger lets raft log through zap.
+type raftLogger struct{ *zap.SugaredLogger }
+
+// Infof passes on what raft says, except that a storage answer told it nothing
+// new: with asynchronous storage that is the rule, several times a write.
+func (l raftLogger) Infof(format string, v ...any) {
+	if strings.HasPrefix(format, "entry at ") {
+		l.Debugf(format, v...)
+		return
+	}
+	l.SugaredLogger.Infof(format, v...)
+}
+
+func (l raftLogger) Warning(v ...any)                 { l.Warn(v...) }
+func (l raftLogger) Warningf(format string, v ...any) { l.Warnf(format, v...) }
+
+// Fatal panics: only main ends the process.
+func (l raftLogger) Fatal(v ...any)                 { l.Panic(v...) }
+func (l raftLogger) Fatalf(format string, v ...any) { l.Panicf(format, v...) }

@@ -1,0 +1,404 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Limits of the proposer.
+const (
+	// maxBatchBytes and maxBatchCommands bound one raft entry, unless a
+	// single command is larger.
+	maxBatchBytes    = 1 << 20
+	maxBatchCommands = 4096
+	// maxBatchesInFlight: what costs is the fixed price of a round (entry,
+	// fsync, message, wake-ups), so few large batches beat many small ones.
+	maxBatchesInFlight = 2
+	// maxQueuedCommands and maxQueuedBytes bound what waits for a batch.
+	// Past them requests are refused, before they are proposed.
+	maxQueuedCommands = 16384
+	maxQueuedBytes    = 64 << 20
+	// dropRetry is how soon a batch that raft would not take is offered again.
+	dropRetry = 20 * time.Millisecond
+)
+
+// request is one command on its way, and the handler waiting for it.
+type request struct {
+	cmd      []byte // encoded
+	deadline time.Time
+	canceled bool        // the client hung up; guarded by proposer.mu
+	answered bool        // guarded by proposer.mu while its batch is in flight
+	done     chan result // buffered: answering never blocks
+}
+
+// answer tells the waiting handler, once.
+func (r *request) answer(res result) {
+	if !r.answered {
+		r.answered = true
+		r.done <- res
+	}
+}
+
+// batch is the requests that became one raft entry.
+type batch struct {
+	id       batchID
+	data     []byte
+	requests []*request
+	deadline time.Time // of the last request: nobody waits longer
+
+	// What became of the latest attempt to hand it to raft:
+	offered  bool   // it is at the raft loop, which has not answered yet
+	accepted bool   // raft took it at least once: it may be applied
+	term     uint64 // the term in which raft last took it
+	asLeader bool   // this node was the leader then, so it is in its log
+	retryAt  time.Time
+}
+
+// proposal is a batch at the border between kvstore and raft.
+type proposal struct {
+	data []byte
+	// done is called once, on the raft loop: whether raft took the entry, in
+	// which term, and whether into this node's own log. It must not block.
+	done func(taken bool, term uint64, leader bool)
+}
+
+// proposer turns the commands of many handlers into few raft entries. Whatever
+// is waiting when the previous batch is on its way becomes the next batch; a
+// lone writer goes at once, and no timer holds anyone back.
+//
+// A proposal can be lost without a word: forwarded to a leader that is gone,
+// or overwritten by the log of another. So each batch is proposed again, under
+// the same identity, until it is applied or everyone who waits has given up.
+type proposer struct {
+	log        *zap.Logger
+	node, boot uint64
+	timeout    time.Duration // how long a request may wait
+	retryAfter time.Duration // how long a forwarded batch may be on its way
+	proposeC   chan<- proposal
+	leaders    *leadership
+	kick       chan struct{} // wakes run; buffered, so kicking never blocks
+
+	mu       sync.Mutex
+	queue    []*request
+	queued   int // bytes in queue
+	inFlight []*batch
+	nextSeq  uint64
+	stopped  bool
+
+	retries uint64 // how often a batch was proposed again; guarded by mu
+}
+
+func newProposer(log *zap.Logger, cfg config, boot uint64, proposeC chan<- proposal, leaders *leadership) *proposer {
+	return &proposer{
+		log: log, node: cfg.ID, boot: boot,
+		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
+		proposeC: proposeC, leaders: leaders,
+		kick: make(chan struct{}, 1),
+	}
+}
+
+// propose hands a command to the cluster and waits until this node has
+// applied it. The result's error is errOverloaded, errNoLeader or errStopping
+// when it did not happen, errOutcomeUnknown when it may have happened, else
+// the outcome of the command itself.
+func (p *proposer) propose(ctx context.Context, cmd []byte) result {
+	r := &request{cmd: cmd, deadline: time.Now().Add(p.timeout), done: make(chan result, 1)}
+	if err := p.enqueue(r); err != nil {
+		return result{err: err}
+	}
+	select {
+	case res := <-r.done:
+		return res
+	case <-ctx.Done():
+		p.mu.Lock()
+		r.canceled = true
+		p.mu.Unlock()
+		return result{err: errOutcomeUnknown}
+	}
+}
+
+func (p *proposer) enqueue(r *request) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return errStopping
+	}
+	if len(p.queue) >= maxQueuedCommands || (len(p.queue) > 0 && p.queued+len(r.cmd) > maxQueuedBytes) {
+		return errOverloaded
+	}
+	p.queue = append(p.queue, r)
+	p.queued += len(r.cmd)
+	p.wake()
+	return nil
+}
+
+func (p *proposer) wake() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// run feeds raft until ctx ends. Then everyone who waits is told.
+func (p *proposer) run(ctx context.Context) error {
+	defer p.stop()
+	sweep := time.NewTicker(dropRetry)
+	defer sweep.Stop()
+	for {
+		leader, term, changed := p.leaders.get()
+		if leader != 0 {
+			for b := p.next(term); b != nil; b = p.next(term) {
+				if !p.offer(ctx, b) {
+					return nil
+				}
+			}
+		}
+		tick := sweep.C
+		if p.idle() {
+			tick = nil // nothing can expire or need another try
+		}
+		select {
+		case <-p.kick:
+		case <-changed:
+		case <-tick:
+			p.expire(time.Now())
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (p *proposer) idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.queue) == 0 && len(p.inFlight) == 0
+}
+
+// next picks the batch to hand to raft now: one in flight that needs another
+// try, else a new one; nil if there is none.
+func (p *proposer) next(term uint64) *batch {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	for _, b := range p.inFlight {
+		if !b.offered && b.due(term, now) {
+			b.offered = true
+			if b.accepted {
+				p.retries++
+			}
+			return b
+		}
+	}
+	if len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= windowSize {
+		return nil
+	}
+	return p.gather()
+}
+
+// due reports whether a batch in flight needs another try.
+func (b *batch) due(term uint64, now time.Time) bool {
+	if now.Before(b.retryAt) {
+		return false
+	}
+	if !b.accepted || b.term != term {
+		return true // never taken, or taken in a term that is over
+	}
+	// In the leader's own log it cannot get lost while the term lasts. On
+	// its way to another node it can.
+	return !b.asLeader
+}
+
+// low is the first sequence that is not settled.
+func (p *proposer) low() uint64 {
+	low := p.nextSeq
+	for _, b := range p.inFlight {
+		low = min(low, b.id.seq)
+	}
+	return low
+}
+
+// gather makes a batch of what is waiting.
+func (p *proposer) gather() *batch {
+	b := &batch{offered: true}
+	size := 0
+	n := 0
+	for _, r := range p.queue {
+		if len(b.requests) == maxBatchCommands || (size > 0 && size+len(r.cmd) > maxBatchBytes) {
+			break
+		}
+		n++
+		p.queued -= len(r.cmd)
+		if r.canceled {
+			continue
+		}
+		size += len(r.cmd) + 4
+		b.requests = append(b.requests, r)
+		b.deadline = r.deadline // requests queue in the order of their deadlines
+	}
+	clear(p.queue[:n])
+	p.queue = p.queue[n:]
+	if len(b.requests) == 0 {
+		return nil
+	}
+	b.id = batchID{node: p.node, boot: p.boot, seq: p.nextSeq, low: p.low()}
+	p.nextSeq++
+	p.inFlight = append(p.inFlight, b)
+
+	b.data = appendBatchHeader(make([]byte, 0, size+64), b.id)
+	for _, r := range b.requests {
+		b.data = appendCommand(b.data, r.cmd)
+		r.cmd = nil
+	}
+	return b
+}
+
+// offer passes a batch to the raft loop. False: ctx ended first.
+func (p *proposer) offer(ctx context.Context, b *batch) bool {
+	select {
+	case p.proposeC <- proposal{data: b.data, done: func(taken bool, term uint64, leader bool) {
+		p.answered(b, taken, term, leader)
+	}}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// answered notes what raft said of a batch.
+func (p *proposer) answered(b *batch, taken bool, term uint64, leader bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b.offered = false
+	if !taken {
+		b.retryAt = time.Now().Add(dropRetry)
+		return
+	}
+	b.accepted, b.term, b.asLeader = true, term, leader
+	b.retryAt = time.Time{}
+	if !leader {
+		b.retryAt = time.Now().Add(p.retryAfter)
+	}
+}
+
+// applied is called by the apply loop when it has applied a batch of this
+// node's for the first time.
+func (p *proposer) applied(id batchID, results []result) {
+	if id.node != p.node || id.boot != p.boot {
+		return
+	}
+	b := p.take(id.seq)
+	if b == nil {
+		return
+	}
+	for i, r := range b.requests {
+		r.answer(results[i])
+	}
+}
+
+// settle is called when a snapshot replaced the state: batches that it covers
+// were applied, but with what result this node will never learn.
+func (p *proposer) settle(w window) {
+	p.mu.Lock()
+	var lost []*batch
+	for _, b := range p.inFlight {
+		if w.settled(b.id) {
+			lost = append(lost, b)
+		}
+	}
+	p.mu.Unlock()
+	for _, b := range lost {
+		if p.take(b.id.seq) == nil {
+			continue
+		}
+		for _, r := range b.requests {
+			r.answer(result{err: errOutcomeUnknown})
+		}
+	}
+}
+
+// take removes a batch from those in flight.
+func (p *proposer) take(seq uint64) *batch {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, b := range p.inFlight {
+		if b.id.seq == seq {
+			p.inFlight = append(p.inFlight[:i], p.inFlight[i+1:]...)
+			p.wake()
+			return b
+		}
+	}
+	return nil
+}
+
+// expire tells those whose time is up. A batch is given up when its last
+// request is: nobody would learn its outcome.
+func (p *proposer) expire(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, r := range p.queue {
+		if now.Before(r.deadline) {
+			break
+		}
+		n++
+		p.queued -= len(r.cmd)
+		r.answer(result{err: p.reason()})
+	}
+	clear(p.queue[:n])
+	p.queue = p.queue[n:]
+
+	kept := p.inFlight[:0]
+	for _, b := range p.inFlight {
+		b.fail(p.reason(), now)
+		if b.offered || now.Before(b.deadline) {
+			kept = append(kept, b)
+		}
+	}
+	clear(p.inFlight[len(kept):])
+	p.inFlight = kept
+}
+
+// reason says why a request that never reached raft had to wait too long.
+func (p *proposer) reason() error {
+	if leader, _, _ := p.leaders.get(); leader == 0 {
+		return errNoLeader
+	}
+	return errOverloaded
+}
+
+// fail answers those in a batch whose time is up. If raft ever took it, or is
+// being asked to, it may still be applied.
+func (b *batch) fail(err error, now time.Time) {
+	if b.accepted || b.offered {
+		err = errOutcomeUnknown
+	}
+	for _, r := range b.requests {
+		if !now.Before(r.deadline) {
+			r.answer(result{err: err})
+		}
+	}
+}
+
+// stop ends all waits; later requests are refused.
+func (p *proposer) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
+	for _, r := range p.queue {
+		r.answer(result{err: errStopping})
+	}
+	for _, b := range p.inFlight {
+		b.fail(errStopping, b.deadline)
+	}
+	p.queue, p.inFlight = nil, nil
+}
+
+// retried returns how often a batch was proposed again.
+func (p *proposer) retried() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.retries
+}

@@ -1,0 +1,571 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+)
+
+// Limits of raft's message flow.
+const (
+	maxSizePerMsg    = 1 << 20  // bytes of entries in one message, unless one is larger
+	maxInflightMsgs  = 256      // appends on their way to one follower
+	maxInflightBytes = 32 << 20 // the same in bytes
+	maxApplyingBytes = 8 << 20  // committed entries handed to the apply loop at once
+	maxUncommitted   = 1 << 30  // past it a leader drops proposals; the proposers' bounds are far below
+	recvBuffer       = 1024     // messages from peers that wait for the raft loop
+	drainMax         = 256      // events taken in before raft is asked what follows from them
+)
+
+// transport carries raft's messages to the other members. The production one
+// is *rafthttp.Transport; tests simulate a network.
+type transport interface {
+	// Send takes messages without blocking and may lose them.
+	Send(msgs []*raftpb.Message)
+	AddPeer(id types.ID, urls []string)
+	UpdatePeer(id types.ID, urls []string)
+	RemovePeer(id types.ID)
+	Stop()
+}
+
+// raftNode runs raft: it takes proposals from proposeC, and hands what is
+// committed to commitC.
+//
+// The raft loop (run) owns the raft state machine and never waits for the
+// disk or for apply. raft asks for those with messages of its own
+// (AsyncStorageWrites): the persist loop and the apply loop work them off in
+// order, and their answers come back as events. So while one batch is being
+// fsynced, the next is gathered and the one before is applied; and a leader
+// sends entries to its followers before its own disk has them (thesis
+// §10.2.1). That is safe because raft counts this node's own vote for an
+// entry only when the persist loop has answered.
+//
+// What is safe to send at once and what only after the fsync (thesis §3.8) is
+// raft's decision: the former are in Ready.Messages, the latter are the
+// Responses of a storage message.
+type raftNode struct {
+	log     *zap.Logger
+	id      uint64
+	cluster uint64
+	dir     string
+	tick    time.Duration
+
+	storage *storage
+	leaders *leadership
+	kv      *kvstore
+	reads   *reader
+
+	proposeC <-chan proposal          // from the proposer
+	commitC  chan<- []commit          // to the apply loop
+	roundC   <-chan []byte            // from the reader: contexts of ReadIndex rounds
+	recvC    chan *raftpb.Message     // from peers
+	callC    chan func(*raft.RawNode) // rare things that need raft's state
+	appendC  chan []*raftpb.Message   // to the persist loop
+	storedC  chan stored              // from the persist loop
+	appliedC chan *raftpb.Message     // from the apply loop
+	writtenC chan *state              // from the snapshot writer to the persist loop
+	reports  mailbox                  // from rafthttp: what became of messages
+	errorC   chan error               // from rafthttp: this node was removed
+
+	transport transport
+	peers     map[uint64]string // in the transport; owned by the apply loop after start
+
+	group *errgroup.Group
+	done  <-chan struct{} // closed when the node stops
+
+	// What the loop last knew, for anyone to read.
+	status      atomic.Pointer[raftStatus]
+	leaderHeard atomic.Pointer[time.Time] // when a message came from the leader
+
+	loop raftLoop
+}
+
+// raftStatus is a view of raft for the outside.
+type raftStatus struct {
+	term, commit, leader uint64
+	role                 raft.StateType
+}
+
+// raftLoop is the state of the raft loop; nobody else touches it.
+type raftLoop struct {
+	rn      *raft.RawNode
+	appends []*raftpb.Message // for the persist loop
+	commits []commit          // for the apply loop
+	held    [][]byte          // ReadIndex contexts that must wait; see readIndex
+	heard   map[uint64]time.Time
+	// committedTerm is the term of the last entry known to be committed.
+	committedTerm uint64
+}
+
+// stored is the persist loop's answer.
+type stored struct {
+	responses []*raftpb.Message // for this node's own raft
+	installed []string          // state files of snapshots that are now recorded
+}
+
+// raftConfig is what startRaft needs beside the node's own flags.
+func raftConfig(cfg config, s *storage, log *zap.Logger) *raft.Config {
+	_, heartbeat, election := cfg.ticks()
+	return &raft.Config{
+		ID:                        cfg.ID,
+		ElectionTick:              election,
+		HeartbeatTick:             heartbeat,
+		Storage:                   s.mem,
+		AsyncStorageWrites:        true,
+		MaxSizePerMsg:             maxSizePerMsg,
+		MaxCommittedSizePerReady:  maxApplyingBytes,
+		MaxUncommittedEntriesSize: maxUncommitted,
+		MaxInflightMsgs:           maxInflightMsgs,
+		MaxInflightBytes:          maxInflightBytes,
+		// An isolated leader steps down, and a node that comes back from
+		// isolation does not depose a healthy leader (thesis §6.2, §9.6).
+		CheckQuorum:       true,
+		PreVote:           true,
+		StepDownOnRemoval: true,
+		Logger:            raftLogger{log.Named("raft").Sugar()},
+	}
+}
+
+// startRaft starts the raft node's goroutines in group. They end with ctx, or
+// end the group with an error when the node cannot go on.
+func (n *raftNode) startRaft(ctx context.Context, cfg config, group *errgroup.Group) error {
+	rn, err := raft.NewRawNode(raftConfig(cfg, n.storage, n.log))
+	if err != nil {
+		return err
+	}
+	n.loop = raftLoop{rn: rn, heard: make(map[uint64]time.Time)}
+	n.group, n.done = group, ctx.Done()
+	n.publish()
+	if n.alone() {
+		// Nobody to wait for: no need to sit out the election timeout.
+		if err := rn.Campaign(); err != nil {
+			return err
+		}
+	}
+	group.Go(func() error { return n.run(ctx) })
+	group.Go(func() error { return n.persist(ctx) })
+	group.Go(func() error { return n.watchRemoval(ctx) })
+	return nil
+}
+
+// alone reports whether this node is the only voter.
+func (n *raftNode) alone() bool {
+	_, cs, err := n.storage.mem.InitialState()
+	return err == nil && len(cs.GetVoters()) == 1 && cs.GetVoters()[0] == n.id
+}
+
+// run is the raft loop.
+func (n *raftNode) run(ctx context.Context) error {
+	ticker := time.NewTicker(n.tick)
+	defer ticker.Stop()
+	for {
+		n.handleReady()
+		// A nil channel disarms its case: the queues are offered whole, and
+		// whoever takes them gets everything that has gathered meanwhile.
+		var appendC chan<- []*raftpb.Message
+		if len(n.loop.appends) > 0 {
+			appendC = n.appendC
+		}
+		var commitC chan<- []commit
+		if len(n.loop.commits) > 0 {
+			commitC = n.commitC
+		}
+		select {
+		case <-ticker.C:
+			n.loop.rn.Tick()
+		case appendC <- n.loop.appends:
+			n.loop.appends = nil
+		case commitC <- n.loop.commits:
+			n.loop.commits = nil
+		case m := <-n.recvC:
+			n.step(m)
+		case p := <-n.proposeC:
+			n.propose(p)
+		case s := <-n.storedC:
+			n.stored(s)
+		case m := <-n.appliedC:
+			n.step(m)
+		case c := <-n.roundC:
+			n.readIndex(c)
+		case f := <-n.callC:
+			f(n.loop.rn)
+		case <-n.reports.kick:
+			n.reports.empty(n.loop.rn)
+		case <-ctx.Done():
+			return nil
+		}
+		n.drain()
+	}
+}
+
+// drain takes in what else is waiting, so that one Ready answers all of it.
+func (n *raftNode) drain() {
+	for range drainMax {
+		select {
+		case m := <-n.recvC:
+			n.step(m)
+		case p := <-n.proposeC:
+			n.propose(p)
+		case s := <-n.storedC:
+			n.stored(s)
+		case m := <-n.appliedC:
+			n.step(m)
+		case c := <-n.roundC:
+			n.readIndex(c)
+		default:
+			return
+		}
+	}
+}
+
+// step gives raft a message. raft's errors here mean that it has no use for
+// the message, which its sender must expect.
+func (n *raftNode) step(m *raftpb.Message) {
+	if from := m.GetFrom(); !raft.IsLocalMsgTarget(from) {
+		now := time.Now()
+		n.loop.heard[from] = now
+		if from == n.status.Load().leader {
+			n.leaderHeard.Store(&now)
+		}
+	}
+	if m.GetType() == raftpb.MsgReadIndex && !n.mayAnswerReads() {
+		return // the node that asked will ask again
+	}
+	if err := n.loop.rn.Step(m); err != nil {
+		n.log.Debug("raft took no notice of a message", zap.Stringer("type", m.GetType()), zap.Error(err))
+	}
+}
+
+func (n *raftNode) stored(s stored) {
+	for _, path := range s.installed {
+		// Queued before raft hears of it, so before any entry behind it.
+		n.loop.commits = append(n.loop.commits, commit{install: path, applied: func() {}})
+	}
+	for _, m := range s.responses {
+		n.step(m)
+	}
+}
+
+func (n *raftNode) propose(p proposal) {
+	err := n.loop.rn.Propose(p.data)
+	st := n.status.Load()
+	p.done(err == nil, st.term, st.role == raft.StateLeader)
+}
+
+// readIndex begins a round of ReadIndex. A leader must have committed an
+// entry of its own term first (thesis §6.4, step 1); raft sees to that with
+// two voters or more, but a single voter would answer with a commit index that
+// may be older than what its former life acknowledged.
+func (n *raftNode) readIndex(context []byte) {
+	if !n.mayAnswerReads() {
+		n.loop.held = append(n.loop.held, context)
+		return
+	}
+	n.loop.rn.ReadIndex(context)
+}
+
+func (n *raftNode) mayAnswerReads() bool {
+	st := n.status.Load()
+	return st.role != raft.StateLeader || n.loop.committedTerm == st.term
+}
+
+// handleReady passes on what raft wants done.
+func (n *raftNode) handleReady() {
+	for n.loop.rn.HasReady() {
+		rd := n.loop.rn.Ready()
+		if rd.SoftState != nil || !raft.IsEmptyHardState(rd.HardState) {
+			n.publish()
+		}
+		for _, rs := range rd.ReadStates {
+			n.reads.confirmed(rs.RequestCtx, rs.Index)
+		}
+		n.route(rd.Messages)
+		if len(n.loop.held) > 0 && n.mayAnswerReads() {
+			held := n.loop.held
+			n.loop.held = nil
+			for _, c := range held {
+				n.loop.rn.ReadIndex(c)
+			}
+		}
+	}
+}
+
+// route sorts raft's messages: to the disk, to the state machine, to the peers.
+func (n *raftNode) route(msgs []*raftpb.Message) {
+	out := msgs[:0]
+	for _, m := range msgs {
+		switch {
+		case m.GetTo() == raft.LocalAppendThread:
+			n.loop.appends = append(n.loop.appends, m)
+		case m.GetTo() == raft.LocalApplyThread:
+			n.commit(m)
+		case m.GetType() == raftpb.MsgSnap:
+			n.sendSnapshot(m)
+		default:
+			out = append(out, m)
+		}
+	}
+	if len(out) > 0 {
+		n.transport.Send(out)
+	}
+}
+
+func (n *raftNode) commit(m *raftpb.Message) {
+	entries := m.GetEntries()
+	n.loop.committedTerm = entries[len(entries)-1].GetTerm()
+	n.loop.commits = append(n.loop.commits, commit{entries: entries, applied: func() {
+		for _, resp := range m.GetResponses() {
+			select {
+			case n.appliedC <- resp:
+			case <-n.done:
+			}
+		}
+	}})
+}
+
+// publish tells the others what raft knows of leader and term.
+func (n *raftNode) publish() {
+	st := n.loop.rn.BasicStatus()
+	n.status.Store(&raftStatus{term: st.GetTerm(), commit: st.GetCommit(), leader: st.Lead, role: st.RaftState})
+	n.leaders.set(st.Lead, st.GetTerm())
+}
+
+// call runs f on the raft loop and returns when it is done.
+func (n *raftNode) call(ctx context.Context, f func(*raft.RawNode)) error {
+	done := make(chan struct{})
+	select {
+	case n.callC <- func(rn *raft.RawNode) { f(rn); close(done) }:
+	case <-n.done:
+		return errStopping
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done
+	return nil
+}
+
+// persist is the persist loop: it takes everything that waits, makes it
+// durable with one fsync, and only then sends what depends on it.
+func (n *raftNode) persist(ctx context.Context) error {
+	for {
+		select {
+		case msgs := <-n.appendC:
+			if err := n.storage.append(msgs); err != nil {
+				return fmt.Errorf("cannot store: %w", err)
+			}
+			s := n.answer(msgs)
+			select {
+			case n.storedC <- s:
+			case <-ctx.Done():
+				return nil
+			}
+		case st := <-n.writtenC:
+			if err := n.storage.written(st); err != nil {
+				return fmt.Errorf("cannot store: %w", err)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// answer sends the responses that were waiting for the fsync to other nodes,
+// and gathers those for this one.
+func (n *raftNode) answer(msgs []*raftpb.Message) stored {
+	var s stored
+	var out []*raftpb.Message
+	for _, m := range msgs {
+		if snap := m.GetSnapshot(); !raft.IsEmptySnap(snap) {
+			meta := snap.GetMetadata()
+			s.installed = append(s.installed, statePath(n.dir, meta.GetTerm(), meta.GetIndex()))
+		}
+		for _, resp := range m.GetResponses() {
+			if resp.GetTo() == n.id {
+				s.responses = append(s.responses, resp)
+			} else {
+				out = append(out, resp)
+			}
+		}
+	}
+	if len(out) > 0 {
+		n.transport.Send(out)
+	}
+	return s
+}
+
+// reconfigure tells raft and the transport of a membership change; see the
+// type of that name. It runs on the apply loop.
+func (n *raftNode) reconfigure(cc *raftpb.ConfChange, m membership) error {
+	// A new member must be known to the transport before raft sends to it,
+	// and a former one until raft has stopped.
+	n.addPeers(m)
+	if cc != nil {
+		var cs *raftpb.ConfState
+		err := n.call(context.Background(), func(rn *raft.RawNode) { cs = rn.ApplyConfChange(cc) })
+		if errors.Is(err, errStopping) {
+			return nil
+		}
+		if want := m.confState(); err == nil && !proto.Equal(cs, want) {
+			return fmt.Errorf("raft has members %v, the state has %v", cs, want)
+		}
+	}
+	n.dropPeers(m)
+	if m.removed[n.id] {
+		return errRemoved
+	}
+	return nil
+}
+
+// addPeers tells the transport where the members are.
+func (n *raftNode) addPeers(m membership) {
+	for id, mem := range m.members {
+		url, known := n.peers[id]
+		switch {
+		case id == n.id || url == mem.PeerURL:
+			continue
+		case known:
+			n.transport.UpdatePeer(types.ID(id), []string{mem.PeerURL})
+		default:
+			n.transport.AddPeer(types.ID(id), []string{mem.PeerURL})
+		}
+		n.peers[id] = mem.PeerURL
+	}
+}
+
+// dropPeers tells the transport who is no longer a member.
+func (n *raftNode) dropPeers(m membership) {
+	for id := range n.peers {
+		if _, ok := m.members[id]; !ok {
+			n.transport.RemovePeer(types.ID(id))
+			delete(n.peers, id)
+		}
+	}
+}
+
+// watchRemoval ends the node when a peer says that it was removed: it may have
+// been down while that happened.
+func (n *raftNode) watchRemoval(ctx context.Context) error {
+	select {
+	case err := <-n.errorC:
+		return fmt.Errorf("%w (a peer says: %w)", errRemoved, err)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// Process takes a message from a peer (rafthttp.Raft). What cannot be meant
+// for this node, or would stop it, does not get to raft.
+func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
+	if err := n.admit(m); err != nil {
+		return err
+	}
+	if m.GetType() == raftpb.MsgSnap {
+		if err := receiveSnapshot(n.dir, m); err != nil {
+			n.log.Warn("refused a snapshot", zap.Uint64("from", m.GetFrom()), zap.Error(err))
+			return refusal{http.StatusBadRequest, err.Error()}
+		}
+	}
+	select {
+	case n.recvC <- m:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.done:
+		return raft.ErrStopped
+	}
+}
+
+func (n *raftNode) admit(m *raftpb.Message) error {
+	switch {
+	case m.GetTo() != n.id:
+		return refusal{http.StatusBadRequest, fmt.Sprintf("message for node %d came to node %d", m.GetTo(), n.id)}
+	case m.GetFrom() == raft.None || raft.IsLocalMsgTarget(m.GetFrom()) || raft.IsLocalMsg(m.GetType()):
+		return refusal{http.StatusBadRequest, fmt.Sprintf("a %s message does not come from a peer", m.GetType())}
+	case n.kv.isRemoved(m.GetFrom()):
+		// rafthttp takes this status for the word that ends the sender.
+		return refusal{http.StatusForbidden, fmt.Sprintf("node %d was removed from the cluster", m.GetFrom())}
+	case m.GetType() == raftpb.MsgProp:
+		return checkProposal(m)
+	}
+	return nil
+}
+
+// refusal is an error that rafthttp answers with a status of its own.
+type refusal struct {
+	status int
+	reason string
+}
+
+func (r refusal) Error() string { return r.reason }
+
+// WriteTo has the signature that rafthttp looks for.
+func (r refusal) WriteTo(w http.ResponseWriter) { http.Error(w, r.reason, r.status) }
+
+// checkProposal keeps entries that no node could apply out of the log, where
+// they would stop every node at every start.
+func checkProposal(m *raftpb.Message) error {
+	for _, e := range m.GetEntries() {
+		if e.GetType() != raftpb.EntryNormal {
+			return refusal{http.StatusBadRequest, "membership changes are proposed by the leader alone"}
+		}
+		if _, _, err := decodeBatch(e.GetData()); err != nil {
+			return refusal{http.StatusBadRequest, err.Error()}
+		}
+	}
+	return nil
+}
+
+// IsIDRemoved implements rafthttp.Raft: rafthttp tells removed nodes so.
+func (n *raftNode) IsIDRemoved(id uint64) bool { return n.kv.isRemoved(id) }
+
+// ReportUnreachable implements rafthttp.Raft. Like ReportSnapshot it must not
+// wait for the raft loop: rafthttp calls it from within Send, which the raft
+// loop calls.
+func (n *raftNode) ReportUnreachable(id uint64) {
+	n.reports.put(func(rn *raft.RawNode) { rn.ReportUnreachable(id) })
+}
+
+// ReportSnapshot implements rafthttp.Raft. Unless it is called for every
+// snapshot sent, raft sends that follower nothing ever again.
+func (n *raftNode) ReportSnapshot(id uint64, status raft.SnapshotStatus) {
+	n.reports.put(func(rn *raft.RawNode) { rn.ReportSnapshot(id, status) })
+}
+
+// mailbox holds what must not be lost and whose senders must not wait.
+type mailbox struct {
+	kick chan struct{}
+
+	mu    sync.Mutex
+	items []func(*raft.RawNode)
+}
+
+func (b *mailbox) put(f func(*raft.RawNode)) {
+	b.mu.Lock()
+	b.items = append(b.items, f)
+	b.mu.Unlock()
+	select {
+	case b.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (b *mailbox) empty(rn *raft.RawNode) {
+	b.mu.Lock()
+	items := b.items
+	b.items = nil
+	b.mu.Unlock()
+	for _, f := range items {
+		f(rn)
+	}
+}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"sync"
+	"time"
+)
+
+// maxReadRounds bounds the ReadIndex rounds under way at once. Rounds may
+// overlap: readers that come while one is on its way need not wait for it.
+const maxReadRounds = 2
+
+// reader answers one question: is what this node has applied fresh enough for
+// a linearizable read? (thesis §6.4)
+//
+// It asks raft for a read index, one round for all readers that were waiting
+// when the round began: the leader notes its commit index, makes sure with a
+// round of heartbeats that it still leads, and returns the index. Whatever was
+// acknowledged anywhere before the round began is at or below it. Once this
+// node has applied that far, every reader of the round may look.
+type reader struct {
+	node, boot uint64
+	timeout    time.Duration // how long a reader may wait
+	retryAfter time.Duration // a round can be lost on its way; then another one is asked for
+	roundC     chan<- []byte // to the raft loop: asks for a round with this context
+	leaders    *leadership
+	applied    *indexWait
+	kick       chan struct{}
+
+	mu      sync.Mutex
+	waiting *readRound   // readers that no round serves yet; nil if none
+	rounds  []*readRound // under way or waiting for the state to catch up, oldest first
+	last    uint64       // counts attempts; makes the contexts unique
+	stopped bool
+}
+
+// readRound is the readers that share one answer.
+type readRound struct {
+	done     chan struct{} // closed when err is set
+	err      error
+	deadline time.Time // of its first reader
+	attempts []uint64  // each a context that raft may answer
+	retryAt  time.Time
+	indexed  bool // raft has answered; what is missing is the applied state
+}
+
+func newReader(cfg config, boot uint64, roundC chan<- []byte, leaders *leadership, applied *indexWait) *reader {
+	return &reader{
+		node: cfg.ID, boot: boot,
+		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
+		roundC: roundC, leaders: leaders, applied: applied,
+		kick: make(chan struct{}, 1),
+	}
+}
+
+// confirm returns nil once this node has applied every write that was
+// acknowledged anywhere before the call; errNoLeader, errUnavailable or
+// errStopping when that could not be established.
+func (r *reader) confirm(ctx context.Context) error {
+	r.mu.Lock()
+	if r.stopped {
+		r.mu.Unlock()
+		return errStopping
+	}
+	if r.waiting == nil {
+		r.waiting = &readRound{done: make(chan struct{}), deadline: time.Now().Add(r.timeout)}
+		r.wake()
+	}
+	round := r.waiting
+	r.mu.Unlock()
+	select {
+	case <-round.done:
+		return round.err
+	case <-ctx.Done():
+		return errUnavailable
+	}
+}
+
+func (r *reader) wake() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// run asks for rounds until ctx ends. Then everyone who waits is told.
+func (r *reader) run(ctx context.Context) error {
+	defer r.stop()
+	sweep := time.NewTicker(dropRetry)
+	defer sweep.Stop()
+	for {
+		leader, _, changed := r.leaders.get()
+		if leader != 0 {
+			for c := r.next(); c != nil; c = r.next() {
+				select {
+				case r.roundC <- c:
+				case <-ctx.Done():
+					return nil
+				}
+			}
+		}
+		tick := sweep.C
+		if r.idle() {
+			tick = nil
+		}
+		select {
+		case <-r.kick:
+		case <-changed:
+			r.retryAll() // rounds of the old leader are lost
+		case <-tick:
+			r.expire(time.Now())
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (r *reader) idle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waiting == nil && len(r.rounds) == 0
+}
+
+// next returns the context of the round to ask for now, nil if there is none.
+func (r *reader) next() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	asked := 0
+	for _, round := range r.rounds {
+		if round.indexed {
+			continue
+		}
+		if !now.Before(round.retryAt) {
+			return r.attempt(round, now)
+		}
+		asked++
+	}
+	if r.waiting == nil || asked >= maxReadRounds {
+		return nil
+	}
+	round := r.waiting
+	r.waiting = nil
+	r.rounds = append(r.rounds, round)
+	return r.attempt(round, now)
+}
+
+// attempt makes the context of another try. The leader keeps contexts of all
+// nodes in one table, so they carry the node; and an answer to a former life
+// of this node must not be taken for one to this, so they carry the boot.
+func (r *reader) attempt(round *readRound, now time.Time) []byte {
+	r.last++
+	round.attempts = append(round.attempts, r.last)
+	round.retryAt = now.Add(r.retryAfter)
+	c := binary.BigEndian.AppendUint64(make([]byte, 0, 24), r.node)
+	c = binary.BigEndian.AppendUint64(c, r.boot)
+	return binary.BigEndian.AppendUint64(c, r.last)
+}
+
+// confirmed takes raft's answer: a round with this context has read index
+// index. It is called on the raft loop and does not block.
+func (r *reader) confirmed(context []byte, index uint64) {
+	if len(context) != 24 || binary.BigEndian.Uint64(context) != r.node || binary.BigEndian.Uint64(context[8:]) != r.boot {
+		return
+	}
+	round := r.find(binary.BigEndian.Uint64(context[16:]))
+	if round == nil {
+		return // answered by another attempt, or expired
+	}
+	r.wake() // there is room for another round
+	r.applied.reached(index, func() { r.finish(round) })
+}
+
+func (r *reader) find(attempt uint64) *readRound {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, round := range r.rounds {
+		if !round.indexed && slices.Contains(round.attempts, attempt) {
+			round.indexed = true
+			return round
+		}
+	}
+	return nil
+}
+
+// finish lets the readers of a round go ahead, unless they have given up.
+func (r *reader) finish(round *readRound) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i := slices.Index(r.rounds, round); i >= 0 {
+		r.rounds = slices.Delete(r.rounds, i, i+1)
+		close(round.done)
+	}
+}
+
+func (r *reader) retryAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, round := range r.rounds {
+		round.retryAt = time.Time{}
+	}
+}
+
+// expire ends the rounds whose first reader has waited long enough. Later
+// readers of the same round fail a little early rather than late.
+func (r *reader) expire(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := errUnavailable
+	if leader, _, _ := r.leaders.get(); leader == 0 {
+		err = errNoLeader
+	}
+	if r.waiting != nil && !now.Before(r.waiting.deadline) {
+		r.waiting.fail(err)
+		r.waiting = nil
+	}
+	kept := r.rounds[:0]
+	for _, round := range r.rounds {
+		if now.Before(round.deadline) {
+			kept = append(kept, round)
+		} else {
+			round.fail(err)
+		}
+	}
+	clear(r.rounds[len(kept):])
+	r.rounds = kept
+}
+
+func (round *readRound) fail(err error) {
+	round.err = err
+	close(round.done)
+}
+
+func (r *reader) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = true
+	for _, round := range r.rounds {
+		round.fail(errStopping)
+	}
+	if r.waiting != nil {
+		r.waiting.fail(errStopping)
+	}
+	r.rounds, r.waiting = nil, nil
+}

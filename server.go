@@ -1,0 +1,321 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+// server is one node, put together: a raftNode and a kvstore, with a proposal
+// and a commit channel between them, and what serves clients and peers.
+type server struct {
+	cfg       config
+	log       *zap.Logger
+	storage   *openedStorage
+	kv        *kvstore
+	node      *raftNode
+	reads     *reader
+	proposals *proposer
+	members   *members
+	api       *api
+	states    chan *state
+	commitC   chan []commit
+	clientURL string
+	caughtUp  *atomic.Bool
+	peerMux   http.Handler
+}
+
+// stopLimit is how long a graceful stop may take.
+const stopLimit = 8 * time.Second
+
+// openServer opens the data directory and puts a node together around
+// rafthttp.
+func openServer(cfg config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
+	st, err := openStorage(log, cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkIdentity(cfg, st.identity, st.reconfigured); err != nil {
+		return nil, errors.Join(err, st.close())
+	}
+	s := newServer(cfg, log, st, port)
+	s.members.ask = ask.member
+	s.members.askView = ask.view
+	t, err := newRafthttp(cfg, s.node, log)
+	if err != nil {
+		return nil, errors.Join(err, st.close())
+	}
+	s.connect(t, found)
+	s.peerMux = s.peerHandler(t.Handler())
+	return s, nil
+}
+
+// newServer wires a node's parts, without a network.
+func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server {
+	var (
+		proposeC = make(chan proposal)
+		commitC  = make(chan []commit)
+		roundC   = make(chan []byte)
+		states   = make(chan *state, 1)
+		leaders  = newLeadership()
+		applied  = &indexWait{index: st.state.index}
+	)
+	proposals := newProposer(log, cfg, st.boot, proposeC, leaders)
+	reads := newReader(cfg, st.boot, roundC, leaders, applied)
+	kv := &kvstore{
+		log: log, proposals: proposals, applied: applied, conf: newConfWait(),
+		snapshots: states, due: snapshotPolicy{every: cfg.SnapshotCount}, state: st.state,
+	}
+	tick, _, _ := cfg.ticks()
+	node := &raftNode{
+		log: log, id: cfg.ID, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick,
+		storage: st.storage, leaders: leaders, kv: kv, reads: reads,
+		proposeC: proposeC, commitC: commitC, roundC: roundC,
+		recvC:    make(chan *raftpb.Message, recvBuffer),
+		callC:    make(chan func(*raft.RawNode)),
+		appendC:  make(chan []*raftpb.Message),
+		storedC:  make(chan stored),
+		appliedC: make(chan *raftpb.Message),
+		writtenC: make(chan *state),
+		reports:  mailbox{kick: make(chan struct{}, 1)},
+		errorC:   make(chan error, 1), // rafthttp does not wait
+		peers:    make(map[uint64]string),
+	}
+	s := &server{
+		cfg: cfg, log: log, storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
+		states: states, commitC: commitC, clientURL: cfg.clientURL(port), caughtUp: new(atomic.Bool),
+		members: &members{
+			log: log, id: cfg.ID, cluster: st.identity.ClusterID, timeout: cfg.RequestTimeout,
+			elected: cfg.ElectionTimeout, kv: kv, node: node, leaders: leaders,
+			turn: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaitingChanges),
+		},
+	}
+	status := &statusReporter{
+		id: cfg.ID, cluster: st.identity.ClusterID, kv: kv, node: node, began: time.Now(), caughtUp: s.caughtUp,
+	}
+	s.api = &api{
+		kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
+		status: status, metrics: newMetrics(status, proposals), maxValue: cfg.MaxValueSize,
+		hosts: clientHosts(cfg, port), origin: http.NewCrossOriginProtection(), caughtUp: s.caughtUp,
+	}
+	return s
+}
+
+// connect gives the node its transport, and tells that of the members: those
+// of the replicated state, or, before a joining node has any, those found.
+func (s *server) connect(t transport, found clusterInfo) {
+	s.node.transport = t
+	m := s.storage.state.membership.clone()
+	if s.storage.state.index == 0 {
+		for _, mem := range found.Members {
+			m.members[mem.ID] = member(mem)
+		}
+	}
+	s.node.addPeers(m)
+}
+
+// start starts the node's goroutines in group; doc.go lists them.
+func (s *server) start(ctx context.Context, group *errgroup.Group) error {
+	if err := s.node.startRaft(ctx, s.cfg, group); err != nil {
+		return err
+	}
+	group.Go(func() error { return s.kv.readCommits(ctx, s.commitC, s.node.reconfigure) })
+	group.Go(func() error { return s.proposals.run(ctx) })
+	group.Go(func() error { return s.reads.run(ctx) })
+	group.Go(func() error { return s.storage.writeSnapshots(ctx, s.states, s.node.writtenC) })
+	group.Go(func() error { return s.storage.mark.run(ctx) })
+	group.Go(func() error { return s.members.run(ctx) })
+	group.Go(func() error { return s.takePart(ctx) })
+	return nil
+}
+
+// takePart waits until the node has caught up, then publishes its client URL,
+// which also marks its ID as used.
+func (s *server) takePart(ctx context.Context) error {
+	for s.reads.confirm(ctx) != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+	s.caughtUp.Store(true)
+	s.log.Info("ready", zap.String("client-url", s.clientURL))
+	for ctx.Err() == nil {
+		m, _ := s.kv.membership()
+		if me, ok := m.members[s.cfg.ID]; !ok || me.ClientURL == s.clientURL {
+			return nil
+		}
+		s.proposals.propose(ctx, encodePublish(s.cfg.ID, s.clientURL))
+	}
+	return nil
+}
+
+// run serves until ctx ends or the node cannot go on, then stops in order.
+func (s *server) run(ctx context.Context, clients, peers *stoppableListener) error {
+	// The node outlives ctx by its graceful stop.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	group, life := errgroup.WithContext(life)
+	if err := s.start(life, group); err != nil {
+		return errors.Join(err, s.storage.close())
+	}
+	peerServer, clientServer := newPeerServer(s.peerMux, s.log), newClientServer(s.api, s.log)
+	group.Go(func() error { return s.node.serveRaft(peerServer, peers) })
+	group.Go(func() error {
+		if err := clientServer.Serve(clients); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("client listener %s: %w", clients.Addr(), err)
+		}
+		return nil
+	})
+	s.log.Info("serving", zap.Uint64("id", s.cfg.ID), zap.String("clients", clients.Addr().String()),
+		zap.String("peers", peers.Addr().String()), zap.Uint64("boot", s.storage.boot))
+
+	select {
+	case <-ctx.Done():
+		s.log.Info("stopping")
+		s.drain(clientServer)
+	case <-life.Done(): // a part of the node has failed, or it was removed
+	}
+	end()
+	// Streams between peers are endless, so they are cut, not awaited.
+	cerr := errors.Join(clientServer.Close(), peerServer.Close())
+	s.node.transport.Stop()
+	err := group.Wait()
+	return errors.Join(err, cerr, s.storage.close())
+}
+
+// drain is the graceful part of a stop: refuse new requests, hand over
+// leadership, and let those in flight finish; under a new leader their batches
+// are proposed again.
+func (s *server) drain(clients *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+	defer cancel()
+	s.api.stopping.Store(true)
+	m, _ := s.kv.membership()
+	if len(m.voters()) > 1 {
+		if err := s.members.transfer(ctx); err != nil {
+			s.log.Warn("leadership was not handed over", zap.Error(err))
+		}
+	}
+	if err := clients.Shutdown(ctx); err != nil {
+		s.log.Warn("some requests did not finish in time", zap.Error(err))
+	}
+}
+
+// prepareDir makes the data directory if this is the node's first start, and
+// returns what the cluster says of itself, if that had to be asked.
+func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
+	old, err := booted(cfg.DataDir)
+	if err != nil {
+		return clusterInfo{}, err
+	}
+	if old && cfg.Join {
+		// It may have stopped before it got anything from the cluster.
+		infos := askCluster(ctx, ask, cfg.Seeds, askTimeout)
+		return append(infos, clusterInfo{})[0], nil
+	}
+	if old {
+		return clusterInfo{}, nil
+	}
+	if cfg.Join {
+		return joinCluster(ctx, cfg, log, ask)
+	}
+	id := identity{Format: dirFormat, Node: cfg.ID, ClusterID: cfg.ClusterID, Initial: formatPeers(cfg.Cluster)}
+	if id.ClusterID == 0 {
+		id.ClusterID = clusterIDOf(cfg.Cluster)
+	}
+	var others []string
+	for _, p := range cfg.Cluster {
+		if p.ID != cfg.ID {
+			others = append(others, p.URL)
+		}
+	}
+	for _, info := range askCluster(ctx, ask, others, askTimeout) {
+		if info.ClusterID != id.ClusterID {
+			return info, fmt.Errorf("--cluster names a node of another cluster, %x; this one would be %x. "+
+				"To join a running cluster, use --join", info.ClusterID, id.ClusterID)
+		}
+		if err := refuseUsedID(cfg, info); err != nil {
+			return info, err
+		}
+	}
+	return clusterInfo{}, createStorage(log, cfg.DataDir, id, cfg.Cluster)
+}
+
+const (
+	askTimeout  = time.Second
+	askInterval = time.Second
+)
+
+// refuseUsedID: a node that comes back under an ID that was used before, with
+// an empty directory, has forgotten its votes and what it acknowledged. With
+// it the cluster could elect a leader that lacks acknowledged writes.
+func refuseUsedID(cfg config, info clusterInfo) error {
+	m, ok := info.member(cfg.ID)
+	if slices.Contains(info.Removed, cfg.ID) || (ok && m.ClientURL != "") {
+		return fmt.Errorf("data directory %s is empty, but node %d was part of this cluster before: an ID is used once. "+
+			"If its disk is lost, remove it (DELETE /%d) and join under a new ID; if not, give its data directory",
+			cfg.DataDir, cfg.ID, cfg.ID)
+	}
+	return nil
+}
+
+// joinCluster asks the seeds for the cluster until this node is a member of it,
+// then makes the data directory.
+func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
+	for {
+		infos := askCluster(ctx, ask, cfg.Seeds, askTimeout)
+		for _, info := range infos {
+			if cfg.ClusterID != 0 && info.ClusterID != cfg.ClusterID {
+				return info, fmt.Errorf("--cluster leads to cluster %x, but --cluster-id is %x", info.ClusterID, cfg.ClusterID)
+			}
+			if info.ClusterID != infos[0].ClusterID {
+				return info, fmt.Errorf("--cluster names nodes of two clusters, %x and %x", infos[0].ClusterID, info.ClusterID)
+			}
+			if err := refuseUsedID(cfg, info); err != nil {
+				return info, err
+			}
+			m, ok := info.member(cfg.ID)
+			if !ok {
+				continue
+			}
+			if m.PeerURL != cfg.PeerURL {
+				return info, fmt.Errorf("the cluster knows node %d at %s, but --cluster gives it %s", cfg.ID, m.PeerURL, cfg.PeerURL)
+			}
+			id := identity{Format: dirFormat, Node: cfg.ID, ClusterID: info.ClusterID}
+			return info, createStorage(log, cfg.DataDir, id, nil)
+		}
+		why := "no member of the cluster answers"
+		if len(infos) > 0 {
+			why = fmt.Sprintf("the cluster does not know node %d yet; add it: curl -X POST -d %s http://A-MEMBER/%d", cfg.ID, cfg.PeerURL, cfg.ID)
+		}
+		log.Warn("waiting to join", zap.String("because", why))
+		select {
+		case <-time.After(askInterval):
+		case <-ctx.Done():
+			return clusterInfo{}, errors.New("stopped while waiting to join")
+		}
+	}
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
+}
+
+func hostOf(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	return host
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// The records of a state file. The values are on disk: never reuse one. What
+// a file of records looks like is statefile.go's business.
+const (
+	headRecord    byte = 1 // index, term, revision, membership changes
+	itemRecord    byte = 2 // create, mod, version, key, value
+	memberRecord  byte = 3 // id, learner, peer URL, client URL
+	removedRecord byte = 4 // id
+	windowRecord  byte = 5 // node, boot, low, applied
+)
+
+// writeState writes the whole replicated state, as of its index. The order of
+// the records is fixed, so that equal states make equal files.
+func writeState(w io.Writer, s *state) error {
+	sw := newStateWriter(w)
+	var b []byte
+	put := func(kind byte) error { return sw.record(kind, b) }
+
+	b = appendUvarints(nil, s.index, s.term, s.revision, s.membership.changes)
+	if err := put(headRecord); err != nil {
+		return err
+	}
+	for _, m := range s.membership.sorted() {
+		learner := uint64(0)
+		if m.Learner {
+			learner = 1
+		}
+		b = appendUvarints(b[:0], m.ID, learner)
+		b = appendString(b, m.PeerURL)
+		b = appendString(b, m.ClientURL)
+		if err := put(memberRecord); err != nil {
+			return err
+		}
+	}
+	for _, id := range sortedKeys(s.membership.removed) {
+		b = appendUvarints(b[:0], id)
+		if err := put(removedRecord); err != nil {
+			return err
+		}
+	}
+	for _, node := range sortedKeys(s.windows) {
+		win := s.windows[node]
+		b = appendUvarints(b[:0], node, win.boot, win.low, win.applied)
+		if err := put(windowRecord); err != nil {
+			return err
+		}
+	}
+	var err error
+	s.items.Scan(func(key string, it *item) bool {
+		b = appendUvarints(b[:0], it.createRevision, it.modRevision, it.version)
+		b = appendString(b, key)
+		b = append(b, it.value...)
+		err = put(itemRecord)
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	return sw.finish()
+}
+
+// readState reads what writeState wrote.
+func readState(r io.Reader) (*state, error) {
+	sr, err := newStateReader(r)
+	if err != nil {
+		return nil, err
+	}
+	s := newState(nil)
+	for {
+		kind, payload, err := sr.next()
+		if errors.Is(err, io.EOF) {
+			return s, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := s.restore(kind, payload); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// restore takes over one record of a state file.
+func (s *state) restore(kind byte, payload []byte) error {
+	f := fields{b: payload}
+	switch kind {
+	case headRecord:
+		s.index, s.term, s.revision, s.membership.changes = f.uvarint(), f.uvarint(), f.uvarint(), f.uvarint()
+	case memberRecord:
+		m := member{ID: f.uvarint(), Learner: f.uvarint() == 1, PeerURL: string(f.bytes()), ClientURL: string(f.bytes())}
+		s.membership.members[m.ID] = m
+	case removedRecord:
+		s.membership.removed[f.uvarint()] = true
+	case windowRecord:
+		s.windows[f.uvarint()] = window{boot: f.uvarint(), low: f.uvarint(), applied: f.uvarint()}
+	case itemRecord:
+		it := &item{createRevision: f.uvarint(), modRevision: f.uvarint(), version: f.uvarint()}
+		key := string(f.bytes())
+		it.value = append([]byte(nil), f.b...)
+		s.items.Set(key, it)
+		s.bytes += uint64(len(key) + len(it.value))
+	default:
+		return fmt.Errorf("%w: record of kind %d", errNewerFormat, kind)
+	}
+	if f.bad {
+		return fmt.Errorf("%w: record of kind %d is too short", errBadStateFile, kind)
+	}
+	return nil
+}
+
+// readStateFile loads a state file.
+func readStateFile(path string) (*state, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s, err := readState(f)
+	if err != nil {
+		return nil, fmt.Errorf("state file %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func appendUvarints(b []byte, vs ...uint64) []byte {
+	for _, v := range vs {
+		b = binary.AppendUvarint(b, v)
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3"
+)
+
+// version is the version of raftkv. A release build sets it with -ldflags.
+var version = "dev"
+
+// versionText names this program and what it is built on.
+func versionText() string {
+	text := fmt.Sprintf("raftkv %s\n%s\n", version, runtime.Version())
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return text
+	}
+	for _, dep := range info.Deps {
+		if dep.Path == "go.etcd.io/raft/v3" || dep.Path == "go.etcd.io/etcd/server/v3" {
+			text += dep.Path + " " + dep.Version + "\n"
+		}
+	}
+	return text
+}
+
+// statusReporter answers what a node says of itself.
+type statusReporter struct {
+	id       uint64
+	cluster  uint64
+	kv       *kvstore
+	node     *raftNode
+	began    time.Time
+	caughtUp *atomic.Bool
+}
+
+// nodeStatus is the answer to GET /v1/status.
+type nodeStatus struct {
+	ID            uint64 `json:"id"`
+	ClusterID     string `json:"cluster_id"`
+	Role          string `json:"role"`
+	Leader        uint64 `json:"leader"`
+	Term          uint64 `json:"term"`
+	CommitIndex   uint64 `json:"commit_index"`
+	AppliedIndex  uint64 `json:"applied_index"`
+	SnapshotIndex uint64 `json:"snapshot_index"`
+	Revision      uint64 `json:"revision"`
+	Keys          uint64 `json:"keys"`
+	Bytes         uint64 `json:"bytes"`
+	Version       string `json:"version"`
+	UptimeSeconds int64  `json:"uptime_seconds"`
+}
+
+func (s *statusReporter) get() nodeStatus {
+	rs, ks := s.node.status.Load(), s.kv.status()
+	return nodeStatus{
+		ID: s.id, ClusterID: strconv.FormatUint(s.cluster, 16),
+		Role: s.role(rs.role), Leader: rs.leader, Term: rs.term,
+		CommitIndex: max(rs.commit, ks.index), AppliedIndex: ks.index,
+		SnapshotIndex: s.node.storage.snapIndex.Load(), Revision: ks.revision, Keys: ks.keys, Bytes: ks.bytes,
+		Version: version, UptimeSeconds: int64(time.Since(s.began).Seconds()),
+	}
+}
+
+func (s *statusReporter) role(role raft.StateType) string {
+	m, _ := s.kv.membership()
+	switch {
+	case role == raft.StateLeader:
+		return "leader"
+	case role != raft.StateFollower:
+		return "candidate"
+	case m.members[s.id].Learner:
+		return "learner"
+	}
+	return "follower"
+}
+
+func (s *statusReporter) serveStatus(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, s.get())
+	return nil
+}
+
+func (s *statusReporter) serveLive(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err := fmt.Fprintln(w, "ok")
+	return ignoreWriteError(err)
+}
+
+// checks are what a node must be to be ready.
+func (s *statusReporter) checks() []check {
+	m, _ := s.kv.membership()
+	_, isMember := m.members[s.id]
+	return []check{
+		{"has a leader", s.node.status.Load().leader != 0},
+		{"is a member", isMember},
+		{"has caught up", s.caughtUp.Load()},
+	}
+}
+
+type check struct {
+	name string
+	ok   bool
+}
+
+func (s *statusReporter) serveReady(w http.ResponseWriter, r *http.Request) error {
+	verbose := r.URL.Query().Has("verbose")
+	text, ready := "", true
+	for _, c := range s.checks() {
+		mark := "ok  "
+		if !c.ok {
+			mark, ready = "FAIL", false
+		}
+		if verbose || !c.ok {
+			text += mark + " " + c.name + "\n"
+		}
+	}
+	if !ready && !verbose {
+		return fmt.Errorf("%w: %s", errNotReady, text)
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if !ready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	} else if text == "" {
+		text = "ok\n"
+	}
+	_, err := fmt.Fprint(w, text)
+	return ignoreWriteError(err)
+}
+
+// leaderContact returns how long ago, in milliseconds, this node last heard
+// from a leader. False: never.
+func (s *statusReporter) leaderContact() (ms int64, ok bool) {
+	if s.node.status.Load().role == raft.StateLeader {
+		return 0, true
+	}
+	at := s.node.leaderHeard.Load()
+	if at == nil {
+		return 0, false
+	}
+	return time.Since(*at).Milliseconds(), true
+}
+
+// memberStatus is one member in the answer to GET /v1/members. What only the
+// leader knows is missing when the leader could not be asked.
+type memberStatus struct {
+	ID         uint64  `json:"id"`
+	PeerURL    string  `json:"peer_url"`
+	ClientURL  string  `json:"client_url"`
+	Role       string  `json:"role"`
+	Leader     bool    `json:"leader"`
+	Reachable  *bool   `json:"reachable,omitempty"`
+	MatchIndex *uint64 `json:"match_index,omitempty"`
+}
+
+func (a *api) serveMembers(w http.ResponseWriter, r *http.Request) error {
+	stale, err := parseQuery(r, true)
+	if err != nil {
+		return err
+	}
+	if err := a.prepareRead(w.Header(), r, stale); err != nil {
+		return err
+	}
+	m, _ := a.kv.membership()
+	leader, _, _ := a.members.leaders.get()
+	view := a.members.view(r.Context())
+	out := struct {
+		Members []memberStatus `json:"members"`
+		Removed []uint64       `json:"removed"`
+	}{Removed: append([]uint64{}, sortedKeys(m.removed)...)}
+	for _, mem := range m.sorted() {
+		ms := memberStatus{ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: "voter", Leader: mem.ID == leader}
+		if mem.Learner {
+			ms.Role = "learner"
+		}
+		if p, ok := view[mem.ID]; ok {
+			ms.Reachable, ms.MatchIndex = &p.Reachable, &p.Match
+		}
+		out.Members = append(out.Members, ms)
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// clientHosts returns the names, beside IP literals and localhost, under which
+// clients may address this node.
+func clientHosts(cfg config, port int) map[string]bool {
+	hosts := make(map[string]bool)
+	for _, h := range cfg.AllowedHosts {
+		hosts[h] = true
+	}
+	if u, err := url.Parse(cfg.clientURL(port)); err == nil {
+		hosts[u.Hostname()] = true
+	}
+	return hosts
+}
