@@ -1,0 +1,52 @@
+# Needs Go, git and make; a C compiler besides gives `make test` the race detector.
+
+# go stamps the commit into what it builds, and fails where git cannot name one.
+ifeq ($(shell git rev-parse --verify --quiet HEAD 2>/dev/null),)
+export GOFLAGS := $(shell go env GOFLAGS) -buildvcs=false
+endif
+
+# Only this machine may stop and start the processes (goreman listens on 0.0.0.0).
+export GOREMAN_RPC_ADDR ?= 127.0.0.1
+export GOREMAN_RPC_PORT ?= 8555
+
+# -race where it works, empty elsewhere; `make test RACE=-race` insists, `RACE=` does without.
+RACE ?= $(shell go build -race runtime/cgo 2>/dev/null && echo -race)
+TIMEOUT ?= 10m
+TESTFLAGS ?=
+
+.PHONY: help build run test check fmt clean
+.DEFAULT_GOAL := build
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+build: ## build ./raftkv
+	go build -o raftkv .
+
+run: build ## three nodes from the Procfile, for curl on ports 12380, 22380 and 32380
+	@if go tool goreman run list >/dev/null 2>&1; then \
+		echo "run: a goreman runs on port $(GOREMAN_RPC_PORT) already: stop it, or set GOREMAN_RPC_PORT" >&2; exit 1; fi
+	go tool goreman -exit-on-stop=false start
+
+test: ## all tests, with the race detector where there is a C compiler (TESTFLAGS='-run X -v')
+	$(eval RACE := $(RACE))
+	@echo "test: $(if $(RACE),with the race detector,WITHOUT the race detector: it needs cgo and a C compiler)"
+	go test $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+
+# What git sees, to compare before and after go generate.
+STATE = { git status --porcelain; git diff; } 2>/dev/null | git hash-object --stdin
+
+check: ## formatting, vet, staticcheck, errcheck, go mod tidy, generated code
+	@echo "check: gofmt"; files=$$("$$(go env GOROOT)/bin/gofmt" -l .) && test -z "$$files" || { echo "make fmt would change: $$files" >&2; exit 1; }
+	go vet ./...
+	go tool -modfile=tools/go.mod staticcheck ./...
+	go tool -modfile=tools/go.mod errcheck -ignoretests -ignoregenerated -exclude tools/errcheck.txt ./...
+	go mod tidy -diff
+	@echo "check: go generate"; was=$$($(STATE)); go generate ./... && test "$$was" = "$$($(STATE))" || { echo "go generate changed files: commit them" >&2; exit 1; }
+
+fmt: ## gofmt -w, go mod tidy
+	go fmt ./...
+	go mod tidy
+
+clean: ## remove what was built; data directories (raftkv-1 ...) stay
+	rm -f raftkv
