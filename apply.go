@@ -45,6 +45,9 @@ func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, rec
 				// believes to be unapplied.
 				kv.snapshotIfDue()
 			}
+		case <-kv.wanted:
+			kv.due.wanted = true
+			kv.snapshotIfDue()
 		case <-ctx.Done():
 			return nil
 		}
@@ -189,6 +192,7 @@ type snapshotPolicy struct {
 	every    uint64 // commands, --snapshot-count
 	commands uint64 // applied since the last snapshot
 	bytes    uint64 // of log entries since the last snapshot
+	wanted   bool   // somebody needs one now
 }
 
 // maxLogBytes: past this much log a snapshot is due whatever the count says.
@@ -198,13 +202,24 @@ const maxLogBytes = 64 << 20
 // log has grown as large as the state, so that writing snapshots never costs
 // more than writing the log did.
 func (p *snapshotPolicy) isDue(stateBytes uint64) bool {
+	if p.wanted {
+		return true
+	}
 	if p.bytes < stateBytes {
 		return false
 	}
 	return p.commands >= p.every || p.bytes >= maxLogBytes
 }
 
-func (p *snapshotPolicy) reset() { p.commands, p.bytes = 0, 0 }
+func (p *snapshotPolicy) reset() { p.commands, p.bytes, p.wanted = 0, 0, false }
+
+// askForSnapshot has the apply loop take a snapshot soon.
+func (kv *kvstore) askForSnapshot() {
+	select {
+	case kv.wanted <- struct{}{}:
+	default:
+	}
+}
 
 // snapshotIfDue hands a copy of the state to the snapshot writer. While that
 // is busy with the one before, the next stays due.

@@ -231,6 +231,7 @@ type kvstore struct {
 	conf      *confWait
 
 	snapshots chan<- *state // states to write to disk; see apply.go
+	wanted    chan struct{} // asks for a snapshot now
 	due       snapshotPolicy
 
 	mu    sync.RWMutex

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
 	"go.uber.org/zap"
 )
 
@@ -53,7 +54,7 @@ type members struct {
 
 const (
 	maxWaitingChanges = 64
-	// caughtUp is how many entries a learner may be behind the leader to be
+	// caughtUp, counted once the leader replicates to the learner, is how many entries a learner may be behind the leader to be
 	// made a voter: it then needs no more than a moment to count for the
 	// majority (thesis §4.2.1).
 	caughtUp = 100
@@ -421,7 +422,7 @@ func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
 		st := rn.Status()
 		for i, p := range st.Progress {
 			recent := time.Since(ms.node.loop.heard[i]) <= ms.elected
-			if p.IsLearner && recent && p.Match+caughtUp >= st.GetCommit() {
+			if p.IsLearner && recent && p.State == tracker.StateReplicate && p.Match+caughtUp >= st.GetCommit() {
 				id = i
 			}
 		}

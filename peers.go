@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,7 +48,15 @@ func newRafthttp(cfg config, n *raftNode, log *zap.Logger) (*rafthttp.Transport,
 // message. raft hears of every failure; of success rafthttp tells it.
 func (n *raftNode) sendSnapshot(m *raftpb.Message) {
 	n.group.Go(func() error {
-		meta := m.GetSnapshot().GetMetadata()
+		snap, err := n.snapshotWith(m.GetTo())
+		if err != nil {
+			return err
+		}
+		if snap == nil {
+			return nil // stopping
+		}
+		m.Snapshot = snap
+		meta := snap.GetMetadata()
 		data, err := os.ReadFile(statePath(n.dir, meta.GetTerm(), meta.GetIndex()))
 		if err != nil {
 			// A newer snapshot has taken its place. raft will ask again.
@@ -59,6 +68,33 @@ func (n *raftNode) sendSnapshot(m *raftpb.Message) {
 		n.transport.Send([]*raftpb.Message{m})
 		return nil
 	})
+}
+
+// snapshotWith returns the newest snapshot in whose membership a node is, nil
+// when this node stops before there is one. A node refuses a snapshot that does
+// not know it; so for one that was added since the newest snapshot, another is
+// taken.
+func (n *raftNode) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
+	for {
+		snap, err := n.storage.mem.Snapshot()
+		if err != nil {
+			return nil, fmt.Errorf("log in memory: %w", err)
+		}
+		cs := snap.GetMetadata().GetConfState()
+		if slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id) {
+			return snap, nil
+		}
+		n.kv.askForSnapshot()
+		again := time.NewTimer(n.tick)
+		select {
+		case <-n.storage.recorded.channel(snap.GetMetadata().GetIndex() + 1):
+		case <-again.C: // the snapshot writer was busy
+		case <-n.done:
+			again.Stop()
+			return nil, nil
+		}
+		again.Stop()
+	}
 }
 
 // Routes of our own on the peer listener, beside rafthttp's. They carry what a

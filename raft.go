@@ -137,15 +137,14 @@ func raftConfig(cfg config, s *storage, log *zap.Logger) *raft.Config {
 	}
 }
 
-// startRaft starts the raft node's goroutines in group. They end with ctx, or
-// end the group with an error when the node cannot go on.
-func (n *raftNode) startRaft(ctx context.Context, cfg config, group *errgroup.Group) error {
+// startRaft starts the raft node's goroutines. They end with ctx, or end their
+// group with an error when the node cannot go on.
+func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	rn, err := raft.NewRawNode(raftConfig(cfg, n.storage, n.log))
 	if err != nil {
 		return err
 	}
 	n.loop = raftLoop{rn: rn, heard: make(map[uint64]time.Time)}
-	n.group, n.done = group, ctx.Done()
 	n.publish()
 	if n.alone() {
 		// Nobody to wait for: no need to sit out the election timeout.
@@ -153,9 +152,9 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config, group *errgroup.Gr
 			return err
 		}
 	}
-	group.Go(func() error { return n.run(ctx) })
-	group.Go(func() error { return n.persist(ctx) })
-	group.Go(func() error { return n.watchRemoval(ctx) })
+	n.group.Go(func() error { return n.run(ctx) })
+	n.group.Go(func() error { return n.persist(ctx) })
+	n.group.Go(func() error { return n.watchRemoval(ctx) })
 	return nil
 }
 

@@ -33,6 +33,11 @@ type server struct {
 	clientURL string
 	caughtUp  *atomic.Bool
 	peerMux   http.Handler
+
+	// The node's goroutines run in group, and end with life.
+	group *errgroup.Group
+	life  context.Context
+	end   context.CancelFunc
 }
 
 // stopLimit is how long a graceful stop may take.
@@ -74,8 +79,10 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	reads := newReader(cfg, st.boot, roundC, leaders, applied)
 	kv := &kvstore{
 		log: log, proposals: proposals, applied: applied, conf: newConfWait(),
-		snapshots: states, due: snapshotPolicy{every: cfg.SnapshotCount}, state: st.state,
+		snapshots: states, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount}, state: st.state,
 	}
+	life, end := context.WithCancel(context.Background())
+	group, life := errgroup.WithContext(life)
 	tick, _, _ := cfg.ticks()
 	node := &raftNode{
 		log: log, id: cfg.ID, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick,
@@ -90,10 +97,11 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
 		peers:    make(map[uint64]string),
+		group:    group, done: life.Done(),
 	}
 	s := &server{
 		cfg: cfg, log: log, storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
-		states: states, commitC: commitC, clientURL: cfg.clientURL(port), caughtUp: new(atomic.Bool),
+		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.clientURL(port), caughtUp: new(atomic.Bool),
 		members: &members{
 			log: log, id: cfg.ID, cluster: st.identity.ClusterID, timeout: cfg.RequestTimeout,
 			elected: cfg.ElectionTimeout, kv: kv, node: node, leaders: leaders,
@@ -124,9 +132,10 @@ func (s *server) connect(t transport, found clusterInfo) {
 	s.node.addPeers(m)
 }
 
-// start starts the node's goroutines in group; doc.go lists them.
-func (s *server) start(ctx context.Context, group *errgroup.Group) error {
-	if err := s.node.startRaft(ctx, s.cfg, group); err != nil {
+// start starts the node's goroutines; doc.go lists them.
+func (s *server) start() error {
+	ctx, group := s.life, s.group
+	if err := s.node.startRaft(ctx, s.cfg); err != nil {
 		return err
 	}
 	group.Go(func() error { return s.kv.readCommits(ctx, s.commitC, s.node.reconfigure) })
@@ -159,18 +168,16 @@ func (s *server) takePart(ctx context.Context) error {
 	return nil
 }
 
-// run serves until ctx ends or the node cannot go on, then stops in order.
+// run serves until ctx ends or the node cannot go on, then stops in order. The
+// node's own life outlasts ctx by the graceful stop.
 func (s *server) run(ctx context.Context, clients, peers *stoppableListener) error {
-	// The node outlives ctx by its graceful stop.
-	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	group, life := errgroup.WithContext(life)
-	if err := s.start(life, group); err != nil {
+	defer s.end()
+	if err := s.start(); err != nil {
 		return errors.Join(err, s.storage.close())
 	}
 	peerServer, clientServer := newPeerServer(s.peerMux, s.log), newClientServer(s.api, s.log)
-	group.Go(func() error { return s.node.serveRaft(peerServer, peers) })
-	group.Go(func() error {
+	s.group.Go(func() error { return s.node.serveRaft(peerServer, peers) })
+	s.group.Go(func() error {
 		if err := clientServer.Serve(clients); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("client listener %s: %w", clients.Addr(), err)
 		}
@@ -183,13 +190,13 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	case <-ctx.Done():
 		s.log.Info("stopping")
 		s.drain(clientServer)
-	case <-life.Done(): // a part of the node has failed, or it was removed
+	case <-s.life.Done(): // a part of the node has failed, or it was removed
 	}
-	end()
+	s.end()
 	// Streams between peers are endless, so they are cut, not awaited.
 	cerr := errors.Join(clientServer.Close(), peerServer.Close())
 	s.node.transport.Stop()
-	err := group.Wait()
+	err := s.group.Wait()
 	return errors.Join(err, cerr, s.storage.close())
 }
 
@@ -220,8 +227,12 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 	}
 	if old && cfg.Join {
 		// It may have stopped before it got anything from the cluster.
-		infos := askCluster(ctx, ask, cfg.Seeds, askTimeout)
-		return append(infos, clusterInfo{})[0], nil
+		for _, info := range askCluster(ctx, ask, cfg.Seeds, askTimeout) {
+			if _, ok := info.member(cfg.ID); ok {
+				return info, nil
+			}
+		}
+		return clusterInfo{}, nil
 	}
 	if old {
 		return clusterInfo{}, nil

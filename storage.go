@@ -52,6 +52,7 @@ type storage struct {
 
 	hard      *raftpb.HardState // as last written to the WAL
 	last      uint64            // index of the last entry in the WAL
+	recorded  *indexWait        // wakes those who wait for a snapshot to be recorded
 	snapIndex atomic.Uint64     // of the newest snapshot that the WAL records; others may read it
 }
 
@@ -93,14 +94,18 @@ func openStorage(log *zap.Logger, dir string) (*openedStorage, error) {
 
 // begin makes durable what this life starts from.
 func (o *openedStorage) begin() error {
+	// After a crash of the process alone, the end of the log may be in the
+	// page cache and not on the disk. From here on it counts as durable; and
+	// inspectTail relies on nothing being written behind what is not.
+	if err := o.wal.Sync(); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
 	// The WAL repeats in each new segment the hard state that it last saved,
 	// not the one that it read: without this, a segment cut early in this
 	// life would leave term and vote only in segments that get removed.
 	if err := o.wal.Save(o.hard, nil); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
-	// After a crash of the process alone, the end of the log may be in the
-	// page cache and not on the disk. From here on it counts as durable.
 	if err := o.wal.Sync(); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
@@ -133,7 +138,7 @@ func openLog(log *zap.Logger, dir string, m mark) (*openedStorage, error) {
 	}
 	s := &storage{
 		log: log, dir: dir, wal: w, mem: raft.NewMemoryStorage(), hard: hard,
-		last: max(record.GetIndex(), lastIndex(entries)),
+		last: max(record.GetIndex(), lastIndex(entries)), recorded: new(indexWait),
 	}
 	s.snapIndex.Store(record.GetIndex())
 	id, err := decodeIdentity(meta)
@@ -186,6 +191,11 @@ func readLog(log *zap.Logger, dir string, from *walpb.Snapshot, m mark) (*wal.WA
 	if err := checkReach(log, walDir, from, m); err != nil {
 		return nil, nil, nil, nil, damaged(dir, err)
 	}
+	// The WAL reuses half-made segments without emptying them, and what is
+	// left in one would look like the remains of a torn write.
+	if err := removeTemps(walDir); err != nil {
+		return nil, nil, nil, nil, err
+	}
 	for repaired := false; ; repaired = true {
 		w, err := wal.Open(log, walDir, from)
 		if err != nil {
@@ -204,6 +214,14 @@ func readLog(log *zap.Logger, dir string, from *walpb.Snapshot, m mark) (*wal.WA
 			return nil, nil, nil, nil, damaged(dir, errors.New("the torn end of the write-ahead log could not be cut off"))
 		}
 	}
+}
+
+func removeTemps(walDir string) error {
+	names, err := fileutil.ReadDir(walDir, fileutil.WithExt(".tmp"))
+	for _, name := range names {
+		err = errors.Join(err, os.Remove(filepath.Join(walDir, name)))
+	}
+	return err
 }
 
 // checkReach reads the log without touching it and compares it with the mark.
@@ -346,6 +364,7 @@ func (s *storage) install(m *raftpb.Message) error {
 	if err := s.mem.ApplySnapshot(m.GetSnapshot()); err != nil {
 		return fmt.Errorf("log in memory: %w", err)
 	}
+	s.recorded.advance(index)
 	s.last = index
 	if len(entries) > 0 {
 		return s.save([]*raftpb.Message{m})
@@ -384,6 +403,7 @@ func (s *storage) written(st *state) error {
 	if _, err := s.mem.CreateSnapshot(st.index, cs, nil); err != nil {
 		return fmt.Errorf("log in memory: %w", err)
 	}
+	s.recorded.advance(st.index)
 	if err := s.compact(st.index); err != nil {
 		return err
 	}

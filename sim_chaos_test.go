@@ -1,0 +1,99 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// simChaosOps are the operations of one client of the random test.
+const simChaosOps = 60
+
+// Random faults under random requests: whatever the network and the nodes do,
+// the history is linearizable, and the cluster comes back. The schedule is
+// drawn from the seed.
+func TestSimChaos(t *testing.T) {
+	for round := range 4 {
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			small := func(cfg *config) { cfg.SnapshotCount = 20 }
+			simulateWith(t, 3, small, func(c *simCluster) {
+				c.leader()
+				var clients sync.WaitGroup
+				for i := range 5 {
+					clients.Go(func() { c.randomClient(i) })
+				}
+				done := make(chan struct{})
+				go func() { clients.Wait(); close(done) }()
+				c.randomFaults(done)
+			})
+		})
+	}
+}
+
+// randomClient sends requests to random nodes, one after the other.
+func (c *simCluster) randomClient(client int) {
+	rng := rand.New(rand.NewPCG(c.seed, uint64(client)+100))
+	for range simChaosOps {
+		time.Sleep(time.Duration(rng.Int64N(int64(100 * time.Millisecond))))
+		id := rng.Uint64N(3) + 1
+		in := chaosInput{key: fmt.Sprintf("k%d", rng.IntN(3)), value: c.value()}
+		switch n := rng.IntN(10); {
+		case n < 4:
+			in.kind = chaosGet
+		case n < 8:
+			in.kind = chaosPut
+		case n < 9:
+			in.kind = chaosCreate
+		default:
+			in.kind = chaosDelete
+		}
+		c.lives.RLock()
+		srv := c.nodes[id].srv
+		c.lives.RUnlock()
+		if srv != nil {
+			c.doOn(client, srv, in)
+		}
+	}
+}
+
+// randomFaults makes trouble until done is closed.
+func (c *simCluster) randomFaults(done <-chan struct{}) {
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(time.Duration(c.rng.Int64N(int64(time.Second)))):
+		}
+		id := c.rng.Uint64N(3) + 1
+		others := slices.DeleteFunc([]uint64{1, 2, 3}, func(o uint64) bool { return o == id })
+		switch c.rng.IntN(8) {
+		case 0:
+			c.net.isolate(id, others...)
+		case 1:
+			c.net.sever(id, others[c.rng.IntN(2)])
+		case 2:
+			c.net.disturb(0.2*c.rng.Float64(), 0.3*c.rng.Float64(), 100*time.Millisecond)
+		case 3, 4:
+			c.net.heal()
+		case 5, 6:
+			c.restart(id)
+		case 7:
+			for _, id := range []uint64{1, 2, 3} {
+				c.restart(id)
+			}
+		}
+	}
+}
+
+// restart crashes a node and starts it again.
+func (c *simCluster) restart(id uint64) {
+	c.lives.Lock()
+	defer c.lives.Unlock()
+	c.crash(id)
+	c.start(id)
+}

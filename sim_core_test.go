@@ -1,0 +1,224 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// A write on one node is read at once on every other.
+func TestSimReadYourWritesEverywhere(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.leader()
+		for i := range 20 {
+			writer, v := uint64(i%3+1), c.value()
+			c.put(writer, "k", v)
+			for id := range uint64(3) {
+				c.want(id+1, "k", v)
+			}
+		}
+	})
+}
+
+// An isolated leader acknowledges nothing and serves no linearizable read; its
+// unacknowledged writes do not come back as acknowledged ones.
+func TestSimIsolatedLeader(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		old := c.leader()
+		c.put(old, "k", c.value())
+		c.net.isolate(old, c.followers()...)
+		res, _ := c.do(1, old, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+		if !errors.Is(res.err, errOutcomeUnknown) {
+			t.Errorf("write on an isolated leader: %v", res.err)
+		}
+		if res, it := c.do(1, old, chaosInput{kind: chaosGet, key: "k"}); res.err == nil {
+			t.Errorf("read on an isolated leader: %+v", it)
+		}
+		var other uint64
+		c.await("another leader", func() bool {
+			for _, id := range c.up() {
+				l, _, _ := c.nodes[id].srv.node.leaders.get()
+				if id != old && l != 0 && l != old {
+					other = l
+				}
+			}
+			return other != 0
+		})
+		v := c.value()
+		c.put(other, "k", v)
+		c.net.heal()
+		c.await("the old leader to follow", func() bool {
+			l, _, _ := c.nodes[old].srv.node.leaders.get()
+			return l != 0 && l != old
+		})
+		c.want(old, "k", v)
+	})
+}
+
+// A leader that dies in the middle of writes costs time, not writes: requests
+// on the other nodes wait for the next leader, and succeed.
+func TestSimLeaderCrashUnderLoad(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		leader := c.leader()
+		followers := c.followers()
+		done := make(chan error, 16)
+		for i := range 16 {
+			go func() {
+				for n := range 40 {
+					id := followers[(i+n)%2]
+					key := fmt.Sprintf("k%d", i%4)
+					res, _ := c.do(i, id, chaosInput{kind: chaosPut, key: key, value: c.value()})
+					if res.err != nil {
+						done <- fmt.Errorf("write %d of client %d on node %d: %w", n, i, id, res.err)
+						return
+					}
+					time.Sleep(time.Millisecond)
+				}
+				done <- nil
+			}()
+		}
+		time.Sleep(20 * time.Millisecond)
+		c.crash(leader)
+		for range 16 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// Without a majority a request ends, in time and with the right error, and
+// nothing that was refused happens later.
+func TestSimNoQuorum(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.put(c.leader(), "k", c.value())
+		c.crash(2)
+		c.crash(3)
+		began := time.Now()
+		res, _ := c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+		if !errors.Is(res.err, errNoLeader) && !errors.Is(res.err, errOutcomeUnknown) {
+			t.Errorf("write without a quorum: %v", res.err)
+		}
+		if took := time.Since(began); took > 6*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		res, _ = c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+		if !errors.Is(res.err, errNoLeader) {
+			t.Errorf("write when the leader has stepped down: %v", res.err)
+		}
+		if res, _ := c.do(1, 1, chaosInput{kind: chaosGet, key: "k"}); res.err == nil {
+			t.Error("read without a quorum succeeded")
+		}
+	})
+}
+
+// Everything acknowledged survives the crash of all nodes at once.
+func TestSimCrashAll(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		v := ""
+		for i := range 5 {
+			v = c.value()
+			c.put(c.leader(), "k", v)
+			for id := range uint64(3) {
+				c.crash(id + 1)
+			}
+			for id := range uint64(3) {
+				c.start(id + 1)
+			}
+			c.want(uint64(i%3+1), "k", v)
+		}
+	})
+}
+
+// A single node serves what it acknowledged right after a crash: the commit
+// index on its disk may be older than that, and a read must wait for the log.
+func TestSimSingleNodeReadsAfterCrash(t *testing.T) {
+	simulate(t, 1, func(c *simCluster) {
+		for range 10 {
+			v := c.value()
+			c.put(1, "k", v)
+			c.crash(1)
+			c.start(1)
+			c.want(1, "k", v)
+		}
+	})
+}
+
+// Conflicting log ends are overwritten: entries that only a minority got do
+// not survive the majority's.
+func TestSimDivergentLogs(t *testing.T) {
+	simulate(t, 5, func(c *simCluster) {
+		for range 4 {
+			old := c.leader()
+			c.net.isolate(old, c.followers()...)
+			c.do(1, old, chaosInput{kind: chaosPut, key: "a", value: c.value()})
+			c.await("another leader", func() bool {
+				for _, id := range c.up() {
+					l, _, _ := c.nodes[id].srv.node.leaders.get()
+					if id != old && l != 0 && l != old {
+						return true
+					}
+				}
+				return false
+			})
+			for _, id := range c.up() {
+				if id != old {
+					c.put(id, "a", c.value())
+				}
+			}
+			c.crash(old)
+			c.net.heal()
+			c.start(old)
+		}
+	})
+}
+
+// A follower that was down for longer than the log reaches back catches up by
+// a snapshot, and so do its retry windows: writes through it go on.
+func TestSimSnapshotCatchUp(t *testing.T) {
+	small := func(cfg *config) { cfg.SnapshotCount = 10 }
+	simulateWith(t, 3, small, func(c *simCluster) {
+		c.leader()
+		c.crash(3)
+		// More than the log keeps in memory behind a snapshot.
+		big := make([]byte, 1<<20)
+		for i := range 24 {
+			res, _ := c.do(0, c.leader(), chaosInput{kind: chaosPut, key: fmt.Sprintf("big%d", i%2), value: fmt.Sprint(i, string(big))})
+			if res.err != nil {
+				t.Fatal(res.err)
+			}
+		}
+		c.await("the log to be compacted", func() bool {
+			first, err := c.nodes[c.leader()].srv.storage.mem.FirstIndex()
+			return err == nil && first > 5
+		})
+		c.start(3)
+		v := c.value()
+		c.put(3, "k", v)
+		c.want(3, "k", v)
+		if c.nodes[3].srv.storage.snapIndex.Load() <= firstIndex {
+			t.Error("node 3 caught up without a snapshot")
+		}
+		c.crash(3) // what it installed must be on its disk
+		c.start(3)
+		c.want(3, "k", v)
+	})
+}
+
+// A graceful stop hands leadership over, so that writes hardly wait.
+func TestSimGracefulStop(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		leader := c.leader()
+		c.put(leader, "k", c.value())
+		other := c.followers()[0]
+		c.stop(leader)
+		began := time.Now()
+		c.put(other, "k", c.value())
+		if took := time.Since(began); took > 500*time.Millisecond {
+			t.Errorf("after a graceful stop of the leader a write took %v", took)
+		}
+	})
+}

@@ -1,0 +1,226 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// change asks a node for a membership change.
+func (c *simCluster) change(via uint64, r memberRequest) error {
+	return c.nodes[via].srv.members.change(context.Background(), r)
+}
+
+func addRequest(id uint64) memberRequest {
+	return memberRequest{Op: opAdd, ID: id, PeerURL: simURL(id)}
+}
+
+// join starts a new node that joins.
+func (c *simCluster) join(id uint64) {
+	c.t.Helper()
+	c.nodes[id] = &simNode{id: id, join: true, dir: c.nodeDir(id, 0)}
+	c.start(id)
+}
+
+func (c *simCluster) awaitVoter(via, id uint64) {
+	c.t.Helper()
+	c.await(fmt.Sprintf("node %d to be a voter on node %d", id, via), func() bool {
+		m, _ := c.nodes[via].srv.kv.membership()
+		return slices.Contains(m.voters(), id)
+	})
+}
+
+// A new node enters as a learner, becomes a voter by itself, and serves; one
+// that is removed at once ends by itself and says why.
+func TestSimAddAndRemove(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		v := c.value()
+		c.put(c.leader(), "k", v)
+		via := c.followers()[0]
+		if err := c.change(via, addRequest(4)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.change(via, addRequest(4)); err != nil {
+			t.Errorf("adding the same node again: %v", err)
+		}
+		c.join(4)
+		victim := c.followers()[1]
+		if victim == 4 {
+			victim = c.followers()[2]
+		}
+		if err := c.change(c.leader(), memberRequest{Op: opRemove, ID: victim}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.ended(victim); !errors.Is(err, errRemoved) {
+			t.Errorf("the removed node ended with: %v", err)
+		}
+		c.awaitVoter(c.leader(), 4)
+		c.want(4, "k", v)
+		c.put(4, "k", c.value())
+	})
+}
+
+// The refusals: each says which, and changes nothing.
+func TestSimRefusedChanges(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		leader := c.leader()
+		if err := c.change(leader, memberRequest{Op: opRemove, ID: 3, Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		cases := []struct {
+			r    memberRequest
+			want error
+		}{
+			{memberRequest{Op: opAdd, ID: 3, PeerURL: simURL(3)}, errMemberRemoved},
+			{memberRequest{Op: opAdd, ID: 2, PeerURL: simURL(9)}, errMemberExists},
+			{memberRequest{Op: opAdd, ID: 9, PeerURL: simURL(2)}, errMemberExists},
+			{memberRequest{Op: opAdd, ID: 9, PeerURL: simURL(9) + "/"}, errBadPeerURL},
+			{memberRequest{Op: opRemove, ID: 9}, errMemberUnknown},
+			{memberRequest{Op: opRemove, ID: 3}, nil},
+		}
+		for _, tc := range cases {
+			for _, via := range []uint64{1, 2} {
+				if err := c.change(via, tc.r); codeOf(err) != codeOf(tc.want) {
+					t.Errorf("%+v via node %d: %v, want %v", tc.r, via, err, tc.want)
+				}
+			}
+		}
+		if err := c.change(1, memberRequest{Op: opRemove, ID: 2, Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.change(1, memberRequest{Op: opRemove, ID: 1, Force: true}); !errors.Is(err, errLastVoter) {
+			t.Errorf("removing the last voter: %v", err)
+		}
+	})
+}
+
+// Removing a node while another voter is down would leave no majority.
+func TestSimQuorumGuard(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		leader := c.leader()
+		followers := c.followers()
+		c.put(leader, "k", c.value())
+		c.crash(followers[0])
+		time.Sleep(2 * time.Second) // past the election timeout: it counts as unreachable
+		leader = c.leader()
+		if err := c.change(leader, memberRequest{Op: opRemove, ID: followers[1]}); !errors.Is(err, errWouldLose) {
+			t.Errorf("removing a healthy node beside a dead one: %v", err)
+		}
+		if err := c.change(leader, memberRequest{Op: opRemove, ID: followers[0]}); err != nil {
+			t.Errorf("removing the dead node: %v", err)
+		}
+		c.put(leader, "k", c.value())
+	})
+}
+
+// The leader can be removed like any other: it hands over first.
+func TestSimRemoveLeader(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		leader := c.leader()
+		c.put(leader, "k", c.value())
+		if err := c.change(leader, memberRequest{Op: opRemove, ID: leader}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.ended(leader); !errors.Is(err, errRemoved) {
+			t.Errorf("the removed leader ended with: %v", err)
+		}
+		c.put(c.leader(), "k", c.value())
+	})
+}
+
+// A node that was down while it was removed learns of it when it comes back,
+// and disturbs nobody until then.
+func TestSimRemovedWhileDown(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		down := c.followers()[0]
+		c.crash(down)
+		leader := c.leader()
+		if err := c.change(leader, memberRequest{Op: opRemove, ID: down}); err != nil {
+			t.Fatal(err)
+		}
+		_, term, _ := c.nodes[leader].srv.node.leaders.get()
+		c.start(down)
+		if err := c.ended(down); !errors.Is(err, errRemoved) {
+			t.Errorf("it ended with: %v", err)
+		}
+		if now, after, _ := c.nodes[leader].srv.node.leaders.get(); now != leader || after != term {
+			t.Errorf("leader %d in term %d became %d in term %d", leader, term, now, after)
+		}
+	})
+}
+
+// A node that is added but not up does not cost the cluster its quorum.
+func TestSimAddNodeThatIsNotUp(t *testing.T) {
+	simulate(t, 1, func(c *simCluster) {
+		c.leader()
+		if err := c.change(1, addRequest(2)); err != nil {
+			t.Fatal(err)
+		}
+		c.put(1, "k", c.value())
+		c.crash(1)
+		c.start(1)
+		c.put(1, "k", c.value())
+		if err := c.change(1, memberRequest{Op: opRemove, ID: 2}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Changes asked for at the same time, on all nodes, all happen.
+func TestSimConcurrentChanges(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.leader()
+		errs := make(chan error)
+		for i := range uint64(3) {
+			go func() { errs <- c.change(i+1, addRequest(4+i)) }()
+		}
+		for range 3 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		m, _ := c.nodes[c.leader()].srv.kv.membership()
+		if len(m.members) != 6 {
+			t.Errorf("members: %+v", m.sorted())
+		}
+		for i := range uint64(3) {
+			c.join(4 + i)
+		}
+		for i := range uint64(3) {
+			c.awaitVoter(1, 4+i)
+		}
+	})
+}
+
+// A change survives snapshots and restarts with the old command line, on nodes
+// that were there and on the one that joined.
+func TestSimRestartAfterChanges(t *testing.T) {
+	small := func(cfg *config) { cfg.SnapshotCount = 10 }
+	simulateWith(t, 3, small, func(c *simCluster) {
+		if err := c.change(c.leader(), addRequest(4)); err != nil {
+			t.Fatal(err)
+		}
+		c.join(4)
+		c.awaitVoter(c.leader(), 4)
+		for range 60 {
+			c.put(c.leader(), "k", c.value())
+		}
+		for id := range uint64(4) {
+			c.crash(id + 1)
+		}
+		for id := range uint64(4) {
+			c.start(id + 1)
+		}
+		v := c.value()
+		c.put(4, "k", v)
+		c.want(1, "k", v)
+		if c.nodes[1].srv.storage.snapIndex.Load() <= firstIndex {
+			t.Error("no snapshot was taken")
+		}
+	})
+}

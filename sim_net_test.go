@@ -1,0 +1,252 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// simNet is the network between the nodes of a simulation. It delays every
+// message, and so reorders them; it may drop and duplicate; it can cut any
+// direction of any link.
+type simNet struct {
+	t *testing.T
+
+	mu        sync.Mutex
+	rng       *rand.Rand
+	nodes     map[uint64]*server
+	drop, dup float64
+	slowest   time.Duration
+	cut       map[[2]uint64]bool // from, to
+	leaders   map[uint64]uint64  // by term: who was seen to lead
+	twoLead   bool
+}
+
+const simDelay = 2 * time.Millisecond
+
+func newSimNet(t *testing.T, seed uint64) *simNet {
+	return &simNet{
+		t: t, rng: rand.New(rand.NewPCG(seed, 2)), nodes: make(map[uint64]*server), slowest: simDelay,
+		cut: make(map[[2]uint64]bool), leaders: make(map[uint64]uint64),
+	}
+}
+
+func (s *simNet) attach(srv *server) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nodes[srv.cfg.ID] = srv
+}
+
+func (s *simNet) detach(id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.nodes, id)
+}
+
+// isolate cuts a node off in both directions.
+func (s *simNet) isolate(id uint64, from ...uint64) {
+	for _, other := range from {
+		s.sever(id, other)
+		s.sever(other, id)
+	}
+}
+
+// sever cuts one direction of a link.
+func (s *simNet) sever(from, to uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cut[[2]uint64{from, to}] = true
+}
+
+// disturb sets how bad the network is.
+func (s *simNet) disturb(drop, dup float64, slowest time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop, s.dup, s.slowest = drop, dup, slowest
+}
+
+func (s *simNet) heal() {
+	s.disturb(0, 0, simDelay)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.cut)
+}
+
+// checkLeaders reports two leaders of one term (thesis §3.4, election safety).
+func (s *simNet) checkLeaders() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.twoLead {
+		s.t.Error("two nodes led in the same term")
+	}
+}
+
+// simTransport is one life's access to the network.
+type simTransport struct {
+	net *simNet
+	srv *server // whose it is; set before the node starts
+
+	mu    sync.Mutex
+	peers map[types.ID]bool
+}
+
+func (s *simNet) transport(srv *server) *simTransport {
+	return &simTransport{net: s, srv: srv, peers: make(map[types.ID]bool)}
+}
+
+func (t *simTransport) AddPeer(id types.ID, _ []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.peers[id] = true
+}
+
+func (t *simTransport) RemovePeer(id types.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.peers, id)
+	go func() {
+		time.Sleep(100 * time.Millisecond)
+		t.net.hangUp(t.srv, uint64(id))
+	}()
+}
+
+// hangUp tells a removed node so, as rafthttp does when that node finds its
+// connection closed and dials again.
+func (s *simNet) hangUp(by *server, id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	target := s.nodes[id]
+	if target == nil || s.cut[[2]uint64{id, by.cfg.ID}] || !by.kv.isRemoved(id) {
+		return
+	}
+	select {
+	case target.node.errorC <- errors.New("hung up"):
+	default:
+	}
+}
+
+func (t *simTransport) UpdatePeer(types.ID, []string) {}
+func (t *simTransport) Stop()                         {}
+
+// Send puts messages on their way, like rafthttp only to peers it knows.
+func (t *simTransport) Send(msgs []*raftpb.Message) {
+	for _, m := range msgs {
+		t.mu.Lock()
+		known := t.peers[types.ID(m.GetTo())]
+		t.mu.Unlock()
+		if known {
+			t.net.send(t.srv, proto.Clone(m).(*raftpb.Message))
+		}
+	}
+}
+
+func (s *simNet) send(sender *server, m *raftpb.Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if typ := m.GetType(); typ == raftpb.MsgApp || typ == raftpb.MsgHeartbeat {
+		if was, ok := s.leaders[m.GetTerm()]; ok && was != m.GetFrom() {
+			s.twoLead = true
+		}
+		s.leaders[m.GetTerm()] = m.GetFrom()
+	}
+	copies := 1
+	if s.rng.Float64() < s.dup {
+		copies = 2
+	}
+	lost := s.rng.Float64() < s.drop
+	for range copies {
+		delay := time.Duration(s.rng.Int64N(int64(s.slowest))) + time.Microsecond
+		go func() {
+			time.Sleep(delay)
+			s.arrive(sender, proto.Clone(m).(*raftpb.Message), lost)
+		}()
+	}
+}
+
+// arrive delivers a message, and reports what became of it as rafthttp does.
+func (s *simNet) arrive(sender *server, m *raftpb.Message, lost bool) {
+	s.mu.Lock()
+	target := s.nodes[m.GetTo()]
+	lost = lost || target == nil || s.cut[[2]uint64{m.GetFrom(), m.GetTo()}]
+	s.mu.Unlock()
+	isSnap := m.GetType() == raftpb.MsgSnap
+	err := errors.New("lost")
+	if !lost {
+		err = target.node.Process(context.Background(), m)
+	}
+	var refused refusal
+	if errors.As(err, &refused) && refused.status == http.StatusForbidden {
+		select {
+		case sender.node.errorC <- err:
+		default:
+		}
+	}
+	if err != nil && lost {
+		sender.node.ReportUnreachable(m.GetTo())
+	}
+	if isSnap {
+		status := raft.SnapshotFinish
+		if err != nil {
+			status = raft.SnapshotFailure
+		}
+		sender.node.ReportSnapshot(m.GetTo(), status)
+	}
+}
+
+// reach returns the node at a peer URL, if a request from one gets there.
+func (s *simNet) reach(from uint64, url string) (*server, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, srv := range s.nodes {
+		if simURL(id) == url && !s.cut[[2]uint64{from, id}] && !s.cut[[2]uint64{id, from}] {
+			return srv, nil
+		}
+	}
+	return nil, errors.New("unreachable")
+}
+
+// asker stands in for the peer route of membership requests.
+func (s *simNet) asker(from uint64) func(context.Context, string, uint64, memberRequest) (memberReply, error) {
+	return func(ctx context.Context, url string, _ uint64, r memberRequest) (memberReply, error) {
+		time.Sleep(simDelay)
+		srv, err := s.reach(from, url)
+		if err != nil {
+			return memberReply{}, err
+		}
+		return srv.members.serve(ctx, r), nil
+	}
+}
+
+func (s *simNet) viewer(from uint64) func(context.Context, string) (map[uint64]peerView, error) {
+	return func(ctx context.Context, url string) (map[uint64]peerView, error) {
+		srv, err := s.reach(from, url)
+		if err != nil {
+			return nil, err
+		}
+		return srv.members.leaderView(ctx), nil
+	}
+}
+
+// found is what a joining node learns from its seeds.
+func (s *simNet) found(id uint64) clusterInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for other, srv := range s.nodes {
+		info := srv.clusterInfo()
+		if _, ok := info.member(id); ok && other != id {
+			return info
+		}
+	}
+	return clusterInfo{}
+}
