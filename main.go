@@ -1,6 +1,3 @@
-// Command raftkv is a replicated key-value server: raw bytes over HTTP,
-// linearizable, every acknowledged write on a majority's disks. See doc.go for
-// how it is put together.
 package main
 
 import (

@@ -21,9 +21,6 @@ type member struct {
 	Learner bool
 }
 
-// started reports whether the node has ever taken part in the cluster.
-func (m member) started() bool { return m.ClientURL != "" }
-
 // membership is who is in the cluster and who must never be again. It is
 // replicated state: changed only by applying committed entries, and part of
 // every snapshot.

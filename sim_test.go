@@ -57,7 +57,7 @@ type simNode struct {
 	join  bool
 	lives int
 	dir   string
-	srv   *server // nil: down
+	srv   *server       // nil: down
 	ended chan struct{} // closed when the life has ended by itself or was ended
 	err   error         // why it ended; read after ended is closed
 }

@@ -123,7 +123,7 @@ func readStateFile(path string) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read from
 	s, err := readState(f)
 	if err != nil {
 		return nil, fmt.Errorf("state file %s: %w", path, err)

@@ -1,0 +1,54 @@
+/*
+Raftkv is a replicated key-value server on go.etcd.io/raft/v3.
+
+# How a write travels
+
+	curl ─► listener.go ─► httpapi.go ─► propose.go ──proposeC──► raft.go ─► storage.go
+	                           │            ▲                      │  ▲
+	                        read.go         └── apply.go ◄─commitC─┘  └─► rafthttp ─► peers
+
+httpapi.go turns the request into a command. propose.go gathers the commands
+that are waiting into one batch and offers it to raft over proposeC. raft.go
+appends it to the log; storage.go makes it durable here, while the followers
+do the same; when a majority has it, raft hands it back over commitC. apply.go
+applies it to the state (kvstore.go), and only then wakes the handlers that
+wait.
+
+# Goroutines
+
+Each is started in one place (server.start, raftNode.startRaft, server.run),
+ends with the node's context, and is waited for. What it owns, nobody else
+touches; the others reach it as said.
+
+	goroutine                        owns                          reached by
+	raft loop (raftNode.run)         raft itself, raftLoop         channels; call for rare things
+	persist loop (raftNode.persist)  WAL, snapshot records         appendC, writtenC
+	apply loop (kvstore.readCommits) state, for writing; peers     commitC; readers lock kvstore.mu
+	proposer (proposer.run)          the choice of the next batch  proposer.mu guards the queue
+	reader (reader.run)              the choice of the next round  reader.mu guards the rounds
+	snapshot writer                  the copy it writes            states
+	mark keeper (markKeeper.run)     the mark's pace               markKeeper.mu guards the file
+	members (members.run)            promotion of learners         members.turn: one change at a time
+	takePart                         nothing; ends once published
+	HTTP handlers                    their request
+
+Locks are held for moments, never while waiting or writing to disk, with one
+exception: the mark keeper's, so that the mark can be lowered in time. No code
+holds two, but that proposer and reader look at the leadership, and the API at
+nothing else, while holding theirs.
+
+# Invariants
+
+  - What is sent is durable: a message that promises something goes out after
+    the fsync of what it promises (thesis §3.8). raft.go, persist.
+  - What is answered is applied: here, from a majority's disks.
+  - snapshot index ≤ applied index ≤ commit index.
+  - The state is a function of the log: apply reads no clock, no random number
+    and no flag.
+  - A batch is applied at most once, however often it was proposed: its
+    identity is in the state (kvstore.go, window).
+  - The members in the state are those of raft's configuration at the same
+    index; checked at each change.
+  - The mark on disk never claims more than the log has synced.
+*/
+package main
