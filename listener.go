@@ -75,13 +75,14 @@ func (l *stoppableListener) port() int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// newClientServer makes the HTTP server of the client API.
-func newClientServer(h http.Handler, log *zap.Logger) *http.Server {
+// newClientServer makes the HTTP server of the client API. Its clocks run while
+// a request waits for the cluster, up to wait, so that comes on top.
+func newClientServer(h http.Handler, wait time.Duration, log *zap.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       requestReadLimit,
-		WriteTimeout:      answerWriteLimit,
+		ReadTimeout:       requestReadLimit + wait,
+		WriteTimeout:      answerWriteLimit + wait,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          zap.NewStdLog(log.Named("http")),

@@ -40,8 +40,10 @@ type server struct {
 	end   context.CancelFunc
 }
 
-// stopLimit is how long a graceful stop may take.
-const stopLimit = 8 * time.Second
+const (
+	stopLimit     = 8 * time.Second // of a graceful stop
+	farewellLimit = time.Second     // of a removed node's last answers
+)
 
 // openServer opens the data directory and puts a node together around
 // rafthttp.
@@ -175,7 +177,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	if err := s.start(); err != nil {
 		return errors.Join(err, s.storage.close())
 	}
-	peerServer, clientServer := newPeerServer(s.peerMux, s.log), newClientServer(s.api, s.log)
+	peerServer, clientServer := newPeerServer(s.peerMux, s.log), newClientServer(s.api, s.cfg.RequestTimeout, s.log)
 	s.group.Go(func() error { return s.node.serveRaft(peerServer, peers) })
 	s.group.Go(func() error {
 		if err := clientServer.Serve(clients); !errors.Is(err, http.ErrServerClosed) {
@@ -191,13 +193,26 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 		s.log.Info("stopping")
 		s.drain(clientServer)
 	case <-s.life.Done(): // a part of the node has failed, or it was removed
+		if errors.Is(context.Cause(s.life), errRemoved) {
+			s.farewell(clientServer)
+		}
 	}
 	s.end()
 	// Streams between peers are endless, so they are cut, not awaited.
 	cerr := errors.Join(clientServer.Close(), peerServer.Close())
-	s.node.transport.Stop()
 	err := s.group.Wait()
+	s.node.transport.Stop() // not before: the apply loop may be adding a peer
 	return errors.Join(err, cerr, s.storage.close())
+}
+
+// farewell lets a node that was removed answer the request that did it.
+func (s *server) farewell(clients *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), farewellLimit)
+	defer cancel()
+	s.api.stopping.Store(true)
+	if err := clients.Shutdown(ctx); err != nil {
+		s.log.Warn("some requests did not finish in time", zap.Error(err))
+	}
 }
 
 // drain is the graceful part of a stop: refuse new requests, hand over
