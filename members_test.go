@@ -1,0 +1,223 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"testing"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+)
+
+// testMembership has the voters 1 and 2, the learner 3, and has lost 9.
+func testMembership() membership {
+	m := newMembership(testPeers)
+	mem := m.members[3]
+	mem.Learner = true
+	m.members[3] = mem
+	m.removed[9] = true
+	return m
+}
+
+// Guarantee: each membership change ends as section 4.1 says; asking again is
+// done, and nothing that would stop the cluster gets through.
+func TestCheckMemberChange(t *testing.T) {
+	one := newMembership(testPeers[:1])
+	one.members[3] = member{ID: 3, PeerURL: "http://c:3", Learner: true}
+	for _, tt := range []struct {
+		name string
+		m    membership
+		c    memberChange
+		done bool
+		err  error
+	}{
+		{"add", testMembership(), memberChange{op: opAdd, id: 4, peerURL: "http://d:4"}, false, nil},
+		{"add again", testMembership(), memberChange{op: opAdd, id: 2, peerURL: "http://b:2"}, true, nil},
+		{"add a learner again", testMembership(), memberChange{op: opAdd, id: 3, peerURL: "http://c:3"}, true, nil},
+		{"add under another URL", testMembership(), memberChange{op: opAdd, id: 2, peerURL: "http://d:4"}, false, errMemberExists},
+		{"add under another's URL", testMembership(), memberChange{op: opAdd, id: 4, peerURL: "http://b:2"}, false, errMemberExists},
+		{"swap URLs", testMembership(), memberChange{op: opAdd, id: 1, peerURL: "http://b:2"}, false, errMemberExists},
+		{"add a removed ID", testMembership(), memberChange{op: opAdd, id: 9, peerURL: "http://d:4"}, false, errMemberRemoved},
+		{"add a removed ID under a used URL", testMembership(), memberChange{op: opAdd, id: 9, peerURL: "http://b:2"}, false, errMemberRemoved},
+		{"promote", testMembership(), memberChange{op: opPromote, id: 3}, false, nil},
+		{"promote a voter", testMembership(), memberChange{op: opPromote, id: 2}, true, nil},
+		{"promote nobody", testMembership(), memberChange{op: opPromote, id: 4}, false, errMemberUnknown},
+		{"promote a removed ID", testMembership(), memberChange{op: opPromote, id: 9}, false, errMemberUnknown},
+		{"remove", testMembership(), memberChange{op: opRemove, id: 2}, false, nil},
+		{"remove a learner", testMembership(), memberChange{op: opRemove, id: 3}, false, nil},
+		{"remove again", testMembership(), memberChange{op: opRemove, id: 9}, true, nil},
+		{"remove nobody", testMembership(), memberChange{op: opRemove, id: 4}, false, errMemberUnknown},
+		{"remove the last voter", one, memberChange{op: opRemove, id: 1}, false, errLastVoter},
+		{"remove the learner of a last voter", one, memberChange{op: opRemove, id: 3}, false, nil},
+		{"no operation", testMembership(), memberChange{op: 0, id: 2}, false, errUnknownCommand},
+		{"a new operation", testMembership(), memberChange{op: opRemove + 1, id: 2}, false, errUnknownCommand},
+	} {
+		before := tt.m.clone()
+		done, err := tt.m.check(tt.c)
+		if done != tt.done || !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
+			t.Errorf("%s: %v, %v; want %v, %v", tt.name, done, err, tt.done, tt.err)
+		}
+		if !reflect.DeepEqual(tt.m, before) {
+			t.Errorf("%s: asking changed the membership", tt.name)
+		}
+	}
+}
+
+// Guarantee: a URL that rafthttp would panic on does not get into the
+// membership, whoever put it into the log.
+func TestCheckRefusesBadURLs(t *testing.T) {
+	for _, url := range []string{
+		"", "d:4", "http://d", "http://d:4/", "http://d:4/x", "http://:4", "http://d:0", "http://d:99999", "ftp://d:4", "https://d:4",
+		"http://u@d:4", "http://d:4?", "http://d:4#", "http://d:4 ", "http://0.0.0.0:4", "unix://d:4", "http://d:4,http://e:5", "http://\x00:4",
+	} {
+		if done, err := testMembership().check(memberChange{op: opAdd, id: 4, peerURL: url}); done || !errors.Is(err, errBadPeerURL) {
+			t.Errorf("%q: %v, %v", url, done, err)
+		}
+	}
+}
+
+// Guarantee: an ID that raft cannot have does not get into the membership: raft
+// would not have it, so every node would stop over the difference, at every start.
+func TestCheckRefusesBadIDs(t *testing.T) {
+	for _, id := range []uint64{0, math.MaxUint64 - 1, math.MaxUint64} {
+		if done, err := testMembership().check(memberChange{op: opAdd, id: id, peerURL: "http://d:4"}); done || err == nil {
+			t.Errorf("ID %d can be added", id)
+		}
+	}
+}
+
+// Guarantee: a change does what it says and nothing else.
+func TestApplyMemberChange(t *testing.T) {
+	m := testMembership()
+	m.apply(memberChange{op: opAdd, id: 4, peerURL: "http://d:4"})
+	if got := m.members[4]; got != (member{ID: 4, PeerURL: "http://d:4", Learner: true}) {
+		t.Fatalf("added %+v", got)
+	}
+	m.members[4] = member{ID: 4, PeerURL: "http://d:4", ClientURL: "http://d:9121", Learner: true}
+	m.apply(memberChange{op: opPromote, id: 4})
+	if got := m.members[4]; got != (member{ID: 4, PeerURL: "http://d:4", ClientURL: "http://d:9121"}) {
+		t.Fatalf("promoted %+v", got)
+	}
+	m.apply(memberChange{op: opRemove, id: 1})
+	if _, ok := m.members[1]; ok || !m.removed[1] || m.changes != 3 || !slices.Equal(m.voters(), []uint64{2, 4}) {
+		t.Fatalf("after the removal %+v", m)
+	}
+}
+
+// Guarantee: the members in the replicated state are raft's, after any changes
+// in any order; there is always a voter; an ID and a URL are used once.
+func TestMembershipAgreesWithRaft(t *testing.T) {
+	for seed := range uint64(10) {
+		rnd := rand.New(rand.NewPCG(seed, 0))
+		m := newMembership(testPeers[:1+rnd.IntN(3)])
+		mem := raft.NewMemoryStorage()
+		err := mem.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+			Index: new(uint64(1)), Term: new(uint64(1)), ConfState: m.confState(),
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rn, err := raft.NewRawNode(&raft.Config{
+			ID: 1000, ElectionTick: 10, HeartbeatTick: 1, Storage: mem, MaxSizePerMsg: 1, MaxInflightMsgs: 1,
+			Logger: raftLogger{zap.NewNop().Sugar()},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &state{membership: m, windows: make(map[uint64]window)}
+		removed := make(map[uint64]bool)
+		for range 200 {
+			c := memberChange{op: changeOp(1 + rnd.IntN(3)), id: 1 + uint64(rnd.IntN(12))}
+			if c.op == opAdd {
+				c.peerURL = fmt.Sprintf("http://h:%d", 1+rnd.IntN(12))
+			}
+			cc := c.confChange()
+			changed, _ := s.applyMemberChange(c)
+			if !changed {
+				cc.NodeId = new(raft.None)
+			} else if c.op == opRemove {
+				removed[c.id] = true
+			}
+			if got, want := rn.ApplyConfChange(cc), s.membership.confState(); !proto.Equal(got, want) {
+				t.Fatalf("seed %d: after %+v raft has %v, the state %v", seed, c, got, want)
+			}
+			urls := make(map[string]bool)
+			for id, mem := range s.membership.members {
+				if removed[id] || urls[mem.PeerURL] || mem.ID != id {
+					t.Fatalf("seed %d: after %+v the members are %+v", seed, c, s.membership)
+				}
+				urls[mem.PeerURL] = true
+			}
+			if len(s.membership.voters()) == 0 || !reflect.DeepEqual(s.membership.removed, removed) {
+				t.Fatalf("seed %d: after %+v the members are %+v", seed, c, s.membership)
+			}
+		}
+	}
+}
+
+// Guarantee: a copy of the membership that a handler holds does not change.
+func TestMembershipClone(t *testing.T) {
+	m := testMembership()
+	c := m.clone()
+	m.apply(memberChange{op: opRemove, id: 2})
+	if !reflect.DeepEqual(c, testMembership()) {
+		t.Fatalf("the copy became %+v", c)
+	}
+}
+
+// Guarantee: a change comes out of the log as it was proposed; one of a newer
+// version stops the node, and rubbish is told apart from it.
+func TestMemberChangeEncoding(t *testing.T) {
+	for _, c := range []memberChange{
+		{op: opAdd, id: 4, peerURL: "http://d:4", request: 1},
+		{op: opPromote, id: math.MaxUint64, request: math.MaxUint64},
+		{op: opRemove},
+	} {
+		b := c.encode()
+		if got, err := decodeMemberChange(b); err != nil || got != c {
+			t.Errorf("%+v came back as %+v, %v", c, got, err)
+		}
+		if cc := c.confChange(); cc.GetNodeId() != c.id || !slices.Equal(cc.GetContext(), b) {
+			t.Errorf("%+v is %v to raft", c, cc)
+		}
+	}
+	for _, tt := range []struct {
+		data []byte
+		want error
+	}{
+		{nil, errMalformed},
+		{[]byte{byte(opAdd)}, errMalformed},
+		{[]byte{byte(opAdd), 1}, errMalformed},
+		{[]byte{byte(opAdd), 0x80}, errMalformed},
+		{[]byte{0, 1, 1}, errUnknownCommand},
+		{[]byte{byte(opRemove) + 1, 1, 1}, errUnknownCommand},
+	} {
+		if _, err := decodeMemberChange(tt.data); !errors.Is(err, tt.want) {
+			t.Errorf("%x: %v, want %v", tt.data, err, tt.want)
+		}
+	}
+}
+
+// Guarantee: decoding a membership change never panics.
+func FuzzDecodeMemberChange(f *testing.F) {
+	f.Add([]byte(nil))
+	f.Add(memberChange{op: opAdd, id: 4, peerURL: "http://d:4", request: 1}.encode())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := decodeMemberChange(data)
+		if err != nil {
+			if !errors.Is(err, errMalformed) && !errors.Is(err, errUnknownCommand) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if again, err := decodeMemberChange(c.encode()); err != nil || again != c {
+			t.Fatalf("%+v became %+v, %v", c, again, err)
+		}
+	})
+}

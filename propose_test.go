@@ -1,0 +1,715 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// proposeTest is a proposer with the test in the place of the raft loop and of
+// the apply loop. It lives in a synctest bubble: time passes only when the test sleeps.
+type proposeTest struct {
+	*testing.T
+	p        *proposer
+	proposeC chan proposal
+	leaders  *leadership
+	stop     func()
+}
+
+const (
+	testTimeout  = 5 * time.Second
+	testElection = time.Second
+	// testSlack is how late an expiry may be noticed.
+	testSlack = dropRetry
+)
+
+// testProposer runs f in a bubble.
+func testProposer(t *testing.T, f func(pt *proposeTest)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		pt := &proposeTest{T: t, proposeC: make(chan proposal), leaders: newLeadership()}
+		cfg := config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
+		pt.p = newProposer(zap.NewNop(), cfg, 7, pt.proposeC, pt.leaders)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- pt.p.run(ctx) }()
+		pt.stop = func() {
+			cancel()
+			synctest.Wait()
+		}
+		f(pt)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// write proposes a command and returns where its result will be. The command
+// is queued when it returns, so that writes queue in the order of the calls.
+func (pt *proposeTest) write(cmd string) <-chan result {
+	c := make(chan result, 1)
+	go func() { c <- pt.p.propose(pt.Context(), []byte(cmd)) }()
+	synctest.Wait()
+	return c
+}
+
+// next takes the batch that is being offered now.
+func (pt *proposeTest) next() proposal {
+	pt.Helper()
+	synctest.Wait()
+	select {
+	case p := <-pt.proposeC:
+		synctest.Wait()
+		return p
+	default:
+		pt.Fatal("no batch is offered")
+		panic("unreachable")
+	}
+}
+
+// quiet checks that no batch is offered.
+func (pt *proposeTest) quiet() {
+	pt.Helper()
+	synctest.Wait()
+	select {
+	case p := <-pt.proposeC:
+		id, cmds := pt.open(p)
+		pt.Fatalf("batch %+v is offered: %q", id, cmds)
+	default:
+	}
+}
+
+// open splits a batch into its commands, which need not mean anything here.
+func (pt *proposeTest) open(p proposal) (batchID, []string) {
+	pt.Helper()
+	r := fields{b: p.data}
+	if r.byte() != batchFormat {
+		pt.Fatalf("not a batch: %x", p.data)
+	}
+	id := batchID{r.uvarint(), r.uvarint(), r.uvarint(), r.uvarint()}
+	var cmds []string
+	for len(r.b) > 0 && !r.bad {
+		cmds = append(cmds, string(r.bytes()))
+	}
+	if r.bad || id.node != 1 || id.boot != 7 {
+		pt.Fatalf("a bad batch of %+v: %x", id, p.data)
+	}
+	return id, cmds
+}
+
+// apply tells the proposer that its batch seq of n commands was applied. The
+// i-th command ends at revision 100*seq+i.
+func (pt *proposeTest) apply(seq uint64, n int) {
+	results := make([]result, n)
+	for i := range results {
+		results[i].revision = 100*seq + uint64(i)
+	}
+	pt.p.applied(batchID{node: 1, boot: 7, seq: seq}, results)
+	synctest.Wait()
+}
+
+// want checks that a result is there, and is this one.
+func (pt *proposeTest) want(c <-chan result, want result) {
+	pt.Helper()
+	synctest.Wait()
+	select {
+	case got := <-c:
+		if !errors.Is(got.err, want.err) || got.revision != want.revision {
+			pt.Fatalf("the result is %+v, want %+v", got, want)
+		}
+	default:
+		pt.Fatalf("no result, want %+v", want)
+	}
+}
+
+// waits checks that there is no result yet.
+func (pt *proposeTest) waits(cs ...<-chan result) {
+	pt.Helper()
+	synctest.Wait()
+	for _, c := range cs {
+		select {
+		case got := <-c:
+			pt.Fatalf("a result too early: %+v", got)
+		default:
+		}
+	}
+}
+
+// Guarantee: while a leader is being elected a request waits, for as long as
+// it may and no longer; then it certainly did not happen.
+func TestProposeNoLeader(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		early := pt.write("early")
+		time.Sleep(2 * time.Second)
+		late := pt.write("late")
+		time.Sleep(testTimeout - 2*time.Second - 1)
+		pt.waits(early)
+		time.Sleep(1 + testSlack)
+		pt.want(early, result{err: errNoLeader})
+		pt.waits(late)
+		pt.leaders.set(1, 1)
+		if _, cmds := pt.open(pt.next()); !slices.Equal(cmds, []string{"late"}) {
+			pt.Fatalf("proposed %q", cmds)
+		}
+		pt.apply(0, 1)
+		pt.want(late, result{})
+	})
+}
+
+// Guarantee: what raft may have is answered as unknown, never as not done;
+// and what raft never took is never answered as perhaps done.
+func TestProposeTimeout(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		raft func(p proposal) // what the raft loop says, each time
+		may  bool
+	}{
+		{"taken by the leader", func(p proposal) { p.done(true, 1, true) }, true},
+		{"passed on to the leader", func(p proposal) { p.done(true, 1, false) }, true},
+		{"no word", func(proposal) {}, true},
+		{"dropped", func(p proposal) { p.done(false, 1, false) }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			testProposer(t, func(pt *proposeTest) {
+				pt.leaders.set(1, 1)
+				res := pt.write("w")
+				go func() {
+					for {
+						select {
+						case p := <-pt.proposeC:
+							tt.raft(p)
+						case <-pt.Context().Done():
+							return
+						}
+					}
+				}()
+				time.Sleep(testTimeout - 1)
+				pt.waits(res)
+				time.Sleep(1 + testSlack)
+				if tt.may {
+					pt.want(res, result{err: errOutcomeUnknown})
+					return
+				}
+				synctest.Wait()
+				got := <-res
+				if p := problemOf(got.err); p.kind != didNotHappen || !p.retry {
+					pt.Fatalf("the result is %v, want one that says it did not happen, and to try again", got.err)
+				}
+			})
+		})
+	}
+}
+
+// Guarantee: a batch dropped once and passed on once is unknown, though the
+// last attempt was dropped: the first may still be applied.
+func TestProposeTakenThenDropped(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(2, 1)
+		res := pt.write("w")
+		pt.next().done(true, 1, false)
+		go func() {
+			for {
+				select {
+				case p := <-pt.proposeC:
+					p.done(false, 1, false)
+				case <-pt.Context().Done():
+					return
+				}
+			}
+		}()
+		time.Sleep(testTimeout + testSlack)
+		pt.want(res, result{err: errOutcomeUnknown})
+	})
+}
+
+// Guarantee: what raft drops is proposed again under the same identity: the
+// very same bytes, or it could be applied twice, or differently.
+func TestProposeDropped(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(2, 1)
+		res := pt.write("w")
+		p := pt.next()
+		first := bytes.Clone(p.data)
+		for range 10 {
+			p.done(false, 1, false)
+			pt.quiet() // not at once: that would be a busy loop
+			time.Sleep(2 * dropRetry)
+			if p = pt.next(); !bytes.Equal(p.data, first) {
+				pt.Fatalf("%x was offered again as %x", first, p.data)
+			}
+		}
+		p.done(true, 1, false)
+		pt.apply(0, 1)
+		pt.want(res, result{})
+		time.Sleep(testTimeout)
+		pt.quiet()
+	})
+}
+
+// Guarantee: a batch that was on its way when leadership changed is proposed
+// to the new leader at once and under the same identity: a change of leader
+// costs latency, as little as can be, and no error.
+func TestProposeLeaderChange(t *testing.T) {
+	for _, leads := range []bool{true, false} {
+		t.Run(fmt.Sprintf("led=%v", leads), func(t *testing.T) {
+			testProposer(t, func(pt *proposeTest) {
+				pt.leaders.set(1, 1)
+				res := pt.write("w")
+				p := pt.next()
+				p.done(true, 1, leads)
+				time.Sleep(30 * time.Millisecond)
+				pt.quiet()
+				pt.leaders.set(0, 2)
+				pt.quiet()
+				pt.leaders.set(2, 2)
+				again := pt.next()
+				if !bytes.Equal(again.data, p.data) {
+					pt.Fatalf("%x was offered again as %x", p.data, again.data)
+				}
+				if pt.p.retried() != 1 {
+					pt.Fatalf("counted %d retries", pt.p.retried())
+				}
+				again.done(true, 2, false)
+				pt.apply(0, 1)
+				pt.want(res, result{})
+			})
+		})
+	}
+}
+
+// Guarantee: what is in the leader's own log is not proposed a second time
+// while the term lasts; what was passed on can get lost, and is.
+func TestProposeAgainInTheSameTerm(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(1, 1)
+		own := pt.write("own")
+		pt.next().done(true, 1, true)
+		time.Sleep(testTimeout - 1)
+		pt.quiet()
+		pt.apply(0, 1)
+		pt.want(own, result{})
+
+		pt.leaders.set(2, 2)
+		passed := pt.write("passed")
+		p := pt.next()
+		p.done(true, 2, false)
+		time.Sleep(testElection/2 - 1)
+		pt.quiet()
+		time.Sleep(1 + testSlack)
+		if again := pt.next(); !bytes.Equal(again.data, p.data) {
+			pt.Fatalf("%x was offered again as %x", p.data, again.data)
+		}
+		pt.apply(1, 1) // while the second attempt is at the raft loop
+		pt.want(passed, result{revision: 100})
+		pt.apply(1, 1) // the other copy
+		time.Sleep(testTimeout)
+		pt.quiet()
+	})
+}
+
+// Guarantee: a lone write goes at once; what comes while two batches are on
+// their way becomes one batch, in the order in which it came.
+func TestProposeGathers(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(1, 1)
+		start := time.Now()
+		var results []<-chan result
+		for i, cmd := range []string{"a", "b", "c", "d", "e"} {
+			results = append(results, pt.write(cmd))
+			if i < maxBatchesInFlight {
+				p := pt.next()
+				if id, cmds := pt.open(p); id.seq != uint64(i) || id.low != 0 || !slices.Equal(cmds, []string{cmd}) {
+					pt.Fatalf("batch %+v is %q", id, cmds)
+				}
+				p.done(true, 1, true)
+			}
+		}
+		pt.quiet()
+		pt.apply(1, 1)
+		if id, cmds := pt.open(pt.next()); id.seq != 2 || id.low != 0 || !slices.Equal(cmds, []string{"c", "d", "e"}) {
+			pt.Fatalf("batch %+v is %q", id, cmds)
+		}
+		pt.apply(0, 1)
+		pt.apply(2, 3)
+		for i, rev := range []uint64{0, 100, 200, 201, 202} {
+			pt.want(results[i], result{revision: rev})
+		}
+		if time.Since(start) != 0 {
+			pt.Fatalf("writes were held back for %v", time.Since(start))
+		}
+		res := pt.write("f")
+		if id, _ := pt.open(pt.next()); id.low != 3 {
+			pt.Fatalf("batch %+v does not say that all before it are settled", id)
+		}
+		pt.apply(3, 1)
+		pt.want(res, result{revision: 300})
+	})
+}
+
+// Guarantee: one raft entry is bounded in commands and bytes, and a command
+// larger than that still goes, alone.
+func TestProposeBatchBounds(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		queue := func(n, size int) {
+			cmd := make([]byte, size)
+			for range n {
+				if err := pt.p.enqueue(&request{cmd: cmd, deadline: time.Now().Add(testTimeout), done: make(chan result, 1)}); err != nil {
+					pt.Fatal(err)
+				}
+			}
+		}
+		queue(maxBatchCommands+1, 1)
+		queue(1, 2*maxBatchBytes)
+		queue(3, maxBatchBytes/2)
+		pt.leaders.set(1, 1)
+		for seq, want := range []int{maxBatchCommands, 1, 1, 1, 1, 1} {
+			p := pt.next()
+			id, cmds := pt.open(p)
+			if id.seq != uint64(seq) || len(cmds) != want || len(cmds) > 1 && len(p.data) > maxBatchBytes+maxBatchBytes/8 {
+				pt.Fatalf("batch %+v has %d commands, %d bytes; want %d", id, len(cmds), len(p.data), want)
+			}
+			pt.apply(id.seq, len(cmds))
+		}
+		pt.quiet()
+		if pt.p.queued != 0 {
+			pt.Fatalf("%d bytes are left", pt.p.queued)
+		}
+	})
+}
+
+// Guarantee: what waits for the cluster is bounded; the next is refused at
+// once, before it is proposed, and there is room again when the queue is empty.
+func TestProposeOverload(t *testing.T) {
+	for _, tt := range []struct{ n, size int }{{maxQueuedCommands, 1}, {maxQueuedBytes >> 20, 1 << 20}, {1, maxQueuedBytes + 1}} {
+		testProposer(t, func(pt *proposeTest) {
+			cmd := make([]byte, tt.size)
+			for range tt.n {
+				if err := pt.p.enqueue(&request{cmd: cmd, deadline: time.Now().Add(testTimeout), done: make(chan result, 1)}); err != nil {
+					pt.Fatal(err)
+				}
+			}
+			pt.want(pt.write("one more"), result{err: errOverloaded})
+			time.Sleep(testTimeout + testSlack)
+			synctest.Wait()
+			if pt.p.queued != 0 || len(pt.p.queue) != 0 {
+				pt.Fatalf("%d bytes, %d commands are left", pt.p.queued, len(pt.p.queue))
+			}
+			pt.waits(pt.write("there is room"))
+		})
+	}
+}
+
+// Guarantee: a client that hangs up stops waiting at once, what it asked for
+// is not proposed any more if it was not yet, and the others of its batch get
+// their own results.
+func TestProposeCanceled(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		before := pt.write("before")
+		ctx, hangUp := context.WithCancel(pt.Context())
+		gone := make(chan result, 1)
+		go func() { gone <- pt.p.propose(ctx, []byte("gone")) }()
+		synctest.Wait()
+		after := pt.write("after")
+		hangUp()
+		pt.want(gone, result{err: errOutcomeUnknown})
+		pt.leaders.set(1, 1)
+		p := pt.next()
+		if _, cmds := pt.open(p); !slices.Equal(cmds, []string{"before", "after"}) {
+			pt.Fatalf("proposed %q", cmds)
+		}
+		pt.apply(0, 2)
+		pt.want(before, result{revision: 0})
+		pt.want(after, result{revision: 1})
+
+		// All of a queue: no empty batch.
+		pt.leaders.set(0, 2)
+		ctx, hangUp = context.WithCancel(pt.Context())
+		go func() { gone <- pt.p.propose(ctx, []byte("gone")) }()
+		synctest.Wait()
+		hangUp()
+		pt.want(gone, result{err: errOutcomeUnknown})
+		pt.leaders.set(1, 3)
+		pt.quiet()
+		if pt.p.queued != 0 || len(pt.p.queue) != 0 {
+			pt.Fatalf("%d bytes, %d commands are left", pt.p.queued, len(pt.p.queue))
+		}
+
+		// After it was proposed: the batch goes on without the client.
+		ctx, hangUp = context.WithCancel(pt.Context())
+		go func() { gone <- pt.p.propose(ctx, []byte("gone")) }()
+		pt.next().done(true, 3, true)
+		hangUp()
+		pt.want(gone, result{err: errOutcomeUnknown})
+		pt.apply(1, 1)
+		if len(pt.p.inFlight) != 0 {
+			pt.Fatal("the batch is left in flight")
+		}
+	})
+}
+
+// Guarantee: when the node stops nobody is left waiting, each is told what is
+// known, and later requests are refused.
+func TestProposeStop(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(1, 1)
+		taken := pt.write("taken")
+		pt.next().done(true, 1, true)
+		dropped := pt.write("dropped")
+		pt.next().done(false, 1, true)
+		queued := pt.write("queued")
+		pt.stop()
+		pt.want(taken, result{err: errOutcomeUnknown})
+		pt.want(dropped, result{err: errStopping})
+		pt.want(queued, result{err: errStopping})
+		pt.want(pt.write("later"), result{err: errStopping})
+		pt.apply(0, 1) // too late, and harmless
+	})
+	testProposer(t, func(pt *proposeTest) { // while the raft loop is asked
+		pt.leaders.set(1, 1)
+		offered := pt.write("offered")
+		synctest.Wait()
+		pt.stop()
+		pt.want(offered, result{err: errOutcomeUnknown})
+	})
+}
+
+// Guarantee: each request of a batch has its own deadline, and the batch is
+// tried for as long as anyone waits.
+func TestProposeDeadlinesInABatch(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		early := pt.write("early")
+		time.Sleep(2 * time.Second)
+		late := pt.write("late")
+		pt.leaders.set(2, 1)
+		pt.next().done(true, 1, false)
+		for range 5 {
+			time.Sleep(testElection/2 + testSlack)
+			pt.next().done(true, 1, false)
+		}
+		time.Sleep(testElection / 2)
+		pt.want(early, result{err: errOutcomeUnknown})
+		pt.waits(late)
+		pt.apply(0, 2)
+		pt.want(late, result{revision: 1})
+	})
+}
+
+// Guarantee: nobody waits longer than the timeout, nor past a stop, though
+// requests may reach the queue in another order than that of their deadlines:
+// those are set before the queue's lock is taken.
+func TestProposeDeadlinesOutOfOrder(t *testing.T) {
+	for _, stop := range []bool{true, false} {
+		t.Run(fmt.Sprintf("stop=%v", stop), func(t *testing.T) {
+			testProposer(t, func(pt *proposeTest) {
+				var rs []*request
+				for _, d := range []time.Duration{testSlack + time.Millisecond, time.Millisecond} {
+					r := &request{cmd: []byte("w"), deadline: time.Now().Add(testTimeout + d), done: make(chan result, 1)}
+					if err := pt.p.enqueue(r); err != nil {
+						pt.Fatal(err)
+					}
+					rs = append(rs, r)
+				}
+				pt.leaders.set(1, 1)
+				pt.next().done(true, 1, true)
+				if stop {
+					pt.stop()
+				} else {
+					time.Sleep(2 * testTimeout)
+				}
+				for _, r := range rs {
+					pt.want(r.done, result{err: errOutcomeUnknown})
+				}
+			})
+		})
+	}
+}
+
+// Guarantee: a batch that a snapshot from the leader covers is not waited for
+// in vain; one that it does not cover goes on.
+func TestProposeSettle(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(2, 1)
+		covered := pt.write("covered")
+		pt.next().done(true, 1, false)
+		open := pt.write("open")
+		pt.next().done(true, 1, false)
+		pt.p.settle(window{})
+		pt.p.settle(window{boot: 6, low: 100})
+		pt.waits(covered, open)
+		pt.p.settle(window{boot: 7, low: 1})
+		pt.want(covered, result{err: errOutcomeUnknown})
+		pt.waits(open)
+		next := pt.write("next")
+		if id, _ := pt.open(pt.next()); id.seq != 2 || id.low != 1 {
+			pt.Fatalf("the next batch is %+v", id)
+		}
+		pt.p.settle(window{boot: 7, low: 1, applied: 2})
+		pt.want(next, result{err: errOutcomeUnknown})
+		pt.apply(1, 1)
+		pt.want(open, result{revision: 100})
+		time.Sleep(testTimeout)
+		pt.quiet()
+	})
+}
+
+// Guarantee: a node never has more batches unsettled than the replicated
+// window holds: one more, and a batch could be applied twice.
+func TestProposeWindowBound(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(1, 1)
+		stuck := pt.write("stuck")
+		pt.next().done(true, 1, true)
+		for seq := uint64(1); seq < windowSize; seq++ {
+			res := pt.write("w")
+			if id, _ := pt.open(pt.next()); id.seq != seq || id.low != 0 {
+				pt.Fatalf("batch %+v, want %d", id, seq)
+			}
+			pt.apply(seq, 1)
+			pt.want(res, result{revision: 100 * seq})
+		}
+		waiting := pt.write("waiting")
+		time.Sleep(time.Second)
+		pt.quiet()
+		pt.apply(0, 1)
+		pt.want(stuck, result{})
+		if id, _ := pt.open(pt.next()); id.seq != windowSize || id.low != windowSize {
+			pt.Fatalf("batch %+v", id)
+		}
+		pt.apply(windowSize, 1)
+		pt.want(waiting, result{revision: 100 * windowSize})
+	})
+}
+
+// Guarantee: what was given up is said to be settled by the next batch, so
+// that it is not applied after a write that the client made later.
+func TestProposeGivenUpIsSettled(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(2, 1)
+		lost := pt.write("lost")
+		p := pt.next()
+		p.done(true, 1, false)
+		for range 9 {
+			time.Sleep(testElection/2 + testSlack)
+			pt.next().done(true, 1, false)
+		}
+		time.Sleep(testElection)
+		pt.want(lost, result{err: errOutcomeUnknown})
+		pt.write("next")
+		next := pt.next()
+		first, _ := pt.open(p)
+		var w window
+		if id, _ := pt.open(next); !w.admit(id) || w.admit(first) {
+			pt.Fatalf("%+v does not settle %+v", id, first)
+		}
+	})
+}
+
+// Guarantee: results of another node's batches, or of this node's former
+// life, are not taken for those of its own.
+func TestProposeResultsOfOthers(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(1, 1)
+		res := pt.write("w")
+		pt.next().done(true, 1, true)
+		for _, id := range []batchID{{node: 2, boot: 7}, {node: 1, boot: 6}, {node: 1, boot: 7, seq: 1}} {
+			pt.p.applied(id, []result{{revision: 9}})
+		}
+		pt.waits(res)
+		pt.apply(0, 1)
+		pt.want(res, result{})
+	})
+}
+
+// Guarantee: with a raft that drops, loses, repeats and reorders, and with
+// changes of leader, every write that is acknowledged happened exactly once,
+// and none fails that had the time to be tried again.
+func TestProposeThroughLossyRaft(t *testing.T) {
+	for seed := range uint64(5) {
+		testProposer(t, func(pt *proposeTest) {
+			rnd := rand.New(rand.NewPCG(seed, 0))
+			s := newState(testPeers)
+			apply := func(data []byte) {
+				id, cmds, err := decodeBatch(data)
+				if err != nil {
+					pt.Error(err)
+				}
+				if results, first := s.applyBatch(id, cmds); first {
+					pt.p.applied(id, results)
+				}
+			}
+			ctx, cancel := context.WithCancel(pt.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				var late [][]byte // copies that come later
+				for term := uint64(1); ; {
+					select {
+					case p := <-pt.proposeC:
+						leads := rnd.IntN(2) == 0
+						switch rnd.IntN(6) {
+						case 0:
+							p.done(false, term, leads)
+						case 1: // lost: by a follower, or with the term
+							p.done(true, term, leads)
+							term++
+							pt.leaders.set(1+term%3, term)
+						case 2:
+							p.done(true, term, false)
+							late = append(late, p.data)
+						default:
+							p.done(true, term, leads)
+							apply(p.data)
+						}
+						if len(late) > 0 && rnd.IntN(2) == 0 {
+							i := rnd.IntN(len(late))
+							apply(late[i]) // and perhaps again
+							if rnd.IntN(2) == 0 {
+								late = slices.Delete(late, i, i+1)
+							}
+						}
+					case <-ctx.Done():
+						return
+					}
+				}
+			}()
+			pt.leaders.set(1, 1)
+			const writers, each = 20, 10
+			results := make(chan result)
+			for w := range writers {
+				go func() {
+					for i := range each {
+						results <- pt.p.propose(ctx, encodeWrite(kindPut, condition{}, fmt.Sprint("key", w), fmt.Append(nil, i)))
+					}
+				}()
+			}
+			seen := make(map[uint64]bool)
+			for range writers * each {
+				r := <-results
+				if r.err != nil || seen[r.revision] {
+					pt.Errorf("seed %d: %+v", seed, r)
+				}
+				seen[r.revision] = true
+			}
+			cancel()
+			<-done
+			if s.revision != writers*each {
+				pt.Errorf("seed %d: %d writes made %d changes", seed, writers*each, s.revision)
+			}
+			s.items.Scan(func(key string, it *item) bool {
+				if it.version != each || string(it.value) != fmt.Sprint(each-1) {
+					pt.Errorf("seed %d: %s is %+v", seed, key, it)
+				}
+				return true
+			})
+		})
+	}
+}

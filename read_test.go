@@ -1,0 +1,406 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// readTest is a reader with the test in the place of the raft loop and of the
+// apply loop, in a synctest bubble.
+type readTest struct {
+	*testing.T
+	r       *reader
+	roundC  chan []byte
+	leaders *leadership
+	applied *indexWait
+	stop    func()
+}
+
+// testReader runs f in a bubble.
+func testReader(t *testing.T, f func(rt *readTest)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		rt := &readTest{T: t, roundC: make(chan []byte), leaders: newLeadership(), applied: &indexWait{index: 10}}
+		cfg := config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
+		rt.r = newReader(cfg, 7, rt.roundC, rt.leaders, rt.applied)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- rt.r.run(ctx) }()
+		rt.stop = func() {
+			cancel()
+			synctest.Wait()
+		}
+		f(rt)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// read asks for a confirmation and returns where the answer will be.
+func (rt *readTest) read() <-chan error {
+	c := make(chan error, 1)
+	go func() { c <- rt.r.confirm(rt.Context()) }()
+	synctest.Wait()
+	return c
+}
+
+// next takes the round that is asked for now.
+func (rt *readTest) next() []byte {
+	rt.Helper()
+	synctest.Wait()
+	select {
+	case c := <-rt.roundC:
+		synctest.Wait()
+		return c
+	default:
+		rt.Fatal("no round is asked for")
+		panic("unreachable")
+	}
+}
+
+// quiet checks that no round is asked for.
+func (rt *readTest) quiet() {
+	rt.Helper()
+	synctest.Wait()
+	select {
+	case <-rt.roundC:
+		rt.Fatal("a round is asked for")
+	default:
+	}
+}
+
+// want checks that an answer is there, and is err.
+func (rt *readTest) want(c <-chan error, err error) {
+	rt.Helper()
+	synctest.Wait()
+	select {
+	case got := <-c:
+		if !errors.Is(got, err) {
+			rt.Fatalf("the answer is %v, want %v", got, err)
+		}
+	default:
+		rt.Fatalf("no answer, want %v", err)
+	}
+}
+
+// waits checks that there is no answer yet.
+func (rt *readTest) waits(cs ...<-chan error) {
+	rt.Helper()
+	synctest.Wait()
+	for _, c := range cs {
+		select {
+		case got := <-c:
+			rt.Fatalf("an answer too early: %v", got)
+		default:
+		}
+	}
+}
+
+// Guarantee: while a leader is being elected a read waits, for as long as it
+// may and no longer.
+func TestReadNoLeader(t *testing.T) {
+	testReader(t, func(rt *readTest) {
+		res := rt.read()
+		time.Sleep(testTimeout - 1)
+		rt.waits(res)
+		rt.quiet()
+		time.Sleep(1 + testSlack)
+		rt.want(res, errNoLeader)
+
+		res = rt.read()
+		time.Sleep(testTimeout - 1)
+		rt.leaders.set(2, 1)
+		rt.r.confirmed(rt.next(), 10)
+		rt.want(res, nil)
+	})
+}
+
+// Guarantee: a read is answered when this node has applied all that was
+// committed when it was asked, and not before; no timer holds it back.
+func TestReadWaitsForApply(t *testing.T) {
+	testReader(t, func(rt *readTest) {
+		rt.leaders.set(2, 1)
+		start := time.Now()
+		res := rt.read()
+		rt.r.confirmed(rt.next(), 12)
+		for _, index := range []uint64{10, 11} {
+			rt.applied.advance(index)
+			rt.waits(res)
+		}
+		rt.applied.advance(12)
+		rt.want(res, nil)
+		again := rt.read()
+		rt.r.confirmed(rt.next(), 12) // nothing to wait for
+		rt.want(again, nil)
+		if time.Since(start) != 0 {
+			rt.Fatalf("reads were held back for %v", time.Since(start))
+		}
+	})
+}
+
+// Guarantee: a read is not confirmed by a round that began before it: a write
+// acknowledged in between would be missing.
+func TestReadNotServedByAnEarlierRound(t *testing.T) {
+	testReader(t, func(rt *readTest) {
+		rt.leaders.set(2, 1)
+		early := rt.read()
+		first := rt.next()
+		late := rt.read()
+		rt.r.confirmed(first, 10)
+		rt.want(early, nil)
+		rt.waits(late)
+		rt.r.confirmed(first, 10)
+		rt.waits(late)
+		rt.r.confirmed(rt.next(), 11)
+		rt.waits(late)
+		rt.applied.advance(11)
+		rt.want(late, nil)
+	})
+}
+
+// Guarantee: many reads cost few rounds: those that wait share the next, and
+// no more than two are under way.
+func TestReadRoundsAreShared(t *testing.T) {
+	testReader(t, func(rt *readTest) {
+		rt.leaders.set(2, 1)
+		a := rt.read()
+		roundA := rt.next()
+		b := rt.read()
+		roundB := rt.next()
+		var rest []<-chan error
+		for range 100 {
+			rest = append(rest, rt.read())
+		}
+		rt.quiet()
+		rt.r.confirmed(roundB, 10)
+		rt.want(b, nil)
+		roundC := rt.next()
+		rt.quiet()
+		rt.r.confirmed(roundC, 10)
+		for _, c := range rest {
+			rt.want(c, nil)
+		}
+		rt.waits(a)
+		rt.r.confirmed(roundA, 10)
+		rt.want(a, nil)
+		time.Sleep(testTimeout)
+		rt.quiet()
+	})
+}
+
+// Guarantee: a round that got lost on its way is asked for again, under a
+// context of its own; an answer to either will do.
+func TestReadLostRound(t *testing.T) {
+	for answered := range 3 {
+		testReader(t, func(rt *readTest) {
+			rt.leaders.set(2, 1)
+			res := rt.read()
+			rounds := [][]byte{rt.next()}
+			for range 2 {
+				time.Sleep(testElection/2 - 2*testSlack)
+				rt.quiet()
+				time.Sleep(3 * testSlack)
+				c := rt.next()
+				for _, old := range rounds {
+					if bytes.Equal(c, old) {
+						rt.Fatalf("context %x was used before", c)
+					}
+				}
+				rounds = append(rounds, c)
+			}
+			rt.waits(res)
+			rt.r.confirmed(rounds[answered], 11)
+			rt.r.confirmed(rounds[0], 99) // an answer that comes late changes nothing
+			rt.applied.advance(11)
+			rt.want(res, nil)
+			time.Sleep(testTimeout)
+			rt.quiet()
+		})
+	}
+}
+
+// Guarantee: rounds that were on their way when leadership changed are asked
+// for again at once, also when new reads come at the same moment.
+func TestReadLeaderChange(t *testing.T) {
+	testReader(t, func(rt *readTest) {
+		rt.leaders.set(2, 1)
+		res := rt.read()
+		rt.next()
+		rt.leaders.set(0, 2)
+		rt.quiet()
+		rt.leaders.set(3, 2)
+		rt.r.confirmed(rt.next(), 10)
+		rt.want(res, nil)
+	})
+	for range 30 { // which of two events comes first is up to the scheduler
+		testReader(t, func(rt *readTest) {
+			rt.leaders.set(2, 1)
+			a := rt.read()
+			rt.next()
+			b := rt.read()
+			rt.leaders.set(3, 2) // while b's round is handed to the raft loop
+			rt.read()
+			roundB := rt.next()
+			rt.r.confirmed(rt.next(), 10)
+			rt.want(a, nil)
+			rt.r.confirmed(roundB, 10)
+			rt.want(b, nil)
+		})
+	}
+}
+
+// Guarantee: an answer to another node, to a former life of this one, or to
+// nobody confirms nothing.
+func TestReadForeignAnswers(t *testing.T) {
+	testReader(t, func(rt *readTest) {
+		rt.leaders.set(2, 1)
+		res := rt.read()
+		own := rt.next()
+		for i := range own {
+			c := bytes.Clone(own)
+			c[i]++
+			rt.r.confirmed(c, 10)
+		}
+		for _, c := range [][]byte{nil, own[:23], append(bytes.Clone(own), 0)} {
+			rt.r.confirmed(c, 10)
+		}
+		rt.waits(res)
+		rt.r.confirmed(own, 10)
+		rt.want(res, nil)
+	})
+}
+
+// Guarantee: a read that could not be confirmed says so when its time is up,
+// whichever half is missing, and a late answer does no harm.
+func TestReadTimeout(t *testing.T) {
+	for _, answered := range []bool{false, true} {
+		testReader(t, func(rt *readTest) {
+			rt.leaders.set(2, 1)
+			res := rt.read()
+			var last []byte
+			go func() {
+				for {
+					select {
+					case last = <-rt.roundC:
+					case <-rt.Context().Done():
+						return
+					}
+				}
+			}()
+			synctest.Wait()
+			if answered {
+				rt.r.confirmed(last, 11) // which is never applied
+			}
+			time.Sleep(testTimeout - 1)
+			rt.waits(res)
+			time.Sleep(1 + testSlack)
+			rt.want(res, errUnavailable)
+			rt.r.confirmed(last, 11)
+			rt.applied.advance(11)
+			synctest.Wait()
+			if !rt.r.idle() {
+				rt.Fatal("something is left")
+			}
+		})
+	}
+}
+
+// Guarantee: a client that hangs up stops waiting at once, and the others of
+// its round do not notice.
+func TestReadCanceled(t *testing.T) {
+	testReader(t, func(rt *readTest) {
+		rt.leaders.set(2, 1)
+		ctx, hangUp := context.WithCancel(rt.Context())
+		gone := make(chan error, 1)
+		rt.leaders.set(0, 1)
+		go func() { gone <- rt.r.confirm(ctx) }()
+		synctest.Wait()
+		other := rt.read()
+		hangUp()
+		rt.want(gone, errUnavailable)
+		rt.waits(other)
+		rt.leaders.set(2, 2)
+		rt.r.confirmed(rt.next(), 10)
+		rt.want(other, nil)
+	})
+}
+
+// Guarantee: when the node stops no reader is left waiting, and later ones
+// are refused.
+func TestReadStop(t *testing.T) {
+	testReader(t, func(rt *readTest) {
+		rt.leaders.set(2, 1)
+		asked := rt.read()
+		rt.next()
+		behind := rt.read()
+		rt.r.confirmed(rt.next(), 11) // not applied
+		taken := rt.read()
+		rt.next()
+		waiting := rt.read()
+		rt.stop()
+		for _, c := range []<-chan error{asked, behind, taken, waiting, rt.read()} {
+			rt.want(c, errStopping)
+		}
+		rt.applied.advance(11)
+	})
+	testReader(t, func(rt *readTest) { // while the raft loop is asked
+		rt.leaders.set(2, 1)
+		res := rt.read()
+		rt.stop()
+		rt.want(res, errStopping)
+	})
+}
+
+// Guarantee: who waits for an index is woken when it is reached, in whatever
+// order they came, and once.
+func TestIndexWait(t *testing.T) {
+	w := &indexWait{index: 5}
+	woken := make(map[uint64]int)
+	for _, index := range []uint64{9, 5, 7, 6, 7, 4} {
+		w.reached(index, func() { woken[index]++ })
+	}
+	if woken[4] != 1 || woken[5] != 1 || len(woken) != 2 {
+		t.Fatalf("at 5: %v", woken)
+	}
+	w.advance(7)
+	w.advance(3) // a state never goes back
+	if w.get() != 7 || woken[6] != 1 || woken[7] != 2 || woken[9] != 0 {
+		t.Fatalf("at %d: %v", w.get(), woken)
+	}
+	select {
+	case <-w.channel(8):
+		t.Fatal("8 is not reached")
+	case <-w.channel(7):
+	}
+	w.advance(9)
+	w.advance(9)
+	if woken[9] != 1 || woken[4] != 1 || len(w.waiters) != 0 {
+		t.Fatalf("%v, %d left", woken, len(w.waiters))
+	}
+}
+
+// Guarantee: the proposer of a membership change learns the outcome once, and
+// nobody else's.
+func TestConfWait(t *testing.T) {
+	w := newConfWait()
+	c, cancel := w.register(1)
+	w.done(2, errMemberExists)
+	w.done(1, nil)
+	w.done(1, errMemberExists) // the second of two proposals
+	if err := <-c; err != nil || len(c) != 0 {
+		t.Fatal(err, len(c))
+	}
+	cancel()
+	_, cancel = w.register(3)
+	cancel()
+	w.done(3, nil)
+	if len(w.waiting) != 0 {
+		t.Fatalf("%d left", len(w.waiting))
+	}
+}
