@@ -1,0 +1,390 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// startDisk is the normal start of a node: make the directory if it was never
+// booted, then open it.
+func startDisk(t *testing.T, dir string, peers []peer) *openedStorage {
+	t.Helper()
+	old, err := booted(dir)
+	must(t, err)
+	if !old {
+		must(t, createStorage(zap.NewNop(), dir, diskIdentity(), peers))
+	}
+	return openDisk(t, dir)
+}
+
+// wantFirstState checks what every node of a new cluster starts from.
+func wantFirstState(t *testing.T, o *openedStorage, joining bool) {
+	t.Helper()
+	if joining {
+		wantHard(t, o, 0, 0, 0)
+		if o.state.index != 0 || o.last != 0 || len(o.state.membership.members) != 0 {
+			t.Fatalf("a joining node begins with index %d, last %d, members %v", o.state.index, o.last, o.state.membership.members)
+		}
+		return
+	}
+	wantHard(t, o, firstTerm, 0, firstIndex)
+	want, got := newState(diskPeers()), o.state
+	want.index, want.term = firstIndex, firstTerm
+	if string(stateBytes(t, got)) != string(stateBytes(t, want)) || o.last != firstIndex || o.reconfigured {
+		t.Fatalf("state of index %d, log to %d, members %v", got.index, o.last, got.membership.members)
+	}
+	if o.identity != diskIdentity() {
+		t.Fatalf("identity %+v", o.identity)
+	}
+}
+
+// wantOnlyNeeded checks that nothing is left over beside what a start needs.
+// 0.tmp and 1.tmp are the WAL's next segments.
+func wantOnlyNeeded(t *testing.T, dir string) {
+	t.Helper()
+	for path := range diskTree(t, dir) {
+		base := filepath.Base(path)
+		switch {
+		case path == "wal", path == "snap", path == "mark", base == "0.tmp", base == "1.tmp":
+		case filepath.Dir(path) == "wal" && strings.HasSuffix(base, ".wal"):
+		case filepath.Dir(path) == "snap" && strings.HasSuffix(base, ".state"):
+		default:
+			t.Errorf("%s is left over", path)
+		}
+	}
+}
+
+// partOf is a tree's paths that keep names.
+func partOf(tree map[string]string, keep func(path string) bool) map[string]string {
+	part := make(map[string]string)
+	for path, content := range tree {
+		if keep(path) {
+			part[path] = content
+		}
+	}
+	return part
+}
+
+// firstBootSteps are the directories that a crash during createStorage leaves,
+// in the order of its steps.
+func firstBootSteps(t *testing.T, peers []peer) map[string]map[string]string {
+	t.Helper()
+	done := t.TempDir()
+	must(t, createStorage(zap.NewNop(), done, diskIdentity(), peers))
+	all := diskTree(t, done)
+	isSnap := func(p string) bool { return strings.HasPrefix(p, "snap") }
+	notWAL := func(p string) bool { return !strings.HasPrefix(p, "wal") }
+	segment := all[filepath.Join("wal", segmentZero)]
+	with := func(tree map[string]string, path, content string) map[string]string {
+		tree = partOf(tree, func(string) bool { return true })
+		tree[path] = content
+		return tree
+	}
+	// The log as wal.Create leaves it, and how it grows from there.
+	blank := t.TempDir()
+	meta, err := diskIdentity().encode()
+	must(t, err)
+	w, err := wal.Create(nil, filepath.Join(blank, "wal"), meta)
+	must(t, err)
+	must(t, w.Close())
+	created, err := os.ReadFile(filepath.Join(blank, "wal", segmentZero))
+	must(t, err)
+	must(t, os.RemoveAll(filepath.Join(blank, "wal")))
+	w, err = wal.Create(nil, filepath.Join(blank, "wal"), meta)
+	must(t, err)
+	must(t, w.Save(&raftpb.HardState{Term: new(uint64(firstTerm)), Vote: new(uint64(0)), Commit: new(uint64(firstIndex))}, nil))
+	must(t, w.Close())
+	withHard, err := os.ReadFile(filepath.Join(blank, "wal", segmentZero))
+	must(t, err)
+
+	base := partOf(all, notWAL)
+	newSegment := filepath.Join("wal.new", segmentZero)
+	steps := map[string]map[string]string{
+		"nothing":                            {},
+		"snap":                               {"snap": "/"},
+		"temporary mark":                     with(partOf(all, isSnap), "mark.tmp123", all["mark"][:markSlotSize]),
+		"snap complete":                      partOf(all, isSnap),
+		"mark":                               base,
+		"wal.new.tmp/ empty":                 with(base, "wal.new.tmp", "/"),
+		"wal.new.tmp/ with an empty segment": with(base, filepath.Join("wal.new.tmp", segmentZero), ""),
+		"wal.new.tmp/ with zeros":            with(base, filepath.Join("wal.new.tmp", segmentZero), strings.Repeat("\x00", 1<<20)),
+		"wal.new.tmp/ with half a head":      with(base, filepath.Join("wal.new.tmp", segmentZero), string(created[:40])),
+		"wal.new.tmp/ with a head":           with(base, filepath.Join("wal.new.tmp", segmentZero), string(created)),
+		"renamed":                            with(base, newSegment, string(created)),
+		"renamed, next segment":              with(with(base, newSegment, string(created)), filepath.Join("wal.new", "0.tmp"), ""),
+		"hard state":                         with(base, newSegment, string(withHard)),
+		"log complete":                       with(base, newSegment, segment),
+		"torn snapshot record":               with(base, newSegment, segment[:inspectPath(t, filepath.Join(done, "wal")).End-8]),
+		"wal":                                all,
+		"wal, with next segment":             with(all, filepath.Join("wal", "0.tmp"), ""),
+	}
+	for path, content := range all {
+		if strings.HasSuffix(path, ".state") {
+			steps["temporary state file"] = map[string]string{"snap": "/", path + ".tmp123": content[:len(content)/2]}
+		}
+	}
+	return steps
+}
+
+func inspectPath(t *testing.T, walDir string) tailReport {
+	t.Helper()
+	r, err := inspectTail(walDir)
+	must(t, err)
+	return r
+}
+
+// Without this a crash during the very first start leaves a directory that
+// never starts (raftexample: an empty directory, a log without members), or one
+// that starts from another state than the rest of the cluster.
+func TestBootCrashAfterEachStepOfCreate(t *testing.T) {
+	t.Parallel()
+	for _, joining := range []bool{false, true} {
+		peers := diskPeers()
+		if joining {
+			peers = nil
+		}
+		for name, tree := range firstBootSteps(t, peers) {
+			if joining && strings.HasPrefix(name, "wal.new.tmp/") {
+				continue // the same as without
+			}
+			t.Run(fmt.Sprintf("joining=%t/%s", joining, name), func(t *testing.T) {
+				dir := plant(t, tree)
+				o := startDisk(t, dir, peers)
+				wantFirstState(t, o, joining)
+				if o.boot != 1 {
+					t.Errorf("the first life has number %d", o.boot)
+				}
+				wantOnlyNeeded(t, dir)
+				// And it is a directory to live on.
+				must(t, o.append([]*raftpb.Message{storageAppend(5, 3, o.last, someEntries(5, o.last+1, o.last+3, 10)...)}))
+				again := openDisk(t, crashed(t, dir))
+				wantHard(t, again, 5, 3, 0)
+				wantEntries(t, again, someEntries(5, o.state.index+1, o.state.index+3, 10))
+			})
+		}
+	}
+}
+
+// Without this a crash while leftovers are being removed could leave a mix that
+// counts as something. Only wal/ makes a directory booted.
+func TestBootCrashDuringRemovalOfLeftovers(t *testing.T) {
+	all := diskTree(t, newDisk(t))
+	names := []string{"snap", "mark", "wal.new", "wal.new.tmp"}
+	for set := range 1 << len(names) {
+		tree := make(map[string]string)
+		for i, name := range names {
+			if set>>i&1 == 0 {
+				continue
+			}
+			from := strings.TrimSuffix(strings.TrimSuffix(name, ".tmp"), ".new")
+			for path, content := range all {
+				if path == from || strings.HasPrefix(path, from+string(filepath.Separator)) {
+					tree[name+strings.TrimPrefix(path, from)] = content
+				}
+			}
+		}
+		dir := plant(t, tree)
+		if old, err := booted(dir); err != nil || old {
+			t.Fatalf("%v counts as booted: %v", names, err)
+		}
+		must(t, removeLeftovers(dir))
+		if left := diskTree(t, dir); len(left) > 0 {
+			t.Fatalf("left: %v", left)
+		}
+	}
+}
+
+// Without this a crash in the middle of a start could give two lives one
+// number, whose batches would then be taken for one another's, or lose the
+// start altogether.
+func TestBootCrashAfterEachStepOfOpen(t *testing.T) {
+	dir := newDisk(t)
+	steps := map[string]string{"created": crashed(t, dir)}
+	keeper, m, err := openMarkKeeper(filepath.Join(dir, "mark"))
+	must(t, err)
+	defer keeper.close()
+	o, err := openLog(zap.NewNop(), dir, m)
+	must(t, err)
+	defer o.wal.Close()
+	steps["log read"] = crashed(t, dir)
+	must(t, o.wal.Save(o.hard, nil))
+	steps["hard state not synced"] = crashed(t, dir)
+	must(t, o.wal.Sync())
+	steps["hard state synced"] = crashed(t, dir)
+	next := mark{Boot: m.Boot + 1, Index: o.last, Term: o.hard.GetTerm(), Vote: o.hard.GetVote()}
+	must(t, keeper.file.writeSlot(next))
+	steps["one slot of the mark"] = crashed(t, dir)
+	torn := crashed(t, dir)
+	damageMark(t, filepath.Join(torn, "mark"), 40, 0xff) // in the slot that writeSlot has written
+	steps["a torn slot of the mark"] = torn
+	must(t, keeper.file.writeSlot(next))
+	steps["mark"] = crashed(t, dir)
+
+	for name, crash := range steps {
+		t.Run(name, func(t *testing.T) {
+			used := uint64(0)
+			if name == "mark" {
+				used = 1 // openStorage may have returned with it
+			}
+			o := startDisk(t, crash, diskPeers())
+			wantFirstState(t, o, false)
+			if o.boot <= used {
+				t.Errorf("boot %d was used before", o.boot)
+			}
+			if m := markOf(t, crash); m.Boot != o.boot || m.Index != firstIndex || m.Term != firstTerm {
+				t.Errorf("mark %+v", m)
+			}
+			wantOnlyNeeded(t, crash)
+		})
+	}
+}
+
+// Without this two lives of a node could use one number: the state machine
+// would take the batches of the second for repetitions of the first's, and
+// drop writes that were acknowledged.
+func TestBootNumberRises(t *testing.T) {
+	dir := newDisk(t)
+	for life := uint64(1); life <= 4; life++ {
+		o := openDisk(t, dir)
+		if o.boot != life {
+			t.Fatalf("life %d has number %d", life, o.boot)
+		}
+		// Damage to one slot must not set the number back either.
+		hurt := crashed(t, dir)
+		damageMark(t, filepath.Join(hurt, "mark"), int(life%2)*markSlotSize+24, 0xee)
+		if h := openDisk(t, hurt); h.boot != life+1 {
+			t.Fatalf("after damage to a slot in life %d, the next has number %d", life, h.boot)
+		}
+		if life%2 == 0 {
+			must(t, o.close())
+			continue
+		}
+		dir = crashed(t, dir)
+	}
+}
+
+// Without this two processes could write one log.
+func TestLockDirTwice(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "data")
+	lock, err := lockDir(dir)
+	must(t, err)
+	if second, err := lockDir(dir); err == nil {
+		second.Close()
+		t.Fatal("locked twice")
+	} else if !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), "--data-dir") {
+		t.Errorf("message: %v", err)
+	}
+	must(t, lock.Close())
+	again, err := lockDir(dir)
+	must(t, err)
+	must(t, again.Close())
+}
+
+// Without this a directory that cannot be made or locked would look like one
+// in use.
+func TestLockDirImpossible(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	if _, err := lockDir(file); err == nil || strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), file) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := booted(filepath.Join(file, "x")); err == nil || errors.Is(err, os.ErrNotExist) {
+		t.Errorf("booted below a file: %v", err)
+	}
+}
+
+// Without this a node would run on the log of another node or cluster, under
+// its own ID: it would vote and acknowledge for a log it does not have.
+func TestIdentityOfAnother(t *testing.T) {
+	others := []peer{{1, "http://10.0.0.1:2380"}, {2, "http://10.0.0.2:2380"}, {4, "http://10.0.0.4:2380"}}
+	for name, c := range map[string]struct {
+		change func(*config)
+		words  []string
+	}{
+		"node":       {func(c *config) { c.ID = 2 }, []string{"node 1", "--id is 2", "use the directory of node 2"}},
+		"cluster id": {func(c *config) { c.ClusterID = 0xdef }, []string{"cluster abc", "--cluster-id is def"}},
+		"members":    {func(c *config) { c.Cluster = others }, []string{formatPeers(others), "use an empty --data-dir"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := newDisk(t)
+			cfg := config{ID: 1, ClusterID: 0xabc, DataDir: dir, Cluster: diskPeers()}
+			c.change(&cfg)
+			before := diskSums(t, dir)
+			_, err := openServer(cfg, zap.NewNop(), clusterInfo{}, 0, nil)
+			if err == nil {
+				t.Fatal("opened")
+			}
+			for _, w := range append(c.words, dir) {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("no %q in the message: %v", w, err)
+				}
+			}
+			wantUnchanged(t, dir, before)
+		})
+	}
+}
+
+// Without this a --cluster that is stale because members came or went would
+// stop a node that is sound.
+func TestIdentityAfterAChange(t *testing.T) {
+	dir := newDisk(t)
+	cfg := config{ID: 1, DataDir: dir, Cluster: diskPeers()[:2]}
+	o := openDisk(t, dir)
+	if err := checkIdentity(cfg, o.identity, o.reconfigured); err == nil {
+		t.Fatal("another --cluster passes")
+	}
+	entry := someEntries(1, 2, 2, 0)[0]
+	entry.Type = raftpb.EntryConfChange.Enum()
+	must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, entry)}))
+	o = openDisk(t, crashed(t, dir))
+	must(t, checkIdentity(cfg, o.identity, o.reconfigured))
+	cfg.Join, cfg.ClusterID = true, 0xabc
+	must(t, checkIdentity(cfg, o.identity, false))
+}
+
+// Without this an older version would read a directory whose layout it does
+// not know, or one of another program.
+func TestIdentityOfAnotherFormat(t *testing.T) {
+	newer := t.TempDir()
+	id := diskIdentity()
+	id.Format = dirFormat + 1
+	must(t, createStorage(zap.NewNop(), newer, id, diskPeers()))
+	t.Run("newer", func(t *testing.T) {
+		before := diskSums(t, newer)
+		_, err := openStorage(zap.NewNop(), newer)
+		if err == nil {
+			t.Fatal("opened")
+		}
+		for _, w := range []string{newer, "format 2", "knows format 1"} {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("no %q in the message: %v", w, err)
+			}
+		}
+		wantUnchanged(t, newer, before)
+	})
+	t.Run("newer is not damaged", func(t *testing.T) {
+		// Its data is sound: who follows the advice to remove the member
+		// throws a replica away.
+		_, err := openStorage(zap.NewNop(), newer)
+		if err == nil || strings.Contains(err.Error(), "damaged") || strings.Contains(err.Error(), "remove this member") {
+			t.Errorf("message: %v", err)
+		}
+	})
+	t.Run("of another program", func(t *testing.T) {
+		dir := newDisk(t)
+		must(t, os.RemoveAll(filepath.Join(dir, "wal")))
+		w, err := wal.Create(nil, filepath.Join(dir, "wal"), []byte("\x08\x01\x10\x02"))
+		must(t, err)
+		must(t, w.Save(&raftpb.HardState{Term: new(uint64(9)), Commit: new(uint64(1)), Vote: new(uint64(1))}, someEntries(9, 1, 1, 10)))
+		must(t, w.Close())
+		wantRefused(t, dir, "metadata is not raftkv's")
+	})
+}

@@ -1,0 +1,381 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+)
+
+// Helpers of the tests of the data directory.
+
+func diskPeers() []peer {
+	return []peer{{1, "http://10.0.0.1:2380"}, {2, "http://10.0.0.2:2380"}, {3, "http://10.0.0.3:2380"}}
+}
+
+func diskIdentity() identity {
+	return identity{Format: dirFormat, Node: 1, ClusterID: 0xabc, Initial: formatPeers(diskPeers())}
+}
+
+// newDisk is the data directory of a node that has not run yet.
+func newDisk(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), diskPeers()))
+	return dir
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// openDisk starts a life. Closing it early is allowed.
+func openDisk(t *testing.T, dir string) *openedStorage {
+	t.Helper()
+	o, err := openStorage(zap.NewNop(), dir)
+	must(t, err)
+	t.Cleanup(func() { o.close() })
+	wantOneSnapshot(t, o)
+	return o
+}
+
+// wantOneSnapshot checks that raft, the state and the storage speak of the
+// same snapshot: with two, entries would be applied twice or never.
+func wantOneSnapshot(t *testing.T, o *openedStorage) {
+	t.Helper()
+	snap, err := o.mem.Snapshot()
+	must(t, err)
+	meta := snap.GetMetadata()
+	if meta.GetIndex() != o.state.index || meta.GetTerm() != o.state.term || o.snapIndex.Load() != o.state.index {
+		t.Fatalf("raft has the snapshot %d/%d, the state is %d/%d, the storage says %d",
+			meta.GetIndex(), meta.GetTerm(), o.state.index, o.state.term, o.snapIndex.Load())
+	}
+	if want := o.state.membership.confState(); o.state.index > 0 && !proto.Equal(meta.GetConfState(), want) {
+		t.Fatalf("raft has the members %v, the state has %v", meta.GetConfState(), want)
+	}
+	last, err := o.mem.LastIndex()
+	must(t, err)
+	if last != o.last {
+		t.Fatalf("raft's log ends at %d, the storage's at %d", last, o.last)
+	}
+}
+
+// crashed is the directory as a kill of the process would leave it now: what
+// was not written is lost. Closing the storage first would flush it.
+func crashed(t *testing.T, dir string) string {
+	t.Helper()
+	to := t.TempDir()
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		rel, rerr := filepath.Rel(dir, path)
+		if err = errors.Join(err, rerr); err != nil || path == dir {
+			return err
+		}
+		if d.IsDir() {
+			return os.Mkdir(filepath.Join(to, rel), 0o700)
+		}
+		return copySparse(filepath.Join(to, rel), path)
+	}))
+	return to
+}
+
+// copySparse copies a file without writing its zeros, which are most of a
+// segment: the fsyncs of a start would have to wait for them.
+func copySparse(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	buf, zeros := make([]byte, 64<<10), make([]byte, 64<<10)
+	for off := int64(0); ; {
+		n, err := in.Read(buf)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if n == 0 {
+			return out.Truncate(off)
+		}
+		if !bytes.Equal(buf[:n], zeros[:n]) {
+			if _, err := out.WriteAt(buf[:n], off); err != nil {
+				return err
+			}
+		}
+		off += int64(n)
+	}
+}
+
+// plant makes a directory hold a tree.
+func plant(t *testing.T, tree map[string]string) string {
+	t.Helper()
+	dir, zeros := t.TempDir(), string(zeroPage[:])
+	for path, content := range tree {
+		name := filepath.Join(dir, path)
+		if content == "/" {
+			must(t, os.MkdirAll(name, 0o700))
+			continue
+		}
+		must(t, os.MkdirAll(filepath.Dir(name), 0o700))
+		size := int64(len(content))
+		for strings.HasSuffix(content, zeros) {
+			content = content[:len(content)-len(zeros)] // most of a log's file
+		}
+		must(t, os.WriteFile(name, []byte(content), 0o600))
+		must(t, os.Truncate(name, size))
+	}
+	return dir
+}
+
+// diskTree is everything in a directory, except the lock: content by path, and
+// "/" for a directory.
+func diskTree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	tree := make(map[string]string)
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == dir || path == filepath.Join(dir, "lock") {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			tree[rel] = "/"
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		tree[rel] = string(b)
+		return err
+	}))
+	return tree
+}
+
+// diskSums is a diskTree with hashes in place of content.
+func diskSums(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	sums := make(map[string]string)
+	buf := make([]byte, 64<<10)
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == filepath.Join(dir, "lock") {
+			return err
+		}
+		if d.IsDir() {
+			sums[path] = "/"
+			return nil
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		h := sha256.New()
+		_, err = io.CopyBuffer(h, struct{ io.Reader }{f}, buf)
+		sums[path] = string(h.Sum(nil))
+		return err
+	}))
+	return sums
+}
+
+// wantUnchanged compares a directory with its diskSums of before.
+func wantUnchanged(t *testing.T, dir string, before map[string]string) {
+	t.Helper()
+	after := diskSums(t, dir)
+	for _, path := range slices.Sorted(maps.Keys(before)) {
+		if got, ok := after[path]; !ok {
+			t.Errorf("%s is gone", path)
+		} else if got != before[path] {
+			t.Errorf("%s was changed", path)
+		}
+		delete(after, path)
+	}
+	for path := range after {
+		t.Errorf("%s is new", path)
+	}
+}
+
+// wantRefused checks that a start is refused with a message that has all of
+// words in it, and that the directory is as it was.
+func wantRefused(t *testing.T, dir string, words ...string) {
+	t.Helper()
+	before := diskSums(t, dir)
+	o, err := openStorage(zap.NewNop(), dir)
+	if err == nil {
+		must(t, o.close())
+		t.Fatalf("started, with a log up to %d", o.last)
+	}
+	for _, w := range append(words, dir, "The way out", "remove this member", "new ID") {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("no %q in the message: %v", w, err)
+		}
+	}
+	wantUnchanged(t, dir, before)
+}
+
+// segments are the files of the log, oldest first.
+func segments(t *testing.T, dir string) []string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "wal", "*.wal"))
+	must(t, err)
+	return names // Glob sorts
+}
+
+// snapFiles are the names in snap/.
+func snapFiles(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(dir, "snap"))
+	must(t, err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// someEntries makes entries from..to of a term, each of at least size bytes.
+func someEntries(term, from, to uint64, size int) []*raftpb.Entry {
+	var entries []*raftpb.Entry
+	for i := from; i <= to; i++ {
+		data := fmt.Appendf(make([]byte, 0, size+32), "entry %d of term %d ", i, term)
+		for len(data) < size {
+			data = append(data, byte(i)|1)
+		}
+		entries = append(entries, &raftpb.Entry{Term: new(term), Index: new(i), Data: data})
+	}
+	return entries
+}
+
+// storageAppend is raft's message to the storage. A term of 0 leaves the hard
+// state out, as raft does when it has not changed.
+func storageAppend(term, vote, commit uint64, entries ...*raftpb.Entry) *raftpb.Message {
+	m := &raftpb.Message{
+		Type: raftpb.MsgStorageAppend.Enum(), To: new(uint64(raft.LocalAppendThread)), From: new(uint64(1)), Entries: entries,
+	}
+	if term > 0 {
+		m.Term, m.Vote, m.Commit = new(term), new(vote), new(commit)
+	}
+	return m
+}
+
+// someState is a state at an index, with a key that tells it from others.
+func someState(term, index uint64) *state {
+	st := newState(diskPeers())
+	st.index, st.term, st.revision = index, term, index
+	it := &item{value: fmt.Appendf(nil, "as of %d", index), createRevision: 1, modRevision: index, version: index}
+	st.items.Set("key", it)
+	st.bytes = uint64(len("key") + len(it.value))
+	return st
+}
+
+func wantState(t *testing.T, o *openedStorage, index uint64) {
+	t.Helper()
+	if o.state.index != index {
+		t.Fatalf("the state is of index %d, not %d", o.state.index, index)
+	}
+	if index == firstIndex {
+		return
+	}
+	if it, ok := o.state.items.Get("key"); !ok || string(it.value) != fmt.Sprintf("as of %d", index) {
+		t.Fatalf("the state of index %d holds something else", index)
+	}
+}
+
+func writeSomeState(t *testing.T, dir string, st *state) {
+	t.Helper()
+	must(t, writeFileAtomic(statePath(dir, st.term, st.index), func(w io.Writer) error { return writeState(w, st) }))
+}
+
+// takeSnapshot goes the way of a snapshot of this node's own.
+func takeSnapshot(t *testing.T, o *openedStorage, st *state) {
+	t.Helper()
+	writeSomeState(t, o.dir, st)
+	must(t, o.written(st))
+}
+
+func stateBytes(t *testing.T, st *state) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	must(t, writeState(&b, st))
+	return b.Bytes()
+}
+
+// snapMessage is a snapshot as it comes from another node.
+func snapMessage(term, index uint64, data []byte) *raftpb.Message {
+	return &raftpb.Message{Type: raftpb.MsgSnap.Enum(), Snapshot: &raftpb.Snapshot{
+		Data: data, Metadata: &raftpb.SnapshotMetadata{
+			Term: new(term), Index: new(index), ConfState: newMembership(diskPeers()).confState(),
+		},
+	}}
+}
+
+// received takes in the snapshot of a state, and returns what raft then tells
+// the storage.
+func received(t *testing.T, dir string, st *state, term, vote uint64, entries ...*raftpb.Entry) *raftpb.Message {
+	t.Helper()
+	m := snapMessage(st.term, st.index, stateBytes(t, st))
+	must(t, receiveSnapshot(dir, m))
+	app := storageAppend(term, vote, st.index, entries...)
+	app.Snapshot = m.GetSnapshot()
+	return app
+}
+
+// wantEntries checks that the log ends with exactly these entries.
+func wantEntries(t *testing.T, o *openedStorage, want []*raftpb.Entry) {
+	t.Helper()
+	last, err := o.mem.LastIndex()
+	must(t, err)
+	if last != lastIndex(want) {
+		t.Fatalf("the log ends at %d, not at %d", last, lastIndex(want))
+	}
+	got, err := o.mem.Entries(want[0].GetIndex(), last+1, ^uint64(0))
+	must(t, err)
+	for i, e := range got {
+		if !proto.Equal(e, want[i]) {
+			t.Fatalf("entry %d is not what was written", want[i].GetIndex())
+		}
+	}
+}
+
+func wantHard(t *testing.T, o *openedStorage, term, vote, minCommit uint64) {
+	t.Helper()
+	h, _, err := o.mem.InitialState()
+	must(t, err)
+	if h.GetTerm() != term || h.GetVote() != vote || h.GetCommit() < minCommit {
+		t.Fatalf("the hard state is %v, not term %d, vote %d, commit %d or more", h, term, vote, minCommit)
+	}
+}
+
+// markOf is the mark as it is on disk.
+func markOf(t *testing.T, dir string) mark {
+	t.Helper()
+	m, err := readMarkFile(filepath.Join(dir, "mark"))
+	must(t, err)
+	return m
+}
+
+// flushMark does what markKeeper.run does every tenth of a second.
+func flushMark(t *testing.T, o *openedStorage) {
+	t.Helper()
+	o.mark.mu.Lock()
+	defer o.mark.mu.Unlock()
+	must(t, o.mark.write())
+}

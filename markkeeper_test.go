@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// newKeeper is a mark keeper whose run is under way.
+func newKeeper(t *testing.T, first mark) (k *markKeeper, path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "mark")
+	must(t, createMark(path, mark{}))
+	k, _, err := openMarkKeeper(path)
+	must(t, err)
+	must(t, k.start(first))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- k.run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		k.close()
+	})
+	return k, path
+}
+
+// Without this the mark vouches for less than the log of the last tenth of a
+// second, or for more than is synced, which would refuse a sound log.
+func TestMarkKeeperFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, path := newKeeper(t, mark{Boot: 1, Index: 10, Term: 2, Vote: 1})
+		rnd := rand.New(rand.NewPCG(1, 2))
+		type step struct {
+			at   time.Time
+			mark mark
+		}
+		history := []step{{time.Now(), mark{Boot: 1, Index: 10, Term: 2, Vote: 1}}}
+		for range 300 {
+			m := history[len(history)-1].mark
+			m.Index += 1 + rnd.Uint64N(3)
+			m.Term += rnd.Uint64N(2)
+			m.Vote = 1 + rnd.Uint64N(3)
+			history = append(history, step{time.Now(), m})
+			k.raise(m.Index, m.Term, m.Vote)
+			time.Sleep(time.Duration(rnd.IntN(40)) * time.Millisecond * time.Duration(1+rnd.IntN(6)))
+			synctest.Wait()
+			got := markOf(t, filepath.Dir(path))
+			// What was raised an interval ago is covered; nothing is that was not raised.
+			for i := len(history) - 1; ; i-- {
+				if i < 0 {
+					t.Fatalf("the mark is %+v, which was never said", got)
+				}
+				if got == history[i].mark {
+					break
+				}
+				if age := time.Since(history[i].at); age > markInterval {
+					t.Fatalf("the mark is %+v, but %+v was said %v ago", got, history[i].mark, age)
+				}
+			}
+		}
+	})
+}
+
+// Without this each append would cost another fsync.
+func TestMarkKeeperWritesOnceAnInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := newKeeper(t, mark{Boot: 1})
+		k.mu.Lock()
+		was := k.file.seq
+		k.mu.Unlock()
+		const intervals = 20
+		for i := range uint64(intervals * 50) {
+			k.raise(i+1, 1, 1)
+			time.Sleep(markInterval / 50)
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if n := k.file.seq - was; n < intervals-1 || n > intervals+1 {
+			t.Errorf("%d writes in %d intervals", n, intervals)
+		}
+	})
+}
+
+// Without this the mark covers entries while they are overwritten: a crash then
+// leaves a log that is shorter than the mark says, and the start is refused.
+func TestMarkKeeperLowersAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, path := newKeeper(t, mark{Boot: 1, Index: 10, Term: 2})
+		dir := filepath.Dir(path)
+		k.raise(20, 3, 1)
+		must(t, k.lower(5))
+		if m := markOf(t, dir); m.Index != 5 || m.Boot != 1 || m.Term > 3 {
+			t.Fatalf("the mark is %+v", m)
+		}
+		// It stays low until the log is said to be longer.
+		time.Sleep(5 * markInterval)
+		synctest.Wait()
+		if m := markOf(t, dir); m.Index != 5 {
+			t.Fatalf("the mark is %+v", m)
+		}
+		k.raise(7, 4, 2)
+		time.Sleep(markInterval)
+		synctest.Wait()
+		if m := markOf(t, dir); m != (mark{Boot: 1, Index: 7, Term: 4, Vote: 2}) {
+			t.Fatalf("the mark is %+v", m)
+		}
+		// What it does not cover needs no write, but must not be raised to.
+		k.raise(30, 4, 2)
+		must(t, k.lower(8))
+		time.Sleep(2 * markInterval)
+		synctest.Wait()
+		if m := markOf(t, dir); m.Index > 8 {
+			t.Fatalf("the mark is %+v", m)
+		}
+	})
+}
+
+// Without this a graceful stop leaves an older mark than it could, and a
+// failure to write it goes unnoticed.
+func TestMarkKeeperCloses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mark")
+	must(t, createMark(path, mark{Boot: 3}))
+	k, m, err := openMarkKeeper(path)
+	must(t, err)
+	if m.Boot != 3 {
+		t.Fatalf("the mark is %+v", m)
+	}
+	k.raise(9, 2, 1)
+	must(t, k.close())
+	if m := markOf(t, filepath.Dir(path)); m != (mark{Boot: 3, Index: 9, Term: 2, Vote: 1}) {
+		t.Fatalf("the mark is %+v", m)
+	}
+
+	k, _, err = openMarkKeeper(path)
+	must(t, err)
+	must(t, k.file.f.Close())
+	if k.lower(3) == nil {
+		t.Error("lowered a file that is closed")
+	}
+	k.raise(12, 2, 1)
+	if k.close() == nil {
+		t.Error("closed without an error")
+	}
+	k, _, err = openMarkKeeper(path)
+	must(t, err)
+	must(t, k.file.f.Close())
+	k.raise(12, 2, 1)
+	if k.run(t.Context()) == nil {
+		t.Error("run has no error")
+	}
+}

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// Without this a power failure during a write leaves a node that never starts
+// again (raftexample), or one that lost more than that write.
+func TestStorageTornTailIsRepaired(t *testing.T) {
+	t.Parallel()
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	synced := someEntries(2, 2, 9, 700)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 3, 5, synced...)}))
+	flushMark(t, o)
+	walDir := filepath.Join(dir, "wal")
+	from := inspectPath(t, walDir).End
+	torn := someEntries(2, 10, 11, 700)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 3, 6, torn...)}))
+	to := inspectPath(t, walDir).End
+	all := append(synced[:8:8], torn...)
+
+	for cut := from; cut < to; cut += 1 + (to-from)/7 {
+		for _, how := range []string{"cut off", "zeroed"} {
+			t.Run(fmt.Sprintf("%s at %d", how, cut), func(t *testing.T) {
+				crash := crashed(t, dir)
+				path := segments(t, crash)[0]
+				if how == "cut off" {
+					must(t, os.Truncate(path, cut))
+				} else {
+					at := (cut + walSector - 1) / walSector * walSector
+					patch(t, path, at, make([]byte, to-at+walSector))
+				}
+				tail := inspectPath(t, filepath.Join(crash, "wal"))
+				core, logs := observer.New(zap.WarnLevel)
+				o, err := openStorage(zap.New(core), crash)
+				must(t, err)
+				defer o.close()
+				wantOneSnapshot(t, o)
+				if o.last < 9 || o.last > 11 {
+					t.Fatalf("the log ends at %d", o.last)
+				}
+				wantEntries(t, o, all[:o.last-1])
+				wantHard(t, o, 2, 3, 5)
+				if n := logs.FilterMessageSnippet("torn").Len(); tail.NonZero && n != 1 {
+					t.Errorf("%d lines in the log about it", n)
+				}
+				// Life goes on over the tear.
+				next := someEntries(3, 10, 12, 300)
+				must(t, o.append([]*raftpb.Message{storageAppend(3, 1, 6, next...)}))
+				again := openDisk(t, crashed(t, crash))
+				wantEntries(t, again, append(synced[:8:8], next...))
+				wantHard(t, again, 3, 1, 0)
+			})
+		}
+	}
+}
+
+func patch(t *testing.T, path string, off int64, b []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	must(t, err)
+	defer f.Close()
+	_, err = f.WriteAt(b, off)
+	must(t, err)
+}
+
+// frameAt is the n-th frame of a segment from its start, or from behind the
+// last one when n is negative.
+func frameAt(t *testing.T, path string, n int) walFrame {
+	t.Helper()
+	s, err := readSegment(path)
+	must(t, err)
+	frames := framesOf(t, s.data)
+	if n < 0 {
+		n += len(frames)
+	}
+	return frames[n]
+}
+
+// soundDisk is a closed directory with a log of three segments, all of which
+// are needed, and a mark that covers it.
+func soundDisk(t *testing.T) string {
+	t.Helper()
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1, someEntries(3, 2, 3, 10)...)}))
+	takeSnapshot(t, o, someState(3, 2))
+	for i := uint64(4); len(segments(t, dir)) < 3; i++ {
+		must(t, o.append([]*raftpb.Message{storageAppend(3, 2, i, someEntries(3, i, i, 300<<10)...)}))
+	}
+	last := o.last
+	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, last, someEntries(3, last+1, last+6, 100)...)}))
+	must(t, o.close())
+	o = openDisk(t, dir)
+	wantState(t, o, 2)
+	must(t, o.close())
+	return dir
+}
+
+// Without this a log that lost synced entries, votes or files would pass for a
+// shorter log: the node would forget what it acknowledged.
+func TestStorageDamageIsRefused(t *testing.T) {
+	t.Parallel()
+	sound := soundDisk(t)
+	seg := func(dir string, n int) string { return segments(t, dir)[n] }
+	state := filepath.Base(statePath("", 3, 2))
+	flip := func(path string, off int64) {
+		b, err := os.ReadFile(path)
+		must(t, err)
+		patch(t, path, off, []byte{b[off] ^ 4})
+	}
+	middle := func(f walFrame) int64 { return (f.off + f.end) / 2 }
+	name := func(n int) string { return filepath.Base(seg(sound, n)) }
+	for what, c := range map[string]struct {
+		damage func(dir string)
+		words  []string
+	}{
+		"the last segment is missing":  {func(dir string) { must(t, os.Remove(seg(dir, 2))) }, []string{"wal ends", "its end is missing"}},
+		"a middle segment is missing":  {func(dir string) { must(t, os.Remove(seg(dir, 1))) }, []string{"wal"}},
+		"the first segment is missing": {func(dir string) { must(t, os.Remove(seg(dir, 0))) }, []string{"wal"}},
+		"no segment": {func(dir string) {
+			must(t, os.RemoveAll(filepath.Join(dir, "wal")))
+			must(t, os.Mkdir(filepath.Join(dir, "wal"), 0o700))
+		}, []string{"no segment in"}},
+		"bit in an old entry":           {func(dir string) { flip(seg(dir, 0), middle(frameAt(t, seg(dir, 0), -2))) }, []string{name(0)}},
+		"bit in an entry":               {func(dir string) { flip(seg(dir, 2), middle(frameAt(t, seg(dir, 2), 5))) }, []string{name(2)}},
+		"bit in the last hard state":    {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), -1).end-1) }, []string{name(2)}},
+		"bit in the head":               {func(dir string) { flip(seg(dir, 2), middle(frameAt(t, seg(dir, 2), 1))) }, []string{name(2)}},
+		"length flipped":                {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off) }, []string{name(2)}},
+		"length flipped to a huge one":  {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off+3) }, []string{name(2)}},
+		"length flipped in an old one":  {func(dir string) { flip(seg(dir, 0), frameAt(t, seg(dir, 0), -2).off+3) }, []string{"wal"}},
+		"length zeroed":                 {func(dir string) { patch(t, seg(dir, 2), frameAt(t, seg(dir, 2), 5).off, make([]byte, 8)) }, []string{name(2)}},
+		"length zeroed in an old one":   {func(dir string) { patch(t, seg(dir, 0), frameAt(t, seg(dir, 0), -2).off, make([]byte, 8)) }, []string{"wal"}},
+		"cut off in synced entries":     {func(dir string) { must(t, os.Truncate(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off)) }, []string{"its end is missing"}},
+		"the last segment is all zeros": {func(dir string) { must(t, os.Truncate(seg(dir, 2), 0)); must(t, os.Truncate(seg(dir, 2), 1<<20)) }, []string{name(2)}},
+		"the last segment is empty":     {func(dir string) { must(t, os.Truncate(seg(dir, 2), 0)) }, []string{name(2)}},
+		"state file missing":            {func(dir string) { must(t, os.Remove(filepath.Join(dir, "snap", state))) }, []string{state}},
+		"state file flipped":            {func(dir string) { flip(filepath.Join(dir, "snap", state), 30) }, []string{state, "checksum"}},
+		"state file cut":                {func(dir string) { must(t, os.Truncate(filepath.Join(dir, "snap", state), 40)) }, []string{state, "cut short"}},
+		"another state in its place": {func(dir string) {
+			must(t, os.WriteFile(filepath.Join(dir, "snap", state), stateBytes(t, someState(3, 3)), 0o600))
+		}, []string{state, "another state"}},
+		"snap missing":  {func(dir string) { must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{state}},
+		"mark missing":  {func(dir string) { must(t, os.Remove(filepath.Join(dir, "mark"))) }, []string{filepath.Join("", "mark"), "no such file"}},
+		"mark cut":      {func(dir string) { must(t, os.Truncate(filepath.Join(dir, "mark"), markSlotSize)) }, []string{"mark", "bytes long"}},
+		"mark flipped":  {func(dir string) { flip(filepath.Join(dir, "mark"), 2) }, []string{"mark", "magic"}},
+		"mark is empty": {func(dir string) { must(t, os.Truncate(filepath.Join(dir, "mark"), 0)) }, []string{"mark", "bytes long"}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := crashed(t, sound)
+			c.damage(dir)
+			wantRefused(t, dir, c.words...)
+		})
+	}
+}
+
+// Without this a lost vote or term at the end of the log would pass: the node
+// might vote a second time in a term.
+func TestStorageLostVoteIsRefused(t *testing.T) {
+	for what, vote := range map[string]*raftpb.Message{
+		"term": storageAppend(4, 0, 3), "vote": storageAppend(3, 2, 3),
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := newDisk(t)
+			o := openDisk(t, dir)
+			must(t, o.append([]*raftpb.Message{storageAppend(3, 0, 1, someEntries(3, 2, 3, 10)...)}))
+			end := inspectPath(t, filepath.Join(dir, "wal")).End
+			must(t, o.append([]*raftpb.Message{vote}))
+			must(t, o.close())
+			must(t, os.Truncate(segments(t, dir)[0], end))
+			wantRefused(t, dir, filepath.Join(dir, "wal"), "its end is missing")
+		})
+	}
+}
+
+// Without this a torn tail would be cut off although the start is then refused
+// for another reason, and the evidence is gone.
+func TestStorageRefusedBeforeRepair(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1, someEntries(3, 2, 9, 100)...)}))
+	flushMark(t, o)
+	crash := crashed(t, dir)
+	// What was synced, the mark says, is torn.
+	must(t, os.Truncate(segments(t, crash)[0], frameAt(t, segments(t, crash)[0], -3).end-4))
+	wantRefused(t, crash, "its end is missing")
+	// The length of a middle frame, made one of the right form that reaches
+	// past the end of the file: to the WAL, a torn write.
+	crash = crashed(t, dir)
+	path := segments(t, crash)[0]
+	patch(t, path, frameAt(t, path, 6).off, binary.LittleEndian.AppendUint64(nil, 8<<20))
+	wantRefused(t, crash, filepath.Base(path))
+	// A torn tail, and a state file that is missing.
+	crash = crashed(t, dir)
+	path = segments(t, crash)[0]
+	must(t, os.Truncate(path, frameAt(t, path, -1).end-4))
+	must(t, os.Remove(statePath(crash, firstTerm, firstIndex)))
+	wantRefused(t, crash, filepath.Base(statePath("", firstTerm, firstIndex)))
+}
+
+// Without this a snapshot from another node could put a file in place that this
+// node cannot load, in place of one that it can, or fill the disk with copies.
+func TestReceiveSnapshot(t *testing.T) {
+	dir := newDisk(t)
+	good := stateBytes(t, someState(4, 100))
+	before := snapFiles(t, dir)
+	flipped := append([]byte(nil), good...)
+	flipped[len(flipped)/2] ^= 1
+	newer := append([]byte(nil), good...)
+	newer[len(stateMagic)]++
+	bad := map[string]*raftpb.Message{
+		"empty":         snapMessage(4, 100, nil),
+		"no snapshot":   {Type: raftpb.MsgSnap.Enum()},
+		"cut":           snapMessage(4, 100, good[:len(good)-1]),
+		"flipped":       snapMessage(4, 100, flipped),
+		"trailing":      snapMessage(4, 100, append(good[:len(good):len(good)], 0)),
+		"newer":         snapMessage(4, 100, newer),
+		"another index": snapMessage(4, 101, good),
+		"another term":  snapMessage(5, 100, good),
+	}
+	refuse := func(when string, files []string) {
+		for name, m := range bad {
+			if err := receiveSnapshot(dir, m); err == nil {
+				t.Errorf("%s, %s: taken", when, name)
+			}
+			if now := snapFiles(t, dir); strings.Join(now, " ") != strings.Join(files, " ") {
+				t.Errorf("%s, %s: in snap/: %v", when, name, now)
+			}
+		}
+	}
+	refuse("at first", before)
+
+	incoming := incomingPath(dir, 4, 100)
+	for range 2 { // the same one twice, as raft may send it
+		m := snapMessage(4, 100, good)
+		must(t, receiveSnapshot(dir, m))
+		if m.GetSnapshot().GetData() != nil {
+			t.Error("raft would get, and keep, the whole state")
+		}
+		wantFile(t, incoming, string(good))
+	}
+	after := snapFiles(t, dir)
+	if len(after) != len(before)+1 {
+		t.Errorf("in snap/: %v", after)
+	}
+	refuse("beside a good one", after)
+	wantFile(t, incoming, string(good))
+
+	// It comes a third time when it is installed, and is installed once.
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{received(t, dir, someState(4, 100), 4, 2)}))
+	must(t, receiveSnapshot(dir, snapMessage(4, 100, good)))
+	wantState(t, openDisk(t, crashed(t, dir)), 100)
+}

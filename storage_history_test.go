@@ -1,0 +1,158 @@
+package main
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// Without this some order of appends, votes, overwrites, snapshots, crashes and
+// starts that nobody thought of could lose what was synced, or refuse a start.
+func TestStorageRandomHistory(t *testing.T) {
+	t.Parallel()
+	h := newDiskHistory(t, rand.Uint64()) // logs the seed
+	for range 60 {
+		h.step()
+	}
+	h.restart()
+}
+
+// diskHistory does to a storage what raft might, and knows what must be there
+// after a crash.
+type diskHistory struct {
+	t   *testing.T
+	rnd *rand.Rand
+	o   *openedStorage
+
+	log        []*raftpb.Entry // log[i] has index first+i
+	first      uint64
+	term, vote uint64
+	commit     uint64 // as raft knows it
+	durable    uint64 // as it was in an append that was synced
+	snap       uint64
+	boot       uint64
+	run        []*raftpb.Message
+}
+
+func newDiskHistory(t *testing.T, seed uint64) *diskHistory {
+	t.Helper()
+	t.Logf("seed %d", seed)
+	o := openDisk(t, newDisk(t))
+	return &diskHistory{
+		t: t, rnd: rand.New(rand.NewPCG(seed, 0)), o: o,
+		first: 2, term: 1, commit: 1, snap: 1, boot: 1,
+	}
+}
+
+func (h *diskHistory) last() uint64 { return h.first + uint64(len(h.log)) - 1 }
+
+func (h *diskHistory) step() {
+	h.t.Helper()
+	switch n := h.rnd.IntN(20); {
+	case n < 10:
+		for range 1 + h.rnd.IntN(3) {
+			h.message()
+		}
+		must(h.t, h.o.append(h.run))
+		h.run = nil
+	case n < 13:
+		flushMark(h.t, h.o)
+	case n < 15:
+		h.ownSnapshot()
+	case n < 16:
+		h.install()
+	case n < 19:
+		h.restart()
+	default:
+		must(h.t, h.o.close())
+		h.reopen(h.o.dir)
+	}
+}
+
+// message makes up one append: entries, in place of others or not, a vote, or
+// a commit index.
+func (h *diskHistory) message() {
+	switch h.rnd.IntN(5) {
+	case 0: // another leader, with another log behind what is committed
+		h.term++
+		h.vote = h.rnd.Uint64N(4)
+		from := h.commit + 1 + h.rnd.Uint64N(h.last()-h.commit+1)
+		h.log = h.log[:from-h.first]
+		h.entries(true)
+	case 1:
+		h.term++
+		h.vote = h.rnd.Uint64N(4)
+		h.run = append(h.run, storageAppend(h.term, h.vote, h.commit))
+	case 2:
+		h.commit += h.rnd.Uint64N(h.last() - h.commit + 1)
+		h.run = append(h.run, storageAppend(h.term, h.vote, h.commit))
+	case 3:
+		h.entries(true)
+	default:
+		h.entries(false)
+	}
+}
+
+func (h *diskHistory) entries(hard bool) {
+	size := 10
+	if h.rnd.IntN(4) == 0 {
+		size = 200 << 10
+	}
+	entries := someEntries(h.term, h.last()+1, h.last()+1+h.rnd.Uint64N(4), size)
+	h.log = append(h.log, entries...)
+	m := storageAppend(0, 0, 0, entries...)
+	if hard {
+		m = storageAppend(h.term, h.vote, h.commit, entries...)
+	}
+	h.run = append(h.run, m)
+}
+
+func (h *diskHistory) ownSnapshot() {
+	if h.commit <= h.snap {
+		return
+	}
+	index := h.snap + 1 + h.rnd.Uint64N(h.commit-h.snap)
+	takeSnapshot(h.t, h.o, someState(h.log[index-h.first].GetTerm(), index))
+	h.snap, h.durable = index, max(h.durable, index)
+}
+
+func (h *diskHistory) install() {
+	index := h.last() + 1 + h.rnd.Uint64N(50)
+	m := received(h.t, h.o.dir, someState(h.term, index), h.term, h.vote)
+	h.log, h.first, h.snap, h.commit, h.durable = nil, index+1, index, index, index
+	if h.rnd.IntN(2) == 0 {
+		h.entries(false)
+		m.Entries = h.run[0].GetEntries()
+		h.run = nil
+	}
+	must(h.t, h.o.append([]*raftpb.Message{m}))
+}
+
+func (h *diskHistory) restart() {
+	h.t.Helper()
+	h.reopen(crashed(h.t, h.o.dir))
+}
+
+func (h *diskHistory) reopen(dir string) {
+	h.t.Helper()
+	h.o.close()
+	h.o = openDisk(h.t, dir)
+	h.boot++
+	if h.o.boot != h.boot {
+		h.t.Fatalf("life %d has number %d", h.boot, h.o.boot)
+	}
+	wantState(h.t, h.o, h.snap)
+	wantHard(h.t, h.o, h.term, h.vote, h.durable)
+	hard, _, err := h.o.mem.InitialState()
+	must(h.t, err)
+	if hard.GetCommit() > h.commit {
+		h.t.Fatalf("commit %d, but raft knew of %d only", hard.GetCommit(), h.commit)
+	}
+	h.commit = max(h.commit, hard.GetCommit()) // what is lost of it, raft learns again
+	if behind := h.log[h.snap+1-h.first:]; len(behind) > 0 {
+		wantEntries(h.t, h.o, behind)
+	} else if h.o.last != h.snap {
+		h.t.Fatalf("the log ends at %d, not at %d", h.o.last, h.snap)
+	}
+}

@@ -1,0 +1,448 @@
+package main
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// Without this an append could be answered before it is in a file: what was
+// acknowledged would be gone after a kill.
+func TestStorageAppendSurvivesCrash(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	entries := someEntries(4, 2, 9, 100)
+	must(t, o.append([]*raftpb.Message{
+		storageAppend(4, 2, 1, entries[:3]...),
+		storageAppend(0, 0, 0, entries[3:5]...),
+		storageAppend(4, 2, 3),
+		storageAppend(4, 2, 4, entries[5:]...),
+	}))
+	o = openDisk(t, crashed(t, dir))
+	wantEntries(t, o, entries)
+	wantHard(t, o, 4, 2, 4)
+	wantState(t, o, firstIndex)
+
+	// A vote alone: without it a node could vote twice in a term.
+	must(t, o.append([]*raftpb.Message{storageAppend(5, 3, 4)}))
+	wantHard(t, openDisk(t, crashed(t, o.dir)), 5, 3, 0)
+}
+
+// Without this a state file that no record names would count (raft and the
+// state at different indexes), or stay for ever.
+func TestStorageCrashBetweenStateFileAndRecord(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	entries := someEntries(2, 2, 20, 100)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 20, entries...)}))
+	writeSomeState(t, dir, someState(2, 15))
+	crash := crashed(t, dir)
+	o = openDisk(t, crash)
+	wantState(t, o, firstIndex)
+	wantEntries(t, o, entries)
+	wantOnlyFirstSnapshot(t, crash)
+	// The next one is none the worse for it.
+	takeSnapshot(t, o, someState(2, 15))
+	o = openDisk(t, crashed(t, crash))
+	wantState(t, o, 15)
+	wantEntries(t, o, entries[14:])
+}
+
+func wantOnlyFirstSnapshot(t *testing.T, dir string) {
+	t.Helper()
+	for _, name := range snapFiles(t, dir) {
+		if name != filepath.Base(statePath(dir, firstTerm, firstIndex)) {
+			t.Errorf("%s is left over", name)
+		}
+	}
+}
+
+// Without this each crash while a snapshot is written or received leaves a file
+// as large as the state, under a new name: they fill the disk.
+func TestStorageLeftoversAreRemovedAtStart(t *testing.T) {
+	dir := newDisk(t)
+	for _, path := range []string{
+		statePath(dir, 1, 1) + ".tmp1", statePath(dir, 2, 50) + ".tmp1", statePath(dir, 2, 50) + ".tmp2",
+		statePath(dir, 2, 60), incomingPath(dir, 1, 1), incomingPath(dir, 2, 70),
+		strings.TrimSuffix(incomingPath(dir, 2, 80), ".incoming") + ".tmp3",
+	} {
+		must(t, os.WriteFile(path, []byte("half"), 0o600))
+	}
+	wantState(t, openDisk(t, dir), firstIndex)
+	wantOnlyFirstSnapshot(t, dir)
+}
+
+// Without this the WAL would go on in a half-made segment of an earlier life,
+// which it does not empty: what is left in it looks like damage to the next
+// start.
+func TestStorageHalfMadeSegmentIsRemoved(t *testing.T) {
+	dir := newDisk(t)
+	for _, name := range []string{"0.tmp", "1.tmp"} {
+		must(t, os.WriteFile(filepath.Join(dir, "wal", name), bytes.Repeat([]byte{0xa5}, 2<<20), 0o600))
+	}
+	o := openDisk(t, dir)
+	var entries []*raftpb.Entry
+	for i := uint64(2); len(segments(t, dir)) < 3; i++ {
+		e := someEntries(2, i, i, 600<<10)
+		must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 1, e...)}))
+		entries = append(entries, e...)
+		wantEntries(t, openDisk(t, crashed(t, dir)), entries)
+	}
+}
+
+// Without this a crash after a snapshot is recorded, before or while the files
+// that it replaces are removed, leaves a directory that does not start, or
+// files that stay.
+func TestStorageCrashDuringRemoval(t *testing.T) {
+	t.Parallel()
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	takeSnapshotAfter(t, o, 2, 2, 3, 400<<10) // to have an older state file than the first
+	entries := someEntries(3, 4, 14, 400<<10)
+	for _, e := range entries {
+		must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 3, e)}))
+	}
+	writeSomeState(t, dir, someState(3, 12))
+	old := segments(t, dir)
+	must(t, o.record(o.hard, 12, 3, newMembership(diskPeers()).confState()))
+	recorded := crashed(t, dir)
+	must(t, removeSegments(filepath.Join(dir, "wal"), 12))
+	keep := len(segments(t, dir))
+	if len(old) < 4 || keep == len(old) {
+		t.Fatalf("only %d segments, and %d after removal", len(old), keep)
+	}
+	for removed := 0; removed <= len(old)-keep; removed++ {
+		crash := crashed(t, recorded)
+		for _, path := range old[:removed] {
+			must(t, os.Remove(filepath.Join(crash, "wal", filepath.Base(path))))
+		}
+		o := openDisk(t, crash)
+		wantState(t, o, 12)
+		wantEntries(t, o, entries[9:])
+		wantHard(t, o, 3, 2, 12)
+		if n := len(segments(t, crash)); n != keep {
+			t.Errorf("%d segments are left, %d are needed", n, keep)
+		}
+		if files := snapFiles(t, crash); len(files) != 1 {
+			t.Errorf("in snap/: %v", files)
+		}
+	}
+}
+
+// takeSnapshotAfter appends entries, commits them, and takes a snapshot.
+func takeSnapshotAfter(t *testing.T, o *openedStorage, term, from, to uint64, size int) {
+	t.Helper()
+	must(t, o.append([]*raftpb.Message{storageAppend(term, 0, to, someEntries(term, from, to, size)...)}))
+	takeSnapshot(t, o, someState(term, to))
+}
+
+// Without this a follower that has acknowledged a snapshot and is killed comes
+// back without it, and cannot start: the leader speaks of entries that it
+// never had (raftexample, and etcd-io/raft 174). The new hard state differs in
+// commit only, which alone the WAL would not even write.
+func TestStorageInstalledSnapshotSurvivesCrash(t *testing.T) {
+	for name, behind := range map[string][]*raftpb.Entry{"alone": nil, "with entries": someEntries(4, 101, 103, 100)} {
+		t.Run(name, func(t *testing.T) {
+			dir := newDisk(t)
+			o := openDisk(t, dir)
+			must(t, o.append([]*raftpb.Message{storageAppend(4, 2, 1, someEntries(4, 2, 5, 10)...)}))
+			must(t, o.append([]*raftpb.Message{received(t, dir, someState(4, 100), 4, 2, behind...)}))
+			live, err := o.mem.Snapshot()
+			must(t, err)
+			if live.GetMetadata().GetIndex() != 100 || o.snapIndex.Load() != 100 {
+				t.Fatalf("raft has the snapshot %d", live.GetMetadata().GetIndex())
+			}
+			again := openDisk(t, crashed(t, dir))
+			wantState(t, again, 100)
+			wantHard(t, again, 4, 2, 100)
+			if behind != nil {
+				wantEntries(t, again, behind)
+			} else if again.last != 100 {
+				t.Fatalf("the log ends at %d", again.last)
+			}
+			if files := snapFiles(t, again.dir); len(files) != 1 {
+				t.Errorf("in snap/: %v", files)
+			}
+			// The log goes on behind it.
+			next := someEntries(5, again.last+1, again.last+2, 10)
+			must(t, again.append([]*raftpb.Message{storageAppend(5, 3, 100, next...)}))
+			wantEntries(t, openDisk(t, crashed(t, again.dir)), next)
+		})
+	}
+}
+
+// Without this a node that joins would lose its first snapshot, and with it
+// everything it was told.
+func TestStorageJoiningNodeInstallsSnapshot(t *testing.T) {
+	dir := t.TempDir()
+	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), nil))
+	o := openDisk(t, dir)
+	// Everything in one run: the batch before, the snapshot, the batch after.
+	behind := someEntries(7, 501, 503, 10)
+	must(t, o.append([]*raftpb.Message{
+		storageAppend(7, 0, 0), received(t, dir, someState(7, 500), 0, 0), storageAppend(7, 0, 501, behind...),
+	}))
+	o = openDisk(t, crashed(t, dir))
+	wantState(t, o, 500)
+	wantHard(t, o, 7, 0, 501)
+	wantEntries(t, o, behind)
+}
+
+// Without this the mark vouches for nothing of an acknowledged snapshot: damage
+// to its record would look like a torn write, and the node would start from
+// before it.
+func TestStorageMarkCoversInstalledSnapshot(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{received(t, dir, someState(4, 100), 4, 2)}))
+	flushMark(t, o)
+	if m := markOf(t, dir); m.Index != 100 || m.Term != 4 || m.Vote != 2 {
+		t.Errorf("the mark is %+v", m)
+	}
+}
+
+// Without this a snapshot could count that the hard state does not commit:
+// raft panics on a log that begins behind what is committed.
+func TestStorageSnapshotBeyondCommitDoesNotCount(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	entries := someEntries(2, 2, 20, 10)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 8, entries...)}))
+	writeSomeState(t, dir, someState(2, 15))
+	must(t, o.wal.SaveSnapshot(&walpb.Snapshot{
+		Index: new(uint64(15)), Term: new(uint64(2)), ConfState: newMembership(diskPeers()).confState(),
+	}))
+	o = openDisk(t, crashed(t, dir))
+	wantState(t, o, firstIndex)
+	wantEntries(t, o, entries)
+	wantHard(t, o, 2, 1, 8)
+}
+
+// Without this a snapshot of this node's own that was overtaken by one from the
+// leader would set the log back.
+func TestStorageOvertakenSnapshot(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 10, someEntries(2, 2, 10, 10)...)}))
+	writeSomeState(t, dir, someState(2, 10))
+	must(t, o.append([]*raftpb.Message{received(t, dir, someState(2, 40), 2, 1)}))
+	must(t, o.written(someState(2, 10)))
+	if o.snapIndex.Load() != 40 {
+		t.Errorf("the snapshot that counts is %d", o.snapIndex.Load())
+	}
+	wantState(t, openDisk(t, crashed(t, dir)), 40)
+}
+
+// Without this entries of a former leader come back after a new one has
+// overwritten them, or the mark takes the shorter log for a damaged one.
+func TestStorageOverwrittenLog(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	old := someEntries(2, 2, 20, 100)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, old...)}))
+	flushMark(t, o)
+	if m := markOf(t, dir); m.Index != 20 || m.Term != 2 || m.Vote != 1 {
+		t.Fatalf("the mark is %+v", m)
+	}
+	// A crash between the two writes: the mark is lower, the log is as it was.
+	between := crashed(t, dir)
+	m := openDisk(t, between)
+	must(t, m.mark.lower(9))
+	if got := markOf(t, between).Index; got != 9 {
+		t.Fatalf("lowered to %d", got)
+	}
+	wantEntries(t, openDisk(t, crashed(t, between)), old)
+
+	shorter := someEntries(3, 10, 12, 100)
+	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 5, shorter...)}))
+	if got := markOf(t, dir).Index; got > 9 {
+		t.Errorf("the mark still says %d", got)
+	}
+	crash := crashed(t, dir)
+	flushMark(t, o)
+	for _, dir := range []string{crash, crashed(t, dir)} {
+		again := openDisk(t, dir)
+		wantEntries(t, again, append(old[:8:8], shorter...))
+		wantHard(t, again, 3, 2, 5)
+	}
+}
+
+// Without this the mark stays above the log when appends of two leaders wait
+// for one fsync, the later one shorter: the next start is refused as damage,
+// though nothing is lost.
+func TestStorageOverwrittenLogInOneRun(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	old := someEntries(2, 2, 20, 10)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, old...)}))
+	flushMark(t, o)
+	shorter := someEntries(3, 10, 12, 10)
+	must(t, o.append([]*raftpb.Message{
+		storageAppend(0, 0, 0, someEntries(2, 21, 22, 10)...),
+		storageAppend(3, 2, 5, shorter...),
+	}))
+	wantEntries(t, o, append(old[:8:8], shorter...))
+	if m := markOf(t, dir); m.Index > 12 {
+		t.Errorf("the log ends at 12, but the mark says %d", m.Index)
+	}
+	wantEntries(t, openDisk(t, crashed(t, dir)), append(old[:8:8], shorter...))
+}
+
+// Without this entries that a new leader overwrote come back when the snapshot
+// is of the last entry: wal.ReadAll does not look at entries up to the snapshot,
+// so not at those that did the overwriting. This node would seem to have a log
+// that ends in an old term, and vote for a candidate that lacks what it
+// acknowledged: with its vote, committed entries are lost.
+func TestStorageOverwrittenLogBehindSnapshot(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
+	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, someEntries(3, 10, 20, 10)...)}))
+	takeSnapshot(t, o, someState(3, 20))
+	if o.last != 20 {
+		t.Fatalf("the log ends at %d", o.last)
+	}
+	o = openDisk(t, crashed(t, dir))
+	wantState(t, o, 20)
+	term, err := o.mem.Term(o.last)
+	must(t, err)
+	if o.last != 20 || term != 3 {
+		t.Errorf("the log ends at %d in term %d, but %d in term 3 was acknowledged", o.last, term, 20)
+	}
+}
+
+// Without this a snapshot in place of a log that conflicts with it could bring
+// the conflicting entries back behind newer ones.
+func TestStorageSnapshotReplacesConflictingLog(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
+	flushMark(t, o)
+	must(t, o.append([]*raftpb.Message{received(t, dir, someState(4, 30), 4, 2)}))
+	if last, err := o.mem.LastIndex(); err != nil || last != 30 {
+		t.Fatalf("raft's log ends at %d: %v", last, err)
+	}
+	o = openDisk(t, crashed(t, dir)) // the mark of before must not refuse it
+	wantState(t, o, 30)
+	if o.last != 30 {
+		t.Errorf("the log ends at %d", o.last)
+	}
+	next := someEntries(4, 31, 32, 10)
+	must(t, o.append([]*raftpb.Message{storageAppend(4, 2, 30, next...)}))
+	wantEntries(t, openDisk(t, crashed(t, o.dir)), next)
+}
+
+// Without this a node's disk fills up, or, once the segments of the life that
+// wrote them are gone, its term and vote are forgotten and it may vote twice.
+func TestStorageRotation(t *testing.T) {
+	t.Parallel()
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{storageAppend(7, 3, 1, someEntries(7, 2, 3, 10)...)}))
+	dir = crashed(t, dir)
+	first := filepath.Base(segments(t, dir)[0])
+	o = openDisk(t, dir)
+	last := uint64(3)
+	for round := range 6 {
+		for range 6 { // 1.5 MB, without a hard state
+			must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(7, last+1, last+4, 64<<10)...)}))
+			last += 4
+		}
+		takeSnapshot(t, o, someState(7, last-1))
+		if size := diskSize(t, dir); size > 5*wal.SegmentSizeBytes {
+			t.Fatalf("round %d: %d bytes on disk", round, size)
+		}
+		if files := snapFiles(t, dir); len(files) != 1 {
+			t.Fatalf("in snap/: %v", files)
+		}
+	}
+	if filepath.Base(segments(t, dir)[0]) == first {
+		t.Fatal("the segment of the former life is still there")
+	}
+	o = openDisk(t, crashed(t, dir))
+	wantHard(t, o, 7, 3, last-1)
+	wantState(t, o, last-1)
+	wantEntries(t, o, someEntries(7, last, last, 64<<10))
+	if o.identity != diskIdentity() {
+		t.Errorf("identity %+v", o.identity)
+	}
+}
+
+// Without this a segment that is cut before any snapshot lacks the hard state
+// that an earlier life wrote: the WAL repeats only what it saved itself.
+func TestStorageNewSegmentRepeatsHardState(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{storageAppend(7, 3, 1)}))
+	dir = crashed(t, dir)
+	o = openDisk(t, dir)
+	for i := uint64(2); len(segments(t, dir)) < 2; i++ {
+		must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(7, i, i, 300<<10)...)}))
+	}
+	s, err := readSegment(segments(t, dir)[1])
+	must(t, err)
+	if h := s.goodPart(0).hard; h == nil || h.term != 7 || h.vote != 3 {
+		t.Errorf("the new segment begins with the hard state %+v", h)
+	}
+}
+
+func diskSize(t *testing.T, dir string) int64 {
+	t.Helper()
+	var size int64
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		size += info.Size()
+		return err
+	}))
+	return size
+}
+
+// Without this the log in memory grows with the number or the size of the
+// entries, instead of being a bounded tail; or is dropped whole, so that a
+// follower a little behind needs a snapshot.
+func TestStorageRetainedLog(t *testing.T) {
+	big := make([]byte, 1<<20)
+	for name, c := range map[string]struct {
+		entries, index, first uint64
+		size                  int
+	}{
+		"few":                   {entries: 100, index: 90, first: 1, size: 1},
+		"many":                  {entries: 3*retainedEntries + 10, index: 3 * retainedEntries, first: 2 * retainedEntries, size: 1},
+		"as many as fit":        {entries: 16, index: 16, first: 1, size: retainedBytes / 16},
+		"large":                 {entries: 40, index: 38, first: 23, size: retainedBytes / 16},
+		"the last is too large": {entries: 3, index: 3, first: 4, size: retainedBytes + 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.size > len(big) {
+				big = make([]byte, c.size)
+			}
+			s := &storage{mem: raft.NewMemoryStorage()}
+			var entries []*raftpb.Entry
+			for i := uint64(1); i <= c.entries; i++ {
+				entries = append(entries, &raftpb.Entry{Term: new(uint64(1)), Index: new(i), Data: big[:c.size]})
+			}
+			must(t, s.mem.Append(entries))
+			for range 2 { // a second time changes nothing
+				must(t, s.compact(c.index))
+				if first, err := s.mem.FirstIndex(); err != nil || first != c.first {
+					t.Fatalf("the log begins at %d, not at %d: %v", first, c.first, err)
+				}
+			}
+			if last, err := s.mem.LastIndex(); err != nil || last != c.entries {
+				t.Fatalf("the log ends at %d: %v", last, err)
+			}
+		})
+	}
+}
