@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/storage/wal"
@@ -116,7 +117,18 @@ func removeLeftovers(dir string) error {
 			return err
 		}
 	}
-	return nil
+	return removeMarkTemps(dir)
+}
+
+// removeMarkTemps removes what a crash left of making the mark.
+func removeMarkTemps(dir string) error {
+	files, err := os.ReadDir(dir)
+	for _, f := range files {
+		if strings.HasPrefix(f.Name(), "mark.tmp") {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, f.Name())))
+		}
+	}
+	return err
 }
 
 // createLog makes a WAL that begins at st.

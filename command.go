@@ -153,6 +153,9 @@ func decodeCommand(b []byte) (command, error) {
 			c.condition.revision = r.uvarint()
 		}
 		c.key, c.value = string(r.bytes()), r.b
+		if c.kind == kindDelete && len(c.value) > 0 {
+			return c, errMalformed
+		}
 	case kindPublish:
 		c.member, c.clientURL = r.uvarint(), string(r.b)
 	default:

@@ -118,11 +118,17 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 		"v1/members": a.serveMembers,
 	}
 	serve, ok := routes[path]
+	if !ok && r.Method == http.MethodPut {
+		return fmt.Errorf("%w: /%s is not a key in the short form; use /v1/kv/%s", errBadRequest, path, url.PathEscape(path))
+	}
 	if !ok {
 		return fmt.Errorf("%w: there is nothing at /%s; see GET /", errNotFound, path)
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return notAllowed(w, "GET, HEAD")
+	}
+	if r.URL.RawQuery != "" && path != "v1/members" && r.URL.RawQuery != "verbose" {
+		return fmt.Errorf("%w: unknown query parameter in ?%s", errBadRequest, clip(r.URL.RawQuery))
 	}
 	return serve(w, r)
 }

@@ -160,6 +160,9 @@ func (m membership) checkAdd(c memberChange) (done bool, err error) {
 	if _, err := checkPeerURL(c.peerURL); err != nil {
 		return false, fmt.Errorf("%w: %w", errBadPeerURL, err)
 	}
+	if err := checkID(c.id); err != nil {
+		return false, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
 	if m.removed[c.id] {
 		return false, errMemberRemoved
 	}

@@ -226,6 +226,7 @@ func TestProcAllKilledAtOnce(t *testing.T) {
 // Guarantee: without a quorum nothing hangs and nothing is made up: a write ends in 503 (it did not happen) or 504 (it
 // may have), within the time given (A2, A3, B2).
 func TestProcNoQuorum(t *testing.T) {
+	t.Parallel() // it mostly waits for time-outs
 	const timeout = 2 * time.Second
 	c := newProcCluster(t, 3, "--request-timeout", timeout.String())
 	c.start()

@@ -207,6 +207,7 @@ func TestProcRemovedWhileDown(t *testing.T) {
 // Guarantee: members with their URLs are replicated state, in the snapshot too: after any change everyone restarts with
 // the old command lines (C1, C4).
 func TestProcOldCommandLinesAfterAChange(t *testing.T) {
+	t.Parallel() // it mostly waits for elections
 	c := newProcCluster(t, 3, "--snapshot-count", "20")
 	c.start()
 	c.addNode(4, 2)

@@ -373,6 +373,8 @@ func (c *procCluster) close() {
 	}
 }
 
+var procProbe = regexp.MustCompile(`^/(livez|readyz|metrics|v1/status|v1/members)`)
+
 var procCrash = regexp.MustCompile(`(?m)^(panic: |fatal error: |WARNING: DATA RACE|\[signal )`)
 
 func procTail(s string) string {
@@ -443,7 +445,13 @@ func procDo(client *http.Client, method, url string, body []byte, headers ...str
 }
 
 func (c *procCluster) do(method string, i int, path string, body []byte, headers ...string) procReply {
-	return procDo(c.client, method, c.url(i)+path, body, headers...)
+	start := time.Now()
+	r := procDo(c.client, method, c.url(i)+path, body, headers...)
+	// Nothing may wait for long that does not need the cluster: probes must answer when all else is stuck.
+	if took := time.Since(start); took > 4*time.Second && procProbe.MatchString(path) {
+		c.t.Errorf("%s %s at node %d took %v: %v", method, path, i, took, r)
+	}
+	return r
 }
 
 // procRefused tells that no connection came about: the request was never sent.

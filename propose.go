@@ -51,6 +51,7 @@ type batch struct {
 
 	// What became of the latest attempt to hand it to raft:
 	offered  bool   // it is at the raft loop, which has not answered yet
+	tried    uint64 // the term as the proposer knew it at the latest attempt
 	accepted bool   // raft took it at least once: it may be applied
 	term     uint64 // the term in which raft last took it
 	asLeader bool   // this node was the leader then, so it is in its log
@@ -105,7 +106,7 @@ func newProposer(log *zap.Logger, cfg config, boot uint64, proposeC chan<- propo
 // when it did not happen, errOutcomeUnknown when it may have happened, else
 // the outcome of the command itself.
 func (p *proposer) propose(ctx context.Context, cmd []byte) result {
-	r := &request{cmd: cmd, deadline: time.Now().Add(p.timeout), done: make(chan result, 1)}
+	r := &request{cmd: cmd, done: make(chan result, 1)}
 	if err := p.enqueue(r); err != nil {
 		return result{err: err}
 	}
@@ -129,6 +130,7 @@ func (p *proposer) enqueue(r *request) error {
 	if len(p.queue) >= maxQueuedCommands || (len(p.queue) > 0 && p.queued+len(r.cmd) > maxQueuedBytes) {
 		return errOverloaded
 	}
+	r.deadline = time.Now().Add(p.timeout) // under the lock: the queue is in the order of deadlines
 	p.queue = append(p.queue, r)
 	p.queued += len(r.cmd)
 	p.wake()
@@ -185,7 +187,7 @@ func (p *proposer) next(term uint64) *batch {
 	now := time.Now()
 	for _, b := range p.inFlight {
 		if !b.offered && b.due(term, now) {
-			b.offered = true
+			b.offered, b.tried = true, term
 			if b.accepted {
 				p.retries++
 			}
@@ -195,20 +197,20 @@ func (p *proposer) next(term uint64) *batch {
 	if len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= windowSize {
 		return nil
 	}
-	return p.gather()
+	return p.gather(term)
 }
 
 // due reports whether a batch in flight needs another try.
 func (b *batch) due(term uint64, now time.Time) bool {
+	if b.tried < term {
+		return true // by the old leader it may be lost
+	}
 	if now.Before(b.retryAt) {
 		return false
 	}
-	if !b.accepted || b.term != term {
-		return true // never taken, or taken in a term that is over
-	}
 	// In the leader's own log it cannot get lost while the term lasts. On
 	// its way to another node it can.
-	return !b.asLeader
+	return !b.accepted || !b.asLeader || b.term < term
 }
 
 // low is the first sequence that is not settled.
@@ -221,8 +223,8 @@ func (p *proposer) low() uint64 {
 }
 
 // gather makes a batch of what is waiting.
-func (p *proposer) gather() *batch {
-	b := &batch{offered: true}
+func (p *proposer) gather(term uint64) *batch {
+	b := &batch{offered: true, tried: term}
 	size := 0
 	n := 0
 	for _, r := range p.queue {
@@ -236,7 +238,7 @@ func (p *proposer) gather() *batch {
 		}
 		size += len(r.cmd) + 4
 		b.requests = append(b.requests, r)
-		b.deadline = r.deadline // requests queue in the order of their deadlines
+		b.deadline = r.deadline // the queue is in the order of deadlines
 	}
 	clear(p.queue[:n])
 	p.queue = p.queue[n:]
@@ -345,28 +347,20 @@ func (p *proposer) expire(now time.Time) {
 		}
 		n++
 		p.queued -= len(r.cmd)
-		r.answer(result{err: p.reason()})
+		r.answer(result{err: errNoLeader})
 	}
 	clear(p.queue[:n])
 	p.queue = p.queue[n:]
 
 	kept := p.inFlight[:0]
 	for _, b := range p.inFlight {
-		b.fail(p.reason(), now)
+		b.fail(errNoLeader, now)
 		if b.offered || now.Before(b.deadline) {
 			kept = append(kept, b)
 		}
 	}
 	clear(p.inFlight[len(kept):])
 	p.inFlight = kept
-}
-
-// reason says why a request that never reached raft had to wait too long.
-func (p *proposer) reason() error {
-	if leader, _, _ := p.leaders.get(); leader == 0 {
-		return errNoLeader
-	}
-	return errOverloaded
 }
 
 // fail answers those in a batch whose time is up. If raft ever took it, or is

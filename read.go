@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -40,7 +41,7 @@ type reader struct {
 type readRound struct {
 	done     chan struct{} // closed when err is set
 	err      error
-	deadline time.Time // of its first reader
+	deadline time.Time // of the reader whose time is up first
 	attempts []uint64  // each a context that raft may answer
 	retryAt  time.Time
 	indexed  bool // raft has answered; what is missing is the applied state
@@ -59,16 +60,32 @@ func newReader(cfg config, boot uint64, roundC chan<- []byte, leaders *leadershi
 // acknowledged anywhere before the call; errNoLeader, errUnavailable or
 // errStopping when that could not be established.
 func (r *reader) confirm(ctx context.Context) error {
+	deadline := time.Now().Add(r.timeout)
+	for {
+		err := r.round(ctx, deadline)
+		retry := errors.Is(err, errNoLeader) || errors.Is(err, errUnavailable)
+		if !retry || ctx.Err() != nil || !time.Now().Before(deadline) {
+			return err
+		}
+		// The round's time was up, but that was another reader's.
+	}
+}
+
+// round waits for the next round to end.
+func (r *reader) round(ctx context.Context, deadline time.Time) error {
 	r.mu.Lock()
 	if r.stopped {
 		r.mu.Unlock()
 		return errStopping
 	}
 	if r.waiting == nil {
-		r.waiting = &readRound{done: make(chan struct{}), deadline: time.Now().Add(r.timeout)}
+		r.waiting = &readRound{done: make(chan struct{}), deadline: deadline}
 		r.wake()
 	}
 	round := r.waiting
+	if deadline.Before(round.deadline) {
+		round.deadline = deadline
+	}
 	r.mu.Unlock()
 	select {
 	case <-round.done:
@@ -90,8 +107,13 @@ func (r *reader) run(ctx context.Context) error {
 	defer r.stop()
 	sweep := time.NewTicker(dropRetry)
 	defer sweep.Stop()
+	var lastLeader, lastTerm uint64
 	for {
-		leader, _, changed := r.leaders.get()
+		leader, term, changed := r.leaders.get()
+		if leader != lastLeader || term != lastTerm {
+			r.retryAll() // rounds of the old leader are lost
+			lastLeader, lastTerm = leader, term
+		}
 		if leader != 0 {
 			for c := r.next(); c != nil; c = r.next() {
 				select {
@@ -108,7 +130,6 @@ func (r *reader) run(ctx context.Context) error {
 		select {
 		case <-r.kick:
 		case <-changed:
-			r.retryAll() // rounds of the old leader are lost
 		case <-tick:
 			r.expire(time.Now())
 		case <-ctx.Done():
@@ -203,8 +224,7 @@ func (r *reader) retryAll() {
 	}
 }
 
-// expire ends the rounds whose first reader has waited long enough. Later
-// readers of the same round fail a little early rather than late.
+// expire ends the rounds of which a reader has waited long enough.
 func (r *reader) expire(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -89,7 +89,7 @@ func openStorage(log *zap.Logger, dir string) (*openedStorage, error) {
 	if err := o.begin(); err != nil {
 		return nil, errors.Join(err, o.close())
 	}
-	return o, o.clean(o.snapIndex.Load(), o.state.term)
+	return o, o.sweep(o.snapIndex.Load(), o.state.term)
 }
 
 // begin makes durable what this life starts from.
@@ -203,7 +203,7 @@ func readLog(log *zap.Logger, dir string, from *walpb.Snapshot, m mark) (*wal.WA
 		}
 		meta, hard, entries, err := w.ReadAll()
 		if err == nil {
-			return w, meta, hard, entries, nil
+			return w, meta, hard, withoutCut(entries), nil
 		}
 		cerr := w.Close()
 		if !errors.Is(err, io.ErrUnexpectedEOF) || repaired || cerr != nil {
@@ -234,7 +234,7 @@ func checkReach(log *zap.Logger, walDir string, from *walpb.Snapshot, m mark) er
 	if err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
-	last := max(from.GetIndex(), lastIndex(entries))
+	last := max(from.GetIndex(), lastIndex(withoutCut(entries)))
 	switch {
 	case last < m.Index:
 		return fmt.Errorf("%s ends at entry %d, but entry %d was synced to it: its end is missing", walDir, last, m.Index)
@@ -300,13 +300,8 @@ func (s *storage) append(msgs []*raftpb.Message) error {
 
 func (s *storage) save(msgs []*raftpb.Message) error {
 	hard, entries := s.merge(msgs)
-	if len(entries) > 0 {
-		if err := s.mark.lower(entries[0].GetIndex() - 1); err != nil {
-			return err
-		}
-	}
-	if err := s.wal.Save(hard, entries); err != nil {
-		return fmt.Errorf("write-ahead log: %w", err)
+	if err := s.write(hard, entries); err != nil {
+		return err
 	}
 	for _, m := range msgs {
 		// One by one: a later message may overwrite entries of an earlier.
@@ -316,6 +311,45 @@ func (s *storage) save(msgs []*raftpb.Message) error {
 	}
 	s.saved(hard, entries)
 	return nil
+}
+
+// write puts a hard state and entries into the WAL. Entries that overwrite a
+// longer log need a cut behind them: at the next start the WAL skips those up
+// to the snapshot without looking, and what they had overwritten would be
+// there again.
+func (s *storage) write(hard *raftpb.HardState, entries []*raftpb.Entry) error {
+	if len(entries) > 0 {
+		lowest, highest := entries[0].GetIndex(), s.last
+		for _, e := range entries {
+			lowest, highest = min(lowest, e.GetIndex()), max(highest, e.GetIndex())
+		}
+		if err := s.mark.lower(lowest - 1); err != nil {
+			return err
+		}
+		if last := lastIndex(entries); last < highest {
+			entries = append(entries[:len(entries):len(entries)], cutBehind(last))
+		}
+	}
+	if err := s.wal.Save(hard, entries); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
+	return nil
+}
+
+// cutBehind is an entry that takes what the WAL holds behind index out of the
+// log. The WAL has no such operation, but each entry overwrites what is at and
+// behind its index. Its term is 0, which raft's entries never have; the loader
+// drops it (withoutCut), unless a later entry has replaced it.
+func cutBehind(index uint64) *raftpb.Entry {
+	return &raftpb.Entry{Index: new(index + 1), Term: new(uint64(0)), Type: raftpb.EntryNormal.Enum()}
+}
+
+// withoutCut drops a cut at the end of the log.
+func withoutCut(entries []*raftpb.Entry) []*raftpb.Entry {
+	if n := len(entries); n > 0 && entries[n-1].GetTerm() == 0 {
+		return entries[:n-1]
+	}
+	return entries
 }
 
 // merge puts the contents of several messages in a row. When entries overlap,
@@ -358,6 +392,9 @@ func (s *storage) install(m *raftpb.Message) error {
 	if raft.IsEmptyHardState(hard) {
 		hard = s.hard
 	}
+	if err := s.cutTail(index); err != nil {
+		return err
+	}
 	if err := s.record(hard, index, term, meta.GetConfState()); err != nil {
 		return err
 	}
@@ -366,10 +403,31 @@ func (s *storage) install(m *raftpb.Message) error {
 	}
 	s.recorded.advance(index)
 	s.last = index
+	s.saved(hard, nil)
 	if len(entries) > 0 {
-		return s.save([]*raftpb.Message{m})
+		if err := s.save([]*raftpb.Message{m}); err != nil {
+			return err
+		}
 	}
 	return s.clean(index, term)
+}
+
+// cutTail takes entries behind index out of the log, before a snapshot of
+// that index is recorded. raft installs a snapshot only over a log that
+// conflicts with it (else it would just commit), so these entries are certainly
+// not committed; left in the log, they would follow the snapshot after a
+// restart, as if they had ever done so.
+func (s *storage) cutTail(index uint64) error {
+	if s.last <= index {
+		return nil
+	}
+	if err := s.mark.lower(index); err != nil {
+		return err
+	}
+	if err := s.wal.Save(s.hard, []*raftpb.Entry{cutBehind(index)}); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
+	return nil
 }
 
 // record writes a snapshot into the WAL, together with a hard state that
@@ -447,13 +505,31 @@ func (s *storage) clean(index, term uint64) error {
 	if err := removeSegments(filepath.Join(s.dir, "wal"), index); err != nil {
 		return err
 	}
+	return s.cleanSnaps(index, term, func(name string) bool { return newerThan(name, index) })
+}
+
+// sweep is clean at the start, when nothing is on its way: what a crash left
+// half-done goes too.
+func (s *storage) sweep(index, term uint64) error {
+	if err := removeMarkTemps(s.dir); err != nil {
+		return err
+	}
+	if err := removeSegments(filepath.Join(s.dir, "wal"), index); err != nil {
+		return err
+	}
+	return s.cleanSnaps(index, term, func(string) bool { return false })
+}
+
+// cleanSnaps removes all of snap/ but the snapshot that counts and what spare
+// says.
+func (s *storage) cleanSnaps(index, term uint64, spare func(name string) bool) error {
 	files, err := os.ReadDir(s.snapDir())
 	if err != nil {
 		return err
 	}
 	keep := filepath.Base(statePath(s.dir, term, index))
 	for _, f := range files {
-		if f.Name() == keep || newerThan(f.Name(), index) {
+		if f.Name() == keep || spare(f.Name()) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(s.snapDir(), f.Name())); err != nil {
