@@ -7,6 +7,35 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
+// Without this entries that were overwritten come back once the log, or a
+// snapshot, has passed the place where the overwriting ended, but not the end
+// of what was overwritten: wal.ReadAll skips everything up to the snapshot, and
+// with it whatever had cut the old log off.
+func TestStorageOverwrittenLogFarBehindSnapshot(t *testing.T) {
+	for name, pass := range map[string]func(o *openedStorage){
+		"own snapshot": func(o *openedStorage) {
+			must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 84, someEntries(3, 71, 84, 10)...)}))
+			takeSnapshot(t, o, someState(3, 84))
+		},
+		"received snapshot": func(o *openedStorage) {
+			must(t, o.append([]*raftpb.Message{received(t, o.dir, someState(3, 84), 3, 2)}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := newDisk(t)
+			o := openDisk(t, dir)
+			must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 101, 10)...)}))
+			must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 5, someEntries(3, 50, 70, 10)...)}))
+			pass(o)
+			o = openDisk(t, crashed(t, dir))
+			wantState(t, o, 84)
+			if term, err := o.mem.Term(o.last); err != nil || o.last != 84 || term != 3 {
+				t.Errorf("the log ends at %d in term %d (%v), not at 84 in term 3", o.last, term, err)
+			}
+		})
+	}
+}
+
 // Without this some order of appends, votes, overwrites, snapshots, crashes and
 // starts that nobody thought of could lose what was synced, or refuse a start.
 func TestStorageRandomHistory(t *testing.T) {
