@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // The records of a state file. The values are on disk: never reuse one. What
@@ -141,4 +145,83 @@ func appendUvarints(b []byte, vs ...uint64) []byte {
 func appendString(b []byte, s string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(b, s...)
+}
+
+// writeSnapshots writes states to disk as they come, one at a time, and
+// passes each on when its file is complete.
+func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writtenC chan<- *state) error {
+	for {
+		select {
+		case st := <-states:
+			err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
+				return writeState(&contextWriter{ctx, w}, st)
+			})
+			if ctx.Err() != nil {
+				return nil // stopping: the half-written file is gone again
+			}
+			if err != nil {
+				return fmt.Errorf("writing a snapshot: %w", err)
+			}
+			select {
+			case writtenC <- st:
+			case <-ctx.Done():
+				return nil
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// contextWriter fails once its context has ended.
+type contextWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (c *contextWriter) Write(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.w.Write(b)
+}
+
+// receiveSnapshot takes the state out of an incoming snapshot message and puts
+// it into a verified file, so that raft never sees a snapshot that this node
+// could not load. This, and sendSnapshot in peers.go, is where the way of
+// snapshots between nodes is known.
+func receiveSnapshot(dir string, m *raftpb.Message) error {
+	snap := m.GetSnapshot()
+	term, index := snap.GetMetadata().GetTerm(), snap.GetMetadata().GetIndex()
+	// A name of its own until it is verified: the same snapshot may arrive
+	// twice, and a bad copy must not replace a good one.
+	f, err := os.CreateTemp(filepath.Join(dir, "snap"), fmt.Sprintf("%016x-%016x.tmp*", term, index))
+	if err != nil {
+		return err
+	}
+	err = errors.Join(writeAndSync(f, snap.GetData()), verifyState(f.Name(), term, index))
+	if err == nil {
+		err = os.Rename(f.Name(), incomingPath(dir, term, index))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	snap.Data = nil
+	return syncDir(filepath.Join(dir, "snap"))
+}
+
+func writeAndSync(f *os.File, data []byte) error {
+	_, err := f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func verifyState(path string, term, index uint64) error {
+	st, err := readStateFile(path)
+	if err != nil {
+		return err
+	}
+	if st.index != index || st.term != term {
+		return fmt.Errorf("state of term %d and index %d came as that of term %d and index %d", st.term, st.index, term, index)
+	}
+	return nil
 }
