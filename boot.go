@@ -37,7 +37,7 @@ func decodeIdentity(b []byte) (identity, error) {
 		return id, fmt.Errorf("write-ahead log: its metadata is not raftkv's: %w", err)
 	}
 	if id.Format != dirFormat {
-		return id, fmt.Errorf("write-ahead log: format %d, but this version knows format %d", id.Format, dirFormat)
+		return id, fmt.Errorf("%w: write-ahead log of format %d, this version knows format %d", errNewerFormat, id.Format, dirFormat)
 	}
 	return id, nil
 }
@@ -160,7 +160,7 @@ func checkIdentity(cfg config, id identity, reconfigured bool) error {
 			cfg.DataDir, id.Node, cfg.ID, cfg.ID)
 	}
 	if cfg.ClusterID != 0 && id.ClusterID != cfg.ClusterID {
-		return fmt.Errorf("data directory %s belongs to cluster %x, but --cluster-id is %x",
+		return fmt.Errorf("data directory %s belongs to cluster %x, but --cluster-id is %x; leave the flag out, or use an empty directory",
 			cfg.DataDir, id.ClusterID, cfg.ClusterID)
 	}
 	now := formatPeers(cfg.Cluster)

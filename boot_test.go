@@ -211,8 +211,9 @@ func TestBootCrashAfterEachStepOfOpen(t *testing.T) {
 	keeper, m, err := openMarkKeeper(filepath.Join(dir, "mark"))
 	must(t, err)
 	defer keeper.close()
-	o, err := openLog(zap.NewNop(), dir, m)
+	o, err := inspect(zap.NewNop(), dir, m, anyIdentity)
 	must(t, err)
+	must(t, o.open())
 	defer o.wal.Close()
 	steps["log read"] = crashed(t, dir)
 	must(t, o.wal.Save(o.hard, nil))
@@ -359,7 +360,7 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 	must(t, createStorage(zap.NewNop(), newer, id, diskPeers()))
 	t.Run("newer", func(t *testing.T) {
 		before := diskSums(t, newer)
-		_, err := openStorage(zap.NewNop(), newer)
+		_, err := openStorage(zap.NewNop(), newer, anyIdentity)
 		if err == nil {
 			t.Fatal("opened")
 		}
@@ -373,7 +374,7 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 	t.Run("newer is not damaged", func(t *testing.T) {
 		// Its data is sound: who follows the advice to remove the member
 		// throws a replica away.
-		_, err := openStorage(zap.NewNop(), newer)
+		_, err := openStorage(zap.NewNop(), newer, anyIdentity)
 		if err == nil || strings.Contains(err.Error(), "damaged") || strings.Contains(err.Error(), "remove this member") {
 			t.Errorf("message: %v", err)
 		}

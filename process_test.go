@@ -55,7 +55,7 @@ var procBinary = sync.OnceValues(func() (string, error) {
 		}
 	}
 	bin := filepath.Join(dir, "raftkv-under-test")
-	args := []string{"build", "-o", bin}
+	args := []string{"build", "-buildvcs=false", "-o", bin}
 	if os.Getenv("RAFTKV_TEST_RACE") == "1" {
 		args = append(args, "-race")
 	}
@@ -478,7 +478,7 @@ func (c *procCluster) wantGet(i int, key, want string) {
 	}
 }
 
-// wantProblem checks a problem+json answer to the last member.
+// procWantProblem checks a problem+json answer to the last member.
 func procWantProblem(t testing.TB, what string, r procReply, status int, code string) {
 	t.Helper()
 	var p struct {

@@ -48,12 +48,11 @@ const (
 // openServer opens the data directory and puts a node together around
 // rafthttp.
 func openServer(cfg config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
-	st, err := openStorage(log, cfg.DataDir)
+	st, err := openStorage(log, cfg.DataDir, func(id identity, reconfigured bool) error {
+		return checkIdentity(cfg, id, reconfigured)
+	})
 	if err != nil {
 		return nil, err
-	}
-	if err := checkIdentity(cfg, st.identity, st.reconfigured); err != nil {
-		return nil, errors.Join(err, st.close())
 	}
 	s := newServer(cfg, log, st, port)
 	s.members.ask = ask.member

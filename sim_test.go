@@ -145,12 +145,11 @@ func (c *simCluster) tryStart(id uint64) error {
 			return err
 		}
 	}
-	st, err := openStorage(log, n.dir)
+	st, err := openStorage(log, n.dir, func(id identity, reconfigured bool) error {
+		return checkIdentity(cfg, id, reconfigured)
+	})
 	if err != nil {
 		return err
-	}
-	if err := checkIdentity(cfg, st.identity, st.reconfigured); err != nil {
-		return errors.Join(err, st.close())
 	}
 	srv := newServer(cfg, log, st, 9121)
 	srv.members.ask = c.net.asker(id)

@@ -99,35 +99,22 @@ func (s *storage) save(msgs []*raftpb.Message) error {
 	return nil
 }
 
-// write puts a hard state and entries into the WAL. Entries that overwrite a
-// longer log need a cut behind them: at the next start the WAL skips those up
-// to the snapshot without looking, and what they had overwritten would be
-// there again.
+// write puts a hard state and entries into the WAL, and lowers the mark before
+// entries are overwritten that it covers.
 func (s *storage) write(hard *raftpb.HardState, entries []*raftpb.Entry) error {
 	if len(entries) > 0 {
-		lowest, highest := entries[0].GetIndex(), s.last
+		lowest := entries[0].GetIndex()
 		for _, e := range entries {
-			lowest, highest = min(lowest, e.GetIndex()), max(highest, e.GetIndex())
+			lowest = min(lowest, e.GetIndex())
 		}
 		if err := s.mark.lower(lowest - 1); err != nil {
 			return err
-		}
-		if last := lastIndex(entries); last < highest {
-			entries = append(entries[:len(entries):len(entries)], cutBehind(last))
 		}
 	}
 	if err := s.wal.Save(hard, entries); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	return nil
-}
-
-// cutBehind is an entry that takes what the WAL holds behind index out of the
-// log. The WAL has no such operation, but each entry overwrites what is at and
-// behind its index. Its term is 0, which raft's entries never have; the loader
-// drops it (withoutCut), unless a later entry has replaced it.
-func cutBehind(index uint64) *raftpb.Entry {
-	return &raftpb.Entry{Index: new(index + 1), Term: new(uint64(0)), Type: raftpb.EntryNormal.Enum()}
 }
 
 // merge puts the contents of several messages in a row. When entries overlap,
@@ -170,8 +157,8 @@ func (s *storage) install(m *raftpb.Message) error {
 	if raft.IsEmptyHardState(hard) {
 		hard = s.hard
 	}
-	if err := s.cutTail(index); err != nil {
-		return err
+	if err := s.mark.lower(index); err != nil {
+		return err // it may cover entries that conflict with the snapshot, and go
 	}
 	if err := s.record(hard, index, term, meta.GetConfState()); err != nil {
 		return err
@@ -188,24 +175,6 @@ func (s *storage) install(m *raftpb.Message) error {
 		}
 	}
 	return s.clean(index, term)
-}
-
-// cutTail takes entries behind index out of the log, before a snapshot of
-// that index is recorded. raft installs a snapshot only over a log that
-// conflicts with it (else it would just commit), so these entries are certainly
-// not committed; left in the log, they would follow the snapshot after a
-// restart, as if they had ever done so.
-func (s *storage) cutTail(index uint64) error {
-	if s.last <= index {
-		return nil
-	}
-	if err := s.mark.lower(index); err != nil {
-		return err
-	}
-	if err := s.wal.Save(s.hard, []*raftpb.Entry{cutBehind(index)}); err != nil {
-		return fmt.Errorf("write-ahead log: %w", err)
-	}
-	return nil
 }
 
 // record writes a snapshot into the WAL, together with a hard state that

@@ -42,7 +42,7 @@ func TestStorageTornTailIsRepaired(t *testing.T) {
 				}
 				tail := inspectPath(t, filepath.Join(crash, "wal"))
 				core, logs := observer.New(zap.WarnLevel)
-				o, err := openStorage(zap.New(core), crash)
+				o, err := openStorage(zap.New(core), crash, anyIdentity)
 				must(t, err)
 				defer o.close()
 				wantOneSnapshot(t, o)

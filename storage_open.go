@@ -21,27 +21,161 @@ type openedStorage struct {
 	identity identity
 	state    *state // as of the snapshot that counts
 	boot     uint64 // which life of this node begins now
-	// reconfigured: the state or the log behind it has membership changes.
+	// reconfigured: members came or went since the first start.
 	reconfigured bool
 }
 
 // openStorage opens the log of a data directory that createStorage made, and
 // loads the newest snapshot. It repairs a torn tail and refuses other damage.
-func openStorage(log *zap.Logger, dir string) (*openedStorage, error) {
+// check is asked whether the directory is the right one; reconfigured says
+// whether members came or went since the first start. Until it has agreed, and
+// all that can be seen by reading is in order, nothing is changed.
+func openStorage(log *zap.Logger, dir string, check func(id identity, reconfigured bool) error) (*openedStorage, error) {
 	keeper, m, err := openMarkKeeper(filepath.Join(dir, "mark"))
 	if err != nil {
-		return nil, damaged(dir, err)
+		return nil, refused(dir, err)
 	}
-	o, err := openLog(log, dir, m)
+	o, err := inspect(log, dir, m, check)
+	if err == nil {
+		o.mark = keeper
+		err = o.open()
+	}
 	if err != nil {
 		return nil, errors.Join(err, keeper.close())
 	}
-	o.mark = keeper
 	o.boot = m.Boot + 1
-	if err := o.begin(); err != nil {
+	if err := errors.Join(o.begin(), o.sweep(o.snapIndex.Load(), o.state.term)); err != nil {
 		return nil, errors.Join(err, o.close())
 	}
-	return o, o.sweep(o.snapIndex.Load(), o.state.term)
+	return o, nil
+}
+
+// inspect reads everything, judges it, and fills raft's view of it.
+func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) error) (*openedStorage, error) {
+	walDir := filepath.Join(dir, "wal")
+	if err := checkTail(walDir); err != nil {
+		return nil, refused(dir, err)
+	}
+	c, err := readWAL(walDir)
+	if err != nil {
+		return nil, refused(dir, err)
+	}
+	id, err := decodeIdentity(c.meta)
+	if err != nil {
+		return nil, refused(dir, err)
+	}
+	st, err := loadState(dir, c.snapshot)
+	if err != nil {
+		return nil, refused(dir, err)
+	}
+	if err := c.checkReach(walDir, m); err != nil {
+		return nil, refused(dir, err)
+	}
+	reconfigured := st.membership.changes > 0
+	for _, e := range c.entries {
+		reconfigured = reconfigured || e.GetType() != raftpb.EntryNormal
+	}
+	if err := check(id, reconfigured); err != nil {
+		return nil, err
+	}
+	s := &storage{
+		log: log, dir: dir, mem: raft.NewMemoryStorage(), hard: c.hard, last: c.last(), recorded: new(indexWait),
+	}
+	s.snapIndex.Store(c.snapshot.GetIndex())
+	if err := s.fillMemory(c); err != nil {
+		return nil, refused(dir, err)
+	}
+	return &openedStorage{storage: s, identity: id, state: st, reconfigured: reconfigured}, nil
+}
+
+// refused explains why a directory cannot be used, and the way out.
+func refused(dir string, err error) error {
+	if errors.Is(err, errNewerFormat) {
+		return fmt.Errorf("data directory %s: %w; start it with the version that wrote it, or a newer one", dir, err)
+	}
+	return fmt.Errorf("data directory %s is damaged: %w; nothing was changed. "+
+		"The way out: remove this member (curl -X DELETE http://ANOTHER-NODE/ID), "+
+		"and join under a new ID with an empty directory", dir, err)
+}
+
+// checkTail refuses a log whose end was lost.
+func checkTail(walDir string) error {
+	tail, err := inspectTail(walDir)
+	if err != nil {
+		return err
+	}
+	if tail.Damaged {
+		return fmt.Errorf("%s: %s", tail.File, tail.Reason)
+	}
+	return nil
+}
+
+// checkReach compares the log with the mark.
+func (c *walContents) checkReach(walDir string, m mark) error {
+	switch last, hard := c.last(), c.hard; {
+	case last < m.Index:
+		return fmt.Errorf("%s ends at entry %d, but entry %d was synced to it: its end is missing", walDir, last, m.Index)
+	case hard.GetTerm() < m.Term:
+		return fmt.Errorf("%s ends in term %d, but term %d was synced to it: its end is missing", walDir, hard.GetTerm(), m.Term)
+	case hard.GetTerm() == m.Term && m.Vote != 0 && hard.GetVote() != m.Vote:
+		return fmt.Errorf("%s has lost a vote that was synced to it: its end is missing", walDir)
+	case hard.GetCommit() > last:
+		return fmt.Errorf("%s ends at entry %d, but says that entry %d is committed", walDir, last, hard.GetCommit())
+	}
+	return nil
+}
+
+// loadState loads the state of the snapshot that counts. A node that joins and
+// has not heard from the cluster yet has none.
+func loadState(dir string, record *walpb.Snapshot) (*state, error) {
+	if record.GetIndex() == 0 {
+		return newState(nil), nil
+	}
+	path := statePath(dir, record.GetTerm(), record.GetIndex())
+	st, err := readStateFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if st.index != record.GetIndex() || st.term != record.GetTerm() {
+		return nil, fmt.Errorf("state file %s holds another state, of term %d and index %d", path, st.term, st.index)
+	}
+	return st, nil
+}
+
+// open opens the WAL for appending. A torn frame at the very end is cut off,
+// once: nothing that was synced lies behind it, as inspect has seen.
+func (o *openedStorage) open() error {
+	walDir := filepath.Join(o.dir, "wal")
+	// The WAL reuses half-made segments without emptying them, and what is
+	// left in one would look like the remains of a torn write.
+	if err := removeTemps(walDir); err != nil {
+		return err
+	}
+	snap, err := o.mem.Snapshot()
+	if err != nil {
+		return err
+	}
+	meta := snap.GetMetadata()
+	from := &walpb.Snapshot{Index: new(meta.GetIndex()), Term: new(meta.GetTerm())}
+	for repaired := false; ; repaired = true {
+		w, err := wal.Open(o.log, walDir, from)
+		if err != nil {
+			return refused(o.dir, fmt.Errorf("write-ahead log: %w", err))
+		}
+		// Only to get to its end: readWAL knows better what it holds.
+		if _, _, _, err = w.ReadAll(); err == nil {
+			o.wal = w
+			return nil
+		}
+		cerr := w.Close()
+		if !errors.Is(err, io.ErrUnexpectedEOF) || repaired || cerr != nil {
+			return refused(o.dir, fmt.Errorf("write-ahead log: %w", errors.Join(err, cerr)))
+		}
+		o.log.Warn("the log ends in a torn write, from a crash; cutting it off: nobody was told of it")
+		if !wal.Repair(o.log, walDir) {
+			return refused(o.dir, errors.New("the torn end of the write-ahead log could not be cut off"))
+		}
+	}
 }
 
 // begin makes durable what this life starts from.
@@ -64,110 +198,6 @@ func (o *openedStorage) begin() error {
 	return o.mark.start(mark{Boot: o.boot, Index: o.last, Term: o.hard.GetTerm(), Vote: o.hard.GetVote()})
 }
 
-// damaged explains an unusable directory and the way out.
-func damaged(dir string, err error) error {
-	return fmt.Errorf("data directory %s is damaged: %w; nothing was changed. "+
-		"The way out: remove this member (curl -X DELETE http://ANOTHER-NODE/ID), "+
-		"and join under a new ID with an empty directory", dir, err)
-}
-
-func openLog(log *zap.Logger, dir string, m mark) (*openedStorage, error) {
-	walDir := filepath.Join(dir, "wal")
-	tail, err := inspectTail(walDir)
-	if err != nil {
-		return nil, damaged(dir, err)
-	}
-	if tail.Damaged {
-		return nil, damaged(dir, fmt.Errorf("%s: %s", tail.File, tail.Reason))
-	}
-	record, st, err := loadSnapshot(log, dir)
-	if err != nil {
-		return nil, damaged(dir, err)
-	}
-	w, meta, hard, entries, err := readLog(log, dir, record, m)
-	if err != nil {
-		return nil, err
-	}
-	s := &storage{
-		log: log, dir: dir, wal: w, mem: raft.NewMemoryStorage(), hard: hard,
-		last: max(record.GetIndex(), lastIndex(entries)), recorded: new(indexWait),
-	}
-	s.snapIndex.Store(record.GetIndex())
-	id, err := decodeIdentity(meta)
-	if err == nil {
-		err = s.fillMemory(record, hard, entries)
-	}
-	if err != nil {
-		return nil, errors.Join(damaged(dir, err), w.Close())
-	}
-	o := &openedStorage{storage: s, identity: id, state: st, reconfigured: st.membership.changes > 0}
-	for _, e := range entries {
-		o.reconfigured = o.reconfigured || e.GetType() != raftpb.EntryNormal
-	}
-	return o, nil
-}
-
-// loadSnapshot finds the snapshot that counts, the newest that the WAL records
-// and its hard state commits, and loads its state. A node that joins and has
-// not heard from the cluster yet has none.
-func loadSnapshot(log *zap.Logger, dir string) (*walpb.Snapshot, *state, error) {
-	records, err := wal.ValidSnapshotEntries(log, filepath.Join(dir, "wal"))
-	if err != nil {
-		return nil, nil, fmt.Errorf("write-ahead log: %w", err)
-	}
-	newest := &walpb.Snapshot{}
-	for _, r := range records {
-		if r.GetIndex() >= newest.GetIndex() {
-			newest = r
-		}
-	}
-	if newest.GetIndex() == 0 {
-		return newest, newState(nil), nil
-	}
-	path := statePath(dir, newest.GetTerm(), newest.GetIndex())
-	st, err := readStateFile(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	if st.index != newest.GetIndex() || st.term != newest.GetTerm() {
-		return nil, nil, fmt.Errorf("state file %s holds another state, of term %d and index %d", path, st.term, st.index)
-	}
-	return newest, st, nil
-}
-
-// readLog reads everything behind the snapshot. A torn frame at the very end
-// is cut off, once: nothing that was synced lies behind it, as inspectTail has
-// seen and the mark confirms before anything is touched.
-func readLog(log *zap.Logger, dir string, from *walpb.Snapshot, m mark) (*wal.WAL, []byte, *raftpb.HardState, []*raftpb.Entry, error) {
-	walDir := filepath.Join(dir, "wal")
-	if err := checkReach(log, walDir, from, m); err != nil {
-		return nil, nil, nil, nil, damaged(dir, err)
-	}
-	// The WAL reuses half-made segments without emptying them, and what is
-	// left in one would look like the remains of a torn write.
-	if err := removeTemps(walDir); err != nil {
-		return nil, nil, nil, nil, err
-	}
-	for repaired := false; ; repaired = true {
-		w, err := wal.Open(log, walDir, from)
-		if err != nil {
-			return nil, nil, nil, nil, damaged(dir, fmt.Errorf("write-ahead log: %w", err))
-		}
-		meta, hard, entries, err := w.ReadAll()
-		if err == nil {
-			return w, meta, hard, withoutCut(entries), nil
-		}
-		cerr := w.Close()
-		if !errors.Is(err, io.ErrUnexpectedEOF) || repaired || cerr != nil {
-			return nil, nil, nil, nil, damaged(dir, fmt.Errorf("write-ahead log: %w", errors.Join(err, cerr)))
-		}
-		log.Warn("the log ends in a torn write, from a crash; cutting it off: nobody was told of it")
-		if !wal.Repair(log, walDir) {
-			return nil, nil, nil, nil, damaged(dir, errors.New("the torn end of the write-ahead log could not be cut off"))
-		}
-	}
-}
-
 func removeTemps(walDir string) error {
 	names, err := fileutil.ReadDir(walDir, fileutil.WithExt(".tmp"))
 	for _, name := range names {
@@ -176,61 +206,18 @@ func removeTemps(walDir string) error {
 	return err
 }
 
-// checkReach reads the log without touching it and compares it with the mark.
-func checkReach(log *zap.Logger, walDir string, from *walpb.Snapshot, m mark) error {
-	w, err := wal.OpenForRead(log, walDir, from)
-	if err != nil {
-		return fmt.Errorf("write-ahead log: %w", err)
-	}
-	_, hard, entries, err := w.ReadAll()
-	if err != nil {
-		return fmt.Errorf("write-ahead log: %w", err)
-	}
-	last := max(from.GetIndex(), lastIndex(withoutCut(entries)))
-	switch {
-	case last < m.Index:
-		return fmt.Errorf("%s ends at entry %d, but entry %d was synced to it: its end is missing", walDir, last, m.Index)
-	case hard.GetTerm() < m.Term:
-		return fmt.Errorf("%s ends in term %d, but term %d was synced to it: its end is missing", walDir, hard.GetTerm(), m.Term)
-	case hard.GetTerm() == m.Term && m.Vote != 0 && hard.GetVote() != m.Vote:
-		return fmt.Errorf("%s has lost a vote that was synced to it: its end is missing", walDir)
-	case hard.GetCommit() > last:
-		return fmt.Errorf("%s ends at entry %d, but says that entry %d is committed", walDir, last, hard.GetCommit())
-	}
-	return nil
-}
-
-// withoutCut drops a cut at the end of the log.
-func withoutCut(entries []*raftpb.Entry) []*raftpb.Entry {
-	if n := len(entries); n > 0 && entries[n-1].GetTerm() == 0 {
-		return entries[:n-1]
-	}
-	return entries
-}
-
-func lastIndex(entries []*raftpb.Entry) uint64 {
-	if len(entries) == 0 {
-		return 0
-	}
-	return entries[len(entries)-1].GetIndex()
-}
-
 // fillMemory gives raft its view of the log.
-func (s *storage) fillMemory(record *walpb.Snapshot, hard *raftpb.HardState, entries []*raftpb.Entry) error {
-	if record.GetIndex() > 0 {
-		if err := s.mem.ApplySnapshot(raftSnapshot(record)); err != nil {
+func (s *storage) fillMemory(c walContents) error {
+	if r := c.snapshot; r.GetIndex() > 0 {
+		snap := &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+			Index: new(r.GetIndex()), Term: new(r.GetTerm()), ConfState: r.GetConfState(),
+		}}
+		if err := s.mem.ApplySnapshot(snap); err != nil {
 			return err
 		}
 	}
-	if err := s.mem.SetHardState(hard); err != nil {
+	if err := s.mem.SetHardState(c.hard); err != nil {
 		return err
 	}
-	return s.mem.Append(entries)
-}
-
-// raftSnapshot is a snapshot as raft keeps it: where it is, without the data.
-func raftSnapshot(r *walpb.Snapshot) *raftpb.Snapshot {
-	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
-		Index: new(r.GetIndex()), Term: new(r.GetTerm()), ConfState: r.GetConfState(),
-	}}
+	return s.mem.Append(c.entries)
 }
