@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -15,9 +16,9 @@ import (
 // committed entries to apply, or a snapshot that replaces the state.
 type commit struct {
 	entries []*raftpb.Entry
-	// install is the path of a state file that was received, verified and
-	// recorded in the WAL.
-	install string
+	// install is a state file that was received, verified and recorded in
+	// the WAL.
+	install *os.File
 	// applied tells raft that the state machine has taken this in. It must
 	// be called once.
 	applied func()
@@ -27,7 +28,7 @@ type commit struct {
 // called for every committed configuration change, refused ones too, because
 // raft waits for it before it takes the next; and with a nil cc when a
 // snapshot replaced the state, of which raft knows already.
-type reconfigure func(cc *raftpb.ConfChange, m membership) error
+type reconfigure func(index uint64, cc *raftpb.ConfChange, m membership) error
 
 // readCommits is the apply loop, the only writer of the state. For each commit:
 // change the state, then let raft and those who wait know.
@@ -36,7 +37,11 @@ func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, rec
 		select {
 		case commits := <-commitC:
 			for _, c := range commits {
-				if err := kv.commit(c, reconf); err != nil {
+				err := kv.commit(c, reconf)
+				if err == nil {
+					err = kv.checkOwnID()
+				}
+				if err != nil {
 					return err
 				}
 				c.applied()
@@ -54,8 +59,27 @@ func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, rec
 	}
 }
 
+// checkOwnID stops a node whose ID turns out to be another's.
+func (kv *kvstore) checkOwnID() error {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	me := kv.state.membership.members[kv.self.node]
+	if me.Instance != 0 && me.Instance != kv.self.instance {
+		return errUsedID
+	}
+	return nil
+}
+
+// proven reports whether the cluster has agreed that this node's ID belongs to
+// its data directory.
+func (kv *kvstore) proven() bool {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	return kv.state.membership.members[kv.self.node].Instance == kv.self.instance
+}
+
 func (kv *kvstore) commit(c commit, reconf reconfigure) error {
-	if c.install != "" {
+	if c.install != nil {
 		return kv.install(c.install, reconf)
 	}
 	for entries := c.entries; len(entries) > 0; {
@@ -160,7 +184,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	}
 	kv.log.Info("membership change", zap.Uint64("index", e.GetIndex()), zap.Bool("changed", changed),
 		zap.Uint64("member", change.id), zap.Stringer("change", change.op), zap.Error(err))
-	if rerr := reconf(cc, m); rerr != nil {
+	if rerr := reconf(e.GetIndex(), cc, m); rerr != nil {
 		return rerr
 	}
 	kv.applied.advance(e.GetIndex())
@@ -169,17 +193,17 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 }
 
 // install replaces the state by that of a snapshot from the leader, in one step.
-func (kv *kvstore) install(path string, reconf reconfigure) error {
-	s, err := readStateFile(path)
-	if err != nil {
-		return fmt.Errorf("installing a snapshot: %w", err)
+func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
+	s, err := readState(file)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("installing snapshot %s: %w", file.Name(), err)
 	}
 	kv.mu.Lock()
 	kv.state = s
 	window, m := s.windows[kv.proposals.node], s.membership.clone()
 	kv.mu.Unlock()
 	kv.due.reset()
-	if err := reconf(nil, m); err != nil {
+	if err := reconf(s.index, nil, m); err != nil {
 		return err
 	}
 	kv.applied.advance(s.index)
@@ -193,6 +217,7 @@ type snapshotPolicy struct {
 	commands uint64 // applied since the last snapshot
 	bytes    uint64 // of log entries since the last snapshot
 	wanted   bool   // somebody needs one now
+	last     uint64 // index of the last one
 }
 
 // maxLogBytes: past this much log a snapshot is due whatever the count says.
@@ -226,12 +251,16 @@ func (kv *kvstore) askForSnapshot() {
 func (kv *kvstore) snapshotIfDue() {
 	kv.mu.Lock() // copying marks the tree's nodes as shared
 	defer kv.mu.Unlock()
+	if kv.state.index == kv.due.last {
+		kv.due.wanted = false // it is on its way
+	}
 	if !kv.due.isDue(kv.state.bytes) || len(kv.snapshots) == cap(kv.snapshots) {
 		return
 	}
 	select {
 	case kv.snapshots <- kv.state.copy():
 		kv.due.reset()
+		kv.due.last = kv.state.index
 	default:
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,10 +25,16 @@ type identity struct {
 	Format    int    `json:"format"`
 	Node      uint64 `json:"node"`
 	ClusterID uint64 `json:"cluster_id"`
+	// Instance tells this directory from any other that the same node ID may
+	// have had: drawn at random when the directory is made.
+	Instance uint64 `json:"instance"`
 	// Initial is the --cluster of the first start, in canonical form. Empty:
 	// the node joined a running cluster.
 	Initial string `json:"initial,omitempty"`
 }
+
+// newInstance draws the instance of a new data directory.
+func newInstance() uint64 { return max(rand.Uint64(), 1) }
 
 func (id identity) encode() ([]byte, error) { return json.Marshal(id) }
 
@@ -150,6 +157,16 @@ func createLog(log *zap.Logger, dir string, id identity, st *state) error {
 		)
 	}
 	return errors.Join(err, w.Close())
+}
+
+// checkPeerAddress refuses to start at another address than that at which the
+// cluster knows this node.
+func checkPeerAddress(cfg config, m membership) error {
+	me, ok := m.members[cfg.ID]
+	if !ok || cfg.PeerURL == me.PeerURL {
+		return nil
+	}
+	return fmt.Errorf("the cluster knows node %d at %s, but --cluster gives it %s", cfg.ID, me.PeerURL, cfg.PeerURL)
 }
 
 // checkIdentity refuses a data directory that is not the one that the command

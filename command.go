@@ -58,6 +58,7 @@ type command struct {
 	value     []byte
 
 	member    uint64 // kindPublish: who
+	instance  uint64 // kindPublish: with which data directory
 	clientURL string // kindPublish: where its clients find it
 }
 
@@ -109,10 +110,12 @@ func encodeWrite(kind commandKind, c condition, key string, value []byte) []byte
 	return append(b, value...)
 }
 
-// encodePublish encodes a node's announcement of its client URL.
-func encodePublish(member uint64, clientURL string) []byte {
+// encodePublish encodes a node's announcement of its client URL and of the
+// instance of its data directory.
+func encodePublish(member, instance uint64, clientURL string) []byte {
 	b := []byte{byte(kindPublish)}
 	b = binary.AppendUvarint(b, member)
+	b = binary.AppendUvarint(b, instance)
 	return append(b, clientURL...)
 }
 
@@ -157,7 +160,7 @@ func decodeCommand(b []byte) (command, error) {
 			return c, errMalformed
 		}
 	case kindPublish:
-		c.member, c.clientURL = r.uvarint(), string(r.b)
+		c.member, c.instance, c.clientURL = r.uvarint(), r.uvarint(), string(r.b)
 	default:
 		return c, fmt.Errorf("%w: kind %d", errUnknownCommand, c.kind)
 	}

@@ -13,7 +13,7 @@ import (
 // encodeCommand is the inverse of decodeCommand.
 func encodeCommand(c command) []byte {
 	if c.kind == kindPublish {
-		return encodePublish(c.member, c.clientURL)
+		return encodePublish(c.member, c.instance, c.clientURL)
 	}
 	return encodeWrite(c.kind, c.condition, c.key, c.value)
 }

@@ -13,7 +13,7 @@ var (
 	errOverloaded   = errors.New("too many requests are waiting on this node")
 	errNoLeader     = errors.New("the cluster has no leader that this node can reach")
 	errStopping     = errors.New("this node is stopping")
-	errNotReady     = errors.New("this node has not caught up with the cluster yet")
+	errNotReady     = errors.New("this node is not ready")
 	errUnavailable  = errors.New("the cluster did not confirm in time that this read is fresh")
 	errWouldLose    = errors.New("the change would leave the cluster without a reachable majority")
 	errInProgress   = errors.New("another membership change is in progress")
@@ -25,6 +25,11 @@ var (
 	errOutcomeUnknown = errors.New("handed to the cluster, but not confirmed in time: it may or may not happen")
 
 	// How a node ends.
+
+	// errUsedID: this ID belongs to a node with another data directory. Going
+	// on could cost acknowledged writes: this one has forgotten its votes.
+	errUsedID = errors.New("this node ID was used before, with a data directory that is not this one: " +
+		"an ID is used once. If that directory is lost, remove the node (DELETE /ID) and join under a new ID")
 
 	// errRemoved: the node was taken out of the cluster. Its process ends
 	// with exit status 0, because that is what was asked for.

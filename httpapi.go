@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 const (
 	maxKeyBytes    = 4096
 	maxMemberBytes = 4096 // of the body of POST /ID
+	bodyChunk      = 32 << 10
 )
 
 // api serves clients. Routes are matched by hand, because a key is the path
@@ -31,12 +33,8 @@ type api struct {
 	status   *statusReporter
 	metrics  *metrics
 	maxValue int64
-	hosts    map[string]bool // lower case, beside IP literals and localhost
-	origin   *http.CrossOriginProtection
+	origin   originGuard
 	stopping atomic.Bool
-	// caughtUp: this node has once applied everything that was committed
-	// when it started. Before, even a stale read would show it an empty past.
-	caughtUp *atomic.Bool
 }
 
 // reserved are the first path segments that are not keys in the short form.
@@ -73,7 +71,7 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // serve answers a request, or returns the error to answer with.
 func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
-	if err := a.checkOrigin(r); err != nil {
+	if err := a.origin.check(r); err != nil {
 		return err
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/")
@@ -138,18 +136,23 @@ func notAllowed(w http.ResponseWriter, allow string) error {
 	return fmt.Errorf("%w; allowed are %s", errMethodNotAllowed, allow)
 }
 
-// checkOrigin refuses what a browser may have been tricked into sending: a
-// name that somebody made point at this node, or a request of another site.
-func (a *api) checkOrigin(r *http.Request) error {
+// originGuard refuses what a browser may have been tricked into sending: to a
+// name that somebody made point at this node, or on behalf of another site.
+type originGuard struct {
+	hosts map[string]bool // lower case, beside IP literals and localhost
+	cross *http.CrossOriginProtection
+}
+
+func (g originGuard) check(r *http.Request) error {
 	host := r.Host
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
 	host = strings.ToLower(strings.Trim(host, "[]"))
-	if host != "localhost" && !a.hosts[host] && net.ParseIP(host) == nil {
+	if host != "localhost" && !g.hosts[host] && net.ParseIP(host) == nil {
 		return fmt.Errorf("%w: %q; name it with --allowed-host to allow it", errWrongHost, r.Host)
 	}
-	if err := a.origin.Check(r); err != nil {
+	if err := g.cross.Check(r); err != nil {
 		return fmt.Errorf("%w: %w", errCrossOrigin, err)
 	}
 	return nil
@@ -182,6 +185,9 @@ func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error
 		return err
 	}
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead
+	if r.Header["Idempotency-Key"] != nil {
+		return fmt.Errorf("%w: Idempotency-Key is not supported by this version", errBadRequest)
+	}
 	stale, err := parseQuery(r, read)
 	if err != nil {
 		return err
@@ -325,8 +331,8 @@ func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
 		h["Raftkv-Consistency"] = []string{"linearizable"}
 		return a.confirm(r.Context())
 	}
-	if !a.caughtUp.Load() {
-		return errNotReady
+	if _, index := a.kv.membership(); index == 0 {
+		return errNotReady // it joins, and has not got anything yet
 	}
 	h["Raftkv-Consistency"] = []string{"stale"}
 	if ms, ok := a.status.leaderContact(); ok {
@@ -367,10 +373,12 @@ func (a *api) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]b
 		return nil, fmt.Errorf("%w: %d bytes, %d are allowed", errTooLarge, r.ContentLength, a.maxValue)
 	}
 	if r.ContentLength >= 0 {
-		at := len(cmd)
-		cmd = append(cmd, make([]byte, r.ContentLength)...)
-		_, err := io.ReadFull(r.Body, cmd[at:])
-		return cmd, bodyError(err)
+		// What a request announces is not what it sends: the buffer grows
+		// with what comes.
+		buf := bytes.NewBuffer(cmd)
+		buf.Grow(int(min(r.ContentLength, bodyChunk)))
+		_, err := io.CopyN(buf, r.Body, r.ContentLength)
+		return buf.Bytes(), bodyError(err)
 	}
 	value, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxValue))
 	return append(cmd, value...), bodyError(err)

@@ -393,7 +393,7 @@ func TestAPIStaleRead(t *testing.T) {
 	if ms, err := strconv.Atoi(w.Header().Get("Raftkv-Leader-Contact")); err != nil || ms < 3000 || ms > 60000 {
 		t.Errorf("leader contact %v", w.Header())
 	}
-	at.a.caughtUp.Store(false)
+	at.kv.state.index = 0 // a node that joins and has got nothing yet
 	at.problem("stale too early", at.do("GET", "/k?consistency=stale", ""), 503, "not_ready")
 }
 
@@ -747,7 +747,7 @@ func TestAPIReady(t *testing.T) {
 	for name, spoil := range map[string]func(at *apiTest){
 		"has a leader":  func(at *apiTest) { at.node.status.Store(&raftStatus{term: 2}) },
 		"is a member":   func(at *apiTest) { delete(at.kv.state.membership.members, 1) },
-		"has caught up": func(at *apiTest) { at.a.caughtUp.Store(false) },
+		"has caught up": func(at *apiTest) { at.a.status.caughtUp.Store(false) },
 	} {
 		at := newAPITest(t)
 		spoil(at)

@@ -139,10 +139,7 @@ func (s *state) apply(c command) result {
 	case kindDelete:
 		return s.delete(c)
 	case kindPublish:
-		if m, ok := s.membership.members[c.member]; ok {
-			m.ClientURL = c.clientURL
-			s.membership.members[c.member] = m
-		}
+		s.membership.publish(c.member, c.instance, c.clientURL)
 	}
 	return result{}
 }
@@ -222,10 +219,14 @@ func (s *state) applyMemberChange(c memberChange) (changed bool, err error) {
 	return true, nil
 }
 
+// selfID is who this node is: its ID, and the instance of its data directory.
+type selfID struct{ node, instance uint64 }
+
 // kvstore holds the state for the goroutines around it: the apply loop is the
 // only writer, HTTP handlers read.
 type kvstore struct {
 	log       *zap.Logger
+	self      selfID
 	proposals *proposer
 	applied   *indexWait
 	conf      *confWait

@@ -485,7 +485,7 @@ func TestApplyConfChange(t *testing.T) {
 		e.Type = raftpb.EntryConfChange.Enum()
 		var told *raftpb.ConfChange
 		var members membership
-		err = kv.commit(commit{entries: []*raftpb.Entry{e}}, func(cc *raftpb.ConfChange, m membership) error {
+		err = kv.commit(commit{entries: []*raftpb.Entry{e}}, func(_ uint64, cc *raftpb.ConfChange, m membership) error {
 			told, members = cc, m
 			return nil
 		})

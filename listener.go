@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,51 +23,65 @@ const (
 	keepAlivePeriod  = 30 * time.Second
 )
 
-// stoppableListener is a TCP listener whose Accept ends when its context does,
-// and which closes a connection that came in at that very moment instead of
-// leaving it with nobody.
+// stoppableListener is a TCP listener with its HTTP server. It is opened before
+// anything else of the node, so that a port in use is found at once, and serves
+// from then on, so that nobody who asks a starting node hangs: until there is a
+// handler, it answers that the node is starting.
 type stoppableListener struct {
 	*net.TCPListener
-	ctx  context.Context
-	stop func() bool
+	server  *http.Server
+	handler atomic.Pointer[http.Handler]
+	ended   chan struct{} // closed when the server has ended
+	err     error         // why; read after ended is closed
 }
 
-// newStoppableListener listens on addr, host and port. It fails at once when
-// the port is taken, before anything else of the node has started.
-func newStoppableListener(ctx context.Context, addr string) (*stoppableListener, error) {
+// listen opens addr, host and port, and starts to serve.
+func listen(addr string, server *http.Server) (*stoppableListener, error) {
 	lc := net.ListenConfig{KeepAlive: keepAlivePeriod}
-	l, err := lc.Listen(ctx, "tcp", addr)
+	l, err := lc.Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w; is another process using the port?", addr, err)
 	}
-	tcp := l.(*net.TCPListener)
-	stop := context.AfterFunc(ctx, func() { _ = tcp.Close() })
-	return &stoppableListener{TCPListener: tcp, ctx: ctx, stop: stop}, nil
-}
-
-// Accept waits for the next connection. After the context has ended it
-// returns http.ErrServerClosed.
-func (l *stoppableListener) Accept() (net.Conn, error) {
-	c, err := l.AcceptTCP()
-	if l.ctx.Err() != nil {
-		if err == nil {
-			err = c.Close()
+	s := &stoppableListener{TCPListener: l.(*net.TCPListener), server: server, ended: make(chan struct{})}
+	server.Handler = s
+	go func() {
+		defer close(s.ended)
+		if err := server.Serve(s); !errors.Is(err, http.ErrServerClosed) {
+			s.err = fmt.Errorf("listener %s: %w", addr, err)
 		}
-		return nil, errors.Join(http.ErrServerClosed, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return c, nil
+	}()
+	return s, nil
 }
 
-// Close stops listening.
-func (l *stoppableListener) Close() error {
-	l.stop()
-	err := l.TCPListener.Close()
-	if errors.Is(err, net.ErrClosed) {
-		return nil
+// ServeHTTP serves with the node's handler, once there is one.
+func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := l.handler.Load()
+	switch {
+	case h != nil:
+		(*h).ServeHTTP(w, r)
+	case r.URL.Path == "/livez": // 200: alive, if not ready
+	default:
+		writeProblem(w, fmt.Errorf("%w: it is starting", errNotReady))
 	}
+}
+
+// serve lets h answer from now on, and returns when the listener has ended:
+// with nil when it was stopped.
+func (l *stoppableListener) serve(h http.Handler) error {
+	l.handler.Store(&h)
+	<-l.ended
+	return l.err
+}
+
+// stop takes no more requests, and waits for those that are being served.
+func (l *stoppableListener) stop(ctx context.Context) error {
+	return l.server.Shutdown(ctx)
+}
+
+// cut ends everything at once.
+func (l *stoppableListener) cut() error {
+	err := l.server.Close()
+	<-l.ended
 	return err
 }
 
@@ -77,9 +92,8 @@ func (l *stoppableListener) port() int {
 
 // newClientServer makes the HTTP server of the client API. Its clocks run while
 // a request waits for the cluster, up to wait, so that comes on top.
-func newClientServer(h http.Handler, wait time.Duration, log *zap.Logger) *http.Server {
+func newClientServer(wait time.Duration, log *zap.Logger) *http.Server {
 	return &http.Server{
-		Handler:           h,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestReadLimit + wait,
 		WriteTimeout:      answerWriteLimit + wait,
@@ -91,9 +105,8 @@ func newClientServer(h http.Handler, wait time.Duration, log *zap.Logger) *http.
 
 // newPeerServer makes the HTTP server of the peer listener. Its connections
 // are long-lived streams, so only the headers have a time limit.
-func newPeerServer(h http.Handler, log *zap.Logger) *http.Server {
+func newPeerServer(log *zap.Logger) *http.Server {
 	return &http.Server{
-		Handler:           h,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -101,12 +114,9 @@ func newPeerServer(h http.Handler, log *zap.Logger) *http.Server {
 	}
 }
 
-// serveRaft serves the peers on l until l is closed.
-func (n *raftNode) serveRaft(srv *http.Server, l *stoppableListener) error {
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("peer listener %s: %w", l.Addr(), err)
-	}
-	return nil
+// serveRaft lets the peers in, and returns when l has ended.
+func (n *raftNode) serveRaft(l *stoppableListener, h http.Handler) error {
+	return l.serve(h)
 }
 
 func joinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

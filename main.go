@@ -78,16 +78,16 @@ func newLogger(cfg config, w io.Writer) *zap.Logger {
 // else happens, then the data directory, and serves until ctx ends or the node
 // cannot go on.
 func runNode(ctx context.Context, cfg config, log *zap.Logger) (err error) {
-	listening, stopListening := context.WithCancel(context.Background())
-	defer stopListening()
-	clients, err := newStoppableListener(listening, joinHostPort(cfg.Host, cfg.Port))
+	clients, err := listen(joinHostPort(cfg.Host, cfg.Port), newClientServer(cfg.RequestTimeout, log))
 	if err != nil {
 		return err
 	}
-	peers, err := newStoppableListener(listening, cfg.listenPeer())
+	defer func() { err = errors.Join(err, clients.cut()) }()
+	peers, err := listen(cfg.listenPeer(), newPeerServer(log))
 	if err != nil {
-		return errors.Join(err, clients.Close())
+		return err
 	}
+	defer func() { err = errors.Join(err, peers.cut()) }()
 	lock, err := lockDir(cfg.DataDir)
 	if err != nil {
 		return err
@@ -96,6 +96,9 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger) (err error) {
 
 	ask := newPeerClient()
 	found, err := prepareDir(ctx, cfg, log, ask)
+	if errors.Is(err, errStopping) {
+		return nil // by a signal, while it was waiting to join
+	}
 	if err != nil {
 		return err
 	}

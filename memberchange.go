@@ -92,8 +92,11 @@ func (ms *members) change(ctx context.Context, r memberRequest) error {
 				return errOutcomeUnknown
 			}
 			return errNoLeader
-		case <-ms.node.done:
+		case <-ms.node.life.Done():
 			pause.Stop()
+			if r.Op == opRemove && r.ID == ms.id && errors.Is(context.Cause(ms.node.life), errRemoved) {
+				return nil // that is what was asked for
+			}
 			return errStopping
 		}
 		pause.Stop()
@@ -145,7 +148,7 @@ func (ms *members) applied(ctx context.Context, r memberRequest, index uint64) e
 		return nil
 	case <-ctx.Done():
 		return errOutcomeUnknown
-	case <-ms.node.done:
+	case <-ms.node.life.Done():
 		return errOutcomeUnknown
 	}
 }
@@ -163,7 +166,7 @@ func (ms *members) lead(ctx context.Context, r memberRequest) (index uint64, err
 		defer func() { <-ms.turn }()
 	case <-ctx.Done():
 		return 0, errInProgress
-	case <-ms.node.done:
+	case <-ms.node.life.Done():
 		return 0, errStopping
 	}
 	c := memberChange{op: r.Op, id: r.ID, peerURL: r.PeerURL}
@@ -257,7 +260,7 @@ func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, er
 		case <-ctx.Done():
 			again.Stop()
 			return 0, errOutcomeUnknown
-		case <-ms.node.done:
+		case <-ms.node.life.Done():
 			again.Stop()
 			return 0, errOutcomeUnknown
 		}
@@ -344,7 +347,7 @@ func (ms *members) transfer(ctx context.Context) error {
 		return nil
 	}
 	err := ms.node.call(ctx, func(rn *raft.RawNode) {
-		if to := bestFollower(rn.Status(), ms.node.loop.heard); to != 0 {
+		if to := bestFollower(rn.Status(), ms.node.loop.heard, time.Now().Add(-ms.elected)); to != 0 {
 			rn.TransferLeader(to)
 		}
 	})
@@ -366,14 +369,15 @@ func (ms *members) transfer(ctx context.Context) error {
 	return nil
 }
 
-// bestFollower picks the voter with the longest log among those heard of last.
-func bestFollower(st raft.Status, heard map[uint64]time.Time) uint64 {
+// bestFollower picks the voter with the longest log among those that were heard
+// of since the given time; 0 if there is none.
+func bestFollower(st raft.Status, heard map[uint64]time.Time, since time.Time) uint64 {
 	var best uint64
 	for id, p := range st.Progress {
-		if id == st.ID || p.IsLearner || heard[id].IsZero() {
+		if id == st.ID || p.IsLearner || heard[id].Before(since) {
 			continue
 		}
-		if best == 0 || p.RecentActive && p.Match > st.Progress[best].Match {
+		if best == 0 || p.Match > st.Progress[best].Match {
 			best = id
 		}
 	}

@@ -17,6 +17,10 @@ type member struct {
 	// ClientURL is what the node published of its client API when it first
 	// took part. Empty: the node has never started.
 	ClientURL string
+	// Instance is that of the data directory with which the node published;
+	// 0 if it never did. The same ID with another directory is not this node:
+	// it has forgotten its votes.
+	Instance uint64
 	// Learner: receives the log but does not vote (thesis §4.2.1).
 	Learner bool
 }
@@ -68,6 +72,17 @@ func (m membership) voters() []uint64 {
 		}
 	}
 	return ids
+}
+
+// publish notes what a node says of itself. The first instance to use an ID
+// keeps it.
+func (m *membership) publish(id, instance uint64, clientURL string) {
+	mem, ok := m.members[id]
+	if !ok || (mem.Instance != 0 && mem.Instance != instance) {
+		return
+	}
+	mem.Instance, mem.ClientURL = instance, clientURL
+	m.members[id] = mem
 }
 
 // confState is the same membership in raft's terms.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -53,7 +54,8 @@ func (n *raftNode) sendSnapshot(m *raftpb.Message) {
 			return err
 		}
 		if snap == nil {
-			return nil // stopping
+			n.ReportSnapshot(m.GetTo(), raft.SnapshotFailure)
+			return nil
 		}
 		m.Snapshot = snap
 		meta := snap.GetMetadata()
@@ -65,16 +67,18 @@ func (n *raftNode) sendSnapshot(m *raftpb.Message) {
 			return nil
 		}
 		m.Snapshot.Data = data
-		n.transport.Send([]*raftpb.Message{m})
+		n.send([]*raftpb.Message{m})
 		return nil
 	})
 }
 
-// snapshotWith returns the newest snapshot in whose membership a node is, nil
-// when this node stops before there is one. A node refuses a snapshot that does
-// not know it; so for one that was added since the newest snapshot, another is
-// taken.
+// snapshotWith returns the newest snapshot in whose membership a node is; nil
+// when it left the cluster meanwhile, or this node stops. A node refuses a
+// snapshot that does not know it; so for one that was added since the newest
+// snapshot, another is taken.
 func (n *raftNode) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
+	again := time.NewTicker(n.tick) // the snapshot writer may be busy when it is asked
+	defer again.Stop()
 	for {
 		snap, err := n.storage.mem.Snapshot()
 		if err != nil {
@@ -84,16 +88,20 @@ func (n *raftNode) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
 		if slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id) {
 			return snap, nil
 		}
-		n.kv.askForSnapshot()
-		again := time.NewTimer(n.tick)
-		select {
-		case <-n.storage.recorded.channel(snap.GetMetadata().GetIndex() + 1):
-		case <-again.C: // the snapshot writer was busy
-		case <-n.done:
-			again.Stop()
-			return nil, nil
+		newer := n.storage.recorded.channel(snap.GetMetadata().GetIndex() + 1)
+		for waiting := true; waiting; {
+			if m, _ := n.kv.membership(); m.members[id].ID == 0 {
+				return nil, nil
+			}
+			n.kv.askForSnapshot()
+			select {
+			case <-newer:
+				waiting = false
+			case <-again.C:
+			case <-n.life.Done():
+				return nil, nil
+			}
 		}
-		again.Stop()
 	}
 }
 
@@ -118,6 +126,7 @@ type memberInfo struct {
 	ID        uint64 `json:"id"`
 	PeerURL   string `json:"peer_url"`
 	ClientURL string `json:"client_url"`
+	Instance  uint64 `json:"instance"`
 	Learner   bool   `json:"learner"`
 }
 
@@ -142,7 +151,22 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 		writeJSON(w, http.StatusOK, s.members.leaderView(r.Context()))
 	})
 	mux.HandleFunc("POST "+memberPath, s.servePeerMember)
-	return mux
+	guard := originGuard{map[string]bool{hostOfURL(s.cfg.PeerURL): true}, http.NewCrossOriginProtection()}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := guard.check(r); err != nil {
+			http.Error(w, err.Error(), problemOf(err).status)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func hostOfURL(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Hostname())
 }
 
 func (s *server) clusterInfo() clusterInfo {

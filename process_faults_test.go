@@ -318,6 +318,52 @@ func TestProcNoQuorum(t *testing.T) {
 	c.waitVoters(left, 1, 2, 3)
 }
 
+// Guarantee: a client that hangs up stops waiting, and nothing of it stays, also without a quorum (A2, A3).
+func TestProcClientsThatHangUp(t *testing.T) {
+	t.Parallel() // it mostly waits for time-outs
+	c := newProcCluster(t, 3, "--request-timeout", "1m")
+	c.start()
+	left := c.leader()
+	c.kill(left%3+1, (left+1)%3+1)
+	procEventually(t, 10*time.Second, "no leader", func() error {
+		if s := c.status(left); s.ID != left || s.Leader != 0 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	goroutines := func() int {
+		var n int
+		for line := range strings.Lines(c.do(http.MethodGet, left, "/metrics", nil).body) {
+			_, _ = fmt.Sscanf(line, "go_goroutines %d", &n)
+		}
+		return n
+	}
+	before := goroutines()
+	impatient := procClient(500 * time.Millisecond)
+	var wg sync.WaitGroup
+	for n := range 300 {
+		wg.Go(func() {
+			method := []string{http.MethodPut, http.MethodGet, http.MethodPost}[n%3]
+			var body []byte // net/http notices a hang-up only once it has read the body
+			if method != http.MethodGet {
+				body = fmt.Appendf(nil, "http://127.0.0.1:%d", 10000+n)
+			}
+			r := procDo(impatient, method, fmt.Sprintf("%s/%d", c.url(left), n+10), body)
+			if r.err == nil && r.status != 503 && r.status != 429 {
+				t.Errorf("%s without quorum: %v", method, r)
+			}
+		})
+	}
+	wg.Wait()
+	impatient.CloseIdleConnections()
+	procEventually(t, 10*time.Second, "the waiting is over", func() error {
+		if now := goroutines(); before == 0 || now > before+50 {
+			return fmt.Errorf("%d goroutines, there were %d", now, before)
+		}
+		return nil
+	})
+}
+
 // Guarantee: a leader that was away and does not know yet that another was elected answers no read from the past
 // (B1, A6): the new value or 503.
 func TestProcPausedLeaderIsNeverStale(t *testing.T) {

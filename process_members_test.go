@@ -367,3 +367,37 @@ func TestProcJoinWithAnotherURL(t *testing.T) {
 	}
 	c.put(1, "k", "1")
 }
+
+// Guarantee: the order of POST and --join does not matter: a node that the cluster does not know yet waits, tells so,
+// answers that it is not ready, can be stopped meanwhile, and takes part once it is added.
+func TestProcJoinBeforeItIsAdded(t *testing.T) {
+	c := newProcCluster(t, 1)
+	c.start()
+	c.put(1, "k", "1")
+	n := c.newNode(2)
+	n.args = c.args(n, c.list+",2="+procURL(n.peerPort), "--join")
+	waits := func() {
+		t.Helper()
+		procEventually(t, 10*time.Second, "node 2 says what it waits for", func() error {
+			if out := n.output(); !strings.Contains(out, "/2") {
+				return fmt.Errorf("its log is %q", out)
+			}
+			return nil
+		})
+	}
+	c.launch(2)
+	waits()
+	// Nobody listening is an answer too; silence is none.
+	if r := c.do("GET", 2, "/readyz", nil); r.status != http.StatusServiceUnavailable && !procRefused(r.err) {
+		t.Errorf("/readyz of a node that waits to join: %v, want 503", r)
+	}
+	c.stop(2)
+	c.launch(2)
+	waits()
+	if r := c.do("POST", 1, "/2", []byte(procURL(n.peerPort))); r.status != http.StatusNoContent {
+		t.Fatalf("POST /2: %v, want 204", r)
+	}
+	c.waitReady(2)
+	c.wantGet(2, "k", "1")
+	c.waitVoters(1, 1, 2)
+}

@@ -56,6 +56,7 @@ type batch struct {
 	term     uint64 // the term in which raft last took it
 	asLeader bool   // this node was the leader then, so it is in its log
 	retryAt  time.Time
+	waits    int // how often it was on its way to another node
 }
 
 // proposal is a batch at the border between kvstore and raft.
@@ -281,7 +282,9 @@ func (p *proposer) answered(b *batch, taken bool, term uint64, leader bool) {
 	b.accepted, b.term, b.asLeader = true, term, leader
 	b.retryAt = time.Time{}
 	if !leader {
-		b.retryAt = time.Now().Add(p.retryAfter)
+		// Twice as long each time: perhaps it is not lost, but slow.
+		b.retryAt = time.Now().Add(p.retryAfter << min(b.waits, 4))
+		b.waits++
 	}
 }
 
@@ -354,10 +357,13 @@ func (p *proposer) expire(now time.Time) {
 
 	kept := p.inFlight[:0]
 	for _, b := range p.inFlight {
-		b.fail(errNoLeader, now)
 		if b.offered || now.Before(b.deadline) {
+			// Others in it wait on, so for them it will be offered again.
+			b.fail(errOutcomeUnknown, now)
 			kept = append(kept, b)
+			continue
 		}
+		b.fail(errNoLeader, now)
 	}
 	clear(p.inFlight[len(kept):])
 	p.inFlight = kept

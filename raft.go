@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,9 +82,12 @@ type raftNode struct {
 
 	transport transport
 	peers     map[uint64]string // in the transport; owned by the apply loop after start
+	gate      gate
+	// askPeer asks the peer at a URL what it knows of the cluster.
+	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
 
 	group *errgroup.Group
-	done  <-chan struct{} // closed when the node stops
+	life  context.Context // ends when the node stops, with the cause
 
 	// What the loop last knew, for anyone to read.
 	status      atomic.Pointer[raftStatus]
@@ -106,12 +111,15 @@ type raftLoop struct {
 	heard   map[uint64]time.Time
 	// committedTerm is the term of the last entry known to be committed.
 	committedTerm uint64
+	// restored is the index of the newest snapshot that raft took over; its
+	// configuration is from then at least.
+	restored uint64
 }
 
 // stored is the persist loop's answer.
 type stored struct {
 	responses []*raftpb.Message // for this node's own raft
-	installed []string          // state files of snapshots that are now recorded
+	installed []*os.File        // state files of snapshots that are now recorded
 }
 
 // raftConfig is what startRaft needs beside the node's own flags.
@@ -155,7 +163,16 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	n.group.Go(func() error { return n.run(ctx) })
 	n.group.Go(func() error { return n.persist(ctx) })
 	n.group.Go(func() error { return n.watchRemoval(ctx) })
+	n.group.Go(func() error { return n.proveID(ctx) })
 	return nil
+}
+
+// send passes messages on to the peers that the gate lets through.
+func (n *raftNode) send(msgs []*raftpb.Message) {
+	if !n.gate.open.Load() {
+		msgs = slices.DeleteFunc(msgs, func(m *raftpb.Message) bool { return !n.gate.passes(m.GetTo()) })
+	}
+	n.transport.Send(msgs)
 }
 
 // alone reports whether this node is the only voter.
@@ -247,9 +264,9 @@ func (n *raftNode) step(m *raftpb.Message) {
 }
 
 func (n *raftNode) stored(s stored) {
-	for _, path := range s.installed {
+	for _, file := range s.installed {
 		// Queued before raft hears of it, so before any entry behind it.
-		n.loop.commits = append(n.loop.commits, commit{install: path, applied: func() {}})
+		n.loop.commits = append(n.loop.commits, commit{install: file, applied: func() {}})
 	}
 	for _, m := range s.responses {
 		n.step(m)
@@ -275,8 +292,8 @@ func (n *raftNode) readIndex(context []byte) {
 }
 
 func (n *raftNode) mayAnswerReads() bool {
-	st := n.status.Load()
-	return st.role != raft.StateLeader || n.loop.committedTerm == st.term
+	st := n.loop.rn.BasicStatus()
+	return st.RaftState != raft.StateLeader || n.loop.committedTerm == st.GetTerm()
 }
 
 // handleReady passes on what raft wants done.
@@ -306,6 +323,7 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 	for _, m := range msgs {
 		switch {
 		case m.GetTo() == raft.LocalAppendThread:
+			n.loop.restored = max(n.loop.restored, m.GetSnapshot().GetMetadata().GetIndex())
 			n.loop.appends = append(n.loop.appends, m)
 		case m.GetTo() == raft.LocalApplyThread:
 			n.commit(m)
@@ -316,7 +334,7 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 		}
 	}
 	if len(out) > 0 {
-		n.transport.Send(out)
+		n.send(out)
 	}
 }
 
@@ -327,7 +345,7 @@ func (n *raftNode) commit(m *raftpb.Message) {
 		for _, resp := range m.GetResponses() {
 			select {
 			case n.appliedC <- resp:
-			case <-n.done:
+			case <-n.life.Done():
 			}
 		}
 	}})
@@ -345,7 +363,7 @@ func (n *raftNode) call(ctx context.Context, f func(*raft.RawNode)) error {
 	done := make(chan struct{})
 	select {
 	case n.callC <- func(rn *raft.RawNode) { f(rn); close(done) }:
-	case <-n.done:
+	case <-n.life.Done():
 		return errStopping
 	case <-ctx.Done():
 		return ctx.Err()
@@ -363,7 +381,10 @@ func (n *raftNode) persist(ctx context.Context) error {
 			if err := n.storage.append(msgs); err != nil {
 				return fmt.Errorf("cannot store: %w", err)
 			}
-			s := n.answer(msgs)
+			s, err := n.answer(msgs)
+			if err != nil {
+				return err
+			}
 			select {
 			case n.storedC <- s:
 			case <-ctx.Done():
@@ -381,13 +402,20 @@ func (n *raftNode) persist(ctx context.Context) error {
 
 // answer sends the responses that were waiting for the fsync to other nodes,
 // and gathers those for this one.
-func (n *raftNode) answer(msgs []*raftpb.Message) stored {
+func (n *raftNode) answer(msgs []*raftpb.Message) (stored, error) {
 	var s stored
 	var out []*raftpb.Message
 	for _, m := range msgs {
 		if snap := m.GetSnapshot(); !raft.IsEmptySnap(snap) {
 			meta := snap.GetMetadata()
-			s.installed = append(s.installed, statePath(n.dir, meta.GetTerm(), meta.GetIndex()))
+			// Open, because the next snapshot may remove it before it is read.
+			f, err := os.Open(statePath(n.dir, meta.GetTerm(), meta.GetIndex()))
+			if err != nil && meta.GetIndex() == n.storage.snapIndex.Load() {
+				return s, fmt.Errorf("received snapshot: %w", err)
+			}
+			if err == nil {
+				s.installed = append(s.installed, f)
+			}
 		}
 		for _, resp := range m.GetResponses() {
 			if resp.GetTo() == n.id {
@@ -398,24 +426,28 @@ func (n *raftNode) answer(msgs []*raftpb.Message) stored {
 		}
 	}
 	if len(out) > 0 {
-		n.transport.Send(out)
+		n.send(out)
 	}
-	return s
+	return s, nil
 }
 
 // reconfigure tells raft and the transport of a membership change; see the
 // type of that name. It runs on the apply loop.
-func (n *raftNode) reconfigure(cc *raftpb.ConfChange, m membership) error {
+func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership) error {
 	// A new member must be known to the transport before raft sends to it,
 	// and a former one until raft has stopped.
 	n.addPeers(m)
 	if cc != nil {
 		var cs *raftpb.ConfState
-		err := n.call(context.Background(), func(rn *raft.RawNode) { cs = rn.ApplyConfChange(cc) })
+		err := n.call(context.Background(), func(rn *raft.RawNode) {
+			if index > n.loop.restored { // else raft is past this change
+				cs = rn.ApplyConfChange(cc)
+			}
+		})
 		if errors.Is(err, errStopping) {
 			return nil
 		}
-		if want := m.confState(); err == nil && !proto.Equal(cs, want) {
+		if want := m.confState(); err == nil && cs != nil && !proto.Equal(cs, want) {
 			return fmt.Errorf("raft has members %v, the state has %v", cs, want)
 		}
 	}
@@ -448,6 +480,7 @@ func (n *raftNode) dropPeers(m membership) {
 		if _, ok := m.members[id]; !ok {
 			n.transport.RemovePeer(types.ID(id))
 			delete(n.peers, id)
+			n.reports.put(func(*raft.RawNode) { delete(n.loop.heard, id) })
 		}
 	}
 }
@@ -469,6 +502,9 @@ func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 	if err := n.admit(m); err != nil {
 		return err
 	}
+	if !n.gate.passes(m.GetFrom()) {
+		return refusal{http.StatusServiceUnavailable, "this node is still asking whether its ID is its own"}
+	}
 	if m.GetType() == raftpb.MsgSnap {
 		if err := receiveSnapshot(n.dir, m); err != nil {
 			n.log.Warn("refused a snapshot", zap.Uint64("from", m.GetFrom()), zap.Error(err))
@@ -480,7 +516,7 @@ func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-n.done:
+	case <-n.life.Done():
 		return raft.ErrStopped
 	}
 }

@@ -54,9 +54,13 @@ func openServer(cfg config, log *zap.Logger, found clusterInfo, port int, ask *p
 	if err != nil {
 		return nil, err
 	}
+	if err := checkPeerAddress(cfg, st.state.membership); err != nil {
+		return nil, errors.Join(err, st.close())
+	}
 	s := newServer(cfg, log, st, port)
 	s.members.ask = ask.member
 	s.members.askView = ask.view
+	s.node.askPeer = ask.cluster
 	t, err := newRafthttp(cfg, s.node, log)
 	if err != nil {
 		return nil, errors.Join(err, st.close())
@@ -79,7 +83,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	proposals := newProposer(log, cfg, st.boot, proposeC, leaders)
 	reads := newReader(cfg, st.boot, roundC, leaders, applied)
 	kv := &kvstore{
-		log: log, proposals: proposals, applied: applied, conf: newConfWait(),
+		log: log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: newConfWait(),
 		snapshots: states, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount}, state: st.state,
 	}
 	life, end := context.WithCancel(context.Background())
@@ -98,7 +102,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
 		peers:    make(map[uint64]string),
-		group:    group, done: life.Done(),
+		group:    group, life: life,
 	}
 	s := &server{
 		cfg: cfg, log: log, storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
@@ -115,7 +119,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	s.api = &api{
 		kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
 		status: status, metrics: newMetrics(status, proposals), maxValue: cfg.MaxValueSize,
-		hosts: clientHosts(cfg, port), origin: http.NewCrossOriginProtection(), caughtUp: s.caughtUp,
+		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()},
 	}
 	return s
 }
@@ -131,6 +135,7 @@ func (s *server) connect(t transport, found clusterInfo) {
 		}
 	}
 	s.node.addPeers(m)
+	s.node.gate.expect(s.kv.proven(), s.node.peers)
 }
 
 // start starts the node's goroutines; doc.go lists them.
@@ -161,10 +166,14 @@ func (s *server) takePart(ctx context.Context) error {
 	s.log.Info("ready", zap.String("client-url", s.clientURL))
 	for ctx.Err() == nil {
 		m, _ := s.kv.membership()
-		if me, ok := m.members[s.cfg.ID]; !ok || me.ClientURL == s.clientURL {
+		if me, ok := m.members[s.cfg.ID]; !ok || (me.ClientURL == s.clientURL && s.kv.proven()) {
 			return nil
 		}
-		s.proposals.propose(ctx, encodePublish(s.cfg.ID, s.clientURL))
+		s.proposals.propose(ctx, encodePublish(s.cfg.ID, s.storage.identity.Instance, s.clientURL))
+		select {
+		case <-time.After(s.node.tick):
+		case <-ctx.Done():
+		}
 	}
 	return nil
 }
@@ -174,60 +183,53 @@ func (s *server) takePart(ctx context.Context) error {
 func (s *server) run(ctx context.Context, clients, peers *stoppableListener) error {
 	defer s.end()
 	if err := s.start(); err != nil {
+		s.node.transport.Stop()
 		return errors.Join(err, s.storage.close())
 	}
-	peerServer, clientServer := newPeerServer(s.peerMux, s.log), newClientServer(s.api, s.cfg.RequestTimeout, s.log)
-	s.group.Go(func() error { return s.node.serveRaft(peerServer, peers) })
-	s.group.Go(func() error {
-		if err := clientServer.Serve(clients); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("client listener %s: %w", clients.Addr(), err)
-		}
-		return nil
-	})
+	s.group.Go(func() error { return s.node.serveRaft(peers, s.peerMux) })
+	s.group.Go(func() error { return clients.serve(s.api) })
 	s.log.Info("serving", zap.Uint64("id", s.cfg.ID), zap.String("clients", clients.Addr().String()),
 		zap.String("peers", peers.Addr().String()), zap.Uint64("boot", s.storage.boot))
 
 	select {
 	case <-ctx.Done():
 		s.log.Info("stopping")
-		s.drain(clientServer)
+		s.drain(clients)
 	case <-s.life.Done(): // a part of the node has failed, or it was removed
 		if errors.Is(context.Cause(s.life), errRemoved) {
-			s.farewell(clientServer)
+			s.finish(clients, farewellLimit) // and answer the request that did it
 		}
 	}
 	s.end()
 	// Streams between peers are endless, so they are cut, not awaited.
-	cerr := errors.Join(clientServer.Close(), peerServer.Close())
+	cerr := errors.Join(clients.cut(), peers.cut())
 	err := s.group.Wait()
 	s.node.transport.Stop() // not before: the apply loop may be adding a peer
 	return errors.Join(err, cerr, s.storage.close())
 }
 
-// farewell lets a node that was removed answer the request that did it.
-func (s *server) farewell(clients *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), farewellLimit)
-	defer cancel()
-	s.api.stopping.Store(true)
-	if err := clients.Shutdown(ctx); err != nil {
-		s.log.Warn("some requests did not finish in time", zap.Error(err))
-	}
-}
-
 // drain is the graceful part of a stop: refuse new requests, hand over
 // leadership, and let those in flight finish; under a new leader their batches
 // are proposed again.
-func (s *server) drain(clients *http.Server) {
+func (s *server) drain(clients *stoppableListener) {
+	began := time.Now()
+	s.api.stopping.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
-	s.api.stopping.Store(true)
-	m, _ := s.kv.membership()
-	if len(m.voters()) > 1 {
+	if m, _ := s.kv.membership(); len(m.voters()) > 1 {
 		if err := s.members.transfer(ctx); err != nil {
 			s.log.Warn("leadership was not handed over", zap.Error(err))
 		}
 	}
-	if err := clients.Shutdown(ctx); err != nil {
+	s.finish(clients, stopLimit-time.Since(began))
+}
+
+// finish lets the requests in flight come to their end.
+func (s *server) finish(clients *stoppableListener, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	s.api.stopping.Store(true)
+	if err := clients.stop(ctx); err != nil {
 		s.log.Warn("some requests did not finish in time", zap.Error(err))
 	}
 }
@@ -254,7 +256,7 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 	if cfg.Join {
 		return joinCluster(ctx, cfg, log, ask)
 	}
-	id := identity{Format: dirFormat, Node: cfg.ID, ClusterID: cfg.ClusterID, Initial: formatPeers(cfg.Cluster)}
+	id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: cfg.ClusterID, Initial: formatPeers(cfg.Cluster)}
 	if id.ClusterID == 0 {
 		id.ClusterID = clusterIDOf(cfg.Cluster)
 	}
@@ -313,10 +315,10 @@ func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClie
 			if !ok {
 				continue
 			}
-			if m.PeerURL != cfg.PeerURL {
-				return info, fmt.Errorf("the cluster knows node %d at %s, but --cluster gives it %s", cfg.ID, m.PeerURL, cfg.PeerURL)
+			if err := checkPeerAddress(cfg, membership{members: map[uint64]member{m.ID: member(m)}}); err != nil {
+				return info, err
 			}
-			id := identity{Format: dirFormat, Node: cfg.ID, ClusterID: info.ClusterID}
+			id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: info.ClusterID}
 			return info, createStorage(log, cfg.DataDir, id, nil)
 		}
 		why := "no member of the cluster answers"
@@ -327,7 +329,7 @@ func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClie
 		select {
 		case <-time.After(askInterval):
 		case <-ctx.Done():
-			return clusterInfo{}, errors.New("stopped while waiting to join")
+			return clusterInfo{}, errStopping
 		}
 	}
 }

@@ -238,6 +238,18 @@ func (s *simNet) viewer(from uint64) func(context.Context, string) (map[uint64]p
 	}
 }
 
+// informer stands in for the peer route that tells of the cluster.
+func (s *simNet) informer(from uint64) func(context.Context, string) (clusterInfo, error) {
+	return func(_ context.Context, url string) (clusterInfo, error) {
+		time.Sleep(simDelay)
+		srv, err := s.reach(from, url)
+		if err != nil {
+			return clusterInfo{}, err
+		}
+		return srv.clusterInfo(), nil
+	}
+}
+
 // found is what a joining node learns from its seeds.
 func (s *simNet) found(id uint64) clusterInfo {
 	s.mu.Lock()

@@ -154,6 +154,7 @@ func (c *simCluster) tryStart(id uint64) error {
 	srv := newServer(cfg, log, st, 9121)
 	srv.members.ask = c.net.asker(id)
 	srv.members.askView = c.net.viewer(id)
+	srv.node.askPeer = c.net.informer(id)
 	srv.connect(c.net.transport(srv), c.net.found(id))
 	n.srv, n.ended, n.err = srv, make(chan struct{}), nil
 	n.lives++
@@ -171,7 +172,7 @@ func (c *simCluster) tryStart(id uint64) error {
 }
 
 func (c *simCluster) firstStart(n *simNode, log *zap.Logger) error {
-	id := identity{Format: dirFormat, Node: n.id, ClusterID: clusterIDOf(c.peers)}
+	id := identity{Format: dirFormat, Node: n.id, Instance: newInstance(), ClusterID: clusterIDOf(c.peers)}
 	if n.join {
 		return createStorage(log, n.dir, id, nil)
 	}

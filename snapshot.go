@@ -17,7 +17,7 @@ import (
 const (
 	headRecord    byte = 1 // index, term, revision, membership changes
 	itemRecord    byte = 2 // create, mod, version, key, value
-	memberRecord  byte = 3 // id, learner, peer URL, client URL
+	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL
 	removedRecord byte = 4 // id
 	windowRecord  byte = 5 // node, boot, low, applied
 )
@@ -38,7 +38,7 @@ func writeState(w io.Writer, s *state) error {
 		if m.Learner {
 			learner = 1
 		}
-		b = appendUvarints(b[:0], m.ID, learner)
+		b = appendUvarints(b[:0], m.ID, learner, m.Instance)
 		b = appendString(b, m.PeerURL)
 		b = appendString(b, m.ClientURL)
 		if err := put(memberRecord); err != nil {
@@ -100,7 +100,7 @@ func (s *state) restore(kind byte, payload []byte) error {
 	case headRecord:
 		s.index, s.term, s.revision, s.membership.changes = f.uvarint(), f.uvarint(), f.uvarint(), f.uvarint()
 	case memberRecord:
-		m := member{ID: f.uvarint(), Learner: f.uvarint() == 1, PeerURL: string(f.bytes()), ClientURL: string(f.bytes())}
+		m := member{ID: f.uvarint(), Learner: f.uvarint() == 1, Instance: f.uvarint(), PeerURL: string(f.bytes()), ClientURL: string(f.bytes())}
 		s.membership.members[m.ID] = m
 	case removedRecord:
 		s.membership.removed[f.uvarint()] = true
@@ -153,6 +153,9 @@ func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writ
 	for {
 		select {
 		case st := <-states:
+			if st.index <= s.snapIndex.Load() {
+				continue // overtaken by one from the leader
+			}
 			err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
 				return writeState(&contextWriter{ctx, w}, st)
 			})

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"net/url"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -120,9 +119,9 @@ func (s *statusReporter) serveReady(w http.ResponseWriter, r *http.Request) erro
 		if verbose || !c.ok {
 			text += mark + " " + c.name + "\n"
 		}
-	}
-	if !ready && !verbose {
-		return fmt.Errorf("%w: %s", errNotReady, text)
+		if !c.ok && !verbose {
+			return fmt.Errorf("%w: not yet true: %s", errNotReady, c.name)
+		}
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if !ready {
@@ -195,8 +194,6 @@ func clientHosts(cfg config, port int) map[string]bool {
 	for _, h := range cfg.AllowedHosts {
 		hosts[h] = true
 	}
-	if u, err := url.Parse(cfg.clientURL(port)); err == nil {
-		hosts[u.Hostname()] = true
-	}
+	hosts[hostOfURL(cfg.clientURL(port))] = true
 	return hosts
 }

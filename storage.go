@@ -174,23 +174,23 @@ func (s *storage) install(m *raftpb.Message) error {
 			return err
 		}
 	}
-	return s.clean(index, term)
+	return s.clean(index)
 }
 
-// record writes a snapshot into the WAL, together with a hard state that
-// commits it: a snapshot beyond the committed index does not count at the next
-// start. Durable on return.
+// record writes a snapshot into the WAL, with term and vote as in hard. Durable
+// on return. The commit index stays behind: a hard state that commits the
+// snapshot, without the record that a crash may have torn off, would look like
+// a log that has lost its end. The loader raises it to the snapshot's index.
 func (s *storage) record(hard *raftpb.HardState, index, term uint64, cs *raftpb.ConfState) error {
-	hard = &raftpb.HardState{
-		Term: new(hard.GetTerm()), Vote: new(hard.GetVote()), Commit: new(max(hard.GetCommit(), index)),
-	}
-	if err := s.wal.Save(hard, nil); err != nil {
+	before := &raftpb.HardState{Term: new(hard.GetTerm()), Vote: new(hard.GetVote()), Commit: new(s.hard.GetCommit())}
+	if err := s.wal.Save(before, nil); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	if err := s.wal.SaveSnapshot(&walpb.Snapshot{Index: new(index), Term: new(term), ConfState: cs}); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
-	s.hard = hard
+	s.hard = before
+	s.hard.Commit = new(max(hard.GetCommit(), index))
 	s.snapIndex.Store(index)
 	return nil
 }
@@ -198,8 +198,14 @@ func (s *storage) record(hard *raftpb.HardState, index, term uint64, cs *raftpb.
 // written is called when the state file of a snapshot of this node's own is
 // complete: it records the snapshot, and drops what it makes superfluous.
 func (s *storage) written(st *state) error {
-	if st.index <= s.snapIndex.Load() {
-		return nil // overtaken by one from the leader
+	if at := s.snapIndex.Load(); st.index < at {
+		// Overtaken by one from the leader.
+		if err := os.Remove(statePath(s.dir, st.term, st.index)); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	} else if st.index == at {
+		return nil
 	}
 	cs := st.membership.confState()
 	if err := s.record(s.hard, st.index, st.term, cs); err != nil {
@@ -213,7 +219,7 @@ func (s *storage) written(st *state) error {
 		return err
 	}
 	s.log.Info("snapshot taken", zap.Uint64("index", st.index), zap.Uint64("term", st.term))
-	return s.clean(st.index, st.term)
+	return s.clean(st.index)
 }
 
 // compact drops log entries from memory, except a bounded tail.
@@ -244,54 +250,55 @@ func (s *storage) compact(index uint64) error {
 	return s.mem.Compact(to)
 }
 
-// clean removes files that nothing needs once the snapshot counts.
-func (s *storage) clean(index, term uint64) error {
+// clean removes files that nothing needs once the snapshot of index counts.
+// What is on its way in, or being written, its maker removes if need be.
+func (s *storage) clean(index uint64) error {
 	if err := s.wal.ReleaseLockTo(index); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	if err := removeSegments(filepath.Join(s.dir, "wal"), index); err != nil {
 		return err
 	}
-	return s.cleanSnaps(index, term, func(name string) bool { return newerThan(name, index) })
+	return s.removeSnaps(func(name string) bool {
+		at, kind := parseSnapName(name)
+		return kind == ".state" && at < index || kind == ".incoming" && at <= index
+	})
 }
 
-// sweep is clean at the start, when nothing is on its way: what a crash left
-// half-done goes too.
+// sweep is clean at the start, when nothing is on its way: all that a crash
+// left half-done goes.
 func (s *storage) sweep(index, term uint64) error {
-	if err := removeMarkTemps(s.dir); err != nil {
+	if err := errors.Join(removeMarkTemps(s.dir), removeSegments(filepath.Join(s.dir, "wal"), index)); err != nil {
 		return err
 	}
-	if err := removeSegments(filepath.Join(s.dir, "wal"), index); err != nil {
-		return err
-	}
-	return s.cleanSnaps(index, term, func(string) bool { return false })
+	counts := filepath.Base(statePath(s.dir, term, index))
+	return s.removeSnaps(func(name string) bool { return name != counts })
 }
 
-// cleanSnaps removes all of snap/ but the snapshot that counts and what spare
-// says.
-func (s *storage) cleanSnaps(index, term uint64, spare func(name string) bool) error {
+// removeSnaps removes the files of snap/ that go.
+func (s *storage) removeSnaps(goes func(name string) bool) error {
 	files, err := os.ReadDir(s.snapDir())
 	if err != nil {
 		return err
 	}
-	keep := filepath.Base(statePath(s.dir, term, index))
 	for _, f := range files {
-		if f.Name() == keep || spare(f.Name()) {
+		if !goes(f.Name()) {
 			continue
 		}
-		if err := os.Remove(filepath.Join(s.snapDir(), f.Name())); err != nil {
+		if err := os.Remove(filepath.Join(s.snapDir(), f.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
 }
 
-// newerThan reports whether a file in snap/ belongs to a snapshot behind
-// index, which may be on its way in, or being written.
-func newerThan(name string, index uint64) bool {
-	var t, i uint64
-	_, err := fmt.Sscanf(name, "%016x-%016x", &t, &i)
-	return err == nil && i > index
+// parseSnapName returns the index that a file in snap/ is of, and its ending.
+func parseSnapName(name string) (index uint64, kind string) {
+	var term uint64
+	if _, err := fmt.Sscanf(name, "%016x-%016x", &term, &index); err != nil {
+		return 0, ""
+	}
+	return index, filepath.Ext(name)
 }
 
 // removeSegments removes the WAL segments that end before index.

@@ -210,9 +210,11 @@ func TestStorageMarkCoversInstalledSnapshot(t *testing.T) {
 	}
 }
 
-// Without this a snapshot could count that the hard state does not commit:
-// raft panics on a log that begins behind what is committed.
-func TestStorageSnapshotBeyondCommitDoesNotCount(t *testing.T) {
+// Without this a crash right behind a snapshot's record, before a hard state
+// that commits it, would cost the snapshot, which was acknowledged if it came
+// from the leader; or raft would panic on a log that begins behind what is
+// committed.
+func TestStorageSnapshotBeyondCommitCounts(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	entries := someEntries(2, 2, 20, 10)
@@ -222,9 +224,9 @@ func TestStorageSnapshotBeyondCommitDoesNotCount(t *testing.T) {
 		Index: new(uint64(15)), Term: new(uint64(2)), ConfState: newMembership(diskPeers()).confState(),
 	}))
 	o = openDisk(t, crashed(t, dir))
-	wantState(t, o, firstIndex)
-	wantEntries(t, o, entries)
-	wantHard(t, o, 2, 1, 8)
+	wantState(t, o, 15)
+	wantEntries(t, o, entries[14:])
+	wantHard(t, o, 2, 1, 15)
 }
 
 // Without this a snapshot of this node's own that was overtaken by one from the

@@ -18,7 +18,7 @@ import (
 type walContents struct {
 	meta     []byte
 	hard     *raftpb.HardState
-	snapshot *walpb.Snapshot   // the newest that the hard state commits; never nil
+	snapshot *walpb.Snapshot   // the newest; never nil
 	entries  []*raftpb.Entry   // the log behind that snapshot
 	records  []*walpb.Snapshot // all snapshots recorded
 }
@@ -157,14 +157,19 @@ func (c *walContents) addSnapshot(s *walpb.Snapshot) {
 	}
 }
 
-// settle picks the snapshot that counts, and the log behind it.
+// settle picks the snapshot that counts, the newest, and the log behind it. A
+// snapshot is of committed entries, whatever the hard state knew when it was
+// last written.
 func (c *walContents) settle() error {
 	for _, s := range c.records {
-		if s.GetIndex() <= c.hard.GetCommit() && s.GetIndex() >= c.snapshot.GetIndex() {
+		if s.GetIndex() >= c.snapshot.GetIndex() {
 			c.snapshot = s
 		}
 	}
 	from := c.snapshot.GetIndex()
+	if c.hard.GetCommit() < from {
+		c.hard.Commit = new(from)
+	}
 	for len(c.entries) > 0 && c.entries[0].GetIndex() <= from {
 		c.entries = c.entries[1:]
 	}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// gate keeps a new node from taking part in raft with a peer until that peer
+// has said that it knows of no other node with this ID.
+//
+// A node whose directory was lost and that starts again under its old ID has
+// forgotten its votes and what it acknowledged: with it, the cluster could
+// elect a leader that lacks acknowledged writes. What marks an ID as used is
+// the instance that its node published. A peer that has applied that will say
+// so; one that has not may be of use to a first start, and is no proof. So each
+// peer is asked before the first message to or from it, until this node's own
+// instance is in the state: then the cluster has agreed whose the ID is.
+type gate struct {
+	open atomic.Bool // the ID is proven to be this node's
+
+	mu   sync.Mutex
+	asks map[uint64]string // peers not asked yet, and their URLs
+	ok   map[uint64]bool
+}
+
+// expect sets who has to be asked.
+func (g *gate) expect(proven bool, peers map[uint64]string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asks, g.ok = maps.Clone(peers), make(map[uint64]bool)
+	g.open.Store(proven)
+}
+
+// passes reports whether messages to and from a peer may pass.
+func (g *gate) passes(id uint64) bool {
+	if g.open.Load() {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ok[id]
+}
+
+func (g *gate) pass(id uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ok[id] = true
+	delete(g.asks, id)
+}
+
+// learn adds a peer to ask.
+func (g *gate) learn(id uint64, url string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.ok[id] {
+		g.asks[id] = url
+	}
+}
+
+func (g *gate) left() map[uint64]string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.asks)
+}
+
+// proveID asks the peers until the ID is proven to be this node's, or not.
+func (n *raftNode) proveID(ctx context.Context) error {
+	pause := time.NewTicker(n.tick)
+	defer pause.Stop()
+	for {
+		if n.kv.proven() {
+			n.gate.open.Store(true)
+			return nil
+		}
+		for id, url := range n.gate.left() {
+			if id == n.id {
+				continue
+			}
+			if err := n.askAbout(ctx, id, url); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// askAbout asks one peer, and lets it through unless it knows better. A peer
+// that does not answer is asked again later.
+func (n *raftNode) askAbout(ctx context.Context, id uint64, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	info, err := n.askPeer(ctx, url)
+	if err != nil || info.ClusterID != n.cluster {
+		n.log.Debug("a peer did not say whether this node's ID is free", zap.Uint64("peer", id), zap.Error(err))
+		return nil
+	}
+	if m, ok := info.member(n.id); ok && m.Instance != 0 && m.Instance != n.kv.self.instance {
+		return errUsedID
+	}
+	n.gate.pass(id)
+	for _, m := range info.Members {
+		n.gate.learn(m.ID, m.PeerURL) // who came later may be the leader now
+	}
+	return nil
+}

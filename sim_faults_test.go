@@ -1,0 +1,142 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
+)
+
+// A founder whose disk is lost and that starts again under its old ID does not
+// take part, also when nobody answers at its start: with its forgotten votes
+// the cluster would lose acknowledged writes.
+func TestSimWipedFounder(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.awaitPublished(1, 2, 3)
+		c.crash(2)
+		v := c.value()
+		c.put(1, "k", v) // on 1 and 3 alone
+		c.crash(1)
+		c.crash(3)
+		if err := os.RemoveAll(c.nodes[1].dir); err != nil {
+			t.Fatal(err)
+		}
+		c.start(1) // all alone: nobody can say anything
+		time.Sleep(3 * time.Second)
+		c.start(2)
+		if err := c.ended(1); !errors.Is(err, errUsedID) {
+			t.Errorf("the wiped node ended with: %v", err)
+		}
+		c.start(3)
+		c.want(2, "k", v)
+		if err := c.change(2, memberRequest{Op: opRemove, ID: 1}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (c *simCluster) awaitPublished(ids ...uint64) {
+	c.t.Helper()
+	c.await("all nodes to have published", func() bool {
+		for _, id := range ids {
+			if !c.nodes[id].srv.kv.proven() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// A first start does not need all nodes: a majority is enough, and who comes
+// later is let in.
+func TestSimFirstStartOfAMajority(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.crash(3)
+		if err := os.RemoveAll(c.nodes[3].dir); err != nil {
+			t.Fatal(err)
+		}
+		v := c.value()
+		c.put(c.leader(), "k", v)
+		c.awaitPublished(1, 2)
+		c.start(3)
+		c.want(3, "k", v)
+	})
+}
+
+// A snapshot that is asked for again and again while it is written slowly
+// neither ends the node nor is written more than once; and one asked for by a
+// node that has left is not waited for.
+func TestSimSnapshotForANewcomer(t *testing.T) {
+	simulate(t, 1, func(c *simCluster) {
+		big := string(make([]byte, 1<<20))
+		for i := range 8 {
+			c.put(1, fmt.Sprintf("big%d", i), fmt.Sprint(i)+big)
+		}
+		for id := range uint64(3) {
+			if err := c.change(1, addRequest(id+2)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.join(2)
+		c.join(3)
+		if err := c.change(1, memberRequest{Op: opRemove, ID: 4}); err != nil {
+			t.Fatal(err)
+		}
+		if snap, err := c.nodes[1].srv.node.snapshotWith(4); snap != nil || err != nil {
+			t.Errorf("a snapshot for a node that has left: %v, %v", snap, err)
+		}
+		c.awaitVoter(1, 2)
+		c.awaitVoter(1, 3)
+	})
+}
+
+// A node that installs a snapshot while it writes an older one of its own, and
+// one that gets a second snapshot before it has loaded the first, go on.
+func TestSimSnapshotsOvertakeOneAnother(t *testing.T) {
+	small := func(cfg *config) { cfg.SnapshotCount = 5 }
+	simulateWith(t, 3, small, func(c *simCluster) {
+		leader := c.leader()
+		slow := c.followers()[0]
+		for range 4 {
+			others := slices.DeleteFunc(c.up(), func(id uint64) bool { return id == slow })
+			c.net.isolate(slow, others...)
+			big := string(make([]byte, 1<<20))
+			for i := range 20 {
+				res, _ := c.do(0, leader, chaosInput{kind: chaosPut, key: fmt.Sprintf("big%d", i%2), value: c.value() + big})
+				if res.err != nil {
+					t.Fatal(res.err)
+				}
+			}
+			c.nodes[slow].srv.kv.askForSnapshot() // of its own, older state
+			c.net.heal()
+			for range 20 {
+				c.put(leader, "k", c.value())
+			}
+		}
+	})
+}
+
+// Leadership is handed to a node that is there.
+func TestBestFollowerIsAlive(t *testing.T) {
+	now := time.Now()
+	st := raft.Status{Progress: map[uint64]tracker.Progress{
+		1: {Match: 9}, 2: {Match: 9}, 3: {Match: 9}, 4: {Match: 7}, 5: {Match: 9, IsLearner: true}, 6: {Match: 9},
+	}}
+	st.ID = 1
+	heard := map[uint64]time.Time{2: now.Add(-time.Hour), 3: now, 4: now, 5: now}
+	for range 100 {
+		if got := bestFollower(st, heard, now.Add(-time.Second)); got != 3 {
+			t.Fatalf("node %d was chosen", got)
+		}
+	}
+	if got := bestFollower(st, nil, now.Add(-time.Second)); got != 0 {
+		t.Errorf("node %d was chosen, of none that was heard of", got)
+	}
+}
