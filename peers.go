@@ -173,6 +173,9 @@ func (s *server) clusterInfo() clusterInfo {
 	m, _ := s.kv.membership()
 	info := clusterInfo{ClusterID: s.node.cluster, Removed: sortedKeys(m.removed)}
 	for _, mem := range m.sorted() {
+		if mem.Instance == 0 {
+			mem.Instance = s.storage.published[mem.ID]
+		}
 		info.Members = append(info.Members, memberInfo(mem))
 	}
 	return info

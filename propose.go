@@ -56,7 +56,6 @@ type batch struct {
 	term     uint64 // the term in which raft last took it
 	asLeader bool   // this node was the leader then, so it is in its log
 	retryAt  time.Time
-	waits    int // how often it was on its way to another node
 }
 
 // proposal is a batch at the border between kvstore and raft.
@@ -282,9 +281,7 @@ func (p *proposer) answered(b *batch, taken bool, term uint64, leader bool) {
 	b.accepted, b.term, b.asLeader = true, term, leader
 	b.retryAt = time.Time{}
 	if !leader {
-		// Twice as long each time: perhaps it is not lost, but slow.
-		b.retryAt = time.Now().Add(p.retryAfter << min(b.waits, 4))
-		b.waits++
+		b.retryAt = time.Now().Add(p.retryAfter)
 	}
 }
 

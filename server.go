@@ -288,7 +288,7 @@ const (
 // it the cluster could elect a leader that lacks acknowledged writes.
 func refuseUsedID(cfg config, info clusterInfo) error {
 	m, ok := info.member(cfg.ID)
-	if slices.Contains(info.Removed, cfg.ID) || (ok && m.ClientURL != "") {
+	if slices.Contains(info.Removed, cfg.ID) || (ok && m.Instance != 0) {
 		return fmt.Errorf("data directory %s is empty, but node %d was part of this cluster before: an ID is used once. "+
 			"If its disk is lost, remove it (DELETE /%d) and join under a new ID; if not, give its data directory",
 			cfg.DataDir, cfg.ID, cfg.ID)

@@ -23,6 +23,9 @@ type openedStorage struct {
 	boot     uint64 // which life of this node begins now
 	// reconfigured: members came or went since the first start.
 	reconfigured bool
+	// published: the instances that the log behind the snapshot tells of, by
+	// node. They may not be committed yet, and still say that an ID is used.
+	published map[uint64]uint64
 }
 
 // openStorage opens the log of a data directory that createStorage made, and
@@ -72,8 +75,10 @@ func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) err
 		return nil, refused(dir, err)
 	}
 	reconfigured := st.membership.changes > 0
+	published := make(map[uint64]uint64)
 	for _, e := range c.entries {
 		reconfigured = reconfigured || e.GetType() != raftpb.EntryNormal
+		notePublished(e, published)
 	}
 	if err := check(id, reconfigured); err != nil {
 		return nil, err
@@ -85,7 +90,22 @@ func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) err
 	if err := s.fillMemory(c); err != nil {
 		return nil, refused(dir, err)
 	}
-	return &openedStorage{storage: s, identity: id, state: st, reconfigured: reconfigured}, nil
+	return &openedStorage{storage: s, identity: id, state: st, reconfigured: reconfigured, published: published}, nil
+}
+
+// notePublished notes the instances that an entry tells of. What it cannot
+// read is for the apply loop to judge.
+func notePublished(e *raftpb.Entry, published map[uint64]uint64) {
+	if e.GetType() != raftpb.EntryNormal || len(e.GetData()) == 0 {
+		return
+	}
+	if _, cmds, err := decodeBatch(e.GetData()); err == nil {
+		for _, c := range cmds {
+			if c.kind == kindPublish {
+				published[c.member] = c.instance
+			}
+		}
+	}
 }
 
 // refused explains why a directory cannot be used, and the way out.
