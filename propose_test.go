@@ -503,6 +503,30 @@ func TestProposeDeadlinesInABatch(t *testing.T) {
 	})
 }
 
+// Guarantee: nobody is told that a write did not happen while others still wait
+// for the batch that it is in: for them it is offered again, and then applied.
+func TestProposeExpiredInABatchThatGoesOn(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		early := pt.write("early")
+		time.Sleep(2 * time.Second)
+		late := pt.write("late")
+		pt.leaders.set(2, 1)
+		p := pt.next()
+		pt.leaders.set(0, 1)
+		p.done(false, 1, false)
+		time.Sleep(testTimeout - 2*time.Second + testSlack)
+		pt.want(early, result{err: errOutcomeUnknown})
+		pt.waits(late)
+		pt.leaders.set(2, 2)
+		_, cmds := pt.open(pt.next())
+		if len(cmds) != 2 {
+			pt.Errorf("offered again: %q", cmds)
+		}
+		pt.apply(0, 2)
+		pt.want(late, result{revision: 1})
+	})
+}
+
 // Guarantee: nobody waits longer than the timeout, nor past a stop, though
 // requests may reach the queue in another order than that of their deadlines:
 // those are set before the queue's lock is taken.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -143,4 +144,39 @@ func TestBestFollowerIsAlive(t *testing.T) {
 	if got := bestFollower(st, nil, now.Add(-time.Second)); got != 0 {
 		t.Errorf("node %d was chosen, of none that was heard of", got)
 	}
+}
+
+// A membership change that was waiting to be applied when raft took over a
+// snapshot from behind it must not set raft's members back: the node would
+// count another majority than the others.
+func TestReconfigureBehindASnapshot(t *testing.T) {
+	simulate(t, 1, func(c *simCluster) {
+		c.leader()
+		if err := c.change(1, addRequest(2)); err != nil {
+			t.Fatal(err)
+		}
+		node := c.nodes[1].srv.node
+		m, index := c.nodes[1].srv.kv.membership()
+		voters := func() (v, l int) {
+			err := node.call(context.Background(), func(rn *raft.RawNode) {
+				st := rn.Status()
+				v, l = len(st.Config.Voters.IDs()), len(st.Config.Learners)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v, l
+		}
+		// As if raft had got node 2's membership by a snapshot of this index.
+		if err := node.call(context.Background(), func(*raft.RawNode) { node.loop.restored = index }); err != nil {
+			t.Fatal(err)
+		}
+		remove := memberChange{op: opRemove, id: 2}
+		if err := node.reconfigure(index, remove.confChange(), m); err != nil {
+			t.Fatal(err)
+		}
+		if v, l := voters(); v != 1 || l != 1 {
+			t.Errorf("raft has %d voters and %d learners", v, l)
+		}
+	})
 }
