@@ -93,6 +93,9 @@ func createStorage(log *zap.Logger, dir string, id identity, peers []peer) error
 	if err := removeLeftovers(dir); err != nil {
 		return err
 	}
+	if err := checkEmpty(dir); err != nil {
+		return err
+	}
 	if err := os.Mkdir(filepath.Join(dir, "snap"), 0o700); err != nil {
 		return err
 	}
@@ -125,6 +128,20 @@ func removeLeftovers(dir string) error {
 		}
 	}
 	return removeMarkTemps(dir)
+}
+
+// checkEmpty refuses a directory that holds somebody else's files.
+func checkEmpty(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if f.Name() != "lock" {
+			return fmt.Errorf("data directory %s holds %s, which is not this program's; use a directory of its own", dir, f.Name())
+		}
+	}
+	return nil
 }
 
 // removeMarkTemps removes what a crash left of making the mark.

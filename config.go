@@ -150,7 +150,7 @@ func (c *config) settings(list *string) []setting {
 		{"listen-peer", "HOST:PORT", "where the peer server listens (as in its own peer URL)", into(&c.ListenPeer, parseText, "")},
 		{"advertise-client-url", "URL", "what others are told of the client API (host and port above, or the peer URL's host)", into(&c.AdvertiseClientURL, checkURL, "")},
 		{"data-dir", "DIR", "this node's files (raftkv-<id>)", into(&c.DataDir, parseText, "")},
-		{"cluster-id", "HEX", "keeps clusters apart (a hash of the initial members)", into(&c.ClusterID, parseHex, "1 to 16 hexadecimal digits")},
+		{"cluster-id", "HEX", "keeps clusters apart (a hash of the initial members)", into(&c.ClusterID, parseHex, "1 to 16 hexadecimal digits, not all zero")},
 		{"snapshot-count", "N", "applied commands between snapshots (100000)", into(&c.SnapshotCount, parseCount, number)},
 		{"heartbeat-interval", "TIME", "time between the leader's heartbeats (100ms)", into(&c.HeartbeatInterval, time.ParseDuration, period)},
 		{"election-timeout", "TIME", "silence after which a leader is elected; 3 heartbeats or more (1s)", into(&c.ElectionTimeout, time.ParseDuration, period)},
@@ -185,7 +185,13 @@ func parseText(s string) (string, error) {
 
 func parseCount(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }
 
-func parseHex(s string) (uint64, error) { return strconv.ParseUint(s, 16, 64) }
+func parseHex(s string) (uint64, error) {
+	id, err := strconv.ParseUint(s, 16, 64)
+	if err == nil && id == 0 {
+		err = errors.New("zero")
+	}
+	return id, err
+}
 
 // parseSize reads a number of bytes, KiB or MiB. KB and MB are refused rather
 // than guessed at: half the world means 1000 by K.
@@ -214,8 +220,7 @@ var errHelp = errors.New("help requested")
 // usage returns the text of --help.
 func usage() string {
 	var b strings.Builder
-	b.WriteString(`raftkv is a replicated key-value server. With flags alone it is the server;
-with a command word first, as in "raftkv get my-key", it is the client.
+	b.WriteString(`raftkv is a replicated key-value server; its client is curl.
 
 Flags (default in parentheses):
 `)

@@ -16,8 +16,8 @@ wait.
 
 # Goroutines
 
-Each is started in one place (server.start, raftNode.startRaft, server.run),
-ends with the node's context, and is waited for. What it owns, nobody else
+Each is started in one place (server.start, raftNode.startRaft, listen), ends
+with the node's context or its listener, and is waited for. What it owns, nobody else
 touches; the others reach it as said.
 
 	goroutine                        owns                          reached by
@@ -29,13 +29,16 @@ touches; the others reach it as said.
 	snapshot writer                  the copy it writes            states
 	mark keeper (markKeeper.run)     the mark's pace               markKeeper.mu guards the file
 	members (members.run)            promotion of learners         members.turn: one change at a time
-	takePart                         nothing; ends once published
+	takePart, proveID                nothing; end once the node    gate.mu
+	                                 has published who it is
+	sendSnapshot, one for each       the file it reads             ends when sent
+	two listeners (listener.go)      their HTTP servers            stop, cut
 	HTTP handlers                    their request
 
 Locks are held for moments, never while waiting or writing to disk, with one
 exception: the mark keeper's, so that the mark can be lowered in time. No code
-holds two, but that proposer and reader look at the leadership, and the API at
-nothing else, while holding theirs.
+holds two, except that proposer and reader look at the leadership while they
+hold theirs.
 
 # Invariants
 
