@@ -196,6 +196,12 @@ func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error
 	if err != nil {
 		return err
 	}
+	if r.Method != http.MethodPut && r.ContentLength != 0 {
+		// net/http notices that a client hung up only behind its body.
+		if _, err := io.CopyN(io.Discard, r.Body, maxMemberBytes); err != nil && !errors.Is(err, io.EOF) {
+			return bodyError(err)
+		}
+	}
 	switch {
 	case read:
 		return a.get(w, r, key, cond, stale)

@@ -204,39 +204,44 @@ func (ms *members) freshMembership(ctx context.Context) (membership, uint64, err
 }
 
 // guard refuses a change after which fewer voters are reachable than the
-// cluster then needs for a majority.
+// cluster then needs for a majority. A leader that has only just come to lead
+// has not heard from all of them yet, so it waits a little before it says no.
 func (ms *members) guard(ctx context.Context, m membership, c memberChange, force bool) error {
 	if force || m.members[c.id].Learner {
 		return nil
 	}
 	after := m.clone()
 	after.apply(c)
-	reachable, err := ms.reachable(ctx)
-	if err != nil {
-		return err
-	}
-	n, voters := 0, after.voters()
-	for _, id := range voters {
-		if id == ms.id || reachable[id] {
-			n++
+	voters := after.voters()
+	tick := time.NewTicker(ms.elected / 10)
+	defer tick.Stop()
+	for since := time.Now(); ; {
+		n, err := ms.countReachable(ctx, voters)
+		if err != nil || n > len(voters)/2 {
+			return err
+		}
+		if time.Since(since) >= ms.elected {
+			return fmt.Errorf("%w: %d of %d voters would be reachable", errWouldLose, n, len(voters))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errInProgress
 		}
 	}
-	if n < len(voters)/2+1 {
-		return fmt.Errorf("%w: %d of %d voters would be reachable", errWouldLose, n, len(voters))
-	}
-	return nil
 }
 
-// reachable returns who this node has had a raft message from within one
-// election timeout.
-func (ms *members) reachable(ctx context.Context) (map[uint64]bool, error) {
-	ids := make(map[uint64]bool)
-	err := ms.node.call(ctx, func(*raft.RawNode) {
-		for id, at := range ms.node.loop.heard {
-			ids[id] = time.Since(at) <= ms.elected
+// countReachable returns how many of the nodes this one has had a raft message
+// from within one election timeout, itself included.
+func (ms *members) countReachable(ctx context.Context, ids []uint64) (n int, err error) {
+	err = ms.node.call(ctx, func(*raft.RawNode) {
+		for _, id := range ids {
+			if id == ms.id || time.Since(ms.node.loop.heard[id]) <= ms.elected {
+				n++
+			}
 		}
 	})
-	return ids, err
+	return n, err
 }
 
 // commit proposes a change and waits until it is applied. raft drops a change

@@ -315,10 +315,8 @@ func removeSegments(walDir string, index uint64) error {
 		if first >= index {
 			break
 		}
-		for _, name := range []string{names[i], names[i] + ".broken"} {
-			if err := os.Remove(filepath.Join(walDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
+		if err := os.Remove(filepath.Join(walDir, names[i])); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -26,6 +26,7 @@ type openedStorage struct {
 	// published: the instances that the log behind the snapshot tells of, by
 	// node. They may not be committed yet, and still say that an ID is used.
 	published map[uint64]uint64
+	tail      tailReport
 }
 
 // openStorage opens the log of a data directory that createStorage made, and
@@ -56,7 +57,8 @@ func openStorage(log *zap.Logger, dir string, check func(id identity, reconfigur
 // inspect reads everything, judges it, and fills raft's view of it.
 func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) error) (*openedStorage, error) {
 	walDir := filepath.Join(dir, "wal")
-	if err := checkTail(walDir); err != nil {
+	tail, err := checkTail(walDir)
+	if err != nil {
 		return nil, refused(dir, err)
 	}
 	c, err := readWAL(walDir)
@@ -90,7 +92,7 @@ func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) err
 	if err := s.fillMemory(c); err != nil {
 		return nil, refused(dir, err)
 	}
-	return &openedStorage{storage: s, identity: id, state: st, reconfigured: reconfigured, published: published}, nil
+	return &openedStorage{storage: s, identity: id, state: st, reconfigured: reconfigured, published: published, tail: tail}, nil
 }
 
 // notePublished notes the instances that an entry tells of. What it cannot
@@ -118,16 +120,16 @@ func refused(dir string, err error) error {
 		"and join under a new ID with an empty directory", dir, err)
 }
 
-// checkTail refuses a log whose end was lost.
-func checkTail(walDir string) error {
+// checkTail looks at the end of the log, and refuses one that was lost.
+func checkTail(walDir string) (tailReport, error) {
 	tail, err := inspectTail(walDir)
 	if err != nil {
-		return err
+		return tail, err
 	}
 	if tail.Damaged {
-		return fmt.Errorf("%s: %s", tail.File, tail.Reason)
+		return tail, fmt.Errorf("%s: %s", tail.File, tail.Reason)
 	}
-	return nil
+	return tail, nil
 }
 
 // checkReach compares the log with the mark.
@@ -162,8 +164,8 @@ func loadState(dir string, record *walpb.Snapshot) (*state, error) {
 	return st, nil
 }
 
-// open opens the WAL for appending. A torn frame at the very end is cut off,
-// once: nothing that was synced lies behind it, as inspect has seen.
+// open opens the WAL for appending. A torn frame at the very end is wiped out:
+// nothing that was synced lies there, as inspect has seen.
 func (o *openedStorage) open() error {
 	walDir := filepath.Join(o.dir, "wal")
 	// The WAL reuses half-made segments without emptying them, and what is
@@ -171,31 +173,44 @@ func (o *openedStorage) open() error {
 	if err := removeTemps(walDir); err != nil {
 		return err
 	}
+	if o.tail.NonZero {
+		o.log.Warn("the log ends in a torn write, as a crash leaves it; wiping it out", zap.String("file", o.tail.File))
+		if err := wipe(o.tail.File, o.tail.End); err != nil {
+			return fmt.Errorf("write-ahead log: %w", err)
+		}
+	}
 	snap, err := o.mem.Snapshot()
 	if err != nil {
 		return err
 	}
 	meta := snap.GetMetadata()
-	from := &walpb.Snapshot{Index: new(meta.GetIndex()), Term: new(meta.GetTerm())}
-	for repaired := false; ; repaired = true {
-		w, err := wal.Open(o.log, walDir, from)
-		if err != nil {
-			return refused(o.dir, fmt.Errorf("write-ahead log: %w", err))
-		}
-		// Only to get to its end: readWAL knows better what it holds.
-		if _, _, _, err = w.ReadAll(); err == nil {
-			o.wal = w
-			return nil
-		}
-		cerr := w.Close()
-		if !errors.Is(err, io.ErrUnexpectedEOF) || repaired || cerr != nil {
-			return refused(o.dir, fmt.Errorf("write-ahead log: %w", errors.Join(err, cerr)))
-		}
-		o.log.Warn("the log ends in a torn write, from a crash; cutting it off: nobody was told of it")
-		if !wal.Repair(o.log, walDir) {
-			return refused(o.dir, errors.New("the torn end of the write-ahead log could not be cut off"))
-		}
+	w, err := wal.Open(o.log, walDir, &walpb.Snapshot{Index: new(meta.GetIndex()), Term: new(meta.GetTerm())})
+	if err != nil {
+		return refused(o.dir, fmt.Errorf("write-ahead log: %w", err))
 	}
+	// Only to get to its end: readWAL knows better what it holds.
+	if _, _, _, err := w.ReadAll(); err != nil {
+		return refused(o.dir, fmt.Errorf("write-ahead log: %w", errors.Join(err, w.Close())))
+	}
+	o.wal = w
+	return nil
+}
+
+// wipe overwrites a file with zeros from an offset on, as the WAL itself does
+// with what it makes.
+func wipe(path string, from int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	zeros := make([]byte, 1<<20)
+	for err == nil && from < size {
+		n := min(int64(len(zeros)), size-from)
+		_, err = f.WriteAt(zeros[:n], from)
+		from += n
+	}
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // begin makes durable what this life starts from.
