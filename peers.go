@@ -53,7 +53,7 @@ func (n *raftNode) sendSnapshot(m *raftpb.Message) {
 		if err != nil {
 			return err
 		}
-		if snap == nil {
+		if snap == nil || !n.gate.passes(m.GetTo()) {
 			n.ReportSnapshot(m.GetTo(), raft.SnapshotFailure)
 			return nil
 		}
