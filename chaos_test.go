@@ -112,7 +112,7 @@ type chaosRun struct {
 	history []porcupine.Operation
 	tags    map[string]string // value → the one ETag under which it was ever seen
 	values  map[string]string // key and ETag → value: the inverse
-	wrong   []string          // answers that the contract does not allow
+	wrong   []string          // answers that are not allowed
 	counts  map[string]int
 }
 

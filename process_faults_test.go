@@ -138,7 +138,7 @@ func TestProc16000WritesThroughAFollower(t *testing.T) {
 	c.wantAll(l.acked, 1, 2, 3)
 }
 
-// Guarantee: killing the leader shows as latency, not as errors, to requests sent to the other nodes (contract 4.3),
+// Guarantee: killing the leader shows as latency, not as errors, to requests sent to the other nodes,
 // and loses nothing that was acknowledged.
 func TestProcLeaderKilledUnderLoad(t *testing.T) {
 	c := newProcCluster(t, 3)
@@ -401,7 +401,7 @@ func TestProcPausedLeaderIsNeverStale(t *testing.T) {
 	}
 }
 
-// Guarantee: a node that just took in a snapshot has it on disk: kill -9 right then, and it starts again (D2, D3).
+// Guarantee: a node that just took in a snapshot has it on disk: kill -9 right then, and it starts again.
 func TestProcKilledAfterTakingASnapshot(t *testing.T) {
 	c := newProcCluster(t, 3, "--snapshot-count", "20")
 	c.start()

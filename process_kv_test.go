@@ -13,7 +13,7 @@ import (
 )
 
 // Guarantee: one node alone keeps what it acknowledged, and never shows less than that, not even in the first moments
-// after a crash (raftexample answered 404 until the next election, findings B3).
+// after a crash (raftexample answered 404 until the next election).
 func TestProcSingleNode(t *testing.T) {
 	c := newProcCluster(t, 1)
 	c.start()
@@ -47,7 +47,7 @@ func TestProcSingleNode(t *testing.T) {
 	}
 }
 
-// Guarantee: a read on any node reflects every write acknowledged anywhere before it began (findings A1, B1).
+// Guarantee: a read on any node reflects every write acknowledged anywhere before it began.
 func TestProcThreeNodesReadWhatWasWritten(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
@@ -87,7 +87,7 @@ func TestProcStoppedNodeCatchesUp(t *testing.T) {
 	}
 }
 
-// Guarantee: conditions are decided inside the log, and an answer tells the current ETag (contract 4.2).
+// Guarantee: conditions are decided inside the log, and an answer tells the current ETag.
 func TestProcConditions(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
@@ -161,7 +161,7 @@ func TestProcConditions(t *testing.T) {
 	}
 }
 
-// Guarantee: a value comes back byte for byte after snapshots, kill -9 and restart (findings D1).
+// Guarantee: a value comes back byte for byte after snapshots, kill -9 and restart.
 func TestProcBytesSurviveSnapshotAndKill(t *testing.T) {
 	c := newProcCluster(t, 3, "--snapshot-count", "10")
 	c.start()
@@ -203,7 +203,7 @@ func TestProcBytesSurviveSnapshotAndKill(t *testing.T) {
 	}
 }
 
-// Guarantee: a key is its bytes: nothing is cleaned, redirected or mixed up with a query (findings H1).
+// Guarantee: a key is its bytes: nothing is cleaned, redirected or mixed up with a query.
 func TestProcKeysAreLiteral(t *testing.T) {
 	c := newProcCluster(t, 1)
 	c.start()
@@ -245,7 +245,7 @@ func TestProcKeysAreLiteral(t *testing.T) {
 	}
 }
 
-// Guarantee: what cannot be done is refused with its code before it touches anything (contract 4.3; findings H2 to H5).
+// Guarantee: what cannot be done is refused with its code before it touches anything.
 func TestProcRefusals(t *testing.T) {
 	c := newProcCluster(t, 1, "--max-value-size", "1KiB", "--allowed-host", "kv.example.org")
 	c.start()

@@ -349,7 +349,7 @@ func TestProcChangesAtTheSameTime(t *testing.T) {
 	}
 }
 
-// Guarantee: a node that joins under an ID whose URL the cluster knows otherwise is told so (contract 2).
+// Guarantee: a node that joins under an ID whose URL the cluster knows otherwise is told so.
 func TestProcJoinWithAnotherURL(t *testing.T) {
 	c := newProcCluster(t, 1)
 	c.start()

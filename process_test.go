@@ -34,7 +34,7 @@ import (
 
 const (
 	procReadyWithin = 30 * time.Second // generous: two cores, and perhaps the race detector
-	procStopWithin  = 10 * time.Second // what the contract grants a graceful stop
+	procStopWithin  = 10 * time.Second // what a graceful stop may take
 	procPoll        = 20 * time.Millisecond
 )
 
