@@ -337,7 +337,7 @@ func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
 		h["Raftkv-Consistency"] = []string{"linearizable"}
 		return a.confirm(r.Context())
 	}
-	if _, index := a.kv.membership(); index == 0 {
+	if a.kv.applied.get() == 0 {
 		return errNotReady // it joins, and has not got anything yet
 	}
 	h["Raftkv-Consistency"] = []string{"stale"}

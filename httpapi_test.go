@@ -393,7 +393,7 @@ func TestAPIStaleRead(t *testing.T) {
 	if ms, err := strconv.Atoi(w.Header().Get("Raftkv-Leader-Contact")); err != nil || ms < 3000 || ms > 60000 {
 		t.Errorf("leader contact %v", w.Header())
 	}
-	at.kv.state.index = 0 // a node that joins and has got nothing yet
+	at.kv.applied.index = 0 // a node that joins and has got nothing yet
 	at.problem("stale too early", at.do("GET", "/k?consistency=stale", ""), 503, "not_ready")
 }
 

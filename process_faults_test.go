@@ -163,7 +163,7 @@ func TestProcLeaderKilledUnderLoad(t *testing.T) {
 }
 
 // Guarantee: a graceful stop of the leader under load loses nothing and takes less than ten seconds; the others'
-// clients see no error (I2, I6).
+// clients see no error.
 func TestProcSIGTERMUnderLoad(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
@@ -224,7 +224,7 @@ func TestProcAllKilledAtOnce(t *testing.T) {
 }
 
 // Guarantee: without a quorum nothing hangs and nothing is made up: a write ends in 503 (it did not happen) or 504 (it
-// may have), within the time given (A2, A3, B2).
+// may have), within the time given.
 func TestProcNoQuorum(t *testing.T) {
 	t.Parallel() // it mostly waits for time-outs
 	const timeout = 2 * time.Second
@@ -318,7 +318,7 @@ func TestProcNoQuorum(t *testing.T) {
 	c.waitVoters(left, 1, 2, 3)
 }
 
-// Guarantee: a client that hangs up stops waiting, and nothing of it stays, also without a quorum (A2, A3).
+// Guarantee: a client that hangs up stops waiting, and nothing of it stays, also without a quorum.
 func TestProcClientsThatHangUp(t *testing.T) {
 	t.Parallel() // it mostly waits for time-outs
 	c := newProcCluster(t, 3, "--request-timeout", "1m")
@@ -364,8 +364,8 @@ func TestProcClientsThatHangUp(t *testing.T) {
 	})
 }
 
-// Guarantee: a leader that was away and does not know yet that another was elected answers no read from the past
-// (B1, A6): the new value or 503.
+// Guarantee: a leader that was away and does not know yet that another was elected answers no read from the past:
+// the new value or 503.
 func TestProcPausedLeaderIsNeverStale(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
@@ -443,7 +443,7 @@ func TestProcKilledAfterTakingASnapshot(t *testing.T) {
 	}
 }
 
-// Guarantee: two clusters whose ports got mixed up stay two: nodes of another cluster are refused on the wire (C14).
+// Guarantee: two clusters whose ports got mixed up stay two: nodes of another cluster are refused on the wire.
 func TestProcTwoClustersDoNotMerge(t *testing.T) {
 	a, b := newProcCluster(t, 3), newProcCluster(t, 3)
 	// The first two nodes of b have a typing error in their list: the peer port of a's third node instead of their own.
@@ -493,7 +493,7 @@ func TestProcTwoClustersDoNotMerge(t *testing.T) {
 	}
 }
 
-// Guarantee: what a stranger throws at the peer port ends nobody (D8, D19).
+// Guarantee: what a stranger throws at the peer port ends nobody.
 func TestProcRubbishAtThePeerPort(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()

@@ -115,7 +115,7 @@ func (c *procCluster) remove(i, via int) {
 }
 
 // Guarantee: raftexample's walk through membership works: add node 4 to a running cluster, at once remove node 3, which
-// then ends by itself, exit 0, and says why; the others serve, and the removed one stays removed (C7, C8, C9).
+// then ends by itself, exit 0, and says why; the others serve, and the removed one stays removed.
 func TestProcAddAndRemove(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
@@ -167,7 +167,7 @@ func TestProcAddAndRemove(t *testing.T) {
 	c.wantGet(4, "end", "1")
 }
 
-// Guarantee: a node removed while it was down is never ready again: it learns of it from a peer and exits 0 (C7).
+// Guarantee: a node removed while it was down is never ready again: it learns of it from a peer and exits 0.
 func TestProcRemovedWhileDown(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
@@ -205,7 +205,7 @@ func TestProcRemovedWhileDown(t *testing.T) {
 }
 
 // Guarantee: members with their URLs are replicated state, in the snapshot too: after any change everyone restarts with
-// the old command lines (C1, C4).
+// the old command lines.
 func TestProcOldCommandLinesAfterAChange(t *testing.T) {
 	t.Parallel() // it mostly waits for elections
 	c := newProcCluster(t, 3, "--snapshot-count", "20")
@@ -248,7 +248,7 @@ func TestProcOldCommandLinesAfterAChange(t *testing.T) {
 }
 
 // Guarantee: no URL that the transport would choke on gets into the log; in raftexample one trailing slash ended every
-// node at every start (C10, C11).
+// node at every start.
 func TestProcBadPeerURL(t *testing.T) {
 	c := newProcCluster(t, 1)
 	c.start()
@@ -269,7 +269,7 @@ func TestProcBadPeerURL(t *testing.T) {
 	c.waitVoters(1, 1)
 }
 
-// Guarantee: the last voter stays (C13), and a new member that is not up costs nobody the quorum (C12).
+// Guarantee: the last voter stays, and a new member that is not up costs nobody the quorum (C12).
 func TestProcLastVoter(t *testing.T) {
 	c := newProcCluster(t, 1)
 	c.start()
@@ -288,7 +288,7 @@ func TestProcLastVoter(t *testing.T) {
 	c.put(1, "k", "2")
 }
 
-// Guarantee: removing the leader, asked of the leader itself, hands over first: it exits 0, the rest serves (C19).
+// Guarantee: removing the leader, asked of the leader itself, hands over first: it exits 0, the rest serves.
 func TestProcRemoveLeader(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
@@ -308,7 +308,7 @@ func TestProcRemoveLeader(t *testing.T) {
 	c.waitVoters(last, last)
 }
 
-// Guarantee: 204 on a membership change means that it was made; raft drops all but one of several at a time (A7).
+// Guarantee: 204 on a membership change means that it was made; raft drops all but one of several at a time.
 func TestProcChangesAtTheSameTime(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()

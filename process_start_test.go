@@ -46,7 +46,7 @@ func procRun(t *testing.T, env []string, args ...string) (int, string) {
 	return cmd.ProcessState.ExitCode(), out.String()
 }
 
-// Guarantee: a command line that cannot be right ends at once, exit 2, with all its problems in one message (C5).
+// Guarantee: a command line that cannot be right ends at once, exit 2, with all its problems in one message.
 func TestProcBadFlags(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -137,7 +137,7 @@ func TestProcPortInUse(t *testing.T) {
 	}
 }
 
-// Guarantee: a data directory belongs to one node of one cluster and one process at a time (E5, E6, E10, C5).
+// Guarantee: a data directory belongs to one node of one cluster and one process at a time.
 func TestProcForeignDataDir(t *testing.T) {
 	c := newProcCluster(t, 3)
 	n := c.nodes[1]
@@ -171,7 +171,7 @@ func TestProcForeignDataDir(t *testing.T) {
 	if out := second("a second process", "--port", free); !strings.Contains(out, n.dataDir) {
 		t.Errorf("a second process: the message does not name %s:\n%s", n.dataDir, procTail(out))
 	}
-	c.stop(1) // exit 0 also without a quorum (I3)
+	c.stop(1) // exit 0 also without a quorum
 	if out := second("as node 2", "--id", "2"); !strings.Contains(out, n.dataDir) {
 		t.Errorf("as node 2: the message does not name %s:\n%s", n.dataDir, procTail(out))
 	}
@@ -189,7 +189,7 @@ func TestProcForeignDataDir(t *testing.T) {
 	c.wantGet(2, "k", "1")
 }
 
-// Guarantee: a node that lost its directory has forgotten its votes: it does not take part again under its ID (C22).
+// Guarantee: a node that lost its directory has forgotten its votes: it does not take part again under its ID.
 func TestProcEmptiedDataDir(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
