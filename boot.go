@@ -90,10 +90,10 @@ const (
 // rename when everything in and beside it is durable. A crash at any point
 // before leaves a directory that is still new, and is made again from scratch.
 func createStorage(log *zap.Logger, dir string, id identity, peers []peer) error {
-	if err := removeLeftovers(dir); err != nil {
+	if err := checkNew(dir); err != nil {
 		return err
 	}
-	if err := checkEmpty(dir); err != nil {
+	if err := removeLeftovers(dir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(filepath.Join(dir, "snap"), 0o700); err != nil {
@@ -119,8 +119,8 @@ func createStorage(log *zap.Logger, dir string, id identity, peers []peer) error
 	return syncDir(dir)
 }
 
-// removeLeftovers clears what an earlier first start did not complete. It
-// touches only what this program makes.
+// removeLeftovers clears what an earlier first start did not complete, after
+// checkNew has seen that it is just that.
 func removeLeftovers(dir string) error {
 	for _, name := range []string{"snap", "mark", "wal.new", "wal.new.tmp"} {
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
@@ -130,16 +130,75 @@ func removeLeftovers(dir string) error {
 	return removeMarkTemps(dir)
 }
 
-// checkEmpty refuses a directory that holds somebody else's files.
-func checkEmpty(dir string) error {
+// checkNew refuses to make a directory anew that is not new: one that has lost
+// its log, or that holds somebody else's files. What it accepts beside the lock
+// is what a first start leaves when it does not get to its end.
+func checkNew(dir string) error {
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, f := range files {
-		if f.Name() != "lock" {
-			return fmt.Errorf("data directory %s holds %s, which is not this program's; use a directory of its own", dir, f.Name())
+		name := f.Name()
+		switch {
+		case name == "lock" && f.Type().IsRegular():
+		case name == "wal.new" && f.IsDir(), name == "wal.new.tmp" && f.IsDir():
+		case isTemp(name, "mark"):
+		case name == "mark" && f.Type().IsRegular():
+			err = checkNewMark(dir)
+		case name == "snap" && f.IsDir():
+			err = checkNewSnaps(dir)
+		default:
+			err = foreign(dir, name)
 		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func foreign(dir, name string) error {
+	return fmt.Errorf("data directory %s holds %s, which is not this program's; use a directory of its own", dir, name)
+}
+
+// isTemp reports whether a name is that of a temporary file of base.
+func isTemp(name, base string) bool {
+	digits, ok := strings.CutPrefix(name, base+".tmp")
+	return ok && strings.Trim(digits, "0123456789") == ""
+}
+
+func noLog(dir string) error {
+	return refused(dir, fmt.Errorf("%s is missing", filepath.Join(dir, "wal")))
+}
+
+// checkNewMark: the mark of a directory that was in use has counted its lives.
+func checkNewMark(dir string) error {
+	f, m, err := openMark(filepath.Join(dir, "mark"))
+	if err != nil {
+		return foreign(dir, "mark")
+	}
+	if m.Boot > 0 || m.Index > firstIndex {
+		err = noLog(dir)
+	}
+	return errors.Join(err, f.close())
+}
+
+func checkNewSnaps(dir string) error {
+	files, err := os.ReadDir(filepath.Join(dir, "snap"))
+	if err != nil {
+		return err
+	}
+	first := filepath.Base(statePath(dir, firstTerm, firstIndex))
+	for _, f := range files {
+		name := f.Name()
+		if name == first || isTemp(name, first) {
+			continue
+		}
+		if _, kind := parseSnapName(name); kind == ".state" {
+			return noLog(dir)
+		}
+		return foreign(dir, filepath.Join("snap", name))
 	}
 	return nil
 }
@@ -148,7 +207,7 @@ func checkEmpty(dir string) error {
 func removeMarkTemps(dir string) error {
 	files, err := os.ReadDir(dir)
 	for _, f := range files {
-		if strings.HasPrefix(f.Name(), "mark.tmp") {
+		if isTemp(f.Name(), "mark") {
 			err = errors.Join(err, os.Remove(filepath.Join(dir, f.Name())))
 		}
 	}

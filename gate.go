@@ -62,31 +62,41 @@ func (g *gate) learn(id uint64, url string) {
 	}
 }
 
+// forget drops a peer that has left the cluster.
+func (g *gate) forget(id uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.asks, id)
+}
+
 func (g *gate) left() map[uint64]string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return maps.Clone(g.asks)
 }
 
-// proveID asks the peers until the ID is proven to be this node's, or not.
+// proveID asks the peers until each has answered. Once the ID is proven the
+// gate is open, but a peer that was not there may still know better: then there
+// are two histories, and this node, which has forgotten one, must not go on.
 func (n *raftNode) proveID(ctx context.Context) error {
-	pause := time.NewTicker(n.tick)
-	defer pause.Stop()
+	every := n.tick
 	for {
 		if n.kv.proven() {
 			n.gate.open.Store(true)
+			every = askInterval
+		}
+		left := n.gate.left()
+		delete(left, n.id)
+		if len(left) == 0 && n.gate.open.Load() {
 			return nil
 		}
-		for id, url := range n.gate.left() {
-			if id == n.id {
-				continue
-			}
+		for id, url := range left {
 			if err := n.askAbout(ctx, id, url); err != nil {
 				return err
 			}
 		}
 		select {
-		case <-pause.C:
+		case <-time.After(every):
 		case <-ctx.Done():
 			return nil
 		}

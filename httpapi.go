@@ -125,10 +125,20 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return notAllowed(w, "GET, HEAD")
 	}
-	if r.URL.RawQuery != "" && path != "v1/members" && r.URL.RawQuery != "verbose" {
-		return fmt.Errorf("%w: unknown query parameter in ?%s", errBadRequest, clip(r.URL.RawQuery))
+	verbose := path == "readyz" && r.URL.RawQuery == "verbose"
+	if path != "v1/members" && !verbose {
+		if err := noQuery(r); err != nil {
+			return err
+		}
 	}
 	return serve(w, r)
+}
+
+func noQuery(r *http.Request) error {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: unknown query parameter in ?%s", errBadRequest, clip(r.URL.RawQuery))
 }
 
 func notAllowed(w http.ResponseWriter, allow string) error {
@@ -161,6 +171,9 @@ func (g originGuard) check(r *http.Request) error {
 func (a *api) serveRoot(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return notAllowed(w, "GET, HEAD")
+	}
+	if err := noQuery(r); err != nil {
+		return err
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, err := io.WriteString(w, `raftkv: a replicated key-value store.

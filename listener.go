@@ -59,7 +59,9 @@ func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case h != nil:
 		(*h).ServeHTTP(w, r)
-	case r.URL.Path == "/livez": // 200: alive, if not ready
+	case r.URL.Path == "/livez": // alive, if not ready
+		_, err := fmt.Fprintln(w, "ok")
+		_ = ignoreWriteError(err)
 	default:
 		writeProblem(w, fmt.Errorf("%w: it is starting", errNotReady))
 	}

@@ -375,14 +375,17 @@ func (ms *members) transfer(ctx context.Context) error {
 }
 
 // bestFollower picks the voter with the longest log among those that were heard
-// of since the given time; 0 if there is none.
+// of since the given time, among equals the one heard of last; 0 if there is
+// none.
 func bestFollower(st raft.Status, heard map[uint64]time.Time, since time.Time) uint64 {
 	var best uint64
 	for id, p := range st.Progress {
 		if id == st.ID || p.IsLearner || heard[id].Before(since) {
 			continue
 		}
-		if best == 0 || p.Match > st.Progress[best].Match {
+		ahead := p.Match > st.Progress[best].Match
+		equal := p.Match == st.Progress[best].Match
+		if best == 0 || ahead || equal && heard[id].After(heard[best]) {
 			best = id
 		}
 	}
@@ -426,12 +429,16 @@ func (ms *members) promote(ctx context.Context) {
 	}
 }
 
+// readyLearner returns a learner that can become a voter: it has caught up, and
+// it has published whose directory has its ID, so that it cannot lose that and
+// come back as if it had never voted.
 func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
+	m, _ := ms.kv.membership()
 	err = ms.node.call(ctx, func(rn *raft.RawNode) {
 		st := rn.Status()
 		for i, p := range st.Progress {
 			recent := time.Since(ms.node.loop.heard[i]) <= ms.elected
-			if p.IsLearner && recent && p.State == tracker.StateReplicate && p.Match+caughtUp >= st.GetCommit() {
+			if p.IsLearner && recent && m.members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+caughtUp >= st.GetCommit() {
 				id = i
 			}
 		}

@@ -128,6 +128,13 @@ type memberInfo struct {
 	ClientURL string `json:"client_url"`
 	Instance  uint64 `json:"instance"`
 	Learner   bool   `json:"learner"`
+	// Match is what the leader knows of the member's log; 0 elsewhere. More
+	// than that is not needed to say that the ID is used.
+	Match uint64 `json:"match"`
+}
+
+func (m memberInfo) member() member {
+	return member{ID: m.ID, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Instance: m.Instance, Learner: m.Learner}
 }
 
 func (c clusterInfo) member(id uint64) (memberInfo, bool) {
@@ -145,15 +152,20 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux.Handle("/raft", raftHandler)
 	mux.Handle("/raft/", raftHandler)
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, http.StatusOK, s.clusterInfo())
+		writeJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
 	})
 	mux.HandleFunc("GET "+viewPath, func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, s.members.leaderView(r.Context()))
 	})
 	mux.HandleFunc("POST "+memberPath, s.servePeerMember)
+	// Our own requests never come from a browser, not even the harmless ones.
 	guard := originGuard{map[string]bool{hostOfURL(s.cfg.PeerURL): true}, http.NewCrossOriginProtection()}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := guard.check(r); err != nil {
+		err := guard.check(r)
+		if err == nil && (r.Header["Origin"] != nil || r.Header["Sec-Fetch-Site"] != nil) {
+			err = errCrossOrigin
+		}
+		if err != nil {
 			http.Error(w, err.Error(), problemOf(err).status)
 			return
 		}
@@ -169,14 +181,18 @@ func hostOfURL(raw string) string {
 	return strings.ToLower(u.Hostname())
 }
 
-func (s *server) clusterInfo() clusterInfo {
+func (s *server) clusterInfo(ctx context.Context) clusterInfo {
+	view := s.members.leaderView(ctx)
 	m, _ := s.kv.membership()
 	info := clusterInfo{ClusterID: s.node.cluster, Removed: sortedKeys(m.removed)}
 	for _, mem := range m.sorted() {
 		if mem.Instance == 0 {
 			mem.Instance = s.storage.published[mem.ID]
 		}
-		info.Members = append(info.Members, memberInfo(mem))
+		info.Members = append(info.Members, memberInfo{
+			ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Instance: mem.Instance, Learner: mem.Learner,
+			Match: view[mem.ID].Match,
+		})
 	}
 	return info
 }

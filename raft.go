@@ -180,7 +180,15 @@ func (n *raftNode) alone() bool {
 }
 
 // run is the raft loop.
-func (n *raftNode) run(ctx context.Context) error {
+func (n *raftNode) run(ctx context.Context) (err error) {
+	defer func() {
+		// raft panics when what it is told contradicts its log. That ends
+		// this node, in order, like every other fault.
+		if r := recover(); r != nil {
+			err = fmt.Errorf("raft cannot go on: %v; if this node has lost its data directory, remove it and join under a new ID", r)
+			n.log.Error("raft cannot go on", zap.Any("because", r), zap.Stack("stack"))
+		}
+	}()
 	ticker := time.NewTicker(n.tick)
 	defer ticker.Stop()
 	for {
@@ -478,6 +486,7 @@ func (n *raftNode) dropPeers(m membership) {
 		if _, ok := m.members[id]; !ok {
 			n.transport.RemovePeer(types.ID(id))
 			delete(n.peers, id)
+			n.gate.forget(id)
 			n.reports.put(func(*raft.RawNode) { delete(n.loop.heard, id) })
 		}
 	}

@@ -131,7 +131,7 @@ func (s *server) connect(t transport, found clusterInfo) {
 	m := s.storage.state.membership.clone()
 	if s.storage.state.index == 0 {
 		for _, mem := range found.Members {
-			m.members[mem.ID] = member(mem)
+			m.members[mem.ID] = mem.member()
 		}
 	}
 	s.node.addPeers(m)
@@ -253,6 +253,9 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 	if old {
 		return clusterInfo{}, nil
 	}
+	if err := checkNew(cfg.DataDir); err != nil {
+		return clusterInfo{}, err
+	}
 	if cfg.Join {
 		return joinCluster(ctx, cfg, log, ask)
 	}
@@ -288,7 +291,7 @@ const (
 // it the cluster could elect a leader that lacks acknowledged writes.
 func refuseUsedID(cfg config, info clusterInfo) error {
 	m, ok := info.member(cfg.ID)
-	if slices.Contains(info.Removed, cfg.ID) || (ok && m.Instance != 0) {
+	if slices.Contains(info.Removed, cfg.ID) || (ok && (m.Instance != 0 || m.Match > 0)) {
 		return fmt.Errorf("data directory %s is empty, but node %d was part of this cluster before: an ID is used once. "+
 			"If its disk is lost, remove it (DELETE /%d) and join under a new ID; if not, give its data directory",
 			cfg.DataDir, cfg.ID, cfg.ID)
@@ -315,7 +318,7 @@ func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClie
 			if !ok {
 				continue
 			}
-			if err := checkPeerAddress(cfg, membership{members: map[uint64]member{m.ID: member(m)}}); err != nil {
+			if err := checkPeerAddress(cfg, membership{members: map[uint64]member{m.ID: m.member()}}); err != nil {
 				return info, err
 			}
 			id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: info.ClusterID}

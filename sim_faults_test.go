@@ -44,6 +44,35 @@ func TestSimWipedFounder(t *testing.T) {
 	})
 }
 
+// Where a wiped founder is let in by peers that have not heard of it, it ends
+// when it meets one that has: two histories are not served as one.
+func TestSimWipedFounderAmongStrangers(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.crash(3)
+		if err := os.RemoveAll(c.nodes[3].dir); err != nil {
+			t.Fatal(err)
+		}
+		c.put(c.leader(), "k", c.value())
+		c.awaitPublished(1, 2)
+		c.crash(1)
+		c.crash(2)
+		if err := os.RemoveAll(c.nodes[1].dir); err != nil {
+			t.Fatal(err)
+		}
+		c.start(1)
+		c.start(3) // never started before, so it cannot know
+		c.await("the two to agree on something", func() bool { return c.nodes[1].srv.kv.proven() })
+		c.start(2)
+		if err := c.ended(1); !errors.Is(err, errUsedID) {
+			t.Errorf("the wiped node ended with: %v", err)
+		}
+		// What is left has two histories, of which no check can make one.
+		c.close()
+		c.nodes = map[uint64]*simNode{}
+		c.history = nil
+	})
+}
+
 func (c *simCluster) awaitPublished(ids ...uint64) {
 	c.t.Helper()
 	c.await("all nodes to know all that have published", func() bool {

@@ -60,6 +60,10 @@ func TestSimAddAndRemove(t *testing.T) {
 			t.Errorf("the removed node ended with: %v", err)
 		}
 		c.awaitVoter(c.leader(), 4)
+		m, _ := c.nodes[c.leader()].srv.kv.membership()
+		if m.members[4].Instance == 0 {
+			t.Error("node 4 votes before the cluster knows whose directory has its ID")
+		}
 		c.want(4, "k", v)
 		c.put(4, "k", c.value())
 	})

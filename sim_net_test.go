@@ -246,7 +246,7 @@ func (s *simNet) informer(from uint64) func(context.Context, string) (clusterInf
 		if err != nil {
 			return clusterInfo{}, err
 		}
-		return srv.clusterInfo(), nil
+		return srv.clusterInfo(context.Background()), nil
 	}
 }
 
@@ -255,7 +255,7 @@ func (s *simNet) found(id uint64) clusterInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for other, srv := range s.nodes {
-		info := srv.clusterInfo()
+		info := srv.clusterInfo(context.Background())
 		if _, ok := info.member(id); ok && other != id {
 			return info
 		}
