@@ -103,6 +103,16 @@ func (n *raftNode) proveID(ctx context.Context) error {
 	}
 }
 
+// isAnothers reports whether what a peer says of this node's ID can only be
+// true of another directory: it has another instance, or the leader has seen a
+// log where here is none.
+func (n *raftNode) isAnothers(m memberInfo) bool {
+	if m.Instance != 0 {
+		return m.Instance != n.kv.self.instance
+	}
+	return m.Match > 0 && n.kv.applied.get() == 0
+}
+
 // askAbout asks one peer, and lets it through unless it knows better. A peer
 // that does not answer is asked again later.
 func (n *raftNode) askAbout(ctx context.Context, id uint64, url string) error {
@@ -113,7 +123,7 @@ func (n *raftNode) askAbout(ctx context.Context, id uint64, url string) error {
 		n.log.Debug("a peer did not say whether this node's ID is free", zap.Uint64("peer", id), zap.Error(err))
 		return nil
 	}
-	if m, ok := info.member(n.id); ok && m.Instance != 0 && m.Instance != n.kv.self.instance {
+	if m, ok := info.member(n.id); ok && n.isAnothers(m) {
 		return errUsedID
 	}
 	n.gate.pass(id)

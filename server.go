@@ -314,6 +314,8 @@ func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClie
 			if err := refuseUsedID(cfg, info); err != nil {
 				return info, err
 			}
+		}
+		for _, info := range infos {
 			m, ok := info.member(cfg.ID)
 			if !ok {
 				continue

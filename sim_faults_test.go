@@ -73,6 +73,36 @@ func TestSimWipedFounderAmongStrangers(t *testing.T) {
 	})
 }
 
+// A joiner that loses its directory before it has published anything is refused
+// by the leader, which has seen its log; raft would panic.
+func TestSimWipedJoiner(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.put(c.leader(), "k", c.value())
+		if err := c.change(c.leader(), addRequest(4)); err != nil {
+			t.Fatal(err)
+		}
+		c.join(4)
+		leader := c.leader()
+		c.await("the leader to have replicated to node 4", func() bool {
+			return c.nodes[leader].srv.members.leaderView(context.Background())[4].Match > 0
+		})
+		c.crash(4)
+		if m, _ := c.nodes[leader].srv.kv.membership(); m.members[4].Instance != 0 {
+			t.Log("node 4 was faster, and has published")
+		}
+		if err := os.RemoveAll(c.nodes[4].dir); err != nil {
+			t.Fatal(err)
+		}
+		c.start(4)
+		if err := c.ended(4); !errors.Is(err, errUsedID) {
+			t.Errorf("the wiped joiner ended with: %v", err)
+		}
+		if err := c.change(leader, memberRequest{Op: opRemove, ID: 4}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func (c *simCluster) awaitPublished(ids ...uint64) {
 	c.t.Helper()
 	c.await("all nodes to know all that have published", func() bool {
