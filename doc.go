@@ -37,8 +37,7 @@ touches; the others reach it as said.
 
 Locks are held for moments, never while waiting or writing to disk, with one
 exception: the mark keeper's, so that the mark can be lowered in time. No code
-holds two, except that proposer and reader look at the leadership while they
-hold theirs.
+holds two, except that the reader looks at the leadership while it holds its own.
 
 # Invariants
 
