@@ -141,7 +141,7 @@ func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
 		return outcome{}, fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.index)
 	}
 	s.index, s.term = e.GetIndex(), e.GetTerm()
-	kv.due.bytes += uint64(len(e.GetData()))
+	kv.due.bytes += uint64(len(e.GetData())) + logOverhead
 	if len(e.GetData()) == 0 {
 		return outcome{}, nil // a new leader's first entry (thesis §6.4, step 1)
 	}
@@ -215,10 +215,13 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 type snapshotPolicy struct {
 	every    uint64 // commands, --snapshot-count
 	commands uint64 // applied since the last snapshot
-	bytes    uint64 // of log entries since the last snapshot
+	bytes    uint64 // of log on disk since the last snapshot
 	wanted   bool   // somebody needs one now
 	last     uint64 // index of the last one
 }
+
+// logOverhead is about what the log takes on disk for an entry beside its data.
+const logOverhead = 64
 
 // maxLogBytes: past this much log a snapshot is due whatever the count says.
 const maxLogBytes = 64 << 20

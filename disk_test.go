@@ -318,23 +318,31 @@ func stateBytes(t *testing.T, st *state) []byte {
 	return b.Bytes()
 }
 
-// snapMessage is a snapshot as it comes from another node.
-func snapMessage(term, index uint64, data []byte) *raftpb.Message {
+// snapMessage is a snapshot message as it comes from another node.
+func snapMessage(term, index uint64) *raftpb.Message {
 	return &raftpb.Message{Type: raftpb.MsgSnap.Enum(), Snapshot: &raftpb.Snapshot{
-		Data: data, Metadata: &raftpb.SnapshotMetadata{
+		Metadata: &raftpb.SnapshotMetadata{
 			Term: new(term), Index: new(index), ConfState: newMembership(diskPeers()).confState(),
 		},
 	}}
 }
 
+// receive lets a snapshot come in: the file, then the message.
+func receive(t *testing.T, s *storage, term, index uint64, data []byte) error {
+	t.Helper()
+	b := newInbox(zap.NewNop(), s)
+	_, err := b.SaveDBFrom(bytes.NewReader(data), index)
+	must(t, err)
+	return b.take(snapMessage(term, index), nil)
+}
+
 // received takes in the snapshot of a state, and returns what raft then tells
 // the storage.
-func received(t *testing.T, dir string, st *state, term, vote uint64, entries ...*raftpb.Entry) *raftpb.Message {
+func received(t *testing.T, s *storage, st *state, term, vote uint64, entries ...*raftpb.Entry) *raftpb.Message {
 	t.Helper()
-	m := snapMessage(st.term, st.index, stateBytes(t, st))
-	must(t, receiveSnapshot(dir, m))
+	must(t, receive(t, s, st.term, st.index, stateBytes(t, st)))
 	app := storageAppend(term, vote, st.index, entries...)
-	app.Snapshot = m.GetSnapshot()
+	app.Snapshot = snapMessage(st.term, st.index).GetSnapshot()
 	return app
 }
 

@@ -8,18 +8,13 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
-	"go.etcd.io/raft/v3"
-	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
 
@@ -37,72 +32,12 @@ func newRafthttp(cfg config, n *raftNode, log *zap.Logger) (*rafthttp.Transport,
 		URLs:        urls,
 		ClusterID:   types.ID(n.cluster),
 		Raft:        n,
-		Snapshotter: snap.New(log, n.storage.snapDir()),
+		Snapshotter: n.inbox.Snapshotter,
 		ServerStats: stats.NewServerStats(id.String(), id.String()),
 		LeaderStats: stats.NewLeaderStats(log, id.String()),
 		ErrorC:      n.errorC,
 	}
 	return t, t.Start()
-}
-
-// sendSnapshot sends a follower the state file that belongs to a snapshot
-// message. raft hears of every failure; of success rafthttp tells it.
-func (n *raftNode) sendSnapshot(m *raftpb.Message) {
-	n.group.Go(func() error {
-		snap, err := n.snapshotWith(m.GetTo())
-		if err != nil {
-			return err
-		}
-		if snap == nil || !n.gate.passes(m.GetTo()) {
-			n.ReportSnapshot(m.GetTo(), raft.SnapshotFailure)
-			return nil
-		}
-		m.Snapshot = snap
-		meta := snap.GetMetadata()
-		data, err := os.ReadFile(statePath(n.dir, meta.GetTerm(), meta.GetIndex()))
-		if err != nil {
-			// A newer snapshot has taken its place. raft will ask again.
-			n.log.Info("snapshot not sent", zap.Uint64("to", m.GetTo()), zap.Error(err))
-			n.ReportSnapshot(m.GetTo(), raft.SnapshotFailure)
-			return nil
-		}
-		m.Snapshot.Data = data
-		n.send([]*raftpb.Message{m})
-		return nil
-	})
-}
-
-// snapshotWith returns the newest snapshot in whose membership a node is; nil
-// when it left the cluster meanwhile, or this node stops. A node refuses a
-// snapshot that does not know it; so for one that was added since the newest
-// snapshot, another is taken.
-func (n *raftNode) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
-	again := time.NewTicker(n.tick) // the snapshot writer may be busy when it is asked
-	defer again.Stop()
-	for {
-		snap, err := n.storage.mem.Snapshot()
-		if err != nil {
-			return nil, fmt.Errorf("log in memory: %w", err)
-		}
-		cs := snap.GetMetadata().GetConfState()
-		if slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id) {
-			return snap, nil
-		}
-		newer := n.storage.recorded.channel(snap.GetMetadata().GetIndex() + 1)
-		for waiting := true; waiting; {
-			if m, _ := n.kv.membership(); m.members[id].ID == 0 {
-				return nil, nil
-			}
-			n.kv.askForSnapshot()
-			select {
-			case <-newer:
-				waiting = false
-			case <-again.C:
-			case <-n.life.Done():
-				return nil, nil
-			}
-		}
-	}
 }
 
 // Routes of our own on the peer listener, beside rafthttp's. They carry what a
@@ -151,6 +86,7 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/raft", raftHandler)
 	mux.Handle("/raft/", raftHandler)
+	mux.Handle(rafthttp.RaftSnapshotPrefix, limitStalls(raftHandler))
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
 	})

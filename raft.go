@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -33,6 +34,9 @@ const (
 type transport interface {
 	// Send takes messages without blocking and may lose them.
 	Send(msgs []*raftpb.Message)
+	// SendSnapshot takes a message with the file that belongs to it, and says
+	// through the message's CloseNotify what became of it.
+	SendSnapshot(m *snap.Message)
 	AddPeer(id types.ID, urls []string)
 	UpdatePeer(id types.ID, urls []string)
 	RemovePeer(id types.ID)
@@ -81,6 +85,7 @@ type raftNode struct {
 	transport transport
 	peers     map[uint64]string // in the transport; owned by the apply loop after start
 	gate      gate
+	inbox     *inbox
 	// askPeer asks the peer at a URL what it knows of the cluster.
 	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
 
@@ -106,6 +111,7 @@ type raftLoop struct {
 	appends []*raftpb.Message // for the persist loop
 	commits []commit          // for the apply loop
 	held    [][]byte          // ReadIndex contexts that must wait; see readIndex
+	sending map[uint64]bool   // nodes that a snapshot is on its way to
 	heard   map[uint64]time.Time
 	// committedTerm is the term of the last entry known to be committed.
 	committedTerm uint64
@@ -121,13 +127,13 @@ type stored struct {
 }
 
 // raftConfig is what startRaft needs beside the node's own flags.
-func raftConfig(cfg config, s *storage, log *zap.Logger) *raft.Config {
+func raftConfig(cfg config, s raftStorage, log *zap.Logger) *raft.Config {
 	_, heartbeat, election := cfg.ticks()
 	return &raft.Config{
 		ID:                        cfg.ID,
 		ElectionTick:              election,
 		HeartbeatTick:             heartbeat,
-		Storage:                   s.mem,
+		Storage:                   s,
 		AsyncStorageWrites:        true,
 		MaxSizePerMsg:             maxSizePerMsg,
 		MaxCommittedSizePerReady:  maxApplyingBytes,
@@ -146,11 +152,12 @@ func raftConfig(cfg config, s *storage, log *zap.Logger) *raft.Config {
 // startRaft starts the raft node's goroutines. They end with ctx, or end their
 // group with an error when the node cannot go on.
 func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
-	rn, err := raft.NewRawNode(raftConfig(cfg, n.storage, n.log))
+	log := raftStorage{n.storage.mem, n.storage, n.kv.askForSnapshot}
+	rn, err := raft.NewRawNode(raftConfig(cfg, log, n.log))
 	if err != nil {
 		return err
 	}
-	n.loop = raftLoop{rn: rn, heard: make(map[uint64]time.Time)}
+	n.loop = raftLoop{rn: rn, heard: make(map[uint64]time.Time), sending: make(map[uint64]bool)}
 	n.publish()
 	if n.alone() {
 		// Nobody to wait for: no need to sit out the election timeout.
@@ -206,6 +213,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		select {
 		case <-ticker.C:
 			n.loop.rn.Tick()
+			n.noteNeeds()
 		case appendC <- n.loop.appends:
 			n.loop.appends = nil
 		case commitC <- n.loop.commits:
@@ -381,8 +389,14 @@ func (n *raftNode) call(ctx context.Context, f func(*raft.RawNode)) error {
 // persist is the persist loop: it takes everything that waits, makes it
 // durable with one fsync, and only then sends what depends on it.
 func (n *raftNode) persist(ctx context.Context) error {
+	trim := time.NewTicker(n.tick)
+	defer trim.Stop()
 	for {
 		select {
+		case <-trim.C:
+			if err := n.storage.trim(); err != nil {
+				return err
+			}
 		case msgs := <-n.appendC:
 			if err := n.storage.append(msgs); err != nil {
 				return fmt.Errorf("cannot store: %w", err)

@@ -16,17 +16,12 @@ import (
 // Process takes a message from a peer (rafthttp.Raft). What cannot be meant
 // for this node, or would stop it, does not get to raft.
 func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
-	if err := n.admit(m); err != nil {
-		return err
-	}
-	if !n.gate.passes(m.GetFrom()) {
-		return refusal{http.StatusServiceUnavailable, "this node is still asking whether its ID is its own"}
-	}
+	err := n.admit(m)
 	if m.GetType() == raftpb.MsgSnap {
-		if err := receiveSnapshot(n.dir, m); err != nil {
-			n.log.Warn("refused a snapshot", zap.Uint64("from", m.GetFrom()), zap.Error(err))
-			return refusal{http.StatusBadRequest, err.Error()}
-		}
+		err = n.admitSnapshot(m, err)
+	}
+	if err != nil {
+		return err
 	}
 	select {
 	case n.recvC <- m:
@@ -47,10 +42,23 @@ func (n *raftNode) admit(m *raftpb.Message) error {
 	case n.kv.isRemoved(m.GetFrom()):
 		// rafthttp takes this status for the word that ends the sender.
 		return refusal{http.StatusForbidden, fmt.Sprintf("node %d was removed from the cluster", m.GetFrom())}
+	case !n.gate.passes(m.GetFrom()):
+		return refusal{http.StatusServiceUnavailable, "this node is still asking whether its ID is its own"}
 	case m.GetType() == raftpb.MsgProp:
 		return checkProposal(m)
 	}
 	return nil
+}
+
+// admitSnapshot takes in the file of a snapshot message, or removes it when
+// the message is refused.
+func (n *raftNode) admitSnapshot(m *raftpb.Message, refused error) error {
+	err := n.inbox.take(m, refused)
+	if err == nil || refused != nil {
+		return err
+	}
+	n.log.Warn("refused a snapshot", zap.Uint64("from", m.GetFrom()), zap.Error(err))
+	return refusal{http.StatusBadRequest, err.Error()}
 }
 
 // refusal is an error that rafthttp answers with a status of its own.
@@ -81,18 +89,15 @@ func checkProposal(m *raftpb.Message) error {
 // IsIDRemoved implements rafthttp.Raft: rafthttp tells removed nodes so.
 func (n *raftNode) IsIDRemoved(id uint64) bool { return n.kv.isRemoved(id) }
 
-// ReportUnreachable implements rafthttp.Raft. Like ReportSnapshot it must not
-// wait for the raft loop: rafthttp calls it from within Send, which the raft
-// loop calls.
+// ReportUnreachable implements rafthttp.Raft. It must not wait for the raft
+// loop: rafthttp calls it from within Send, which the raft loop calls.
 func (n *raftNode) ReportUnreachable(id uint64) {
 	n.reports.put(func(rn *raft.RawNode) { rn.ReportUnreachable(id) })
 }
 
-// ReportSnapshot implements rafthttp.Raft. Unless it is called for every
-// snapshot sent, raft sends that follower nothing ever again.
-func (n *raftNode) ReportSnapshot(id uint64, status raft.SnapshotStatus) {
-	n.reports.put(func(rn *raft.RawNode) { rn.ReportSnapshot(id, status) })
-}
+// ReportSnapshot implements rafthttp.Raft. It does nothing: rafthttp does not
+// report every outcome, so sendSnapshot does, and it should be done once.
+func (n *raftNode) ReportSnapshot(uint64, raft.SnapshotStatus) {}
 
 // mailbox holds what must not be lost and whose senders must not wait.
 type mailbox struct {

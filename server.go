@@ -102,6 +102,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
 		peers:    make(map[uint64]string),
+		inbox:    newInbox(log, st.storage),
 		group:    group, life: life,
 	}
 	s := &server{

@@ -23,6 +23,7 @@ func TestSimChaos(t *testing.T) {
 			small := func(cfg *config) { cfg.SnapshotCount = 20 }
 			simulateWith(t, 3, small, func(c *simCluster) {
 				c.leader()
+				c.net.spoilSnapshots(0.3)
 				var clients sync.WaitGroup
 				for i := range 5 {
 					clients.Go(func() { c.randomClient(i) })

@@ -183,13 +183,8 @@ func TestSimSnapshotCatchUp(t *testing.T) {
 	simulateWith(t, 3, small, func(c *simCluster) {
 		c.leader()
 		c.crash(3)
-		// More than the log keeps in memory behind a snapshot.
-		big := make([]byte, 1<<20)
-		for i := range 24 {
-			res, _ := c.do(0, c.leader(), chaosInput{kind: chaosPut, key: fmt.Sprintf("big%d", i%2), value: fmt.Sprint(i, string(big))})
-			if res.err != nil {
-				t.Fatal(res.err)
-			}
+		for range 60 { // more than the log keeps in memory
+			c.put(c.leader(), "k", c.value())
 		}
 		c.await("the log to be compacted", func() bool {
 			first, err := c.nodes[c.leader()].srv.storage.mem.FirstIndex()

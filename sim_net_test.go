@@ -5,14 +5,16 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
-	"go.etcd.io/raft/v3"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 )
@@ -27,6 +29,9 @@ type simNet struct {
 	rng       *rand.Rand
 	nodes     map[uint64]*server
 	drop, dup float64
+	spoil     float64               // how often a snapshot breaks off, or comes with a bit flipped
+	transfers int                   // snapshots that were sent
+	midway    func(from, to uint64) // called, if not nil, in the middle of each
 	slowest   time.Duration
 	cut       map[[2]uint64]bool // from, to
 	leaders   map[uint64]uint64  // by term: who was seen to lead
@@ -74,6 +79,13 @@ func (s *simNet) disturb(drop, dup float64, slowest time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop, s.dup, s.slowest = drop, dup, slowest
+}
+
+// spoilSnapshots sets how often one breaks off, and how often it is damaged.
+func (s *simNet) spoilSnapshots(p float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spoil = p
 }
 
 func (s *simNet) heal() {
@@ -136,6 +148,77 @@ func (s *simNet) hangUp(by *server, id uint64) {
 	}
 }
 
+// SendSnapshot streams a file into the receiver's snap directory, as the
+// snapshot route does.
+func (t *simTransport) SendSnapshot(m *snap.Message) {
+	t.mu.Lock()
+	known := t.peers[types.ID(m.GetTo())]
+	t.mu.Unlock()
+	if !known {
+		m.CloseWithError(errors.New("unknown peer"))
+		return
+	}
+	copied := proto.Clone(m.Message).(*raftpb.Message)
+	go func() {
+		m.CloseWithError(t.net.sendSnapshot(t.srv, copied, m.ReadCloser))
+	}()
+}
+
+func (s *simNet) sendSnapshot(sender *server, m *raftpb.Message, file io.Reader) error {
+	s.mu.Lock()
+	delay := time.Duration(s.rng.Int64N(int64(s.slowest))) + time.Microsecond
+	lost := s.rng.Float64() < s.drop
+	broken := s.rng.Float64() < s.spoil
+	flipped := s.rng.Float64() < s.spoil
+	at := s.rng.Int64N(1 << 10)
+	midway := s.midway
+	s.transfers++
+	s.mu.Unlock()
+	time.Sleep(delay)
+	target, err := s.reach(sender.cfg.ID, simURL(m.GetTo()))
+	if err == nil && lost {
+		err = errors.New("lost")
+	}
+	if err != nil {
+		sender.node.ReportUnreachable(m.GetTo())
+		return err
+	}
+	switch {
+	case broken:
+		file = io.MultiReader(io.LimitReader(file, at), iotest.ErrReader(errors.New("broke off")))
+	case flipped:
+		file = &flipReader{file, at}
+	case midway != nil:
+		file = io.MultiReader(io.LimitReader(file, 64), readerFunc(func([]byte) (int, error) {
+			midway(sender.cfg.ID, m.GetTo())
+			return 0, io.EOF
+		}), file)
+	}
+	if _, err := target.node.inbox.SaveDBFrom(file, m.GetSnapshot().GetMetadata().GetIndex()); err != nil {
+		return err
+	}
+	return target.node.Process(context.Background(), m)
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// flipReader flips a bit of the byte at an offset.
+type flipReader struct {
+	io.Reader
+	left int64
+}
+
+func (r *flipReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if r.left >= 0 && r.left < int64(n) {
+		p[r.left] ^= 0x10
+	}
+	r.left -= int64(n)
+	return n, err
+}
+
 func (t *simTransport) UpdatePeer(types.ID, []string) {}
 func (t *simTransport) Stop()                         {}
 
@@ -180,7 +263,6 @@ func (s *simNet) arrive(sender *server, m *raftpb.Message, lost bool) {
 	target := s.nodes[m.GetTo()]
 	lost = lost || target == nil || s.cut[[2]uint64{m.GetFrom(), m.GetTo()}]
 	s.mu.Unlock()
-	isSnap := m.GetType() == raftpb.MsgSnap
 	err := errors.New("lost")
 	if !lost {
 		err = target.node.Process(context.Background(), m)
@@ -194,13 +276,6 @@ func (s *simNet) arrive(sender *server, m *raftpb.Message, lost bool) {
 	}
 	if err != nil && lost {
 		sender.node.ReportUnreachable(m.GetTo())
-	}
-	if isSnap {
-		status := raft.SnapshotFinish
-		if err != nil {
-			status = raft.SnapshotFailure
-		}
-		sender.node.ReportSnapshot(m.GetTo(), status)
 	}
 }
 

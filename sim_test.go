@@ -151,6 +151,9 @@ func (c *simCluster) tryStart(id uint64) error {
 	if err != nil {
 		return err
 	}
+	if cfg.SnapshotCount < 1000 { // a test that wants snapshots wants them sent, too
+		st.tail.limit = int64(cfg.SnapshotCount) * entryWeight
+	}
 	srv := newServer(cfg, log, st, 9121)
 	srv.members.ask = c.net.asker(id)
 	srv.members.askView = c.net.viewer(id)

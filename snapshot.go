@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-
-	"go.etcd.io/raft/v3/raftpb"
 )
 
 // The records of a state file. The values are on disk: never reuse one. What
@@ -74,27 +71,37 @@ func writeState(w io.Writer, s *state) error {
 
 // readState reads what writeState wrote.
 func readState(r io.Reader) (*state, error) {
-	sr, err := newStateReader(r)
-	if err != nil {
+	s := newState(nil)
+	// The items come in the order of their keys, which makes loading cheap.
+	if err := scanState(r, s, func(key string, it *item) { s.items.Load(key, it) }); err != nil {
 		return nil, err
 	}
-	s := newState(nil)
+	return s, nil
+}
+
+// scanState reads what writeState wrote into s, except for the items, which it
+// passes on. Unless it returns nil, what it has read must not be used.
+func scanState(r io.Reader, s *state, each func(key string, it *item)) error {
+	sr, err := newStateReader(r)
+	if err != nil {
+		return err
+	}
 	for {
 		kind, payload, err := sr.next()
 		if errors.Is(err, io.EOF) {
-			return s, nil
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if err := s.restore(kind, payload); err != nil {
-			return nil, err
+		if err := s.restore(kind, payload, each); err != nil {
+			return err
 		}
 	}
 }
 
 // restore takes over one record of a state file.
-func (s *state) restore(kind byte, payload []byte) error {
+func (s *state) restore(kind byte, payload []byte, each func(key string, it *item)) error {
 	f := fields{b: payload}
 	switch kind {
 	case headRecord:
@@ -110,7 +117,7 @@ func (s *state) restore(kind byte, payload []byte) error {
 		it := &item{createRevision: f.uvarint(), modRevision: f.uvarint(), version: f.uvarint()}
 		key := string(f.bytes())
 		it.value = append([]byte(nil), f.b...)
-		s.items.Set(key, it)
+		each(key, it)
 		s.bytes += uint64(len(key) + len(it.value))
 	default:
 		return fmt.Errorf("%w: record of kind %d", errNewerFormat, kind)
@@ -156,6 +163,7 @@ func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writ
 			if st.index <= s.snapIndex.Load() {
 				continue // overtaken by one from the leader
 			}
+			s.tail.writing.Store(st.index)
 			err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
 				return writeState(&contextWriter{ctx, w}, st)
 			})
@@ -187,44 +195,4 @@ func (c *contextWriter) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	return c.w.Write(b)
-}
-
-// receiveSnapshot takes the state out of an incoming snapshot message and puts
-// it into a verified file, so that raft never sees a snapshot that this node
-// could not load. This, and sendSnapshot in peers.go, is where the way of
-// snapshots between nodes is known.
-func receiveSnapshot(dir string, m *raftpb.Message) error {
-	snap := m.GetSnapshot()
-	term, index := snap.GetMetadata().GetTerm(), snap.GetMetadata().GetIndex()
-	// A name of its own until it is verified: the same snapshot may arrive
-	// twice, and a bad copy must not replace a good one.
-	f, err := os.CreateTemp(filepath.Join(dir, "snap"), fmt.Sprintf("%016x-%016x.tmp*", term, index))
-	if err != nil {
-		return err
-	}
-	err = errors.Join(writeAndSync(f, snap.GetData()), verifyState(f.Name(), term, index))
-	if err == nil {
-		err = os.Rename(f.Name(), incomingPath(dir, term, index))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	snap.Data = nil
-	return syncDir(filepath.Join(dir, "snap"))
-}
-
-func writeAndSync(f *os.File, data []byte) error {
-	_, err := f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func verifyState(path string, term, index uint64) error {
-	st, err := readStateFile(path)
-	if err != nil {
-		return err
-	}
-	if st.index != index || st.term != term {
-		return fmt.Errorf("state of term %d and index %d came as that of term %d and index %d", st.term, st.index, term, index)
-	}
-	return nil
 }

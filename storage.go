@@ -50,16 +50,11 @@ type storage struct {
 
 	hard      *raftpb.HardState // as last written to the WAL
 	last      uint64            // index of the last entry in the WAL
-	recorded  *indexWait        // wakes those who wait for a snapshot to be recorded
-	snapIndex atomic.Uint64     // of the newest snapshot that the WAL records; others may read it
+	tail      logTail
+	recorded  *indexWait                      // wakes those who wait for a snapshot to be recorded
+	snapIndex atomic.Uint64                   // of the newest snapshot that the WAL records; others may read it
+	newest    atomic.Pointer[raftpb.Snapshot] // the same, as raft knows it; without the state
 }
-
-const (
-	// retainedEntries and retainedBytes bound the log kept in memory behind
-	// a snapshot, so that a follower a little behind needs no snapshot.
-	retainedEntries = 5000
-	retainedBytes   = 16 << 20
-)
 
 // append makes a run of raft's storage messages durable, with one fsync for
 // all of them. An error means that the node must stop: what the disk holds is
@@ -138,6 +133,7 @@ func (s *storage) saved(hard *raftpb.HardState, entries []*raftpb.Entry) {
 	}
 	if len(entries) > 0 {
 		s.last = lastIndex(entries)
+		s.tail.add(entries)
 	}
 	s.mark.raise(s.last, s.hard.GetTerm(), s.hard.GetVote())
 }
@@ -166,7 +162,10 @@ func (s *storage) install(m *raftpb.Message) error {
 	if err := s.mem.ApplySnapshot(m.GetSnapshot()); err != nil {
 		return fmt.Errorf("log in memory: %w", err)
 	}
-	s.recorded.advance(index)
+	s.tail.weight = 0
+	if err := s.announce(index, term, meta.GetConfState()); err != nil {
+		return err
+	}
 	s.last = index
 	s.saved(hard, nil)
 	if len(entries) > 0 {
@@ -211,43 +210,23 @@ func (s *storage) written(st *state) error {
 	if err := s.record(s.hard, st.index, st.term, cs); err != nil {
 		return err
 	}
-	if _, err := s.mem.CreateSnapshot(st.index, cs, nil); err != nil {
-		return fmt.Errorf("log in memory: %w", err)
-	}
-	s.recorded.advance(st.index)
-	if err := s.compact(st.index); err != nil {
+	if err := s.announce(st.index, st.term, cs); err != nil {
 		return err
 	}
 	s.log.Info("snapshot taken", zap.Uint64("index", st.index), zap.Uint64("term", st.term))
 	return s.clean(st.index)
 }
 
-// compact drops log entries from memory, except a bounded tail.
-func (s *storage) compact(index uint64) error {
-	first, err := s.mem.FirstIndex()
+// announce makes a recorded snapshot the one that followers get.
+func (s *storage) announce(index, term uint64, cs *raftpb.ConfState) error {
+	info, err := os.Stat(statePath(s.dir, term, index))
 	if err != nil {
 		return err
 	}
-	if index > retainedEntries {
-		first = max(first, index-retainedEntries)
-	}
-	if first > index {
-		return nil
-	}
-	tail, err := s.mem.Entries(first, index+1, ^uint64(0))
-	if err != nil {
-		return fmt.Errorf("log in memory: %w", err)
-	}
-	keep, size := len(tail), 0
-	for keep > 0 && size+len(tail[keep-1].GetData()) <= retainedBytes {
-		keep--
-		size += len(tail[keep].GetData())
-	}
-	to := min(first+uint64(keep), index+1) - 1
-	if have, err := s.mem.FirstIndex(); err != nil || to < have {
-		return err
-	}
-	return s.mem.Compact(to)
+	s.tail.snapshot = info.Size()
+	s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: cs}})
+	s.recorded.advance(index)
+	return nil
 }
 
 // clean removes files that nothing needs once the snapshot of index counts.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -206,59 +205,4 @@ func TestStorageRefusedBeforeRepair(t *testing.T) {
 	must(t, os.Truncate(path, frameAt(t, path, -1).end-4))
 	must(t, os.Remove(statePath(crash, firstTerm, firstIndex)))
 	wantRefused(t, crash, filepath.Base(statePath("", firstTerm, firstIndex)))
-}
-
-// Without this a snapshot from another node could put a file in place that this
-// node cannot load, in place of one that it can, or fill the disk with copies.
-func TestReceiveSnapshot(t *testing.T) {
-	dir := newDisk(t)
-	good := stateBytes(t, someState(4, 100))
-	before := snapFiles(t, dir)
-	flipped := append([]byte(nil), good...)
-	flipped[len(flipped)/2] ^= 1
-	newer := append([]byte(nil), good...)
-	newer[len(stateMagic)]++
-	bad := map[string]*raftpb.Message{
-		"empty":         snapMessage(4, 100, nil),
-		"no snapshot":   {Type: raftpb.MsgSnap.Enum()},
-		"cut":           snapMessage(4, 100, good[:len(good)-1]),
-		"flipped":       snapMessage(4, 100, flipped),
-		"trailing":      snapMessage(4, 100, append(good[:len(good):len(good)], 0)),
-		"newer":         snapMessage(4, 100, newer),
-		"another index": snapMessage(4, 101, good),
-		"another term":  snapMessage(5, 100, good),
-	}
-	refuse := func(when string, files []string) {
-		for name, m := range bad {
-			if err := receiveSnapshot(dir, m); err == nil {
-				t.Errorf("%s, %s: taken", when, name)
-			}
-			if now := snapFiles(t, dir); strings.Join(now, " ") != strings.Join(files, " ") {
-				t.Errorf("%s, %s: in snap/: %v", when, name, now)
-			}
-		}
-	}
-	refuse("at first", before)
-
-	incoming := incomingPath(dir, 4, 100)
-	for range 2 { // the same one twice, as raft may send it
-		m := snapMessage(4, 100, good)
-		must(t, receiveSnapshot(dir, m))
-		if m.GetSnapshot().GetData() != nil {
-			t.Error("raft would get, and keep, the whole state")
-		}
-		wantFile(t, incoming, string(good))
-	}
-	after := snapFiles(t, dir)
-	if len(after) != len(before)+1 {
-		t.Errorf("in snap/: %v", after)
-	}
-	refuse("beside a good one", after)
-	wantFile(t, incoming, string(good))
-
-	// It comes a third time when it is installed, and is installed once.
-	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{received(t, dir, someState(4, 100), 4, 2)}))
-	must(t, receiveSnapshot(dir, snapMessage(4, 100, good)))
-	wantState(t, openDisk(t, crashed(t, dir)), 100)
 }

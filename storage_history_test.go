@@ -18,7 +18,7 @@ func TestStorageOverwrittenLogFarBehindSnapshot(t *testing.T) {
 			takeSnapshot(t, o, someState(3, 84))
 		},
 		"received snapshot": func(o *openedStorage) {
-			must(t, o.append([]*raftpb.Message{received(t, o.dir, someState(3, 84), 3, 2)}))
+			must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(3, 84), 3, 2)}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -148,7 +148,7 @@ func (h *diskHistory) ownSnapshot() {
 
 func (h *diskHistory) install() {
 	index := h.last() + 1 + h.rnd.Uint64N(50)
-	m := received(h.t, h.o.dir, someState(h.term, index), h.term, h.vote)
+	m := received(h.t, h.o.storage, someState(h.term, index), h.term, h.vote)
 	h.log, h.first, h.snap, h.commit, h.durable = nil, index+1, index, index, index
 	if h.rnd.IntN(2) == 0 {
 		h.entries(false)

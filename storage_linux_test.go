@@ -55,7 +55,7 @@ func TestStorageFailedWriteIsAnError(t *testing.T) {
 			return o.append([]*raftpb.Message{storageAppend(3, 2, 1)})
 		},
 		"a snapshot": func(t *testing.T, o *openedStorage) error {
-			return o.append([]*raftpb.Message{received(t, o.dir, someState(2, 50), 2, 1)})
+			return o.append([]*raftpb.Message{received(t, o.storage, someState(2, 50), 2, 1)})
 		},
 		"an own snapshot": func(t *testing.T, o *openedStorage) error {
 			writeSomeState(t, o.dir, someState(2, 4))

@@ -26,7 +26,7 @@ type openedStorage struct {
 	// published: the instances that the log behind the snapshot tells of, by
 	// node. They may not be committed yet, and still say that an ID is used.
 	published map[uint64]uint64
-	tail      tailReport
+	end       tailReport
 }
 
 // openStorage opens the log of a data directory that createStorage made, and
@@ -87,12 +87,13 @@ func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) err
 	}
 	s := &storage{
 		log: log, dir: dir, mem: raft.NewMemoryStorage(), hard: c.hard, last: c.last(), recorded: new(indexWait),
+		tail: logTail{limit: tailWeight},
 	}
 	s.snapIndex.Store(c.snapshot.GetIndex())
 	if err := s.fillMemory(c); err != nil {
 		return nil, refused(dir, err)
 	}
-	return &openedStorage{storage: s, identity: id, state: st, reconfigured: reconfigured, published: published, tail: tail}, nil
+	return &openedStorage{storage: s, identity: id, state: st, reconfigured: reconfigured, published: published, end: tail}, nil
 }
 
 // notePublished notes the instances that an entry tells of. What it cannot
@@ -173,9 +174,9 @@ func (o *openedStorage) open() error {
 	if err := removeTemps(walDir); err != nil {
 		return err
 	}
-	if o.tail.NonZero {
-		o.log.Warn("the log ends in a torn write, as a crash leaves it; wiping it out", zap.String("file", o.tail.File))
-		if err := wipe(o.tail.File, o.tail.End); err != nil {
+	if o.end.NonZero {
+		o.log.Warn("the log ends in a torn write, as a crash leaves it; wiping it out", zap.String("file", o.end.File))
+		if err := wipe(o.end.File, o.end.End); err != nil {
 			return fmt.Errorf("write-ahead log: %w", err)
 		}
 	}
@@ -250,9 +251,11 @@ func (s *storage) fillMemory(c walContents) error {
 		if err := s.mem.ApplySnapshot(snap); err != nil {
 			return err
 		}
+		s.newest.Store(snap)
 	}
 	if err := s.mem.SetHardState(c.hard); err != nil {
 		return err
 	}
+	s.tail.add(c.entries)
 	return s.mem.Append(c.entries)
 }

@@ -10,7 +10,6 @@ import (
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
@@ -155,7 +154,7 @@ func TestStorageInstalledSnapshotSurvivesCrash(t *testing.T) {
 			dir := newDisk(t)
 			o := openDisk(t, dir)
 			must(t, o.append([]*raftpb.Message{storageAppend(4, 2, 1, someEntries(4, 2, 5, 10)...)}))
-			must(t, o.append([]*raftpb.Message{received(t, dir, someState(4, 100), 4, 2, behind...)}))
+			must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2, behind...)}))
 			live, err := o.mem.Snapshot()
 			must(t, err)
 			if live.GetMetadata().GetIndex() != 100 || o.snapIndex.Load() != 100 {
@@ -189,7 +188,7 @@ func TestStorageJoiningNodeInstallsSnapshot(t *testing.T) {
 	// Everything in one run: the batch before, the snapshot, the batch after.
 	behind := someEntries(7, 501, 503, 10)
 	must(t, o.append([]*raftpb.Message{
-		storageAppend(7, 0, 0), received(t, dir, someState(7, 500), 0, 0), storageAppend(7, 0, 501, behind...),
+		storageAppend(7, 0, 0), received(t, o.storage, someState(7, 500), 0, 0), storageAppend(7, 0, 501, behind...),
 	}))
 	o = openDisk(t, crashed(t, dir))
 	wantState(t, o, 500)
@@ -203,7 +202,7 @@ func TestStorageJoiningNodeInstallsSnapshot(t *testing.T) {
 func TestStorageMarkCoversInstalledSnapshot(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{received(t, dir, someState(4, 100), 4, 2)}))
+	must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2)}))
 	flushMark(t, o)
 	if m := markOf(t, dir); m.Index != 100 || m.Term != 4 || m.Vote != 2 {
 		t.Errorf("the mark is %+v", m)
@@ -236,7 +235,7 @@ func TestStorageOvertakenSnapshot(t *testing.T) {
 	o := openDisk(t, dir)
 	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 10, someEntries(2, 2, 10, 10)...)}))
 	writeSomeState(t, dir, someState(2, 10))
-	must(t, o.append([]*raftpb.Message{received(t, dir, someState(2, 40), 2, 1)}))
+	must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(2, 40), 2, 1)}))
 	must(t, o.written(someState(2, 10)))
 	if o.snapIndex.Load() != 40 {
 		t.Errorf("the snapshot that counts is %d", o.snapIndex.Load())
@@ -329,7 +328,7 @@ func TestStorageSnapshotReplacesConflictingLog(t *testing.T) {
 	o := openDisk(t, dir)
 	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
 	flushMark(t, o)
-	must(t, o.append([]*raftpb.Message{received(t, dir, someState(4, 30), 4, 2)}))
+	must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 30), 4, 2)}))
 	if last, err := o.mem.LastIndex(); err != nil || last != 30 {
 		t.Fatalf("raft's log ends at %d: %v", last, err)
 	}
@@ -409,42 +408,4 @@ func diskSize(t *testing.T, dir string) int64 {
 		return err
 	}))
 	return size
-}
-
-// Without this the log in memory grows with the number or the size of the
-// entries, instead of being a bounded tail; or is dropped whole, so that a
-// follower a little behind needs a snapshot.
-func TestStorageRetainedLog(t *testing.T) {
-	big := make([]byte, 1<<20)
-	for name, c := range map[string]struct {
-		entries, index, first uint64
-		size                  int
-	}{
-		"few":                   {entries: 100, index: 90, first: 1, size: 1},
-		"many":                  {entries: 3*retainedEntries + 10, index: 3 * retainedEntries, first: 2 * retainedEntries, size: 1},
-		"as many as fit":        {entries: 16, index: 16, first: 1, size: retainedBytes / 16},
-		"large":                 {entries: 40, index: 38, first: 23, size: retainedBytes / 16},
-		"the last is too large": {entries: 3, index: 3, first: 4, size: retainedBytes + 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if c.size > len(big) {
-				big = make([]byte, c.size)
-			}
-			s := &storage{mem: raft.NewMemoryStorage()}
-			var entries []*raftpb.Entry
-			for i := uint64(1); i <= c.entries; i++ {
-				entries = append(entries, &raftpb.Entry{Term: new(uint64(1)), Index: new(i), Data: big[:c.size]})
-			}
-			must(t, s.mem.Append(entries))
-			for range 2 { // a second time changes nothing
-				must(t, s.compact(c.index))
-				if first, err := s.mem.FirstIndex(); err != nil || first != c.first {
-					t.Fatalf("the log begins at %d, not at %d: %v", first, c.first, err)
-				}
-			}
-			if last, err := s.mem.LastIndex(); err != nil || last != c.entries {
-				t.Fatalf("the log ends at %d: %v", last, err)
-			}
-		})
-	}
 }

@@ -1,0 +1,271 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// How a snapshot travels from node to node: as a file. raft's message names it
+// and says who the members were; the state follows it on rafthttp's snapshot
+// route, from the sender's file to one of the receiver's, and is whole in the
+// memory of neither. Only when the receiver has the file, and has verified it,
+// does its raft get the message.
+
+const (
+	// stallLimit is how long a transfer may stand still before it is given
+	// up. TCP alone would wait a quarter of an hour for a peer that is gone.
+	stallLimit = 30 * time.Second
+	// adoptLimit is how long the receiver may take, once it has every byte,
+	// to sync and verify them.
+	adoptLimit = 5 * time.Minute
+)
+
+// sendSnapshot sends a follower the state file that belongs to a snapshot
+// message, and reports to raft what became of it: until then raft sends that
+// follower nothing else. It is called on the raft loop.
+func (n *raftNode) sendSnapshot(m *raftpb.Message) {
+	to := m.GetTo()
+	if n.loop.sending[to] {
+		// One at a time for each receiver. raft asks again when it has heard
+		// that this one failed.
+		n.report(to, raft.SnapshotFailure)
+		return
+	}
+	n.loop.sending[to] = true
+	n.group.Go(func() error {
+		err := n.transferSnapshot(m)
+		status := raft.SnapshotFinish
+		if err != nil {
+			status = raft.SnapshotFailure
+			n.log.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err))
+		}
+		n.reports.put(func(*raft.RawNode) { delete(n.loop.sending, to) })
+		n.report(to, status)
+		return nil
+	})
+}
+
+// report tells raft what became of a snapshot. It does not wait.
+func (n *raftNode) report(to uint64, status raft.SnapshotStatus) {
+	n.reports.put(func(rn *raft.RawNode) { rn.ReportSnapshot(to, status) })
+}
+
+// errNotSent: a transfer broke off; raft will ask for another.
+var errNotSent = errors.New("the transfer broke off")
+
+// transferSnapshot returns nil once the receiver's raft has the snapshot.
+func (n *raftNode) transferSnapshot(m *raftpb.Message) error {
+	to := m.GetTo()
+	if !n.gate.passes(to) {
+		return errNotSent
+	}
+	meta, err := n.snapshotWith(to)
+	if err != nil {
+		return err
+	}
+	m.Snapshot = meta
+	term, index := meta.GetMetadata().GetTerm(), meta.GetMetadata().GetIndex()
+	f, err := os.Open(statePath(n.dir, term, index))
+	if err != nil {
+		return err // a newer snapshot has taken its place
+	}
+	body := &snapshotBody{file: f}
+	body.moved.Store(time.Now().UnixNano())
+	defer body.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	msg := snap.NewMessage(m, body, info.Size())
+	n.transport.SendSnapshot(msg)
+	watch := time.NewTicker(stallLimit / 10)
+	defer watch.Stop()
+	for {
+		select {
+		case ok := <-msg.CloseNotify():
+			if !ok {
+				return errNotSent
+			}
+			n.log.Info("snapshot sent", zap.Uint64("to", to), zap.Uint64("index", index), zap.Int64("bytes", info.Size()))
+			return nil
+		case <-watch.C:
+			if body.stalled(time.Now()) {
+				return fmt.Errorf("%w: the receiver takes nothing", errNotSent)
+			}
+		case <-n.life.Done():
+			return errStopping
+		}
+	}
+}
+
+// snapshotBody is a state file on its way. Closing it, which may be done more
+// than once, breaks the transfer off.
+type snapshotBody struct {
+	file  *os.File
+	moved atomic.Int64 // when bytes last moved, in Unix nanoseconds
+	ended atomic.Bool  // every byte has been read
+	once  sync.Once
+	err   error
+}
+
+func (b *snapshotBody) Read(p []byte) (int, error) {
+	n, err := b.file.Read(p)
+	b.moved.Store(time.Now().UnixNano())
+	if errors.Is(err, io.EOF) {
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+func (b *snapshotBody) Close() error {
+	b.once.Do(func() { b.err = b.file.Close() })
+	return b.err
+}
+
+func (b *snapshotBody) stalled(now time.Time) bool {
+	limit := stallLimit
+	if b.ended.Load() {
+		limit = adoptLimit
+	}
+	return now.Sub(time.Unix(0, b.moved.Load())) > limit
+}
+
+// snapshotWith returns the newest snapshot in whose membership a node is. A
+// node refuses a snapshot that does not know it; so for one that was added
+// since the newest snapshot, another is taken.
+func (n *raftNode) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
+	again := time.NewTicker(n.tick) // the snapshot writer may be busy when it is asked
+	defer again.Stop()
+	for {
+		newest := n.storage.newest.Load()
+		cs := newest.GetMetadata().GetConfState()
+		if slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id) {
+			return newest, nil
+		}
+		newer := n.storage.recorded.channel(newest.GetMetadata().GetIndex() + 1)
+		for waiting := true; waiting; {
+			if m, _ := n.kv.membership(); m.members[id].ID == 0 {
+				return nil, errMemberUnknown
+			}
+			n.kv.askForSnapshot()
+			select {
+			case <-newer:
+				waiting = false
+			case <-again.C:
+			case <-n.life.Done():
+				return nil, errStopping
+			}
+		}
+	}
+}
+
+// inbox is where the files of snapshots come in. rafthttp puts them into snap/
+// under names of its own, N.snap.db, so that they do not meet this node's
+// files; take looks at them.
+type inbox struct {
+	*snap.Snapshotter
+	storage *storage
+	mu      sync.Mutex // held while a file is taken in
+}
+
+func newInbox(log *zap.Logger, s *storage) *inbox {
+	return &inbox{Snapshotter: snap.New(log, s.snapDir()), storage: s}
+}
+
+// take takes in the file that came with a snapshot message, so that raft never
+// sees a snapshot that this node could not load. Whatever it refuses is
+// removed: of several files for one index rafthttp keeps the first, so a bad
+// one would stand in the way of every later one. The caller passes on refused,
+// if it has a reason of its own to refuse the message.
+func (b *inbox) take(m *raftpb.Message, refused error) error {
+	meta, dir := m.GetSnapshot().GetMetadata(), b.storage.dir
+	term, index := meta.GetTerm(), meta.GetIndex()
+	b.mu.Lock() // two leaders may send the same one
+	defer b.mu.Unlock()
+	path, err := b.DBFilePath(index)
+	came := err == nil
+	known := index <= b.storage.snapIndex.Load() || exists(incomingPath(dir, term, index))
+	if refused != nil || known || !came {
+		if came {
+			err = os.Remove(path)
+		}
+		switch {
+		case refused != nil:
+			return refused
+		case known:
+			return nil // raft answers where it stands
+		}
+		return fmt.Errorf("no file came with it: %w", err)
+	}
+	if err := verifyState(path, term, index); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	if err := os.Rename(path, incomingPath(dir, term, index)); err != nil {
+		return err
+	}
+	return syncDir(b.storage.snapDir())
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// verifyState reads a state file from end to end, without keeping it.
+func verifyState(path string, term, index uint64) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	st := newState(nil)
+	if err := scanState(f, st, func(string, *item) {}); err != nil {
+		return fmt.Errorf("received state: %w", err)
+	}
+	if st.index != index || st.term != term {
+		return fmt.Errorf("state of term %d and index %d came as that of term %d and index %d", st.term, st.index, term, index)
+	}
+	return nil
+}
+
+// limitStalls gives a request as long as its body keeps moving. A sender that
+// is gone without a word would else hold its connection, and a half-written
+// file, for as long as the kernel believes in it.
+func limitStalls(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = &rollingBody{r.Body, http.NewResponseController(w)}
+		h.ServeHTTP(w, r)
+	})
+}
+
+type rollingBody struct {
+	io.ReadCloser
+	conn *http.ResponseController
+}
+
+func (b *rollingBody) Read(p []byte) (int, error) {
+	if err := b.conn.SetReadDeadline(time.Now().Add(stallLimit)); err != nil {
+		return 0, err
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err == nil {
+		return n, nil
+	}
+	// What follows, verifying the file, takes as long as it takes.
+	if derr := b.conn.SetReadDeadline(time.Time{}); derr != nil {
+		return n, derr
+	}
+	return n, err
+}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// Without this a snapshot from another node could put a file in place that this
+// node cannot load, in place of one that it can, or fill the disk with copies;
+// and one bad copy would keep all later ones out.
+func TestTransferInbox(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	good := stateBytes(t, someState(4, 100))
+	before := snapFiles(t, dir)
+	flipped := append([]byte(nil), good...)
+	flipped[len(flipped)/2] ^= 1
+	newer := append([]byte(nil), good...)
+	newer[len(stateMagic)]++
+	bad := map[string]struct {
+		term, index uint64
+		data        []byte
+	}{
+		"empty":         {4, 100, nil},
+		"cut":           {4, 100, good[:len(good)-1]},
+		"flipped":       {4, 100, flipped},
+		"trailing":      {4, 100, append(good[:len(good):len(good)], 0)},
+		"newer":         {4, 100, newer},
+		"another index": {4, 101, good},
+		"another term":  {5, 100, good},
+	}
+	wantFiles := func(what string, want []string) {
+		t.Helper()
+		if now := snapFiles(t, dir); strings.Join(now, " ") != strings.Join(want, " ") {
+			t.Errorf("%s: in snap/: %v, want %v", what, now, want)
+		}
+	}
+	for name, c := range bad {
+		if err := receive(t, o.storage, c.term, c.index, c.data); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+		wantFiles(name, before)
+	}
+	b := newInbox(zap.NewNop(), o.storage)
+	if err := b.take(snapMessage(4, 100), nil); err == nil {
+		t.Error("a message without a file: taken")
+	}
+	if err := b.take(&raftpb.Message{Type: raftpb.MsgSnap.Enum()}, nil); err != nil {
+		t.Errorf("an empty snapshot, which raft ignores: %v", err)
+	}
+	wantFiles("messages alone", before)
+
+	// A message that is refused takes its file with it.
+	_, err := b.SaveDBFrom(strings.NewReader(string(good)), 100)
+	must(t, err)
+	refused := errors.New("no")
+	if err := b.take(snapMessage(4, 100), refused); !errors.Is(err, refused) {
+		t.Errorf("a refused message: %v", err)
+	}
+	wantFiles("a refused message", before)
+
+	incoming := incomingPath(dir, 4, 100)
+	for range 2 { // the same one twice, as two leaders may send it
+		must(t, receive(t, o.storage, 4, 100, good))
+		wantFile(t, incoming, string(good))
+	}
+	after := snapFiles(t, dir)
+	if len(after) != len(before)+1 {
+		t.Errorf("in snap/: %v", after)
+	}
+	must(t, receive(t, o.storage, 4, 100, flipped)) // the good one is here
+	wantFiles("a bad one beside a good one", after)
+	wantFile(t, incoming, string(good))
+
+	// It comes a third time when it is installed, and is installed once.
+	must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2)}))
+	installed := snapFiles(t, dir)
+	must(t, receive(t, o.storage, 4, 100, good))
+	must(t, receive(t, o.storage, 3, 50, stateBytes(t, someState(3, 50)))) // an older one
+	wantFiles("one that is installed", installed)
+	wantState(t, openDisk(t, crashed(t, dir)), 100)
+}
