@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+	"go.uber.org/zap"
+)
+
+// peerWatch sees what comes in at a node's peer listener.
+type peerWatch struct {
+	noStreams atomic.Bool // refuse the long-lived streams, so that rafthttp has to do without
+
+	mu    sync.Mutex
+	count map[string]int             // requests, by route
+	conns map[string]map[string]bool // connections, by route
+}
+
+var peerRoutes = []string{"/raft/stream/", "/raft/snapshot", "/raft/probing", "/raft"}
+
+func (w *peerWatch) wrap(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		for _, route := range peerRoutes {
+			if !strings.HasPrefix(r.URL.Path, route) {
+				continue
+			}
+			w.mu.Lock()
+			w.count[route]++
+			if w.conns[route] == nil {
+				w.conns[route] = make(map[string]bool)
+			}
+			w.conns[route][r.RemoteAddr] = true
+			w.mu.Unlock()
+			if route == "/raft/stream/" && w.noStreams.Load() {
+				http.Error(rw, "not now", http.StatusServiceUnavailable)
+				return
+			}
+			break
+		}
+		h.ServeHTTP(rw, r)
+	})
+}
+
+// seen returns how many requests came on a route, and on how many connections.
+func (w *peerWatch) seen(route string) (requests, conns int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count[route], len(w.conns[route])
+}
+
+// wireNode is a node with its real transport, in this process.
+type wireNode struct {
+	*server
+	watch *peerWatch
+	stop  func() error
+}
+
+// startWire starts n nodes over real connections. adapt sees each before it
+// starts.
+func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
+	t.Helper()
+	log := zap.NewNop()
+	var listeners []*stoppableListener
+	var peers []peer
+	for i := range n {
+		l, err := listen("127.0.0.1:0", newPeerServer(log))
+		must(t, err)
+		listeners = append(listeners, l)
+		peers = append(peers, peer{ID: uint64(i + 1), URL: fmt.Sprintf("http://127.0.0.1:%d", l.port())})
+	}
+	var nodes []*wireNode
+	for i, l := range listeners {
+		cfg := defaultConfig()
+		cfg.ID, cfg.Cluster, cfg.PeerURL, cfg.DataDir = peers[i].ID, peers, peers[i].URL, t.TempDir()
+		clients, err := listen("127.0.0.1:0", newClientServer(cfg.RequestTimeout, log))
+		must(t, err)
+		ask := newPeerClient()
+		found, err := prepareDir(t.Context(), cfg, log, ask)
+		must(t, err)
+		s, err := openServer(cfg, log, found, clients.port(), ask)
+		must(t, err)
+		w := &wireNode{server: s, watch: &peerWatch{count: make(map[string]int), conns: make(map[string]map[string]bool)}}
+		w.peerMux = w.watch.wrap(w.peerMux)
+		adapt(w)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- s.run(ctx, clients, l) }()
+		w.stop = sync.OnceValue(func() error { cancel(); return <-done })
+		t.Cleanup(func() {
+			if err := w.stop(); err != nil {
+				t.Errorf("node %d: %v", cfg.ID, err)
+			}
+		})
+		nodes = append(nodes, w)
+	}
+	return nodes
+}
+
+func (w *wireNode) put(t *testing.T, key, value string) {
+	t.Helper()
+	if res := w.proposals.propose(t.Context(), encodeWrite(kindPut, condition{}, key, []byte(value))); res.err != nil {
+		t.Fatalf("put on node %d: %v", w.cfg.ID, res.err)
+	}
+}
+
+// wireEventually polls: these nodes live in real time.
+func wireEventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("half a minute has gone by without: %s", what)
+		}
+	}
+}
+
+// The four routes of rafthttp are in use, each for what it is there for, and
+// connections are kept: not one for each message.
+func TestTransportRoutes(t *testing.T) {
+	t.Parallel()
+	nodes := startWire(t, 3, func(w *wireNode) {
+		w.watch.noStreams.Store(true)
+		w.storage.tail.limit = 4 * entryWeight
+	})
+	// Without streams, everything goes by single requests.
+	for i := range 50 {
+		nodes[0].put(t, "k", fmt.Sprint(i))
+	}
+	for _, w := range nodes {
+		wireEventually(t, "many requests on /raft", func() bool { n, _ := w.watch.seen("/raft"); return n >= 50 })
+		if n, conns := w.watch.seen("/raft"); conns > n/3 {
+			t.Errorf("node %d: %d requests on /raft came on %d connections", w.cfg.ID, n, conns)
+		}
+	}
+	for _, w := range nodes {
+		w.watch.noStreams.Store(false)
+	}
+	// With streams, single requests come no more, and the streams stay.
+	settled := func() (requests, streams int) {
+		for _, w := range nodes {
+			n, _ := w.watch.seen("/raft")
+			s, _ := w.watch.seen("/raft/stream/")
+			requests, streams = requests+n, streams+s
+		}
+		return requests, streams
+	}
+	wireEventually(t, "messages to go by the streams alone", func() bool {
+		was, streams := settled()
+		for i := range 200 {
+			nodes[i%3].put(t, "k", fmt.Sprint(i))
+		}
+		is, now := settled()
+		return was == is && streams == now && streams >= 12 // two for each direction of each link
+	})
+	for _, w := range nodes {
+		wireEventually(t, "probes", func() bool { n, _ := w.watch.seen("/raft/probing"); return n >= 4 })
+		if n, conns := w.watch.seen("/raft/probing"); conns > 4 {
+			t.Errorf("node %d: %d probes came on %d connections", w.cfg.ID, n, conns)
+		}
+	}
+
+	// A follower that hears nothing for longer than the log in memory reaches
+	// back gets a snapshot, on the route for it.
+	leader, _, _ := nodes[0].node.leaders.get()
+	lag, other := nodes[leader%3], nodes[(leader+1)%3]
+	lag.node.transport.(*rafthttp.Transport).Pause()
+	before := lag.storage.snapIndex.Load()
+	wireEventually(t, "the log in memory to move on", func() bool {
+		other.put(t, "k", "after")
+		for _, w := range nodes {
+			if first, err := w.storage.mem.FirstIndex(); w != lag && (err != nil || first <= lag.kv.applied.get()+1) {
+				return false
+			}
+		}
+		return true
+	})
+	lag.node.transport.(*rafthttp.Transport).Resume()
+	wireEventually(t, "the snapshot to be installed", func() bool { return lag.storage.snapIndex.Load() > before })
+	if n, _ := lag.watch.seen("/raft/snapshot"); n == 0 {
+		t.Error("it did not come on /raft/snapshot")
+	}
+	lag.put(t, "k", "end")
+	wireEventually(t, "the same state everywhere", func() bool {
+		for _, w := range nodes {
+			if it, _ := w.kv.get("k"); it == nil || string(it.value) != "end" {
+				return false
+			}
+		}
+		return true
+	})
+}
