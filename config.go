@@ -96,6 +96,12 @@ type config struct {
 	// and delays heartbeats while it does: raise ElectionTimeout with it.
 	MaxValueSize int64
 
+	// Quota is how many bytes of keys and values this node lets in, 0 for any
+	// number. Default 2GiB. Past it, writes that grow the store are refused.
+	// The process takes two to three times as much memory, and more with
+	// many small values.
+	Quota int64
+
 	// LogLevel is debug, info, warn or error. Default info.
 	LogLevel string
 
@@ -122,6 +128,7 @@ func defaultConfig() config {
 		ElectionTimeout:   time.Second,
 		RequestTimeout:    5 * time.Second,
 		MaxValueSize:      1 << 20,
+		Quota:             2 << 30,
 		LogLevel:          "info",
 		LogFormat:         "console",
 	}
@@ -155,7 +162,8 @@ func (c *config) settings(list *string) []setting {
 		{"heartbeat-interval", "TIME", "time between the leader's heartbeats (100ms)", into(&c.HeartbeatInterval, time.ParseDuration, period)},
 		{"election-timeout", "TIME", "silence after which a leader is elected; 3 heartbeats or more (1s)", into(&c.ElectionTimeout, time.ParseDuration, period)},
 		{"request-timeout", "TIME", "how long a request may wait for the cluster (5s)", into(&c.RequestTimeout, time.ParseDuration, period)},
-		{"max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", into(&c.MaxValueSize, parseSize, "a size in bytes, KiB or MiB, as in 1048576 or 1MiB")},
+		{"max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", into(&c.MaxValueSize, parseSize, "a size in bytes, KiB, MiB or GiB, as in 1048576 or 1MiB")},
+		{"quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (2GiB)", into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")},
 		{"log-level", "LEVEL", "debug, info, warn or error (info)", into(&c.LogLevel, parseText, "")},
 		{"log-format", "FORMAT", "console or json (console)", into(&c.LogFormat, parseText, "")},
 	}
@@ -193,14 +201,14 @@ func parseHex(s string) (uint64, error) {
 	return id, err
 }
 
-// parseSize reads a number of bytes, KiB or MiB. KB and MB are refused rather
-// than guessed at: half the world means 1000 by K.
+// parseSize reads a number of bytes, KiB, MiB or GiB. KB and MB are refused
+// rather than guessed at: half the world means 1000 by K.
 func parseSize(s string) (int64, error) {
 	unit := int64(1)
-	if digits, ok := strings.CutSuffix(s, "KiB"); ok {
-		s, unit = digits, 1<<10
-	} else if digits, ok := strings.CutSuffix(s, "MiB"); ok {
-		s, unit = digits, 1<<20
+	for i, suffix := range []string{"KiB", "MiB", "GiB"} {
+		if digits, ok := strings.CutSuffix(s, suffix); ok {
+			s, unit = digits, 1<<(10*(i+1))
+		}
 	}
 	n, err := strconv.ParseUint(s, 10, 32) // times a unit, this cannot overflow
 	return int64(n) * unit, err

@@ -104,6 +104,7 @@ var settingTests = []struct {
 	{"election-timeout", "2s", func(c config) any { return c.ElectionTimeout }, 2 * time.Second},
 	{"request-timeout", "1m", func(c config) any { return c.RequestTimeout }, time.Minute},
 	{"max-value-size", "512KiB", func(c config) any { return c.MaxValueSize }, int64(512 << 10)},
+	{"quota", "3GiB", func(c config) any { return c.Quota }, int64(3 << 30)},
 	{"log-level", "debug", func(c config) any { return c.LogLevel }, "debug"},
 	{"log-format", "json", func(c config) any { return c.LogFormat }, "json"},
 }
@@ -314,6 +315,7 @@ func TestBadValues(t *testing.T) {
 		{"--request-timeout=6m", []string{`--request-timeout "6m0s"`, "to 5m0s"}},
 		{"--max-value-size=0", []string{`--max-value-size "0"`}},
 		{"--max-value-size=65MiB", []string{`--max-value-size "68157440"`, "67108864"}},
+		{"--quota=2GB", []string{`--quota "2GB"`, "GiB"}},
 		{"--log-level=INFO", []string{`--log-level "INFO"`}},
 		{"--cluster=", []string{`--cluster ""`, "value"}},
 		{"--cluster=" + urlA + ",", []string{"--cluster", `peer URL ""`}},

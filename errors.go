@@ -16,6 +16,7 @@ var (
 	errNotReady     = errors.New("this node is not ready")
 	errUnavailable  = errors.New("the cluster did not confirm in time that this read is fresh")
 	errWouldLose    = errors.New("the change would leave the cluster without a reachable majority")
+	errQuota        = errors.New("there is no room for more keys and values")
 	errInProgress   = errors.New("another membership change is in progress")
 
 	// May have happened.

@@ -33,6 +33,7 @@ type api struct {
 	status   *statusReporter
 	metrics  *metrics
 	maxValue int64
+	quota    *quota
 	origin   originGuard
 	stopping atomic.Bool
 }
@@ -362,10 +363,16 @@ func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
 
 // put answers a write.
 func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condition) error {
-	cmd, err := a.readValue(w, r, encodeWrite(kindPut, cond, key, nil))
+	head := encodeWrite(kindPut, cond, key, nil)
+	cmd, err := a.readValue(w, r, head)
 	if err != nil {
 		return err
 	}
+	release, err := a.quota.reserve(key, len(cmd)-len(head))
+	if err != nil {
+		return err
+	}
+	defer release()
 	return a.write(w, r, cmd)
 }
 

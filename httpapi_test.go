@@ -555,6 +555,7 @@ func TestAPIProblems(t *testing.T) {
 		{errOverloaded, 429, "overloaded", didNotHappen, true},
 		{errInternal, 500, "internal", nodeBroken, false},
 		{errors.New("never heard of"), 500, "internal", nodeBroken, false},
+		{errQuota, 507, "quota_exceeded", didNotHappen, false},
 		{errNoLeader, 503, "no_leader", didNotHappen, true},
 		{errStopping, 503, "stopping", didNotHappen, true},
 		{errNotReady, 503, "not_ready", didNotHappen, true},

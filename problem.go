@@ -60,6 +60,7 @@ var problems = []problem{
 	{errNotReady, http.StatusServiceUnavailable, "not_ready", didNotHappen, true},
 	{errUnavailable, http.StatusServiceUnavailable, "unavailable", didNotHappen, true},
 	{errElsewhere, http.StatusServiceUnavailable, "not_leader", didNotHappen, true},
+	{errQuota, http.StatusInsufficientStorage, "quota_exceeded", didNotHappen, false},
 	{errOutcomeUnknown, http.StatusGatewayTimeout, "outcome_unknown", mayHaveHappened, false},
 	{errInternal, http.StatusInternalServerError, "internal", nodeBroken, false},
 }

@@ -120,6 +120,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	s.api = &api{
 		kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
 		status: status, metrics: newMetrics(status, proposals), maxValue: cfg.MaxValueSize,
+		quota:  &quota{limit: uint64(cfg.Quota), kv: kv},
 		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()},
 	}
 	return s

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// Without this a store grows until the process is killed for want of memory, on
+// every node at once; or a full one cannot be read, changed or emptied.
+func TestQuota(t *testing.T) {
+	at := newAPITest(t)
+	at.a.quota.limit = 100
+	put := func(key string, n, status int) {
+		t.Helper()
+		w := at.do(http.MethodPut, "/"+key, strings.Repeat("x", n))
+		if status == http.StatusInsufficientStorage {
+			before := at.proposed
+			at.problem("PUT "+key, w, status, "quota_exceeded")
+			if at.proposed != before {
+				t.Error("what does not fit was proposed")
+			}
+			return
+		}
+		at.want(w, status, "")
+	}
+	put("a", 59, http.StatusNoContent) // with its key, 60 bytes
+	put("b", 40, http.StatusInsufficientStorage)
+	put("b", 39, http.StatusNoContent)
+	put("c", 0, http.StatusInsufficientStorage)
+	put("a", 60, http.StatusInsufficientStorage)
+	put("a", 59, http.StatusNoContent) // no more than it replaces
+	put("a", 10, http.StatusNoContent)
+	put("c", 48, http.StatusNoContent)
+	put("d", 0, http.StatusInsufficientStorage)
+	at.want(at.do(http.MethodGet, "/a", ""), http.StatusOK, strings.Repeat("x", 10))
+	at.want(at.do(http.MethodDelete, "/v1/kv/b", ""), http.StatusNoContent, "")
+	put("d", 39, http.StatusNoContent)
+	if at.a.quota.reserved.Load() != 0 {
+		t.Errorf("%d bytes stay reserved", at.a.quota.reserved.Load())
+	}
+}
+
+// Without this many writes at once get past the quota together.
+func TestQuotaConcurrent(t *testing.T) {
+	at := newAPITest(t)
+	at.a.quota.limit = 100
+	inside := 0
+	at.a.propose = func(context.Context, []byte) result {
+		inside++
+		at.problem("PUT while another is on its way", at.do(http.MethodPut, "/b", strings.Repeat("x", 50)),
+			http.StatusInsufficientStorage, "quota_exceeded")
+		return result{err: errOutcomeUnknown}
+	}
+	at.problem("PUT", at.do(http.MethodPut, "/a", strings.Repeat("x", 50)), http.StatusGatewayTimeout, "outcome_unknown")
+	if inside != 1 {
+		t.Errorf("%d writes were proposed", inside)
+	}
+	if _, err := at.a.quota.reserve("b", 99); err != nil {
+		t.Errorf("after a write that did not make it: %v", err)
+	}
+	if _, err := at.a.quota.reserve("c", 1); !errors.Is(err, errQuota) {
+		t.Errorf("got %v", err)
+	}
+}
