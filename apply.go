@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 
 	"go.etcd.io/raft/v3"
@@ -213,11 +214,12 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 
 // snapshotPolicy decides when a snapshot is due. It belongs to the apply loop.
 type snapshotPolicy struct {
-	every    uint64 // commands, --snapshot-count
-	commands uint64 // applied since the last snapshot
-	bytes    uint64 // of log on disk since the last snapshot
-	wanted   bool   // somebody needs one now
-	last     uint64 // index of the last one
+	every    uint64  // commands, --snapshot-count
+	commands uint64  // applied since the last snapshot
+	bytes    uint64  // of log on disk since the last snapshot
+	wanted   bool    // somebody needs one now
+	last     uint64  // index of the last one
+	early    float64 // the part of the log's growth by which the next comes early
 }
 
 // logOverhead is about what the log takes on disk for an entry beside its data.
@@ -226,20 +228,24 @@ const logOverhead = 64
 // maxLogBytes: past this much log a snapshot is due whatever the count says.
 const maxLogBytes = 64 << 20
 
-// isDue: after so many commands or so many bytes of log, but never before the
-// log has grown as large as the state, so that writing snapshots never costs
+// isDue: after so many commands or so many bytes of log, but not before the log
+// has grown about as large as the state, so that writing snapshots costs no
 // more than writing the log did.
 func (p *snapshotPolicy) isDue(stateBytes uint64) bool {
 	if p.wanted {
 		return true
 	}
-	if p.bytes < stateBytes {
+	if p.bytes < stateBytes-uint64(p.early*float64(stateBytes)) {
 		return false
 	}
 	return p.commands >= p.every || p.bytes >= maxLogBytes
 }
 
-func (p *snapshotPolicy) reset() { p.commands, p.bytes, p.wanted = 0, 0, false }
+// reset begins to count anew. Each node draws when it is early, so that not all
+// of them write their snapshots at the same moment.
+func (p *snapshotPolicy) reset() {
+	p.commands, p.bytes, p.wanted, p.early = 0, 0, false, rand.Float64()/4
+}
 
 // askForSnapshot has the apply loop take a snapshot soon.
 func (kv *kvstore) askForSnapshot() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 )
 
 // The records of a state file. The values are on disk: never reuse one. What
@@ -165,7 +166,7 @@ func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writ
 			}
 			s.tail.writing.Store(st.index)
 			err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
-				return writeState(&contextWriter{ctx, w}, st)
+				return writeState(&pacedWriter{ctx, w, time.Now()}, st)
 			})
 			if ctx.Err() != nil {
 				return nil // stopping: the half-written file is gone again
@@ -184,15 +185,36 @@ func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writ
 	}
 }
 
-// contextWriter fails once its context has ended.
-type contextWriter struct {
-	ctx context.Context
-	w   io.Writer
+// pacedWriter keeps a snapshot from standing in the way of requests: it rests
+// several times as long as it works. It fails once its context has ended.
+type pacedWriter struct {
+	ctx   context.Context
+	w     io.Writer
+	since time.Time // when the present spell of work began
 }
 
-func (c *contextWriter) Write(b []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
+const (
+	paceSpell = 2 * time.Millisecond // of work before a rest; shorter ones cannot be timed
+	paceRest  = 4                    // times as long as the work
+	paceLimit = 100 * time.Millisecond
+)
+
+func (p *pacedWriter) Write(b []byte) (int, error) {
+	if err := p.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return c.w.Write(b)
+	n, err := p.w.Write(b)
+	worked := time.Since(p.since)
+	if err != nil || worked < paceSpell {
+		return n, err
+	}
+	rest := time.NewTimer(min(paceRest*worked, paceLimit))
+	defer rest.Stop()
+	select {
+	case <-rest.C:
+	case <-p.ctx.Done():
+		return n, p.ctx.Err()
+	}
+	p.since = time.Now()
+	return n, nil
 }

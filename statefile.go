@@ -12,6 +12,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 )
 
 // The state file holds the state of a snapshot, as a stream of records. This
@@ -319,7 +321,7 @@ func writeFileAtomic(path string, write func(io.Writer) error) error {
 // fillAndClose writes and syncs f; it is closed in any case.
 func fillAndClose(f *os.File, write func(io.Writer) error) error {
 	fill := func() error {
-		buf := bufio.NewWriterSize(f, stateBlockSize)
+		buf := bufio.NewWriterSize(&syncingFile{File: f}, stateBlockSize)
 		if err := write(buf); err != nil {
 			return err
 		}
@@ -329,6 +331,25 @@ func fillAndClose(f *os.File, write func(io.Writer) error) error {
 		return f.Sync()
 	}
 	return errors.Join(fill(), f.Close())
+}
+
+// syncingFile syncs what is written to it piece by piece. One sync of a large
+// file, at its end, would hold up those of the log for as long as it takes.
+type syncingFile struct {
+	*os.File
+	unsynced int
+}
+
+const syncPiece = 4 << 20
+
+func (f *syncingFile) Write(b []byte) (int, error) {
+	n, err := f.File.Write(b)
+	f.unsynced += n
+	if err != nil || f.unsynced < syncPiece {
+		return n, err
+	}
+	f.unsynced = 0
+	return n, fileutil.Fdatasync(f.File)
 }
 
 func removeTemp(name string) error {

@@ -213,7 +213,7 @@ func (s *storage) written(st *state) error {
 	if err := s.announce(st.index, st.term, cs); err != nil {
 		return err
 	}
-	s.log.Info("snapshot taken", zap.Uint64("index", st.index), zap.Uint64("term", st.term))
+	s.log.Info("snapshot taken", zap.Uint64("index", st.index), zap.Uint64("term", st.term), zap.Int64("bytes", s.tail.snapshot))
 	return s.clean(st.index)
 }
 
