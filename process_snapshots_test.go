@@ -1,0 +1,123 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// procBlob is a value of a mebibyte that differs from all others.
+func procBlob(n int) string {
+	return strings.Repeat(fmt.Sprintf("%015d\n", n), 1<<16)
+}
+
+// blobs writes n mebibytes through node i, over keys of which each node's state
+// then holds a few dozen; want gets what was acknowledged.
+func (c *procCluster) blobs(i, n int, want map[string]string) {
+	c.t.Helper()
+	for k := range n {
+		key := fmt.Sprintf("blob%d", k%48)
+		value := procBlob(int(time.Now().UnixNano() % 1e15))
+		c.put(i, key, value)
+		want[key] = value
+	}
+}
+
+// killWhen waits until a file of a name appears in the snap directory of node
+// watch, and kills node victim in that moment.
+func (c *procCluster) killWhen(watch, victim int, appears func(name string) bool) {
+	c.t.Helper()
+	snap := filepath.Join(c.nodes[watch].dataDir, "snap")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		files, err := os.ReadDir(snap)
+		for _, f := range files {
+			if err == nil && appears(f.Name()) {
+				c.kill(victim)
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("not in 30 s in %s: what to kill node %d at; there are %v", snap, victim, files)
+		}
+	}
+}
+
+// lag has follower i miss more than the log that the others keep in memory.
+func (c *procCluster) lag(i, via int, want map[string]string) {
+	c.t.Helper()
+	c.kill(i)
+	c.blobs(via, 60, want)
+}
+
+func procOwnTemp(name string) bool { return strings.Contains(name, ".state.tmp") }
+func procUpload(name string) bool  { return strings.HasPrefix(name, "tmp") }
+
+// Guarantee: SIGKILL in the middle of saving, sending, receiving or loading a
+// snapshot costs nothing: the node starts again, what was half done is gone, and
+// every acknowledged value is there.
+func TestProcKilledDuringSnapshots(t *testing.T) {
+	c := newProcCluster(t, 3, "--snapshot-count", "1")
+	c.start()
+	want := make(map[string]string)
+	c.blobs(1, 48, want)
+
+	saving := c.follower()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.killWhen(saving, saving, procOwnTemp)
+	}()
+	c.blobs(c.leader(), 60, want)
+	<-done
+	c.start(saving)
+
+	receiving := c.follower()
+	c.lag(receiving, c.leader(), want)
+	c.launch(receiving)
+	c.killWhen(receiving, receiving, procUpload)
+	c.start(receiving)
+
+	receiver := c.follower()
+	c.lag(receiver, c.leader(), want)
+	c.launch(receiver)
+	sender := c.leader()
+	c.killWhen(receiver, sender, procUpload)
+	c.start(sender)
+	c.waitReady(receiver)
+
+	loading := c.follower()
+	c.lag(loading, c.leader(), want)
+	before, err := os.ReadDir(filepath.Join(c.nodes[loading].dataDir, "snap"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := make(map[string]bool)
+	for _, f := range before {
+		old[f.Name()] = true
+	}
+	c.launch(loading)
+	c.killWhen(loading, loading, func(name string) bool { return strings.HasSuffix(name, ".state") && !old[name] })
+	c.start(loading)
+
+	c.put(loading, "end", "1")
+	for i := 1; i <= 3; i++ {
+		for key, value := range want {
+			if r := c.do(http.MethodGet, i, "/"+key, nil); r.status != http.StatusOK || r.body != value {
+				t.Errorf("node %d: GET /%s: status %d, %d bytes, not as acknowledged", i, key, r.status, len(r.body))
+			}
+		}
+		procEventually(t, 20*time.Second, "only the newest snapshot is left", func() error {
+			files, err := os.ReadDir(filepath.Join(c.nodes[i].dataDir, "snap"))
+			if err == nil && (len(files) != 1 || !strings.HasSuffix(files[0].Name(), ".state")) {
+				err = fmt.Errorf("node %d: %v", i, files)
+			}
+			return err
+		})
+	}
+}
