@@ -107,24 +107,44 @@ func (c *walContents) add(rec *walpb.Record, d wal.Decoder) error {
 		d.UpdateCRC(rec.GetCrc())
 	case wal.StateType:
 		hard := &raftpb.HardState{}
-		if err := proto.Unmarshal(rec.GetData(), hard); err != nil {
+		if err := decodeRecord(rec, hard); err != nil {
 			return err
+		}
+		if hard.Term == nil || hard.Vote == nil || hard.Commit == nil {
+			return errors.New("a hard state lacks a field")
 		}
 		c.hard = hard
 	case wal.EntryType:
 		e := &raftpb.Entry{}
-		if err := proto.Unmarshal(rec.GetData(), e); err != nil {
+		if err := decodeRecord(rec, e); err != nil {
 			return err
+		}
+		normal := e.GetType() == raftpb.EntryNormal
+		if e.Term == nil || e.Index == nil || e.GetType() == raftpb.EntryConfChangeV2 || !normal && len(e.GetData()) == 0 {
+			return fmt.Errorf("entry %d is not one that is ever written", e.GetIndex())
 		}
 		return c.addEntry(e)
 	case wal.SnapshotType:
 		s := &walpb.Snapshot{}
-		if err := proto.Unmarshal(rec.GetData(), s); err != nil {
+		if err := decodeRecord(rec, s); err != nil {
 			return err
 		}
 		c.addSnapshot(s)
 	default:
 		return fmt.Errorf("record of unknown type %d", rec.GetType())
+	}
+	return nil
+}
+
+// decodeRecord decodes a record strictly. The checksum of a record covers what
+// it holds, but not the type that says how to read it: with one bit flipped, an
+// entry would pass for a hard state, and a hard state for an entry.
+func decodeRecord(rec *walpb.Record, into proto.Message) error {
+	if err := proto.Unmarshal(rec.GetData(), into); err != nil {
+		return err
+	}
+	if len(into.ProtoReflect().GetUnknown()) > 0 {
+		return fmt.Errorf("a record of type %d has fields of another type", rec.GetType())
 	}
 	return nil
 }

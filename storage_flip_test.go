@@ -1,0 +1,136 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// flipDisk makes a closed data directory with a state file and a log of puts
+// and deletes behind it, in two segments, and cuts the zeros off its end, which
+// only make the test slow.
+func flipDisk(t *testing.T) string {
+	t.Helper()
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	rnd := rand.New(rand.NewPCG(3, 1))
+	st, index := o.state.copy(), o.last
+	write := func(n int) {
+		for range n {
+			index++
+			id := batchID{node: 1, boot: 1, seq: index, low: index}
+			cmd := encodeWrite(kindPut, condition{}, fmt.Sprintf("key%d", rnd.IntN(40)), make([]byte, rnd.IntN(400)))
+			data := appendCommand(appendBatchHeader(nil, id), cmd)
+			e := &raftpb.Entry{Term: new(uint64(2)), Index: new(index), Data: data}
+			must(t, o.append([]*raftpb.Message{storageAppend(2, 3, index, e)}))
+			applyForTest(t, st, e)
+		}
+	}
+	write(60)
+	takeSnapshot(t, o, st.copy())
+	write(60)
+	must(t, o.close())
+	path := segments(t, dir)[0]
+	must(t, os.Truncate(path, (inspectPath(t, filepath.Join(dir, "wal")).End/walSector+4)*walSector))
+	return dir
+}
+
+// applyForTest applies a normal entry as the apply loop does.
+func applyForTest(t *testing.T, s *state, e *raftpb.Entry) {
+	t.Helper()
+	s.index, s.term = e.GetIndex(), e.GetTerm()
+	if len(e.GetData()) == 0 {
+		return
+	}
+	id, cmds, err := decodeBatch(e.GetData())
+	must(t, err)
+	s.applyBatch(id, cmds)
+}
+
+// whatCounts reads a data directory as a start does, without changing it, and
+// returns what the node would come to: its whole state behind its log, and its
+// promises. An error means that the start is refused.
+func whatCounts(t *testing.T, dir string) (string, error) {
+	t.Helper()
+	mf, m, err := openMark(filepath.Join(dir, "mark"))
+	if err != nil {
+		return "", err
+	}
+	must(t, mf.close())
+	o, err := inspect(zap.NewNop(), dir, m, anyIdentity)
+	if err != nil {
+		return "", err
+	}
+	last, err := o.mem.LastIndex()
+	must(t, err)
+	if last > o.state.index {
+		entries, err := o.mem.Entries(o.state.index+1, last+1, ^uint64(0))
+		must(t, err)
+		for _, e := range entries {
+			applyForTest(t, o.state, e)
+		}
+	}
+	return fmt.Sprintln(o.identity, o.hard.GetTerm(), o.hard.GetVote(), dumpState(o.state)), nil
+}
+
+// flipPlaces draws the offsets in a file at which to flip a bit; in a segment of
+// the log, also the byte of each frame that says how to read it, which no
+// checksum covers.
+func flipPlaces(t *testing.T, rnd *rand.Rand, path string, data []byte) []int {
+	var places []int
+	for range min(8*len(data), 1500) {
+		places = append(places, rnd.IntN(len(data)))
+	}
+	if strings.HasSuffix(path, ".wal") {
+		for _, f := range framesOf(t, data) {
+			places = append(places, int(f.off)+walFrameHead+1)
+		}
+	}
+	return places
+}
+
+// A bit that flips in any file of a data directory, wherever, is found at the
+// start, or changes nothing of what the node holds and has promised.
+func TestStorageFlippedBits(t *testing.T) {
+	t.Parallel()
+	dir := flipDisk(t)
+	want, err := whatCounts(t, dir)
+	must(t, err)
+	seed := rand.Uint64()
+	rnd := rand.New(rand.NewPCG(seed, 2))
+	t.Logf("seed %d", seed)
+	var refused, harmless int
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasSuffix(path, "lock") {
+			return err
+		}
+		sound, err := os.ReadFile(path)
+		must(t, err)
+		for _, at := range flipPlaces(t, rnd, path, sound) {
+			bit := byte(1) << rnd.IntN(8)
+			patch(t, path, int64(at), []byte{sound[at] ^ bit})
+			got, err := whatCounts(t, dir)
+			switch {
+			case err != nil:
+				refused++
+			case got == want:
+				harmless++
+			default:
+				t.Errorf("%s: bit %#x at %d of %d goes unnoticed:\n%.300s\ninstead of\n%.300s", path, bit, at, len(sound), got, want)
+			}
+			patch(t, path, int64(at), sound[at:at+1])
+		}
+		return nil
+	}))
+	t.Logf("%d were refused, %d harmless", refused, harmless)
+	if refused < harmless {
+		t.Error("most of the flips hit nothing: is this the right directory?")
+	}
+}
