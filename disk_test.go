@@ -34,7 +34,7 @@ func diskIdentity() identity {
 func newDisk(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), diskPeers()))
+	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers())))
 	return dir
 }
 

@@ -278,7 +278,7 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 			return info, err
 		}
 	}
-	return clusterInfo{}, createStorage(log, cfg.DataDir, id, cfg.Cluster)
+	return clusterInfo{}, createStorage(log, cfg.DataDir, id, firstState(cfg.Cluster))
 }
 
 const (
@@ -324,7 +324,7 @@ func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClie
 				return info, err
 			}
 			id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: info.ClusterID}
-			return info, createStorage(log, cfg.DataDir, id, nil)
+			return info, createStorage(log, cfg.DataDir, id, firstState(nil))
 		}
 		why := "no member of the cluster answers"
 		if len(infos) > 0 {

@@ -78,6 +78,11 @@ func readState(r io.Reader) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readRecords(sr)
+}
+
+// readRecords reads the records of a state file to their verified end.
+func readRecords(sr *stateReader) (*state, error) {
 	s := newState(nil)
 	for {
 		kind, payload, err := sr.next()
