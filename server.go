@@ -118,7 +118,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	}
 	s.api = &api{
 		kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
-		status: status, metrics: newMetrics(status, proposals), maxValue: cfg.MaxValueSize,
+		status: status, metrics: newMetrics(status, proposals), backups: newBackups(log), maxValue: cfg.MaxValueSize,
 		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()},
 	}
 	return s
@@ -213,7 +213,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 // are proposed again.
 func (s *server) drain(clients *stoppableListener) {
 	began := time.Now()
-	s.api.stopping.Store(true)
+	s.api.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	if m, _ := s.kv.membership(); len(m.voters()) > 1 {
@@ -228,7 +228,7 @@ func (s *server) drain(clients *stoppableListener) {
 func (s *server) finish(clients *stoppableListener, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	s.api.stopping.Store(true)
+	s.api.stop()
 	if err := clients.stop(ctx); err != nil {
 		s.log.Warn("some requests did not finish in time", zap.Error(err))
 	}
