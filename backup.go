@@ -94,11 +94,6 @@ func (kv *kvstore) copyState() *state {
 // send writes a state to a client, at the client's pace.
 func (b *backups) send(w http.ResponseWriter, st *state) error {
 	conn := http.NewResponseController(w)
-	// The server's limit for a whole request would end this one, too: past it,
-	// waiting for the client to hang up fails, which looks as if it had.
-	if err := conn.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
 	// A write that hangs must not keep the node from stopping.
 	stop := context.AfterFunc(b.life, func() { _ = conn.SetWriteDeadline(time.Now()) })
 	defer stop()
