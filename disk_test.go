@@ -228,6 +228,14 @@ func wantRefused(t *testing.T, dir string, words ...string) {
 			t.Errorf("no %q in the message: %v", w, err)
 		}
 	}
+	// And raftkv inspect sees it, too.
+	f, err := examineDir(dir)
+	must(t, err)
+	for _, w := range words {
+		if damage := fmt.Sprint(f.damage); !strings.Contains(damage, w) {
+			t.Errorf("no %q in the damage found by reading: %s", w, damage)
+		}
+	}
 	wantUnchanged(t, dir, before)
 }
 

@@ -104,13 +104,24 @@ func (p *printer) directory(f *findings, busy bool) {
 	temporary, foreign, err := f.leftovers()
 	f.note(err)
 	for _, name := range temporary {
-		p.line("left over", "%s, which the log does not name; the next start removes it", name)
+		switch {
+		case len(f.damage) == 0:
+			p.line("left over", "%s, which the log does not name; the next start removes it", name)
+		case filepath.Ext(name) == ".state":
+			p.spare(f.dir, name)
+		default:
+			p.line("left over", "%s", name)
+		}
 	}
 	for _, name := range foreign {
 		p.line("not raftkv's", "%s", name)
 	}
 	for _, err := range f.damage {
-		p.line("DAMAGED", "%v", err)
+		name := "DAMAGED"
+		if errors.Is(err, errNewerFormat) || errors.Is(err, errUnknownCommand) {
+			name = "NEWER"
+		}
+		p.line(name, "%v", err)
 	}
 	switch {
 	case len(f.damage) == 0:
@@ -187,6 +198,18 @@ func (p *printer) snapshot(f *findings) {
 	p.line("state", "with the log up to the last entry known to be committed")
 	p.state(now, digest)
 	p.members(now)
+}
+
+// spare prints a state file that does not count, in a damaged directory: it may
+// be all that is left to restore from.
+func (p *printer) spare(dir, name string) {
+	st, digest, err := readBackup(nil, filepath.Join(dir, name))
+	if err != nil {
+		p.line("state file", "%s: %v", name, err)
+		return
+	}
+	p.line("state file", "%s, whole, which what is left of the log does not name; raftkv restore can use it", name)
+	p.state(st, digest)
 }
 
 func (p *printer) state(st *state, digest [sha256.Size]byte) {
