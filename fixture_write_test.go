@@ -12,7 +12,7 @@ package main
 // Every later version must open them (fixture_test.go). What a version adds to
 // a format gets a fixture of its own, next to the old ones, which stay:
 //
-//	RAFTKV_WRITE_FIXTURE=NAME go test -run '^TestWriteFixture$' .
+//	RAFTKV_WRITE_FIXTURE=NAME go test -count=1 -run '^TestWriteFixture$' .
 //
 // A fixture that is there is never written over.
 
