@@ -137,39 +137,43 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 
 // applyEntry applies one normal entry. The caller holds kv.mu.
 func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
-	s := kv.state
-	if e.GetIndex() != s.index+1 {
-		return outcome{}, fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.index)
-	}
-	s.index, s.term = e.GetIndex(), e.GetTerm()
+	o, commands, err := kv.state.applyEntry(e)
 	kv.due.bytes += uint64(len(e.GetData())) + logOverhead
-	if len(e.GetData()) == 0 {
-		return outcome{}, nil // a new leader's first entry (thesis §6.4, step 1)
-	}
-	id, cmds, err := decodeBatch(e.GetData())
+	kv.due.commands += uint64(commands)
 	if errors.Is(err, errMalformed) {
 		kv.log.Error("ignoring an entry that no version of raftkv wrote; who can reach the peer port?",
 			zap.Uint64("index", e.GetIndex()))
 		return outcome{}, nil
 	}
-	if err != nil {
-		return outcome{}, fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
+	return o, err
+}
+
+// applyEntry applies one normal entry of so many commands. errMalformed means
+// that it counts as one without any.
+func (s *state) applyEntry(e *raftpb.Entry) (o outcome, commands int, err error) {
+	if e.GetIndex() != s.index+1 {
+		return o, 0, fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.index)
 	}
-	kv.due.commands += uint64(len(cmds))
+	s.index, s.term = e.GetIndex(), e.GetTerm()
+	if len(e.GetData()) == 0 {
+		return o, 0, nil // a new leader's first entry (thesis §6.4, step 1)
+	}
+	id, cmds, err := decodeBatch(e.GetData())
+	if errors.Is(err, errMalformed) {
+		return o, 0, err
+	}
+	if err != nil {
+		return o, 0, fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
+	}
 	results, _ := s.applyBatch(id, cmds)
-	return outcome{id, results}, nil
+	return outcome{id, results}, len(cmds), nil
 }
 
 // applyConfEntry applies a membership change.
 func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
-	cc := &raftpb.ConfChange{}
-	var change memberChange
-	err := errMalformed
-	if e.GetType() == raftpb.EntryConfChange && proto.Unmarshal(e.GetData(), cc) == nil {
-		change, err = decodeMemberChange(cc.GetContext())
-		if errors.Is(err, errUnknownCommand) {
-			return fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
-		}
+	cc, change, err := decodeConfEntry(e)
+	if errors.Is(err, errUnknownCommand) {
+		return err
 	}
 	changed := false
 	kv.mu.Lock()
@@ -191,6 +195,19 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	kv.applied.advance(e.GetIndex())
 	kv.conf.done(change.request, err)
 	return nil
+}
+
+// decodeConfEntry takes the membership change out of its entry.
+func decodeConfEntry(e *raftpb.Entry) (*raftpb.ConfChange, memberChange, error) {
+	cc := &raftpb.ConfChange{}
+	if e.GetType() != raftpb.EntryConfChange || proto.Unmarshal(e.GetData(), cc) != nil {
+		return cc, memberChange{}, errMalformed
+	}
+	change, err := decodeMemberChange(cc.GetContext())
+	if errors.Is(err, errUnknownCommand) {
+		err = fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
+	}
+	return cc, change, err
 }
 
 // install replaces the state by that of a snapshot from the leader, in one step.

@@ -82,14 +82,24 @@ const (
 	firstTerm  = 1
 )
 
-// createStorage makes the data directory of a node's first start. With peers,
-// these are the voters of a new cluster; without, the node will get log and
-// state from the cluster that it joins.
+// firstState is the state that a new cluster of these voters starts from; of
+// nobody, it is the empty one of a node that joins.
+func firstState(peers []peer) *state {
+	st := newState(peers)
+	if len(peers) > 0 {
+		st.index, st.term = firstIndex, firstTerm
+	}
+	return st
+}
+
+// createStorage makes the data directory of a node's first start. It begins
+// with st, which is of firstIndex and firstTerm; or, when st is that of a node
+// that joins, it will get log and state from the cluster.
 //
 // The directory counts as booted once it has wal/, which appears in one
 // rename when everything in and beside it is durable. A crash at any point
 // before leaves a directory that is still new, and is made again from scratch.
-func createStorage(log *zap.Logger, dir string, id identity, peers []peer) error {
+func createStorage(log *zap.Logger, dir string, id identity, st *state) error {
 	if err := checkNew(dir); err != nil {
 		return err
 	}
@@ -99,9 +109,7 @@ func createStorage(log *zap.Logger, dir string, id identity, peers []peer) error
 	if err := os.Mkdir(filepath.Join(dir, "snap"), 0o700); err != nil {
 		return err
 	}
-	st := newState(peers)
-	if len(peers) > 0 {
-		st.index, st.term = firstIndex, firstTerm
+	if st.index > 0 {
 		path := statePath(dir, st.term, st.index)
 		if err := writeFileAtomic(path, func(w io.Writer) error { return writeState(w, st) }); err != nil {
 			return err

@@ -40,7 +40,7 @@ func TestBootOnlyWhatIsNew(t *testing.T) {
 			dir := t.TempDir()
 			c.make(t, dir)
 			before := diskSums(t, dir)
-			err := createStorage(nil, dir, diskIdentity(), diskPeers())
+			err := createStorage(nil, dir, diskIdentity(), firstState(diskPeers()))
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}

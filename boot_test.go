@@ -20,7 +20,7 @@ func startDisk(t *testing.T, dir string, peers []peer) *openedStorage {
 	old, err := booted(dir)
 	must(t, err)
 	if !old {
-		must(t, createStorage(zap.NewNop(), dir, diskIdentity(), peers))
+		must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(peers)))
 	}
 	return openDisk(t, dir)
 }
@@ -78,7 +78,7 @@ func partOf(tree map[string]string, keep func(path string) bool) map[string]stri
 func firstBootSteps(t *testing.T, peers []peer) map[string]map[string]string {
 	t.Helper()
 	done := t.TempDir()
-	must(t, createStorage(zap.NewNop(), done, diskIdentity(), peers))
+	must(t, createStorage(zap.NewNop(), done, diskIdentity(), firstState(peers)))
 	all := diskTree(t, done)
 	isSnap := func(p string) bool { return strings.HasPrefix(p, "snap") }
 	notWAL := func(p string) bool { return !strings.HasPrefix(p, "wal") }
@@ -357,7 +357,7 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 	newer := t.TempDir()
 	id := diskIdentity()
 	id.Format = dirFormat + 1
-	must(t, createStorage(zap.NewNop(), newer, id, diskPeers()))
+	must(t, createStorage(zap.NewNop(), newer, id, firstState(diskPeers())))
 	t.Run("newer", func(t *testing.T) {
 		before := diskSums(t, newer)
 		_, err := openStorage(zap.NewNop(), newer, anyIdentity)

@@ -228,9 +228,15 @@ var errHelp = errors.New("help requested")
 // usage returns the text of --help.
 func usage() string {
 	var b strings.Builder
-	b.WriteString(`raftkv is a replicated key-value server; its client is curl.
+	b.WriteString(`raftkv is a replicated key-value server; its client is curl. With flags alone
+it is the server. With a command first, it works on files:
 
-Flags (default in parentheses):
+`)
+	for _, c := range offlineCommands() {
+		fmt.Fprintf(&b, "  raftkv %-19s %s\n", c.name, c.about)
+	}
+	b.WriteString(`
+raftkv COMMAND --help tells more. Flags of the server (default in parentheses):
 `)
 	for _, s := range new(config).settings(new(string)) {
 		fmt.Fprintf(&b, "  --%-24s %s\n", s.flag+" "+s.arg, s.help)
@@ -289,6 +295,9 @@ type review struct {
 	names map[string]string // flags that were given: --port, or RAFTKV_PORT
 	bad   map[string]bool   // flags that have a problem
 	errs  []error
+
+	operands []string // arguments that are no flags; the server has none
+	most     int      // how many of them there may be
 }
 
 // name returns how the user gave a flag, or would.
@@ -309,11 +318,14 @@ func (r *review) sound(flags ...string) bool {
 }
 
 // readFlags reads the command line. It goes on after a problem, where the flag
-// package alone would stop. Its only error is errHelp.
+// package alone would stop. Its only error is errHelp. Without version, there
+// is no such flag.
 func (r *review) readFlags(args []string, settings []setting, version *bool) error {
 	fs := flag.NewFlagSet("raftkv", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.BoolVar(version, "version", false, "")
+	if version != nil {
+		fs.BoolVar(version, "version", false, "")
+	}
 	for _, s := range settings {
 		if s.arg == "" {
 			fs.BoolFunc(s.flag, "", r.setter(s))
@@ -329,6 +341,9 @@ func (r *review) readFlags(args []string, settings []setting, version *bool) err
 			return errHelp
 		case err == nil && len(args) == 0:
 			return nil
+		case err == nil && len(r.operands) < r.most:
+			r.operands, args = append(r.operands, args[0]), args[1:]
+			continue
 		case err == nil:
 			err = fmt.Errorf("unexpected argument %q: expected only flags", args[0])
 			args = args[1:]

@@ -34,7 +34,7 @@ func diskIdentity() identity {
 func newDisk(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), diskPeers()))
+	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers())))
 	return dir
 }
 
@@ -226,6 +226,14 @@ func wantRefused(t *testing.T, dir string, words ...string) {
 	for _, w := range append(words, dir, "The way out", "remove this member", "new ID") {
 		if !strings.Contains(err.Error(), w) {
 			t.Errorf("no %q in the message: %v", w, err)
+		}
+	}
+	// And raftkv inspect sees it, too.
+	f, err := examineDir(dir)
+	must(t, err)
+	for _, w := range words {
+		if damage := fmt.Sprint(f.damage); !strings.Contains(damage, w) {
+			t.Errorf("no %q in the damage found by reading: %s", w, damage)
 		}
 	}
 	wantUnchanged(t, dir, before)

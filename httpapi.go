@@ -32,6 +32,7 @@ type api struct {
 	members  *members
 	status   *statusReporter
 	metrics  *metrics
+	backups  *backups
 	maxValue int64
 	quota    *quota
 	origin   originGuard
@@ -110,11 +111,12 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 		return notAllowed(w, "GET, HEAD, PUT, DELETE")
 	}
 	routes := map[string]func(http.ResponseWriter, *http.Request) error{
-		"livez":      a.status.serveLive,
-		"readyz":     a.status.serveReady,
-		"metrics":    a.metrics.serve,
-		"v1/status":  a.status.serveStatus,
-		"v1/members": a.serveMembers,
+		"livez":       a.status.serveLive,
+		"readyz":      a.status.serveReady,
+		"metrics":     a.metrics.serve,
+		"v1/status":   a.status.serveStatus,
+		"v1/members":  a.serveMembers,
+		"v1/snapshot": a.serveSnapshot,
 	}
 	serve, ok := routes[path]
 	if !ok && r.Method == http.MethodPut {
@@ -127,7 +129,7 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 		return notAllowed(w, "GET, HEAD")
 	}
 	verbose := path == "readyz" && r.URL.RawQuery == "verbose"
-	if path != "v1/members" && !verbose {
+	if path != "v1/members" && path != "v1/snapshot" && !verbose {
 		if err := noQuery(r); err != nil {
 			return err
 		}
@@ -184,6 +186,7 @@ func (a *api) serveRoot(w http.ResponseWriter, r *http.Request) error {
   curl -X DELETE http://HOST/v1/kv/my-key     delete it
   curl http://HOST/v1/members                 who is in the cluster
   curl http://HOST/v1/status                  how this node is
+  curl -o FILE http://HOST/v1/snapshot        a backup, for raftkv restore
 
 The README tells the rest.
 `)

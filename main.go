@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"go.uber.org/zap"
@@ -28,8 +29,16 @@ const (
 	exitUsage = 2 // the command line is wrong
 )
 
-// run is the program. It returns when the node has stopped.
+// run is the program: with a command word first that command, else the server.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		return runOffline(ctx, args, env, stdout, stderr)
+	}
+	return runServer(ctx, args, env, stdout, stderr)
+}
+
+// runServer is the server. It returns when the node has stopped.
+func runServer(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
 	cfg, err := parseConfig(args, env)
 	switch {
 	case errors.Is(err, errHelp):

@@ -119,7 +119,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	}
 	s.api = &api{
 		kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
-		status: status, metrics: newMetrics(status, proposals), maxValue: cfg.MaxValueSize,
+		status: status, metrics: newMetrics(status, proposals), backups: newBackups(log), maxValue: cfg.MaxValueSize,
 		quota:  &quota{limit: uint64(cfg.Quota), kv: kv},
 		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()},
 	}
@@ -215,7 +215,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 // are proposed again.
 func (s *server) drain(clients *stoppableListener) {
 	began := time.Now()
-	s.api.stopping.Store(true)
+	s.api.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	if m, _ := s.kv.membership(); len(m.voters()) > 1 {
@@ -230,7 +230,7 @@ func (s *server) drain(clients *stoppableListener) {
 func (s *server) finish(clients *stoppableListener, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	s.api.stopping.Store(true)
+	s.api.stop()
 	if err := clients.stop(ctx); err != nil {
 		s.log.Warn("some requests did not finish in time", zap.Error(err))
 	}
@@ -280,7 +280,7 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 			return info, err
 		}
 	}
-	return clusterInfo{}, createStorage(log, cfg.DataDir, id, cfg.Cluster)
+	return clusterInfo{}, createStorage(log, cfg.DataDir, id, firstState(cfg.Cluster))
 }
 
 const (
@@ -326,7 +326,7 @@ func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClie
 				return info, err
 			}
 			id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: info.ClusterID}
-			return info, createStorage(log, cfg.DataDir, id, nil)
+			return info, createStorage(log, cfg.DataDir, id, firstState(nil))
 		}
 		why := "no member of the cluster answers"
 		if len(infos) > 0 {

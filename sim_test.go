@@ -177,10 +177,10 @@ func (c *simCluster) tryStart(id uint64) error {
 func (c *simCluster) firstStart(n *simNode, log *zap.Logger) error {
 	id := identity{Format: dirFormat, Node: n.id, Instance: newInstance(), ClusterID: clusterIDOf(c.peers)}
 	if n.join {
-		return createStorage(log, n.dir, id, nil)
+		return createStorage(log, n.dir, id, firstState(nil))
 	}
 	id.Initial = formatPeers(c.peers)
-	return createStorage(log, n.dir, id, c.peers)
+	return createStorage(log, n.dir, id, firstState(c.peers))
 }
 
 // halt ends the goroutines of a node's life, at whatever they were doing.

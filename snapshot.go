@@ -72,21 +72,26 @@ func writeState(w io.Writer, s *state) error {
 
 // readState reads what writeState wrote.
 func readState(r io.Reader) (*state, error) {
+	sr, err := newStateReader(r)
+	if err != nil {
+		return nil, err
+	}
+	return readRecords(sr)
+}
+
+// readRecords reads the records of a state file to their verified end.
+func readRecords(sr *stateReader) (*state, error) {
 	s := newState(nil)
 	// The items come in the order of their keys, which makes loading cheap.
-	if err := scanState(r, s, func(key string, it *item) { s.items.Load(key, it) }); err != nil {
+	if err := scanRecords(sr, s, func(key string, it *item) { s.items.Load(key, it) }); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// scanState reads what writeState wrote into s, except for the items, which it
-// passes on. Unless it returns nil, what it has read must not be used.
-func scanState(r io.Reader, s *state, each func(key string, it *item)) error {
-	sr, err := newStateReader(r)
-	if err != nil {
-		return err
-	}
+// scanRecords reads the records of a state file into s, except for the items,
+// which it passes on. Unless it returns nil, what it has read must not be used.
+func scanRecords(sr *stateReader, s *state, each func(key string, it *item)) error {
 	for {
 		kind, payload, err := sr.next()
 		if errors.Is(err, io.EOF) {
@@ -166,7 +171,7 @@ func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writ
 			}
 			s.tail.writing.Store(st.index)
 			err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
-				return writeState(&pacedWriter{ctx, w, time.Now()}, st)
+				return writeState(&restingWriter{ctx, w, time.Now()}, st)
 			})
 			if ctx.Err() != nil {
 				return nil // stopping: the half-written file is gone again
@@ -185,9 +190,9 @@ func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writ
 	}
 }
 
-// pacedWriter keeps a snapshot from standing in the way of requests: it rests
+// restingWriter keeps a snapshot from standing in the way of requests: it rests
 // several times as long as it works. It fails once its context has ended.
-type pacedWriter struct {
+type restingWriter struct {
 	ctx   context.Context
 	w     io.Writer
 	since time.Time // when the present spell of work began
@@ -199,7 +204,7 @@ const (
 	paceLimit = 100 * time.Millisecond
 )
 
-func (p *pacedWriter) Write(b []byte) (int, error) {
+func (p *restingWriter) Write(b []byte) (int, error) {
 	if err := p.ctx.Err(); err != nil {
 		return 0, err
 	}

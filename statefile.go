@@ -159,7 +159,8 @@ type stateReader struct {
 	offset  int64        // bytes read so far
 	block   int64        // offset at which the current block starts
 	records uint64
-	err     error // sticks; io.EOF after the verified end
+	digest  [sha256.Size]byte // the hash at the end, once it is verified
+	err     error             // sticks; io.EOF after the verified end
 }
 
 // newStateReader reads and checks the header. A file of a newer version is
@@ -273,6 +274,7 @@ func (r *stateReader) readEnd() error {
 	case err != io.EOF:
 		return fmt.Errorf("read state at offset %d: %w", r.offset, err)
 	}
+	r.digest = got
 	return io.EOF
 }
 

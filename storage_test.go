@@ -183,7 +183,7 @@ func TestStorageInstalledSnapshotSurvivesCrash(t *testing.T) {
 // everything it was told.
 func TestStorageJoiningNodeInstallsSnapshot(t *testing.T) {
 	dir := t.TempDir()
-	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), nil))
+	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(nil)))
 	o := openDisk(t, dir)
 	// Everything in one run: the batch before, the snapshot, the batch after.
 	behind := someEntries(7, 501, 503, 10)

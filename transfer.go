@@ -231,7 +231,11 @@ func verifyState(path string, term, index uint64) error {
 	}
 	defer func() { _ = f.Close() }() // only read from
 	st := newState(nil)
-	if err := scanState(f, st, func(string, *item) {}); err != nil {
+	sr, err := newStateReader(f)
+	if err == nil {
+		err = scanRecords(sr, st, func(string, *item) {})
+	}
+	if err != nil {
 		return fmt.Errorf("received state: %w", err)
 	}
 	if st.index != index || st.term != term {

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// maxBackups bounds the backups under way at once. Each keeps what was
+	// overwritten since it began in memory.
+	maxBackups = 2
+	// backupPace is the time in which a reader has to take each piece of
+	// backupPiece bytes; one that does not is cut off.
+	backupPace  = 30 * time.Second
+	backupPiece = 64 << 10
+)
+
+// backups streams copies of the state to clients.
+type backups struct {
+	log   *zap.Logger
+	slots chan struct{} // one for each under way
+	pace  time.Duration
+
+	life context.Context // ends when the node stops
+	end  context.CancelFunc
+}
+
+func newBackups(log *zap.Logger) *backups {
+	life, end := context.WithCancel(context.Background())
+	return &backups{log: log, slots: make(chan struct{}, maxBackups), pace: backupPace, life: life, end: end}
+}
+
+// stop makes the api refuse requests, and ends those that would last.
+func (a *api) stop() {
+	a.stopping.Store(true)
+	a.backups.end()
+}
+
+// serveSnapshot answers GET /v1/snapshot with a state file (statefile.go) of
+// what this node has applied.
+func (a *api) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
+	stale, err := parseQuery(r, true)
+	if err != nil {
+		return err
+	}
+	if r.Method == http.MethodHead {
+		if err := a.prepareRead(w.Header(), r, stale); err != nil {
+			return err
+		}
+		s := a.kv.status()
+		a.describeBackup(w.Header(), s.index, s.revision)
+		return nil
+	}
+	select {
+	case a.backups.slots <- struct{}{}:
+		defer func() { <-a.backups.slots }()
+	default:
+		return fmt.Errorf("%w: %d backups are under way", errOverloaded, maxBackups)
+	}
+	if err := a.prepareRead(w.Header(), r, stale); err != nil {
+		return err
+	}
+	st := a.kv.copyState()
+	a.describeBackup(w.Header(), st.index, st.revision)
+	if err := a.backups.send(w, st); err != nil {
+		a.backups.log.Warn("a backup broke off", zap.String("client", r.RemoteAddr), zap.Error(err))
+		// The status is sent. What tells the client is that the body does not
+		// end as it should; and the file has no end either.
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+func (a *api) describeBackup(h http.Header, index, revision uint64) {
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Disposition", fmt.Sprintf(`attachment; filename="raftkv-%x-%d.state"`, a.status.cluster, index))
+	h.Set("Raftkv-Revision", strconv.FormatUint(revision, 10))
+}
+
+// copyState returns the state as of now, in constant time.
+func (kv *kvstore) copyState() *state {
+	kv.mu.Lock() // copying marks the tree's nodes as shared
+	defer kv.mu.Unlock()
+	return kv.state.copy()
+}
+
+// send writes a state to a client, at the client's pace.
+func (b *backups) send(w http.ResponseWriter, st *state) error {
+	conn := http.NewResponseController(w)
+	// A write that hangs must not keep the node from stopping.
+	stop := context.AfterFunc(b.life, func() { _ = conn.SetWriteDeadline(time.Now()) })
+	defer stop()
+	return writeState(&pacedWriter{ctx: b.life, out: w, conn: conn, pace: b.pace}, st)
+}
+
+// pacedWriter gives each piece that it writes a deadline of its own, in place
+// of the server's for the whole answer.
+type pacedWriter struct {
+	ctx  context.Context
+	out  io.Writer
+	conn *http.ResponseController
+	pace time.Duration
+}
+
+func (p *pacedWriter) Write(b []byte) (n int, err error) {
+	for len(b) > 0 && err == nil {
+		if err := p.conn.SetWriteDeadline(time.Now().Add(p.pace)); err != nil {
+			return n, err
+		}
+		// Behind the deadline: one that was set when the node began to stop
+		// may just have been overwritten.
+		if p.ctx.Err() != nil {
+			return n, errStopping
+		}
+		var m int
+		m, err = p.out.Write(b[:min(len(b), backupPiece)])
+		n, b = n+m, b[m:]
+	}
+	return n, err
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// findings is what is in a data directory, read without touching it. What could
+// not be read is nil, and the reason among the damage.
+type findings struct {
+	dir      string
+	mark     *mark
+	tail     tailReport
+	identity *identity
+	log      walContents // as far as it can be read
+	// snapshot is the state of the snapshot that counts. A node that joins and
+	// has not heard from the cluster yet has an empty one, of index 0.
+	snapshot *state
+	file     string // of the snapshot
+	digest   [sha256.Size]byte
+	damage   []error
+}
+
+// errNoDataDir: there is nothing of this program in a directory.
+var errNoDataDir = errors.New("it is not a data directory")
+
+// examineDir reads a data directory, and finds the damage that openStorage
+// would refuse, all of it. It goes on behind damage as far as that makes sense.
+func examineDir(dir string) (*findings, error) {
+	if err := checkHasData(dir); err != nil {
+		return nil, err
+	}
+	f := &findings{dir: dir}
+	walDir := filepath.Join(dir, "wal")
+	// The mark first: beside a running node, what it claims was in the log by
+	// then.
+	m, err := peekMark(filepath.Join(dir, "mark"))
+	if err == nil {
+		f.mark = &m
+	}
+	f.note(err)
+	f.tail, err = checkTail(walDir)
+	f.note(err)
+	f.log, err = readWAL(walDir)
+	logRead := err == nil
+	if f.note(err); !logRead && f.log.settle() != nil {
+		return f, nil
+	}
+	if logRead || f.log.meta != nil {
+		id, err := decodeIdentity(f.log.meta)
+		if err == nil {
+			f.identity = &id
+		}
+		f.note(err)
+	}
+	f.note(f.readSnapshot())
+	if logRead && f.mark != nil {
+		f.note(f.log.checkReach(walDir, *f.mark))
+	}
+	return f, nil
+}
+
+func (f *findings) note(err error) {
+	if err != nil {
+		f.damage = append(f.damage, err)
+	}
+}
+
+// checkHasData reports whether dir has anything that only a data directory has.
+func checkHasData(dir string) error {
+	if _, err := os.ReadDir(dir); err != nil {
+		return err
+	}
+	for _, name := range []string{"wal", "mark", "snap"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %w", dir, errNoDataDir)
+}
+
+// peekMark reads a mark file that it may not be allowed to write.
+func peekMark(path string) (mark, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return mark{}, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	mf, err := readMark(f)
+	if err != nil {
+		return mark{}, fmt.Errorf("mark file %s: %w", path, err)
+	}
+	return mf.last, nil
+}
+
+// readSnapshot reads the state file that the log names.
+func (f *findings) readSnapshot() error {
+	record := f.log.snapshot
+	if record.GetIndex() == 0 {
+		f.snapshot = newState(nil)
+		return nil
+	}
+	f.file = statePath(f.dir, record.GetTerm(), record.GetIndex())
+	st, digest, err := readBackup(nil, f.file)
+	if err != nil {
+		return err
+	}
+	if st.index != record.GetIndex() || st.term != record.GetTerm() {
+		return fmt.Errorf("state file %s holds another state, of term %d and index %d", f.file, st.term, st.index)
+	}
+	f.snapshot, f.digest = st, digest
+	return nil
+}
+
+// replay returns the state after the entries up to an index, as the apply loop
+// makes it.
+func (f *findings) replay(upTo uint64) (*state, error) {
+	st := f.snapshot.copy()
+	for _, e := range f.log.entries {
+		if e.GetIndex() > upTo {
+			break
+		}
+		if err := st.replay(e); err != nil {
+			return nil, err
+		}
+	}
+	return st, nil
+}
+
+// replay applies an entry for which nobody waits.
+func (s *state) replay(e *raftpb.Entry) error {
+	if e.GetType() == raftpb.EntryNormal {
+		if _, _, err := s.applyEntry(e); !errors.Is(err, errMalformed) {
+			return err
+		}
+		return nil
+	}
+	_, change, err := decodeConfEntry(e)
+	if errors.Is(err, errUnknownCommand) {
+		return err
+	}
+	s.index, s.term = e.GetIndex(), e.GetTerm()
+	if err == nil {
+		_, _ = s.applyMemberChange(change) // a refused one is void
+	}
+	return nil
+}
+
+// inUse reports whether a process has the directory locked. To learn it, the
+// lock is taken for a moment, if there is one.
+func inUse(dir string) bool {
+	l, err := fileutil.TryLockFile(filepath.Join(dir, "lock"), os.O_WRONLY, 0)
+	if err == nil {
+		_ = l.Close() // it goes with the file
+	}
+	return errors.Is(err, fileutil.ErrLocked)
+}
+
+// leftovers are the files that the log does not name, which the next start
+// removes, and those that are not this program's.
+func (f *findings) leftovers() (temporary, foreign []string, err error) {
+	counts := filepath.Base(f.file)
+	for _, sub := range []string{"", "wal", "snap"} {
+		files, err := os.ReadDir(filepath.Join(f.dir, sub))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // noted as damage if it matters
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, file := range files {
+			name := file.Name()
+			_, _, segment := parseSegmentName(name)
+			switch {
+			case sub == "" && (name == "lock" || name == "mark" || name == "wal" || name == "snap"):
+			case sub == "wal" && segment, sub == "snap" && name == counts:
+			case sub == "" && isTemp(name, "mark"), sub == "snap", sub == "wal" && strings.HasSuffix(name, ".tmp"):
+				temporary = append(temporary, filepath.Join(sub, name))
+			default:
+				foreign = append(foreign, filepath.Join(sub, name))
+			}
+		}
+	}
+	return temporary, foreign, nil
+}
+
+// digestOf returns the checksum at the end of the file that writeState makes.
+func digestOf(s *state) ([sha256.Size]byte, error) {
+	var end lastBytes
+	err := writeState(&end, s)
+	return [sha256.Size]byte(end), err
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes [sha256.Size]byte
+
+func (l *lastBytes) Write(b []byte) (int, error) {
+	both := append(l[:], b[max(0, len(b)-len(l)):]...)
+	copy(l[:], both[len(both)-len(l):])
+	return len(b), nil
+}

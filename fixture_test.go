@@ -1,0 +1,178 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+)
+
+// fixtures returns the files of testdata/ with an ending, by their fixture's
+// name.
+func fixtures(t *testing.T, ending string) map[string]string {
+	t.Helper()
+	found := make(map[string]string)
+	paths, err := filepath.Glob(fixturePath("*" + ending))
+	must(t, err)
+	for _, path := range paths {
+		found[strings.TrimSuffix(filepath.Base(path), ending)] = path
+	}
+	if len(found) == 0 {
+		t.Fatalf("there is no fixture %s", fixturePath("*"+ending))
+	}
+	return found
+}
+
+// golden is what must come out of a fixture.
+func golden(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(fixturePath(name + ".txt"))
+	must(t, err)
+	return string(text)
+}
+
+func unpackFixture(t *testing.T, path string) string {
+	t.Helper()
+	packed, err := os.ReadFile(path)
+	must(t, err)
+	dir := filepath.Join(t.TempDir(), "data")
+	must(t, os.Mkdir(dir, 0o700))
+	must(t, unpackDir(bytes.NewReader(packed), dir))
+	return dir
+}
+
+// wantGolden compares a state with a fixture's.
+func wantGolden(t *testing.T, what string, st *state, name string) {
+	t.Helper()
+	got, want := strings.Split(describeState(st), "\n"), strings.Split(golden(t, name), "\n")
+	for i := range max(len(got), len(want)) {
+		switch {
+		case i >= len(got):
+			t.Fatalf("%s of %s lacks\n%s", what, name, want[i])
+		case i >= len(want):
+			t.Fatalf("%s of %s has beyond what is expected\n%s", what, name, got[i])
+		case got[i] != want[i]:
+			t.Fatalf("%s of %s, line %d:\n%s\nwant\n%s", what, name, i+1, got[i], want[i])
+		}
+	}
+}
+
+// stamps are the times and sizes of all in a directory, itself included.
+func stamps(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	must(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			fmt.Fprintln(&b, path, info.Mode(), info.Size(), info.ModTime())
+		}
+		return err
+	}))
+	return b.String()
+}
+
+// Guarantee: a data directory of every version opens, as it is and for good,
+// and nothing of it is lost.
+func TestFixtureDirs(t *testing.T) {
+	for name, path := range fixtures(t, ".dir.tar.gz") {
+		t.Run(name, func(t *testing.T) {
+			dir := unpackFixture(t, path)
+			f, err := examineDir(dir)
+			must(t, err)
+			if len(f.damage) > 0 {
+				t.Fatalf("damage: %v", f.damage)
+			}
+			if len(f.log.entries) == 0 || f.snapshot.index <= firstIndex {
+				t.Errorf("the snapshot is of entry %d, with %d entries behind it: the fixture shows too little", f.snapshot.index, len(f.log.entries))
+			}
+			st, err := f.replay(f.log.last())
+			must(t, err)
+			wantGolden(t, "the directory", st, name)
+
+			o, err := openStorage(zap.NewNop(), dir, func(id identity, _ bool) error {
+				if id != *f.identity {
+					return fmt.Errorf("the identity is %+v, and was read as %+v", id, *f.identity)
+				}
+				return nil
+			})
+			must(t, err)
+			defer o.close()
+			entries, err := o.mem.Entries(o.state.index+1, o.last+1, 1<<30)
+			must(t, err)
+			for _, e := range entries {
+				must(t, o.state.replay(e))
+			}
+			wantGolden(t, "the opened directory", o.state, name)
+		})
+	}
+}
+
+// Guarantee: inspect shows what is in a directory of every version, and leaves
+// it as it is.
+func TestFixtureInspect(t *testing.T) {
+	for name, path := range fixtures(t, ".dir.tar.gz") {
+		t.Run(name, func(t *testing.T) {
+			dir := unpackFixture(t, path)
+			sums, times := diskSums(t, dir), stamps(t, dir)
+			code, out, errs := runCommand(t, "inspect", dir)
+			if code != exitOK || errs != "" {
+				t.Errorf("exit %d\n%s%s", code, out, errs)
+			}
+			for _, want := range []string{"node ", "cluster ", "snapshot ", "removed          3", "member 1", "member 4         learner", "tail             clean", "sound "} {
+				if !strings.Contains(out, "\n"+want) {
+					t.Errorf("no line %q in\n%s", want, out)
+				}
+			}
+			wantUnchanged(t, dir, sums)
+			if now := stamps(t, dir); now != times {
+				t.Errorf("before:\n%s\nafter:\n%s", times, now)
+			}
+		})
+	}
+}
+
+// Guarantee: a surviving directory of every version can be recovered.
+func TestFixtureRecover(t *testing.T) {
+	for name, path := range fixtures(t, ".dir.tar.gz") {
+		t.Run(name, func(t *testing.T) {
+			dir := unpackFixture(t, path)
+			f, err := examineDir(dir)
+			must(t, err)
+			st, err := f.replay(f.log.last())
+			must(t, err)
+			if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != exitOK {
+				t.Fatalf("exit %d\n%s%s", code, out, errs)
+			}
+			wantRefounded(t, dir, st, []peer{{f.identity.Node, simURL(f.identity.Node)}})
+		})
+	}
+}
+
+// Guarantee: a backup of every version can be read and restored.
+func TestFixtureBackups(t *testing.T) {
+	for name, path := range fixtures(t, ".backup") {
+		t.Run(name, func(t *testing.T) {
+			st, digest, err := readBackup(nil, path)
+			must(t, err)
+			wantGolden(t, "the backup", st, name)
+			code, out, errs := runCommand(t, "inspect", path)
+			if code != exitOK || !strings.Contains(out, fmt.Sprintf("%x", digest)) {
+				t.Errorf("inspect: exit %d\n%s%s", code, out, errs)
+			}
+			dir := filepath.Join(t.TempDir(), "new")
+			if code, out, errs := runCommand(t, "restore", path, "--data-dir", dir, "--id", "7", "--cluster", "7="+simURL(7)); code != exitOK {
+				t.Fatalf("exit %d\n%s%s", code, out, errs)
+			}
+			wantRefounded(t, dir, st, []peer{{7, simURL(7)}})
+		})
+	}
+}

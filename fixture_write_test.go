@@ -1,0 +1,277 @@
+//go:build unix
+
+package main
+
+// A fixture is a data directory and a backup as some version wrote them, and
+// what must come out of both:
+//
+//	testdata/NAME.dir.tar.gz  the data directory of a node that was stopped
+//	testdata/NAME.backup      a backup of the same state
+//	testdata/NAME.txt         the state, as describeState prints it
+//
+// Every later version must open them (fixture_test.go). What a version adds to
+// a format gets a fixture of its own, next to the old ones, which stay:
+//
+//	RAFTKV_WRITE_FIXTURE=NAME go test -count=1 -run '^TestWriteFixture$' .
+//
+// A fixture that is there is never written over.
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func fixturePath(name string) string { return filepath.Join("testdata", name) }
+
+func TestWriteFixture(t *testing.T) {
+	name := os.Getenv("RAFTKV_WRITE_FIXTURE")
+	if name == "" {
+		t.Skip("RAFTKV_WRITE_FIXTURE=NAME writes a fixture")
+	}
+	if old, err := filepath.Glob(fixturePath(name + ".*")); err != nil || len(old) > 0 {
+		t.Fatalf("there is a fixture of that name, and it stays as it is: %v (%v)", old, err)
+	}
+	many := func(cfg *config) { cfg.SnapshotCount = 1 << 30 } // a snapshot only where it is asked for
+	simulateWith(t, 3, many, func(c *simCluster) {
+		srv, dir := fixtureNode(c)
+		st := srv.kv.state
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		writeFixture(t, name+".txt", func(w io.Writer) error {
+			_, err := io.WriteString(w, describeState(st))
+			return err
+		})
+		writeFixture(t, name+".backup", func(w io.Writer) error { return writeState(w, st) })
+		writeFixture(t, name+".dir.tar.gz", func(w io.Writer) error { return packDir(w, dir) })
+	})
+}
+
+func writeFixture(t *testing.T, name string, write func(io.Writer) error) {
+	t.Helper()
+	f, err := os.OpenFile(fixturePath(name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err == nil {
+		err = errors.Join(write(f), f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fixtureNode leads a cluster through what a fixture should hold: several
+// terms, a removed member, a learner, a snapshot, and a log behind it that has
+// all of this once more. It returns a follower that was stopped, and its
+// directory.
+func fixtureNode(c *simCluster) (*server, string) {
+	c.t.Helper()
+	fixtureWrites(c, "old/")
+	fixtureTerm(c)
+	c.fixtureChange(memberRequest{Op: opRemove, ID: 3, Force: true})
+	if err := c.ended(3); !errors.Is(err, errRemoved) {
+		c.t.Fatalf("the removed node ended with: %v", err)
+	}
+	c.fixtureChange(addRequest(4)) // it never comes up, and stays a learner
+	fixtureWrites(c, "kept/")
+
+	for _, id := range c.up() {
+		srv := c.nodes[id].srv
+		before := srv.storage.snapIndex.Load()
+		srv.kv.askForSnapshot()
+		c.await("a snapshot", func() bool { return srv.storage.snapIndex.Load() > before })
+	}
+	fixtureWrites(c, "tail/")
+	c.fixtureChange(addRequest(5))
+	fixtureTerm(c)
+	c.fixtureChange(memberRequest{Op: opRemove, ID: 5, Force: true})
+	c.fixturePut("last", []byte("the last write"))
+	c.await("rest", func() bool {
+		one, at1 := c.nodes[1].hash()
+		two, at2 := c.nodes[2].hash()
+		return at1 == at2 && one == two
+	})
+	time.Sleep(time.Minute)
+
+	follower := c.followers()[0]
+	srv, dir := c.nodes[follower].srv, c.nodes[follower].dir
+	c.stop(follower)
+	if srv.storage.last != srv.kv.state.index {
+		c.t.Fatalf("the log reaches entry %d, the state entry %d: write the fixture again", srv.storage.last, srv.kv.state.index)
+	}
+	return srv, dir
+}
+
+// fixtureTerm ends a term: its leader crashes, and comes back.
+func fixtureTerm(c *simCluster) {
+	c.t.Helper()
+	leader := c.leader()
+	c.crash(leader)
+	if len(c.nodes) > 2 && len(c.up()) > 1 {
+		c.leader()
+	}
+	c.start(leader)
+	c.leader()
+}
+
+func (c *simCluster) fixtureChange(r memberRequest) {
+	c.t.Helper()
+	if err := c.change(c.leader(), r); err != nil {
+		c.t.Fatalf("%+v: %v", r, err)
+	}
+}
+
+func (c *simCluster) fixturePut(key string, value []byte) {
+	c.t.Helper()
+	c.fixtureWrite(encodeWrite(kindPut, condition{}, key, value), nil)
+}
+
+func (c *simCluster) fixtureWrite(cmd []byte, want error) {
+	c.t.Helper()
+	srv := c.nodes[c.leader()].srv
+	if res := srv.proposals.propose(context.Background(), cmd); !errors.Is(res.err, want) {
+		c.t.Fatalf("a write ended with %v, want %v", res.err, want)
+	}
+}
+
+// fixtureWrites makes keys and values of all kinds under a prefix.
+func fixtureWrites(c *simCluster, prefix string) {
+	c.t.Helper()
+	every := make([]byte, 256)
+	for i := range every {
+		every[i] = byte(i)
+	}
+	random := make([]byte, 2000)
+	rng := rand.NewChaCha8(sha256.Sum256([]byte(prefix)))
+	if _, err := rng.Read(random); err != nil {
+		c.t.Fatal(err)
+	}
+	c.fixturePut(prefix+"empty", nil)
+	c.fixturePut(prefix+"bytes", every)
+	c.fixturePut(prefix+"random", random)
+	c.fixturePut("large", append([]byte(prefix), bytes.Repeat(every, 300)...)) // a block of its own
+	c.fixturePut(prefix+"twice", []byte("once"))
+	c.fixturePut(prefix+"twice", []byte("twice"))
+	c.fixturePut(prefix+"gone", []byte("x"))
+	c.fixtureWrite(encodeWrite(kindDelete, condition{}, prefix+"gone", nil), nil)
+	c.fixtureWrite(encodeWrite(kindPut, condition{kind: ifExists}, prefix+"gone", nil), errPrecondition)
+	c.fixturePut(prefix+"€/../\x01//?", []byte("a key is taken literally"))
+	c.fixturePut(prefix+strings.Repeat("k", maxKeyBytes-len(prefix)), []byte("the longest key"))
+	c.fixturePut("every", []byte(prefix)) // once a round
+	for i := range 30 {
+		c.fixturePut(fmt.Sprintf("%smany/%02d", prefix, i), fmt.Append(nil, i))
+	}
+}
+
+// describeState prints a state: every field of it, except that a long value is told
+// by its length and hash. A new field goes into a line that a state without it
+// does not have.
+func describeState(s *state) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "index %d term %d revision %d bytes %d changes %d\n", s.index, s.term, s.revision, s.bytes, s.membership.changes)
+	for _, m := range s.membership.sorted() {
+		fmt.Fprintf(&b, "member %d learner %v instance %x peer %s client %q\n", m.ID, m.Learner, m.Instance, m.PeerURL, m.ClientURL)
+	}
+	fmt.Fprintf(&b, "removed %d\n", sortedKeys(s.membership.removed))
+	for _, id := range sortedKeys(s.windows) {
+		w := s.windows[id]
+		fmt.Fprintf(&b, "window %d boot %d low %d applied %x\n", id, w.boot, w.low, w.applied)
+	}
+	s.items.Scan(func(key string, it *item) bool {
+		value := fmt.Sprintf("%q", it.value)
+		if len(it.value) > 64 {
+			value = fmt.Sprintf("%d bytes, sha256 %x", len(it.value), sha256.Sum256(it.value))
+		}
+		if len(key) > 64 {
+			key = fmt.Sprintf("%d bytes, sha256 %x", len(key), sha256.Sum256([]byte(key)))
+		}
+		fmt.Fprintf(&b, "key %q create %d mod %d version %d value %s\n", key, it.createRevision, it.modRevision, it.version, value)
+		return true
+	})
+	return b.String()
+}
+
+// packDir writes a directory as a .tar.gz, without anything of the machine.
+func packDir(w io.Writer, dir string) error {
+	zw, err := gzip.NewWriterLevel(w, gzip.BestCompression)
+	if err != nil {
+		return err
+	}
+	tw := tar.NewWriter(zw)
+	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: rel + "/", Mode: 0o700})
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: rel, Mode: 0o600, Size: int64(len(data))}); err != nil {
+			return err
+		}
+		_, err = tw.Write(data)
+		return err
+	})
+	return errors.Join(err, tw.Close(), zw.Close())
+}
+
+// unpackDir is the reverse of packDir.
+func unpackDir(r io.Reader, dir string) error {
+	zr, err := gzip.NewReader(r)
+	if err != nil {
+		return err
+	}
+	tr := tar.NewReader(zr)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, filepath.FromSlash(h.Name))
+		if h.Typeflag == tar.TypeDir {
+			if err := os.Mkdir(path, 0o700); err != nil {
+				return err
+			}
+			continue
+		}
+		data, err := io.ReadAll(tr)
+		if err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// What is packed comes out again.
+func TestPackDir(t *testing.T) {
+	from, to := newDisk(t), t.TempDir()
+	var b bytes.Buffer
+	must(t, packDir(&b, from))
+	must(t, unpackDir(&b, to))
+	if was, is := diskTree(t, from), diskTree(t, to); !maps.Equal(was, is) {
+		t.Errorf("%d files were packed, %d other ones came out", len(was), len(is))
+	}
+}

@@ -1,0 +1,273 @@
+package main
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const inspectUsage = `raftkv inspect DATA-DIR prints what is in a data directory: whose it is, the
+members, how far log and snapshot reach, and whether all of it is sound. It
+changes nothing, and works beside a running node; what it prints is then of a
+moment, and may be in motion.
+
+raftkv inspect FILE does the same for a backup, or a snap/*.state file.
+
+The sha256 of a state is the checksum at the end of its file: two nodes, or a
+node and a backup, have the same one at the same index.
+
+Exit status: 0 sound, 1 damaged or not a data directory, 2 wrong command line.
+`
+
+func runInspect(o offline) error {
+	r, err := o.review(nil, "DATA-DIR or FILE")
+	if err == nil {
+		err = r.verdict()
+	}
+	if err != nil {
+		return err
+	}
+	path := r.operands[0]
+	if info, err := os.Stat(path); path == "-" || (err == nil && info.Mode().IsRegular()) {
+		return inspectFile(o, path)
+	}
+	f, busy, err := examineLive(path)
+	if err != nil {
+		return err
+	}
+	p := &printer{w: o.stdout}
+	p.directory(f, busy)
+	if p.err != nil {
+		return p.err
+	}
+	if len(f.damage) > 0 {
+		return errSaid
+	}
+	return nil
+}
+
+// examineLive examines a directory that may be in use. Files may go, and frames
+// be half-written, while it reads: what looks like damage then is looked at
+// again.
+func examineLive(dir string) (f *findings, busy bool, err error) {
+	for range 5 {
+		busy = inUse(dir)
+		f, err = examineDir(dir)
+		if err != nil || len(f.damage) == 0 || !busy {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return f, busy, err
+}
+
+func inspectFile(o offline, path string) error {
+	st, digest, err := readBackup(o.stdin, path)
+	if err != nil {
+		return err
+	}
+	p := &printer{w: o.stdout}
+	p.line("state file", "%s", path)
+	p.state(st, digest)
+	p.members(st)
+	p.line("sound", "every checksum matches")
+	return p.err
+}
+
+// printer prints lines of a name and a value. Its first error sticks.
+type printer struct {
+	w   io.Writer
+	err error
+}
+
+func (p *printer) line(name, format string, args ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintf(p.w, "%-16s %s\n", name, fmt.Sprintf(format, args...))
+	}
+}
+
+func (p *printer) directory(f *findings, busy bool) {
+	p.line("data directory", "%s", f.dir)
+	if busy {
+		p.line("in use", "by a running process: what follows is of a moment, and may be in motion")
+	}
+	p.identity(f.identity)
+	p.log(f)
+	if f.snapshot != nil {
+		p.snapshot(f)
+	}
+	temporary, foreign, err := f.leftovers()
+	f.note(err)
+	for _, name := range temporary {
+		switch {
+		case len(f.damage) == 0:
+			p.line("left over", "%s, which the log does not name; the next start removes it", name)
+		case filepath.Ext(name) == ".state":
+			p.spare(f.dir, name)
+		default:
+			p.line("left over", "%s", name)
+		}
+	}
+	for _, name := range foreign {
+		p.line("not raftkv's", "%s", name)
+	}
+	for _, err := range f.damage {
+		name := "DAMAGED"
+		if errors.Is(err, errNewerFormat) || errors.Is(err, errUnknownCommand) {
+			name = "NEWER"
+		}
+		p.line(name, "%v", err)
+	}
+	switch {
+	case len(f.damage) == 0:
+		p.line("sound", "nothing is damaged")
+	case busy:
+		p.line("but", "the directory is in use, which can look like damage: inspect it again, or when its node is stopped")
+	}
+}
+
+func (p *printer) identity(id *identity) {
+	if id == nil {
+		p.line("node", "not known")
+		return
+	}
+	p.line("format", "%d", id.Format)
+	p.line("node", "%d", id.Node)
+	p.line("cluster", "%x", id.ClusterID)
+	p.line("instance", "%x", id.Instance)
+	if id.Initial != "" {
+		p.line("made with", "--cluster %s", id.Initial)
+	} else {
+		p.line("made", "by joining a running cluster, or by raftkv recover")
+	}
+}
+
+func (p *printer) log(f *findings) {
+	if m := f.mark; m != nil {
+		p.line("mark", "start %d; synced are entry %d, term %d, vote %s", m.Boot, m.Index, m.Term, nodeOrNone(m.Vote))
+	}
+	c := &f.log
+	if n := len(c.entries); n > 0 {
+		p.line("log", "entries %d to %d, the last of term %d", c.entries[0].GetIndex(), c.last(), c.entries[n-1].GetTerm())
+	} else {
+		p.line("log", "no entries behind entry %d", c.last())
+	}
+	p.line("term", "%d, vote %s", c.hard.GetTerm(), nodeOrNone(c.hard.GetVote()))
+	p.line("committed", "entry %d, as far as this log knows", c.hard.GetCommit())
+	segments, err := filepath.Glob(filepath.Join(f.dir, "wal", "*.wal"))
+	f.note(err)
+	for _, path := range segments {
+		_, first, ok := parseSegmentName(filepath.Base(path))
+		info, err := os.Stat(path)
+		if f.note(err); ok && err == nil {
+			p.line("segment", "wal/%s, %d bytes, from entry %d, written %s", info.Name(), info.Size(), first, stamp(info.ModTime()))
+		}
+	}
+	switch {
+	case f.tail.File == "" || f.tail.Damaged:
+	case f.tail.NonZero:
+		p.line("tail", "torn at offset %d, as a crash leaves it; nothing that was synced is lost, and the next start wipes it out", f.tail.End)
+	default:
+		p.line("tail", "clean, at offset %d", f.tail.End)
+	}
+}
+
+// snapshot prints the snapshot that counts, and the state with the log on it.
+func (p *printer) snapshot(f *findings) {
+	if f.snapshot.index == 0 {
+		p.line("snapshot", "none: nothing has come from the cluster yet")
+		return
+	}
+	if info, err := os.Stat(f.file); err == nil {
+		p.line("snapshot", "snap/%s, %d bytes, written %s", info.Name(), info.Size(), stamp(info.ModTime()))
+	}
+	p.state(f.snapshot, f.digest)
+	now, err := f.replay(f.log.hard.GetCommit())
+	if err != nil {
+		f.note(err)
+		p.members(f.snapshot)
+		return
+	}
+	digest, err := digestOf(now)
+	f.note(err)
+	p.line("state", "with the log up to the last entry known to be committed")
+	p.state(now, digest)
+	p.members(now)
+}
+
+// spare prints a state file that does not count, in a damaged directory: it may
+// be all that is left to restore from.
+func (p *printer) spare(dir, name string) {
+	st, digest, err := readBackup(nil, filepath.Join(dir, name))
+	if err != nil {
+		p.line("state file", "%s: %v", name, err)
+		return
+	}
+	p.line("state file", "%s, whole, which what is left of the log does not name; raftkv restore can use it", name)
+	p.state(st, digest)
+}
+
+func (p *printer) state(st *state, digest [sha256.Size]byte) {
+	p.line("  index", "%d", st.index)
+	p.line("  term", "%d", st.term)
+	p.line("  revision", "%d", st.revision)
+	p.line("  keys", "%d", st.items.Len())
+	p.line("  bytes", "%d", st.bytes)
+	p.line("  sha256", "%x", digest)
+}
+
+func (p *printer) members(st *state) {
+	for _, m := range st.membership.sorted() {
+		role := "voter"
+		if m.Learner {
+			role = "learner"
+		}
+		text := fmt.Sprintf("%s at %s", role, m.PeerURL)
+		if m.Instance != 0 {
+			text += fmt.Sprintf(", clients at %s, instance %x", m.ClientURL, m.Instance)
+		} else {
+			text += ", has not taken part yet"
+		}
+		p.line(fmt.Sprintf("member %d", m.ID), "%s", text)
+	}
+	p.line("removed", "%s", orNone(idList(sortedKeys(st.membership.removed))))
+	p.line("changes", "%d of the membership", st.membership.changes)
+}
+
+func nodeOrNone(id uint64) string {
+	if id == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("for node %d", id)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+func idList(ids []uint64) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(ids), " ", ", "), "[]")
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// lastWritten is when the log was last written to, as the file system says.
+func lastWritten(dir string) (time.Time, error) {
+	segments, err := filepath.Glob(filepath.Join(dir, "wal", "*.wal"))
+	var last time.Time
+	for _, path := range segments {
+		info, serr := os.Stat(path)
+		if err = errors.Join(err, serr); serr == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last, err
+}

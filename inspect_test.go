@@ -1,0 +1,188 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// inspected runs inspect, and checks that it changes nothing.
+func inspected(t *testing.T, path string, want int) string {
+	t.Helper()
+	sums, times := diskSums(t, path), stamps(t, path)
+	code, out, errs := runCommand(t, "inspect", path)
+	if code != want || errs != "" {
+		t.Errorf("exit %d, want %d\n%s%s", code, want, out, errs)
+	}
+	wantUnchanged(t, path, sums)
+	if now := stamps(t, path); now != times {
+		t.Errorf("before:\n%s\nafter:\n%s", times, now)
+	}
+	return out
+}
+
+// wantLines checks that each pattern matches a line.
+func wantLines(t *testing.T, out string, patterns ...string) {
+	t.Helper()
+	for _, pattern := range patterns {
+		if !regexp.MustCompile("(?m)^" + pattern + "$").MatchString(out) {
+			t.Errorf("no line %q in\n%s", pattern, out)
+		}
+	}
+}
+
+// Guarantee: what inspect prints is what is there.
+func TestInspect(t *testing.T) {
+	dir := oldDisk(t)
+	f, err := examineDir(dir)
+	must(t, err)
+	st, err := f.replay(20)
+	must(t, err)
+	digest, err := digestOf(st)
+	must(t, err)
+	out := inspected(t, dir, exitOK)
+	wantLines(t, out,
+		"format +1", "node +1", "cluster +abc", "instance +0", "made with +--cluster "+formatPeers(diskPeers()),
+		"mark +start 1; synced are entry 30, term 3, vote for node 2", "log +entries 16 to 30, the last of term 3", "term +3, vote for node 2",
+		"committed +entry 20, .*", "segment +wal/0000000000000000-0000000000000000.wal, 1048576 bytes, from entry 0, written .*", "tail +clean, at offset [0-9]+",
+		"snapshot +snap/0000000000000003-000000000000000f.state, [0-9]+ bytes, written .*",
+		"  index +15\n  term +3\n  revision +15\n  keys +1\n  bytes +11\n  sha256 +"+fmt.Sprintf("%x", f.digest),
+		"  index +20\n  term +3\n  revision +20\n  keys +6\n  bytes +66\n  sha256 +"+fmt.Sprintf("%x", digest),
+		"member 2 +voter at http://10.0.0.2:2380, has not taken part yet", "removed +none", "changes +0 of the membership", "sound +nothing is damaged")
+	if strings.Contains(out, "in use") || strings.Contains(out, "DAMAGED") {
+		t.Error(out)
+	}
+	// The checksums are comparable across directories and files.
+	if d, err := digestOf(f.snapshot); err != nil || d != f.digest {
+		t.Errorf("%x, %v", d, err)
+	}
+	file := backupFile(t, st)
+	code, text, errs := runCommand(t, "inspect", file)
+	if code != exitOK || errs != "" {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+	wantLines(t, text, "state file +"+file, "  index +20", "  keys +6", fmt.Sprintf("  sha256 +%x", digest), "member 3 .*", "sound .*")
+}
+
+// A joiner that has heard nothing yet, a torn tail, left-over and foreign files:
+// nothing of this is damage.
+func TestInspectUnusual(t *testing.T) {
+	joining := t.TempDir()
+	must(t, createStorage(nil, joining, identity{Format: dirFormat, Node: 4, ClusterID: 1, Instance: 9}, firstState(nil)))
+	wantLines(t, inspected(t, joining, exitOK), "node +4", "made +by joining.*", "snapshot +none.*", "log +no entries behind entry 0")
+
+	dir := oldDisk(t)
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 30, putEntries(3, 31, 32)...)}))
+	torn := crashed(t, dir)
+	last := frameAt(t, segments(t, torn)[0], -1)
+	must(t, os.Truncate(segments(t, torn)[0], last.end-4))
+	for _, name := range []string{"mark.tmp12", "wal/0.tmp", "snap/0000000000000003-0000000000000010.state", "snap/x.tmp1", "thesis.pdf", "wal/odd"} {
+		must(t, os.WriteFile(filepath.Join(torn, name), nil, 0o600))
+	}
+	wantLines(t, inspected(t, torn, exitOK), "tail +torn at offset .*", "left over +mark.tmp12,.*", "left over +wal/0.tmp,.*",
+		"left over +snap/0000000000000003-0000000000000010.state,.*", "left over +snap/x.tmp1,.*", "not raftkv's +thesis.pdf", "not raftkv's +wal/odd", "sound .*")
+}
+
+// Guarantee: of a damaged directory all that is left is shown, and what is
+// damaged.
+func TestInspectDamaged(t *testing.T) {
+	snap := filepath.Base(statePath("", 3, 15))
+	for what, c := range map[string]struct {
+		damage func(dir string)
+		lines  []string
+	}{
+		"mark":     {func(dir string) { must(t, os.Remove(filepath.Join(dir, "mark"))) }, []string{"DAMAGED +.*/mark: no such.*", "node +1", "  index +20", "log .*"}},
+		"snapshot": {func(dir string) { patch(t, filepath.Join(dir, "snap", snap), 40, []byte("x")) }, []string{"DAMAGED +.*" + snap + ".*", "node +1", "mark .*", "log +entries 16 to 30.*"}},
+		"no snap":  {func(dir string) { must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{"DAMAGED +.*" + snap + ".*", "node +1", "log +entries 16 to 30.*"}},
+		"entry": {func(dir string) {
+			f := frameAt(t, segments(t, dir)[0], -5)
+			patch(t, segments(t, dir)[0], f.end-12, []byte("x"))
+		}, []string{"DAMAGED .*", "node +1", "mark .*", "state file +snap/" + snap + ", whole.*", "  index +15"}},
+		"log": {func(dir string) { must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, []string{"DAMAGED +.*wal.*", "node +not known", "mark .*", "state file +snap/" + snap + ", whole.*"}},
+		"only a mark": {func(dir string) {
+			must(t, os.RemoveAll(filepath.Join(dir, "wal")))
+			must(t, os.RemoveAll(filepath.Join(dir, "snap")))
+		}, []string{"DAMAGED .*", "mark .*"}},
+		"all but snap": {func(dir string) {
+			must(t, os.RemoveAll(filepath.Join(dir, "wal")))
+			must(t, os.Remove(filepath.Join(dir, "mark")))
+		}, []string{"DAMAGED .*"}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := crashed(t, oldDisk(t))
+			c.damage(dir)
+			out := inspected(t, dir, exitFault)
+			wantLines(t, out, c.lines...)
+			if strings.Contains(out, "\nsound") {
+				t.Error(out)
+			}
+		})
+	}
+}
+
+// Guarantee: inspect works beside a running node, and what is no data directory
+// is exit 1.
+func TestInspectInUseAndElsewhere(t *testing.T) {
+	dir := oldDisk(t)
+	lock, err := lockDir(dir)
+	must(t, err)
+	defer lock.Close()
+	wantLines(t, inspected(t, dir, exitOK), "in use .*", "sound .*")
+	if l, err := lockDir(dir); err == nil {
+		l.Close()
+		t.Error("inspect took the lock away")
+	}
+	for _, path := range []string{t.TempDir(), filepath.Join(dir, "nothing"), "/dev/null"} {
+		if code, out, errs := runCommand(t, "inspect", path); code != exitFault || out != "" || !strings.Contains(errs, path) {
+			t.Errorf("%s: exit %d\n%s%s", path, code, out, errs)
+		}
+	}
+}
+
+// Guarantee: two nodes at the same index show the same checksum, which is also
+// that of a backup.
+func TestSimInspectTellsReplicasAlike(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		for i := range 20 {
+			c.put(c.leader(), fmt.Sprint("k", i%7), c.value())
+		}
+		c.leader()
+		var sums []string
+		var dirs []string
+		for _, id := range c.up() {
+			node := c.nodes[id]
+			c.await("all applied", func() bool {
+				h, at := node.hash()
+				lh, lat := c.nodes[c.leader()].hash()
+				return h == lh && at == lat
+			})
+		}
+		st := c.nodes[1].srv.kv.copyState()
+		for _, id := range c.up() {
+			c.crash(id)
+			dirs = append(dirs, c.nodes[id].dir)
+		}
+		for _, dir := range dirs {
+			f, err := examineDir(dir)
+			must(t, err)
+			now, err := f.replay(st.index)
+			must(t, err)
+			digest, err := digestOf(now)
+			must(t, err)
+			sums = append(sums, fmt.Sprintf("%x", digest))
+		}
+		_, out, _ := runCommand(t, "inspect", backupFile(t, st))
+		if len(slices.Compact(sums)) != 1 || !strings.Contains(out, sums[0]) {
+			t.Errorf("%v\n%s", sums, out)
+		}
+	})
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// offlineCommand is a command that works on files, without a cluster.
+type offlineCommand struct {
+	name  string
+	about string // one line
+	usage string // --help
+	run   func(o offline) error
+}
+
+// offline is the surroundings of a command.
+type offline struct {
+	args   []string // behind its name
+	env    func(string) (string, bool)
+	stdin  io.Reader
+	stdout io.Writer
+}
+
+// errSaid ends a command that has said on stdout what is the matter.
+var errSaid = errors.New("said")
+
+// usageError is all that is wrong with a command line.
+type usageError struct{ error }
+
+func offlineCommands() []offlineCommand {
+	return []offlineCommand{
+		{"restore", "make the data directory of a new cluster from a backup", restoreUsage(), runRestore},
+		{"recover", "make a cluster of its own of one surviving data directory", recoverUsage(), runRecover},
+		{"inspect", "print what is in a data directory or a backup", inspectUsage, runInspect},
+		{"help", "print this, or more of a command", "raftkv help [COMMAND] prints what raftkv --help or raftkv COMMAND --help prints.\n", runHelp},
+	}
+}
+
+// runOffline runs the command that the first argument names.
+func runOffline(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+	c, ok := offlineCommandOf(args[0])
+	if !ok {
+		fmt.Fprintf(stderr, "raftkv: there is no command %q; there are %s. With flags alone, raftkv is the server.\n"+
+			"Run raftkv --help for more.\n", args[0], strings.Join(commandNames(), ", "))
+		return exitUsage
+	}
+	// Every crash point of a command is safe, so a signal need not wait for
+	// one: the process ends, whatever this goroutine is at.
+	ended := make(chan error, 1)
+	go func() { ended <- c.run(offline{args[1:], env, os.Stdin, stdout}) }()
+	var err error
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		err = errors.New("interrupted; what is left half-done does no harm, run it again")
+	}
+	var wrong usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errHelp):
+		fmt.Fprint(stdout, c.usage)
+		return exitOK
+	case errors.As(err, &wrong):
+		fmt.Fprintf(stderr, "raftkv %s: %v\nRun raftkv %s --help for its flags.\n", c.name, wrong, c.name)
+		return exitUsage
+	case !errors.Is(err, errSaid):
+		fmt.Fprintf(stderr, "raftkv %s: %v\n", c.name, err)
+	}
+	return exitFault
+}
+
+func offlineCommandOf(name string) (offlineCommand, bool) {
+	for _, c := range offlineCommands() {
+		if c.name == name {
+			return c, true
+		}
+	}
+	return offlineCommand{}, false
+}
+
+func commandNames() []string {
+	var names []string
+	for _, c := range offlineCommands() {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+func runHelp(o offline) error {
+	r, err := o.review(nil, "[COMMAND]")
+	if err == nil {
+		err = r.verdict()
+	}
+	if err != nil {
+		return err
+	}
+	if len(r.operands) == 0 {
+		_, err := io.WriteString(o.stdout, usage())
+		return err
+	}
+	c, ok := offlineCommandOf(r.operands[0])
+	if !ok {
+		return usageError{fmt.Errorf("there is no command %q; there are %s", r.operands[0], strings.Join(commandNames(), ", "))}
+	}
+	_, err = io.WriteString(o.stdout, c.usage)
+	return err
+}
+
+// review reads a command's flags, from the command line and the environment,
+// and its operand: FILE, or [FILE] when it need not be there, or "" for none.
+// Its only error is errHelp; the rest is noted in the review.
+func (o offline) review(settings []setting, operand string) (*review, error) {
+	r := &review{names: map[string]string{}, bad: map[string]bool{}}
+	if operand != "" {
+		r.most = 1
+	}
+	if err := r.readFlags(o.args, settings, nil); err != nil {
+		return nil, err
+	}
+	if operand != "" && operand[0] != '[' && len(r.operands) == 0 {
+		r.errs = append(r.errs, fmt.Errorf("%s is missing", operand))
+	}
+	r.readEnv(o.env, settings)
+	return r, nil
+}
+
+// verdict returns what the review has noted, nil if nothing.
+func (r *review) verdict() error {
+	if r.errs == nil {
+		return nil
+	}
+	return usageError{errors.Join(r.errs...)}
+}
+
+// only returns the settings of these flags.
+func only(settings []setting, flags ...string) []setting {
+	var kept []setting
+	for _, s := range settings {
+		for _, f := range flags {
+			if s.flag == f {
+				kept = append(kept, s)
+			}
+		}
+	}
+	return kept
+}
+
+// flagTable is the part of a usage that lists the flags.
+func flagTable(settings []setting) string {
+	var b strings.Builder
+	for _, s := range settings {
+		fmt.Fprintf(&b, "  --%-24s %s\n", s.flag+" "+s.arg, s.help)
+	}
+	return b.String()
+}

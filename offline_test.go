@@ -1,0 +1,273 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+)
+
+// runCommand runs the program.
+func runCommand(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	return runCommandEnv(t, nil, args...)
+}
+
+func runCommandEnv(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	lookup := func(name string) (string, bool) { v, ok := env[name]; return v, ok }
+	code = run(context.Background(), args, lookup, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// oldState is the state of a cluster to make a new one of.
+func oldState() *state {
+	st := fullState([]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 200})
+	st.index, st.term = 77, 5
+	return st
+}
+
+// backupFile writes a state into a file.
+func backupFile(t *testing.T, st *state) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "backup.state")
+	must(t, os.WriteFile(path, stateBytes(t, st), 0o600))
+	return path
+}
+
+// wantRefounded checks that a directory is that of a new cluster with the keys
+// of an old state.
+func wantRefounded(t *testing.T, dir string, old *state, voters []peer) identity {
+	t.Helper()
+	var id identity
+	o, err := openStorage(zap.NewNop(), dir, func(have identity, reconfigured bool) error {
+		if id = have; reconfigured {
+			return errors.New("its members came or went since")
+		}
+		return nil
+	})
+	must(t, err)
+	defer o.close()
+	wantOneSnapshot(t, o)
+	want := old.copy()
+	want.index, want.term, want.revision = firstIndex, firstTerm, old.revision+1_000_000_000
+	want.membership, want.windows = newMembership(voters), nil
+	if got := describeState(o.state); got != describeState(want) {
+		t.Errorf("the state is\n%s\nwant\n%s", got, describeState(want))
+	}
+	if id.Format != dirFormat || id.Instance == 0 || id.ClusterID == 0 || o.boot != 1 || o.last != firstIndex {
+		t.Errorf("identity %+v, boot %d, last entry %d", id, o.boot, o.last)
+	}
+	return id
+}
+
+// Guarantee: a command word comes first; what is none is named, with those that
+// there are.
+func TestCommandWords(t *testing.T) {
+	for _, args := range [][]string{{"frobnicate"}, {"Restore"}, {"help", "frobnicate"}} {
+		code, out, errs := runCommand(t, args...)
+		if code != exitUsage || out != "" || !strings.Contains(errs, "restore, recover, inspect, help") || !strings.Contains(errs, args[len(args)-1]) {
+			t.Errorf("%q: exit %d\n%s%s", args, code, out, errs)
+		}
+	}
+	_, server, _ := runCommand(t, "--help")
+	if code, out, _ := runCommand(t, "help"); code != exitOK || out != server {
+		t.Errorf("help: exit %d\n%s", code, out)
+	}
+	for _, name := range []string{"restore", "recover", "inspect"} {
+		if !strings.Contains(server, "raftkv "+name) {
+			t.Errorf("--help does not name %s", name)
+		}
+		code, out, _ := runCommand(t, name, "--help")
+		if code != exitOK || !strings.HasPrefix(out, "raftkv "+name) {
+			t.Errorf("%s --help: exit %d\n%s", name, code, out)
+		}
+		if code, other, _ := runCommand(t, "help", name); code != exitOK || other != out {
+			t.Errorf("help %s: exit %d\n%s", name, code, other)
+		}
+	}
+}
+
+// Guarantee: all that is wrong with a command line is named at once, exit 2.
+func TestCommandUsage(t *testing.T) {
+	for _, tt := range []struct {
+		env  map[string]string
+		args []string
+		want []string
+	}{
+		{nil, []string{"restore"}, []string{"FILE"}},
+		{nil, []string{"restore", "a", "b", "--id", "0", "--cluster", "x", "--bogus"}, []string{`"b"`, "--id", "--cluster", "bogus"}},
+		{nil, []string{"restore", "a", "--id", "3", "--cluster", "http://127.0.0.1:1"}, []string{"--id"}},
+		{nil, []string{"restore", "a", "--cluster", "http://127.0.0.1:1,2=http://127.0.0.1:2"}, []string{"--cluster"}},
+		{nil, []string{"restore", "a", "--port", "1", "--join"}, []string{"port", "join"}},
+		{nil, []string{"restore", "a", "--id", "1", "--id", "1"}, []string{"--id"}},
+		{map[string]string{"RAFTKV_ID": "x", "RAFTKV_CLUSTER": "y"}, []string{"restore", "a"}, []string{"RAFTKV_ID", "RAFTKV_CLUSTER"}},
+		{nil, []string{"recover", "x", "--bogus"}, []string{`"x"`, "bogus", "--data-dir"}},
+		{nil, []string{"recover", "--force-new-cluster=perhaps"}, []string{"--force-new-cluster", "--data-dir"}},
+		{nil, []string{"recover", "--version"}, []string{"version"}},
+		{nil, []string{"inspect"}, []string{"DATA-DIR", "FILE"}},
+		{nil, []string{"inspect", "a", "b", "--x"}, []string{`"b"`, "-x"}},
+	} {
+		code, out, errs := runCommandEnv(t, tt.env, tt.args...)
+		if code != exitUsage || out != "" {
+			t.Errorf("%q: exit %d\n%s%s", tt.args, code, out, errs)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(errs, want) {
+				t.Errorf("%q: %s is not named in\n%s", tt.args, want, errs)
+			}
+		}
+	}
+}
+
+// Guarantee: one file and one list make the directories of one new cluster,
+// with all keys and nothing of the old members.
+func TestRestore(t *testing.T) {
+	old := oldState()
+	file, dir := backupFile(t, old), t.TempDir()
+	list := formatPeers(diskPeers())
+	seen := make(map[uint64]bool)
+	var ids []identity
+	for _, p := range diskPeers() {
+		to := filepath.Join(dir, fmt.Sprint(p.ID))
+		env := map[string]string{"RAFTKV_ID": fmt.Sprint(p.ID), "RAFTKV_DATA_DIR": to}
+		code, out, errs := runCommandEnv(t, env, "restore", file, "--cluster", list)
+		if code != exitOK || errs != "" {
+			t.Fatalf("node %d: exit %d\n%s%s", p.ID, code, out, errs)
+		}
+		id := wantRefounded(t, to, old, diskPeers())
+		cfg := config{ID: p.ID, DataDir: to, Cluster: diskPeers()}
+		if id.Node != p.ID || id.Initial != list || checkIdentity(cfg, id, false) != nil || !strings.Contains(out, fmt.Sprintf("%x", id.ClusterID)) {
+			t.Errorf("node %d: %+v\n%s", p.ID, id, out)
+		}
+		if seen[id.Instance] {
+			t.Errorf("two directories have the instance %x", id.Instance)
+		}
+		seen[id.Instance] = true
+		ids = append(ids, id)
+	}
+	if ids[0].ClusterID != ids[1].ClusterID || ids[1].ClusterID != ids[2].ClusterID || ids[0].ClusterID == clusterIDOf(diskPeers()) {
+		t.Errorf("the nodes have %x, %x and %x for their cluster", ids[0].ClusterID, ids[1].ClusterID, ids[2].ClusterID)
+	}
+
+	other := oldState()
+	other.put(put("one more", "", condition{}))
+	for i, args := range [][]string{{backupFile(t, other), list}, {file, formatPeers(diskPeers()[:2])}} {
+		to := filepath.Join(dir, fmt.Sprint("other", i))
+		if code, out, errs := runCommand(t, "restore", args[0], "--data-dir", to, "--cluster", args[1]); code != exitOK {
+			t.Fatalf("exit %d\n%s%s", code, out, errs)
+		}
+		if f, err := examineDir(to); err != nil || f.identity.ClusterID == ids[0].ClusterID {
+			t.Errorf("another file or list made the same cluster: %+v, %v", f.identity, err)
+		}
+	}
+}
+
+// A state file of a data directory will do, and so will standard input.
+func TestRestoreFromElsewhere(t *testing.T) {
+	old := oldState()
+	snap := filepath.Join(newDisk(t), "snap", "x.state")
+	must(t, os.WriteFile(snap, stateBytes(t, old), 0o600))
+	for i, file := range []string{snap, "-"} {
+		to := filepath.Join(t.TempDir(), fmt.Sprint(i))
+		o := offline{
+			args: []string{"--data-dir", to, file, "--cluster=" + simURL(1)}, env: os.LookupEnv,
+			stdin: bytes.NewReader(stateBytes(t, old)), stdout: new(bytes.Buffer),
+		}
+		must(t, runRestore(o))
+		wantRefounded(t, to, old, []peer{{1, simURL(1)}})
+	}
+}
+
+// Guarantee: of a file that is not a whole backup nothing is made.
+func TestRestoreRefusesDamage(t *testing.T) {
+	st := newState(diskPeers())
+	st.index, st.term, st.revision = 9, 2, 7
+	st.put(put("key", strings.Repeat("value ", 20), condition{}))
+	whole := stateBytes(t, st)
+	dir := t.TempDir()
+	refused := func(what string, b []byte) {
+		t.Helper()
+		file, to := filepath.Join(dir, "file"), filepath.Join(dir, "to")
+		must(t, os.WriteFile(file, b, 0o600))
+		code, out, errs := runCommand(t, "restore", file, "--data-dir", to)
+		if _, err := os.Stat(to); code != exitFault || out != "" || !strings.Contains(errs, file) || !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("%s: exit %d, %v\n%s%s", what, code, err, out, errs)
+		}
+		if code, _, _ := runCommand(t, "inspect", file); code != exitFault {
+			t.Fatalf("%s: inspect exits %d", what, code)
+		}
+	}
+	for n := range len(whole) {
+		refused(fmt.Sprint("cut at ", n), whole[:n])
+		flipped := slices.Clone(whole)
+		flipped[n] ^= 1 << (n % 8)
+		refused(fmt.Sprint("flipped at ", n), flipped)
+	}
+	refused("longer", append(slices.Clone(whole), 0))
+	st.revision = math.MaxUint64 - 5
+	if code, _, errs := runCommand(t, "restore", backupFile(t, st), "--data-dir", filepath.Join(dir, "to")); code != exitFault || !strings.Contains(errs, "revision") {
+		t.Errorf("no room for revisions: exit %d, %s", code, errs)
+	}
+	if code, _, errs := runCommand(t, "restore", filepath.Join(dir, "nothing"), "--data-dir", filepath.Join(dir, "to")); code != exitFault {
+		t.Errorf("no file: exit %d, %s", code, errs)
+	}
+}
+
+// Guarantee: a directory that is not new stays as it is.
+func TestRestoreRefusesUsedDirs(t *testing.T) {
+	file := backupFile(t, oldState())
+	used, lost, foreign := newDisk(t), newDisk(t), t.TempDir()
+	must(t, openDisk(t, lost).close())
+	must(t, os.RemoveAll(filepath.Join(lost, "wal")))
+	must(t, os.WriteFile(filepath.Join(foreign, "thesis.pdf"), nil, 0o600))
+	for _, dir := range []string{used, lost, foreign} {
+		before := diskSums(t, dir)
+		code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", formatPeers(diskPeers()))
+		if code != exitFault || out != "" || !strings.Contains(errs, dir) {
+			t.Errorf("exit %d\n%s%s", code, out, errs)
+		}
+		wantUnchanged(t, dir, before)
+	}
+	busy := filepath.Join(t.TempDir(), "busy")
+	lock, err := lockDir(busy)
+	must(t, err)
+	defer lock.Close()
+	if code, _, errs := runCommand(t, "restore", file, "--data-dir", busy, "--cluster", formatPeers(diskPeers())); code != exitFault || !strings.Contains(errs, "in use") {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+}
+
+// Guarantee: a restore that was interrupted anywhere can be done again.
+func TestRestoreAgain(t *testing.T) {
+	old := oldState()
+	file := backupFile(t, old)
+	done := filepath.Join(t.TempDir(), "done")
+	restore := func(dir string) {
+		t.Helper()
+		if code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", formatPeers(diskPeers())); code != exitOK {
+			t.Fatalf("exit %d\n%s%s", code, out, errs)
+		}
+	}
+	restore(done)
+	must(t, os.Rename(filepath.Join(done, "wal"), filepath.Join(done, "wal.new")))
+	for _, gone := range []string{"", "wal.new", "mark", "snap/0000000000000001-0000000000000001.state", "snap", "lock"} {
+		if gone != "" {
+			must(t, os.RemoveAll(filepath.Join(done, gone)))
+		}
+		dir := crashed(t, done)
+		restore(dir)
+		wantRefounded(t, dir, old, diskPeers())
+	}
+}

@@ -1,0 +1,289 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"go.uber.org/zap"
+)
+
+func recoverUsage() string {
+	return `raftkv recover --force-new-cluster --data-dir DIR turns one surviving data directory
+into a cluster of one node, when the majority of its cluster is gone for good.
+As long as a majority can be brought back, bring it back: with it nothing is lost.
+
+It says first what may be lost. Without --force-new-cluster it says just that,
+does nothing, and exits 1. The old directory is kept, beside the new one.
+
+Afterwards start the node with its old command line. Other nodes join it with
+empty data directories and --join; their old IDs are free again, because the
+cluster has a new ID. Old nodes that still run are not of this cluster any more:
+stop them, so that no client writes to them.
+
+Flags, each also an environment variable as for the server:
+` + flagTable(recoverSettings(new(string), new(bool)))
+}
+
+func recoverSettings(dir *string, force *bool) []setting {
+	return []setting{
+		{"data-dir", "DIR", "the surviving node's files", into(dir, parseText, "")},
+		{"force-new-cluster", "", "do it (false)", into(force, strconv.ParseBool, "true or false")},
+	}
+}
+
+func runRecover(o offline) error {
+	var dir string
+	var force bool
+	r, err := o.review(recoverSettings(&dir, &force), "")
+	if err != nil {
+		return err
+	}
+	if dir == "" && r.sound("data-dir") {
+		r.errs = append(r.errs, errors.New("--data-dir is missing"))
+	}
+	if err := r.verdict(); err != nil {
+		return err
+	}
+	if dir, err = realDir(dir); err != nil {
+		return err
+	}
+	rec := newRecovery(dir)
+	if done, err := rec.resume(o.stdout, force); done || err != nil {
+		return err
+	}
+	return rec.run(o.stdout, force)
+}
+
+// realDir is the directory itself, not a link to it: it is renamed.
+func realDir(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if to, err := filepath.EvalSymlinks(dir); !errors.Is(err, os.ErrNotExist) {
+		return to, err
+	}
+	return dir, nil
+}
+
+// recovery turns a data directory into that of a one-node cluster.
+//
+// The order of effects, and what a crash between two of them leaves:
+//
+//  1. The new directory is made beside the old one, as DIR.recovering. Before it
+//     has its wal/, it is a first start that did not come to its end; it is made
+//     again. Behind that the old directory is still in its place, and a second
+//     run asks the operator to remove the new one.
+//  2. The old one is renamed to DIR.before-recovery-N. Behind that there is no
+//     DIR; a second run does what is left.
+//  3. The new one is renamed to DIR.
+type recovery struct {
+	dir  string // in absolute terms, without links
+	next string // the new directory, while it is made
+}
+
+func newRecovery(dir string) recovery { return recovery{dir: dir, next: dir + ".recovering"} }
+
+// resume completes a run that a crash ended between the two renames.
+func (r recovery) resume(out io.Writer, force bool) (done bool, err error) {
+	complete, err := booted(r.next)
+	if err != nil || !complete {
+		return false, err
+	}
+	switch _, err := os.Stat(r.dir); {
+	case err == nil:
+		return false, fmt.Errorf("%s is complete from an earlier run, but %s is still there, and it cannot be told here which one counts. "+
+			"Look at both with raftkv inspect; remove %s to recover from %s again", r.next, r.dir, r.next, r.dir)
+	case !errors.Is(err, os.ErrNotExist):
+		return false, err
+	case !force:
+		fmt.Fprintf(out, "An earlier run was interrupted: %s is complete, and %s is not there.\n"+
+			"With --force-new-cluster it is put in its place. Nothing was done.\n", r.next, r.dir)
+		return false, errSaid
+	}
+	lock, err := lockDir(r.next)
+	if err != nil {
+		return false, err
+	}
+	err = r.place()
+	if err == nil {
+		fmt.Fprintf(out, "An earlier run was interrupted behind making %s; it is now %s.\n", r.next, r.dir)
+	}
+	return err == nil, errors.Join(err, lock.Close())
+}
+
+// run says what may be lost, and with force goes through with it.
+func (r recovery) run(out io.Writer, force bool) (err error) {
+	if err := checkHasData(r.dir); err != nil {
+		return err
+	}
+	if force {
+		lock, err := lockDir(r.dir)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, lock.Close()) }()
+	} else if inUse(r.dir) {
+		return fmt.Errorf("data directory %s is in use by another process; stop that one first", r.dir)
+	}
+	f, err := examineDir(r.dir)
+	if err != nil {
+		return err
+	}
+	me, st, err := survivor(f)
+	if err != nil {
+		return err
+	}
+	if err := sayLosses(out, f, me, st); err != nil {
+		return err
+	}
+	if !force {
+		fmt.Fprintf(out, "\nNothing was done. To go through with it: raftkv recover --force-new-cluster --data-dir %s\n", r.dir)
+		return errSaid
+	}
+	return r.replace(out, f.identity.Node, me, st)
+}
+
+// survivor returns the node of a directory as its cluster knew it, and the
+// state with the whole log on it.
+//
+// The whole log: also the entries that are not known to be committed. This node
+// often hears of a commit later than the client does, so such an entry may have
+// been acknowledged, and leaving it out would lose it. One that was not
+// acknowledged was answered as outcome_unknown, or not at all: it may happen.
+func survivor(f *findings) (member, *state, error) {
+	if len(f.damage) > 0 {
+		return member{}, nil, fmt.Errorf("data directory %s is damaged: %w; nothing was changed. raftkv inspect shows what is left; "+
+			"raftkv restore makes a new cluster of a backup, or of a snap/*.state file that is whole", f.dir, errors.Join(f.damage...))
+	}
+	if f.snapshot.index == 0 {
+		return member{}, nil, fmt.Errorf("data directory %s holds no state: the node has got nothing from its cluster yet", f.dir)
+	}
+	st, err := f.replay(f.log.last())
+	if err != nil {
+		return member{}, nil, err
+	}
+	known, err := f.replay(f.log.hard.GetCommit())
+	if err != nil {
+		return member{}, nil, err
+	}
+	me, ok := known.membership.members[f.identity.Node] // its removal may be among the rest
+	if !ok {
+		return member{}, nil, fmt.Errorf("node %d is no member of its cluster any more; what it has is old. "+
+			"raftkv restore makes a new cluster of %s", f.identity.Node, f.file)
+	}
+	return me, st, nil
+}
+
+// sayLosses says what a recovery rests on, and what it gives up.
+func sayLosses(out io.Writer, f *findings, me member, st *state) error {
+	written, err := lastWritten(f.dir)
+	if err != nil {
+		return err
+	}
+	p := &printer{w: out}
+	p.line("data directory", "%s", f.dir)
+	p.line("node", "%d of cluster %x, at %s", me.ID, f.identity.ClusterID, me.PeerURL)
+	p.line("log", "reaches entry %d, term %d; known to be committed is entry %d; last written %s",
+		st.index, st.term, f.log.hard.GetCommit(), stamp(written))
+	if f.tail.NonZero {
+		p.line("", "its last write was torn by a crash; nothing that was synced is lost of it")
+	}
+	p.line("keys", "%d, at revision %d", st.items.Len(), st.revision)
+	for _, m := range st.membership.sorted() {
+		switch {
+		case m.ID != me.ID:
+			p.line("dropped", "node %d at %s", m.ID, m.PeerURL)
+		case m.Learner:
+			p.line("learner", "node %d had no vote: it may be far behind", m.ID)
+		}
+	}
+	if p.err == nil {
+		_, p.err = io.WriteString(out, `
+WHAT MAY BE LOST: every write that the others acknowledged as a majority and that
+this node had not got. It cannot be known here which, or whether there are any.
+Entries that are not known to be committed are taken over: a write that was
+answered with outcome_unknown may turn out to have happened.
+If another node's data directory survived as well, compare with raftkv inspect,
+and recover the one with the higher last term, then the higher last entry.
+`)
+	}
+	return p.err
+}
+
+// replace puts a directory with the state st, of node me alone, in the place of
+// the old one, which the caller has locked.
+func (r recovery) replace(out io.Writer, node uint64, me member, st *state) (err error) {
+	if err := r.clear(); err != nil {
+		return err
+	}
+	if err := st.refound([]peer{{node, me.PeerURL}}); err != nil {
+		return err
+	}
+	id := identity{Format: dirFormat, Node: node, Instance: newInstance(), ClusterID: max(1, rand.Uint64())}
+	lock, err := lockDir(r.next)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	if err := createStorage(zap.NewNop(), r.next, id, st); err != nil {
+		return errors.Join(fmt.Errorf("data directory %s: %w", r.next, err), os.RemoveAll(r.next))
+	}
+	old, err := r.setAside()
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(r.next))
+	}
+	if err = syncDir(filepath.Dir(r.dir)); err == nil {
+		err = r.place()
+	}
+	if err != nil {
+		return fmt.Errorf("%w. The old directory is %s, the new one %s: run this again, or rename it", err, old, r.next)
+	}
+	fmt.Fprintf(out, `
+Done: %s is now node %d, alone, of the new cluster %x.
+New writes begin after revision %d. The old directory is kept as %s.
+Start the node with its old command line (without --cluster-id).
+`, r.dir, node, id.ClusterID, st.revision, old)
+	return nil
+}
+
+// clear removes what an earlier run did not complete.
+func (r recovery) clear() error {
+	err := checkNew(r.next)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.RemoveAll(r.next)
+	}
+	return err
+}
+
+// setAside gives the old directory a name that is free.
+func (r recovery) setAside() (string, error) {
+	for n := 1; ; n++ {
+		name := fmt.Sprintf("%s.before-recovery-%d", r.dir, n)
+		if _, err := os.Lstat(name); err == nil {
+			continue
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+		if err := os.Rename(r.dir, name); err != nil {
+			return "", fmt.Errorf("%w; nothing was changed. If it is a mount point, copy its content to a directory, and recover that", err)
+		}
+		return name, nil
+	}
+}
+
+// place gives the new directory the name of the old one.
+func (r recovery) place() error {
+	if err := os.Rename(r.next, r.dir); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(r.dir))
+}

@@ -1,0 +1,254 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// Guarantee: a node that survived alone goes on as a cluster of its own, with
+// all that it had acknowledged or may have, and grows again.
+func TestSimRecover(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		survivor := c.leader()
+		acked := c.value()
+		c.put(survivor, "acknowledged", acked)
+		for _, id := range c.followers() {
+			c.crash(id)
+			delete(c.nodes, id) // for good
+		}
+		unknown := c.value()
+		if res, _ := c.do(0, survivor, chaosInput{kind: chaosPut, key: "unknown", value: unknown}); !errors.Is(res.err, errOutcomeUnknown) {
+			t.Fatalf("a write without a majority: %v", res.err)
+		}
+		c.crash(survivor)
+		n := c.nodes[survivor]
+		before, err := examineDir(n.dir)
+		must(t, err)
+
+		code, out, errs := runCommand(t, "recover", "--data-dir", n.dir)
+		if code != exitFault || !strings.Contains(out, "Nothing was done") {
+			t.Fatalf("without the flag: exit %d\n%s%s", code, out, errs)
+		}
+		code, out, errs = runCommand(t, "recover", "--data-dir", n.dir, "--force-new-cluster")
+		if code != exitOK {
+			t.Fatalf("exit %d\n%s%s", code, out, errs)
+		}
+		for id := range uint64(3) {
+			if dropped := strings.Contains(out, fmt.Sprintf("dropped          node %d ", id+1)); dropped == (id+1 == survivor) {
+				t.Errorf("node %d, with %d recovered:\n%s", id+1, survivor, out)
+			}
+		}
+		c.start(survivor) // with its old command line
+		cluster := c.nodes[survivor].srv.node.cluster
+		if cluster == before.identity.ClusterID {
+			t.Error("it is still the same cluster")
+		}
+		c.want(survivor, "acknowledged", acked)
+		c.want(survivor, "unknown", unknown)
+		for id := range uint64(3) {
+			if id+1 != survivor {
+				c.joinCluster(survivor, id+1, cluster)
+			}
+		}
+		c.crash(survivor)
+		c.start(survivor)
+		res, _ := c.do(0, c.followers()[0], chaosInput{kind: chaosPut, key: "acknowledged", value: c.value()})
+		if res.err != nil || res.revision <= before.snapshot.revision+revisionJump {
+			t.Errorf("a new write: %+v", res)
+		}
+	})
+}
+
+// joinCluster adds a node with an empty directory to a cluster that has another
+// ID than its members say.
+func (c *simCluster) joinCluster(via, id, cluster uint64) {
+	c.t.Helper()
+	if err := c.change(via, addRequest(id)); err != nil {
+		c.t.Fatal(err)
+	}
+	n := &simNode{id: id, join: true, dir: c.nodeDir(id, 100)}
+	must(c.t, os.MkdirAll(n.dir, 0o700))
+	must(c.t, createStorage(nil, n.dir, identity{Format: dirFormat, Node: id, Instance: newInstance(), ClusterID: cluster}, firstState(nil)))
+	c.nodes[id] = n
+	c.start(id)
+	c.awaitVoter(via, id)
+}
+
+// Guarantee: what was restored on every node starts as one cluster, with the
+// keys of the backup and revisions above its.
+func TestSimRestore(t *testing.T) {
+	simulate(t, 0, func(c *simCluster) {
+		old := oldState()
+		file := backupFile(t, old)
+		for id := range uint64(3) {
+			c.peers = append(c.peers, peer{id + 1, simURL(id + 1)})
+		}
+		for _, p := range c.peers {
+			n := &simNode{id: p.ID, dir: c.nodeDir(p.ID, 0)}
+			if code, out, errs := runCommand(t, "restore", file, "--id", fmt.Sprint(p.ID), "--data-dir", n.dir, "--cluster", formatPeers(c.peers)); code != exitOK {
+				t.Fatalf("exit %d\n%s%s", code, out, errs)
+			}
+			c.nodes[p.ID] = n
+			c.start(p.ID)
+		}
+		res, _ := c.do(0, c.leader(), chaosInput{kind: chaosPut, key: "new", value: c.value()})
+		if res.err != nil || res.revision != old.revision+revisionJump+1 {
+			t.Errorf("the first write: %+v", res)
+		}
+		old.items.Scan(func(key string, it *item) bool {
+			for _, id := range c.up() {
+				if got, _ := c.nodes[id].srv.kv.get(key); got == nil || string(got.value) != string(it.value) || got.modRevision != it.modRevision {
+					t.Errorf("node %d has %+v under %q", id, got, key)
+				}
+			}
+			return true
+		})
+	})
+}
+
+// Guarantee: a recovery that was interrupted anywhere has lost nothing, and is
+// done again or completed.
+func TestRecoverInterrupted(t *testing.T) {
+	old := oldDisk(t)
+	f, err := examineDir(old)
+	must(t, err)
+	st, err := f.replay(f.log.last())
+	must(t, err)
+	recovered := func(dir string, want int) string {
+		t.Helper()
+		code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir)
+		if code != want {
+			t.Fatalf("exit %d\n%s%s", code, out, errs)
+		}
+		return out + errs
+	}
+	done := filepath.Join(t.TempDir(), "done")
+	must(t, os.CopyFS(done, os.DirFS(old)))
+	recovered(done, exitOK)
+	wantNew := func(dir string) {
+		t.Helper()
+		copied := crashed(t, dir) // opening it would use it
+		if id := wantRefounded(t, copied, st, diskPeers()[:1]); id.Initial != "" || id.ClusterID == f.identity.ClusterID {
+			t.Errorf("%+v", id)
+		}
+	}
+	wantNew(done)
+
+	// While the new directory is made.
+	for _, gone := range []string{"wal", "mark", "snap"} {
+		dir := filepath.Join(t.TempDir(), "dir")
+		must(t, os.CopyFS(dir, os.DirFS(old)))
+		must(t, os.CopyFS(dir+".recovering", os.DirFS(done)))
+		must(t, os.RemoveAll(filepath.Join(dir+".recovering", "wal")))
+		must(t, os.RemoveAll(filepath.Join(dir+".recovering", gone)))
+		recovered(dir, exitOK)
+		wantNew(dir)
+		must(t, wantSame(dir+".before-recovery-1", old))
+	}
+	// Before the first rename: it cannot be told which one counts.
+	dir := filepath.Join(t.TempDir(), "dir")
+	must(t, os.CopyFS(dir, os.DirFS(old)))
+	must(t, os.CopyFS(dir+".recovering", os.DirFS(done)))
+	before := diskSums(t, filepath.Dir(dir))
+	if out := recovered(dir, exitFault); !strings.Contains(out, "remove "+dir+".recovering") {
+		t.Errorf("the message has no way out:\n%s", out)
+	}
+	wantUnchanged(t, filepath.Dir(dir), before)
+	// Between the two renames.
+	must(t, os.Rename(dir, dir+".before-recovery-1"))
+	if code, out, _ := runCommand(t, "recover", "--data-dir", dir); code != exitFault || !strings.Contains(out, "Nothing was done") {
+		t.Errorf("without the flag: exit %d\n%s", code, out)
+	}
+	recovered(dir, exitOK)
+	wantNew(dir)
+	must(t, wantSame(dir+".before-recovery-1", old))
+	// And once more, later: an older directory is never written over.
+	recovered(dir, exitOK)
+	must(t, wantSame(dir+".before-recovery-1", old))
+	if _, err := os.Stat(dir + ".before-recovery-2"); err != nil {
+		t.Error(err)
+	}
+}
+
+// oldDisk is a directory with a snapshot and a log behind it, not all of which
+// is known to be committed.
+func oldDisk(t *testing.T) string {
+	t.Helper()
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, putEntries(3, 2, 30)...)}))
+	st := someState(3, 15)
+	st.membership = newMembership(diskPeers())
+	takeSnapshot(t, o, st)
+	must(t, o.close())
+	return dir
+}
+
+// putEntries are entries of node 1 that each put a key.
+func putEntries(term, from, to uint64) []*raftpb.Entry {
+	var entries []*raftpb.Entry
+	for i := from; i <= to; i++ {
+		data := appendBatchHeader(nil, batchID{node: 1, boot: 1, seq: i})
+		data = appendCommand(data, encodeWrite(kindPut, condition{}, fmt.Sprint("key/", i), []byte("value")))
+		entries = append(entries, &raftpb.Entry{Term: new(term), Index: new(i), Data: data})
+	}
+	return entries
+}
+
+func wantSame(dir, other string) error {
+	f, err := examineDir(dir)
+	if err != nil {
+		return err
+	}
+	g, err := examineDir(other)
+	if err != nil {
+		return err
+	}
+	if *f.identity != *g.identity || f.digest != g.digest || f.log.last() != g.log.last() || len(f.damage) > 0 {
+		return fmt.Errorf("%s is not %s any more: %+v %v", dir, other, f.identity, f.damage)
+	}
+	return nil
+}
+
+// Guarantee: what recovery cannot rest on is refused, and left as it is.
+func TestRecoverRefuses(t *testing.T) {
+	damaged, joining, removed, busy := oldDisk(t), t.TempDir(), newDisk(t), oldDisk(t)
+	must(t, os.Remove(statePath(damaged, 3, 15)))
+	must(t, createStorage(nil, joining, diskIdentity(), firstState(nil)))
+	o := openDisk(t, removed)
+	st := someState(3, 15)
+	st.membership = newMembership(diskPeers()[1:])
+	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, putEntries(3, 2, 30)...)}))
+	takeSnapshot(t, o, st)
+	must(t, o.close())
+	for _, dir := range []string{damaged, joining, removed, busy} { // a node was there
+		lock, err := lockDir(dir)
+		must(t, err)
+		if dir != busy {
+			must(t, lock.Close())
+		}
+		defer lock.Close()
+	}
+	missing := filepath.Join(t.TempDir(), "missing")
+	for _, tt := range []struct{ dir, want string }{
+		{damaged, "damaged"}, {joining, "no state"}, {removed, "no member"}, {busy, "in use"}, {t.TempDir(), "not a data directory"}, {missing, missing},
+	} {
+		for _, args := range [][]string{{"--force-new-cluster"}, {}} {
+			parent := filepath.Dir(tt.dir)
+			before := diskSums(t, parent)
+			code, out, errs := runCommand(t, append([]string{"recover", "--data-dir", tt.dir}, args...)...)
+			if code != exitFault || !strings.Contains(errs, tt.want) {
+				t.Errorf("%q: exit %d, want %q\n%s%s", args, code, tt.want, out, errs)
+			}
+			wantUnchanged(t, parent, before)
+		}
+	}
+}
