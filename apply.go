@@ -39,7 +39,7 @@ func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, rec
 			for _, c := range commits {
 				err := kv.commit(c, reconf)
 				if err == nil {
-					err = kv.checkOwnID()
+					err = errors.Join(kv.checkOwnID(), kv.checkLevel())
 				}
 				if err != nil {
 					return err
@@ -66,6 +66,17 @@ func (kv *kvstore) checkOwnID() error {
 	me := kv.state.membership.members[kv.self.node]
 	if me.Instance != 0 && me.Instance != kv.self.instance {
 		return errUsedID
+	}
+	return nil
+}
+
+// checkLevel stops a node whose cluster uses commands that it does not know,
+// before it meets one.
+func (kv *kvstore) checkLevel() error {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	if kv.state.level > programLevel {
+		return errLevel(kv.state.level)
 	}
 	return nil
 }
@@ -124,6 +135,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 			outcomes = append(outcomes, o)
 		}
 	}
+	kv.noteChecks()
 	kv.mu.Unlock()
 
 	// Only now that readers see the new state may anyone be told of it.
@@ -155,6 +167,9 @@ func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
 		return outcome{}, fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
 	}
 	kv.due.commands += uint64(len(cmds))
+	if !checksOnly(cmds) {
+		kv.agreement.worked = e.GetIndex()
+	}
 	results, _ := s.applyBatch(id, cmds)
 	return outcome{id, results}, nil
 }
@@ -173,6 +188,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	changed := false
 	kv.mu.Lock()
 	kv.state.index, kv.state.term = e.GetIndex(), e.GetTerm()
+	kv.agreement.worked = e.GetIndex()
 	if err == nil {
 		changed, err = kv.state.applyMemberChange(change)
 	}
@@ -200,6 +216,8 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	}
 	kv.mu.Lock()
 	kv.state = s
+	kv.agreement.worked = s.index
+	kv.noteChecks()
 	window, m := s.windows[kv.proposals.node], s.membership.clone()
 	kv.mu.Unlock()
 	kv.due.reset()

@@ -82,6 +82,9 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Connection", "close")
 		return errStopping
 	}
+	if err := a.kv.sound(); err != nil && !aboutItself(path) {
+		return err
+	}
 	first, _, _ := strings.Cut(path, "/")
 	switch {
 	case path == "":
@@ -97,6 +100,16 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 		return a.serveKey(w, r, path)
 	}
 	return notAllowed(w, "GET, HEAD, PUT, POST, DELETE")
+}
+
+// aboutItself tells the paths that need nothing of the replicated state, so
+// that a node can say what is wrong with it.
+func aboutItself(path string) bool {
+	switch path {
+	case "livez", "readyz", "metrics", "v1/status":
+		return true
+	}
+	return false
 }
 
 // serveV1 serves the paths that are not short-form keys.

@@ -53,7 +53,8 @@ func (n *raftNode) sendSnapshot(m *raftpb.Message) {
 		if err != nil {
 			return err
 		}
-		if snap == nil || !n.gate.passes(m.GetTo()) {
+		// What a node holds that has diverged must not spread.
+		if snap == nil || !n.gate.passes(m.GetTo()) || n.kv.sound() != nil {
 			n.ReportSnapshot(m.GetTo(), raft.SnapshotFailure)
 			return nil
 		}
@@ -118,6 +119,7 @@ const (
 // clusterInfo is what a node tells others of the cluster.
 type clusterInfo struct {
 	ClusterID uint64       `json:"cluster_id"`
+	Level     uint64       `json:"level"` // of commands; level.go
 	Members   []memberInfo `json:"members"`
 	Removed   []uint64     `json:"removed"`
 }
@@ -184,7 +186,7 @@ func hostOfURL(raw string) string {
 func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 	view := s.members.leaderView(ctx)
 	m, _ := s.kv.membership()
-	info := clusterInfo{ClusterID: s.node.cluster, Removed: sortedKeys(m.removed)}
+	info := clusterInfo{ClusterID: s.node.cluster, Level: s.kv.status().level, Removed: sortedKeys(m.removed)}
 	for _, mem := range m.sorted() {
 		if mem.Instance == 0 {
 			mem.Instance = s.storage.published[mem.ID]

@@ -61,6 +61,9 @@ var problems = []problem{
 	{errUnavailable, http.StatusServiceUnavailable, "unavailable", didNotHappen, true},
 	{errElsewhere, http.StatusServiceUnavailable, "not_leader", didNotHappen, true},
 	{errOutcomeUnknown, http.StatusGatewayTimeout, "outcome_unknown", mayHaveHappened, false},
+	{errDiverged, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
+	{errNoMajority, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
+	{errMemory, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
 	{errInternal, http.StatusInternalServerError, "internal", nodeBroken, false},
 }
 
