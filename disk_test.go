@@ -282,6 +282,7 @@ func someState(term, index uint64) *state {
 	st.index, st.term, st.revision = index, term, index
 	it := &item{value: fmt.Appendf(nil, "as of %d", index), createRevision: 1, modRevision: index, version: index}
 	st.items.Set("key", it)
+	st.sum = hashItems(&st.items)
 	st.bytes = uint64(len("key") + len(it.value))
 	return st
 }
