@@ -8,7 +8,11 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 )
 
 // checkState has the voters 1 to n, and the learner 9.
@@ -152,9 +156,9 @@ func TestNoFalseAlarm(t *testing.T) {
 			case n < 6:
 				s.apply(randomCommand(rnd, s.revision))
 			default:
-				for at, hash := range hashes { // in any order, old ones too
-					s.report(1+uint64(rnd.IntN(12)), at, report{hash: hash})
-					break
+				if all := sortedKeys(hashes); len(all) > 0 { // old ones too
+					at := all[len(all)-1-min(len(all)-1, rnd.IntN(3))]
+					s.report(1+uint64(rnd.IntN(12)), at, report{hash: hashes[at]})
 				}
 			}
 			if len(s.checks.diverged) > 0 || s.checks.noMajority != 0 {
@@ -249,6 +253,25 @@ func TestLevel(t *testing.T) {
 		if r, err := readState(bytes.NewReader(snapshotBytes(t, s))); err != nil || r.level != s.level || !reflect.DeepEqual(r.membership, s.membership) {
 			t.Errorf("%s: read back as %+v, %v", tt.name, r, err)
 		}
+	}
+}
+
+// Guarantee: a directory whose log has a command of a newer version is refused
+// as it is, whether the command was committed or not.
+func TestStorageNewerCommandIsRefused(t *testing.T) {
+	for _, commit := range []uint64{2, 3} {
+		dir := newDisk(t)
+		o := openDisk(t, dir)
+		entries := someEntries(2, 2, 3, 10)
+		entries[1].Data = appendCommand(appendBatchHeader(nil, batchID{node: 1, boot: 1}), []byte{99})
+		must(t, o.append([]*raftpb.Message{storageAppend(2, 3, commit, entries...)}))
+		crash := crashed(t, dir)
+		before := diskSums(t, crash)
+		if _, err := openStorage(zap.NewNop(), crash, anyIdentity); !errors.Is(err, errNewerFormat) ||
+			!strings.Contains(err.Error(), "entry 3") || !strings.Contains(err.Error(), "upgrade this node") {
+			t.Errorf("committed to %d: %v", commit, err)
+		}
+		wantUnchanged(t, crash, before)
 	}
 }
 
