@@ -33,10 +33,11 @@ type fault struct{ err error }
 // sound returns nil, or why this node must not serve: errDiverged,
 // errNoMajority or errMemory.
 func (kv *kvstore) sound() error {
-	if kv.agreement.unsound.Load() {
-		return errMemory
+	f := kv.agreement.fault.Load()
+	if kv.agreement.unsound.Load() && (f == nil || f.err == errNoMajority) {
+		return errMemory // says more
 	}
-	if f := kv.agreement.fault.Load(); f != nil {
+	if f != nil {
 		return f.err
 	}
 	return nil
@@ -64,7 +65,7 @@ func (kv *kvstore) noteChecks() {
 	err := c.verdict(kv.self.node)
 	old := a.fault.Load()
 	switch {
-	case err == nil && old == nil, err != nil && old != nil && errors.Is(err, old.err):
+	case err == nil && old == nil, err != nil && old != nil && err == old.err:
 		return
 	case err == nil:
 		a.fault.Store(nil)

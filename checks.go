@@ -164,8 +164,10 @@ var (
 		"Remove it through another node (DELETE /ID) and join under a new ID with an empty data directory")
 	errNoMajority = errors.New("the replicas hold different data, and no majority of them agrees: " +
 		"nothing is served before a check finds one. Nodes that are down may make it; else restore a backup")
-	// errMemory: found by this node alone, in itself. Its disk may be sound.
-	errMemory = errors.New("what this node holds in memory is not what was written into it: its memory has failed")
+	// errMemory: found by this node alone, in itself. Its disk may be sound,
+	// because what is not the sum's does not get there (writeState).
+	errMemory = errors.New("what this node holds in memory is not what was written into it: the memory has failed. " +
+		"Start it again, so that it loads its data from its disk")
 )
 
 // verdict returns what the checks have found of a node, nil if nothing.

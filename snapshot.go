@@ -52,8 +52,7 @@ func writeState(w io.Writer, s *state) error {
 		return err
 	}
 	if sum != s.sum {
-		// What altered the items in memory must not get to the disk.
-		return fmt.Errorf("%w; start it again: its data directory is not affected", errMemory)
+		return errMemory // and not onto the disk
 	}
 	if err := sw.record(sumRecord, appendUvarints(nil, s.sum)); err != nil {
 		return err
