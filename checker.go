@@ -25,6 +25,7 @@ type agreement struct {
 	decided atomic.Uint64             // checks that were decided in this life
 	worked  uint64                    // index of the last entry that was more than a check; guarded by kv.mu
 	checked uint64                    // the newest decided check; belongs to the apply loop
+	accused int                       // how many members had diverged; belongs to the apply loop
 	seen    atomic.Pointer[time.Time] // when the newest decided check was seen
 }
 
@@ -62,6 +63,11 @@ func (kv *kvstore) noteChecks() {
 		a.checked = c.checked
 		a.decided.Add(1)
 	}
+	if len(c.diverged) > a.accused {
+		kv.log.Warn("members hold other data than the majority and serve no more: remove them, and join others under new IDs",
+			zap.Uint64s("ids", sortedKeys(c.diverged)), zap.Uint64("checkpoint", c.index))
+	}
+	a.accused = len(c.diverged)
 	err := c.verdict(kv.self.node)
 	old := a.fault.Load()
 	switch {
