@@ -40,7 +40,7 @@ func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, rec
 			for _, c := range commits {
 				err := kv.commit(c, reconf)
 				if err == nil {
-					err = kv.checkOwnID()
+					err = errors.Join(kv.checkOwnID(), kv.checkLevel())
 				}
 				if err != nil {
 					return err
@@ -67,6 +67,17 @@ func (kv *kvstore) checkOwnID() error {
 	me := kv.state.membership.members[kv.self.node]
 	if me.Instance != 0 && me.Instance != kv.self.instance {
 		return errUsedID
+	}
+	return nil
+}
+
+// checkLevel stops a node whose cluster uses commands that it does not know,
+// before it meets one.
+func (kv *kvstore) checkLevel() error {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	if kv.state.level > programLevel {
+		return errLevel(kv.state.level)
 	}
 	return nil
 }
@@ -125,6 +136,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 			outcomes = append(outcomes, o)
 		}
 	}
+	kv.noteChecks()
 	kv.mu.Unlock()
 
 	// Only now that readers see the new state may anyone be told of it.
@@ -140,6 +152,9 @@ func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
 	o, commands, err := kv.state.applyEntry(e)
 	kv.due.bytes += uint64(len(e.GetData())) + logOverhead
 	kv.due.commands += uint64(commands)
+	if commands > 0 {
+		kv.agreement.worked = e.GetIndex()
+	}
 	if errors.Is(err, errMalformed) {
 		kv.log.Error("ignoring an entry that no version of raftkv wrote; who can reach the peer port?",
 			zap.Uint64("index", e.GetIndex()))
@@ -148,8 +163,8 @@ func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
 	return o, err
 }
 
-// applyEntry applies one normal entry of so many commands. errMalformed means
-// that it counts as one without any.
+// applyEntry applies one normal entry, of so many commands beside those of the
+// checks. errMalformed means that it counts as one without any.
 func (s *state) applyEntry(e *raftpb.Entry) (o outcome, commands int, err error) {
 	if e.GetIndex() != s.index+1 {
 		return o, 0, fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.index)
@@ -166,7 +181,7 @@ func (s *state) applyEntry(e *raftpb.Entry) (o outcome, commands int, err error)
 		return o, 0, fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
 	}
 	results, _ := s.applyBatch(id, cmds)
-	return outcome{id, results}, len(cmds), nil
+	return outcome{id, results}, countWork(cmds), nil
 }
 
 // applyConfEntry applies a membership change.
@@ -178,6 +193,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	changed := false
 	kv.mu.Lock()
 	kv.state.index, kv.state.term = e.GetIndex(), e.GetTerm()
+	kv.agreement.worked = e.GetIndex()
 	if err == nil {
 		changed, err = kv.state.applyMemberChange(change)
 	}
@@ -218,6 +234,8 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	}
 	kv.mu.Lock()
 	kv.state = s
+	kv.agreement.worked = s.index
+	kv.noteChecks()
 	window, m := s.windows[kv.proposals.node], s.membership.clone()
 	kv.mu.Unlock()
 	kv.due.reset()

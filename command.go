@@ -26,7 +26,11 @@ type commandKind byte
 const (
 	kindPut     commandKind = 1 // set a key
 	kindDelete  commandKind = 2 // remove a key
-	kindPublish commandKind = 3 // a node announces its client URL
+	kindPublish commandKind = 3 // what a node announced before there were levels; only read
+
+	kindAnnounce   commandKind = 4 // a node announces its client URL and its level
+	kindCheckpoint commandKind = 5 // every node is to report the hash of its state
+	kindReport     commandKind = 6 // a node's report
 )
 
 // conditionKind says what must hold for a write to happen. The values are on disk.
@@ -57,9 +61,14 @@ type command struct {
 	key       string
 	value     []byte
 
-	member    uint64 // kindPublish: who
-	instance  uint64 // kindPublish: with which data directory
-	clientURL string // kindPublish: where its clients find it
+	member    uint64 // kindPublish, kindAnnounce, kindReport: who
+	instance  uint64 // kindPublish, kindAnnounce: with which data directory
+	clientURL string // kindPublish, kindAnnounce: where its clients find it
+	level     uint64 // kindAnnounce: the level of commands that it knows
+
+	full       bool   // kindCheckpoint: the hash is to be computed anew
+	checkpoint uint64 // kindReport: which one it answers, by its index
+	report     report // kindReport: what it says
 }
 
 // batchID identifies a batch for ever: the node that gathered it, which of
@@ -110,13 +119,29 @@ func encodeWrite(kind commandKind, c condition, key string, value []byte) []byte
 	return append(b, value...)
 }
 
-// encodePublish encodes a node's announcement of its client URL and of the
-// instance of its data directory.
-func encodePublish(member, instance uint64, clientURL string) []byte {
-	b := []byte{byte(kindPublish)}
-	b = binary.AppendUvarint(b, member)
-	b = binary.AppendUvarint(b, instance)
+// encodeAnnounce encodes a node's announcement of its client URL, the instance
+// of its data directory, and the level of commands that its program knows.
+func encodeAnnounce(member, instance, level uint64, clientURL string) []byte {
+	b := appendUvarints([]byte{byte(kindAnnounce)}, member, instance, level)
 	return append(b, clientURL...)
+}
+
+func encodeCheckpoint(full bool) []byte {
+	return []byte{byte(kindCheckpoint), boolByte(full)}
+}
+
+// encodeReport encodes a node's answer to the checkpoint at an index.
+func encodeReport(member, checkpoint uint64, r report) []byte {
+	b := appendUvarints([]byte{byte(kindReport)}, member, checkpoint)
+	b = append(b, boolByte(r.void))
+	return binary.LittleEndian.AppendUint64(b, r.hash)
+}
+
+func boolByte(v bool) byte {
+	if v {
+		return 1
+	}
+	return 0
 }
 
 // decodeBatch splits an entry into its identity and its commands.
@@ -146,6 +171,9 @@ func decodeCommand(b []byte) (command, error) {
 	if r.bad {
 		return c, errMalformed
 	}
+	if levelOf(c.kind) > programLevel {
+		return c, fmt.Errorf("%w: kind %d", errUnknownCommand, c.kind)
+	}
 	switch c.kind {
 	case kindPut, kindDelete:
 		c.condition.kind = conditionKind(r.byte())
@@ -161,6 +189,16 @@ func decodeCommand(b []byte) (command, error) {
 		}
 	case kindPublish:
 		c.member, c.instance, c.clientURL = r.uvarint(), r.uvarint(), string(r.b)
+	case kindAnnounce:
+		c.member, c.instance, c.level = r.uvarint(), r.uvarint(), r.uvarint()
+		c.clientURL = string(r.b)
+	case kindCheckpoint:
+		c.full = r.bool()
+		r.end()
+	case kindReport:
+		c.member, c.checkpoint = r.uvarint(), r.uvarint()
+		c.report = report{void: r.bool(), hash: r.uint64()}
+		r.end()
 	default:
 		return c, fmt.Errorf("%w: kind %d", errUnknownCommand, c.kind)
 	}
@@ -196,6 +234,33 @@ func (r *fields) uvarint() uint64 {
 	r.b = r.b[n:]
 	return v
 }
+
+// optional reads a uvarint that may be left out at the end, which means 0.
+func (r *fields) optional() uint64 {
+	if len(r.b) == 0 {
+		return 0
+	}
+	return r.uvarint()
+}
+
+func (r *fields) bool() bool {
+	b := r.byte()
+	r.bad = r.bad || b > 1
+	return b == 1
+}
+
+func (r *fields) uint64() uint64 {
+	if r.bad || len(r.b) < 8 {
+		r.bad = true
+		return 0
+	}
+	v := binary.LittleEndian.Uint64(r.b)
+	r.b = r.b[8:]
+	return v
+}
+
+// end: nothing may follow.
+func (r *fields) end() { r.bad = r.bad || len(r.b) > 0 }
 
 // bytes reads a length and that many bytes.
 func (r *fields) bytes() []byte {

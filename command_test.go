@@ -12,8 +12,15 @@ import (
 
 // encodeCommand is the inverse of decodeCommand.
 func encodeCommand(c command) []byte {
-	if c.kind == kindPublish {
-		return encodePublish(c.member, c.instance, c.clientURL)
+	switch c.kind {
+	case kindPublish: // no longer written
+		return append(appendUvarints([]byte{byte(kindPublish)}, c.member, c.instance), c.clientURL...)
+	case kindAnnounce:
+		return encodeAnnounce(c.member, c.instance, c.level, c.clientURL)
+	case kindCheckpoint:
+		return encodeCheckpoint(c.full)
+	case kindReport:
+		return encodeReport(c.member, c.checkpoint, c.report)
 	}
 	return encodeWrite(c.kind, c.condition, c.key, c.value)
 }
@@ -55,6 +62,12 @@ var commandSamples = []command{
 	{kind: kindDelete, key: "k", condition: condition{kind: ifAtRevision, revision: 7}},
 	{kind: kindPublish, member: 3, clientURL: "http://127.0.0.1:9121"},
 	{kind: kindPublish, member: math.MaxUint64},
+	{kind: kindAnnounce, member: 3, instance: 4, level: 5, clientURL: "http://127.0.0.1:9121"},
+	{kind: kindAnnounce, member: math.MaxUint64, level: math.MaxUint64},
+	{kind: kindCheckpoint},
+	{kind: kindCheckpoint, full: true},
+	{kind: kindReport, member: 3, checkpoint: 1 << 40, report: report{hash: math.MaxUint64}},
+	{kind: kindReport, member: math.MaxUint64, report: report{void: true}},
 }
 
 // Guarantee: what a client wrote is what every replica applies, byte for byte,
@@ -108,7 +121,12 @@ func TestDecodeBatchStrict(t *testing.T) {
 		{"no revision", with([]byte{byte(kindPut), byte(ifAtRevision)}), errMalformed},
 		{"publish of nobody", with([]byte{byte(kindPublish)}), errMalformed},
 		{"kind 0", with([]byte{0, 0, 1, 'k'}), errUnknownCommand},
-		{"kind 4", with([]byte{4, 0, 1, 'k'}), errUnknownCommand},
+		{"announcement of nobody", with([]byte{byte(kindAnnounce)}), errMalformed},
+		{"checkpoint of two minds", with([]byte{byte(kindCheckpoint), 2}), errMalformed},
+		{"checkpoint and more", with([]byte{byte(kindCheckpoint), 1, 1}), errMalformed},
+		{"report cut short", with([]byte{byte(kindReport), 1, 1, 0, 1, 2, 3, 4, 5, 6, 7}), errMalformed},
+		{"report and more", with([]byte{byte(kindReport), 1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9}), errMalformed},
+		{"kind 7", with([]byte{7, 0, 1, 'k'}), errUnknownCommand},
 		{"kind 255", with([]byte{255}), errUnknownCommand},
 		{"unknown after known", with(good, []byte{77}), errUnknownCommand},
 		{"malformed after known", with(good, nil), errMalformed},

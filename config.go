@@ -91,6 +91,11 @@ type config struct {
 	// remembered. Several ElectionTimeouts survive the loss of a leader.
 	RequestTimeout time.Duration
 
+	// CheckInterval is the time between two checks that the replicas hold the
+	// same data. Default 10s, 100ms to 24h, or 0 for none. It counts on the
+	// node that leads.
+	CheckInterval time.Duration
+
 	// MaxValueSize is the largest value in bytes that a client may write.
 	// Default 1MiB, 1 byte to 64MiB. A value passes through raft as one entry
 	// and delays heartbeats while it does: raise ElectionTimeout with it.
@@ -127,6 +132,7 @@ func defaultConfig() config {
 		HeartbeatInterval: 100 * time.Millisecond,
 		ElectionTimeout:   time.Second,
 		RequestTimeout:    5 * time.Second,
+		CheckInterval:     10 * time.Second,
 		MaxValueSize:      1 << 20,
 		Quota:             2 << 30,
 		LogLevel:          "info",
@@ -162,6 +168,7 @@ func (c *config) settings(list *string) []setting {
 		{"heartbeat-interval", "TIME", "time between the leader's heartbeats (100ms)", into(&c.HeartbeatInterval, time.ParseDuration, period)},
 		{"election-timeout", "TIME", "silence after which a leader is elected; 3 heartbeats or more (1s)", into(&c.ElectionTimeout, time.ParseDuration, period)},
 		{"request-timeout", "TIME", "how long a request may wait for the cluster (5s)", into(&c.RequestTimeout, time.ParseDuration, period)},
+		{"check-interval", "TIME", "time between checks that all replicas hold the same; 0 for none (10s)", into(&c.CheckInterval, time.ParseDuration, period)},
 		{"max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", into(&c.MaxValueSize, parseSize, "a size in bytes, KiB, MiB or GiB, as in 1048576 or 1MiB")},
 		{"quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (2GiB)", into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")},
 		{"log-level", "LEVEL", "debug, info, warn or error (info)", into(&c.LogLevel, parseText, "")},
@@ -442,6 +449,9 @@ func (c *config) validate(r *review) {
 	r.check("heartbeat-interval", c.HeartbeatInterval, within(c.HeartbeatInterval, time.Millisecond, 20*time.Second))
 	r.check("election-timeout", c.ElectionTimeout, within(c.ElectionTimeout, time.Millisecond, time.Minute))
 	r.check("request-timeout", c.RequestTimeout, within(c.RequestTimeout, time.Millisecond, 5*time.Minute))
+	if c.CheckInterval != 0 {
+		r.check("check-interval", c.CheckInterval, within(c.CheckInterval, 100*time.Millisecond, 24*time.Hour))
+	}
 	r.check("max-value-size", c.MaxValueSize, within(c.MaxValueSize, 1, 64<<20))
 	r.check("log-level", c.LogLevel, oneOf(c.LogLevel, "debug", "info", "warn", "error"))
 	r.check("log-format", c.LogFormat, oneOf(c.LogFormat, "console", "json"))

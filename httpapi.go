@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,6 +85,9 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Connection", "close")
 		return errStopping
 	}
+	if err := a.kv.sound(); err != nil && !aboutItself(path) {
+		return err
+	}
 	first, _, _ := strings.Cut(path, "/")
 	switch {
 	case path == "":
@@ -99,6 +103,16 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 		return a.serveKey(w, r, path)
 	}
 	return notAllowed(w, "GET, HEAD, PUT, POST, DELETE")
+}
+
+// aboutItself tells the paths that need nothing of the replicated state, so
+// that a node can say what is wrong with it.
+func aboutItself(path string) bool {
+	switch path {
+	case "livez", "readyz", "metrics", "v1/status":
+		return true
+	}
+	return false
 }
 
 // serveV1 serves the paths that are not short-form keys.
@@ -352,7 +366,8 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, cond condi
 func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
 	if !stale {
 		h["Raftkv-Consistency"] = []string{"linearizable"}
-		return a.confirm(r.Context())
+		// A node that has just started may learn only now what is wrong with it.
+		return cmp.Or(a.confirm(r.Context()), a.kv.sound())
 	}
 	if a.kv.applied.get() == 0 {
 		return errNotReady // it joins, and has not got anything yet
@@ -385,6 +400,9 @@ func (a *api) delete(w http.ResponseWriter, r *http.Request, key string, cond co
 
 func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
 	res := a.propose(r.Context(), cmd)
+	if err := a.kv.sound(); err != nil {
+		return err // the write may have happened, but what this node says of it is not to be trusted
+	}
 	h := w.Header()
 	setETag(h, res.revision)
 	if res.err != nil {

@@ -563,6 +563,9 @@ func TestAPIProblems(t *testing.T) {
 		{errElsewhere, 503, "not_leader", didNotHappen, true},
 		{errOutcomeUnknown, 504, "outcome_unknown", mayHaveHappened, false},
 	}
+	for _, err := range []error{errDiverged, errNoMajority, errMemory} {
+		rows = append(rows, problem{err, 503, "diverged", nodeBroken, false})
+	}
 	listed := make(map[error]bool)
 	for _, tt := range rows {
 		listed[tt.err] = true
@@ -736,19 +739,51 @@ func TestAPIStopping(t *testing.T) {
 	}
 }
 
+// Guarantee: a node that the checks found to differ answers nothing out of its
+// state, and says what is wrong with it.
+func TestAPIDiverged(t *testing.T) {
+	for _, found := range []error{errDiverged, errNoMajority, errMemory} {
+		at := newAPITest(t)
+		at.kv.agreement.fault.Store(&fault{found})
+		for _, tt := range []string{
+			"GET /k", "GET /k?consistency=stale", "HEAD /k", "PUT /k", "DELETE /v1/kv/k", "POST /4", "DELETE /4", "GET /",
+			"GET /v1/members", "GET /v1/members?consistency=stale", "GET /v1/nothing", "GET /v1/status/",
+		} {
+			method, target, _ := strings.Cut(tt, " ")
+			if detail := at.problem(tt, at.do(method, target, "v"), 503, "diverged"); detail != found.Error() {
+				t.Errorf("%s: the detail is %q", tt, detail)
+			}
+		}
+		if at.proposed+at.asked != 0 {
+			t.Errorf("%d proposals, %d reads", at.proposed, at.asked)
+		}
+		at.want(at.do("GET", "/livez", ""), 200, "ok\n")
+		if w := at.do("GET", "/v1/status", ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"diverged":true`) {
+			t.Errorf("status: %d %s", w.Code, w.Body)
+		}
+		if w := at.do("GET", "/metrics", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "raftkv_diverged 1\n") {
+			t.Errorf("metrics: %d", w.Code)
+		}
+		if w := at.do("GET", "/readyz?verbose", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "FAIL agrees with the other replicas") {
+			t.Errorf("readyz: %d %s", w.Code, w.Body)
+		}
+	}
+}
+
 // Guarantee: a node is ready when it has a leader, is a member and has caught
 // up; not a moment before, and it says what is missing.
 func TestAPIReady(t *testing.T) {
 	at := newAPITest(t)
 	at.want(at.do("GET", "/readyz", ""), 200, "ok\n")
 	verbose := at.do("GET", "/readyz?verbose", "")
-	if verbose.Code != 200 || strings.Count(verbose.Body.String(), "ok  ") != 3 {
+	if verbose.Code != 200 || strings.Count(verbose.Body.String(), "ok  ") != 4 {
 		t.Errorf("%d %s", verbose.Code, verbose.Body)
 	}
 	for name, spoil := range map[string]func(at *apiTest){
 		"has a leader":  func(at *apiTest) { at.node.status.Store(&raftStatus{term: 2}) },
 		"is a member":   func(at *apiTest) { delete(at.kv.state.membership.members, 1) },
 		"has caught up": func(at *apiTest) { at.a.status.caughtUp.Store(false) },
+		"agrees with":   func(at *apiTest) { at.kv.agreement.unsound.Store(true) },
 	} {
 		at := newAPITest(t)
 		spoil(at)

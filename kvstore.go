@@ -27,8 +27,11 @@ type state struct {
 	revision    uint64 // counts the commands that changed something
 	bytes       uint64 // of all keys and values
 	items       btree.Map[string, *item]
+	sum         uint64            // of the items' hashes; hash.go
 	windows     map[uint64]window // by node: which of its batches were applied
 	membership  membership
+	level       uint64 // of the commands that every member knows; level.go
+	checks      checks
 }
 
 func newState(peers []peer) *state {
@@ -41,8 +44,11 @@ func (s *state) copy() *state {
 	c := &state{
 		index: s.index, term: s.term, revision: s.revision, bytes: s.bytes,
 		items:      *s.items.Copy(),
+		sum:        s.sum,
 		windows:    make(map[uint64]window, len(s.windows)),
 		membership: s.membership.clone(),
+		level:      s.level,
+		checks:     s.checks.clone(),
 	}
 	for node, w := range s.windows {
 		c.windows[node] = w
@@ -139,7 +145,14 @@ func (s *state) apply(c command) result {
 	case kindDelete:
 		return s.delete(c)
 	case kindPublish:
-		s.membership.publish(c.member, c.instance, c.clientURL)
+		s.membership.publish(c.member, c.instance, c.clientURL, 0)
+	case kindAnnounce:
+		s.membership.publish(c.member, c.instance, c.clientURL, c.level)
+		s.raiseLevel()
+	case kindCheckpoint:
+		s.checkpoint(c.full)
+	case kindReport:
+		s.report(c.member, c.checkpoint, c.report)
 	}
 	return result{}
 }
@@ -161,10 +174,12 @@ func (s *state) put(c command) result {
 	if exists {
 		it.createRevision, it.version = old.createRevision, old.version+1
 		s.bytes -= uint64(len(old.value))
+		s.sum -= itemHash(c.key, old)
 	} else {
 		s.bytes += uint64(len(c.key))
 	}
 	s.bytes += uint64(len(it.value))
+	s.sum += itemHash(c.key, it)
 	s.items.Set(c.key, it)
 	return result{revision: s.revision}
 }
@@ -179,6 +194,7 @@ func (s *state) delete(c command) result {
 	}
 	s.revision++
 	s.bytes -= uint64(len(c.key) + len(old.value))
+	s.sum -= itemHash(c.key, old)
 	s.items.Delete(c.key)
 	return result{deletion: s.revision}
 }
@@ -215,7 +231,9 @@ func (s *state) applyMemberChange(c memberChange) (changed bool, err error) {
 	s.membership.apply(c)
 	if c.op == opRemove {
 		delete(s.windows, c.id)
+		delete(s.checks.diverged, c.id)
 	}
+	s.raiseLevel()
 	return true, nil
 }
 
@@ -234,6 +252,7 @@ type kvstore struct {
 	snapshots chan<- *state // states to write to disk; see apply.go
 	wanted    chan struct{} // asks for a snapshot now
 	due       snapshotPolicy
+	agreement agreement
 
 	mu    sync.RWMutex
 	state *state // guarded by mu; replaced when a snapshot is installed
@@ -267,11 +286,12 @@ func (kv *kvstore) isRemoved(id uint64) bool {
 // storeStatus is what the store says of itself.
 type storeStatus struct {
 	index, term, revision, keys, bytes uint64
+	level, checked                     uint64
 }
 
 func (kv *kvstore) status() storeStatus {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
 	s := kv.state
-	return storeStatus{s.index, s.term, s.revision, uint64(s.items.Len()), s.bytes}
+	return storeStatus{s.index, s.term, s.revision, uint64(s.items.Len()), s.bytes, s.level, s.checks.checked}
 }

@@ -196,6 +196,9 @@ func (ms *members) freshMembership(ctx context.Context) (membership, uint64, err
 	if leader, _, _ := ms.leaders.get(); leader != ms.id {
 		return membership{}, 0, errElsewhere
 	}
+	if ms.kv.sound() != nil {
+		return membership{}, 0, errElsewhere // it is giving up leadership
+	}
 	if err := ms.node.reads.confirm(ctx); err != nil {
 		return membership{}, 0, errNoLeader
 	}

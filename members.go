@@ -21,6 +21,9 @@ type member struct {
 	// 0 if it never did. The same ID with another directory is not this node:
 	// it has forgotten its votes.
 	Instance uint64
+	// Level is the level of commands that the node's program knows, as it
+	// published it last; 0 if it never did.
+	Level uint64
 	// Learner: receives the log but does not vote (thesis §4.2.1).
 	Learner bool
 }
@@ -76,12 +79,12 @@ func (m membership) voters() []uint64 {
 
 // publish notes what a node says of itself. The first instance to use an ID
 // keeps it.
-func (m *membership) publish(id, instance uint64, clientURL string) {
+func (m *membership) publish(id, instance uint64, clientURL string, level uint64) {
 	mem, ok := m.members[id]
 	if !ok || (mem.Instance != 0 && mem.Instance != instance) {
 		return
 	}
-	mem.Instance, mem.ClientURL = instance, clientURL
+	mem.Instance, mem.ClientURL, mem.Level = instance, clientURL, level
 	m.members[id] = mem
 }
 

@@ -42,6 +42,19 @@ func newMetrics(s *statusReporter, p *proposer) *metrics {
 	gauge("raftkv_revision", "Revision of the store.", func() float64 { return float64(s.get().Revision) })
 	gauge("raftkv_keys", "Number of keys.", func() float64 { return float64(s.get().Keys) })
 	gauge("raftkv_bytes", "Size of all keys and values.", func() float64 { return float64(s.get().Bytes) })
+	gauge("raftkv_diverged", "1 if the checks of the replicas keep this node from serving.", func() float64 {
+		if s.kv.sound() != nil {
+			return 1
+		}
+		return 0
+	})
+	gauge("raftkv_checked_index", "Log index of the newest check on which a majority agreed.", func() float64 {
+		return float64(s.get().CheckedIndex)
+	})
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "raftkv_checks_total",
+		Help: "Checks on which a majority agreed, as applied since the start.",
+	}, func() float64 { return float64(s.kv.agreement.decided.Load()) }))
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "raftkv_batch_retries_total",
 		Help: "Batches proposed again because raft may have lost them.",

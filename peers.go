@@ -53,6 +53,7 @@ const (
 // clusterInfo is what a node tells others of the cluster.
 type clusterInfo struct {
 	ClusterID uint64       `json:"cluster_id"`
+	Level     uint64       `json:"level"` // of commands; level.go
 	Members   []memberInfo `json:"members"`
 	Removed   []uint64     `json:"removed"`
 }
@@ -120,7 +121,7 @@ func hostOfURL(raw string) string {
 func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 	view := s.members.leaderView(ctx)
 	m, _ := s.kv.membership()
-	info := clusterInfo{ClusterID: s.node.cluster, Removed: sortedKeys(m.removed)}
+	info := clusterInfo{ClusterID: s.node.cluster, Level: s.kv.status().level, Removed: sortedKeys(m.removed)}
 	for _, mem := range m.sorted() {
 		if mem.Instance == 0 {
 			mem.Instance = s.storage.published[mem.ID]

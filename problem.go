@@ -62,6 +62,9 @@ var problems = []problem{
 	{errElsewhere, http.StatusServiceUnavailable, "not_leader", didNotHappen, true},
 	{errQuota, http.StatusInsufficientStorage, "quota_exceeded", didNotHappen, false},
 	{errOutcomeUnknown, http.StatusGatewayTimeout, "outcome_unknown", mayHaveHappened, false},
+	{errDiverged, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
+	{errNoMajority, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
+	{errMemory, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
 	{errInternal, http.StatusInternalServerError, "internal", nodeBroken, false},
 }
 

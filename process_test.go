@@ -43,6 +43,11 @@ var procBinary = sync.OnceValues(func() (string, error) {
 	if bin := os.Getenv("RAFTKV_TEST_BINARY"); bin != "" {
 		return filepath.Abs(bin)
 	}
+	return procBuild("raftkv-under-test")
+})
+
+// procBuild builds the server, with more arguments for go build than usual.
+func procBuild(name string, more ...string) (string, error) {
 	// go test removes the directory of the test binary when it is done: the one place that needs no clean-up.
 	self, err := os.Executable()
 	if err != nil {
@@ -54,8 +59,8 @@ var procBinary = sync.OnceValues(func() (string, error) {
 			return "", err
 		}
 	}
-	bin := filepath.Join(dir, "raftkv-under-test")
-	args := []string{"build", "-buildvcs=false", "-o", bin}
+	bin := filepath.Join(dir, name)
+	args := append([]string{"build", "-buildvcs=false", "-o", bin}, more...)
 	if os.Getenv("RAFTKV_TEST_RACE") == "1" {
 		args = append(args, "-race")
 	}
@@ -64,7 +69,7 @@ var procBinary = sync.OnceValues(func() (string, error) {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return bin, nil
-})
+}
 
 // procThread runs functions on one OS thread that never ends: the kernel's parent-death signal is tied to the thread
 // that started a child, not to the process.
@@ -123,6 +128,7 @@ type procNode struct {
 	peerPort, clientPort int
 	dataDir, logPath     string
 	args                 []string
+	bin                  string // another build than the one under test
 
 	cmd      *exec.Cmd
 	logStart int64         // where the output of the present run begins
@@ -219,6 +225,9 @@ func (c *procCluster) launch(i int) {
 	bin, err := procBinary()
 	if err != nil {
 		c.t.Fatal(err)
+	}
+	if n.bin != "" {
+		bin = n.bin
 	}
 	log, err := os.OpenFile(n.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {

@@ -203,6 +203,9 @@ func sayLosses(out io.Writer, f *findings, me member, st *state) error {
 			p.line("learner", "node %d had no vote: it may be far behind", m.ID)
 		}
 	}
+	if err := st.checks.verdict(me.ID); err != nil {
+		p.line("diverged", "the replicas were found to differ, and this one may be wrong: prefer another node's directory, or a backup")
+	}
 	if p.err == nil {
 		_, p.err = io.WriteString(out, `
 WHAT MAY BE LOST: every write that the others acknowledged as a majority and that

@@ -48,8 +48,9 @@ func restoreSettings(c *config, list *string) []setting {
 const revisionJump = 1_000_000_000
 
 // refound makes the state the first one of a new cluster with these voters.
-// Who was a member, who was removed, and which batches were applied is the old
-// cluster's: here those IDs have not been used yet.
+// Who was a member, who was removed, which batches were applied and what the
+// replicas found of one another is the old cluster's: here those IDs have not
+// been used yet.
 func (s *state) refound(voters []peer) error {
 	if s.revision > math.MaxUint64-revisionJump {
 		return fmt.Errorf("its revision %d is too high to go on from", s.revision)
@@ -58,6 +59,7 @@ func (s *state) refound(voters []peer) error {
 	s.revision += revisionJump
 	s.membership = newMembership(voters)
 	s.windows = make(map[uint64]window)
+	s.level, s.checks = 0, checks{}
 	return nil
 }
 

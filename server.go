@@ -27,6 +27,7 @@ type server struct {
 	reads     *reader
 	proposals *proposer
 	members   *members
+	checker   *checker
 	api       *api
 	states    chan *state
 	commitC   chan []commit
@@ -85,7 +86,9 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	kv := &kvstore{
 		log: log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: newConfWait(),
 		snapshots: states, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount}, state: st.state,
+		agreement: agreement{own: make(chan *ownCheck, 1), worked: st.state.index, checked: st.state.checks.checked},
 	}
+	kv.noteChecks()
 	life, end := context.WithCancel(context.Background())
 	group, life := errgroup.WithContext(life)
 	tick, _, _ := cfg.ticks()
@@ -113,6 +116,10 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 			elected: cfg.ElectionTimeout, kv: kv, node: node, leaders: leaders,
 			turn: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaitingChanges),
 		},
+	}
+	s.checker = &checker{
+		log: log, id: cfg.ID, interval: cfg.CheckInterval, tick: tick, elected: cfg.ElectionTimeout,
+		kv: kv, node: node, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.propose,
 	}
 	status := &statusReporter{
 		id: cfg.ID, cluster: st.identity.ClusterID, kv: kv, node: node, began: time.Now(), caughtUp: s.caughtUp,
@@ -152,12 +159,14 @@ func (s *server) start() error {
 	group.Go(func() error { return s.storage.writeSnapshots(ctx, s.states, s.node.writtenC) })
 	group.Go(func() error { return s.storage.mark.run(ctx) })
 	group.Go(func() error { return s.members.run(ctx) })
+	group.Go(func() error { return s.checker.report(ctx) })
+	group.Go(func() error { return s.checker.lead(ctx) })
 	group.Go(func() error { return s.takePart(ctx) })
 	return nil
 }
 
-// takePart waits until the node has caught up, then publishes its client URL,
-// which also marks its ID as used.
+// takePart waits until the node has caught up, then publishes its client URL
+// and its level, which also marks its ID as used.
 func (s *server) takePart(ctx context.Context) error {
 	for s.reads.confirm(ctx) != nil {
 		if ctx.Err() != nil {
@@ -168,10 +177,10 @@ func (s *server) takePart(ctx context.Context) error {
 	s.log.Info("ready", zap.String("client-url", s.clientURL))
 	for ctx.Err() == nil {
 		m, _ := s.kv.membership()
-		if me, ok := m.members[s.cfg.ID]; !ok || (me.ClientURL == s.clientURL && s.kv.proven()) {
+		if me, ok := m.members[s.cfg.ID]; !ok || (me.ClientURL == s.clientURL && me.Level == programLevel && s.kv.proven()) {
 			return nil
 		}
-		s.proposals.propose(ctx, encodePublish(s.cfg.ID, s.storage.identity.Instance, s.clientURL))
+		s.proposals.propose(ctx, encodeAnnounce(s.cfg.ID, s.storage.identity.Instance, programLevel, s.clientURL))
 		select {
 		case <-time.After(s.node.tick):
 		case <-ctx.Done():
@@ -247,7 +256,7 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 		// It may have stopped before it got anything from the cluster.
 		for _, info := range askCluster(ctx, ask, cfg.Seeds, askTimeout) {
 			if _, ok := info.member(cfg.ID); ok {
-				return info, nil
+				return info, checkJoinLevel(info)
 			}
 		}
 		return clusterInfo{}, nil
@@ -301,6 +310,15 @@ func refuseUsedID(cfg config, info clusterInfo) error {
 	return nil
 }
 
+// checkJoinLevel refuses to join a cluster whose commands this program does not
+// know: it would stop at the first of them.
+func checkJoinLevel(info clusterInfo) error {
+	if info.Level > programLevel {
+		return errLevel(info.Level)
+	}
+	return nil
+}
+
 // joinCluster asks the seeds for the cluster until this node is a member of it,
 // then makes the data directory.
 func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
@@ -313,7 +331,7 @@ func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClie
 			if info.ClusterID != infos[0].ClusterID {
 				return info, fmt.Errorf("--cluster names nodes of two clusters, %x and %x", infos[0].ClusterID, info.ClusterID)
 			}
-			if err := refuseUsedID(cfg, info); err != nil {
+			if err := errors.Join(refuseUsedID(cfg, info), checkJoinLevel(info)); err != nil {
 				return info, err
 			}
 		}

@@ -20,7 +20,7 @@ const simChaosOps = 60
 func TestSimChaos(t *testing.T) {
 	for round := range 4 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
-			small := func(cfg *config) { cfg.SnapshotCount = 20 }
+			small := func(cfg *config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
 			simulateWith(t, 3, small, func(c *simCluster) {
 				c.leader()
 				c.net.spoilSnapshots(0.3)

@@ -431,6 +431,11 @@ func (c *simCluster) check() {
 		return len(hashes) == 1
 	})
 	c.net.checkLeaders()
+	for _, id := range c.up() {
+		if err := c.nodes[id].srv.kv.sound(); err != nil {
+			c.t.Errorf("node %d: %v", id, err)
+		}
+	}
 	if !porcupine.CheckOperations(chaosModel, c.history) {
 		c.t.Errorf("the history of %d operations is not linearizable", len(c.history))
 	}

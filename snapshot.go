@@ -13,21 +13,59 @@ import (
 // The records of a state file. The values are on disk: never reuse one. What
 // a file of records looks like is statefile.go's business.
 const (
-	headRecord    byte = 1 // index, term, revision, membership changes
+	headRecord    byte = 1 // index, term, revision, membership changes; level
 	itemRecord    byte = 2 // create, mod, version, key, value
-	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL
+	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL; level
 	removedRecord byte = 4 // id
 	windowRecord  byte = 5 // node, boot, low, applied
+
+	checkRecord    byte = 6 // of checks: index, full, checked, agreed, no majority, voters
+	reportRecord   byte = 7 // node, void, hash
+	divergedRecord byte = 8 // node, index
+	sumRecord      byte = 9 // the sum of the items' hashes; the last record
 )
+
+// Fields behind a semicolon came later: they may be missing at the end of a
+// record, which means 0, and are left out when they are 0 (level.go says why).
 
 // writeState writes the whole replicated state, as of its index. The order of
 // the records is fixed, so that equal states make equal files.
 func writeState(w io.Writer, s *state) error {
 	sw := newStateWriter(w)
+	if err := s.writeRest(sw.record); err != nil {
+		return err
+	}
 	var b []byte
-	put := func(kind byte) error { return sw.record(kind, b) }
+	var err error
+	sum := uint64(0)
+	s.items.Scan(func(key string, it *item) bool {
+		b = appendUvarints(b[:0], it.createRevision, it.modRevision, it.version)
+		b = appendString(b, key)
+		b = append(b, it.value...)
+		sum += itemHash(key, it)
+		err = sw.record(itemRecord, b)
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	if sum != s.sum {
+		return errMemory // and not onto the disk
+	}
+	if err := sw.record(sumRecord, appendUvarints(nil, s.sum)); err != nil {
+		return err
+	}
+	return sw.finish()
+}
+
+// writeRest passes on the records of all that is not an item, in a fixed order.
+// The hash of the state is made from them, so they may not change: see hash.go.
+func (s *state) writeRest(record func(kind byte, payload []byte) error) error {
+	var b []byte
+	put := func(kind byte) error { return record(kind, b) }
 
 	b = appendUvarints(nil, s.index, s.term, s.revision, s.membership.changes)
+	b = appendOptional(b, s.level)
 	if err := put(headRecord); err != nil {
 		return err
 	}
@@ -39,6 +77,7 @@ func writeState(w io.Writer, s *state) error {
 		b = appendUvarints(b[:0], m.ID, learner, m.Instance)
 		b = appendString(b, m.PeerURL)
 		b = appendString(b, m.ClientURL)
+		b = appendOptional(b, m.Level)
 		if err := put(memberRecord); err != nil {
 			return err
 		}
@@ -56,18 +95,7 @@ func writeState(w io.Writer, s *state) error {
 			return err
 		}
 	}
-	var err error
-	s.items.Scan(func(key string, it *item) bool {
-		b = appendUvarints(b[:0], it.createRevision, it.modRevision, it.version)
-		b = appendString(b, key)
-		b = append(b, it.value...)
-		err = put(itemRecord)
-		return err == nil
-	})
-	if err != nil {
-		return err
-	}
-	return sw.finish()
+	return s.checks.write(record)
 }
 
 // readState reads what writeState wrote.
@@ -112,8 +140,12 @@ func (s *state) restore(kind byte, payload []byte, each func(key string, it *ite
 	switch kind {
 	case headRecord:
 		s.index, s.term, s.revision, s.membership.changes = f.uvarint(), f.uvarint(), f.uvarint(), f.uvarint()
+		if s.level = f.optional(); s.level > programLevel {
+			return errLevel(s.level)
+		}
 	case memberRecord:
 		m := member{ID: f.uvarint(), Learner: f.uvarint() == 1, Instance: f.uvarint(), PeerURL: string(f.bytes()), ClientURL: string(f.bytes())}
+		m.Level = f.optional()
 		s.membership.members[m.ID] = m
 	case removedRecord:
 		s.membership.removed[f.uvarint()] = true
@@ -125,6 +157,13 @@ func (s *state) restore(kind byte, payload []byte, each func(key string, it *ite
 		it.value = append([]byte(nil), f.b...)
 		each(key, it)
 		s.bytes += uint64(len(key) + len(it.value))
+		s.sum += itemHash(key, it)
+	case checkRecord, reportRecord, divergedRecord:
+		s.checks.restore(kind, &f)
+	case sumRecord:
+		if sum := f.uvarint(); sum != s.sum {
+			return fmt.Errorf("%w: its items are not those of which it has the hash", errBadStateFile)
+		}
 	default:
 		return fmt.Errorf("%w: record of kind %d", errNewerFormat, kind)
 	}
@@ -153,6 +192,15 @@ func appendUvarints(b []byte, vs ...uint64) []byte {
 		b = binary.AppendUvarint(b, v)
 	}
 	return b
+}
+
+// appendOptional appends fields that may be left out at the end of a record:
+// zeros with which it would end are.
+func appendOptional(b []byte, vs ...uint64) []byte {
+	for len(vs) > 0 && vs[len(vs)-1] == 0 {
+		vs = vs[:len(vs)-1]
+	}
+	return appendUvarints(b, vs...)
 }
 
 func appendString(b []byte, s string) []byte {

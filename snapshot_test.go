@@ -32,6 +32,7 @@ func fullState(order []int) *state {
 		s.items.Set(key, &item{value: []byte(value), createRevision: 1, modRevision: 1, version: 1})
 		s.bytes += uint64(len(key) + len(value))
 	}
+	s.sum = hashItems(&s.items)
 	return s
 }
 
@@ -114,7 +115,7 @@ func TestSnapshotRecordsStrict(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := errNewerFormat
-		if byte(kind) >= headRecord && byte(kind) <= windowRecord {
+		if byte(kind) >= headRecord && byte(kind) <= sumRecord {
 			want = errBadStateFile
 		}
 		if s, err := readState(&b); !errors.Is(err, want) || s != nil {

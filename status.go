@@ -55,6 +55,15 @@ type nodeStatus struct {
 	Bytes         uint64 `json:"bytes"`
 	Version       string `json:"version"`
 	UptimeSeconds int64  `json:"uptime_seconds"`
+
+	// Diverged: the checks of the replicas keep this node from serving.
+	Diverged bool `json:"diverged"`
+	// CheckedIndex is the newest checkpoint on which a majority agreed, and
+	// CheckedAt when this node saw that, missing if it has not in this life.
+	CheckedIndex uint64     `json:"checked_index"`
+	CheckedAt    *time.Time `json:"checked_at,omitempty"`
+	// Level is that of the commands that every member knows; see level.go.
+	Level uint64 `json:"level"`
 }
 
 func (s *statusReporter) get() nodeStatus {
@@ -65,6 +74,7 @@ func (s *statusReporter) get() nodeStatus {
 		CommitIndex: max(rs.commit, ks.index), AppliedIndex: ks.index,
 		SnapshotIndex: s.node.storage.snapIndex.Load(), Revision: ks.revision, Keys: ks.keys, Bytes: ks.bytes,
 		Version: version, UptimeSeconds: int64(time.Since(s.began).Seconds()),
+		Diverged: s.kv.sound() != nil, CheckedIndex: ks.checked, CheckedAt: s.kv.agreement.seen.Load(), Level: ks.level,
 	}
 }
 
@@ -100,6 +110,7 @@ func (s *statusReporter) checks() []check {
 		{"has a leader", s.node.status.Load().leader != 0},
 		{"is a member", isMember},
 		{"has caught up", s.caughtUp.Load()},
+		{"agrees with the other replicas", s.kv.sound() == nil},
 	}
 }
 

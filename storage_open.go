@@ -80,7 +80,9 @@ func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) err
 	published := make(map[uint64]uint64)
 	for _, e := range c.entries {
 		reconfigured = reconfigured || e.GetType() != raftpb.EntryNormal
-		notePublished(e, published)
+		if err := notePublished(e, published); err != nil {
+			return nil, refused(dir, err)
+		}
 	}
 	if err := check(id, reconfigured); err != nil {
 		return nil, err
@@ -96,19 +98,22 @@ func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) err
 	return &openedStorage{storage: s, identity: id, state: st, reconfigured: reconfigured, published: published, end: tail}, nil
 }
 
-// notePublished notes the instances that an entry tells of. What it cannot
-// read is for the apply loop to judge.
-func notePublished(e *raftpb.Entry, published map[uint64]uint64) {
+// notePublished notes the instances that an entry tells of, and refuses what a
+// newer version wrote, before anything is changed.
+func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
 	if e.GetType() != raftpb.EntryNormal || len(e.GetData()) == 0 {
-		return
+		return nil
 	}
-	if _, cmds, err := decodeBatch(e.GetData()); err == nil {
-		for _, c := range cmds {
-			if c.kind == kindPublish {
-				published[c.member] = c.instance
-			}
+	_, cmds, err := decodeBatch(e.GetData())
+	if errors.Is(err, errUnknownCommand) {
+		return fmt.Errorf("log %w: entry %d: %w; upgrade this node", errNewerFormat, e.GetIndex(), err)
+	}
+	for _, c := range cmds {
+		if c.kind == kindPublish || c.kind == kindAnnounce {
+			published[c.member] = c.instance
 		}
 	}
+	return nil
 }
 
 // refused explains why a directory cannot be used, and the way out.

@@ -71,6 +71,10 @@ func (n *raftNode) transferSnapshot(m *raftpb.Message) error {
 	if !n.gate.passes(to) {
 		return errNotSent
 	}
+	// What a node holds that has diverged must not spread.
+	if err := n.kv.sound(); err != nil {
+		return err
+	}
 	meta, err := n.snapshotWith(to)
 	if err != nil {
 		return err

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.uber.org/zap"
+)
+
+// fullEvery: each so many intervals the hash is computed anew. At the default
+// interval of 10 s that is every five minutes; it costs each node a fraction of
+// a second of one processor for a million keys, and is the only thing that an
+// idle cluster writes.
+const fullEvery = 30
+
+// agreement is what a node knows of the checks beside the replicated state. It
+// is a part of the kvstore.
+type agreement struct {
+	own     chan *ownCheck            // to the reporter: the newest of what to report
+	fault   atomic.Pointer[fault]     // why this node must not serve; nil: it may
+	unsound atomic.Bool               // found by a full check of its own; ends with the process
+	decided atomic.Uint64             // checks that were decided in this life
+	worked  uint64                    // index of the last entry that was more than a check; guarded by kv.mu
+	checked uint64                    // the newest decided check; belongs to the apply loop
+	accused int                       // how many members had diverged; belongs to the apply loop
+	seen    atomic.Pointer[time.Time] // when the newest decided check was seen
+}
+
+type fault struct{ err error }
+
+// sound returns nil, or why this node must not serve: errDiverged,
+// errNoMajority or errMemory.
+func (kv *kvstore) sound() error {
+	f := kv.agreement.fault.Load()
+	if kv.agreement.unsound.Load() && (f == nil || f.err == errNoMajority) {
+		return errMemory // says more
+	}
+	if f != nil {
+		return f.err
+	}
+	return nil
+}
+
+// noteChecks takes what the checks have found out of a state that has changed,
+// before anyone can read from it. The caller holds kv.mu.
+func (kv *kvstore) noteChecks() {
+	a, c := &kv.agreement, &kv.state.checks
+	if own := c.own; own != nil {
+		c.own = nil
+		select {
+		case <-a.own: // overtaken
+		default:
+		}
+		select {
+		case a.own <- own:
+		default: // nobody reports: a store by itself
+		}
+	}
+	if c.checked != a.checked {
+		a.checked = c.checked
+		a.decided.Add(1)
+	}
+	if len(c.diverged) > a.accused {
+		kv.log.Warn("members hold other data than the majority and serve no more: remove them, and join others under new IDs",
+			zap.Uint64s("ids", sortedKeys(c.diverged)), zap.Uint64("checkpoint", c.index))
+	}
+	a.accused = len(c.diverged)
+	err := c.verdict(kv.self.node)
+	old := a.fault.Load()
+	switch {
+	case err == nil && old == nil, err != nil && old != nil && err == old.err:
+		return
+	case err == nil:
+		a.fault.Store(nil)
+		kv.log.Info("the replicas agree again; this node serves", zap.Uint64("checkpoint", c.checked))
+	default:
+		a.fault.Store(&fault{err})
+		kv.log.Error("this node stops serving: "+err.Error(), zap.Uint64("checkpoint", c.index), zap.Uint64("id", kv.self.node))
+	}
+}
+
+// countWork counts the commands that do not belong to the checks themselves.
+// Those alone are no reason for another check, or an idle cluster would never
+// rest.
+func countWork(cmds []command) (n int) {
+	for _, c := range cmds {
+		if c.kind != kindCheckpoint && c.kind != kindReport {
+			n++
+		}
+	}
+	return n
+}
+
+// checker makes this node take part in the checks.
+type checker struct {
+	log      *zap.Logger
+	id       uint64
+	interval time.Duration // between checkpoints; 0: this node asks for none
+	tick     time.Duration
+	elected  time.Duration // the election timeout
+	kv       *kvstore
+	node     *raftNode
+	leaders  *leadership
+	caughtUp *atomic.Bool
+	propose  func(ctx context.Context, cmd []byte) result
+
+	// Of lead alone:
+	lastFull uint64 // the last full check that it knows of
+	lastSeen uint64 // the last decided one
+	since    int    // intervals since then
+}
+
+// report answers checkpoints, for every node, until ctx ends.
+func (c *checker) report(ctx context.Context) error {
+	for {
+		select {
+		case own := <-c.kv.agreement.own:
+			c.answer(ctx, own)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// answer reports what this node makes of a checkpoint, until the report is in
+// the state or a newer checkpoint is.
+func (c *checker) answer(ctx context.Context, own *ownCheck) {
+	// A node that has started again meets checkpoints of the past, most of
+	// which it has answered in its former life.
+	for !c.caughtUp.Load() {
+		if !c.pause(ctx) {
+			return
+		}
+	}
+	if own.items != nil && c.pending(own.index) {
+		c.recompute(own)
+	}
+	for c.pending(own.index) {
+		r := report{hash: own.hash(), void: c.kv.agreement.unsound.Load()}
+		if err := c.propose(ctx, encodeReport(c.id, own.index, r)).err; err != nil {
+			c.log.Debug("the report on a checkpoint is not in the log yet", zap.Uint64("checkpoint", own.index), zap.Error(err))
+		}
+		if !c.pause(ctx) {
+			return
+		}
+	}
+}
+
+// recompute looks whether the items are those of which the sum is. If not, they
+// were altered behind the store's back, and whatever the others report, this
+// node cannot be right, now and until it has loaded its state again.
+func (c *checker) recompute(own *ownCheck) {
+	if hashItems(own.items) == own.sum {
+		return
+	}
+	c.kv.agreement.unsound.Store(true)
+	c.log.Error("this node stops serving: "+errMemory.Error(), zap.Uint64("checkpoint", own.index), zap.Uint64("id", c.id))
+}
+
+func (c *checker) pending(index uint64) bool {
+	c.kv.mu.RLock()
+	defer c.kv.mu.RUnlock()
+	return !c.kv.state.checks.answered(c.id, index)
+}
+
+func (c *checker) pause(ctx context.Context) bool {
+	select {
+	case <-time.After(c.tick):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// lead asks for checkpoints while this node leads, and gives leadership up
+// when it must not serve.
+func (c *checker) lead(ctx context.Context) error {
+	var every <-chan time.Time
+	if c.interval > 0 {
+		t := time.NewTicker(c.interval)
+		defer t.Stop()
+		every = t.C
+	}
+	look := time.NewTicker(c.elected / 4)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			c.see()
+			if leader, _, _ := c.leaders.get(); leader == c.id {
+				c.giveUp(ctx)
+			}
+		case <-every:
+			leader, _, _ := c.leaders.get()
+			if wanted, full := c.due(); wanted && leader == c.id {
+				c.ask(ctx, full)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// due decides, once an interval, whether the leader should ask for a check. All
+// nodes count the intervals, so that full checks do not depend on one node
+// leading for long.
+func (c *checker) due() (wanted, full bool) {
+	c.kv.mu.RLock()
+	defer c.kv.mu.RUnlock()
+	s := c.kv.state
+	if s.level < checkLevel {
+		return false, false
+	}
+	c.since++
+	if s.checks.full != c.lastFull {
+		c.lastFull, c.since = s.checks.full, 0
+	}
+	full = c.since >= fullEvery
+	return full || c.kv.agreement.worked > s.checks.index || s.checks.undecided(), full
+}
+
+func (c *checker) ask(ctx context.Context, full bool) {
+	if err := c.propose(ctx, encodeCheckpoint(full)).err; err != nil {
+		c.log.Debug("the checkpoint is not in the log yet", zap.Error(err))
+	}
+}
+
+// see notes when a check was decided. The apply loop reads no clock.
+func (c *checker) see() {
+	c.kv.mu.RLock()
+	index := c.kv.state.checks.checked
+	c.kv.mu.RUnlock()
+	if index != c.lastSeen && c.caughtUp.Load() { // else it is one of the past
+		now := time.Now()
+		c.kv.agreement.seen.Store(&now)
+	}
+	c.lastSeen = index
+}
+
+// giveUp hands leadership to a voter that has not diverged, if this node has.
+// Replication does not depend on the leader's state, but what only the leader
+// decides does, and snapshots.
+func (c *checker) giveUp(ctx context.Context) {
+	err := c.kv.sound()
+	if err == nil || errors.Is(err, errNoMajority) {
+		return // without a majority nobody is fitter
+	}
+	c.kv.mu.RLock()
+	diverged := sortedKeys(c.kv.state.checks.diverged)
+	c.kv.mu.RUnlock()
+	err = c.node.call(ctx, func(rn *raft.RawNode) {
+		st := rn.Status()
+		for _, id := range diverged {
+			delete(st.Progress, id)
+		}
+		if to := bestFollower(st, c.node.loop.heard, time.Now().Add(-c.elected)); to != 0 {
+			rn.TransferLeader(to)
+		}
+	})
+	if err != nil {
+		c.log.Debug("leadership was not given up yet", zap.Error(err))
+	}
+}

@@ -1,0 +1,51 @@
+package main
+
+import "fmt"
+
+// A command that one node writes into the log is applied by all, and a node
+// that does not know its kind has to stop. So a new kind is proposed only once
+// every member has said that it knows it (command.go, kindAnnounce).
+//
+// A level is a set of kinds that came together; each level has those of the
+// ones below it. A program knows all levels up to its own, programLevel. The
+// cluster's level is the lowest that its members have published, once all
+// have; it is replicated state, and never sinks: what it allowed may be in the
+// log already. A program below it refuses to start or to join.
+//
+//	level 1  writes, publish, announce, all changes of the membership
+//	level 2  checkpoints and reports (checks.go)
+//
+// What a level adds to the state must leave no trace, in the state file and in
+// the hash of the state, until the level is reached: below it, programs of both
+// kinds run side by side, and must find that they agree.
+const (
+	firstLevel = 1
+	checkLevel = 2
+)
+
+// levelOf returns the level that a kind of command belongs to.
+func levelOf(kind commandKind) uint64 {
+	if kind >= kindCheckpoint {
+		return checkLevel
+	}
+	return firstLevel
+}
+
+// raiseLevel follows a change of what the members have published, or of who
+// they are.
+func (s *state) raiseLevel() {
+	if len(s.membership.members) == 0 {
+		return
+	}
+	lowest := ^uint64(0)
+	for _, m := range s.membership.members {
+		lowest = min(lowest, m.Level)
+	}
+	s.level = max(s.level, lowest)
+}
+
+// errLevel: the cluster uses commands that this program does not know.
+func errLevel(level uint64) error {
+	return fmt.Errorf("%w: the cluster uses commands of level %d, this program knows level %d: upgrade this node",
+		errNewerFormat, level, programLevel)
+}
