@@ -55,7 +55,7 @@ func runInspect(o offline) error {
 // be half-written, while it reads: what looks like damage then is looked at
 // again.
 func examineLive(dir string) (f *findings, busy bool, err error) {
-	for range 5 {
+	for range 10 {
 		busy = inUse(dir)
 		f, err = examineDir(dir)
 		if err != nil || len(f.damage) == 0 || !busy {

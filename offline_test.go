@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/zap"
@@ -269,5 +270,28 @@ func TestRestoreAgain(t *testing.T) {
 		dir := crashed(t, done)
 		restore(dir)
 		wantRefounded(t, dir, old, diskPeers())
+	}
+}
+
+// Guarantee: a signal ends a command at once, whatever it waits for.
+func TestCommandInterrupted(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	must(t, syscall.Mkfifo(pipe, 0o600))
+	to := filepath.Join(t.TempDir(), "to")
+	ctx, cancel := context.WithCancel(t.Context())
+	var out, errs bytes.Buffer
+	code := make(chan int)
+	go func() {
+		code <- run(ctx, []string{"restore", pipe, "--data-dir", to}, func(string) (string, bool) { return "", false }, &out, &errs)
+	}()
+	cancel()
+	if got := <-code; got != exitFault || out.Len() > 0 || !strings.Contains(errs.String(), "interrupted") {
+		t.Errorf("exit %d\n%s%s", got, out.String(), errs.String())
+	}
+	w, err := os.OpenFile(pipe, os.O_RDWR, 0) // what still waits for the pipe reads an end
+	must(t, err)
+	must(t, w.Close())
+	if _, err := os.Stat(to); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
 	}
 }

@@ -159,7 +159,7 @@ func (c *walContents) addEntry(e *raftpb.Entry) error {
 	if at > uint64(len(c.entries)) {
 		return fmt.Errorf("entry %d follows entry %d", e.GetIndex(), lastIndex(c.entries))
 	}
-	c.entries = append(c.entries[:at:at], e)
+	c.entries = append(c.entries[:at], e) // nobody else has the slice yet
 	return nil
 }
 
