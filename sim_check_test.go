@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -389,93 +388,5 @@ func TestSimDivergedLeaderSendsNoSnapshot(t *testing.T) {
 		}
 		c.crash(leader)
 		c.start(leader) // its memory is what it was
-	})
-}
-
-// A cluster in which nothing happens writes nothing, but for a full check now
-// and then.
-func TestSimIdleClusterRests(t *testing.T) {
-	simulate(t, 3, func(c *simCluster) {
-		c.leader()
-		c.awaitLevel(c.up()...)
-		c.put(1, "k", c.value())
-		c.awaitCheck(c.up()...)
-		time.Sleep(time.Minute)
-		at := c.nodes[1].srv.kv.status().index
-		time.Sleep((fullEvery - 10) * 10 * time.Second)
-		if now := c.nodes[1].srv.kv.status().index; now != at {
-			t.Errorf("%d entries were written", now-at)
-		}
-		time.Sleep(10 * 10 * time.Second)
-		if now := c.nodes[1].srv.kv.status().index; now == at || now > at+4 {
-			t.Errorf("%d entries were written for a full check", now-at)
-		}
-		if c.checked(2) <= at {
-			t.Error("the full check was not decided")
-		}
-	})
-}
-
-// Checks can be turned off.
-func TestSimNoChecks(t *testing.T) {
-	simulateWith(t, 3, func(cfg *config) { cfg.CheckInterval = 0 }, func(c *simCluster) {
-		c.leader()
-		c.awaitLevel(c.up()...)
-		c.put(1, "k", c.value())
-		time.Sleep(10 * time.Minute)
-		if c.checked(1) != 0 {
-			t.Error("there was a check")
-		}
-	})
-}
-
-// Members that come and go between and within checks, and nodes that get there
-// by snapshots, never make a false alarm: simCluster.check looks for one.
-func TestSimChecksAmongChanges(t *testing.T) {
-	quick := func(cfg *config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
-	simulateWith(t, 3, quick, func(c *simCluster) {
-		c.leader()
-		c.awaitLevel(c.up()...)
-		stop := make(chan struct{})
-		var writers sync.WaitGroup
-		defer writers.Wait()
-		defer sync.OnceFunc(func() { close(stop) })()
-		for i := range 3 {
-			srv := c.nodes[uint64(i)+1].srv
-			writers.Go(func() {
-				for n := 0; ; n++ {
-					select {
-					case <-stop:
-						return
-					case <-srv.life.Done():
-						return
-					case <-time.After(7 * time.Millisecond):
-						cmd := encodeWrite(kindPut, condition{}, fmt.Sprint("w", n%50), []byte(c.value()))
-						srv.proposals.propose(context.Background(), cmd)
-					}
-				}
-			})
-		}
-		for id := uint64(4); id < 8; id++ {
-			via := c.leader()
-			if err := c.change(via, addRequest(id)); err != nil {
-				t.Fatal(err)
-			}
-			c.join(id)
-			c.awaitVoter(via, id)
-			c.crash(id)
-			time.Sleep(time.Duration(c.rng.Int64N(int64(time.Second))))
-			c.start(id)
-			gone := id - 3
-			c.await(fmt.Sprint("the removal of ", gone), func() bool {
-				return c.change(id, memberRequest{Op: opRemove, ID: gone}) == nil
-			})
-			if err := c.ended(gone); !errors.Is(err, errRemoved) {
-				t.Errorf("node %d ended with: %v", gone, err)
-			}
-		}
-		if c.checked(c.leader()) == 0 {
-			t.Error("there was no check")
-		}
 	})
 }
