@@ -217,7 +217,7 @@ func (s *server) drain(clients *stoppableListener) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	if m, _ := s.kv.membership(); len(m.voters()) > 1 {
-		if err := s.members.transfer(ctx); err != nil {
+		if _, err := s.members.transfer(ctx, 0); err != nil {
 			s.log.Warn("leadership was not handed over", zap.Error(err))
 		}
 	}

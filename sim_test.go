@@ -214,7 +214,7 @@ func (c *simCluster) stop(id uint64) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	if m, _ := n.srv.kv.membership(); len(m.voters()) > 1 {
-		_ = n.srv.members.transfer(ctx) // as server.drain: it stops all the same
+		_, _ = n.srv.members.transfer(ctx, 0) // as server.drain: it stops all the same
 	}
 	c.halt(n)
 	if err := n.srv.storage.close(); err != nil {

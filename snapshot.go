@@ -17,7 +17,7 @@ import (
 const (
 	headRecord    byte = 1 // index, term, revision, membership changes
 	itemRecord    byte = 2 // create, mod, version, key, value
-	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL
+	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL; then, not in the oldest files: pinned, added
 	removedRecord byte = 4 // id
 	windowRecord  byte = 5 // node, boot, low, applied
 )
@@ -34,13 +34,7 @@ func writeState(w io.Writer, s *state) error {
 		return err
 	}
 	for _, m := range s.membership.sorted() {
-		learner := uint64(0)
-		if m.Learner {
-			learner = 1
-		}
-		b = appendUvarints(b[:0], m.ID, learner, m.Instance)
-		b = appendString(b, m.PeerURL)
-		b = appendString(b, m.ClientURL)
+		b = appendMember(b[:0], m)
 		if err := put(memberRecord); err != nil {
 			return err
 		}
@@ -100,7 +94,7 @@ func (s *state) restore(kind byte, payload []byte) error {
 	case headRecord:
 		s.index, s.term, s.revision, s.membership.changes = f.uvarint(), f.uvarint(), f.uvarint(), f.uvarint()
 	case memberRecord:
-		m := member{ID: f.uvarint(), Learner: f.uvarint() == 1, Instance: f.uvarint(), PeerURL: string(f.bytes()), ClientURL: string(f.bytes())}
+		m := takeMember(&f)
 		s.membership.members[m.ID] = m
 	case removedRecord:
 		s.membership.removed[f.uvarint()] = true
@@ -133,6 +127,28 @@ func readStateFile(path string) (*state, error) {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
 	return s, nil
+}
+
+func appendMember(b []byte, m member) []byte {
+	b = appendUvarints(b, m.ID, boolBit(m.Learner), m.Instance)
+	b = appendString(b, m.PeerURL)
+	b = appendString(b, m.ClientURL)
+	return appendUvarints(b, boolBit(m.Pinned), m.Added)
+}
+
+func takeMember(f *fields) member {
+	m := member{ID: f.uvarint(), Learner: f.uvarint() == 1, Instance: f.uvarint(), PeerURL: string(f.bytes()), ClientURL: string(f.bytes())}
+	if len(f.b) > 0 {
+		m.Pinned, m.Added = f.uvarint() == 1, f.uvarint()
+	}
+	return m
+}
+
+func boolBit(v bool) uint64 {
+	if v {
+		return 1
+	}
+	return 0
 }
 
 func appendUvarints(b []byte, vs ...uint64) []byte {
