@@ -149,6 +149,15 @@ func (ms *members) serve(ctx context.Context, r memberRequest) memberReply {
 	return reply
 }
 
+// serveJoin has a node added that wants to join, whoever leads.
+func (ms *members) serveJoin(ctx context.Context, r memberRequest) memberReply {
+	id, err := ms.change(ctx, memberRequest{Op: opAdd, ID: r.ID, PeerURL: r.PeerURL})
+	if err != nil {
+		return memberReply{Code: codeOf(err), Detail: err.Error()}
+	}
+	return memberReply{ID: id}
+}
+
 // applied waits until this node's own state reflects the change. A node that
 // has just been removed may never see it happen.
 func (ms *members) applied(ctx context.Context, r memberRequest, reply memberReply) error {

@@ -182,8 +182,8 @@ func (m membership) check(c memberChange) (done bool, err error) {
 		return true, nil
 	case !isMember:
 		return false, errMemberUnknown
-	case c.op == opPromote:
-		return !mem.Learner || mem.Pinned, nil
+	case c.op == opPromote && (!mem.Learner || mem.Pinned):
+		return true, nil
 	case (c.op == opRemove || c.op == opMakeLearner) && !mem.Learner && len(m.voters()) == 1:
 		return false, errLastVoter
 	case c.op == opRemove:

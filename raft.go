@@ -57,6 +57,7 @@ type transport interface {
 type raftNode struct {
 	log     *zap.Logger
 	id      uint64
+	url     string // at which it was started for its peers
 	cluster uint64
 	dir     string
 	tick    time.Duration
@@ -80,6 +81,7 @@ type raftNode struct {
 
 	transport transport
 	peers     map[uint64]string // in the transport; owned by the apply loop after start
+	movedTo   string            // where the cluster knows this node, if not at url; likewise
 	gate      gate
 	// askPeer asks the peer at a URL what it knows of the cluster.
 	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
@@ -458,6 +460,7 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 		}
 	}
 	n.dropPeers(m)
+	n.noteMove(m)
 	if m.removed[n.id] {
 		return errRemoved
 	}
@@ -473,11 +476,24 @@ func (n *raftNode) addPeers(m membership) {
 			continue
 		case known:
 			n.transport.UpdatePeer(types.ID(id), []string{mem.PeerURL})
+			n.gate.learn(id, mem.PeerURL)
 		default:
 			n.transport.AddPeer(types.ID(id), []string{mem.PeerURL})
 		}
 		n.peers[id] = mem.PeerURL
 	}
+}
+
+// noteMove says, once, that this node's own peer URL was changed. It goes on:
+// the connections that it has stay, and it makes its own.
+func (n *raftNode) noteMove(m membership) {
+	me, ok := m.members[n.id]
+	if !ok || me.PeerURL == n.url || me.PeerURL == n.movedTo {
+		return
+	}
+	n.movedTo = me.PeerURL
+	n.log.Warn("this node's peer URL was changed; restart it with the new one in --cluster",
+		zap.String("new", me.PeerURL), zap.String("old", n.url))
 }
 
 // dropPeers tells the transport who is no longer a member.

@@ -55,6 +55,7 @@ type simCluster struct {
 type simNode struct {
 	id    uint64
 	join  bool
+	url   string // where it is, if not at simURL
 	lives int
 	dir   string
 	srv   *server       // nil: down
@@ -111,6 +112,9 @@ func (c *simCluster) nodeDir(id uint64, life int) string {
 func (c *simCluster) config(n *simNode) config {
 	cfg := defaultConfig()
 	cfg.ID, cfg.DataDir, cfg.PeerURL, cfg.Join = n.id, n.dir, simURL(n.id), n.join
+	if n.url != "" {
+		cfg.PeerURL = n.url
+	}
 	if !n.join {
 		cfg.Cluster = c.peers
 	}
