@@ -369,6 +369,11 @@ func (a *api) delete(w http.ResponseWriter, r *http.Request, key string, cond co
 }
 
 func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
+	if a.kv.applied.get() == 0 {
+		// It joins. The snapshot that it gets could cover the write, and
+		// then nobody could tell what became of it.
+		return errNotReady
+	}
 	res := a.propose(r.Context(), cmd)
 	h := w.Header()
 	setETag(h, res.revision)

@@ -135,7 +135,11 @@ func (ms *members) at(ctx context.Context, leader uint64, r memberRequest) (memb
 		ms.log.Info("the leader did not answer a membership request", zap.Uint64("leader", leader), zap.Error(err))
 		return memberReply{}, errOutcomeUnknown
 	}
-	return reply, errorOfCode(reply.Code, reply.Detail)
+	err = errorOfCode(reply.Code, reply.Detail)
+	if errors.Is(err, errStopping) {
+		err = errElsewhere // another will lead
+	}
+	return reply, err
 }
 
 // serve answers another node's request.
