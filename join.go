@@ -65,11 +65,17 @@ func others(cfg config, peers []peer) []string {
 
 // checkAddressNow is checkPeerAddress, for a node that may have been down while
 // the cluster was told of its new URL: then its own state is stale, and it goes
-// by what the others say. Before a joining node has any state it goes by found.
+// by what the others say. Its log counts like its state: all nodes may start at
+// once after a move, and nobody must wait for another then. Before a joining
+// node has any state it goes by found.
 func checkAddressNow(ctx context.Context, cfg config, log *zap.Logger, st *openedStorage, found clusterInfo, ask *peerClient) error {
 	m := st.state.membership
 	if st.state.index == 0 {
 		m = found.membership()
+	}
+	if st.ownURL != "" {
+		m = m.clone()
+		m.members[cfg.ID] = member{ID: cfg.ID, PeerURL: st.ownURL}
 	}
 	err := checkPeerAddress(cfg, m)
 	if err == nil {

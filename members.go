@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // member is one node of the cluster as the replicated state knows it.
@@ -323,6 +324,18 @@ func decodeMemberChange(b []byte) (memberChange, error) {
 		return c, fmt.Errorf("%w: membership change %d", errUnknownCommand, c.op)
 	}
 	return c, nil
+}
+
+// newURLOf returns the peer URL that a log entry gives a node, if it does.
+func newURLOf(id uint64, e *raftpb.Entry) string {
+	cc := &raftpb.ConfChange{}
+	if e.GetType() != raftpb.EntryConfChange || proto.Unmarshal(e.GetData(), cc) != nil {
+		return ""
+	}
+	if c, err := decodeMemberChange(cc.GetContext()); err == nil && c.id == id {
+		return c.peerURL
+	}
+	return ""
 }
 
 func sortedKeys[V any](m map[uint64]V) []uint64 {

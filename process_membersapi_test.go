@@ -290,6 +290,35 @@ func TestProcPeerURLChange(t *testing.T) {
 	n.args, n.peerPort = c.args(n, c.list), known
 	c.start(3)
 	c.wantGet(3, "k", "1 without 2")
+	// All at once: each goes by its own log.
+	c.kill(1, 2, 3)
+	c.start()
+	c.wantGet(3, "k", "1 without 2")
+}
+
+// Guarantee: a node alone can move, having nobody to ask.
+func TestProcSingleNodeMoves(t *testing.T) {
+	t.Parallel()
+	c := newProcCluster(t, 1)
+	c.start()
+	c.put(1, "k", "1")
+	n := c.nodes[1]
+	old := n.args
+	n.peerPort = procFreePort(t)
+	url := procURL(n.peerPort)
+	c.wantMember("PATCH", c.json("PATCH", 1, "/v1/members/1", fmt.Sprintf(`{"peer_url":%q}`, url)), 200)
+	c.kill(1)
+	c.launch(1)
+	if out := c.waitExit(1, 1, 20*time.Second); !strings.Contains(out, url) {
+		t.Errorf("at its old URL it does not name the new one:\n%s", procTail(out))
+	}
+	n.args = c.args(n, url)
+	c.start(1)
+	c.wantGet(1, "k", "1")
+	n.args = old
+	c.stop(1)
+	c.launch(1)
+	c.waitExit(1, 1, 20*time.Second)
 }
 
 // Guarantee: each node publishes its client URL when it has changed.
@@ -349,17 +378,17 @@ type roamers struct {
 
 	urls    atomic.Pointer[[]string]
 	served  atomic.Int64
-	retries atomic.Int64
 	slowest atomic.Int64 // nanoseconds
 
-	mu    sync.Mutex
-	acked map[string]string
+	mu     sync.Mutex
+	acked  map[string]string
+	failed map[string]int // tries, by why
 }
 
 const roamFor = 10 * time.Second // how long a client tries one request
 
 func (c *procCluster) roam(clients int, ids ...int) *roamers {
-	r := &roamers{t: c.t, client: procClient(roamFor), stop: make(chan struct{}), acked: make(map[string]string)}
+	r := &roamers{t: c.t, client: procClient(roamFor), stop: make(chan struct{}), acked: make(map[string]string), failed: make(map[string]int)}
 	r.visit(c, ids...)
 	for i := range clients {
 		r.wg.Go(func() {
@@ -412,7 +441,16 @@ func (r *roamers) request(first int, method, key, value string) bool {
 			r.t.Errorf("%s /%s: %v", method, key, last)
 			return false
 		}
-		r.retries.Add(1)
+		why := fmt.Sprint(last.status, " ", last.code())
+		if last.err != nil {
+			why = "broken"
+		}
+		if procRefused(last.err) {
+			why = "refused"
+		}
+		r.mu.Lock()
+		r.failed[why]++
+		r.mu.Unlock()
 		time.Sleep(5 * time.Millisecond)
 	}
 	r.t.Errorf("%s /%s failed for %v; at last: %v", method, key, roamFor, last)
@@ -423,8 +461,8 @@ func (r *roamers) finish() {
 	close(r.stop)
 	r.wg.Wait()
 	r.client.CloseIdleConnections()
-	r.t.Logf("%d requests served, %d tries failed, the slowest took %v", r.served.Load(), r.retries.Load(),
-		time.Duration(r.slowest.Load()).Round(time.Millisecond))
+	r.t.Logf("%d requests served, the slowest took %v; tries that failed: %v", r.served.Load(),
+		time.Duration(r.slowest.Load()).Round(time.Millisecond), r.failed)
 }
 
 // Guarantee: from three nodes to five and back to three, every first node replaced, under load, with no failed request
