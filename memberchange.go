@@ -271,8 +271,13 @@ func (ms *members) guard(ctx context.Context, m membership, c memberChange, forc
 	defer tick.Stop()
 	for since := time.Now(); ; {
 		n, err := ms.countReachable(ctx, voters)
-		if err != nil || n > len(voters)/2 {
+		switch {
+		case errors.Is(err, errStopping):
 			return err
+		case err != nil:
+			return errInProgress // its time is up
+		case n > len(voters)/2:
+			return nil
 		}
 		if time.Since(since) >= ms.elected {
 			return fmt.Errorf("%w: %d of %d voters would be reachable", errWouldLose, n, len(voters))

@@ -81,7 +81,6 @@ type raftNode struct {
 
 	transport transport
 	peers     map[uint64]string // in the transport; owned by the apply loop after start
-	movedTo   string            // where the cluster knows this node, if not at url; likewise
 	gate      gate
 	// askPeer asks the peer at a URL what it knows of the cluster.
 	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
@@ -460,7 +459,9 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 		}
 	}
 	n.dropPeers(m)
-	n.noteMove(m)
+	if cc == nil || cc.GetNodeId() == n.id {
+		n.noteMove(m)
+	}
 	if m.removed[n.id] {
 		return errRemoved
 	}
@@ -484,14 +485,13 @@ func (n *raftNode) addPeers(m membership) {
 	}
 }
 
-// noteMove says, once, that this node's own peer URL was changed. It goes on:
-// the connections that it has stay, and it makes its own.
+// noteMove says that this node's own peer URL was changed. It goes on: the
+// connections that it has stay, and it makes its own.
 func (n *raftNode) noteMove(m membership) {
 	me, ok := m.members[n.id]
-	if !ok || me.PeerURL == n.url || me.PeerURL == n.movedTo {
+	if !ok || me.PeerURL == n.url {
 		return
 	}
-	n.movedTo = me.PeerURL
 	n.log.Warn("this node's peer URL was changed; restart it with the new one in --cluster",
 		zap.String("new", me.PeerURL), zap.String("old", n.url))
 }

@@ -14,7 +14,7 @@ import (
 
 var (
 	errNotVoter      = errors.New("only a voter can lead")
-	errNotHandedOver = errors.New("leadership was not handed over in time")
+	errNotHandedOver = errors.New("leadership was not handed over")
 )
 
 // maxTransfers is how often a request for another leader is tried: while one
@@ -39,8 +39,10 @@ func (ms *members) letLead(ctx context.Context, id uint64) (memberReply, error) 
 		return memberReply{}, fmt.Errorf("%w: member %d is a learner", errNotVoter, id)
 	}
 	for try := 1; ; try++ {
-		if ok, err := ms.canTakeOver(ctx, id); err != nil || !ok {
-			return memberReply{}, errors.Join(err, fmt.Errorf("%w: the leader has not heard from it of late", errNotHandedOver))
+		if ok, err := ms.canTakeOver(ctx, id); err != nil {
+			return memberReply{}, fmt.Errorf("%w: %w", errNotHandedOver, err)
+		} else if !ok {
+			return memberReply{}, fmt.Errorf("%w: the leader has not heard from who is to take over of late", errNotHandedOver)
 		}
 		// A voter that has not applied the latest membership change yet
 		// does not stand for election, so one failure is no verdict.
@@ -110,7 +112,7 @@ func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err 
 		}
 	})
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("%w: %w", errNotHandedOver, err)
 	}
 	limit := time.NewTimer(ms.elected)
 	defer limit.Stop()
