@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -438,4 +439,78 @@ func (l *simLoad) any() uint64 {
 func (l *simLoad) finish() {
 	close(l.stop)
 	l.wg.Wait()
+}
+
+// Any changes, on any node, over a bad network and with nodes that crash: what
+// each node has of the members is what raft has, and equal in the end; an
+// answer that names an ID is true.
+func TestSimChangesUnderFaults(t *testing.T) {
+	simulate(t, 5, func(c *simCluster) {
+		c.put(c.leader(), "k", c.value())
+		c.net.disturb(0.05, 0.05, 20*time.Millisecond)
+		var wg sync.WaitGroup
+		for i := range uint64(4) {
+			rng := rand.New(rand.NewPCG(c.seed, i))
+			wg.Go(func() {
+				for n := range 15 {
+					c.lives.RLock()
+					up := c.up()
+					srv := c.nodes[up[rng.IntN(len(up))]].srv
+					c.lives.RUnlock()
+					r := randomRequest(rng, srv, fmt.Sprintf("http://10.2.%d.%d:2380", i, n))
+					id, err := srv.members.change(context.Background(), r)
+					if m, _ := srv.kv.membership(); err == nil && r.Op.adds() && m.members[id].PeerURL != r.PeerURL && !m.removed[id] {
+						t.Errorf("%+v: added as %d, which is %+v", r, id, m.members[id])
+					}
+					if err != nil && codeOf(err) == "internal" {
+						t.Errorf("%+v: %v", r, err)
+					}
+				}
+			})
+		}
+		for range 6 {
+			time.Sleep(time.Duration(c.rng.Int64N(int64(3 * time.Second))))
+			victim := uint64(c.rng.Int64N(5)) + 1
+			c.lives.Lock()
+			c.crash(victim)
+			c.start(victim)
+			c.lives.Unlock()
+		}
+		wg.Wait()
+		c.net.heal()
+		m, _ := c.nodes[c.leader()].srv.kv.membership()
+		urls := make(map[string]bool)
+		for _, mem := range m.sorted() {
+			if urls[mem.PeerURL] {
+				t.Errorf("two members are at %s: %+v", mem.PeerURL, m.sorted())
+			}
+			urls[mem.PeerURL] = true
+		}
+	})
+}
+
+// randomRequest returns any request that leaves the five nodes of a test in the
+// cluster, where they are.
+func randomRequest(rng *rand.Rand, srv *server, url string) memberRequest {
+	m, _ := srv.kv.membership()
+	first := uint64(rng.IntN(5) + 1)
+	added := sortedKeys(m.members)
+	other := added[rng.IntN(len(added))]
+	switch rng.IntN(6) {
+	case 0:
+		return memberRequest{Op: opMakeLearner, ID: first}
+	case 1:
+		return memberRequest{Op: opLead, ID: uint64(rng.IntN(6))}
+	case 2:
+		return memberRequest{Op: opMakeVoter, ID: first}
+	case 3:
+		if other > 5 {
+			return memberRequest{Op: opMove, ID: other, PeerURL: url}
+		}
+	case 4:
+		if other > 5 {
+			return memberRequest{Op: opRemove, ID: other}
+		}
+	}
+	return memberRequest{Op: opAddLearner, PeerURL: url}
 }
