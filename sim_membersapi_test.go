@@ -514,3 +514,47 @@ func randomRequest(rng *rand.Rand, srv *server, url string) memberRequest {
 	}
 	return memberRequest{Op: opAddLearner, PeerURL: url}
 }
+
+// What a node that is removed says did not happen never does: the history, which
+// leaves it out, is linearizable.
+func TestSimRequestsOfARemovedNode(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.leader()
+		for _, id := range []uint64{c.leader(), c.followers()[0]} {
+			srv := c.nodes[id].srv
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() {
+					for {
+						res, _ := c.doOn(i, srv, chaosInput{kind: chaosPut, key: fmt.Sprint("k", i), value: c.value()})
+						if res.err == nil {
+							time.Sleep(time.Millisecond)
+							continue
+						}
+						// Unknown is left to a node that did not get its own
+						// removal: this network lets messages overtake.
+						if !errors.Is(res.err, errStopping) && !errors.Is(res.err, errOutcomeUnknown) {
+							t.Errorf("node %d: %v", id, res.err)
+						}
+						return
+					}
+				})
+			}
+			time.Sleep(20 * time.Millisecond)
+			other := id%3 + 1
+			if c.nodes[other].srv == nil {
+				other = other%3 + 1
+			}
+			c.mustChange(other, memberRequest{Op: opRemove, ID: id})
+			wg.Wait()
+			if err := c.ended(id); !errors.Is(err, errRemoved) {
+				t.Errorf("node %d ended with: %v", id, err)
+			}
+			for _, up := range c.up() {
+				for i := range 8 {
+					c.do(1000, up, chaosInput{kind: chaosGet, key: fmt.Sprint("k", i)})
+				}
+			}
+		}
+	})
+}
