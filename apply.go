@@ -206,6 +206,9 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	kv.log.Info("membership change", zap.Uint64("index", e.GetIndex()), zap.Bool("changed", changed),
 		zap.Uint64("member", change.id), zap.Stringer("change", change.op), zap.Error(err))
 	if rerr := reconf(e.GetIndex(), cc, m); rerr != nil {
+		if errors.Is(rerr, errRemoved) {
+			kv.proposals.void()
+		}
 		return rerr
 	}
 	kv.applied.advance(e.GetIndex())

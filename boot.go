@@ -250,7 +250,9 @@ func checkPeerAddress(cfg config, m membership) error {
 	if !ok || cfg.PeerURL == me.PeerURL {
 		return nil
 	}
-	return fmt.Errorf("the cluster knows node %d at %s, but --cluster gives it %s", cfg.ID, me.PeerURL, cfg.PeerURL)
+	return fmt.Errorf("the cluster knows node %d at %s, but --cluster gives it %s; give it %s, or tell the cluster where it is now: "+
+		`curl -X PATCH -H 'Content-Type: application/json' -d '{"peer_url":"%s"}' http://A-MEMBER/v1/members/%d`,
+		cfg.ID, me.PeerURL, cfg.PeerURL, me.PeerURL, cfg.PeerURL, cfg.ID)
 }
 
 // checkIdentity refuses a data directory that is not the one that the command

@@ -319,7 +319,7 @@ func TestIdentityOfAnother(t *testing.T) {
 			cfg := config{ID: 1, ClusterID: 0xabc, DataDir: dir, Cluster: diskPeers()}
 			c.change(&cfg)
 			before := diskSums(t, dir)
-			_, err := openServer(cfg, zap.NewNop(), clusterInfo{}, 0, nil)
+			_, err := openServer(t.Context(), cfg, zap.NewNop(), clusterInfo{}, 0, newPeerClient())
 			if err == nil {
 				t.Fatal("opened")
 			}

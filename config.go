@@ -259,7 +259,7 @@ Examples:
     raftkv --id 1 --port 12380 \
       --cluster http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379
 
-  A fourth, once a member has been told of it (POST /4 with its peer URL):
+  A fourth, which adds itself to the running cluster:
     raftkv --id 4 --port 42380 --join \
       --cluster http://127.0.0.1:12379,4=http://127.0.0.1:42379
 `)

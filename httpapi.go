@@ -124,31 +124,26 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 		}
 		return notAllowed(w, "GET, HEAD, PUT, DELETE")
 	}
-	routes := map[string]func(http.ResponseWriter, *http.Request) error{
-		"livez":       a.status.serveLive,
-		"readyz":      a.status.serveReady,
-		"metrics":     a.metrics.serve,
-		"v1/status":   a.status.serveStatus,
-		"v1/members":  a.serveMembers,
-		"v1/snapshot": a.serveSnapshot,
+	if id, ok := strings.CutPrefix(path, "v1/members/"); ok {
+		return a.serveMember(w, r, id)
 	}
-	serve, ok := routes[path]
+	routes := map[string]methods{
+		"livez":       {"GET": bare(a.status.serveLive)},
+		"readyz":      {"GET": a.status.serveReady},
+		"metrics":     {"GET": bare(a.metrics.serve)},
+		"v1/status":   {"GET": bare(a.status.serveStatus)},
+		"v1/members":  {"GET": a.serveMembers, "POST": a.serveAddMember},
+		"v1/leader":   {"POST": bare(a.serveLeader)},
+		"v1/snapshot": {"GET": a.serveSnapshot},
+	}
+	route, ok := routes[path]
 	if !ok && r.Method == http.MethodPut {
 		return fmt.Errorf("%w: /%s is not a key in the short form; use /v1/kv/%s", errBadRequest, path, url.PathEscape(path))
 	}
 	if !ok {
 		return fmt.Errorf("%w: there is nothing at /%s; see GET /", errNotFound, path)
 	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return notAllowed(w, "GET, HEAD")
-	}
-	verbose := path == "readyz" && r.URL.RawQuery == "verbose"
-	if path != "v1/members" && path != "v1/snapshot" && !verbose {
-		if err := noQuery(r); err != nil {
-			return err
-		}
-	}
-	return serve(w, r)
+	return route.serve(w, r)
 }
 
 func noQuery(r *http.Request) error {
@@ -399,6 +394,11 @@ func (a *api) delete(w http.ResponseWriter, r *http.Request, key string, cond co
 }
 
 func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
+	if a.kv.applied.get() == 0 {
+		// It joins. The snapshot that it gets could cover the write, and
+		// then nobody could tell what became of it.
+		return errNotReady
+	}
 	res := a.propose(r.Context(), cmd)
 	if err := a.kv.sound(); err != nil {
 		return err // the write may have happened, but what this node says of it is not to be trusted
@@ -453,7 +453,7 @@ func (a *api) serveMemberShort(w http.ResponseWriter, r *http.Request, path stri
 			"a key is deleted with DELETE /v1/kv/%s", errBadRequest, r.Method, clip(path), url.PathEscape(clip(path)))
 	}
 	req := memberRequest{Op: opRemove, ID: id}
-	if req.Force, err = parseForce(r); err != nil {
+	if req.Force, err = parseForce(r, r.Method == http.MethodDelete); err != nil {
 		return err
 	}
 	if r.Method == http.MethodPost {
@@ -466,21 +466,21 @@ func (a *api) serveMemberShort(w http.ResponseWriter, r *http.Request, path stri
 			return fmt.Errorf("%w: %w", errBadPeerURL, err)
 		}
 	}
-	if err := a.members.change(r.Context(), req); err != nil {
+	if _, err := a.members.change(r.Context(), req); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// parseForce reads ?force=true of DELETE.
-func parseForce(r *http.Request) (bool, error) {
+// parseForce reads ?force=true, where that is allowed.
+func parseForce(r *http.Request, allowed bool) (bool, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", errBadRequest, err)
 	}
 	for name, values := range q {
-		if name != "force" || r.Method != http.MethodDelete || len(values) != 1 || values[0] != "true" {
+		if name != "force" || !allowed || len(values) != 1 || values[0] != "true" {
 			return false, fmt.Errorf("%w: unknown query parameter %s=%s", errBadRequest, name, strings.Join(values, ","))
 		}
 	}

@@ -548,9 +548,11 @@ func TestAPIProblems(t *testing.T) {
 		{errMemberRemoved, 409, "member_removed", didNotHappen, false},
 		{errLastVoter, 409, "last_voter", didNotHappen, false},
 		{errWouldLose, 409, "would_lose_quorum", didNotHappen, false},
+		{errNotVoter, 409, "not_voter", didNotHappen, false},
 		{errInProgress, 409, "change_in_progress", didNotHappen, true},
 		{errPrecondition, 412, "precondition_failed", didNotHappen, false},
 		{errTooLarge, 413, "too_large", didNotHappen, false},
+		{errMediaType, 415, "unsupported_media_type", didNotHappen, false},
 		{errWrongHost, 421, "wrong_host", didNotHappen, false},
 		{errOverloaded, 429, "overloaded", didNotHappen, true},
 		{errInternal, 500, "internal", nodeBroken, false},
@@ -560,6 +562,7 @@ func TestAPIProblems(t *testing.T) {
 		{errStopping, 503, "stopping", didNotHappen, true},
 		{errNotReady, 503, "not_ready", didNotHappen, true},
 		{errUnavailable, 503, "unavailable", didNotHappen, true},
+		{errNotHandedOver, 503, "not_handed_over", mayHaveHappened, true},
 		{errElsewhere, 503, "not_leader", didNotHappen, true},
 		{errOutcomeUnknown, 504, "outcome_unknown", mayHaveHappened, false},
 	}
@@ -694,7 +697,8 @@ func TestAPIMethods(t *testing.T) {
 	at := newAPITest(t)
 	for target, allow := range map[string]string{
 		"/": "GET, HEAD", "/k": "GET, HEAD, PUT, POST, DELETE", "/v1/kv/k": "GET, HEAD, PUT, DELETE",
-		"/v1/status": "GET, HEAD", "/v1/members": "GET, HEAD", "/livez": "GET, HEAD", "/readyz": "GET, HEAD", "/metrics": "GET, HEAD",
+		"/v1/status": "GET, HEAD", "/v1/members": "GET, HEAD, POST", "/v1/members/1": "GET, HEAD, PATCH, DELETE", "/v1/leader": "POST",
+		"/livez": "GET, HEAD", "/readyz": "GET, HEAD", "/metrics": "GET, HEAD",
 	} {
 		for _, method := range []string{"GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW", "get"} {
 			w := at.do(method, target, "")

@@ -112,7 +112,10 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger) (err error) {
 		return err
 	}
 	warnUnprotected(cfg, log)
-	s, err := openServer(cfg, log, found, clients.port(), ask)
+	s, err := openServer(ctx, cfg, log, found, clients.port(), ask)
+	if errors.Is(err, errStopping) {
+		return nil // likewise, while it was waiting to hear where the cluster knows it
+	}
 	if err != nil {
 		return err
 	}

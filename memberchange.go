@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -12,17 +13,25 @@ import (
 	"go.uber.org/zap"
 )
 
-// memberRequest asks for a membership change. Any node takes it; the leader
-// decides, because only the leader knows who is reachable.
+// memberRequest asks for a membership change, or with opLead for another
+// leader. Any node takes it; the leader decides, because only the leader knows
+// who is reachable.
 type memberRequest struct {
-	Op      changeOp `json:"op"` // opAdd or opRemove
-	ID      uint64   `json:"id"`
-	PeerURL string   `json:"peer_url,omitempty"`
-	Force   bool     `json:"force,omitempty"`
+	Op changeOp `json:"op"` // any but opPromote
+	// ID is 0 if the leader is to choose: the ID of a new member, or who is to
+	// lead.
+	ID      uint64 `json:"id"`
+	PeerURL string `json:"peer_url,omitempty"`
+	Force   bool   `json:"force,omitempty"`
+	// Request is the same in every try of a request that leaves the ID of a
+	// new member to the leader, so that it adds one member and not two.
+	Request uint64 `json:"request,omitempty"`
 }
 
 // memberReply is the leader's answer to another node.
 type memberReply struct {
+	// ID is the member that was changed or added, or that leads.
+	ID uint64 `json:"id"`
 	// Index: the state reflects the change from this index on.
 	Index uint64 `json:"index"`
 	// Code is empty on success, else the code of an error in the table of
@@ -64,21 +73,24 @@ const (
 var errElsewhere = errors.New("this node is not the leader")
 
 // change carries out a membership change, on whichever node it was asked for,
-// and returns once this node has applied it too. A change that was made before
-// is done: so it may be tried again until the answer is known.
-func (ms *members) change(ctx context.Context, r memberRequest) error {
+// and returns the member's ID once this node has applied it too. A change that
+// was made before is done: so it may be tried again until the answer is known.
+func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
 	defer cancel()
+	if r.Op.adds() && r.ID == 0 {
+		r.Request = max(rand.Uint64(), 1)
+	}
 	handed := false
 	for {
 		leader, _, changed := ms.leaders.get()
 		if leader != 0 {
-			index, err := ms.at(ctx, leader, r)
+			reply, err := ms.at(ctx, leader, r)
 			if err == nil {
-				return ms.applied(ctx, r, index)
+				return reply.ID, ms.applied(ctx, r, reply)
 			}
 			if !retryable(err) {
-				return err
+				return 0, err
 			}
 			handed = handed || errors.Is(err, errOutcomeUnknown)
 		}
@@ -89,15 +101,15 @@ func (ms *members) change(ctx context.Context, r memberRequest) error {
 		case <-ctx.Done():
 			pause.Stop()
 			if handed {
-				return errOutcomeUnknown
+				return 0, errOutcomeUnknown
 			}
-			return errNoLeader
+			return 0, errNoLeader
 		case <-ms.node.life.Done():
 			pause.Stop()
 			if r.Op == opRemove && r.ID == ms.id && errors.Is(context.Cause(ms.node.life), errRemoved) {
-				return nil // that is what was asked for
+				return r.ID, nil // that is what was asked for
 			}
-			return errStopping
+			return 0, errStopping
 		}
 		pause.Stop()
 	}
@@ -109,42 +121,58 @@ func retryable(err error) bool {
 }
 
 // at asks the leader, which may be this node.
-func (ms *members) at(ctx context.Context, leader uint64, r memberRequest) (index uint64, err error) {
+func (ms *members) at(ctx context.Context, leader uint64, r memberRequest) (memberReply, error) {
 	if leader == ms.id {
 		return ms.lead(ctx, r)
 	}
 	m, _ := ms.kv.membership()
 	mem, ok := m.members[leader]
 	if !ok {
-		return 0, errElsewhere // this node is behind
+		return memberReply{}, errElsewhere // this node is behind
 	}
 	reply, err := ms.ask(ctx, mem.PeerURL, ms.cluster, r)
 	if err != nil {
 		ms.log.Info("the leader did not answer a membership request", zap.Uint64("leader", leader), zap.Error(err))
-		return 0, errOutcomeUnknown
+		return memberReply{}, errOutcomeUnknown
 	}
-	return reply.Index, errorOfCode(reply.Code, reply.Detail)
+	err = errorOfCode(reply.Code, reply.Detail)
+	if errors.Is(err, errStopping) {
+		err = errElsewhere // another will lead
+	}
+	return reply, err
 }
 
 // serve answers another node's request.
 func (ms *members) serve(ctx context.Context, r memberRequest) memberReply {
 	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
 	defer cancel()
-	index, err := ms.lead(ctx, r)
+	reply, err := ms.lead(ctx, r)
 	if err != nil {
 		return memberReply{Code: codeOf(err), Detail: err.Error()}
 	}
-	return memberReply{Index: index}
+	return reply
+}
+
+// serveJoin has a node added that wants to join, whoever leads.
+func (ms *members) serveJoin(ctx context.Context, r memberRequest) memberReply {
+	id, err := ms.change(ctx, memberRequest{Op: opAdd, ID: r.ID, PeerURL: r.PeerURL})
+	if err != nil {
+		return memberReply{Code: codeOf(err), Detail: err.Error()}
+	}
+	return memberReply{ID: id}
 }
 
 // applied waits until this node's own state reflects the change. A node that
 // has just been removed may never see it happen.
-func (ms *members) applied(ctx context.Context, r memberRequest, index uint64) error {
+func (ms *members) applied(ctx context.Context, r memberRequest, reply memberReply) error {
 	if r.Op == opRemove && r.ID == ms.id {
 		return nil
 	}
+	if r.Op == opLead {
+		return ms.knowsLeader(ctx, reply.ID)
+	}
 	select {
-	case <-ms.kv.applied.channel(index):
+	case <-ms.kv.applied.channel(reply.Index):
 		return nil
 	case <-ctx.Done():
 		return errOutcomeUnknown
@@ -153,40 +181,66 @@ func (ms *members) applied(ctx context.Context, r memberRequest, index uint64) e
 	}
 }
 
-// lead carries out a change on the leader.
-func (ms *members) lead(ctx context.Context, r memberRequest) (index uint64, err error) {
+// lead carries out a request on the leader.
+func (ms *members) lead(ctx context.Context, r memberRequest) (memberReply, error) {
 	select {
 	case ms.waiting <- struct{}{}:
 		defer func() { <-ms.waiting }()
 	default:
-		return 0, errOverloaded
+		return memberReply{}, errOverloaded
 	}
 	select {
 	case ms.turn <- struct{}{}:
 		defer func() { <-ms.turn }()
 	case <-ctx.Done():
-		return 0, errInProgress
+		return memberReply{}, errInProgress
 	case <-ms.node.life.Done():
-		return 0, errStopping
+		return memberReply{}, errStopping
 	}
-	c := memberChange{op: r.Op, id: r.ID, peerURL: r.PeerURL}
+	if r.Op == opLead {
+		return ms.letLead(ctx, r.ID)
+	}
+	for {
+		reply, err := ms.makeChange(ctx, r)
+		// An ID that was free a moment ago may have gone to a change that was
+		// on its way by then; the next one is as good.
+		taken := errors.Is(err, errMemberExists) || errors.Is(err, errMemberRemoved)
+		if !taken || r.ID != 0 || !ms.stillFree(ctx, r) {
+			return reply, err
+		}
+	}
+}
+
+// stillFree reports whether a request without an ID can be tried again, now
+// that the ID chosen for it is taken.
+func (ms *members) stillFree(ctx context.Context, r memberRequest) bool {
+	m, _ := ms.kv.membership()
+	_, err := m.check(memberChange{op: r.Op, id: m.freeID(r.Request), peerURL: r.PeerURL, request: r.Request})
+	return err == nil && ctx.Err() == nil
+}
+
+// makeChange makes one change, of the membership as it is now.
+func (ms *members) makeChange(ctx context.Context, r memberRequest) (memberReply, error) {
 	m, index, err := ms.freshMembership(ctx)
 	if err != nil {
-		return 0, err
+		return memberReply{}, err
+	}
+	c := memberChange{op: r.Op, id: r.ID, peerURL: r.PeerURL, request: r.Request}
+	if c.op.adds() && c.id == 0 {
+		c.id = m.freeID(c.request)
 	}
 	done, err := m.check(c)
 	if err != nil || done {
-		return index, err
+		return memberReply{ID: c.id, Index: index}, err
 	}
-	if c.op == opRemove {
-		if err := ms.guard(ctx, m, c, r.Force); err != nil {
-			return 0, err
-		}
-		if c.id == ms.id {
-			return 0, ms.handOver(ctx)
-		}
+	if err := ms.guard(ctx, m, c, r.Force); err != nil {
+		return memberReply{}, err
 	}
-	return ms.commit(ctx, c)
+	if c.id == ms.id && len(m.voters()) > 1 {
+		return memberReply{}, ms.handOver(ctx)
+	}
+	index, err = ms.commit(ctx, c)
+	return memberReply{ID: c.id, Index: index}, err
 }
 
 // freshMembership returns the membership as this leader has to judge by: with
@@ -206,22 +260,27 @@ func (ms *members) freshMembership(ctx context.Context) (membership, uint64, err
 	return m, index, nil
 }
 
-// guard refuses a change after which fewer voters are reachable than the
-// cluster then needs for a majority. A leader that has only just come to lead
+// guard refuses a change of the voters after which fewer of them are reachable
+// than the cluster then needs for a majority. A leader that has only just come to lead
 // has not heard from all of them yet, so it waits a little before it says no.
 func (ms *members) guard(ctx context.Context, m membership, c memberChange, force bool) error {
-	if force || m.members[c.id].Learner {
-		return nil
-	}
 	after := m.clone()
 	after.apply(c)
 	voters := after.voters()
+	if force || slices.Equal(voters, m.voters()) {
+		return nil
+	}
 	tick := time.NewTicker(ms.elected / 10)
 	defer tick.Stop()
 	for since := time.Now(); ; {
 		n, err := ms.countReachable(ctx, voters)
-		if err != nil || n > len(voters)/2 {
+		switch {
+		case errors.Is(err, errStopping):
 			return err
+		case err != nil:
+			return errInProgress // its time is up
+		case n > len(voters)/2:
+			return nil
 		}
 		if time.Since(since) >= ms.elected {
 			return fmt.Errorf("%w: %d of %d voters would be reachable", errWouldLose, n, len(voters))
@@ -251,7 +310,9 @@ func (ms *members) countReachable(ctx context.Context, ids []uint64) (n int, err
 // without a word while an earlier one is not applied yet, so it is proposed
 // again; the second of two does nothing.
 func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, err error) {
-	c.request = rand.Uint64()
+	if c.request == 0 {
+		c.request = max(rand.Uint64(), 1)
+	}
 	outcome, cancel := ms.kv.conf.register(c.request)
 	defer cancel()
 	for {
@@ -338,63 +399,6 @@ func (ms *members) view(ctx context.Context) map[uint64]peerView {
 	return view
 }
 
-// handOver passes leadership on, because the leader itself is to be removed:
-// its successor then carries that out.
-func (ms *members) handOver(ctx context.Context) error {
-	if err := ms.transfer(ctx); err != nil {
-		return err
-	}
-	return errElsewhere
-}
-
-// transfer hands leadership to the voter that is furthest along, and returns
-// when another node leads, or after one election timeout, when raft gives up.
-func (ms *members) transfer(ctx context.Context) error {
-	leader, _, changed := ms.leaders.get()
-	if leader != ms.id {
-		return nil
-	}
-	err := ms.node.call(ctx, func(rn *raft.RawNode) {
-		if to := bestFollower(rn.Status(), ms.node.loop.heard, time.Now().Add(-ms.elected)); to != 0 {
-			rn.TransferLeader(to)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	limit := time.NewTimer(ms.elected)
-	defer limit.Stop()
-	for leader == ms.id || leader == 0 {
-		select {
-		case <-changed:
-			leader, _, changed = ms.leaders.get()
-		case <-limit.C:
-			return errNoLeader
-		case <-ctx.Done():
-			return errNoLeader
-		}
-	}
-	return nil
-}
-
-// bestFollower picks the voter with the longest log among those that were heard
-// of since the given time, among equals the one heard of last; 0 if there is
-// none.
-func bestFollower(st raft.Status, heard map[uint64]time.Time, since time.Time) uint64 {
-	var best uint64
-	for id, p := range st.Progress {
-		if id == st.ID || p.IsLearner || heard[id].Before(since) {
-			continue
-		}
-		ahead := p.Match > st.Progress[best].Match
-		equal := p.Match == st.Progress[best].Match
-		if best == 0 || ahead || equal && heard[id].After(heard[best]) {
-			best = id
-		}
-	}
-	return best
-}
-
 // run makes learners voters once they have caught up, while this node leads.
 func (ms *members) run(ctx context.Context) error {
 	tick := time.NewTicker(ms.elected / 4)
@@ -441,7 +445,7 @@ func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
 		st := rn.Status()
 		for i, p := range st.Progress {
 			recent := time.Since(ms.node.loop.heard[i]) <= ms.elected
-			if p.IsLearner && recent && m.members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+caughtUp >= st.GetCommit() {
+			if p.IsLearner && recent && !m.members[i].Pinned && m.members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+caughtUp >= st.GetCommit() {
 				id = i
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // member is one node of the cluster as the replicated state knows it.
@@ -26,6 +27,11 @@ type member struct {
 	Level uint64
 	// Learner: receives the log but does not vote (thesis §4.2.1).
 	Learner bool
+	// Pinned: a learner that stays one until a person says otherwise.
+	Pinned bool
+	// Added is the request that added the member; 0 for the first ones. By it
+	// a request that is tried again knows that it has been carried out.
+	Added uint64
 }
 
 // membership is who is in the cluster and who must never be again. It is
@@ -105,10 +111,23 @@ func (m membership) confState() *raftpb.ConfState {
 type changeOp byte
 
 const (
-	opAdd     changeOp = 1 // a new learner
-	opPromote changeOp = 2 // a learner becomes a voter
-	opRemove  changeOp = 3 // a member leaves for good
+	opAdd         changeOp = 1 // a new learner, to become a voter by itself
+	opPromote     changeOp = 2 // a learner that is not pinned becomes a voter: the leader's own doing
+	opRemove      changeOp = 3 // a member leaves for good
+	opAddVoter    changeOp = 4 // a new voter at once
+	opAddLearner  changeOp = 5 // a new learner that stays one
+	opMakeVoter   changeOp = 6 // a member becomes a voter, and has another URL if one is given
+	opMakeLearner changeOp = 7 // a member becomes a learner that stays one, likewise
+	opMove        changeOp = 8 // a member has another URL
+
+	lastOp = opMove
+	// opLead is no change of the members and never in the log: a voter is to
+	// take over leadership.
+	opLead changeOp = 255
 )
+
+// adds reports whether op brings in a new member.
+func (op changeOp) adds() bool { return op == opAdd || op == opAddVoter || op == opAddLearner }
 
 func (op changeOp) String() string {
 	switch op {
@@ -118,6 +137,16 @@ func (op changeOp) String() string {
 		return "promote"
 	case opRemove:
 		return "remove"
+	case opAddVoter:
+		return "add as voter"
+	case opAddLearner:
+		return "add as learner"
+	case opMakeVoter:
+		return "make voter"
+	case opMakeLearner:
+		return "make learner"
+	case opMove:
+		return "move"
 	}
 	return "unknown"
 }
@@ -126,7 +155,7 @@ func (op changeOp) String() string {
 type memberChange struct {
 	op      changeOp
 	id      uint64
-	peerURL string // opAdd
+	peerURL string // of a new member, or the new one of a member
 	// request lets the node that proposed the change recognise it when it is
 	// applied.
 	request uint64
@@ -138,7 +167,7 @@ var (
 	errMemberExists  = errors.New("another member has this ID or this URL")
 	errMemberRemoved = errors.New("this ID was removed; an ID is used once in the life of a cluster")
 	errMemberUnknown = errors.New("no member has this ID")
-	errLastVoter     = errors.New("the last voter cannot be removed")
+	errLastVoter     = errors.New("the last voter can neither be removed nor become a learner")
 	errBadPeerURL    = errors.New("bad peer URL")
 )
 
@@ -147,66 +176,121 @@ var (
 // proposed, for a clear answer, and when it is applied, because another
 // change may have come between.
 func (m membership) check(c memberChange) (done bool, err error) {
-	switch c.op {
-	case opAdd:
+	mem, isMember := m.members[c.id]
+	switch {
+	case c.op < opAdd || c.op > lastOp:
+		return false, errUnknownCommand
+	case c.op.adds():
 		return m.checkAdd(c)
-	case opPromote:
-		mem, ok := m.members[c.id]
-		if !ok {
-			return false, errMemberUnknown
-		}
-		return !mem.Learner, nil
-	case opRemove:
-		if m.removed[c.id] {
-			return true, nil
-		}
-		mem, ok := m.members[c.id]
-		if !ok {
-			return false, errMemberUnknown
-		}
-		if !mem.Learner && len(m.voters()) == 1 {
-			return false, errLastVoter
-		}
+	case c.op == opRemove && m.removed[c.id]:
+		return true, nil
+	case !isMember:
+		return false, errMemberUnknown
+	case c.op == opPromote && (!mem.Learner || mem.Pinned):
+		return true, nil
+	case (c.op == opRemove || c.op == opMakeLearner) && !mem.Learner && len(m.voters()) == 1:
+		return false, errLastVoter
+	case c.op == opRemove:
 		return false, nil
 	}
-	return false, errUnknownCommand
+	return m.checkUpdate(mem, c)
+}
+
+// checkUpdate is check for a change of a member that stays.
+func (m membership) checkUpdate(mem member, c memberChange) (done bool, err error) {
+	if c.peerURL != "" || c.op == opMove {
+		if err := m.checkNewURL(c.peerURL, c.id); err != nil {
+			return false, err
+		}
+	}
+	return mem == mem.updated(c), nil
+}
+
+// checkNewURL says whether a URL can be that of the member id.
+func (m membership) checkNewURL(peerURL string, id uint64) error {
+	// A URL that rafthttp cannot parse would panic every node at every
+	// start, so it must not get past here however it got into the log.
+	if canonical, err := checkPeerURL(peerURL); err != nil {
+		return fmt.Errorf("%w: %w", errBadPeerURL, err)
+	} else if canonical != peerURL {
+		return fmt.Errorf("%w: expected %s", errBadPeerURL, canonical)
+	}
+	for _, mem := range m.sorted() {
+		if mem.PeerURL == peerURL && mem.ID != id {
+			return fmt.Errorf("%w: member %d is at %s", errMemberExists, mem.ID, mem.PeerURL)
+		}
+	}
+	return nil
 }
 
 func (m membership) checkAdd(c memberChange) (done bool, err error) {
-	// A URL that rafthttp cannot parse would panic every node at every
-	// start, so it must not get past here however it got into the log.
-	if _, err := checkPeerURL(c.peerURL); err != nil {
-		return false, fmt.Errorf("%w: %w", errBadPeerURL, err)
-	}
 	if err := checkID(c.id); err != nil {
 		return false, fmt.Errorf("%w: %w", errBadRequest, err)
 	}
 	if m.removed[c.id] {
 		return false, errMemberRemoved
 	}
-	for _, mem := range m.members {
-		if mem.ID == c.id && mem.PeerURL == c.peerURL {
-			return true, nil
-		}
-		if mem.ID == c.id || mem.PeerURL == c.peerURL {
-			return false, fmt.Errorf("%w: member %d is at %s", errMemberExists, mem.ID, mem.PeerURL)
-		}
+	if err := m.checkNewURL(c.peerURL, c.id); err != nil {
+		return false, err
 	}
-	return false, nil
+	mem, ok := m.members[c.id]
+	wanted := newMember(c)
+	switch {
+	case !ok:
+		return false, nil
+	case mem.PeerURL != c.peerURL:
+		return false, fmt.Errorf("%w: member %d is at %s", errMemberExists, mem.ID, mem.PeerURL)
+	case c.op == opAdd, c.request != 0 && mem.Added == c.request, mem.Learner == wanted.Learner && mem.Pinned == wanted.Pinned:
+		return true, nil
+	}
+	return false, fmt.Errorf("%w: member %d is there in another role; PATCH changes that", errMemberExists, mem.ID)
+}
+
+// freeID returns the ID of the member that a request without one adds: the one
+// that it has added already, or one above all that were ever used.
+func (m membership) freeID(request uint64) uint64 {
+	var last uint64
+	for id, mem := range m.members {
+		if request != 0 && mem.Added == request {
+			return id
+		}
+		last = max(last, id)
+	}
+	for id := range m.removed {
+		last = max(last, id)
+	}
+	return last + 1
+}
+
+// newMember returns the member that c adds.
+func newMember(c memberChange) member {
+	return member{ID: c.id, PeerURL: c.peerURL, Added: c.request, Learner: c.op != opAddVoter, Pinned: c.op == opAddLearner}
+}
+
+// updated returns the member as c changes it.
+func (mem member) updated(c memberChange) member {
+	switch c.op {
+	case opPromote, opMakeVoter:
+		mem.Learner, mem.Pinned = false, false
+	case opMakeLearner:
+		mem.Learner, mem.Pinned = true, true
+	}
+	if c.peerURL != "" {
+		mem.PeerURL = c.peerURL
+	}
+	return mem
 }
 
 // apply carries out a change that check has allowed.
 func (m *membership) apply(c memberChange) {
 	switch c.op {
-	case opAdd:
-		m.members[c.id] = member{ID: c.id, PeerURL: c.peerURL, Learner: true}
-	case opPromote:
-		mem := m.members[c.id]
-		mem.Learner = false
-		m.members[c.id] = mem
+	case opAdd, opAddVoter, opAddLearner:
+		m.members[c.id] = newMember(c)
 	case opRemove:
 		delete(m.members, c.id)
 		m.removed[c.id] = true
+	default:
+		m.members[c.id] = m.members[c.id].updated(c)
 	}
 	m.changes++
 }
@@ -214,9 +298,14 @@ func (m *membership) apply(c memberChange) {
 // confChange puts c into raft's terms.
 func (c memberChange) confChange() *raftpb.ConfChange {
 	types := map[changeOp]raftpb.ConfChangeType{
-		opAdd:     raftpb.ConfChangeAddLearnerNode,
-		opPromote: raftpb.ConfChangeAddNode,
-		opRemove:  raftpb.ConfChangeRemoveNode,
+		opAdd:         raftpb.ConfChangeAddLearnerNode,
+		opPromote:     raftpb.ConfChangeAddNode,
+		opRemove:      raftpb.ConfChangeRemoveNode,
+		opAddVoter:    raftpb.ConfChangeAddNode,
+		opAddLearner:  raftpb.ConfChangeAddLearnerNode,
+		opMakeVoter:   raftpb.ConfChangeAddNode,
+		opMakeLearner: raftpb.ConfChangeAddLearnerNode,
+		opMove:        raftpb.ConfChangeUpdateNode,
 	}
 	return &raftpb.ConfChange{Type: types[c.op].Enum(), NodeId: new(c.id), Context: c.encode()}
 }
@@ -234,10 +323,22 @@ func decodeMemberChange(b []byte) (memberChange, error) {
 	if r.bad {
 		return c, errMalformed
 	}
-	if c.op < opAdd || c.op > opRemove {
+	if c.op < opAdd || c.op > lastOp {
 		return c, fmt.Errorf("%w: membership change %d", errUnknownCommand, c.op)
 	}
 	return c, nil
+}
+
+// newURLOf returns the peer URL that a log entry gives a node, if it does.
+func newURLOf(id uint64, e *raftpb.Entry) string {
+	cc := &raftpb.ConfChange{}
+	if e.GetType() != raftpb.EntryConfChange || proto.Unmarshal(e.GetData(), cc) != nil {
+		return ""
+	}
+	if c, err := decodeMemberChange(cc.GetContext()); err == nil && c.id == id {
+		return c.peerURL
+	}
+	return ""
 }
 
 func sortedKeys[V any](m map[uint64]V) []uint64 {

@@ -25,6 +25,32 @@ func testMembership() membership {
 	return m
 }
 
+// withPinned is testMembership where request 7 added the learner 3, to stay one.
+func withPinned() membership {
+	m := testMembership()
+	m.members[3] = newMember(memberChange{op: opAddLearner, id: 3, peerURL: m.members[3].PeerURL, request: 7})
+	return m
+}
+
+// Guarantee: the ID for a new member is above all that were ever used, and the
+// same again for the same request.
+func TestFreeID(t *testing.T) {
+	m := withPinned()
+	if got := m.freeID(8); got != 10 {
+		t.Errorf("after 1, 2, 3 and the removed 9: %d", got)
+	}
+	if got := m.freeID(7); got != 3 {
+		t.Errorf("for the request that added 3: %d", got)
+	}
+	if got := m.freeID(0); got != 10 {
+		t.Errorf("for no request: %d", got)
+	}
+	m.removed[maxID] = true
+	if done, err := m.check(memberChange{op: opAdd, id: m.freeID(8), peerURL: "http://d:4"}); done || !errors.Is(err, errBadRequest) {
+		t.Errorf("when the last ID is used: %v, %v", done, err)
+	}
+}
+
 // Guarantee: each membership change ends as section 4.1 says; asking again is
 // done, and nothing that would stop the cluster gets through.
 func TestCheckMemberChange(t *testing.T) {
@@ -56,7 +82,31 @@ func TestCheckMemberChange(t *testing.T) {
 		{"remove the last voter", one, memberChange{op: opRemove, id: 1}, false, errLastVoter},
 		{"remove the learner of a last voter", one, memberChange{op: opRemove, id: 3}, false, nil},
 		{"no operation", testMembership(), memberChange{op: 0, id: 2}, false, errUnknownCommand},
-		{"a new operation", testMembership(), memberChange{op: opRemove + 1, id: 2}, false, errUnknownCommand},
+		{"a new operation", testMembership(), memberChange{op: lastOp + 1, id: 2}, false, errUnknownCommand},
+		{"another leader", testMembership(), memberChange{op: opLead, id: 2}, false, errUnknownCommand},
+		{"add a voter", testMembership(), memberChange{op: opAddVoter, id: 4, peerURL: "http://d:4"}, false, nil},
+		{"add a voter again", testMembership(), memberChange{op: opAddVoter, id: 2, peerURL: "http://b:2"}, true, nil},
+		{"add a learner as a voter", testMembership(), memberChange{op: opAddVoter, id: 3, peerURL: "http://c:3"}, false, errMemberExists},
+		{"add to stay, what is to become a voter", testMembership(), memberChange{op: opAddLearner, id: 3, peerURL: "http://c:3"}, false, errMemberExists},
+		{"add a learner to stay again", withPinned(), memberChange{op: opAddLearner, id: 3, peerURL: "http://c:3"}, true, nil},
+		{"add by the request that did", withPinned(), memberChange{op: opAddVoter, id: 3, peerURL: "http://c:3", request: 7}, true, nil},
+		{"add by another request", withPinned(), memberChange{op: opAddVoter, id: 3, peerURL: "http://c:3", request: 8}, false, errMemberExists},
+		{"promote what is pinned", withPinned(), memberChange{op: opPromote, id: 3}, true, nil},
+		{"make a voter of what is pinned", withPinned(), memberChange{op: opMakeVoter, id: 3}, false, nil},
+		{"make a voter a voter", testMembership(), memberChange{op: opMakeVoter, id: 2}, true, nil},
+		{"make a voter a voter elsewhere", testMembership(), memberChange{op: opMakeVoter, id: 2, peerURL: "http://d:4"}, false, nil},
+		{"make a learner", testMembership(), memberChange{op: opMakeLearner, id: 2}, false, nil},
+		{"make a learner stay", testMembership(), memberChange{op: opMakeLearner, id: 3}, false, nil},
+		{"make a learner stay again", withPinned(), memberChange{op: opMakeLearner, id: 3}, true, nil},
+		{"make a learner at another's URL", testMembership(), memberChange{op: opMakeLearner, id: 3, peerURL: "http://b:2"}, false, errMemberExists},
+		{"make a learner of the last voter", one, memberChange{op: opMakeLearner, id: 1}, false, errLastVoter},
+		{"make a learner of nobody", testMembership(), memberChange{op: opMakeLearner, id: 4}, false, errMemberUnknown},
+		{"move", testMembership(), memberChange{op: opMove, id: 2, peerURL: "http://d:4"}, false, nil},
+		{"move again", testMembership(), memberChange{op: opMove, id: 2, peerURL: "http://b:2"}, true, nil},
+		{"move to another's URL", testMembership(), memberChange{op: opMove, id: 2, peerURL: "http://c:3"}, false, errMemberExists},
+		{"move nowhere", testMembership(), memberChange{op: opMove, id: 2}, false, errBadPeerURL},
+		{"move to another spelling", testMembership(), memberChange{op: opMove, id: 2, peerURL: "http://D:4"}, false, errBadPeerURL},
+		{"move a removed ID", testMembership(), memberChange{op: opMove, id: 9, peerURL: "http://d:4"}, false, errMemberUnknown},
 	} {
 		before := tt.m.clone()
 		done, err := tt.m.check(tt.c)
@@ -104,6 +154,23 @@ func TestApplyMemberChange(t *testing.T) {
 	if got := m.members[4]; got != (member{ID: 4, PeerURL: "http://d:4", ClientURL: "http://d:9121"}) {
 		t.Fatalf("promoted %+v", got)
 	}
+	for _, tt := range []struct {
+		c    memberChange
+		want member
+	}{
+		{memberChange{op: opMove, id: 4, peerURL: "http://e:5", request: 9}, member{ID: 4, PeerURL: "http://e:5", ClientURL: "http://d:9121"}},
+		{memberChange{op: opMakeLearner, id: 4}, member{ID: 4, PeerURL: "http://e:5", ClientURL: "http://d:9121", Learner: true, Pinned: true}},
+		{memberChange{op: opMakeVoter, id: 4, peerURL: "http://d:4"}, member{ID: 4, PeerURL: "http://d:4", ClientURL: "http://d:9121"}},
+		{memberChange{op: opAddVoter, id: 5, peerURL: "http://e:5", request: 9}, member{ID: 5, PeerURL: "http://e:5", Added: 9}},
+		{memberChange{op: opAddLearner, id: 6, peerURL: "http://f:6"}, member{ID: 6, PeerURL: "http://f:6", Learner: true, Pinned: true}},
+	} {
+		m.apply(tt.c)
+		if got := m.members[tt.c.id]; got != tt.want {
+			t.Fatalf("%v: %+v, want %+v", tt.c, got, tt.want)
+		}
+	}
+	delete(m.members, 5)
+	m.changes = 2
 	m.apply(memberChange{op: opRemove, id: 1})
 	if _, ok := m.members[1]; ok || !m.removed[1] || m.changes != 3 || !slices.Equal(m.voters(), []uint64{2, 4}) {
 		t.Fatalf("after the removal %+v", m)
@@ -133,8 +200,8 @@ func TestMembershipAgreesWithRaft(t *testing.T) {
 		s := &state{membership: m, windows: make(map[uint64]window)}
 		removed := make(map[uint64]bool)
 		for range 200 {
-			c := memberChange{op: changeOp(1 + rnd.IntN(3)), id: 1 + uint64(rnd.IntN(12))}
-			if c.op == opAdd {
+			c := memberChange{op: changeOp(1 + rnd.IntN(int(lastOp))), id: 1 + uint64(rnd.IntN(12)), request: rnd.Uint64N(50)}
+			if c.op.adds() || rnd.IntN(2) == 0 {
 				c.peerURL = fmt.Sprintf("http://h:%d", 1+rnd.IntN(12))
 			}
 			cc := c.confChange()
@@ -178,6 +245,8 @@ func TestMemberChangeEncoding(t *testing.T) {
 		{op: opAdd, id: 4, peerURL: "http://d:4", request: 1},
 		{op: opPromote, id: math.MaxUint64, request: math.MaxUint64},
 		{op: opRemove},
+		{op: opMakeLearner, id: 4, peerURL: "http://d:4"},
+		{op: lastOp, id: 4, peerURL: "http://d:4"},
 	} {
 		b := c.encode()
 		if got, err := decodeMemberChange(b); err != nil || got != c {
@@ -196,7 +265,7 @@ func TestMemberChangeEncoding(t *testing.T) {
 		{[]byte{byte(opAdd), 1}, errMalformed},
 		{[]byte{byte(opAdd), 0x80}, errMalformed},
 		{[]byte{0, 1, 1}, errUnknownCommand},
-		{[]byte{byte(opRemove) + 1, 1, 1}, errUnknownCommand},
+		{[]byte{byte(lastOp) + 1, 1, 1}, errUnknownCommand},
 	} {
 		if _, err := decodeMemberChange(tt.data); !errors.Is(err, tt.want) {
 			t.Errorf("%x: %v, want %v", tt.data, err, tt.want)

@@ -46,6 +46,7 @@ const (
 	clusterPath   = "/raftkv/cluster"
 	memberPath    = "/raftkv/member"
 	viewPath      = "/raftkv/view"
+	joinPath      = "/raftkv/join"
 	clusterHeader = "Raftkv-Cluster-Id"
 	maxPeerBody   = 1 << 20
 )
@@ -56,6 +57,8 @@ type clusterInfo struct {
 	Level     uint64       `json:"level"` // of commands; level.go
 	Members   []memberInfo `json:"members"`
 	Removed   []uint64     `json:"removed"`
+	// Changes counts the membership changes that the node knows of.
+	Changes uint64 `json:"changes"`
 }
 
 type memberInfo struct {
@@ -94,7 +97,8 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux.HandleFunc("GET "+viewPath, func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, s.members.leaderView(r.Context()))
 	})
-	mux.HandleFunc("POST "+memberPath, s.servePeerMember)
+	mux.HandleFunc("POST "+memberPath, s.servePeerMember(s.members.serve))
+	mux.HandleFunc("POST "+joinPath, s.servePeerMember(s.members.serveJoin))
 	// Our own requests never come from a browser, not even the harmless ones.
 	guard := originGuard{map[string]bool{hostOfURL(s.cfg.PeerURL): true}, http.NewCrossOriginProtection()}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -121,7 +125,7 @@ func hostOfURL(raw string) string {
 func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 	view := s.members.leaderView(ctx)
 	m, _ := s.kv.membership()
-	info := clusterInfo{ClusterID: s.node.cluster, Level: s.kv.status().level, Removed: sortedKeys(m.removed)}
+	info := clusterInfo{ClusterID: s.node.cluster, Level: s.kv.status().level, Removed: sortedKeys(m.removed), Changes: m.changes}
 	for _, mem := range m.sorted() {
 		if mem.Instance == 0 {
 			mem.Instance = s.storage.published[mem.ID]
@@ -134,18 +138,21 @@ func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 	return info
 }
 
-// servePeerMember carries out a membership change that a follower passed on.
-func (s *server) servePeerMember(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get(clusterHeader) != strconv.FormatUint(s.node.cluster, 16) {
-		http.Error(w, "this is another cluster", http.StatusPreconditionFailed)
-		return
+// servePeerMember lets serve carry out a membership change that a follower
+// passed on, or that a node asks for that wants to join.
+func (s *server) servePeerMember(serve func(context.Context, memberRequest) memberReply) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(clusterHeader) != strconv.FormatUint(s.node.cluster, 16) {
+			http.Error(w, "this is another cluster", http.StatusPreconditionFailed)
+			return
+		}
+		var req memberRequest
+		if err := json.NewDecoder(io.LimitReader(r.Body, maxPeerBody)).Decode(&req); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		writeJSON(w, http.StatusOK, serve(r.Context(), req))
 	}
-	var req memberRequest
-	if err := json.NewDecoder(io.LimitReader(r.Body, maxPeerBody)).Decode(&req); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	writeJSON(w, http.StatusOK, s.members.serve(r.Context(), req))
 }
 
 // peerClient speaks the routes of our own.
@@ -181,12 +188,21 @@ func (c *peerClient) view(ctx context.Context, peerURL string) (map[uint64]peerV
 
 // member asks the leader for a membership change.
 func (c *peerClient) member(ctx context.Context, peerURL string, cluster uint64, mr memberRequest) (memberReply, error) {
+	return c.change(ctx, peerURL+memberPath, cluster, mr)
+}
+
+// join asks any member to have a new node added.
+func (c *peerClient) join(ctx context.Context, peerURL string, cluster uint64, mr memberRequest) (memberReply, error) {
+	return c.change(ctx, peerURL+joinPath, cluster, mr)
+}
+
+func (c *peerClient) change(ctx context.Context, url string, cluster uint64, mr memberRequest) (memberReply, error) {
 	var reply memberReply
 	body, err := json.Marshal(mr)
 	if err != nil {
 		return reply, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, peerURL+memberPath, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return reply, err
 	}

@@ -30,6 +30,7 @@ var (
 	errBadRequest       = errors.New("bad request")
 	errMethodNotAllowed = errors.New("method not allowed")
 	errTooLarge         = errors.New("the value is too large")
+	errMediaType        = errors.New("the body has a type that is not taken here")
 	errRequestTimeout   = errors.New("the request did not arrive in time")
 	errWrongHost        = errors.New("this name is not one of this node's")
 	errCrossOrigin      = errors.New("a browser sent this on behalf of another site")
@@ -50,8 +51,10 @@ var problems = []problem{
 	{errMemberRemoved, http.StatusConflict, "member_removed", didNotHappen, false},
 	{errLastVoter, http.StatusConflict, "last_voter", didNotHappen, false},
 	{errWouldLose, http.StatusConflict, "would_lose_quorum", didNotHappen, false},
+	{errNotVoter, http.StatusConflict, "not_voter", didNotHappen, false},
 	{errInProgress, http.StatusConflict, "change_in_progress", didNotHappen, true},
 	{errPrecondition, http.StatusPreconditionFailed, "precondition_failed", didNotHappen, false},
+	{errMediaType, http.StatusUnsupportedMediaType, "unsupported_media_type", didNotHappen, false},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too_large", didNotHappen, false},
 	{errWrongHost, http.StatusMisdirectedRequest, "wrong_host", didNotHappen, false},
 	{errOverloaded, http.StatusTooManyRequests, "overloaded", didNotHappen, true},
@@ -59,6 +62,7 @@ var problems = []problem{
 	{errStopping, http.StatusServiceUnavailable, "stopping", didNotHappen, true},
 	{errNotReady, http.StatusServiceUnavailable, "not_ready", didNotHappen, true},
 	{errUnavailable, http.StatusServiceUnavailable, "unavailable", didNotHappen, true},
+	{errNotHandedOver, http.StatusServiceUnavailable, "not_handed_over", mayHaveHappened, true},
 	{errElsewhere, http.StatusServiceUnavailable, "not_leader", didNotHappen, true},
 	{errQuota, http.StatusInsufficientStorage, "quota_exceeded", didNotHappen, false},
 	{errOutcomeUnknown, http.StatusGatewayTimeout, "outcome_unknown", mayHaveHappened, false},

@@ -368,18 +368,20 @@ func TestProcJoinWithAnotherURL(t *testing.T) {
 	c.put(1, "k", "1")
 }
 
-// Guarantee: the order of POST and --join does not matter: a node that the cluster does not know yet waits, tells so,
-// answers that it is not ready, can be stopped meanwhile, and takes part once it is added.
+// Guarantee: the order of POST and --join does not matter, nor that of starting: a node that reaches no member yet
+// waits, tells so, answers that it is not ready, can be stopped meanwhile, and takes part once it can; to add it then
+// is no error.
 func TestProcJoinBeforeItIsAdded(t *testing.T) {
 	c := newProcCluster(t, 1)
 	c.start()
 	c.put(1, "k", "1")
+	c.kill(1)
 	n := c.newNode(2)
 	n.args = c.args(n, c.list+",2="+procURL(n.peerPort), "--join")
 	waits := func() {
 		t.Helper()
 		procEventually(t, 10*time.Second, "node 2 says what it waits for", func() error {
-			if out := n.output(); !strings.Contains(out, "/2") {
+			if out := n.output(); !strings.Contains(out, "waiting to join") {
 				return fmt.Errorf("its log is %q", out)
 			}
 			return nil
@@ -394,6 +396,7 @@ func TestProcJoinBeforeItIsAdded(t *testing.T) {
 	c.stop(2)
 	c.launch(2)
 	waits()
+	c.start(1)
 	if r := c.do("POST", 1, "/2", []byte(procURL(n.peerPort))); r.status != http.StatusNoContent {
 		t.Fatalf("POST /2: %v, want 204", r)
 	}

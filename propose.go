@@ -381,6 +381,21 @@ func (b *batch) fail(err error, now time.Time) {
 
 // stop ends all waits; later requests are refused.
 func (p *proposer) stop() {
+	p.end((*batch).fail)
+}
+
+// void is stop for the moment at which this node has applied its own removal:
+// what of its batches was not applied by then never will be (applyBatch), so
+// whoever waits may turn to another node.
+func (p *proposer) void() {
+	p.end(func(b *batch, err error, _ time.Time) {
+		for _, r := range b.requests {
+			r.answer(result{err: err})
+		}
+	})
+}
+
+func (p *proposer) end(fail func(b *batch, err error, at time.Time)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopped = true
@@ -388,7 +403,7 @@ func (p *proposer) stop() {
 		r.answer(result{err: errStopping})
 	}
 	for _, b := range p.inFlight {
-		b.fail(errStopping, b.deadline)
+		fail(b, errStopping, b.deadline)
 	}
 	p.queue, p.inFlight = nil, nil
 }

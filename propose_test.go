@@ -482,6 +482,22 @@ func TestProposeStop(t *testing.T) {
 	})
 }
 
+// Guarantee: a node that has applied its own removal knows that nothing which
+// still waits will ever happen, whatever raft took.
+func TestProposeVoid(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(1, 1)
+		taken := pt.write("taken")
+		pt.next().done(true, 1, true)
+		offered := pt.write("offered")
+		synctest.Wait()
+		pt.p.void()
+		pt.want(taken, result{err: errStopping})
+		pt.want(offered, result{err: errStopping})
+		pt.want(pt.write("later"), result{err: errStopping})
+	})
+}
+
 // Guarantee: each request of a batch has its own deadline, and the batch is
 // tried for as long as anyone waits.
 func TestProposeDeadlinesInABatch(t *testing.T) {

@@ -25,6 +25,7 @@ const (
 	maxInflightBytes = 32 << 20 // the same in bytes
 	maxApplyingBytes = 8 << 20  // committed entries handed to the apply loop at once
 	maxUncommitted   = 1 << 30  // past it a leader drops proposals; the proposers' bounds are far below
+	farewellTicks    = 3        // how long a removed node has to learn of it from its own log
 	recvBuffer       = 1024     // messages from peers that wait for the raft loop
 	drainMax         = 256      // events taken in before raft is asked what follows from them
 )
@@ -61,6 +62,7 @@ type transport interface {
 type raftNode struct {
 	log     *zap.Logger
 	id      uint64
+	url     string // at which it was started for its peers
 	cluster uint64
 	dir     string
 	tick    time.Duration
@@ -472,6 +474,9 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 		}
 	}
 	n.dropPeers(m)
+	if cc == nil || cc.GetNodeId() == n.id {
+		n.noteMove(m)
+	}
 	if m.removed[n.id] {
 		return errRemoved
 	}
@@ -487,6 +492,7 @@ func (n *raftNode) addPeers(m membership) {
 			continue
 		case known:
 			n.transport.UpdatePeer(types.ID(id), []string{mem.PeerURL})
+			n.gate.learn(id, mem.PeerURL)
 		default:
 			n.transport.AddPeer(types.ID(id), []string{mem.PeerURL})
 		}
@@ -494,11 +500,22 @@ func (n *raftNode) addPeers(m membership) {
 	}
 }
 
+// noteMove says that this node's own peer URL was changed. It goes on: the
+// connections that it has stay, and it makes its own.
+func (n *raftNode) noteMove(m membership) {
+	me, ok := m.members[n.id]
+	if !ok || me.PeerURL == n.url {
+		return
+	}
+	n.log.Warn("this node's peer URL was changed; restart it with the new one in --cluster",
+		zap.String("new", me.PeerURL), zap.String("old", n.url))
+}
+
 // dropPeers tells the transport who is no longer a member.
 func (n *raftNode) dropPeers(m membership) {
 	for id := range n.peers {
 		if _, ok := m.members[id]; !ok {
-			n.transport.RemovePeer(types.ID(id))
+			n.letGo(id)
 			delete(n.peers, id)
 			n.gate.forget(id)
 			n.reports.put(func(*raft.RawNode) { delete(n.loop.heard, id) })
@@ -506,12 +523,31 @@ func (n *raftNode) dropPeers(m membership) {
 	}
 }
 
+// letGo takes a former member out of the transport, a little later: its removal
+// may still be on its way to it, and when it learns of that from its own log,
+// requests that wait on it learn that they did not happen.
+func (n *raftNode) letGo(id uint64) {
+	n.group.Go(func() error {
+		select {
+		case <-time.After(farewellTicks * n.tick):
+			n.transport.RemovePeer(types.ID(id))
+		case <-n.life.Done(): // the transport stops as a whole
+		}
+		return nil
+	})
+}
+
 // watchRemoval ends the node when a peer says that it was removed: it may have
-// been down while that happened.
+// been down while that happened. If it was not, its own log is about to say so.
 func (n *raftNode) watchRemoval(ctx context.Context) error {
 	select {
 	case err := <-n.errorC:
-		return fmt.Errorf("%w (a peer says: %w)", errRemoved, err)
+		select {
+		case <-time.After(farewellTicks * n.tick):
+			return fmt.Errorf("%w (a peer says: %w)", errRemoved, err)
+		case <-ctx.Done():
+			return nil
+		}
 	case <-ctx.Done():
 		return nil
 	}

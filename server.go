@@ -48,14 +48,14 @@ const (
 
 // openServer opens the data directory and puts a node together around
 // rafthttp.
-func openServer(cfg config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
+func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
 	st, err := openStorage(log, cfg.DataDir, func(id identity, reconfigured bool) error {
-		return checkIdentity(cfg, id, reconfigured)
+		return checkIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPeerAddress(cfg, st.state.membership); err != nil {
+	if err := checkAddressNow(ctx, cfg, log, st, found, ask); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
 	s := newServer(cfg, log, st, port)
@@ -93,7 +93,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	group, life := errgroup.WithContext(life)
 	tick, _, _ := cfg.ticks()
 	node := &raftNode{
-		log: log, id: cfg.ID, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick,
+		log: log, id: cfg.ID, url: cfg.PeerURL, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick,
 		storage: st.storage, leaders: leaders, kv: kv, reads: reads,
 		proposeC: proposeC, commitC: commitC, roundC: roundC,
 		recvC:    make(chan *raftpb.Message, recvBuffer),
@@ -228,7 +228,7 @@ func (s *server) drain(clients *stoppableListener) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	if m, _ := s.kv.membership(); len(m.voters()) > 1 {
-		if err := s.members.transfer(ctx); err != nil {
+		if _, err := s.members.transfer(ctx, 0); err != nil {
 			s.log.Warn("leadership was not handed over", zap.Error(err))
 		}
 	}
@@ -254,12 +254,8 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 	}
 	if old && cfg.Join {
 		// It may have stopped before it got anything from the cluster.
-		for _, info := range askCluster(ctx, ask, cfg.Seeds, askTimeout) {
-			if _, ok := info.member(cfg.ID); ok {
-				return info, checkJoinLevel(info)
-			}
-		}
-		return clusterInfo{}, nil
+		info, _ := whereIs(cfg, askCluster(ctx, ask, cfg.Seeds, askTimeout))
+		return info, checkJoinLevel(info)
 	}
 	if old {
 		return clusterInfo{}, nil
@@ -317,46 +313,6 @@ func checkJoinLevel(info clusterInfo) error {
 		return errLevel(info.Level)
 	}
 	return nil
-}
-
-// joinCluster asks the seeds for the cluster until this node is a member of it,
-// then makes the data directory.
-func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
-	for {
-		infos := askCluster(ctx, ask, cfg.Seeds, askTimeout)
-		for _, info := range infos {
-			if cfg.ClusterID != 0 && info.ClusterID != cfg.ClusterID {
-				return info, fmt.Errorf("--cluster leads to cluster %x, but --cluster-id is %x", info.ClusterID, cfg.ClusterID)
-			}
-			if info.ClusterID != infos[0].ClusterID {
-				return info, fmt.Errorf("--cluster names nodes of two clusters, %x and %x", infos[0].ClusterID, info.ClusterID)
-			}
-			if err := errors.Join(refuseUsedID(cfg, info), checkJoinLevel(info)); err != nil {
-				return info, err
-			}
-		}
-		for _, info := range infos {
-			m, ok := info.member(cfg.ID)
-			if !ok {
-				continue
-			}
-			if err := checkPeerAddress(cfg, membership{members: map[uint64]member{m.ID: m.member()}}); err != nil {
-				return info, err
-			}
-			id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: info.ClusterID}
-			return info, createStorage(log, cfg.DataDir, id, firstState(nil))
-		}
-		why := "no member of the cluster answers"
-		if len(infos) > 0 {
-			why = fmt.Sprintf("the cluster does not know node %d yet; add it: curl -X POST -d %s http://A-MEMBER/%d", cfg.ID, cfg.PeerURL, cfg.ID)
-		}
-		log.Warn("waiting to join", zap.String("because", why))
-		select {
-		case <-time.After(askInterval):
-		case <-ctx.Done():
-			return clusterInfo{}, errStopping
-		}
-	}
 }
 
 func isLoopback(host string) bool {

@@ -13,7 +13,8 @@ import (
 
 // change asks a node for a membership change.
 func (c *simCluster) change(via uint64, r memberRequest) error {
-	return c.nodes[via].srv.members.change(context.Background(), r)
+	_, err := c.nodes[via].srv.members.change(context.Background(), r)
+	return err
 }
 
 func addRequest(id uint64) memberRequest {

@@ -284,7 +284,7 @@ func (s *simNet) reach(from uint64, url string) (*server, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, srv := range s.nodes {
-		if simURL(id) == url && !s.cut[[2]uint64{from, id}] && !s.cut[[2]uint64{id, from}] {
+		if srv.cfg.PeerURL == url && !s.cut[[2]uint64{from, id}] && !s.cut[[2]uint64{id, from}] {
 			return srv, nil
 		}
 	}

@@ -55,6 +55,7 @@ type simCluster struct {
 type simNode struct {
 	id    uint64
 	join  bool
+	url   string // where it is, if not at simURL
 	lives int
 	dir   string
 	srv   *server       // nil: down
@@ -111,6 +112,9 @@ func (c *simCluster) nodeDir(id uint64, life int) string {
 func (c *simCluster) config(n *simNode) config {
 	cfg := defaultConfig()
 	cfg.ID, cfg.DataDir, cfg.PeerURL, cfg.Join = n.id, n.dir, simURL(n.id), n.join
+	if n.url != "" {
+		cfg.PeerURL = n.url
+	}
 	if !n.join {
 		cfg.Cluster = c.peers
 	}
@@ -217,7 +221,7 @@ func (c *simCluster) stop(id uint64) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	if m, _ := n.srv.kv.membership(); len(m.voters()) > 1 {
-		_ = n.srv.members.transfer(ctx) // as server.drain: it stops all the same
+		_, _ = n.srv.members.transfer(ctx, 0) // as server.drain: it stops all the same
 	}
 	c.halt(n)
 	if err := n.srv.storage.close(); err != nil {

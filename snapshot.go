@@ -15,7 +15,7 @@ import (
 const (
 	headRecord    byte = 1 // index, term, revision, membership changes; level
 	itemRecord    byte = 2 // create, mod, version, key, value
-	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL; level
+	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL; level, pinned, added
 	removedRecord byte = 4 // id
 	windowRecord  byte = 5 // node, boot, low, applied
 
@@ -70,14 +70,7 @@ func (s *state) writeRest(record func(kind byte, payload []byte) error) error {
 		return err
 	}
 	for _, m := range s.membership.sorted() {
-		learner := uint64(0)
-		if m.Learner {
-			learner = 1
-		}
-		b = appendUvarints(b[:0], m.ID, learner, m.Instance)
-		b = appendString(b, m.PeerURL)
-		b = appendString(b, m.ClientURL)
-		b = appendOptional(b, m.Level)
+		b = appendMember(b[:0], m)
 		if err := put(memberRecord); err != nil {
 			return err
 		}
@@ -144,8 +137,7 @@ func (s *state) restore(kind byte, payload []byte, each func(key string, it *ite
 			return errLevel(s.level)
 		}
 	case memberRecord:
-		m := member{ID: f.uvarint(), Learner: f.uvarint() == 1, Instance: f.uvarint(), PeerURL: string(f.bytes()), ClientURL: string(f.bytes())}
-		m.Level = f.optional()
+		m := takeMember(&f)
 		s.membership.members[m.ID] = m
 	case removedRecord:
 		s.membership.removed[f.uvarint()] = true
@@ -185,6 +177,19 @@ func readStateFile(path string) (*state, error) {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
 	return s, nil
+}
+
+func appendMember(b []byte, m member) []byte {
+	b = appendUvarints(b, m.ID, uint64(boolByte(m.Learner)), m.Instance)
+	b = appendString(b, m.PeerURL)
+	b = appendString(b, m.ClientURL)
+	return appendOptional(b, m.Level, uint64(boolByte(m.Pinned)), m.Added)
+}
+
+func takeMember(f *fields) member {
+	m := member{ID: f.uvarint(), Learner: f.uvarint() == 1, Instance: f.uvarint(), PeerURL: string(f.bytes()), ClientURL: string(f.bytes())}
+	m.Level, m.Pinned, m.Added = f.optional(), f.optional() == 1, f.optional()
+	return m
 }
 
 func appendUvarints(b []byte, vs ...uint64) []byte {

@@ -19,6 +19,7 @@ func fullState(order []int) *state {
 	s.index, s.term, s.revision = 1<<40, 77, 1e9
 	s.membership.members[1] = member{ID: 1, PeerURL: "http://a:1", ClientURL: "http://a:9121"}
 	s.membership.members[3] = member{ID: 3, PeerURL: "http://c:3", Learner: true}
+	s.membership.members[4] = member{ID: 4, PeerURL: "http://d:4", Learner: true, Pinned: true, Added: math.MaxUint64}
 	s.membership.changes = 4
 	for _, n := range order {
 		s.membership.removed[uint64(100+n)] = true
@@ -166,5 +167,27 @@ func TestReadStateFile(t *testing.T) {
 	}
 	if _, err := readStateFile(path); !errors.Is(err, errBadStateFile) || !bytes.Contains([]byte(err.Error()), []byte(path)) {
 		t.Fatal(err)
+	}
+}
+
+// Guarantee: a member's record of the oldest files, shorter than today's, is
+// read, and one that is cut short is not.
+func TestSnapshotMemberRecord(t *testing.T) {
+	m := member{ID: 3, PeerURL: "http://c:3", ClientURL: "http://c:9121", Instance: 5, Learner: true}
+	old := appendUvarints(nil, m.ID, 1, m.Instance)
+	old = appendString(appendString(old, m.PeerURL), m.ClientURL)
+	s := newState(nil)
+	if err := s.restore(memberRecord, old, nil); err != nil || s.membership.members[3] != m {
+		t.Errorf("%+v, %v", s.membership.members, err)
+	}
+	m.Level, m.Added = 2, 1<<20
+	whole := appendMember(nil, m)
+	if err := s.restore(memberRecord, whole, nil); err != nil || s.membership.members[3] != m {
+		t.Errorf("%+v, %v", s.membership.members, err)
+	}
+	for _, cut := range []int{1, 5, len(old) - 1, len(whole) - 1} {
+		if err := newState(nil).restore(memberRecord, whole[:cut], nil); !errors.Is(err, errBadStateFile) {
+			t.Errorf("cut to %d bytes: %v", cut, err)
+		}
 	}
 }

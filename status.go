@@ -120,7 +120,10 @@ type check struct {
 }
 
 func (s *statusReporter) serveReady(w http.ResponseWriter, r *http.Request) error {
-	verbose := r.URL.Query().Has("verbose")
+	verbose := r.URL.RawQuery == "verbose"
+	if err := noQuery(r); err != nil && !verbose {
+		return err
+	}
 	text, ready := "", true
 	for _, c := range s.checks() {
 		mark := "ok  "
@@ -157,7 +160,7 @@ func (s *statusReporter) leaderContact() (ms int64, ok bool) {
 	return time.Since(*at).Milliseconds(), true
 }
 
-// memberStatus is one member in the answer to GET /v1/members. What only the
+// memberStatus is one member in the answers of /v1/members. What only the
 // leader knows is missing when the leader could not be asked.
 type memberStatus struct {
 	ID         uint64  `json:"id"`
@@ -185,17 +188,21 @@ func (a *api) serveMembers(w http.ResponseWriter, r *http.Request) error {
 		Removed []uint64       `json:"removed"`
 	}{Removed: append([]uint64{}, sortedKeys(m.removed)...)}
 	for _, mem := range m.sorted() {
-		ms := memberStatus{ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: "voter", Leader: mem.ID == leader}
-		if mem.Learner {
-			ms.Role = "learner"
-		}
-		if p, ok := view[mem.ID]; ok {
-			ms.Reachable, ms.MatchIndex = &p.Reachable, &p.Match
-		}
-		out.Members = append(out.Members, ms)
+		out.Members = append(out.Members, newMemberStatus(mem, leader, view))
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
+}
+
+func newMemberStatus(mem member, leader uint64, view map[uint64]peerView) memberStatus {
+	ms := memberStatus{ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: "voter", Leader: mem.ID == leader}
+	if mem.Learner {
+		ms.Role = "learner"
+	}
+	if p, ok := view[mem.ID]; ok {
+		ms.Reachable, ms.MatchIndex = &p.Reachable, &p.Match
+	}
+	return ms
 }
 
 // clientHosts returns the names, beside IP literals and localhost, under which

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -26,7 +27,10 @@ type openedStorage struct {
 	// published: the instances that the log behind the snapshot tells of, by
 	// node. They may not be committed yet, and still say that an ID is used.
 	published map[uint64]uint64
-	end       tailReport
+	// ownURL is the last peer URL that the log behind the snapshot gives this
+	// node; empty if it gives none.
+	ownURL string
+	end    tailReport
 }
 
 // openStorage opens the log of a data directory that createStorage made, and
@@ -78,11 +82,13 @@ func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) err
 	}
 	reconfigured := st.membership.changes > 0
 	published := make(map[uint64]uint64)
+	ownURL := ""
 	for _, e := range c.entries {
 		reconfigured = reconfigured || e.GetType() != raftpb.EntryNormal
 		if err := notePublished(e, published); err != nil {
 			return nil, refused(dir, err)
 		}
+		ownURL = cmp.Or(newURLOf(id.Node, e), ownURL)
 	}
 	if err := check(id, reconfigured); err != nil {
 		return nil, err
@@ -95,7 +101,9 @@ func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) err
 	if err := s.fillMemory(c); err != nil {
 		return nil, refused(dir, err)
 	}
-	return &openedStorage{storage: s, identity: id, state: st, reconfigured: reconfigured, published: published, end: tail}, nil
+	return &openedStorage{
+		storage: s, identity: id, state: st, reconfigured: reconfigured, published: published, ownURL: ownURL, end: tail,
+	}, nil
 }
 
 // notePublished notes the instances that an entry tells of, and refuses what a

@@ -84,7 +84,7 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 		ask := newPeerClient()
 		found, err := prepareDir(t.Context(), cfg, log, ask)
 		must(t, err)
-		s, err := openServer(cfg, log, found, clients.port(), ask)
+		s, err := openServer(t.Context(), cfg, log, found, clients.port(), ask)
 		must(t, err)
 		w := &wireNode{server: s, watch: &peerWatch{count: make(map[string]int), conns: make(map[string]map[string]bool)}}
 		w.peerMux = w.watch.wrap(w.peerMux)

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.uber.org/zap"
+)
+
+// How leadership goes from one voter to another (thesis §3.10).
+
+var (
+	errNotVoter      = errors.New("only a voter can lead")
+	errNotHandedOver = errors.New("leadership was not handed over")
+)
+
+// maxTransfers is how often a request for another leader is tried: while one
+// try lasts, up to an election timeout, raft takes no proposals.
+const maxTransfers = 3
+
+// letLead hands leadership to a voter, or with id 0 to the best one.
+func (ms *members) letLead(ctx context.Context, id uint64) (memberReply, error) {
+	m, _, err := ms.freshMembership(ctx)
+	if err != nil {
+		return memberReply{}, err
+	}
+	mem, isMember := m.members[id]
+	switch {
+	case id == ms.id:
+		return memberReply{ID: id}, nil
+	case id == 0 && len(m.voters()) == 1:
+		return memberReply{}, fmt.Errorf("%w, and there is no other", errNotVoter)
+	case id != 0 && !isMember:
+		return memberReply{}, errMemberUnknown
+	case mem.Learner:
+		return memberReply{}, fmt.Errorf("%w: member %d is a learner", errNotVoter, id)
+	}
+	for try := 1; ; try++ {
+		if ok, err := ms.canTakeOver(ctx, id); err != nil {
+			return memberReply{}, fmt.Errorf("%w: %w", errNotHandedOver, err)
+		} else if !ok {
+			return memberReply{}, fmt.Errorf("%w: the leader has not heard from who is to take over of late", errNotHandedOver)
+		}
+		// A voter that has not applied the latest membership change yet
+		// does not stand for election, so one failure is no verdict.
+		leader, err := ms.transfer(ctx, id)
+		switch {
+		case err == nil && (id == 0 || leader == id):
+			return memberReply{ID: leader}, nil
+		case err == nil:
+			return memberReply{}, errElsewhere
+		case try == maxTransfers || ctx.Err() != nil:
+			return memberReply{}, err
+		}
+	}
+}
+
+// canTakeOver reports whether a voter, or with id 0 any, was heard from within
+// one election timeout. To wait for one that is down would only stop the writes.
+func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err error) {
+	err = ms.node.call(ctx, func(rn *raft.RawNode) {
+		since := time.Now().Add(-ms.elected)
+		ok = !ms.node.loop.heard[id].Before(since) || (id == 0 && bestFollower(rn.Status(), ms.node.loop.heard, since) != 0)
+	})
+	return ok, err
+}
+
+// knowsLeader waits until this node knows that id leads.
+func (ms *members) knowsLeader(ctx context.Context, id uint64) error {
+	for {
+		leader, _, changed := ms.leaders.get()
+		if leader == id {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errOutcomeUnknown
+		case <-ms.node.life.Done():
+			return errOutcomeUnknown
+		}
+	}
+}
+
+// handOver passes leadership on, because the leader is to be removed, to become
+// a learner or to move: its successor then carries that out.
+func (ms *members) handOver(ctx context.Context) error {
+	if _, err := ms.transfer(ctx, 0); err != nil {
+		ms.log.Info("leadership was not handed over; trying again", zap.Error(err))
+		return errNoLeader
+	}
+	return errElsewhere
+}
+
+// transfer hands leadership to a voter, with to 0 to the one that is furthest
+// along, and returns who leads when another node does. After one election
+// timeout, when raft gives up, it is errNotHandedOver.
+func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err error) {
+	leader, _, changed := ms.leaders.get()
+	if leader != ms.id {
+		return leader, nil
+	}
+	err = ms.node.call(ctx, func(rn *raft.RawNode) {
+		if to == 0 {
+			to = bestFollower(rn.Status(), ms.node.loop.heard, time.Now().Add(-ms.elected))
+		}
+		if to != 0 {
+			rn.TransferLeader(to)
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", errNotHandedOver, err)
+	}
+	limit := time.NewTimer(ms.elected)
+	defer limit.Stop()
+	for leader == ms.id || leader == 0 {
+		select {
+		case <-changed:
+			leader, _, changed = ms.leaders.get()
+		case <-limit.C:
+			return 0, errNotHandedOver
+		case <-ctx.Done():
+			return 0, errNotHandedOver
+		}
+	}
+	return leader, nil
+}
+
+// bestFollower picks the voter with the longest log among those that were heard
+// of since the given time, among equals the one heard of last; 0 if there is
+// none.
+func bestFollower(st raft.Status, heard map[uint64]time.Time, since time.Time) uint64 {
+	var best uint64
+	for id, p := range st.Progress {
+		if id == st.ID || p.IsLearner || heard[id].Before(since) {
+			continue
+		}
+		ahead := p.Match > st.Progress[best].Match
+		equal := p.Match == st.Progress[best].Match
+		if best == 0 || ahead || equal && heard[id].After(heard[best]) {
+			best = id
+		}
+	}
+	return best
+}

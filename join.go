@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// How a node finds its place in a cluster that runs: by asking the members over
+// the peer listener.
+
+// whereIs picks, of what members say, an answer that knows this node, one at
+// its own URL before any other: a member that is behind does not know of a move
+// yet. found is false if none knows it.
+func whereIs(cfg config, infos []clusterInfo) (info clusterInfo, found bool) {
+	for _, i := range infos {
+		m, ok := i.member(cfg.ID)
+		if ok && (!found || m.PeerURL == cfg.PeerURL) {
+			info, found = i, true
+		}
+	}
+	return info, found
+}
+
+// membership returns the members that an answer names.
+func (c clusterInfo) membership() membership {
+	m := membership{members: make(map[uint64]member), changes: c.Changes}
+	for _, mem := range c.Members {
+		m.members[mem.ID] = mem.member()
+	}
+	return m
+}
+
+// checkIdentityNow is checkIdentity, for a node that may have been down while
+// the cluster's members changed: what the others know of that counts, too.
+func checkIdentityNow(ctx context.Context, cfg config, id identity, reconfigured bool, ask *peerClient) error {
+	err := checkIdentity(cfg, id, reconfigured)
+	if err == nil || checkIdentity(cfg, id, true) != nil {
+		return err
+	}
+	old, _ := parsePeers(id.Initial) // it was made by formatPeers
+	for _, info := range askCluster(ctx, ask, others(cfg, old), askTimeout) {
+		if info.ClusterID == id.ClusterID && info.Changes > 0 {
+			return nil
+		}
+	}
+	return err
+}
+
+// others returns the URLs of the peers, and of those on the command line, at
+// which this node may hear of the cluster.
+func others(cfg config, peers []peer) []string {
+	urls := slices.Clone(cfg.Seeds)
+	for _, p := range slices.Concat(peers, cfg.Cluster) {
+		if p.ID != cfg.ID && p.URL != cfg.PeerURL && !slices.Contains(urls, p.URL) {
+			urls = append(urls, p.URL)
+		}
+	}
+	return urls
+}
+
+// checkAddressNow is checkPeerAddress, for a node that may have been down while
+// the cluster was told of its new URL: then its own state is stale, and it goes
+// by what the others say. Its log counts like its state: all nodes may start at
+// once after a move, and nobody must wait for another then. Before a joining
+// node has any state it goes by found.
+func checkAddressNow(ctx context.Context, cfg config, log *zap.Logger, st *openedStorage, found clusterInfo, ask *peerClient) error {
+	m := st.state.membership
+	if st.state.index == 0 {
+		m = found.membership()
+	}
+	if st.ownURL != "" {
+		m = m.clone()
+		m.members[cfg.ID] = member{ID: cfg.ID, PeerURL: st.ownURL}
+	}
+	err := checkPeerAddress(cfg, m)
+	if err == nil {
+		return nil
+	}
+	var peers []peer
+	for _, mem := range m.sorted() {
+		peers = append(peers, peer{mem.ID, mem.PeerURL})
+	}
+	urls := others(cfg, peers)
+	for len(urls) > 0 {
+		infos := askCluster(ctx, ask, urls, askTimeout)
+		infos = slices.DeleteFunc(infos, func(i clusterInfo) bool { return i.ClusterID != st.identity.ClusterID })
+		if info, found := whereIs(cfg, infos); found {
+			return checkPeerAddress(cfg, info.membership())
+		}
+		if slices.ContainsFunc(infos, func(i clusterInfo) bool { return slices.Contains(i.Removed, cfg.ID) }) {
+			return nil // it will hear so from its peers, and end
+		}
+		log.Warn("waiting to hear from a member where the cluster knows this node", zap.NamedError("because", err))
+		select {
+		case <-time.After(askInterval):
+		case <-ctx.Done():
+			return errStopping
+		}
+	}
+	return err
+}
+
+// joinCluster asks the seeds for the cluster until this node is a member of it,
+// then makes the data directory. A node that the cluster does not know is added
+// on the way. A crash between the two loses nothing: the next start finds the
+// node added, and its ID not used yet.
+func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
+	for {
+		infos := askCluster(ctx, ask, cfg.Seeds, askTimeout)
+		if err := checkSeeds(cfg, infos); err != nil {
+			return clusterInfo{}, err
+		}
+		if info, found := whereIs(cfg, infos); found {
+			if err := checkPeerAddress(cfg, info.membership()); err != nil {
+				return info, err
+			}
+			id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: info.ClusterID}
+			return info, createStorage(log, cfg.DataDir, id, firstState(nil))
+		}
+		why := errors.New("no member of the cluster answers")
+		if len(infos) > 0 {
+			var fatal bool
+			if why, fatal = addSelf(ctx, cfg, infos[0], ask); fatal {
+				return clusterInfo{}, why
+			}
+		}
+		if why == nil {
+			log.Info("the cluster did not know this node; it has added itself, as a learner that becomes a voter once it has caught up",
+				zap.Uint64("id", cfg.ID), zap.String("peer-url", cfg.PeerURL))
+			continue
+		}
+		log.Warn("waiting to join", zap.NamedError("because", why))
+		select {
+		case <-time.After(askInterval):
+		case <-ctx.Done():
+			return clusterInfo{}, errStopping
+		}
+	}
+}
+
+// checkSeeds refuses to join what the seeds say of the cluster.
+func checkSeeds(cfg config, infos []clusterInfo) error {
+	for _, info := range infos {
+		if cfg.ClusterID != 0 && info.ClusterID != cfg.ClusterID {
+			return fmt.Errorf("--cluster leads to cluster %x, but --cluster-id is %x", info.ClusterID, cfg.ClusterID)
+		}
+		if info.ClusterID != infos[0].ClusterID {
+			return fmt.Errorf("--cluster names nodes of two clusters, %x and %x", infos[0].ClusterID, info.ClusterID)
+		}
+		if err := errors.Join(refuseUsedID(cfg, info), checkJoinLevel(info)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addSelf asks members to have this node added. fatal: to ask again is no use.
+func addSelf(ctx context.Context, cfg config, info clusterInfo, ask *peerClient) (err error, fatal bool) {
+	r := memberRequest{Op: opAdd, ID: cfg.ID, PeerURL: cfg.PeerURL}
+	for _, seed := range cfg.Seeds {
+		err = func() error {
+			ctx, cancel := context.WithTimeout(ctx, cfg.RequestTimeout+askTimeout)
+			defer cancel()
+			reply, err := ask.join(ctx, seed, info.ClusterID, r)
+			return errors.Join(err, errorOfCode(reply.Code, reply.Detail))
+		}()
+		switch {
+		case err == nil:
+			return nil, false
+		case errors.Is(err, errMemberExists), errors.Is(err, errMemberRemoved):
+			return fmt.Errorf("the cluster does not take in node %d at %s: %w", cfg.ID, cfg.PeerURL, err), true
+		}
+	}
+	return fmt.Errorf("the cluster does not know node %d at %s yet, and did not add it: %w", cfg.ID, cfg.PeerURL, err), false
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// readJSON reads the body of a request into the struct at v, strictly: what is
+// not understood exactly is refused, never guessed at. A body without a content
+// type counts as JSON, and an empty one as {}.
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	if ct := r.Header.Get("Content-Type"); ct != "" {
+		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
+			return fmt.Errorf("%w: %s; send JSON with -H 'Content-Type: application/json'", errMediaType, clip(ct))
+		}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err != nil {
+		return bodyError(err)
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil
+	}
+	if err := decodeStrict(body, v); err != nil {
+		return fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	return nil
+}
+
+// decodeStrict decodes one JSON value into the struct at v. encoding/json alone
+// takes the last of two equal names, ignores case, and replaces what is not
+// Unicode; here each of these is an error, and so are unknown names, null, and
+// anything behind the value. Types in v are structs with json tags, slices,
+// pointers to these, and plain values.
+func decodeStrict(body []byte, v any) error {
+	if !utf8.Valid(body) {
+		return errors.New("the JSON is not valid UTF-8")
+	}
+	if !validEscapes(body) {
+		return errors.New("the JSON has half of a surrogate pair")
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if err := checkNames(dec, reflect.TypeOf(v)); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is something behind the JSON value")
+	}
+	return json.Unmarshal(body, v)
+}
+
+// checkNames reads one JSON value that is to become a t, and refuses names that
+// t does not have and names that come twice. It goes no deeper than t does.
+func checkNames(dec *json.Decoder, t reflect.Type) error {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	tok, err := dec.Token()
+	switch {
+	case err != nil:
+		return jsonError(err)
+	case tok == nil:
+		return errors.New("null is not taken; leave the name out")
+	case tok == json.Delim('{') && t.Kind() == reflect.Struct:
+		return checkObject(dec, t)
+	case tok == json.Delim('[') && t.Kind() == reflect.Slice:
+		for dec.More() {
+			if err := checkNames(dec, t.Elem()); err != nil {
+				return err
+			}
+		}
+		_, err := dec.Token()
+		return jsonError(err)
+	case tok == json.Delim('{') || tok == json.Delim('['):
+		return fmt.Errorf("there is a %v where it does not belong", tok)
+	}
+	return nil // a plain value: json.Unmarshal knows whether it fits
+}
+
+func checkObject(dec *json.Decoder, t reflect.Type) error {
+	fields := make(map[string]reflect.Type)
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		fields[name] = f.Type
+	}
+	seen := make(map[string]bool)
+	for dec.More() {
+		tok, err := dec.Token()
+		if err != nil {
+			return jsonError(err)
+		}
+		name, _ := tok.(string) // the decoder lets nothing else be a name
+		field, ok := fields[name]
+		if !ok {
+			return fmt.Errorf("unknown name %.64q", name)
+		}
+		if seen[name] {
+			return fmt.Errorf("%q is there twice", name)
+		}
+		seen[name] = true
+		if err := checkNames(dec, field); err != nil {
+			return fmt.Errorf("%q: %w", name, err)
+		}
+	}
+	_, err := dec.Token()
+	return jsonError(err)
+}
+
+func jsonError(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errors.New("the JSON ends too early")
+	}
+	return err
+}
+
+// validEscapes reports whether each \u of a JSON text stands for a character
+// alone or together with the next.
+func validEscapes(body []byte) bool {
+	for i := 0; i < len(body); i++ {
+		if body[i] != '\\' {
+			continue
+		}
+		i++ // what is escaped, a backslash too
+		r, ok := escapedRune(body, i)
+		if !ok || !utf16.IsSurrogate(r) {
+			continue
+		}
+		low, _ := escapedRune(body, i+6)
+		if utf16.DecodeRune(r, low) == utf8.RuneError || body[i+5] != '\\' {
+			return false
+		}
+		i += 10
+	}
+	return true
+}
+
+// escapedRune reads uXXXX at i.
+func escapedRune(body []byte, i int) (rune, bool) {
+	if i+5 > len(body) || body[i] != 'u' {
+		return 0, false
+	}
+	r, err := strconv.ParseUint(string(body[i+1:i+5]), 16, 16)
+	return rune(r), err == nil
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// Guarantee: each request under /v1/members and /v1/leader asks the leader for
+// what it says and nothing else; what is not understood reaches nobody.
+func TestAPIMembers(t *testing.T) {
+	at := newAPITest(t)
+	var got []memberRequest
+	at.leader = func(r memberRequest) (memberReply, error) {
+		got = append(got, r)
+		return memberReply{ID: 2, Index: 1}, nil
+	}
+	const two = `{"id":2,"peer_url":"http://b:2","client_url":"","role":"voter","leader":true}` + "\n"
+	for _, tt := range []struct {
+		request, body string
+		status        int
+		answer        string
+		want          memberRequest
+	}{
+		{"POST /v1/members", `{"peer_url":"http://d:4"}`, 201, two, memberRequest{Op: opAdd, PeerURL: "http://d:4"}},
+		{"POST /v1/members", `{"id":4,"peer_url":"HTTP://D:4"}`, 201, two, memberRequest{Op: opAdd, ID: 4, PeerURL: "http://d:4"}},
+		{"POST /v1/members?force=true", `{"peer_url":"http://d:4","role":"voter"}`, 201, two, memberRequest{Op: opAddVoter, PeerURL: "http://d:4", Force: true}},
+		{"POST /v1/members", `{"peer_url":"http://d:4","role":"learner"}`, 201, two, memberRequest{Op: opAddLearner, PeerURL: "http://d:4"}},
+		{"PATCH /v1/members/2", `{"peer_url":"http://d:4"}`, 200, two, memberRequest{Op: opMove, ID: 2, PeerURL: "http://d:4"}},
+		{"PATCH /v1/members/2", `{"role":"voter"}`, 200, two, memberRequest{Op: opMakeVoter, ID: 2}},
+		{"PATCH /v1/members/2?force=true", `{"role":"learner","peer_url":"http://d:4"}`, 200, two,
+			memberRequest{Op: opMakeLearner, ID: 2, PeerURL: "http://d:4", Force: true}},
+		{"DELETE /v1/members/2", ``, 204, "", memberRequest{Op: opRemove, ID: 2}},
+		{"DELETE /v1/members/2?force=true", ``, 204, "", memberRequest{Op: opRemove, ID: 2, Force: true}},
+		{"POST /v1/leader", ``, 200, `{"leader":2}` + "\n", memberRequest{Op: opLead}},
+		{"POST /v1/leader", `{"id":2}`, 200, `{"leader":2}` + "\n", memberRequest{Op: opLead, ID: 2}},
+	} {
+		got = nil
+		method, target, _ := strings.Cut(tt.request, " ")
+		w := at.do(method, target, tt.body)
+		at.want(w, tt.status, tt.answer)
+		if len(got) != 1 {
+			t.Errorf("%s %s: %d requests reached the leader", tt.request, tt.body, len(got))
+			continue
+		}
+		if leftOpen := tt.want.Op.adds() && tt.want.ID == 0; leftOpen != (got[0].Request != 0) {
+			t.Errorf("%s %s: request number %d", tt.request, tt.body, got[0].Request)
+		}
+		got[0].Request = 0
+		if got[0] != tt.want {
+			t.Errorf("%s %s: %+v, want %+v", tt.request, tt.body, got[0], tt.want)
+		}
+		if location := w.Header().Get("Location"); (tt.status == 201) != (location == "/v1/members/2") {
+			t.Errorf("%s %s: Location is %q", tt.request, tt.body, location)
+		}
+	}
+	got = nil
+	for _, tt := range []struct{ request, body string }{
+		{"POST /v1/members", ``}, {"POST /v1/members", `{"peer_url":"http://d:4/"}`}, {"POST /v1/members", `{"peer_url":"http://d:4","id":0}`},
+		{"POST /v1/members", `{"peer_url":"http://d:4","id":18446744073709551615}`}, {"POST /v1/members", `{"peer_url":"http://d:4","role":""}`},
+		{"POST /v1/members", `{"peer_url":"http://d:4","role":"Voter"}`}, {"POST /v1/members", `{"PEER_URL":"http://d:4"}`},
+		{"POST /v1/members?force=yes", `{"peer_url":"http://d:4"}`}, {"POST /v1/members?force=true&force=true", `{"peer_url":"http://d:4"}`},
+		{"PATCH /v1/members/2", ``}, {"PATCH /v1/members/2", `{}`}, {"PATCH /v1/members/2", `{"role":"x"}`}, {"PATCH /v1/members/2", `{"peer_url":""}`},
+		{"PATCH /v1/members/2", `{"role":null}`}, {"PATCH /v1/members/2?x=1", `{"role":"voter"}`}, {"PATCH /v1/members/02", `{"role":"voter"}`},
+		{"DELETE /v1/members/x", ``}, {"DELETE /v1/members/", ``}, {"DELETE /v1/members/2/", ``}, {"DELETE /v1/members/0", ``},
+		{"DELETE /v1/members/2?force=1", ``}, {"GET /v1/members/2?consistency=maybe", ``}, {"GET /v1/members/2?force=true", ``},
+		{"POST /v1/leader", `{"id":0}`}, {"POST /v1/leader", `{"id":"2"}`}, {"POST /v1/leader", `{"leader":2}`}, {"POST /v1/leader?id=2", ``},
+	} {
+		method, target, _ := strings.Cut(tt.request, " ")
+		at.problem(tt.request+" "+tt.body, at.do(method, target, tt.body), 400, "bad_request")
+	}
+	at.problem("a form", at.do("POST", "/v1/members", `{}`, "Content-Type", "application/x-www-form-urlencoded"), 415, "unsupported_media_type")
+	at.problem("a lot", at.do("PATCH", "/v1/members/2", `{"role":"`+strings.Repeat("x", maxMemberBytes)+`"}`), 413, "too_large")
+	at.problem("nobody", at.do("GET", "/v1/members/9", ""), 404, "not_found")
+	at.want(at.do("GET", "/v1/members/2", ""), 200, two)
+	at.want(at.do("GET", "/v1/members/2?consistency=stale", ""), 200, two)
+	if len(got) != 0 {
+		t.Errorf("%+v reached the leader", got)
+	}
+}
+
+// Guarantee: a member that is behind does not outweigh one that knows of a move.
+func TestWhereIs(t *testing.T) {
+	cfg := config{ID: 2, PeerURL: "http://new:2"}
+	at := func(url string) clusterInfo {
+		return clusterInfo{Members: []memberInfo{{ID: 1}, {ID: 2, PeerURL: url}}}
+	}
+	other := clusterInfo{Members: []memberInfo{{ID: 1}}}
+	for _, tt := range []struct {
+		infos []clusterInfo
+		want  string
+	}{
+		{nil, ""}, {[]clusterInfo{other}, ""}, {[]clusterInfo{other, at("http://old:2")}, "http://old:2"},
+		{[]clusterInfo{at("http://old:2"), at("http://new:2"), at("http://older:2"), other}, "http://new:2"},
+	} {
+		info, found := whereIs(cfg, tt.infos)
+		m, _ := info.member(2)
+		if found != (tt.want != "") || m.PeerURL != tt.want {
+			t.Errorf("%+v: %+v, %v", tt.infos, info, found)
+		}
+	}
+}

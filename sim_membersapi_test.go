@@ -1,0 +1,560 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// changeFor is change with the ID that the answer names.
+func (c *simCluster) changeFor(via uint64, r memberRequest) (uint64, error) {
+	return c.nodes[via].srv.members.change(context.Background(), r)
+}
+
+// mustChange is change for what must succeed.
+func (c *simCluster) mustChange(via uint64, r memberRequest) {
+	c.t.Helper()
+	if err := c.change(via, r); err != nil {
+		c.t.Fatalf("%+v via node %d: %v\n%s", r, via, err, c.describe())
+	}
+}
+
+// member is what a node knows of a member, its ID 0 if it knows none.
+func (c *simCluster) member(via, id uint64) member {
+	m, _ := c.nodes[via].srv.kv.membership()
+	return m.members[id]
+}
+
+// awaitState waits until a node that joins has got the state.
+func (c *simCluster) awaitState(id uint64) {
+	c.t.Helper()
+	c.await("the state on a joining node", func() bool { return c.nodes[id].srv.kv.applied.get() > 0 })
+}
+
+// freshURL is one that no node of the test has.
+func freshURL(n int) string { return fmt.Sprintf("http://10.1.0.%d:2380", n) }
+
+// Without an ID a new member gets the next free one, those removed not counted
+// as free, however many ask at once and on whichever node.
+func TestSimNextFreeID(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.mustChange(c.leader(), memberRequest{Op: opAdd, ID: 7, PeerURL: freshURL(7)})
+		c.mustChange(1, memberRequest{Op: opRemove, ID: 7})
+		var mu sync.Mutex
+		var ids []uint64
+		var wg sync.WaitGroup
+		for i := range 6 {
+			wg.Go(func() {
+				id, err := c.changeFor(uint64(i%3+1), memberRequest{Op: opAddLearner, PeerURL: freshURL(10 + i)})
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil || c.member(uint64(i%3+1), id).PeerURL != freshURL(10+i) {
+					t.Errorf("add %d got ID %d, %v", i, id, err)
+				}
+				ids = append(ids, id)
+			})
+		}
+		wg.Wait()
+		slices.Sort(ids)
+		if !slices.Equal(ids, []uint64{8, 9, 10, 11, 12, 13}) {
+			t.Errorf("the IDs are %v", ids)
+		}
+		if _, err := c.changeFor(1, memberRequest{Op: opAdd, PeerURL: freshURL(10)}); !errors.Is(err, errMemberExists) {
+			t.Errorf("a URL that a member has: %v", err)
+		}
+	})
+}
+
+// A request whose answer was lost is tried again, and still adds one member.
+func TestSimAnswerLost(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		via := c.followers()[0]
+		ms := c.nodes[via].srv.members
+		ask, lost := ms.ask, 0
+		ms.ask = func(ctx context.Context, url string, cluster uint64, r memberRequest) (memberReply, error) {
+			reply, err := ask(ctx, url, cluster, r)
+			if lost++; lost <= 2 {
+				return memberReply{}, errors.New("lost")
+			}
+			return reply, err
+		}
+		for _, op := range []changeOp{opAdd, opAddVoter, opAddLearner} {
+			lost = 0
+			id, err := c.changeFor(via, memberRequest{Op: op, PeerURL: freshURL(int(op))})
+			if err != nil || c.member(via, id).PeerURL != freshURL(int(op)) {
+				t.Errorf("%v: ID %d, %v", op, id, err)
+			}
+			c.mustChange(via, memberRequest{Op: opRemove, ID: id, Force: true})
+		}
+		if m, _ := c.nodes[via].srv.kv.membership(); len(m.removed) != 3 || len(m.members) != 3 {
+			t.Errorf("members %+v, removed %v", m.sorted(), m.removed)
+		}
+	})
+}
+
+// A leader that dies in the middle of additions costs time, and adds nobody
+// twice.
+func TestSimLeaderCrashWhileAdding(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		for round := range 6 {
+			leader := c.leader()
+			via := c.followers()
+			type answer struct {
+				url string
+				id  uint64
+				err error
+			}
+			answers := make(chan answer)
+			for i, node := range via {
+				go func() {
+					url := freshURL(10*round + i)
+					id, err := c.changeFor(node, memberRequest{Op: opAddLearner, PeerURL: url})
+					answers <- answer{url, id, err}
+				}()
+			}
+			time.Sleep(time.Duration(c.rng.Int64N(int64(12 * time.Millisecond))))
+			c.crash(leader)
+			for range via {
+				if a := <-answers; a.err != nil || c.member(via[0], a.id).PeerURL != a.url && c.member(via[1], a.id).PeerURL != a.url {
+					t.Errorf("round %d: adding %s gave ID %d, %v", round, a.url, a.id, a.err)
+				}
+			}
+			c.start(leader)
+			c.put(c.leader(), "k", c.value())
+			m, _ := c.nodes[c.leader()].srv.kv.membership()
+			if want := 3 + 2*(round+1); len(m.members) != want {
+				c.t.Fatalf("round %d: %d members, want %d: %+v", round, len(m.members), want, m.sorted())
+			}
+		}
+	})
+}
+
+// A learner that was added as one stays one: over restarts, snapshots and
+// changes of leader, until a person makes it a voter.
+func TestSimPinnedLearner(t *testing.T) {
+	small := func(cfg *config) { cfg.SnapshotCount = 10 }
+	simulateWith(t, 3, small, func(c *simCluster) {
+		c.mustChange(c.leader(), memberRequest{Op: opAddLearner, ID: 4, PeerURL: simURL(4)})
+		c.join(4)
+		c.mustChange(c.leader(), addRequest(5))
+		c.join(5)
+		c.awaitVoter(c.leader(), 5) // by then 4 could have been one
+		for range 40 {
+			c.put(c.leader(), "k", c.value())
+		}
+		for id := range uint64(5) {
+			c.crash(id + 1)
+		}
+		for id := range uint64(5) {
+			c.start(id + 1)
+		}
+		old := c.leader()
+		c.crash(old)
+		c.put(c.leader(), "k", c.value())
+		c.start(old)
+		time.Sleep(20 * time.Second)
+		for _, id := range c.up() {
+			if mem := c.member(id, 4); !mem.Learner || !mem.Pinned {
+				t.Errorf("node %d has node 4 as %+v", id, mem)
+			}
+		}
+		c.put(4, "k", c.value())
+		if view := c.nodes[4].srv.members.view(context.Background()); !view[4].Reachable || !view[c.leader()].Reachable {
+			t.Errorf("on a learner, the leader's view is %+v", view)
+		}
+		c.mustChange(4, memberRequest{Op: opMakeVoter, ID: 4})
+		c.awaitVoter(4, 4)
+	})
+}
+
+// Roles change both ways; a leader that is to be a learner hands over first;
+// each refusal says which and changes nothing.
+func TestSimRoles(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		first := c.leader()
+		c.mustChange(first, memberRequest{Op: opMakeLearner, ID: first})
+		if c.leader() == first || !c.member(first, first).Pinned {
+			t.Errorf("the former leader is %+v, the leader %d", c.member(first, first), c.leader())
+		}
+		c.put(first, "k", c.value())
+		second := c.leader()
+		third := 6 - first - second
+		c.mustChange(first, memberRequest{Op: opMakeLearner, ID: third})
+		c.mustChange(first, memberRequest{Op: opMakeLearner, ID: third})
+		for _, force := range []bool{false, true} {
+			if err := c.change(third, memberRequest{Op: opMakeLearner, ID: second, Force: force}); !errors.Is(err, errLastVoter) {
+				t.Errorf("the last voter as a learner: %v", err)
+			}
+		}
+		for _, op := range []changeOp{opMakeVoter, opMakeLearner, opMove} {
+			if err := c.change(first, memberRequest{Op: op, ID: 9, PeerURL: freshURL(9)}); codeOf(err) != "not_found" {
+				t.Errorf("%v of nobody: %v", op, err)
+			}
+		}
+		// A learner that is down: one voter of two would be reachable.
+		c.crash(third)
+		time.Sleep(2 * time.Second)
+		if err := c.change(second, memberRequest{Op: opMakeVoter, ID: third}); !errors.Is(err, errWouldLose) {
+			t.Errorf("a learner that is down as the second voter: %v", err)
+		}
+		c.mustChange(second, memberRequest{Op: opMakeVoter, ID: first})
+		c.mustChange(second, memberRequest{Op: opMakeVoter, ID: third}) // two of three are
+		c.mustChange(second, memberRequest{Op: opMakeLearner, ID: third})
+		c.start(third)
+		c.mustChange(third, memberRequest{Op: opMakeVoter, ID: third})
+		c.put(third, "k", c.value())
+	})
+}
+
+// A voter that is added at once counts at once, so it may cost the majority.
+func TestSimAddVoter(t *testing.T) {
+	simulate(t, 1, func(c *simCluster) {
+		c.leader()
+		r := memberRequest{Op: opAddVoter, ID: 2, PeerURL: simURL(2)}
+		if err := c.change(1, r); !errors.Is(err, errWouldLose) {
+			t.Errorf("a second voter that is not up: %v", err)
+		}
+		r.Force = true
+		c.mustChange(1, r)
+		c.join(2)
+		c.awaitVoter(2, 2)
+		c.awaitState(2)
+		c.put(2, "k", c.value())
+		c.mustChange(2, memberRequest{Op: opAddVoter, PeerURL: simURL(3), Force: true})
+		c.join(3)
+		c.awaitVoter(3, 3)
+		c.awaitState(3)
+		c.put(3, "k", c.value())
+	})
+}
+
+// Leadership goes where it is asked to, from any node, and to nobody that
+// cannot lead.
+func TestSimMoveLeadership(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.mustChange(c.leader(), memberRequest{Op: opAddLearner, ID: 4, PeerURL: simURL(4)})
+		c.join(4)
+		c.awaitState(4)
+		for to := range uint64(3) {
+			for _, via := range []uint64{4, 1, 2, 3} {
+				id, err := c.changeFor(via, memberRequest{Op: opLead, ID: to + 1})
+				leader, _, _ := c.nodes[via].srv.node.leaders.get()
+				if err != nil || id != to+1 || leader != to+1 {
+					c.t.Fatalf("to %d via %d: %d, %v; it follows %d", to+1, via, id, err, leader)
+				}
+			}
+		}
+		if id, err := c.changeFor(4, memberRequest{Op: opLead}); err != nil || id == 3 || id == 0 || id == 4 {
+			t.Errorf("to the best: %d, %v", id, err)
+		}
+		leader := c.leader()
+		for want, id := range map[string]uint64{"not_voter": 4, "not_found": 9} {
+			if _, err := c.changeFor(4, memberRequest{Op: opLead, ID: id}); codeOf(err) != want {
+				t.Errorf("to %d: %v, want %s", id, err, want)
+			}
+		}
+		down := c.followers()[0]
+		c.crash(down)
+		time.Sleep(2 * time.Second)
+		began := time.Now()
+		if _, err := c.changeFor(leader, memberRequest{Op: opLead, ID: down}); !errors.Is(err, errNotHandedOver) || time.Since(began) > time.Second {
+			t.Errorf("to a node that is down: %v after %v", err, time.Since(began))
+		}
+		c.put(leader, "k", c.value())
+	})
+}
+
+// Many ask for different leaders at once, while members change and one leader
+// dies: each gets an answer, and the cluster goes on.
+func TestSimLeadershipFoughtOver(t *testing.T) {
+	simulate(t, 5, func(c *simCluster) {
+		c.leader()
+		var wg sync.WaitGroup
+		nodes := make(map[uint64]*server)
+		for id, n := range c.nodes {
+			nodes[id] = n.srv
+		}
+		for i := range uint64(5) {
+			wg.Go(func() {
+				for to := range uint64(5) {
+					id, err := nodes[i+1].members.change(context.Background(), memberRequest{Op: opLead, ID: (to+i)%5 + 1})
+					if err == nil && id != (to+i)%5+1 {
+						t.Errorf("asked for %d, got %d", (to+i)%5+1, id)
+					}
+				}
+			})
+			wg.Go(func() {
+				_, err := nodes[i+1].members.change(context.Background(), memberRequest{Op: opAddLearner, PeerURL: freshURL(int(i))})
+				if err != nil && problemOf(err).status < 500 && !errors.Is(err, errInProgress) {
+					t.Errorf("adding: %v", err)
+				}
+			})
+		}
+		time.Sleep(30 * time.Millisecond)
+		victim := c.leader()
+		c.crash(victim)
+		wg.Wait()
+		c.start(victim)
+	})
+}
+
+// A member's peer URL changes; every node knows it, and the leader hands over
+// before it is told to move.
+func TestSimMovePeer(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		leader := c.leader()
+		for i, id := range []uint64{c.followers()[0], leader} {
+			if err := c.change(c.followers()[1], memberRequest{Op: opMove, ID: id, PeerURL: c.member(leader, id%3+1).PeerURL}); !errors.Is(err, errMemberExists) {
+				t.Errorf("to another's URL: %v", err)
+			}
+			for range 2 { // again is no change
+				c.mustChange(leader, memberRequest{Op: opMove, ID: id, PeerURL: freshURL(i)})
+			}
+			if l := c.leader(); l == id {
+				t.Errorf("node %d still leads", id)
+			}
+			c.put(id, "k", c.value())
+			c.crash(id)
+			c.nodes[id].url = freshURL(i)
+			c.start(id)
+			c.put(id, "k", c.value())
+			for _, via := range c.up() {
+				c.want(via, "k", "v"+fmt.Sprint(c.values))
+				if mem := c.member(via, id); mem.PeerURL != freshURL(i) || mem.Learner {
+					t.Errorf("node %d has %+v", via, mem)
+				}
+			}
+			leader = c.leader()
+		}
+	})
+}
+
+// From three nodes to five and back to three, every first node replaced, under
+// load: clients that go to the next node see no failed request.
+func TestSimReplaceEveryNode(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.leader()
+		load := c.startSimLoad(8)
+		for id := uint64(4); id <= 5; id++ {
+			c.mustChange(load.any(), addRequest(id))
+			c.lives.Lock()
+			c.join(id)
+			c.lives.Unlock()
+			c.awaitVoter(id, id)
+		}
+		for old := uint64(1); old <= 3; old++ {
+			if old == 3 {
+				c.mustChange(load.any(), addRequest(6))
+				c.lives.Lock()
+				c.join(6)
+				c.lives.Unlock()
+				c.awaitVoter(6, 6)
+			}
+			c.mustChange(load.any(), memberRequest{Op: opRemove, ID: old})
+			if err := <-c.endOf(old); !errors.Is(err, errRemoved) {
+				t.Errorf("node %d ended with: %v", old, err)
+			}
+			c.lives.Lock()
+			_ = c.ended(old)
+			c.lives.Unlock()
+		}
+		load.finish()
+		m, _ := c.nodes[4].srv.kv.membership()
+		if !slices.Equal(m.voters(), []uint64{4, 5, 6}) {
+			t.Errorf("voters %v", m.voters())
+		}
+	})
+}
+
+// endOf tells why a node has ended by itself, once it has.
+func (c *simCluster) endOf(id uint64) <-chan error {
+	n := c.nodes[id]
+	why := make(chan error, 1)
+	go func() {
+		<-n.ended
+		why <- n.err
+	}()
+	return why
+}
+
+// simLoad is clients that write and read on any node, and go to the next when
+// one fails them.
+type simLoad struct {
+	c    *simCluster
+	stop chan struct{}
+	wg   sync.WaitGroup
+}
+
+func (c *simCluster) startSimLoad(clients int) *simLoad {
+	l := &simLoad{c: c, stop: make(chan struct{})}
+	for i := range clients {
+		l.wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-l.stop:
+					return
+				case <-time.After(5 * time.Millisecond):
+				}
+				in := chaosInput{kind: chaosPut, key: fmt.Sprint("k", i%4), value: c.value()}
+				if n%3 == 0 {
+					in = chaosInput{kind: chaosGet, key: in.key}
+				}
+				if err := l.request(i, n, in); err != nil {
+					c.t.Errorf("client %d, request %d: %v", i, n, err)
+				}
+			}
+		})
+	}
+	return l
+}
+
+func (l *simLoad) request(client, n int, in chaosInput) (err error) {
+	deadline := time.Now().Add(10 * time.Second)
+	for try := client + n; time.Now().Before(deadline); try++ {
+		l.c.lives.RLock()
+		up := l.c.up()
+		srv := l.c.nodes[up[try%len(up)]].srv
+		l.c.lives.RUnlock()
+		res, _ := l.c.doOn(client, srv, in)
+		if err = res.err; err == nil {
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return err
+}
+
+// any returns a node that runs and does not lead.
+func (l *simLoad) any() uint64 {
+	return l.c.followers()[0]
+}
+
+func (l *simLoad) finish() {
+	close(l.stop)
+	l.wg.Wait()
+}
+
+// Any changes, on any node, over a bad network and with nodes that crash: what
+// each node has of the members is what raft has, and equal in the end; an
+// answer that names an ID is true.
+func TestSimChangesUnderFaults(t *testing.T) {
+	simulate(t, 5, func(c *simCluster) {
+		c.put(c.leader(), "k", c.value())
+		c.net.disturb(0.05, 0.05, 20*time.Millisecond)
+		var wg sync.WaitGroup
+		for i := range uint64(4) {
+			rng := rand.New(rand.NewPCG(c.seed, i))
+			wg.Go(func() {
+				for n := range 15 {
+					c.lives.RLock()
+					up := c.up()
+					srv := c.nodes[up[rng.IntN(len(up))]].srv
+					c.lives.RUnlock()
+					r := randomRequest(rng, srv, fmt.Sprintf("http://10.2.%d.%d:2380", i, n))
+					id, err := srv.members.change(context.Background(), r)
+					if m, _ := srv.kv.membership(); err == nil && r.Op.adds() && m.members[id].PeerURL != r.PeerURL && !m.removed[id] {
+						t.Errorf("%+v: added as %d, which is %+v", r, id, m.members[id])
+					}
+					if err != nil && codeOf(err) == "internal" {
+						t.Errorf("%+v: %v", r, err)
+					}
+				}
+			})
+		}
+		for range 6 {
+			time.Sleep(time.Duration(c.rng.Int64N(int64(3 * time.Second))))
+			victim := uint64(c.rng.Int64N(5)) + 1
+			c.lives.Lock()
+			c.crash(victim)
+			c.start(victim)
+			c.lives.Unlock()
+		}
+		wg.Wait()
+		c.net.heal()
+		m, _ := c.nodes[c.leader()].srv.kv.membership()
+		urls := make(map[string]bool)
+		for _, mem := range m.sorted() {
+			if urls[mem.PeerURL] {
+				t.Errorf("two members are at %s: %+v", mem.PeerURL, m.sorted())
+			}
+			urls[mem.PeerURL] = true
+		}
+	})
+}
+
+// randomRequest returns any request that leaves the five nodes of a test in the
+// cluster, where they are.
+func randomRequest(rng *rand.Rand, srv *server, url string) memberRequest {
+	m, _ := srv.kv.membership()
+	first := uint64(rng.IntN(5) + 1)
+	added := sortedKeys(m.members)
+	other := added[rng.IntN(len(added))]
+	switch rng.IntN(6) {
+	case 0:
+		return memberRequest{Op: opMakeLearner, ID: first}
+	case 1:
+		return memberRequest{Op: opLead, ID: uint64(rng.IntN(6))}
+	case 2:
+		return memberRequest{Op: opMakeVoter, ID: first}
+	case 3:
+		if other > 5 {
+			return memberRequest{Op: opMove, ID: other, PeerURL: url}
+		}
+	case 4:
+		if other > 5 {
+			return memberRequest{Op: opRemove, ID: other}
+		}
+	}
+	return memberRequest{Op: opAddLearner, PeerURL: url}
+}
+
+// What a node that is removed says did not happen never does: the history, which
+// leaves it out, is linearizable.
+func TestSimRequestsOfARemovedNode(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.leader()
+		for _, id := range []uint64{c.leader(), c.followers()[0]} {
+			srv := c.nodes[id].srv
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() {
+					for {
+						res, _ := c.doOn(i, srv, chaosInput{kind: chaosPut, key: fmt.Sprint("k", i), value: c.value()})
+						if res.err == nil {
+							time.Sleep(time.Millisecond)
+							continue
+						}
+						// Unknown is left to a node that did not get its own
+						// removal: this network lets messages overtake.
+						if !errors.Is(res.err, errStopping) && !errors.Is(res.err, errOutcomeUnknown) {
+							t.Errorf("node %d: %v", id, res.err)
+						}
+						return
+					}
+				})
+			}
+			time.Sleep(20 * time.Millisecond)
+			other := id%3 + 1
+			if c.nodes[other].srv == nil {
+				other = other%3 + 1
+			}
+			c.mustChange(other, memberRequest{Op: opRemove, ID: id})
+			wg.Wait()
+			if err := c.ended(id); !errors.Is(err, errRemoved) {
+				t.Errorf("node %d ended with: %v", id, err)
+			}
+			for _, up := range c.up() {
+				for i := range 8 {
+					c.do(1000, up, chaosInput{kind: chaosGet, key: fmt.Sprint("k", i)})
+				}
+			}
+		}
+	})
+}
