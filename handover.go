@@ -59,13 +59,26 @@ func (ms *members) letLead(ctx context.Context, id uint64) (memberReply, error) 
 }
 
 // canTakeOver reports whether a voter, or with id 0 any, was heard from within
-// one election timeout. To wait for one that is down would only stop the writes.
+// one election timeout: to hand over to one that is down would only stop the
+// writes. A leader that has only just come to lead has not heard from all yet,
+// so it waits a little before it says no.
 func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err error) {
-	err = ms.node.call(ctx, func(rn *raft.RawNode) {
-		since := time.Now().Add(-ms.elected)
-		ok = !ms.node.loop.heard[id].Before(since) || (id == 0 && bestFollower(rn.Status(), ms.node.loop.heard, since) != 0)
-	})
-	return ok, err
+	tick := time.NewTicker(ms.elected / 10)
+	defer tick.Stop()
+	for began := time.Now(); ; {
+		err = ms.node.call(ctx, func(rn *raft.RawNode) {
+			since := time.Now().Add(-ms.elected)
+			ok = !ms.node.loop.heard[id].Before(since) || (id == 0 && bestFollower(rn.Status(), ms.node.loop.heard, since) != 0)
+		})
+		if err != nil || ok || time.Since(began) >= ms.elected {
+			return ok, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
 }
 
 // knowsLeader waits until this node knows that id leads.

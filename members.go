@@ -111,7 +111,7 @@ func (m membership) confState() *raftpb.ConfState {
 type changeOp byte
 
 const (
-	opAdd         changeOp = 1 // a new learner, to become a voter by itself
+	opAddFirst    changeOp = 1 // opAdd as the first version wrote it
 	opPromote     changeOp = 2 // a learner that is not pinned becomes a voter: the leader's own doing
 	opRemove      changeOp = 3 // a member leaves for good
 	opAddVoter    changeOp = 4 // a new voter at once
@@ -119,19 +119,22 @@ const (
 	opMakeVoter   changeOp = 6 // a member becomes a voter, and has another URL if one is given
 	opMakeLearner changeOp = 7 // a member becomes a learner that stays one, likewise
 	opMove        changeOp = 8 // a member has another URL
+	opAdd         changeOp = 9 // a new learner, to become a voter by itself
 
-	lastOp = opMove
+	lastOp = opAdd
 	// opLead is no change of the members and never in the log: a voter is to
 	// take over leadership.
 	opLead changeOp = 255
 )
 
 // adds reports whether op brings in a new member.
-func (op changeOp) adds() bool { return op == opAdd || op == opAddVoter || op == opAddLearner }
+func (op changeOp) adds() bool {
+	return op == opAdd || op == opAddVoter || op == opAddLearner || op == opAddFirst
+}
 
 func (op changeOp) String() string {
 	switch op {
-	case opAdd:
+	case opAdd, opAddFirst:
 		return "add"
 	case opPromote:
 		return "promote"
@@ -178,7 +181,7 @@ var (
 func (m membership) check(c memberChange) (done bool, err error) {
 	mem, isMember := m.members[c.id]
 	switch {
-	case c.op < opAdd || c.op > lastOp:
+	case c.op < opAddFirst || c.op > lastOp:
 		return false, errUnknownCommand
 	case c.op.adds():
 		return m.checkAdd(c)
@@ -240,7 +243,7 @@ func (m membership) checkAdd(c memberChange) (done bool, err error) {
 		return false, nil
 	case mem.PeerURL != c.peerURL:
 		return false, fmt.Errorf("%w: member %d is at %s", errMemberExists, mem.ID, mem.PeerURL)
-	case c.op == opAdd, c.request != 0 && mem.Added == c.request, mem.Learner == wanted.Learner && mem.Pinned == wanted.Pinned:
+	case c.op == opAdd, c.op == opAddFirst, c.request != 0 && mem.Added == c.request, mem.Learner == wanted.Learner && mem.Pinned == wanted.Pinned:
 		return true, nil
 	}
 	return false, fmt.Errorf("%w: member %d is there in another role; PATCH changes that", errMemberExists, mem.ID)
@@ -264,7 +267,11 @@ func (m membership) freeID(request uint64) uint64 {
 
 // newMember returns the member that c adds.
 func newMember(c memberChange) member {
-	return member{ID: c.id, PeerURL: c.peerURL, Added: c.request, Learner: c.op != opAddVoter, Pinned: c.op == opAddLearner}
+	mem := member{ID: c.id, PeerURL: c.peerURL, Added: c.request, Learner: c.op != opAddVoter, Pinned: c.op == opAddLearner}
+	if c.op == opAddFirst {
+		mem.Added = 0 // the first version's snapshots do not have it, so its log must not give it
+	}
+	return mem
 }
 
 // updated returns the member as c changes it.
@@ -284,7 +291,7 @@ func (mem member) updated(c memberChange) member {
 // apply carries out a change that check has allowed.
 func (m *membership) apply(c memberChange) {
 	switch c.op {
-	case opAdd, opAddVoter, opAddLearner:
+	case opAdd, opAddVoter, opAddLearner, opAddFirst:
 		m.members[c.id] = newMember(c)
 	case opRemove:
 		delete(m.members, c.id)
@@ -299,6 +306,7 @@ func (m *membership) apply(c memberChange) {
 func (c memberChange) confChange() *raftpb.ConfChange {
 	types := map[changeOp]raftpb.ConfChangeType{
 		opAdd:         raftpb.ConfChangeAddLearnerNode,
+		opAddFirst:    raftpb.ConfChangeAddLearnerNode,
 		opPromote:     raftpb.ConfChangeAddNode,
 		opRemove:      raftpb.ConfChangeRemoveNode,
 		opAddVoter:    raftpb.ConfChangeAddNode,
@@ -323,7 +331,7 @@ func decodeMemberChange(b []byte) (memberChange, error) {
 	if r.bad {
 		return c, errMalformed
 	}
-	if c.op < opAdd || c.op > lastOp {
+	if c.op < opAddFirst || c.op > lastOp {
 		return c, fmt.Errorf("%w: membership change %d", errUnknownCommand, c.op)
 	}
 	return c, nil

@@ -264,7 +264,7 @@ func TestSimMoveLeadership(t *testing.T) {
 		c.crash(down)
 		time.Sleep(2 * time.Second)
 		began := time.Now()
-		if _, err := c.changeFor(leader, memberRequest{Op: opLead, ID: down}); !errors.Is(err, errNotHandedOver) || time.Since(began) > time.Second {
+		if _, err := c.changeFor(leader, memberRequest{Op: opLead, ID: down}); !errors.Is(err, errNotHandedOver) || time.Since(began) > 2*time.Second {
 			t.Errorf("to a node that is down: %v after %v", err, time.Since(began))
 		}
 		c.put(leader, "k", c.value())
