@@ -53,9 +53,9 @@ func (c *simCluster) randomClient(client int) {
 		default:
 			in.kind = chaosDelete
 		}
-		c.lives.RLock()
+		c.lives <- struct{}{}
 		srv := c.nodes[id].srv
-		c.lives.RUnlock()
+		<-c.lives
 		if srv != nil {
 			c.doOn(client, srv, in)
 		}
@@ -93,8 +93,8 @@ func (c *simCluster) randomFaults(done <-chan struct{}) {
 
 // restart crashes a node and starts it again.
 func (c *simCluster) restart(id uint64) {
-	c.lives.Lock()
-	defer c.lives.Unlock()
+	c.lives <- struct{}{}
+	defer func() { <-c.lives }()
 	c.crash(id)
 	c.start(id)
 }

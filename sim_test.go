@@ -42,7 +42,10 @@ type simCluster struct {
 	peers []peer // the voters of the first start
 	tweak func(*config)
 
-	lives sync.RWMutex // held while a node of a random test changes its life
+	// lives is held, by the one who has put its token in, while a node of a random
+	// test changes its life. That takes virtual time, which stands still while
+	// anyone waits for a mutex.
+	lives chan struct{}
 
 	mu      sync.Mutex
 	clock   int64 // orders calls and returns; finer than virtual time
@@ -88,7 +91,7 @@ func simulateWith(t *testing.T, n int, tweak func(*config), test func(c *simClus
 	synctest.Test(t, func(t *testing.T) {
 		c := &simCluster{
 			t: t, dir: dir, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)),
-			net: newSimNet(t, seed), nodes: make(map[uint64]*simNode), tweak: tweak,
+			net: newSimNet(t, seed), nodes: make(map[uint64]*simNode), tweak: tweak, lives: make(chan struct{}, 1),
 		}
 		defer c.close()
 		for id := range uint64(n) {
