@@ -215,6 +215,7 @@ func parseSize(s string) (int64, error) {
 	for i, suffix := range []string{"KiB", "MiB", "GiB"} {
 		if digits, ok := strings.CutSuffix(s, suffix); ok {
 			s, unit = digits, 1<<(10*(i+1))
+			break
 		}
 	}
 	n, err := strconv.ParseUint(s, 10, 32) // times a unit, this cannot overflow

@@ -66,6 +66,7 @@ func TestDefaults(t *testing.T) {
 		RequestTimeout:    5 * time.Second,
 		CheckInterval:     10 * time.Second,
 		MaxValueSize:      1048576,
+		Quota:             2 << 30,
 		LogLevel:          "info",
 		LogFormat:         "console",
 	}
@@ -258,7 +259,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 		[]string{"--request-timeout", "only once"},
 		[]string{`--cluster-id "0x0"`, "hexadecimal"},
 		[]string{"needs an argument", "-id"},
-		[]string{`RAFTKV_MAX_VALUE_SIZE "64KB"`, "KiB or MiB"},
+		[]string{`RAFTKV_MAX_VALUE_SIZE "64KB"`, "KiB, MiB or GiB"},
 		[]string{"--cluster", `"http://127.0.0.1:1/"`, "expected only http://127.0.0.1:1", `ID "x"`},
 		[]string{`--port "70000"`, "0 to 65535"},
 		[]string{`--snapshot-count "0"`, "expected 1 to"},
@@ -442,7 +443,7 @@ func TestTicks(t *testing.T) {
 func TestParseSize(t *testing.T) {
 	for s, want := range map[string]int64{
 		"1": 1, "1048576": 1 << 20, "512KiB": 512 << 10, "64MiB": 64 << 20,
-		"": -1, "KiB": -1, "-1": -1, "1 MiB": -1, "1MB": -1, "1M": -1, "1GiB": -1, "0x10": -1, "1MiBKiB": -1,
+		"": -1, "KiB": -1, "-1": -1, "1 MiB": -1, "1MB": -1, "1M": -1, "2GiB": 2 << 30, "0x10": -1, "1MiBKiB": -1,
 	} {
 		got, err := parseSize(s)
 		if err != nil {

@@ -30,22 +30,31 @@ func (c *procCluster) blobs(i, n int, want map[string]string) {
 }
 
 // killWhen waits until a file of a name appears in the snap directory of node
-// watch, and kills node victim in that moment.
-func (c *procCluster) killWhen(watch, victim int, appears func(name string) bool) {
+// watch, and kills node victim in that moment. False: the moment was missed.
+func (c *procCluster) killWhen(watch, victim int, appears func(name string) bool) bool {
 	c.t.Helper()
 	snap := filepath.Join(c.nodes[watch].dataDir, "snap")
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		files, err := os.ReadDir(snap)
 		for _, f := range files {
 			if err == nil && appears(f.Name()) {
 				c.kill(victim)
-				return
+				return true
 			}
 		}
-		if time.Now().After(deadline) {
-			c.t.Fatalf("not in 30 s in %s: what to kill node %d at; there are %v", snap, victim, files)
+	}
+	return false
+}
+
+// untilHit tries until a kill has hit its moment.
+func (c *procCluster) untilHit(what string, try func() bool) {
+	c.t.Helper()
+	for range 5 {
+		if try() {
+			return
 		}
 	}
+	c.t.Fatalf("the moment of %s was missed five times", what)
 }
 
 // lag has follower i miss more than the log that the others keep in memory.
@@ -68,41 +77,45 @@ func TestProcKilledDuringSnapshots(t *testing.T) {
 	c.blobs(1, 48, want)
 
 	saving := c.follower()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		c.killWhen(saving, saving, procOwnTemp)
-	}()
-	c.blobs(c.leader(), 60, want)
-	<-done
+	c.untilHit("saving", func() bool {
+		hit := make(chan bool)
+		go func() { hit <- c.killWhen(saving, saving, procOwnTemp) }()
+		c.blobs(c.leader(), 60, want)
+		return <-hit
+	})
 	c.start(saving)
 
 	receiving := c.follower()
-	c.lag(receiving, c.leader(), want)
-	c.launch(receiving)
-	c.killWhen(receiving, receiving, procUpload)
+	c.untilHit("receiving", func() bool {
+		c.lag(receiving, c.leader(), want)
+		c.launch(receiving)
+		return c.killWhen(receiving, receiving, procUpload)
+	})
 	c.start(receiving)
 
 	receiver := c.follower()
-	c.lag(receiver, c.leader(), want)
-	c.launch(receiver)
-	sender := c.leader()
-	c.killWhen(receiver, sender, procUpload)
+	var sender int
+	c.untilHit("sending", func() bool {
+		c.lag(receiver, c.leader(), want)
+		sender = c.leader()
+		c.launch(receiver)
+		return c.killWhen(receiver, sender, procUpload)
+	})
 	c.start(sender)
 	c.waitReady(receiver)
 
 	loading := c.follower()
-	c.lag(loading, c.leader(), want)
-	before, err := os.ReadDir(filepath.Join(c.nodes[loading].dataDir, "snap"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := make(map[string]bool)
-	for _, f := range before {
-		old[f.Name()] = true
-	}
-	c.launch(loading)
-	c.killWhen(loading, loading, func(name string) bool { return strings.HasSuffix(name, ".state") && !old[name] })
+	c.untilHit("loading", func() bool {
+		c.lag(loading, c.leader(), want)
+		before, err := os.ReadDir(filepath.Join(c.nodes[loading].dataDir, "snap"))
+		must(t, err)
+		old := make(map[string]bool)
+		for _, f := range before {
+			old[f.Name()] = true
+		}
+		c.launch(loading)
+		return c.killWhen(loading, loading, func(name string) bool { return strings.HasSuffix(name, ".state") && !old[name] })
+	})
 	c.start(loading)
 
 	c.put(loading, "end", "1")

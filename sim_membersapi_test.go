@@ -344,26 +344,26 @@ func TestSimReplaceEveryNode(t *testing.T) {
 		load := c.startSimLoad(8)
 		for id := uint64(4); id <= 5; id++ {
 			c.mustChange(load.any(), addRequest(id))
-			c.lives.Lock()
+			c.lives <- struct{}{}
 			c.join(id)
-			c.lives.Unlock()
+			<-c.lives
 			c.awaitVoter(id, id)
 		}
 		for old := uint64(1); old <= 3; old++ {
 			if old == 3 {
 				c.mustChange(load.any(), addRequest(6))
-				c.lives.Lock()
+				c.lives <- struct{}{}
 				c.join(6)
-				c.lives.Unlock()
+				<-c.lives
 				c.awaitVoter(6, 6)
 			}
 			c.mustChange(load.any(), memberRequest{Op: opRemove, ID: old})
 			if err := <-c.endOf(old); !errors.Is(err, errRemoved) {
 				t.Errorf("node %d ended with: %v", old, err)
 			}
-			c.lives.Lock()
+			c.lives <- struct{}{}
 			_ = c.ended(old)
-			c.lives.Unlock()
+			<-c.lives
 		}
 		load.finish()
 		m, _ := c.nodes[4].srv.kv.membership()
@@ -418,10 +418,10 @@ func (c *simCluster) startSimLoad(clients int) *simLoad {
 func (l *simLoad) request(client, n int, in chaosInput) (err error) {
 	deadline := time.Now().Add(10 * time.Second)
 	for try := client + n; time.Now().Before(deadline); try++ {
-		l.c.lives.RLock()
+		l.c.lives <- struct{}{}
 		up := l.c.up()
 		srv := l.c.nodes[up[try%len(up)]].srv
-		l.c.lives.RUnlock()
+		<-l.c.lives
 		res, _ := l.c.doOn(client, srv, in)
 		if err = res.err; err == nil {
 			return nil
@@ -453,10 +453,10 @@ func TestSimChangesUnderFaults(t *testing.T) {
 			rng := rand.New(rand.NewPCG(c.seed, i))
 			wg.Go(func() {
 				for n := range 15 {
-					c.lives.RLock()
+					c.lives <- struct{}{}
 					up := c.up()
 					srv := c.nodes[up[rng.IntN(len(up))]].srv
-					c.lives.RUnlock()
+					<-c.lives
 					r := randomRequest(rng, srv, fmt.Sprintf("http://10.2.%d.%d:2380", i, n))
 					id, err := srv.members.change(context.Background(), r)
 					if m, _ := srv.kv.membership(); err == nil && r.Op.adds() && m.members[id].PeerURL != r.PeerURL && !m.removed[id] {
@@ -471,10 +471,10 @@ func TestSimChangesUnderFaults(t *testing.T) {
 		for range 6 {
 			time.Sleep(time.Duration(c.rng.Int64N(int64(3 * time.Second))))
 			victim := uint64(c.rng.Int64N(5)) + 1
-			c.lives.Lock()
+			c.lives <- struct{}{}
 			c.crash(victim)
 			c.start(victim)
-			c.lives.Unlock()
+			<-c.lives
 		}
 		wg.Wait()
 		c.net.heal()
