@@ -342,7 +342,7 @@ type syncingFile struct {
 	unsynced int
 }
 
-const syncPiece = 4 << 20
+const syncPiece = 256 << 10
 
 func (f *syncingFile) Write(b []byte) (int, error) {
 	n, err := f.File.Write(b)
