@@ -222,3 +222,29 @@ func TestProcEmptiedDataDir(t *testing.T) {
 	c.wantGet(4, "k", "1")
 	c.waitVoters(2, 1, 2, 4)
 }
+
+// Guarantee: nodes that were given different lists do not found a cluster together, whatever --cluster-id says: what they
+// hold would never be the same.
+func TestProcFoundersMustAgree(t *testing.T) {
+	c := newProcCluster(t, 3, "--cluster-id", "cafe")
+	c.launch(1)
+	procEventually(t, procReadyWithin, "node 1 answers its peers", func() error {
+		if r := procDo(c.client, "GET", procURL(c.nodes[1].peerPort)+"/raftkv/cluster", nil); r.status != 200 {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	other := strings.Replace(c.list, procURL(c.nodes[3].peerPort), procURL(procFreePort(t)), 1)
+	n := c.nodes[2]
+	n.args = c.args(n, other)
+	c.launch(2)
+	out := c.waitExit(2, 1, 20*time.Second)
+	for _, want := range []string{"same list", procURL(c.nodes[3].peerPort)} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the message does not hold %q:\n%s", want, procTail(out))
+		}
+	}
+	n.args = c.args(n, c.list)
+	c.launch(2)
+	c.waitReady(1, 2)
+}

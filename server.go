@@ -281,11 +281,26 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 			return info, fmt.Errorf("--cluster names a node of another cluster, %x; this one would be %x. "+
 				"To join a running cluster, use --join", info.ClusterID, id.ClusterID)
 		}
-		if err := refuseUsedID(cfg, info); err != nil {
+		if err := errors.Join(refuseUsedID(cfg, info), checkSameFounders(cfg, info)); err != nil {
 			return info, err
 		}
 	}
 	return clusterInfo{}, createStorage(log, cfg.DataDir, id, firstState(cfg.Cluster))
+}
+
+// checkSameFounders refuses to found a cluster with another list of members than
+// a peer has, which --cluster-id allows: every node begins with its own, and the
+// replicas would never hold the same.
+func checkSameFounders(cfg config, info clusterInfo) error {
+	var theirs []peer
+	for _, m := range info.Members {
+		theirs = append(theirs, peer{m.ID, m.PeerURL})
+	}
+	if info.Changes > 0 || len(theirs) == 0 || formatPeers(theirs) == formatPeers(cfg.Cluster) {
+		return nil
+	}
+	return fmt.Errorf("--cluster is %s, but a peer was started with %s; give all of them the same list",
+		formatPeers(cfg.Cluster), formatPeers(theirs))
 }
 
 const (

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+)
+
+// How raft and the transport follow the membership, and how a node that is no
+// longer in it ends.
+
+// reconfigure tells raft and the transport of a membership change; see the
+// type of that name. It runs on the apply loop.
+func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership) error {
+	// A new member must be known to the transport before raft sends to it,
+	// and a former one until raft has stopped.
+	n.addPeers(m)
+	if cc != nil {
+		var cs *raftpb.ConfState
+		err := n.call(context.Background(), func(rn *raft.RawNode) {
+			if index > n.loop.restored { // else raft is past this change
+				cs = rn.ApplyConfChange(cc)
+			}
+		})
+		if errors.Is(err, errStopping) {
+			return nil
+		}
+		if want := m.confState(); err == nil && cs != nil && !proto.Equal(cs, want) {
+			return fmt.Errorf("raft has members %v, the state has %v", cs, want)
+		}
+	}
+	n.dropPeers(m)
+	if cc == nil || cc.GetNodeId() == n.id {
+		n.noteMove(m)
+	}
+	if m.removed[n.id] {
+		return errRemoved
+	}
+	return nil
+}
+
+// addPeers tells the transport where the members are.
+func (n *raftNode) addPeers(m membership) {
+	for id, mem := range m.members {
+		url, known := n.peers[id]
+		switch {
+		case id == n.id || url == mem.PeerURL:
+			continue
+		case known:
+			n.transport.UpdatePeer(types.ID(id), []string{mem.PeerURL})
+			n.gate.learn(id, mem.PeerURL)
+		default:
+			n.transport.AddPeer(types.ID(id), []string{mem.PeerURL})
+		}
+		n.peers[id] = mem.PeerURL
+	}
+}
+
+// noteMove says that this node's own peer URL was changed. It goes on: the
+// connections that it has stay, and it makes its own.
+func (n *raftNode) noteMove(m membership) {
+	me, ok := m.members[n.id]
+	if !ok || me.PeerURL == n.url {
+		return
+	}
+	n.log.Warn("this node's peer URL was changed; restart it with the new one in --cluster",
+		zap.String("new", me.PeerURL), zap.String("old", n.url))
+}
+
+// dropPeers tells the transport who is no longer a member.
+func (n *raftNode) dropPeers(m membership) {
+	for id := range n.peers {
+		if _, ok := m.members[id]; !ok {
+			n.letGo(id)
+			delete(n.peers, id)
+			n.gate.forget(id)
+			n.reports.put(func(*raft.RawNode) { delete(n.loop.heard, id) })
+		}
+	}
+}
+
+// letGo takes a former member out of the transport, a little later: its removal
+// may still be on its way to it, and when it learns of that from its own log,
+// requests that wait on it learn that they did not happen.
+func (n *raftNode) letGo(id uint64) {
+	n.group.Go(func() error {
+		select {
+		case <-time.After(farewellTicks * n.tick):
+			n.transport.RemovePeer(types.ID(id))
+		case <-n.life.Done(): // the transport stops as a whole
+		}
+		return nil
+	})
+}
+
+// watchRemoval ends the node when a peer says that it was removed: it may have
+// been down while that happened. If it was not, its own log is about to say so.
+func (n *raftNode) watchRemoval(ctx context.Context) error {
+	select {
+	case err := <-n.errorC:
+		select {
+		case <-time.After(farewellTicks * n.tick):
+			return fmt.Errorf("%w (a peer says: %w)", errRemoved, err)
+		case <-ctx.Done():
+			return nil
+		}
+	case <-ctx.Done():
+		return nil
+	}
+}
