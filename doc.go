@@ -31,7 +31,10 @@ touches; the others reach it as said.
 	members (members.run)            promotion of learners         members.turn: one change at a time
 	takePart, proveID                nothing; end once the node    gate.mu
 	                                 has published who it is
+	checker.report                   this node's answer            agreement.own: the newest only
+	checker.lead                     when a check is due           its own; gives leadership up
 	sendSnapshot, one for each       the file it reads             ends when sent
+	letGo, one for a removed peer    nothing                       ends after three ticks
 	two listeners (listener.go)      their HTTP servers            stop, cut
 	HTTP handlers                    their request
 
@@ -52,5 +55,10 @@ holds two, except that the reader looks at the leadership while it holds its own
   - The members in the state are those of raft's configuration at the same
     index; checked at each change.
   - The mark on disk never claims more than the log has synced.
+  - Nothing of the log in memory goes before raft knows it to be applied.
+  - Equal states have equal hashes, whatever the version, the flags or the
+    history of the replica.
+  - A kind of command is proposed only when the cluster's level has reached it;
+    the level never sinks.
 */
 package main
