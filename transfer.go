@@ -87,7 +87,7 @@ func (n *raftNode) transferSnapshot(m *raftpb.Message) error {
 	}
 	body := &snapshotBody{file: f}
 	body.moved.Store(time.Now().UnixNano())
-	defer body.Close()
+	defer func() { _ = body.Close() }() // only read from
 	info, err := f.Stat()
 	if err != nil {
 		return err
