@@ -53,13 +53,19 @@ func TestProcJoinLargeCluster(t *testing.T) {
 	c.start()
 	leader := c.leader()
 	term := c.status(leader).Term
+	node := c.newNode(4)
+	node.args = c.args(node, c.list+","+procURL(node.peerPort), "--join")
 	load := c.startLoad(8, 1, 2, 3)
 	load.waitMore(100)
 
 	began := time.Now()
-	node := c.newNode(4)
-	node.args = c.args(node, c.list+","+procURL(node.peerPort), "--join")
-	c.start(4)
+	c.launch(4)
+	procEventually(t, 2*time.Minute, "node 4 is ready", func() error {
+		if !c.ready(4) {
+			return errNotReady
+		}
+		return nil
+	})
 	ready := time.Since(began)
 	c.waitVoters(leader, 1, 2, 3, 4)
 	t.Logf("%d keys: ready after %v, a voter after %v", n, ready, time.Since(began))
