@@ -49,6 +49,10 @@ func (a *api) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if !r.ProtoAtLeast(1, 1) {
+		// There a body that breaks off looks like one that has ended.
+		return fmt.Errorf("%w: a backup needs HTTP/1.1", errBadRequest)
+	}
 	if r.Method == http.MethodHead {
 		if err := a.prepareRead(w.Header(), r, stale); err != nil {
 			return err

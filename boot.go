@@ -65,6 +65,30 @@ func lockDir(dir string) (io.Closer, error) {
 	return f, nil
 }
 
+// restoringName is a file that is in a data directory while raftkv restore makes
+// it. What that leaves when it does not get to its end looks like a first start
+// that did not; but to start from it would begin an empty cluster.
+const restoringName = "restoring"
+
+// checkInterrupted refuses a first start in the place of a directory that a
+// command was making, or about to put there, when it was interrupted.
+func checkInterrupted(dir string) error {
+	if exists(filepath.Join(dir, restoringName)) {
+		return fmt.Errorf("data directory %s is one that raftkv restore did not complete: run that again, or remove the directory", dir)
+	}
+	real, err := realDir(dir)
+	if err != nil {
+		return err
+	}
+	next := newRecovery(real).next
+	complete, err := booted(next)
+	if err == nil && complete {
+		err = fmt.Errorf("%s is from a raftkv recover that was interrupted: run raftkv recover --force-new-cluster --data-dir %s "+
+			"again before this node starts; or remove it, to begin without it", next, dir)
+	}
+	return err
+}
+
 // booted reports whether a node has ever started from this directory.
 func booted(dir string) (bool, error) {
 	_, err := os.Stat(filepath.Join(dir, "wal"))
@@ -149,7 +173,7 @@ func checkNew(dir string) error {
 	for _, f := range files {
 		name := f.Name()
 		switch {
-		case name == "lock" && f.Type().IsRegular():
+		case name == "lock" && f.Type().IsRegular(), name == restoringName && f.Type().IsRegular():
 		case name == "wal.new" && f.IsDir(), name == "wal.new.tmp" && f.IsDir():
 		case isTemp(name, "mark"):
 		case name == "mark" && f.Type().IsRegular():

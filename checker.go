@@ -16,6 +16,9 @@ import (
 // idle cluster writes.
 const fullEvery = 30
 
+// sayOffAfter is after how many intervals a node says that there are no checks.
+const sayOffAfter = 3
+
 // agreement is what a node knows of the checks beside the replicated state. It
 // is a part of the kvstore.
 type agreement struct {
@@ -211,10 +214,14 @@ func (c *checker) due() (wanted, full bool) {
 	c.kv.mu.RLock()
 	defer c.kv.mu.RUnlock()
 	s := c.kv.state
+	c.since++
 	if s.level < checkLevel {
+		if c.since == sayOffAfter {
+			c.log.Warn("the replicas do not check each other yet: these members have not said that their programs know how",
+				zap.Uint64s("ids", s.membership.below(checkLevel)))
+		}
 		return false, false
 	}
-	c.since++
 	if s.checks.full != c.lastFull {
 		c.lastFull, c.since = s.checks.full, 0
 	}

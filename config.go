@@ -103,6 +103,8 @@ type config struct {
 
 	// Quota is how many bytes of keys and values this node lets in, 0 for any
 	// number. Default 2GiB. Past it, writes that grow the store are refused.
+	// Each node counts for itself what is on its way: several at once may
+	// together let in more, at most as much as each still had room for.
 	// The process takes two to three times as much memory, and more with
 	// many small values.
 	Quota int64

@@ -94,6 +94,18 @@ func (m *membership) publish(id, instance uint64, clientURL string, level uint64
 	m.members[id] = mem
 }
 
+// below returns the members whose programs are not known to know a level of
+// commands, in order.
+func (m membership) below(level uint64) []uint64 {
+	var ids []uint64
+	for _, mem := range m.sorted() {
+		if mem.Level < level {
+			ids = append(ids, mem.ID)
+		}
+	}
+	return ids
+}
+
 // confState is the same membership in raft's terms.
 func (m membership) confState() *raftpb.ConfState {
 	cs := &raftpb.ConfState{AutoLeave: new(false)}

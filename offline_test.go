@@ -268,7 +268,12 @@ func TestRestoreAgain(t *testing.T) {
 			must(t, os.RemoveAll(filepath.Join(done, gone)))
 		}
 		dir := crashed(t, done)
+		must(t, os.WriteFile(filepath.Join(dir, restoringName), nil, 0o600))
+		wantNoStart(t, dir, "did not complete") // an empty cluster in its place
 		restore(dir)
+		if exists(filepath.Join(dir, restoringName)) {
+			t.Error("the server would still refuse to start")
+		}
 		wantRefounded(t, dir, old, diskPeers())
 	}
 }

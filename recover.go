@@ -96,12 +96,20 @@ func (r recovery) resume(out io.Writer, force bool) (done bool, err error) {
 		return false, err
 	}
 	switch _, err := os.Stat(r.dir); {
+	case err == nil && checkVacant(r.dir) == nil:
+		// A start that was refused in between has left it. place needs the name.
+		if force {
+			if err := removeVacant(r.dir); err != nil {
+				return false, err
+			}
+		}
 	case err == nil:
 		return false, fmt.Errorf("%s is complete from an earlier run, but %s is still there, and it cannot be told here which one counts. "+
 			"Look at both with raftkv inspect; remove %s to recover from %s again", r.next, r.dir, r.next, r.dir)
 	case !errors.Is(err, os.ErrNotExist):
 		return false, err
-	case !force:
+	}
+	if !force {
 		fmt.Fprintf(out, "An earlier run was interrupted: %s is complete, and %s is not there.\n"+
 			"With --force-new-cluster it is put in its place. Nothing was done.\n", r.next, r.dir)
 		return false, errSaid
@@ -115,6 +123,16 @@ func (r recovery) resume(out io.Writer, force bool) (done bool, err error) {
 		fmt.Fprintf(out, "An earlier run was interrupted behind making %s; it is now %s.\n", r.next, r.dir)
 	}
 	return err == nil, errors.Join(err, lock.Close())
+}
+
+// removeVacant removes a directory that checkVacant finds vacant, if nobody
+// uses it.
+func removeVacant(dir string) error {
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(dir), lock.Close())
 }
 
 // run says what may be lost, and with force goes through with it.

@@ -175,8 +175,15 @@ func makeDir(dir string, id identity, st *state) (err error) {
 	if err := checkVacant(dir); err != nil {
 		return err
 	}
+	mark := filepath.Join(dir, restoringName)
+	if err := errors.Join(os.WriteFile(mark, nil, 0o600), syncDir(dir)); err != nil {
+		return err
+	}
 	if err := createStorage(zap.NewNop(), dir, id, st); err != nil {
 		return fmt.Errorf("data directory %s: %w", dir, err)
 	}
-	return syncDir(filepath.Dir(dir))
+	if err := os.Remove(mark); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
 }

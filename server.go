@@ -260,7 +260,7 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 	if old {
 		return clusterInfo{}, nil
 	}
-	if err := checkNew(cfg.DataDir); err != nil {
+	if err := errors.Join(checkNew(cfg.DataDir), checkInterrupted(cfg.DataDir)); err != nil {
 		return clusterInfo{}, err
 	}
 	if cfg.Join {

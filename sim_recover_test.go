@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 )
 
 // Guarantee: a node that survived alone goes on as a cluster of its own, with
@@ -167,6 +168,7 @@ func TestRecoverInterrupted(t *testing.T) {
 	if code, out, _ := runCommand(t, "recover", "--data-dir", dir); code != exitFault || !strings.Contains(out, "Nothing was done") {
 		t.Errorf("without the flag: exit %d\n%s", code, out)
 	}
+	wantNoStart(t, dir, "recover that was interrupted") // an empty cluster in its place
 	recovered(dir, exitOK)
 	wantNew(dir)
 	must(t, wantSame(dir+".before-recovery-1", old))
@@ -250,5 +252,19 @@ func TestRecoverRefuses(t *testing.T) {
 			}
 			wantUnchanged(t, parent, before)
 		}
+	}
+}
+
+// wantNoStart checks that the server refuses to start from a directory, as of
+// which there is none or a half-made one.
+func wantNoStart(t *testing.T, dir, because string) {
+	t.Helper()
+	lock, err := lockDir(dir) // which leaves a directory, as the server does
+	must(t, err)
+	defer lock.Close()
+	cfg := defaultConfig()
+	cfg.DataDir = dir
+	if _, err := prepareDir(t.Context(), cfg, zap.NewNop(), newPeerClient()); err == nil || !strings.Contains(err.Error(), because) {
+		t.Errorf("got %v, want a word on %s", err, because)
 	}
 }
