@@ -52,7 +52,6 @@ func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, rec
 				kv.snapshotIfDue()
 			}
 		case <-kv.wanted:
-			kv.due.wanted = true
 			kv.snapshotIfDue()
 		case <-ctx.Done():
 			return nil
@@ -242,6 +241,7 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	window, m := s.windows[kv.proposals.node], s.membership.clone()
 	kv.mu.Unlock()
 	kv.due.reset()
+	kv.due.last = s.index
 	if err := reconf(s.index, nil, m); err != nil {
 		return err
 	}
@@ -255,7 +255,6 @@ type snapshotPolicy struct {
 	every    uint64  // commands, --snapshot-count
 	commands uint64  // applied since the last snapshot
 	bytes    uint64  // of log on disk since the last snapshot
-	wanted   bool    // somebody needs one now
 	last     uint64  // index of the last one
 	early    float64 // the part of the log's growth by which the next comes early
 }
@@ -270,9 +269,6 @@ const maxLogBytes = 64 << 20
 // has grown about as large as the state, so that writing snapshots costs no
 // more than writing the log did.
 func (p *snapshotPolicy) isDue(stateBytes uint64) bool {
-	if p.wanted {
-		return true
-	}
 	if p.bytes < stateBytes-uint64(p.early*float64(stateBytes)) {
 		return false
 	}
@@ -282,32 +278,38 @@ func (p *snapshotPolicy) isDue(stateBytes uint64) bool {
 // reset begins to count anew. Each node draws when it is early, so that not all
 // of them write their snapshots at the same moment.
 func (p *snapshotPolicy) reset() {
-	p.commands, p.bytes, p.wanted, p.early = 0, 0, false, rand.Float64()/4
+	p.commands, p.bytes, p.early = 0, 0, rand.Float64()/4
 }
 
-// askForSnapshot has the apply loop take a snapshot soon.
-func (kv *kvstore) askForSnapshot() {
+// askForSnapshot has the apply loop take a snapshot of an index or a later one
+// soon, unless it has.
+func (kv *kvstore) askForSnapshot(index uint64) {
+	for {
+		old := kv.needed.Load()
+		if index <= old || kv.needed.CompareAndSwap(old, index) {
+			break
+		}
+	}
 	select {
 	case kv.wanted <- struct{}{}:
 	default:
 	}
 }
 
-// snapshotIfDue hands a copy of the state to the snapshot writer. While that
-// is busy with the one before, the next stays due.
+// snapshotIfDue hands a copy of the state to the snapshot writer. While that is
+// busy with the one before, the next stays due: a copy that waits would keep
+// what is overwritten meanwhile in memory.
 func (kv *kvstore) snapshotIfDue() {
-	kv.mu.Lock() // copying marks the tree's nodes as shared
-	defer kv.mu.Unlock()
-	if kv.state.index == kv.due.last {
-		kv.due.wanted = false // it is on its way
-	}
-	if !kv.due.isDue(kv.state.bytes) || len(kv.snapshots) == cap(kv.snapshots) {
+	// The apply loop, on which this runs, is the only writer of the state.
+	if kv.needed.Load() <= kv.due.last && !kv.due.isDue(kv.state.bytes) {
 		return
 	}
 	select {
-	case kv.snapshots <- kv.state.copy():
-		kv.due.reset()
-		kv.due.last = kv.state.index
+	case kv.writer <- struct{}{}:
 	default:
+		return
 	}
+	kv.due.reset()
+	kv.due.last = kv.state.index
+	kv.snapshots <- kv.copyState() // never waits: the writer is free
 }

@@ -167,7 +167,7 @@ var (
 	// errMemory: found by this node alone, in itself. Its disk may be sound,
 	// because what is not the sum's does not get there (writeState).
 	errMemory = errors.New("what this node holds in memory is not what was written into it: the memory has failed. " +
-		"Start it again, so that it loads its data from its disk")
+		"Start it again, so that it loads its data from its disk; if it then says diverged, the others have noticed, and it is to be replaced")
 )
 
 // verdict returns what the checks have found of a node, nil if nothing.

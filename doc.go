@@ -34,12 +34,14 @@ touches; the others reach it as said.
 	checker.report                   this node's answer            agreement.own: the newest only
 	checker.lead                     when a check is due           its own; gives leadership up
 	sendSnapshot, one for each       the file it reads             ends when sent
+	watchRemoval                     nothing                       errorC
 	letGo, one for a removed peer    nothing                       ends after three ticks
 	two listeners (listener.go)      their HTTP servers            stop, cut
 	HTTP handlers                    their request
 
-Locks are held for moments, never while waiting or writing to disk, with one
-exception: the mark keeper's, so that the mark can be lowered in time. No code
+Locks are held for moments, never while waiting or writing to disk, with two
+exceptions: the mark keeper's, so that the mark can be lowered in time, and the
+inbox's, while it verifies a snapshot that came in. No code
 holds two, except that the reader looks at the leadership while it holds its own.
 
 # Invariants

@@ -60,6 +60,12 @@ func examineDir(dir string) (*findings, error) {
 		}
 		f.note(err)
 	}
+	for _, e := range f.log.entries {
+		if err := notePublished(e, make(map[uint64]uint64)); err != nil {
+			f.note(err)
+			break
+		}
+	}
 	f.note(f.readSnapshot())
 	if logRead && f.mark != nil {
 		f.note(f.log.checkReach(walDir, *f.mark))

@@ -89,7 +89,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 	for _, id := range c.up() {
 		srv := c.nodes[id].srv
 		before := srv.storage.snapIndex.Load()
-		srv.kv.askForSnapshot()
+		srv.kv.askForSnapshot(srv.kv.applied.get())
 		c.await("a snapshot", func() bool { return srv.storage.snapIndex.Load() > before })
 	}
 	fixtureWrites(c, "tail/")

@@ -126,6 +126,12 @@ func (n *raftNode) askAbout(ctx context.Context, id uint64, url string) error {
 	if m, ok := info.member(n.id); ok && n.isAnothers(m) {
 		return errUsedID
 	}
+	// At the start it may not have answered yet; no message has passed since.
+	if m, _ := n.kv.membership(); m.changes == 0 && len(m.members) > 0 {
+		if err := checkSameFounders(m.peers(), info); err != nil {
+			return err
+		}
+	}
 	n.gate.pass(id)
 	for _, m := range info.Members {
 		n.gate.learn(m.ID, m.PeerURL) // who came later may be the leader now

@@ -81,11 +81,7 @@ func checkAddressNow(ctx context.Context, cfg config, log *zap.Logger, st *opene
 	if err == nil {
 		return nil
 	}
-	var peers []peer
-	for _, mem := range m.sorted() {
-		peers = append(peers, peer{mem.ID, mem.PeerURL})
-	}
-	urls := others(cfg, peers)
+	urls := others(cfg, m.peers())
 	for len(urls) > 0 {
 		infos := askCluster(ctx, ask, urls, askTimeout)
 		infos = slices.DeleteFunc(infos, func(i clusterInfo) bool { return i.ClusterID != st.identity.ClusterID })

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tidwall/btree"
 	"go.uber.org/zap"
@@ -250,7 +251,9 @@ type kvstore struct {
 	conf      *confWait
 
 	snapshots chan<- *state // states to write to disk; see apply.go
-	wanted    chan struct{} // asks for a snapshot now
+	writer    chan struct{} // held by the snapshot that is being written
+	wanted    chan struct{} // says that needed has risen
+	needed    atomic.Uint64 // somebody needs a snapshot of this index or a later one
 	due       snapshotPolicy
 	agreement agreement
 

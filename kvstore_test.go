@@ -516,10 +516,8 @@ func TestSnapshotPolicy(t *testing.T) {
 			t.Errorf("%+v: %v", tt, got)
 		}
 	}
-	if p := (snapshotPolicy{every: 100, wanted: true}); !p.isDue(1 << 40) {
-		t.Error("not due though somebody needs one")
-	}
 	kv, states := newTestStore(), make(chan *state, 1)
+	kv.writer = make(chan struct{}, 1)
 	kv.snapshots, kv.due = states, snapshotPolicy{every: 1, commands: 1, bytes: 1}
 	kv.snapshotIfDue()
 	kv.due.commands, kv.due.bytes = 1, 1
@@ -528,8 +526,26 @@ func TestSnapshotPolicy(t *testing.T) {
 		t.Fatalf("%d states, due %+v", len(states), kv.due)
 	}
 	<-states
+	kv.snapshotIfDue() // still busy: it is being written
+	if len(states) != 0 {
+		t.Fatal("a copy waits for the writer, and keeps what is overwritten")
+	}
+	<-kv.writer
 	kv.snapshotIfDue()
 	if len(states) != 1 || kv.due.commands != 0 {
+		t.Fatalf("%d states, due %+v", len(states), kv.due)
+	}
+	<-states
+	<-kv.writer
+
+	// Somebody needs one, and says so again and again: it is taken once.
+	kv.state.index = 7
+	for range 3 {
+		kv.askForSnapshot(5)
+		kv.snapshotIfDue()
+		kv.state.index++
+	}
+	if len(states) != 1 || kv.due.last != 7 {
 		t.Fatalf("%d states, due %+v", len(states), kv.due)
 	}
 }

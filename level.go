@@ -12,6 +12,8 @@ import "fmt"
 // have; it is replicated state, and never sinks: what it allowed may be in the
 // log already. A program below it refuses to start or to join.
 //
+//	level 0  the first version, which knew no announce: a cluster is not upgraded
+//	         from it node by node
 //	level 1  writes, publish, announce, all changes of the membership
 //	level 2  checkpoints and reports (checks.go)
 //

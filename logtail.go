@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -34,6 +35,7 @@ type logTail struct {
 	applied atomic.Uint64 // what raft knows to be applied: behind it, raft may look at any entry
 	needed  atomic.Uint64 // the first entry that a follower needs is behind this one
 	writing atomic.Uint64 // index of the snapshot that was last begun
+	grown   atomic.Int64  // bytes of log since then
 }
 
 func weightOf(e *raftpb.Entry) int64 { return int64(len(e.GetData())) + entryWeight }
@@ -41,6 +43,7 @@ func weightOf(e *raftpb.Entry) int64 { return int64(len(e.GetData())) + entryWei
 func (t *logTail) add(entries []*raftpb.Entry) {
 	for _, e := range entries {
 		t.weight += weightOf(e)
+		t.grown.Add(int64(len(e.GetData())) + logOverhead)
 	}
 }
 
@@ -64,6 +67,9 @@ func (s *storage) trim() error {
 		return fmt.Errorf("log in memory: %w", err)
 	}
 	applied, needed, laggards := t.applied.Load(), t.needed.Load(), max(3*t.limit, t.snapshot)
+	if needed < applied && needed < first && t.weight <= laggards {
+		return nil // all of it is needed
+	}
 	keep, weight := len(entries), int64(0)
 	for keep > 0 {
 		e := entries[keep-1]
@@ -88,7 +94,7 @@ func (s *storage) trim() error {
 type raftStorage struct {
 	*raft.MemoryStorage
 	storage *storage
-	want    func() // asks for a snapshot; does not block
+	want    func(index uint64) // asks for a snapshot of an index or a later one; does not block
 }
 
 // Snapshot returns the newest snapshot. One that the log in memory does not
@@ -104,7 +110,7 @@ func (s raftStorage) Snapshot() (*raftpb.Snapshot, error) {
 		return newest, nil
 	}
 	if s.storage.tail.writing.Load()+1 < first { // else one is on its way
-		s.want()
+		s.want(first - 1)
 	}
 	return nil, raft.ErrSnapshotTemporarilyUnavailable
 }
@@ -120,7 +126,9 @@ func (n *raftNode) noteNeeds() {
 		base := max(n.storage.snapIndex.Load(), t.writing.Load())
 		first, err := n.storage.mem.FirstIndex()
 		n.loop.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
-			if id == n.id || !pr.RecentActive || err != nil {
+			// By when it was heard, not by RecentActive: raft sets that back,
+			// at the tick that looks at it.
+			if id == n.id || time.Since(n.loop.heard[id]) > n.elected || err != nil {
 				return
 			}
 			from := pr.Match

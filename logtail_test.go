@@ -69,7 +69,7 @@ func TestLogTail(t *testing.T) {
 func TestLogTailSnapshot(t *testing.T) {
 	s := tailOf(t, 64, 1<<20)
 	wanted := 0
-	log := raftStorage{s.mem, s, func() { wanted++ }}
+	log := raftStorage{s.mem, s, func(uint64) { wanted++ }}
 	snapshotAt := func(index uint64) {
 		s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(uint64(1))}})
 	}

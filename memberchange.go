@@ -89,6 +89,9 @@ func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err 
 			if err == nil {
 				return reply.ID, ms.applied(ctx, r, reply)
 			}
+			if handed && (errors.Is(err, errInProgress) || errors.Is(err, errOverloaded)) {
+				err = errOutcomeUnknown // it did not happen this time, but may have before
+			}
 			if !retryable(err) {
 				return 0, err
 			}

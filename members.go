@@ -94,6 +94,15 @@ func (m *membership) publish(id, instance uint64, clientURL string, level uint64
 	m.members[id] = mem
 }
 
+// peers returns the members as a list of --cluster.
+func (m membership) peers() []peer {
+	var peers []peer
+	for _, mem := range m.sorted() {
+		peers = append(peers, peer{mem.ID, mem.PeerURL})
+	}
+	return peers
+}
+
 // below returns the members whose programs are not known to know a level of
 // commands, in order.
 func (m membership) below(level uint64) []uint64 {
@@ -274,7 +283,14 @@ func (m membership) freeID(request uint64) uint64 {
 	for id := range m.removed {
 		last = max(last, id)
 	}
-	return last + 1
+	if last < maxID {
+		return last + 1
+	}
+	for id := uint64(1); ; id++ { // somebody has used the last one
+		if _, used := m.members[id]; !used && !m.removed[id] {
+			return id
+		}
+	}
 }
 
 // newMember returns the member that c adds.

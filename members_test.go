@@ -42,12 +42,13 @@ func TestFreeID(t *testing.T) {
 	if got := m.freeID(7); got != 3 {
 		t.Errorf("for the request that added 3: %d", got)
 	}
+	last := testMembership()
+	last.removed[maxID] = true
+	if got := last.freeID(0); checkID(got) != nil || last.members[got].ID != 0 || last.removed[got] {
+		t.Errorf("with the last ID used, the next is %d", got)
+	}
 	if got := m.freeID(0); got != 10 {
 		t.Errorf("for no request: %d", got)
-	}
-	m.removed[maxID] = true
-	if done, err := m.check(memberChange{op: opAdd, id: m.freeID(8), peerURL: "http://d:4"}); done || !errors.Is(err, errBadRequest) {
-		t.Errorf("when the last ID is used: %v, %v", done, err)
 	}
 }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -97,5 +99,25 @@ func TestWhereIs(t *testing.T) {
 		if found != (tt.want != "") || m.PeerURL != tt.want {
 			t.Errorf("%+v: %+v, %v", tt.infos, info, found)
 		}
+	}
+}
+
+// A change that may have been made by a first try is not said to have been
+// refused because a second one met a busy leader; it is asked again.
+func TestMembersAPIOutcomeUnknownStays(t *testing.T) {
+	at := newAPITest(t)
+	tries := 0
+	at.leader = func(memberRequest) (memberReply, error) {
+		switch tries++; tries {
+		case 1:
+			return memberReply{}, errors.New("connection reset")
+		case 2:
+			return memberReply{Code: codeOf(errInProgress), Detail: "busy"}, nil
+		}
+		return memberReply{ID: 2, Index: 1}, nil
+	}
+	at.want(at.do("DELETE", "/2", ""), http.StatusNoContent, "")
+	if tries != 3 {
+		t.Errorf("%d tries", tries)
 	}
 }

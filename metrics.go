@@ -68,7 +68,7 @@ func newMetrics(s *statusReporter, p *proposer) *metrics {
 // observe counts a request. Methods come from outside, so unknown ones share a label.
 func (m *metrics) observe(method string, status int, took time.Duration) {
 	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete:
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete:
 	default:
 		method = "other"
 	}

@@ -248,3 +248,27 @@ func TestProcFoundersMustAgree(t *testing.T) {
 	c.launch(2)
 	c.waitReady(1, 2)
 }
+
+// Guarantee: also when they start at the same moment, and neither can tell the other yet.
+func TestProcFoundersMustAgreeAtOnce(t *testing.T) {
+	c := newProcCluster(t, 3, "--cluster-id", "beef")
+	other := strings.Replace(c.list, procURL(c.nodes[3].peerPort), procURL(procFreePort(t)), 1)
+	c.nodes[2].args = c.args(c.nodes[2], other)
+	c.launch(1)
+	c.launch(2)
+	procEventually(t, procReadyWithin, "one of them ends", func() error {
+		for i := 1; i <= 2; i++ {
+			if r := c.do("PUT", i, "/k", []byte("v")); r.status == 204 {
+				t.Fatalf("node %d acknowledges a write", i)
+			}
+			c.nodes[i].ending = true
+			if n := c.nodes[i]; !n.running() {
+				if n.code != 1 || !strings.Contains(n.output(), "same list") {
+					t.Fatalf("node %d ended with %d\n%s", i, n.code, procTail(n.output()))
+				}
+				return nil
+			}
+		}
+		return errNotReady
+	})
+}

@@ -64,6 +64,7 @@ type raftNode struct {
 	cluster uint64
 	dir     string
 	tick    time.Duration
+	elected time.Duration // the election timeout
 
 	storage *storage
 	leaders *leadership
@@ -375,14 +376,22 @@ func (n *raftNode) publish() {
 // call runs f on the raft loop and returns when it is done.
 func (n *raftNode) call(ctx context.Context, f func(*raft.RawNode)) error {
 	done := make(chan struct{})
+	completed := false
 	select {
-	case n.callC <- func(rn *raft.RawNode) { f(rn); close(done) }:
+	case n.callC <- func(rn *raft.RawNode) {
+		defer close(done) // raft may panic, which ends the node
+		f(rn)
+		completed = true
+	}:
 	case <-n.life.Done():
 		return errStopping
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	<-done
+	if !completed {
+		return errStopping
+	}
 	return nil
 }
 

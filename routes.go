@@ -1,7 +1,9 @@
 package main
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -20,7 +22,7 @@ func (m methods) serve(w http.ResponseWriter, r *http.Request) error {
 		return h(w, r)
 	}
 	var allow []string
-	for _, method := range []string{http.MethodGet, http.MethodPost} {
+	for _, method := range slices.Sorted(maps.Keys(m)) {
 		if m[method] != nil {
 			allow = append(allow, method)
 		}

@@ -78,6 +78,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		commitC  = make(chan []commit)
 		roundC   = make(chan []byte)
 		states   = make(chan *state, 1)
+		writer   = make(chan struct{}, 1)
 		leaders  = newLeadership()
 		applied  = &indexWait{index: st.state.index}
 	)
@@ -85,7 +86,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	reads := newReader(cfg, st.boot, roundC, leaders, applied)
 	kv := &kvstore{
 		log: log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: newConfWait(),
-		snapshots: states, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount}, state: st.state,
+		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount}, state: st.state,
 		agreement: agreement{own: make(chan *ownCheck, 1), worked: st.state.index, checked: st.state.checks.checked},
 	}
 	kv.noteChecks()
@@ -93,7 +94,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	group, life := errgroup.WithContext(life)
 	tick, _, _ := cfg.ticks()
 	node := &raftNode{
-		log: log, id: cfg.ID, url: cfg.PeerURL, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick,
+		log: log, id: cfg.ID, url: cfg.PeerURL, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick, elected: cfg.ElectionTimeout,
 		storage: st.storage, leaders: leaders, kv: kv, reads: reads,
 		proposeC: proposeC, commitC: commitC, roundC: roundC,
 		recvC:    make(chan *raftpb.Message, recvBuffer),
@@ -156,7 +157,7 @@ func (s *server) start() error {
 	group.Go(func() error { return s.kv.readCommits(ctx, s.commitC, s.node.reconfigure) })
 	group.Go(func() error { return s.proposals.run(ctx) })
 	group.Go(func() error { return s.reads.run(ctx) })
-	group.Go(func() error { return s.storage.writeSnapshots(ctx, s.states, s.node.writtenC) })
+	group.Go(func() error { return s.storage.writeSnapshots(ctx, s.states, s.kv.writer, s.node.writtenC) })
 	group.Go(func() error { return s.storage.mark.run(ctx) })
 	group.Go(func() error { return s.members.run(ctx) })
 	group.Go(func() error { return s.checker.report(ctx) })
@@ -281,7 +282,7 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 			return info, fmt.Errorf("--cluster names a node of another cluster, %x; this one would be %x. "+
 				"To join a running cluster, use --join", info.ClusterID, id.ClusterID)
 		}
-		if err := errors.Join(refuseUsedID(cfg, info), checkSameFounders(cfg, info)); err != nil {
+		if err := errors.Join(refuseUsedID(cfg, info), checkSameFounders(cfg.Cluster, info)); err != nil {
 			return info, err
 		}
 	}
@@ -291,16 +292,13 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 // checkSameFounders refuses to found a cluster with another list of members than
 // a peer has, which --cluster-id allows: every node begins with its own, and the
 // replicas would never hold the same.
-func checkSameFounders(cfg config, info clusterInfo) error {
-	var theirs []peer
-	for _, m := range info.Members {
-		theirs = append(theirs, peer{m.ID, m.PeerURL})
-	}
-	if info.Changes > 0 || len(theirs) == 0 || formatPeers(theirs) == formatPeers(cfg.Cluster) {
+func checkSameFounders(ours []peer, info clusterInfo) error {
+	theirs := info.membership().peers()
+	if info.Changes > 0 || len(theirs) == 0 || formatPeers(theirs) == formatPeers(ours) {
 		return nil
 	}
-	return fmt.Errorf("--cluster is %s, but a peer was started with %s; give all of them the same list",
-		formatPeers(cfg.Cluster), formatPeers(theirs))
+	return fmt.Errorf("--cluster was %s at the first start, but a peer was started with %s; "+
+		"give all of them the same list, and those that had another an empty data directory", formatPeers(ours), formatPeers(theirs))
 }
 
 const (
@@ -312,8 +310,11 @@ const (
 // an empty directory, has forgotten its votes and what it acknowledged. With
 // it the cluster could elect a leader that lacks acknowledged writes.
 func refuseUsedID(cfg config, info clusterInfo) error {
+	if slices.Contains(info.Removed, cfg.ID) {
+		return fmt.Errorf("node %d was removed from this cluster, and an ID is used once: join under a new ID", cfg.ID)
+	}
 	m, ok := info.member(cfg.ID)
-	if slices.Contains(info.Removed, cfg.ID) || (ok && (m.Instance != 0 || m.Match > 0)) {
+	if ok && (m.Instance != 0 || m.Match > 0) {
 		return fmt.Errorf("data directory %s is empty, but node %d was part of this cluster before: an ID is used once. "+
 			"If its disk is lost, remove it (DELETE /%d) and join under a new ID; if not, give its data directory",
 			cfg.DataDir, cfg.ID, cfg.ID)

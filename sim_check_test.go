@@ -174,7 +174,7 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		v := c.value()
 		c.put(3, "k", v)
 		index := c.nodes[3].srv.kv.status().index
-		c.nodes[3].srv.kv.askForSnapshot()
+		c.nodes[3].srv.kv.askForSnapshot(c.nodes[3].srv.kv.applied.get())
 		c.await("a snapshot", func() bool { return c.nodes[3].srv.storage.snapIndex.Load() >= index })
 		index = c.nodes[3].srv.storage.snapIndex.Load()
 		c.crash(3)
@@ -264,7 +264,7 @@ func TestSimNoMajority(t *testing.T) {
 				for _, id := range c.up() {
 					srv := c.nodes[id].srv
 					index := srv.kv.status().index
-					srv.kv.askForSnapshot()
+					srv.kv.askForSnapshot(srv.kv.applied.get())
 					c.await("a snapshot", func() bool { return srv.storage.snapIndex.Load() >= index })
 				}
 				c.awaitFault(errNoMajority, c.up()...)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -178,7 +179,7 @@ func TestSimSnapshotsOvertakeOneAnother(t *testing.T) {
 					t.Fatal(res.err)
 				}
 			}
-			c.nodes[slow].srv.kv.askForSnapshot() // of its own, older state
+			c.nodes[slow].srv.kv.askForSnapshot(c.nodes[slow].srv.kv.applied.get()) // of its own, older state
 			c.net.heal()
 			for range 20 {
 				c.put(leader, "k", c.value())
@@ -237,5 +238,22 @@ func TestReconfigureBehindASnapshot(t *testing.T) {
 		if v, l := voters(); v != 1 || l != 1 {
 			t.Errorf("raft has %d voters and %d learners", v, l)
 		}
+	})
+}
+
+// A panic of raft within a call ends the node, and does not leave the caller
+// waiting: the apply loop calls too, and the node could not end without it.
+func TestSimPanicWithinCall(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		victim := c.followers()[0]
+		err := c.nodes[victim].srv.node.call(context.Background(), func(*raft.RawNode) { panic("as raft does") })
+		if !errors.Is(err, errStopping) {
+			t.Errorf("the caller got %v", err)
+		}
+		if err := c.ended(victim); err == nil || !strings.Contains(err.Error(), "raft cannot go on") {
+			t.Errorf("the node ended with: %v", err)
+		}
+		c.start(victim)
+		c.put(victim, "k", c.value())
 	})
 }

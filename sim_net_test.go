@@ -168,9 +168,10 @@ func (s *simNet) sendSnapshot(sender *server, m *raftpb.Message, file io.Reader)
 	s.mu.Lock()
 	delay := time.Duration(s.rng.Int64N(int64(s.slowest))) + time.Microsecond
 	lost := s.rng.Float64() < s.drop
-	broken := s.rng.Float64() < s.spoil
-	flipped := s.rng.Float64() < s.spoil
-	at := s.rng.Int64N(1 << 10)
+	spoiled := s.rng.Float64() < s.spoil
+	broken := spoiled && s.rng.IntN(2) == 0
+	flipped := spoiled && !broken
+	at := s.rng.Int64N(150) // no file is shorter
 	midway := s.midway
 	s.transfers++
 	s.mu.Unlock()

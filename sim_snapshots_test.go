@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // lagBehind lets a follower need a snapshot: it is down while the log moves on
@@ -39,13 +41,10 @@ func TestSimSnapshotSpoiled(t *testing.T) {
 		c.lagBehind(follower)
 		c.net.spoilSnapshots(1)
 		c.start(follower)
-		c.await("a few transfers to fail", func() bool {
-			c.net.mu.Lock()
-			defer c.net.mu.Unlock()
-			return c.net.transfers >= 5
-		})
-		if at := c.nodes[follower].srv.storage.snapIndex.Load(); at != c.nodes[follower].srv.storage.newest.Load().GetMetadata().GetIndex() {
-			t.Errorf("node %d has a snapshot at %d that it announces as another", follower, at)
+		before := c.nodes[follower].srv.storage.snapIndex.Load()
+		c.await("transfers to fail, in both ways", func() bool { return c.transfers() >= 12 })
+		if at := c.nodes[follower].srv.storage.snapIndex.Load(); at != before {
+			t.Errorf("node %d has a snapshot at %d, and none came whole", follower, at)
 		}
 		c.net.spoilSnapshots(0)
 		v := c.value()
@@ -98,4 +97,73 @@ func TestSimSnapshotCrashMidway(t *testing.T) {
 			})
 		})
 	}
+}
+
+func (c *simCluster) transfers() int {
+	c.net.mu.Lock()
+	defer c.net.mu.Unlock()
+	return c.net.transfers
+}
+
+// slowTransfer makes the next snapshots stand still in the middle, the first for
+// a time.
+func (c *simCluster) slowTransfer(first time.Duration) {
+	c.net.mu.Lock()
+	defer c.net.mu.Unlock()
+	var slept atomic.Bool
+	c.net.midway = func(uint64, uint64) {
+		if slept.CompareAndSwap(false, true) {
+			time.Sleep(first)
+		}
+	}
+}
+
+// While a snapshot is on its way, the log behind it is kept, although it grows
+// far beyond the tail: when it has arrived, the follower needs no other.
+func TestSimSnapshotSlow(t *testing.T) {
+	small := func(cfg *config) { cfg.SnapshotCount = 100 }
+	simulateWith(t, 3, small, func(c *simCluster) {
+		follower := c.followers()[0]
+		c.crash(follower)
+		for range 300 {
+			c.put(c.leader(), "k", c.value())
+		}
+		c.slowTransfer(8 * time.Second) // many election timeouts
+		c.start(follower)
+		c.await("the transfer to begin", func() bool { return c.transfers() == 1 })
+		for range 240 {
+			c.put(c.leader(), "k", c.value())
+			time.Sleep(30 * time.Millisecond)
+		}
+		v := c.value()
+		c.put(follower, "k", v)
+		c.want(follower, "k", v)
+		if n := c.transfers(); n != 1 {
+			t.Errorf("it took %d transfers", n)
+		}
+	})
+}
+
+// A transfer that stands still, as to a peer that is gone without a word, is
+// given up and tried again, long before the kernel would; and until then there
+// is no second one to the same node.
+func TestSimSnapshotStalled(t *testing.T) {
+	small := func(cfg *config) { cfg.SnapshotCount = 10 }
+	simulateWith(t, 3, small, func(c *simCluster) {
+		follower := c.followers()[0]
+		c.lagBehind(follower)
+		c.slowTransfer(10 * time.Minute)
+		c.start(follower)
+		time.Sleep(stallLimit - 2*time.Second)
+		if n := c.transfers(); n != 1 {
+			t.Errorf("%d transfers while one stood still", n)
+		}
+		v := c.value()
+		c.put(c.leader(), "k", v)
+		c.await("the follower to catch up", func() bool {
+			it, _ := c.nodes[follower].srv.kv.get("k")
+			return it != nil && string(it.value) == v
+		})
+		time.Sleep(10 * time.Minute) // the goroutine that stood still ends
+	})
 }

@@ -213,66 +213,90 @@ func appendString(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
-// writeSnapshots writes states to disk as they come, one at a time, and
-// passes each on when its file is complete.
-func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writtenC chan<- *state) error {
+// writeSnapshots writes states to disk as they come, one at a time, and lets go
+// of writer when it is done with one.
+func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writer <-chan struct{}, writtenC chan<- *state) error {
 	for {
 		select {
 		case st := <-states:
-			if st.index <= s.snapIndex.Load() {
-				continue // overtaken by one from the leader
+			if err := s.writeSnapshot(ctx, st, writtenC); err != nil {
+				return err
 			}
-			s.tail.writing.Store(st.index)
-			err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
-				return writeState(&restingWriter{ctx, w, time.Now()}, st)
-			})
-			if ctx.Err() != nil {
-				return nil // stopping: the half-written file is gone again
-			}
-			if err != nil {
-				return fmt.Errorf("writing a snapshot: %w", err)
-			}
-			select {
-			case writtenC <- st:
-			case <-ctx.Done():
-				return nil
-			}
+			<-writer
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
+// writeSnapshot writes a state, and passes it on when its file is complete.
+func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- *state) error {
+	if st.index <= s.snapIndex.Load() {
+		return nil // overtaken by one from the leader
+	}
+	s.tail.writing.Store(st.index)
+	s.tail.grown.Store(0)
+	// What is written meanwhile stays in the log until the next snapshot.
+	hurry := func() bool { return s.tail.grown.Load() > int64(st.bytes/4) }
+	err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
+		return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), hurry: hurry}, st)
+	})
+	if ctx.Err() != nil {
+		return nil // stopping: the half-written file is gone again
+	}
+	if err != nil {
+		return fmt.Errorf("writing a snapshot: %w", err)
+	}
+	select {
+	case writtenC <- st:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
 // restingWriter keeps a snapshot from standing in the way of requests: it rests
-// several times as long as it works. It fails once its context has ended.
+// several times as long as it works, unless the disk is too slow for that, or
+// the log grows too fast.
+// It fails once its context has ended.
 type restingWriter struct {
-	ctx   context.Context
-	w     io.Writer
-	since time.Time // when the present spell of work began
+	ctx     context.Context
+	w       io.Writer
+	began   time.Time
+	written int64
+	worked  time.Duration // since the last rest
+	hurry   func() bool
 }
 
 const (
 	paceSpell = 2 * time.Millisecond // of work before a rest; shorter ones cannot be timed
 	paceRest  = 4                    // times as long as the work
 	paceLimit = 100 * time.Millisecond
+	paceFloor = 8 << 20 // bytes a second below which it does not rest
 )
 
 func (p *restingWriter) Write(b []byte) (int, error) {
 	if err := p.ctx.Err(); err != nil {
 		return 0, err
 	}
+	start := time.Now()
 	n, err := p.w.Write(b)
-	worked := time.Since(p.since)
-	if err != nil || worked < paceSpell {
+	now := time.Now()
+	p.worked += now.Sub(start)
+	p.written += int64(n)
+	if err != nil || p.worked < paceSpell {
 		return n, err
 	}
-	rest := time.NewTimer(min(paceRest*worked, paceLimit))
+	if float64(p.written) < paceFloor*now.Sub(p.began).Seconds() || p.hurry() {
+		p.worked = 0
+		return n, nil
+	}
+	rest := time.NewTimer(min(paceRest*p.worked, paceLimit))
 	defer rest.Stop()
 	select {
 	case <-rest.C:
 	case <-p.ctx.Done():
 		return n, p.ctx.Err()
 	}
-	p.since = time.Now()
+	p.worked = 0
 	return n, nil
 }

@@ -109,7 +109,13 @@ func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) err
 // notePublished notes the instances that an entry tells of, and refuses what a
 // newer version wrote, before anything is changed.
 func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
-	if e.GetType() != raftpb.EntryNormal || len(e.GetData()) == 0 {
+	if e.GetType() != raftpb.EntryNormal {
+		if _, _, err := decodeConfEntry(e); errors.Is(err, errUnknownCommand) {
+			return fmt.Errorf("log %w: %w", errNewerFormat, err)
+		}
+		return nil
+	}
+	if len(e.GetData()) == 0 {
 		return nil
 	}
 	_, cmds, err := decodeBatch(e.GetData())
@@ -265,6 +271,11 @@ func (s *storage) fillMemory(c walContents) error {
 			return err
 		}
 		s.newest.Store(snap)
+		info, err := os.Stat(statePath(s.dir, r.GetTerm(), r.GetIndex()))
+		if err != nil {
+			return err
+		}
+		s.tail.snapshot = info.Size()
 	}
 	if err := s.mem.SetHardState(c.hard); err != nil {
 		return err

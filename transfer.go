@@ -115,7 +115,9 @@ func (n *raftNode) transferSnapshot(m *raftpb.Message) error {
 }
 
 // snapshotBody is a state file on its way. Closing it, which may be done more
-// than once, breaks the transfer off.
+// than once, breaks the transfer off as soon as rafthttp reads on. Where that
+// waits for a peer that takes nothing, a goroutine of its own stays until the
+// kernel gives that peer up.
 type snapshotBody struct {
 	file  *os.File
 	moved atomic.Int64 // when bytes last moved, in Unix nanoseconds
@@ -152,6 +154,7 @@ func (b *snapshotBody) stalled(now time.Time) bool {
 func (n *raftNode) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
 	again := time.NewTicker(n.tick) // the snapshot writer may be busy when it is asked
 	defer again.Stop()
+	var needed uint64 // an index at which the node is a member
 	for {
 		newest := n.storage.newest.Load()
 		cs := newest.GetMetadata().GetConfState()
@@ -160,10 +163,14 @@ func (n *raftNode) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
 		}
 		newer := n.storage.recorded.channel(newest.GetMetadata().GetIndex() + 1)
 		for waiting := true; waiting; {
-			if m, _ := n.kv.membership(); m.members[id].ID == 0 {
+			m, index := n.kv.membership()
+			if m.members[id].ID == 0 {
 				return nil, errMemberUnknown
 			}
-			n.kv.askForSnapshot()
+			if needed == 0 {
+				needed = index
+			}
+			n.kv.askForSnapshot(needed)
 			select {
 			case <-newer:
 				waiting = false
