@@ -77,13 +77,19 @@ func writeFixture(t *testing.T, name string, write func(io.Writer) error) {
 // directory.
 func fixtureNode(c *simCluster) (*server, string) {
 	c.t.Helper()
+	c.await("a check", func() bool {
+		srv := c.nodes[1].srv
+		srv.kv.mu.RLock()
+		defer srv.kv.mu.RUnlock()
+		return srv.kv.state.checks.checked > 0
+	})
 	fixtureWrites(c, "old/")
 	fixtureTerm(c)
 	c.fixtureChange(memberRequest{Op: opRemove, ID: 3, Force: true})
 	if err := c.ended(3); !errors.Is(err, errRemoved) {
 		c.t.Fatalf("the removed node ended with: %v", err)
 	}
-	c.fixtureChange(addRequest(4)) // it never comes up, and stays a learner
+	c.fixtureChange(memberRequest{Op: opAddLearner, ID: 4, PeerURL: simURL(4)}) // it never comes up
 	fixtureWrites(c, "kept/")
 
 	for _, id := range c.up() {
@@ -183,7 +189,22 @@ func describeState(s *state) string {
 	for _, m := range s.membership.sorted() {
 		fmt.Fprintf(&b, "member %d learner %v instance %x peer %s client %q\n", m.ID, m.Learner, m.Instance, m.PeerURL, m.ClientURL)
 	}
+	for _, m := range s.membership.sorted() {
+		if m.Level > 0 || m.Pinned || m.Added > 0 {
+			fmt.Fprintf(&b, "member %d level %d pinned %v added %x\n", m.ID, m.Level, m.Pinned, m.Added)
+		}
+	}
 	fmt.Fprintf(&b, "removed %d\n", sortedKeys(s.membership.removed))
+	if s.level > 0 {
+		fmt.Fprintf(&b, "level %d\n", s.level)
+	}
+	if k := s.checks; k.index > 0 {
+		fmt.Fprintf(&b, "check %d full %d voters %d checked %d agreed %x diverged %v no majority %d\n",
+			k.index, k.full, k.voters, k.checked, k.agreed, k.diverged, k.noMajority)
+		for _, id := range sortedKeys(k.reports) {
+			fmt.Fprintf(&b, "report %d %+v\n", id, k.reports[id])
+		}
+	}
 	for _, id := range sortedKeys(s.windows) {
 		w := s.windows[id]
 		fmt.Fprintf(&b, "window %d boot %d low %d applied %x\n", id, w.boot, w.low, w.applied)

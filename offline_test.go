@@ -64,6 +64,7 @@ func wantRefounded(t *testing.T, dir string, old *state, voters []peer) identity
 	want := old.copy()
 	want.index, want.term, want.revision = firstIndex, firstTerm, old.revision+1_000_000_000
 	want.membership, want.windows = newMembership(voters), nil
+	want.level, want.checks = 0, checks{}
 	if got := describeState(o.state); got != describeState(want) {
 		t.Errorf("the state is\n%s\nwant\n%s", got, describeState(want))
 	}
