@@ -127,7 +127,7 @@ func TestFixtureInspect(t *testing.T) {
 			if code != exitOK || errs != "" {
 				t.Errorf("exit %d\n%s%s", code, out, errs)
 			}
-			for _, want := range []string{"node ", "cluster ", "snapshot ", "removed          3", "member 1", "member 4         learner", "tail             clean", "sound "} {
+			for _, want := range []string{"node ", "cluster ", "snapshot ", "removed          3", "member 1", "member 4         learner", "level", "tail             clean", "sound "} {
 				if !strings.Contains(out, "\n"+want) {
 					t.Errorf("no line %q in\n%s", want, out)
 				}

@@ -237,6 +237,11 @@ func (p *printer) members(st *state) {
 	}
 	p.line("removed", "%s", orNone(idList(sortedKeys(st.membership.removed))))
 	p.line("changes", "%d of the membership", st.membership.changes)
+	p.line("level", "%d: the commands that every member knows", st.level)
+	if c := st.checks; c.index > 0 {
+		p.line("checked", "entry %d, where a majority of the replicas agreed; the last checkpoint is entry %d", c.checked, c.index)
+		p.line("diverged", "%s", orNone(idList(sortedKeys(c.diverged))))
+	}
 }
 
 func nodeOrNone(id uint64) string {
