@@ -232,6 +232,15 @@ func (ms *members) makeChange(ctx context.Context, r memberRequest) (memberReply
 	if c.op.adds() && c.id == 0 {
 		c.id = m.freeID(c.request)
 	}
+	if c.peerURL != "" {
+		canonical, err := checkPeerURL(c.peerURL)
+		if err != nil {
+			return memberReply{}, fmt.Errorf("%w: %w", errBadPeerURL, err)
+		}
+		if canonical != c.peerURL {
+			return memberReply{}, fmt.Errorf("%w: expected %s", errBadPeerURL, canonical)
+		}
+	}
 	done, err := m.check(c)
 	if err != nil || done {
 		return memberReply{ID: c.id, Index: index}, err

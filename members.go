@@ -232,12 +232,8 @@ func (m membership) checkUpdate(mem member, c memberChange) (done bool, err erro
 
 // checkNewURL says whether a URL can be that of the member id.
 func (m membership) checkNewURL(peerURL string, id uint64) error {
-	// A URL that rafthttp cannot parse would panic every node at every
-	// start, so it must not get past here however it got into the log.
-	if canonical, err := checkPeerURL(peerURL); err != nil {
-		return fmt.Errorf("%w: %w", errBadPeerURL, err)
-	} else if canonical != peerURL {
-		return fmt.Errorf("%w: expected %s", errBadPeerURL, canonical)
+	if !isPlainPeerURL(peerURL) {
+		return fmt.Errorf("%w: %.300q", errBadPeerURL, peerURL)
 	}
 	for _, mem := range m.sorted() {
 		if mem.PeerURL == peerURL && mem.ID != id {

@@ -123,6 +123,23 @@ func checkPeerURL(raw string) (string, error) {
 	return u, nil
 }
 
+// plainPeerURL is the form that a peer URL has wherever the replicas see it.
+var plainPeerURL = regexp.MustCompile(`^http://(?:[a-z0-9_.-]{1,253}|\[[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*\]):([1-9][0-9]{0,4})$`)
+
+// isPlainPeerURL says whether a URL may get into the membership, whoever put it
+// into the log: rafthttp does not panic on it. It is asked when a change is
+// applied, where all replicas must answer alike for ever, whatever they were
+// built with. So it knows no more than a form of its own, and what checkPeerURL
+// asks for beyond, the leader asks for before it proposes.
+func isPlainPeerURL(peerURL string) bool {
+	m := plainPeerURL.FindStringSubmatch(peerURL)
+	if m == nil {
+		return false
+	}
+	port, err := strconv.Atoi(m[1])
+	return err == nil && port <= math.MaxUint16
+}
+
 // checkURL does the work of checkPeerURL, for the URLs of clients as well.
 func checkURL(raw string) (string, error) {
 	u, err := url.Parse(raw)

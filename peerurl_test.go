@@ -157,6 +157,9 @@ func FuzzCheckPeerURL(f *testing.F) {
 		if s := urls.String(); s != got {
 			t.Fatalf("%q became %q, which rafthttp changes to %q", raw, got, s)
 		}
+		if !isPlainPeerURL(got) {
+			t.Fatalf("%q became %q, which no replica would take in", raw, got)
+		}
 		if again, err := checkPeerURL(got); err != nil || again != got {
 			t.Fatalf("%q became %q, and that %q, %v", raw, got, again, err)
 		}
@@ -164,4 +167,20 @@ func FuzzCheckPeerURL(f *testing.F) {
 			t.Fatalf("%q became %q", raw, got)
 		}
 	})
+}
+
+// What the replicas take in, for ever: another answer to any of these would
+// make healthy replicas of two versions differ.
+func TestPlainPeerURLIsForever(t *testing.T) {
+	for url, want := range map[string]bool{
+		"http://a:1": true, "http://a_b-c.d:65535": true, "http://10.0.0.1:2380": true, "http://[::1]:1": true,
+		"http://[2001:db8::ffff:1.2.3.4]:80": true, "http://0.0.0.0:1": true,
+		"http://a:0": false, "http://a:65536": false, "http://a:01": false, "http://A:1": false, "https://a:1": false,
+		"http://a:1/": false, "http://a": false, "http://:1": false, "http://[1.2.3.4]:1": false, "http://::1:1": false,
+		"http://a b:1": false, "http://é:1": false, "http://a:1\n": false, "": false,
+	} {
+		if got := isPlainPeerURL(url); got != want {
+			t.Errorf("%q: %v", url, got)
+		}
+	}
 }
