@@ -300,8 +300,7 @@ func (kv *kvstore) askForSnapshot(index uint64) {
 // busy with the one before, the next stays due: a copy that waits would keep
 // what is overwritten meanwhile in memory.
 func (kv *kvstore) snapshotIfDue() {
-	// The apply loop, on which this runs, is the only writer of the state.
-	if kv.needed.Load() <= kv.due.last && !kv.due.isDue(kv.state.bytes) {
+	if kv.needed.Load() <= kv.due.last && !kv.due.isDue(kv.status().bytes) {
 		return
 	}
 	select {
@@ -309,7 +308,8 @@ func (kv *kvstore) snapshotIfDue() {
 	default:
 		return
 	}
+	st := kv.copyState()
 	kv.due.reset()
-	kv.due.last = kv.state.index
-	kv.snapshots <- kv.copyState() // never waits: the writer is free
+	kv.due.last = st.index
+	kv.snapshots <- st // never waits: the writer is free
 }
