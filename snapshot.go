@@ -239,7 +239,7 @@ func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- 
 	// What is written meanwhile stays in the log until the next snapshot.
 	hurry := func() bool { return s.tail.grown.Load() > int64(st.bytes/4) }
 	err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
-		return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), hurry: hurry}, st)
+		return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), hurry: hurry}, st)
 	})
 	if ctx.Err() != nil {
 		return nil // stopping: the half-written file is gone again
@@ -263,7 +263,7 @@ type restingWriter struct {
 	w       io.Writer
 	began   time.Time
 	written int64
-	worked  time.Duration // since the last rest
+	since   time.Time // when the present spell of work began
 	hurry   func() bool
 }
 
@@ -278,25 +278,24 @@ func (p *restingWriter) Write(b []byte) (int, error) {
 	if err := p.ctx.Err(); err != nil {
 		return 0, err
 	}
-	start := time.Now()
 	n, err := p.w.Write(b)
 	now := time.Now()
-	p.worked += now.Sub(start)
+	worked := now.Sub(p.since) // on what is written, too, before it came here
 	p.written += int64(n)
-	if err != nil || p.worked < paceSpell {
+	if err != nil || worked < paceSpell {
 		return n, err
 	}
 	if float64(p.written) < paceFloor*now.Sub(p.began).Seconds() || p.hurry() {
-		p.worked = 0
+		p.since = now
 		return n, nil
 	}
-	rest := time.NewTimer(min(paceRest*p.worked, paceLimit))
+	rest := time.NewTimer(min(paceRest*worked, paceLimit))
 	defer rest.Stop()
 	select {
 	case <-rest.C:
 	case <-p.ctx.Done():
 		return n, p.ctx.Err()
 	}
-	p.worked = 0
+	p.since = time.Now()
 	return n, nil
 }
