@@ -21,6 +21,14 @@ func roleOp(role *string, none, voter, learner changeOp) (changeOp, error) {
 	return 0, fmt.Errorf("%w: role is %q, not voter or learner", errBadRequest, clip(*role))
 }
 
+// readChange reads the query and the body of a request that changes a member.
+func readChange(w http.ResponseWriter, r *http.Request, body any) (force bool, err error) {
+	if force, err = parseForce(r, true); err != nil {
+		return false, err
+	}
+	return force, readJSON(w, r, maxMemberBytes, body)
+}
+
 // serveAddMember serves POST /v1/members.
 func (a *api) serveAddMember(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
@@ -28,11 +36,8 @@ func (a *api) serveAddMember(w http.ResponseWriter, r *http.Request) error {
 		ID      *uint64 `json:"id"`
 		Role    *string `json:"role"`
 	}
-	force, err := parseForce(r, true)
+	force, err := readChange(w, r, &body)
 	if err != nil {
-		return err
-	}
-	if err := readJSON(w, r, maxMemberBytes, &body); err != nil {
 		return err
 	}
 	req := memberRequest{Force: force}
@@ -94,11 +99,8 @@ func (a *api) patchMember(w http.ResponseWriter, r *http.Request, id uint64) err
 		PeerURL *string `json:"peer_url"`
 		Role    *string `json:"role"`
 	}
-	force, err := parseForce(r, true)
+	force, err := readChange(w, r, &body)
 	if err != nil {
-		return err
-	}
-	if err := readJSON(w, r, maxMemberBytes, &body); err != nil {
 		return err
 	}
 	if body.PeerURL == nil && body.Role == nil {

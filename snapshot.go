@@ -256,8 +256,7 @@ func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- 
 
 // restingWriter keeps a snapshot from standing in the way of requests: it rests
 // several times as long as it works, unless the disk is too slow for that, or
-// the log grows too fast.
-// It fails once its context has ended.
+// the log grows too fast. It fails once its context has ended.
 type restingWriter struct {
 	ctx     context.Context
 	w       io.Writer

@@ -208,16 +208,12 @@ func (b *inbox) take(m *raftpb.Message, refused error) error {
 	path, err := b.DBFilePath(index)
 	came := err == nil
 	known := index <= b.storage.snapIndex.Load() || exists(incomingPath(dir, term, index))
-	if refused != nil || known || !came {
-		if came {
-			err = os.Remove(path)
-		}
-		switch {
-		case refused != nil:
-			return refused
-		case known:
-			return nil // raft answers where it stands
-		}
+	switch {
+	case came && (refused != nil || known):
+		return errors.Join(refused, os.Remove(path))
+	case refused != nil || known:
+		return refused // nil for one that is known: raft answers where it stands
+	case !came:
 		return fmt.Errorf("no file came with it: %w", err)
 	}
 	if err := verifyState(path, term, index); err != nil {
