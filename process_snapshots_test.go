@@ -61,6 +61,7 @@ func (c *procCluster) untilHit(what string, try func() bool) {
 func (c *procCluster) lag(i, via int, want map[string]string) {
 	c.t.Helper()
 	c.kill(i)
+	time.Sleep(2 * time.Second) // for one election timeout, the others keep the log for it
 	c.blobs(via, 60, want)
 }
 
