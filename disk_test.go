@@ -319,6 +319,7 @@ func takeSnapshot(t *testing.T, o *openedStorage, st *state) {
 	t.Helper()
 	writeSomeState(t, o.dir, st)
 	must(t, o.written(st))
+	must(t, o.clean(st.index))
 }
 
 func stateBytes(t *testing.T, st *state) []byte {

@@ -26,7 +26,7 @@ touches; the others reach it as said.
 	apply loop (kvstore.readCommits) state, for writing; peers     commitC; readers lock kvstore.mu
 	proposer (proposer.run)          the choice of the next batch  proposer.mu guards the queue
 	reader (reader.run)              the choice of the next round  reader.mu guards the rounds
-	snapshot writer                  the copy it writes            states
+	snapshot writer                  the copy it writes, old files states, recorded
 	mark keeper (markKeeper.run)     the mark's pace               markKeeper.mu guards the file
 	members (members.run)            promotion of learners         members.turn: one change at a time
 	takePart, proveID                nothing; end once the node    gate.mu

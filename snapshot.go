@@ -214,10 +214,18 @@ func appendString(b []byte, s string) []byte {
 }
 
 // writeSnapshots writes states to disk as they come, one at a time, and lets go
-// of writer when it is done with one.
+// of writer when it is done with one. Between them it removes the files that a
+// newer snapshot has made superfluous.
 func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writer <-chan struct{}, writtenC chan<- *state) error {
+	newer := s.recorded.channel(s.snapIndex.Load() + 1)
 	for {
 		select {
+		case <-newer:
+			index := s.snapIndex.Load()
+			newer = s.recorded.channel(index + 1)
+			if err := s.clean(index); err != nil {
+				return err
+			}
 		case st := <-states:
 			if err := s.writeSnapshot(ctx, st, writtenC); err != nil {
 				return err

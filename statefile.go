@@ -12,8 +12,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-
-	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 )
 
 // The state file holds the state of a snapshot, as a stream of records. This
@@ -323,7 +321,7 @@ func writeFileAtomic(path string, write func(io.Writer) error) error {
 // fillAndClose writes and syncs f; it is closed in any case.
 func fillAndClose(f *os.File, write func(io.Writer) error) error {
 	fill := func() error {
-		buf := bufio.NewWriterSize(&syncingFile{File: f}, stateBlockSize)
+		buf := bufio.NewWriterSize(&steadyFile{File: f}, stateBlockSize)
 		if err := write(buf); err != nil {
 			return err
 		}
@@ -335,23 +333,25 @@ func fillAndClose(f *os.File, write func(io.Writer) error) error {
 	return errors.Join(fill(), f.Close())
 }
 
-// syncingFile syncs what is written to it piece by piece. One sync of a large
-// file, at its end, would hold up those of the log for as long as it takes.
-type syncingFile struct {
+// steadyFile has what is written to it written to the disk piece by piece, so
+// that little is left for the sync at its end: that of a large file would hold
+// up the syncs of the log for as long as it takes.
+type steadyFile struct {
 	*os.File
-	unsynced int
+	behind, size int64 // up to where it is on the disk, and written
 }
 
-const syncPiece = 256 << 10
+const steadyPiece = 256 << 10
 
-func (f *syncingFile) Write(b []byte) (int, error) {
+func (f *steadyFile) Write(b []byte) (int, error) {
 	n, err := f.File.Write(b)
-	f.unsynced += n
-	if err != nil || f.unsynced < syncPiece {
+	f.size += int64(n)
+	if err != nil || f.size-f.behind < steadyPiece {
 		return n, err
 	}
-	f.unsynced = 0
-	return n, fileutil.Fdatasync(f.File)
+	err = writeBack(f.File, f.behind, f.size-f.behind)
+	f.behind = f.size
+	return n, err
 }
 
 func removeTemp(name string) error {

@@ -173,7 +173,7 @@ func (s *storage) install(m *raftpb.Message) error {
 			return err
 		}
 	}
-	return s.clean(index)
+	return s.release(index)
 }
 
 // record writes a snapshot into the WAL, with term and vote as in hard. Durable
@@ -214,7 +214,7 @@ func (s *storage) written(st *state) error {
 		return err
 	}
 	s.log.Info("snapshot taken", zap.Uint64("index", st.index), zap.Uint64("term", st.term), zap.Int64("bytes", s.tail.snapshot))
-	return s.clean(st.index)
+	return s.release(st.index)
 }
 
 // announce makes a recorded snapshot the one that followers get.
@@ -229,12 +229,19 @@ func (s *storage) announce(index, term uint64, cs *raftpb.ConfState) error {
 	return nil
 }
 
-// clean removes files that nothing needs once the snapshot of index counts.
-// What is on its way in, or being written, its maker removes if need be.
-func (s *storage) clean(index uint64) error {
+// release lets go of the segments of the log that the snapshot of index makes
+// superfluous.
+func (s *storage) release(index uint64) error {
 	if err := s.wal.ReleaseLockTo(index); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
+	return nil
+}
+
+// clean removes files that nothing needs once the snapshot of index counts.
+// What is on its way in, or being written, its maker removes if need be. The
+// persist loop does not wait for it: it takes a while to free a large file.
+func (s *storage) clean(index uint64) error {
 	if err := removeSegments(filepath.Join(s.dir, "wal"), index); err != nil {
 		return err
 	}
