@@ -276,7 +276,7 @@ type restingWriter struct {
 
 const (
 	paceSpell = 2 * time.Millisecond // of work before a rest; shorter ones cannot be timed
-	paceRest  = 4                    // times as long as the work
+	paceRest  = 8                    // times as long as the work
 	paceLimit = 100 * time.Millisecond
 	paceFloor = 8 << 20 // bytes a second below which it does not rest
 )
