@@ -109,6 +109,11 @@ type config struct {
 	// many small values.
 	Quota int64
 
+	// Pprof serves profiles of the process, of its CPU and memory, under
+	// /debug/pprof/ of the client API. Default false: whoever asks for one
+	// slows the node down, and reads keys and values in what they show.
+	Pprof bool
+
 	// LogLevel is debug, info, warn or error. Default info.
 	LogLevel string
 
@@ -173,6 +178,7 @@ func (c *config) settings(list *string) []setting {
 		{"check-interval", "TIME", "time between checks that all replicas hold the same; 0 for none (10s)", into(&c.CheckInterval, time.ParseDuration, period)},
 		{"max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", into(&c.MaxValueSize, parseSize, "a size in bytes, KiB, MiB or GiB, as in 1048576 or 1MiB")},
 		{"quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (2GiB)", into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")},
+		{"pprof", "", "serve profiles under /debug/pprof/ of the client API (false)", into(&c.Pprof, strconv.ParseBool, "true or false")},
 		{"log-level", "LEVEL", "debug, info, warn or error (info)", into(&c.LogLevel, parseText, "")},
 		{"log-format", "FORMAT", "console or json (console)", into(&c.LogFormat, parseText, "")},
 	}

@@ -108,6 +108,7 @@ var settingTests = []struct {
 	{"check-interval", "0s", func(c config) any { return c.CheckInterval }, time.Duration(0)},
 	{"max-value-size", "512KiB", func(c config) any { return c.MaxValueSize }, int64(512 << 10)},
 	{"quota", "3GiB", func(c config) any { return c.Quota }, int64(3 << 30)},
+	{"pprof", "true", func(c config) any { return c.Pprof }, true},
 	{"log-level", "debug", func(c config) any { return c.LogLevel }, "debug"},
 	{"log-format", "json", func(c config) any { return c.LogFormat }, "json"},
 }
@@ -132,7 +133,7 @@ func TestEachFlag(t *testing.T) {
 			{"-" + tt.flag + "=" + tt.value},
 			{"--" + tt.flag, tt.value},
 		} {
-			if tt.flag == "join" && len(args) == 2 {
+			if tt.value == "true" && len(args) == 2 { // a switch takes no value
 				args = args[:1]
 			}
 			c := mustParse(t, append(args, withContext(tt.flag)...)...)

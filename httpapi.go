@@ -37,6 +37,7 @@ type api struct {
 	maxValue int64
 	quota    *quota
 	origin   originGuard
+	profiles bool // are served
 	stopping atomic.Bool
 }
 
@@ -94,6 +95,8 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 		return a.serveRoot(w, r)
 	case path == "livez" || path == "readyz" || path == "metrics" || first == "v1":
 		return a.serveV1(w, r, path)
+	case a.profiles && strings.HasPrefix(path, "debug/pprof/"):
+		return serveProfiles(w, r)
 	case reserved(first):
 		return fmt.Errorf("%w: paths under /%s are reserved; for a key of that name use /v1/kv/%s",
 			errBadRequest, first, url.PathEscape(path))

@@ -823,3 +823,18 @@ func TestAPIStatusAndMembers(t *testing.T) {
 		t.Errorf("metrics: %d", w.Code)
 	}
 }
+
+func TestProfiles(t *testing.T) {
+	at := newAPITest(t)
+	at.problem("not asked for", at.do("GET", "/debug/pprof/heap", ""), 400, "bad_request")
+	at.a.profiles = true
+	for _, target := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/goroutine?debug=1", "/debug/pprof/cmdline", "/debug/pprof/symbol"} {
+		if w := at.do("GET", target, ""); w.Code != 200 || w.Body.Len() == 0 {
+			t.Errorf("GET %s: %d", target, w.Code)
+		}
+	}
+	at.problem("another path", at.do("GET", "/debug/else", ""), 400, "bad_request")
+	if w := at.do("PUT", "/debug/pprof/heap", ""); w.Code != 405 {
+		t.Errorf("PUT: %d", w.Code)
+	}
+}

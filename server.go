@@ -129,7 +129,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
 		status: status, metrics: newMetrics(status, proposals), backups: newBackups(log), maxValue: cfg.MaxValueSize,
 		quota:  &quota{limit: uint64(cfg.Quota), kv: kv},
-		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()},
+		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof,
 	}
 	return s
 }
