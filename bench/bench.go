@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // bench is one run.
@@ -17,6 +19,17 @@ type bench struct {
 	bare   bare
 }
 
+// The rows that have no lanes.
+const (
+	fsyncName    = "append and fdatasync, the ceiling of one write after the other"
+	idleName     = "three idle nodes, 30 s"
+	failoverName = "leader killed under load"
+	memoryName   = "memory, a million keys of 16 + 128 bytes"
+	snapshotName = "PUT while a snapshot of a million keys is taken"
+	restartName  = "restart of one node with a million keys"
+	joinName     = "join of a node with a million keys"
+)
+
 // runBench measures what the options ask for, and prints it.
 func runBench(ctx context.Context, o options) (err error) {
 	b := &bench{options: o}
@@ -24,8 +37,55 @@ func runBench(ctx context.Context, o options) (err error) {
 	if err := b.setUp(); err != nil {
 		return err
 	}
-	return b.rateTable(ctx)
+	machine := b.describe()
+	fmt.Println(machine)
+	outcomes, err := b.table(ctx)
+	if err != nil {
+		return err
+	}
+	printTargets(os.Stdout, outcomes)
+	if o.json == "" {
+		return nil
+	}
+	return writeJSON(o.json, machine, outcomes)
 }
+
+// table measures the rows, one scenario after the other, and prints each when
+// it is done.
+func (b *bench) table(ctx context.Context) ([]outcome, error) {
+	var all []outcome
+	for _, s := range []struct {
+		measure func(context.Context) ([]outcome, error)
+		rows    []string // that it measures; for the first, rateRows says which
+	}{
+		{b.rateTable, nil},
+		{b.fsyncRow, []string{fsyncName}},
+		{b.idleRow, []string{idleName}},
+		{b.failoverRow, []string{failoverName}},
+		{b.millionRows, []string{memoryName, snapshotName, restartName, joinName}},
+	} {
+		if s.rows != nil && (b.quick || !slices.ContainsFunc(s.rows, b.wanted)) {
+			continue
+		}
+		if s.rows != nil {
+			b.logf("%s ...", strings.Join(s.rows, "; "))
+		}
+		out, err := s.measure(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if s.rows != nil { // rateTable has printed its own
+			for _, o := range out {
+				o.print(os.Stdout)
+			}
+		}
+		all = append(all, out...)
+	}
+	return all, nil
+}
+
+// wanted tells whether a row was asked for.
+func (b *bench) wanted(row string) bool { return b.rows.MatchString(row) }
 
 // setUp finds or builds the programs, and makes a directory for all files.
 func (b *bench) setUp() (err error) {
@@ -46,6 +106,7 @@ func (b *bench) setUp() (err error) {
 	if err != nil {
 		return err
 	}
+	b.raftkv.flags = strings.Fields(b.flags)
 	b.raftkv.binary, err = filepath.Abs(b.binary)
 	return err
 }
@@ -67,29 +128,29 @@ func (b *bench) detailf(format string, args ...any) {
 	}
 }
 
-// rateTable measures the rows whose lanes take turns.
-func (b *bench) rateTable(ctx context.Context) (err error) {
+// rateTable measures the rows whose lanes take turns, and prints each.
+func (b *bench) rateTable(ctx context.Context) (_ []outcome, err error) {
 	rows := chosen(rateRows(), b.rows, b.lanes, b.quick)
 	if len(rows) == 0 {
-		return nil
+		return nil, nil
 	}
 	a := &arena{settings: b.settings, log: b.detailf}
 	defer func() { err = errors.Join(err, a.stop()) }()
 	if err := a.start(ctx, b); err != nil {
-		return err
+		return nil, err
 	}
-	var verdicts []verdict
+	var out []outcome
 	for _, r := range rows {
-		b.logf("%s", r.name)
+		b.logf("%s ...", r.name)
 		m, err := a.measure(ctx, r)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		m.print(os.Stdout)
-		verdicts = append(verdicts, m.judge()...)
+		o := m.outcome()
+		o.print(os.Stdout)
+		out = append(out, o)
 	}
-	printVerdicts(os.Stdout, verdicts)
-	return nil
+	return out, nil
 }
 
 func (a *arena) start(ctx context.Context, b *bench) (err error) {

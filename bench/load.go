@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,9 +63,7 @@ func (r *result) record(took time.Duration) {
 // fail adds one that did not.
 func (r *result) fail(err error) {
 	r.errors++
-	if r.firstErr == nil {
-		r.firstErr = err
-	}
+	r.firstErr = cmp.Or(r.firstErr, err)
 }
 
 // add adds what came of another turn, or of another worker of this one.
@@ -72,7 +71,7 @@ func (r *result) add(o *result) {
 	r.ops += o.ops
 	r.seconds += o.seconds
 	r.errors += o.errors
-	r.firstErr = errors.Join(r.firstErr, o.firstErr)
+	r.firstErr = cmp.Or(r.firstErr, o.firstErr)
 	r.latency.Merge(o.latency)
 	r.serverCPU += o.serverCPU
 	r.clientCPU += o.clientCPU

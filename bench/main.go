@@ -68,6 +68,12 @@ type options struct {
 	json        string
 	timeout     time.Duration
 	settings
+
+	flags        string // of raftkv
+	kills        int
+	keys         uint64
+	snapshotRate float64
+	snapshotTime time.Duration
 }
 
 func parseOptions(args []string) (o options, err error) {
@@ -78,13 +84,18 @@ func parseOptions(args []string) (o options, err error) {
 	fs.BoolVar(&o.verbose, "v", false, "tell of each turn")
 	fs.StringVar(&o.source, "source", "..", "directory with raftkv's source, to build it from")
 	fs.StringVar(&o.binary, "raftkv", "", "program to measure instead of building it")
+	fs.StringVar(&o.flags, "raftkv-flags", "", "further flags for raftkv, for experiments")
+	fs.IntVar(&o.kills, "kills", 20, "how often the leader is killed")
+	fs.Uint64Var(&o.keys, "keys", 1_000_000, "keys in the rows about a million")
+	fs.Float64Var(&o.snapshotRate, "snapshot-rate", 4000, "PUTs a second beside snapshots")
+	fs.DurationVar(&o.snapshotTime, "snapshot-time", 3*time.Minute, "for how long")
 	fs.StringVar(&o.dir, "dir", os.TempDir(), "directory for the servers' files, on the disk that is to be measured")
 	fs.StringVar(&o.json, "json", "", "file for the results in JSON")
 	fs.DurationVar(&o.timeout, "timeout", time.Hour, "limit for the whole run")
 	fs.IntVar(&o.turns, "turns", 3, "turns of each lane")
 	fs.DurationVar(&o.warm, "warm", 300*time.Millisecond, "time at the beginning of a turn that does not count")
 	fs.DurationVar(&o.length, "length", 1500*time.Millisecond, "time of a turn that counts")
-	fs.IntVar(&o.workersPer, "workers-per-conn", 8, "workers that share a connection of etcd's gRPC client")
+	fs.IntVar(&o.workersPer, "workers-per-conn", 16, "workers that share a connection of etcd's gRPC client")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}

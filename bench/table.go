@@ -4,37 +4,111 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 )
 
-// figure returns a figure of a lane by its name.
-func (l *laneResult) figure(name string) float64 {
-	switch name {
-	case figureP50:
-		return l.ms(50)
-	case figureP99:
-		return l.ms(99)
-	}
-	return l.rate()
+// outcome is a row of the table, measured.
+type outcome struct {
+	Row     string    `json:"row"`
+	Notes   []string  `json:"notes,omitempty"` // how it was measured
+	Lines   []line    `json:"lines"`
+	Targets []verdict `json:"targets,omitempty"`
 }
 
-// spread is how far the turns of a lane lie apart, as a part of their mean.
-func spread(rates []float64) float64 {
-	if len(rates) == 0 {
-		return 0
-	}
-	sum := 0.0
-	for _, r := range rates {
-		sum += r
-	}
-	return (slices.Max(rates) - slices.Min(rates)) / 2 / (sum / float64(len(rates)))
+// line is what one system did in a row.
+type line struct {
+	Name    string    `json:"name"`
+	Figures []figure  `json:"figures"`
+	Turns   []float64 `json:"turns,omitempty"` // the rate of each turn
+	Remarks []string  `json:"remarks,omitempty"`
 }
 
-// verdict is a target with what was measured.
+// figure is a number with a name, which ends in its unit.
+type figure struct {
+	Name     string  `json:"name"`
+	Value    float64 `json:"value"`
+	decimals int
+}
+
+// verdict is a target, what was measured, and whether that is enough.
 type verdict struct {
-	Row    string  `json:"row"`
 	Target string  `json:"target"`
 	Value  float64 `json:"value"`
 	Met    bool    `json:"met"`
+}
+
+// atMost and atLeast judge a value.
+func atMost(what string, value, most float64) verdict {
+	return verdict{fmt.Sprintf("%s at most %g", what, most), value, value <= most}
+}
+
+func atLeast(what string, value, least float64) verdict {
+	return verdict{fmt.Sprintf("%s at least %g", what, least), value, value >= least}
+}
+
+// print writes an outcome for people.
+func (o outcome) print(w io.Writer) {
+	fmt.Fprintf(w, "\n%s\n", o.Row)
+	for _, n := range o.Notes {
+		fmt.Fprintf(w, "  (%s)\n", n)
+	}
+	if len(o.Lines) > 0 {
+		fmt.Fprintf(w, "  %-24s", "")
+		for _, f := range o.Lines[0].Figures {
+			fmt.Fprintf(w, " %*s", f.width(), f.Name)
+		}
+		fmt.Fprintln(w)
+	}
+	for _, l := range o.Lines {
+		fmt.Fprintf(w, "  %-24s", l.Name)
+		for _, f := range l.Figures {
+			fmt.Fprintf(w, " %*.*f", f.width(), f.decimals, f.Value)
+		}
+		fmt.Fprintln(w, strings.Join(append([]string{""}, l.Remarks...), "  "))
+	}
+	for _, v := range o.Targets {
+		fmt.Fprintf(w, "  target: %s: %.2f, %s\n", v.Target, v.Value, v.word())
+	}
+}
+
+func (f figure) width() int { return max(9, len(f.Name)) }
+
+func (v verdict) word() string {
+	if v.Met {
+		return "met"
+	}
+	return "NOT MET"
+}
+
+// printTargets writes all targets once more, at the end of a long table.
+func printTargets(w io.Writer, outcomes []outcome) {
+	fmt.Fprintf(w, "\nTargets\n")
+	for _, o := range outcomes {
+		for _, v := range o.Targets {
+			fmt.Fprintf(w, "  %-8s %8.2f  %s: %s\n", v.word(), v.Value, o.Row, v.Target)
+		}
+	}
+}
+
+// outcome turns what the lanes of a row did into a part of the table.
+func (m *measured) outcome() outcome {
+	o := outcome{Row: m.row.name, Notes: []string{"values of " + bytesText(m.row.size)}, Targets: m.judge()}
+	if m.rate > 0 {
+		o.Notes = append(o.Notes, fmt.Sprintf("%.0f requests/s, latency from when a request was due", m.rate))
+	}
+	for _, l := range m.lanes {
+		o.Lines = append(o.Lines, line{Name: l.name, Turns: l.turnRates, Remarks: l.remarks(), Figures: []figure{
+			{Name: "rate/s", Value: l.rate()},
+			{Name: "+- %", Value: 100 * spread(l.turnRates)},
+			{Name: "p50 ms", Value: l.ms(50), decimals: 2},
+			{Name: "p99 ms", Value: l.ms(99), decimals: 2},
+			{Name: "p99.9 ms", Value: l.ms(99.9), decimals: 2},
+			{Name: "server us/op", Value: l.perOp(l.serverCPU), decimals: 1},
+			{Name: "client us/op", Value: l.perOp(l.clientCPU), decimals: 1},
+			{Name: "raftkv is x", Value: m.lanes[0].rate() / max(1, l.rate()), decimals: 2},
+		}})
+	}
+	return o
 }
 
 // judge returns what became of the targets of a row. Those whose lanes were not
@@ -47,14 +121,12 @@ func (m *measured) judge() []verdict {
 			continue
 		}
 		ratio := own.figure(t.figure) / rival.figure(t.figure)
-		sound := own.errors == 0 && rival.errors == 0
-		v := verdict{Row: m.row.name, Value: ratio, Met: sound && ratio >= t.least}
+		what := fmt.Sprintf("%s of %s / %s", t.figure, t.lane, t.rival)
+		v := atLeast(what, ratio, t.least)
 		if t.most > 0 {
-			v.Met = sound && ratio <= t.most
-			v.Target = fmt.Sprintf("%s of %s at most %g x %s", t.figure, t.lane, t.most, t.rival)
-		} else {
-			v.Target = fmt.Sprintf("%s of %s at least %g x %s", t.figure, t.lane, t.least, t.rival)
+			v = atMost(what, ratio, t.most)
 		}
+		v.Met = v.Met && own.errors == 0 && rival.errors == 0
 		out = append(out, v)
 	}
 	return out
@@ -68,36 +140,55 @@ func (m *measured) lane(name string) *laneResult {
 	return m.lanes[i]
 }
 
-// print writes a row for people. What the first lane is of each other stands in
-// the last column.
-func (m *measured) print(w io.Writer) {
-	title := fmt.Sprintf("%s, values of %s", m.row.name, bytesText(m.row.size))
-	if m.rate > 0 {
-		title += fmt.Sprintf(", %.0f requests/s", m.rate)
+// figure returns a figure of a lane by its name.
+func (l *laneResult) figure(name string) float64 {
+	switch name {
+	case figureP50:
+		return l.ms(50)
+	case figureP99:
+		return l.ms(99)
 	}
-	fmt.Fprintf(w, "\n%s\n", title)
-	fmt.Fprintf(w, "  %-24s %9s %5s %9s %9s %9s %10s %10s %8s\n",
-		"", "rate/s", "+-", "p50 ms", "p99 ms", "p99.9 ms", "server us", "client us", "raftkv x")
-	for i, l := range m.lanes {
-		ratio := "-"
-		if first := m.lanes[0]; i > 0 && l.rate() > 0 {
-			ratio = fmt.Sprintf("%.2f", first.rate()/l.rate())
-		}
-		fmt.Fprintf(w, "  %-24s %9.0f %4.0f%% %9.2f %9.2f %9.2f %10.1f %10.1f %8s%s\n", l.name, l.rate(), 100*spread(l.turnRates),
-			l.ms(50), l.ms(99), l.ms(99.9), l.perOp(l.serverCPU), l.perOp(l.clientCPU), ratio, l.remarks())
-	}
+	return l.rate()
 }
 
 // remarks says what casts doubt on a lane.
-func (l *laneResult) remarks() string {
-	text := ""
+func (l *laneResult) remarks() []string {
+	var out []string
 	if l.errors > 0 {
-		text += fmt.Sprintf("  INVALID: %d errors, such as: %v", l.errors, l.firstErr)
+		out = append(out, fmt.Sprintf("INVALID: %d errors, the first: %v", l.errors, l.firstErr))
 	}
 	if l.leaderMoves > 0 {
-		text += fmt.Sprintf("  the leader changed %d times", l.leaderMoves)
+		out = append(out, fmt.Sprintf("the leader changed: %d terms", l.leaderMoves))
 	}
-	return text
+	return out
+}
+
+// spread is how far the turns of a lane lie from their middle at most, as a part
+// of their mean.
+func spread(rates []float64) float64 {
+	if len(rates) == 0 {
+		return 0
+	}
+	return (slices.Max(rates) - slices.Min(rates)) / 2 / max(1, mean(rates))
+}
+
+func mean(values []float64) float64 {
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	return sum / float64(len(values))
+}
+
+// quantile returns the smallest value that so large a part of the values does
+// not exceed.
+func quantile(values []float64, part float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	i := int(part * float64(len(sorted)))
+	if float64(i) == part*float64(len(sorted)) {
+		i-- // exactly so many are no larger
+	}
+	return sorted[max(0, min(i, len(sorted)-1))]
 }
 
 func bytesText(n int) string {
@@ -108,19 +199,4 @@ func bytesText(n int) string {
 		return fmt.Sprintf("%d KiB", n>>10)
 	}
 	return fmt.Sprintf("%d bytes", n)
-}
-
-// printVerdicts writes the targets and what became of them.
-func printVerdicts(w io.Writer, verdicts []verdict) {
-	if len(verdicts) == 0 {
-		return
-	}
-	fmt.Fprintf(w, "\nTargets\n")
-	for _, v := range verdicts {
-		met := "met"
-		if !v.Met {
-			met = "NOT MET"
-		}
-		fmt.Fprintf(w, "  %-42s %-62s %10.2f  %s\n", v.Row, v.Target, v.Value, met)
-	}
 }
