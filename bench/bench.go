@@ -39,7 +39,11 @@ func runBench(ctx context.Context, o options) (err error) {
 	}
 	machine := b.describe()
 	fmt.Println(machine)
-	outcomes, err := b.table(ctx)
+	measure := b.table
+	if o.growth != "" {
+		measure = b.growthCharts
+	}
+	outcomes, err := measure(ctx)
 	if err != nil {
 		return err
 	}
@@ -134,7 +138,7 @@ func (b *bench) rateTable(ctx context.Context) (_ []outcome, err error) {
 	if len(rows) == 0 {
 		return nil, nil
 	}
-	a := &arena{settings: b.settings, log: b.detailf}
+	a := &arena{measurer: measurer{settings: b.settings}, log: b.detailf}
 	defer func() { err = errors.Join(err, a.stop()) }()
 	if err := a.start(ctx, b); err != nil {
 		return nil, err

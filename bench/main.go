@@ -62,6 +62,7 @@ type options struct {
 	rows, lanes *regexp.Regexp
 	quick       bool
 	verbose     bool
+	growth      string // directory of the plots
 	source      string
 	binary      string
 	dir         string
@@ -81,6 +82,7 @@ func parseOptions(args []string) (o options, err error) {
 	rows := fs.String("rows", "", "regular expression: only rows with such a name")
 	lanes := fs.String("lanes", "", "regular expression: only lanes with such a name, as in 'raftkv|bare'")
 	fs.BoolVar(&o.quick, "quick", false, "only the short table")
+	fs.StringVar(&o.growth, "growth", "", "instead of the table, measure how cost grows, and put the plots into this directory")
 	fs.BoolVar(&o.verbose, "v", false, "tell of each turn")
 	fs.StringVar(&o.source, "source", "..", "directory with raftkv's source, to build it from")
 	fs.StringVar(&o.binary, "raftkv", "", "program to measure instead of building it")

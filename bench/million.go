@@ -31,7 +31,7 @@ type full struct {
 // millionRows measures memory, writes beside snapshots, restart and join.
 func (b *bench) millionRows(ctx context.Context) ([]outcome, error) {
 	t := &millionTable{
-		memory: outcome{Row: memoryName, Notes: []string{
+		memory: outcome{Row: memoryName, Notes: []string{fmt.Sprintf("%d keys", b.keys),
 			fmt.Sprintf("resident memory above that of an empty node, by key, %v after the last write; the largest of three nodes", filledSettle)}},
 		snapshot: outcome{Row: snapshotName},
 		restart: outcome{Row: restartName, Notes: []string{
@@ -145,24 +145,12 @@ func (f *full) restart(ctx context.Context, t *millionTable) error {
 		if err != nil {
 			return err
 		}
-		n.kill()
-		leader, err := f.leader(ctx)
+		took, err := f.restartNode(ctx, n)
 		if err != nil {
 			return err
 		}
-		goal, err := f.state(leader)
-		if err != nil {
-			return err
-		}
-		began := time.Now()
-		if err := f.start(n); err != nil {
-			return err
-		}
-		if err := f.caughtUp(ctx, n, goal.applied); err != nil {
-			return err
-		}
-		seconds = append(seconds, time.Since(began).Seconds())
-		f.detailf("  %-24s restarted in %.2f s", f.name, seconds[len(seconds)-1])
+		seconds = append(seconds, took)
+		f.detailf("  %-24s restarted in %.2f s", f.name, took)
 		if err := sleep(ctx, time.Second); err != nil {
 			return err
 		}
@@ -172,6 +160,28 @@ func (f *full) restart(ctx context.Context, t *millionTable) error {
 		{Name: "min s", Value: quantile(seconds, 0), decimals: 2},
 		{Name: "max s", Value: quantile(seconds, 1), decimals: 2}}})
 	return nil
+}
+
+// restartNode kills a node and starts it, and returns how many seconds it took
+// until it was ready and had applied what the cluster had.
+func (f *full) restartNode(ctx context.Context, n *node) (float64, error) {
+	leader, err := f.leader(ctx)
+	if err != nil {
+		return 0, err
+	}
+	goal, err := f.state(leader)
+	if err != nil {
+		return 0, err
+	}
+	n.kill()
+	began := time.Now()
+	if err := f.start(n); err != nil {
+		return 0, err
+	}
+	if err := f.caughtUp(ctx, n, goal.applied); err != nil {
+		return 0, err
+	}
+	return time.Since(began).Seconds(), nil
 }
 
 // caughtUp waits until a node is ready and has applied so much of the log.

@@ -90,7 +90,7 @@ func rateRows() []row {
 		put(row{name: "PUT of 1 KiB, 64 connections", conns: 64, size: 1 << 10, keys: middleKeys, lanes: leaderLanes}),
 		put(row{name: "PUT of 64 KiB, 64 connections", conns: 64, size: 64 << 10, keys: largeKeys, lanes: leaderLanes}),
 		put(row{name: "PUT at half of etcd's maximum, open loop", conns: 64, atHalf: true,
-			lanes: []string{raftkvLeader, gatewayLeader, grpcLeader}, targets: []target{
+			lanes: leaderLanes, targets: []target{
 				{lane: raftkvLeader, figure: figureP99, most: 0.5, rival: grpcLeader},
 			}}),
 	}

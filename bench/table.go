@@ -82,10 +82,11 @@ func (v verdict) word() string {
 
 // printTargets writes all targets once more, at the end of a long table.
 func printTargets(w io.Writer, outcomes []outcome) {
-	fmt.Fprintf(w, "\nTargets\n")
+	title := "\nTargets\n"
 	for _, o := range outcomes {
 		for _, v := range o.Targets {
-			fmt.Fprintf(w, "  %-8s %8.2f  %s: %s\n", v.word(), v.Value, o.Row, v.Target)
+			fmt.Fprintf(w, "%s  %-8s %8.2f  %s: %s\n", title, v.word(), v.Value, o.Row, v.Target)
+			title = ""
 		}
 	}
 }

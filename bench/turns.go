@@ -10,9 +10,14 @@ import (
 // at a time is under load; what the others use while idle is a row of its own.
 type arena struct {
 	raftkv, etcd, bare *cluster
+	measurer
+	log func(format string, args ...any)
+}
+
+// measurer runs turns.
+type measurer struct {
 	settings
-	nonce uint32
-	log   func(format string, args ...any)
+	nonce uint32 // of the last turn's values
 }
 
 // settings are how the rows are measured.
@@ -117,8 +122,7 @@ func fillCluster(ctx context.Context, c *cluster, dial dialer, size int, keys ke
 	return v.check(clients[0], keys.first+keys.count-1)
 }
 
-// turn puts a lane under a row's load once, and checks that what it says it
-// wrote is there.
+// turn gives a lane one turn of a row's load.
 func (a *arena) turn(ctx context.Context, r row, rate float64, lane *laneResult) error {
 	c, dial, follower := a.lane(lane.name)
 	find := c.leader
@@ -133,15 +137,7 @@ func (a *arena) turn(ctx context.Context, r row, rate float64, lane *laneResult)
 	if err != nil {
 		return err
 	}
-	a.nonce++
-	v := valueMaker{size: r.size, nonce: a.nonce}
-	clients, err := dial(n.client, r.conns, v, a.timeLimit())
-	if err != nil {
-		return err
-	}
-	defer closeAll(clients)
-	l := load{keys: r.keys, writes: r.writes, read: r.read, rate: rate, warm: a.warm, length: a.length}
-	res, err := l.run(ctx, clients, c.pids())
+	res, err := a.once(ctx, c, n, dial, r, rate)
 	if err != nil {
 		return err
 	}
@@ -153,7 +149,25 @@ func (a *arena) turn(ctx context.Context, r row, rate float64, lane *laneResult)
 	lane.turnRates = append(lane.turnRates, res.rate())
 	lane.leaderMoves += after - before
 	a.log("  %-24s %8.0f/s  p50 %.2f  p99 %.2f ms", lane.name, res.rate(), res.ms(50), res.ms(99))
-	return checkWritten(c, n, dial, v, res.written)
+	return nil
+}
+
+// once puts a node under a row's load, and checks that what it says was written
+// is there.
+func (m *measurer) once(ctx context.Context, c *cluster, n *node, dial dialer, r row, rate float64) (*result, error) {
+	m.nonce++
+	v := valueMaker{size: r.size, nonce: m.nonce}
+	clients, err := dial(n.client, r.conns, v, m.timeLimit())
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(clients)
+	l := load{keys: r.keys, writes: r.writes, read: r.read, rate: rate, warm: m.warm, length: m.length}
+	res, err := l.run(ctx, clients, c.pids())
+	if err != nil {
+		return nil, err
+	}
+	return res, checkWritten(c, n, dial, v, res.written)
 }
 
 // checkWritten reads some of the keys that were written, through another node.
