@@ -48,7 +48,7 @@ func serveBare(ctx context.Context, args []string) error {
 	}
 	server := &http.Server{
 		Addr:              *addr,
-		Handler:           &bareHandler{items: map[string]bareItem{}, cross: http.NewCrossOriginProtection()},
+		Handler:           newBareHandler(),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30*time.Second + requestTimeout,
 		WriteTimeout:      60*time.Second + requestTimeout,
@@ -73,6 +73,10 @@ type bareHandler struct {
 	mu       sync.RWMutex
 	items    map[string]bareItem
 	revision uint64
+}
+
+func newBareHandler() *bareHandler {
+	return &bareHandler{items: map[string]bareItem{}, cross: http.NewCrossOriginProtection()}
 }
 
 // ServeHTTP makes the checks that raftkv makes, and answers.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,6 +98,11 @@ func (l load) run(ctx context.Context, clients []client, pids []int) (*result, e
 	t := &turn{load: l, begin: time.Now()}
 	t.from = t.begin.Add(l.warm)
 	t.until = t.from.Add(l.length)
+	if l.rate > 0 {
+		// Room for all, so that the pace does not depend on who takes them.
+		t.due = make(chan time.Time, int(l.rate*(l.warm+l.length).Seconds())+1)
+		go t.pace()
+	}
 	workers := make([]*worker, len(clients))
 	var running sync.WaitGroup
 	for i, c := range clients {
@@ -132,7 +138,7 @@ func (l load) run(ctx context.Context, clients []client, pids []int) (*result, e
 type turn struct {
 	load
 	begin, from, until time.Time // requests count that are done between the last two
-	next               atomic.Int64
+	due                chan time.Time // open loop: when requests are to begin
 	cancelled          atomic.Bool
 	shards             [8]shard
 }
@@ -218,17 +224,32 @@ func (w *worker) closedLoop() error {
 	return nil
 }
 
-// openLoop sends requests at times that were fixed before, whatever the answers
-// to earlier ones do, and counts a request from when it was meant to begin. So
-// what a slow answer makes others wait is counted, too.
-func (w *worker) openLoop() error {
-	for !w.cancelled.Load() {
-		at := w.begin.Add(time.Duration(float64(w.next.Add(1)-1) / w.rate * float64(time.Second)))
-		if at.After(w.until) {
-			return nil
+// pace makes the times of an open loop, each when it has come. It has a thread
+// of its own to sleep in, because the runtime's timers are late by up to a
+// millisecond.
+func (t *turn) pace() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer close(t.due)
+	for i := 0; !t.cancelled.Load(); i++ {
+		at := t.begin.Add(time.Duration(float64(i) / t.rate * float64(time.Second)))
+		if at.After(t.until) {
+			return
 		}
-		time.Sleep(time.Until(at))
+		for wait := time.Until(at); wait > 0; wait = time.Until(at) {
+			pause(wait)
+		}
+		t.due <- at
+	}
+}
+
+// openLoop sends requests at times that were fixed before, whatever the answers
+// to earlier ones do, and counts a request from when it was due. So what a slow
+// answer makes others wait is counted, too.
+func (w *worker) openLoop() error {
+	for at := range w.due {
 		if time.Since(w.until) > w.length {
+			w.cancelled.Store(true)
 			return fmt.Errorf("the server does not keep up with %.0f requests/s", w.rate)
 		}
 		if err := w.request(); err != nil {

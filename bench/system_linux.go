@@ -4,11 +4,18 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 )
 
 // dieWithParent has the kernel kill a child when the benchmark dies.
 func dieWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+}
+
+// pause sleeps precisely, with the whole thread, unless a signal wakes it.
+func pause(d time.Duration) {
+	ts := syscall.NsecToTimespec(int64(d))
+	_ = syscall.Nanosleep(&ts, nil) // its only error is the signal
 }
 
 // reserve gives a file its blocks beforehand, as a write-ahead log does, so

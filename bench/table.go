@@ -98,6 +98,11 @@ func (m *measured) outcome() outcome {
 		o.Notes = append(o.Notes, fmt.Sprintf("%.0f requests/s, latency from when a request was due", m.rate))
 	}
 	for _, l := range m.lanes {
+		first := m.lanes[0] // raftkv's, if it was measured
+		ratio := figure{Name: "first is x", Value: first.rate() / max(1, l.rate()), decimals: 2}
+		if m.rate > 0 {
+			ratio = figure{Name: "first's p99 is x", Value: first.ms(99) / l.ms(99), decimals: 2}
+		}
 		o.Lines = append(o.Lines, line{Name: l.name, Turns: l.turnRates, Remarks: l.remarks(), Figures: []figure{
 			{Name: "rate/s", Value: l.rate()},
 			{Name: "+- %", Value: 100 * spread(l.turnRates)},
@@ -106,7 +111,7 @@ func (m *measured) outcome() outcome {
 			{Name: "p99.9 ms", Value: l.ms(99.9), decimals: 2},
 			{Name: "server us/op", Value: l.perOp(l.serverCPU), decimals: 1},
 			{Name: "client us/op", Value: l.perOp(l.clientCPU), decimals: 1},
-			{Name: "raftkv is x", Value: m.lanes[0].rate() / max(1, l.rate()), decimals: 2},
+			ratio,
 		}})
 	}
 	return o
