@@ -35,7 +35,7 @@ type contestant struct {
 
 func (g *growth) contestants() []contestant {
 	own := g.bench.raftkv
-	own.flags = append([]string{"--quota", fmt.Sprint(int64(growthQuota))}, own.flags...)
+	own.flags = append([]string{"--quota", fmt.Sprintf("%dGiB", growthQuota>>30)}, own.flags...)
 	rival := g.bench.etcd
 	rival.quota = growthQuota
 	return []contestant{
@@ -194,7 +194,7 @@ func (g *growth) byKeys(ctx context.Context) ([]*chart, error) {
 		memory:  &chart{file: "growth-memory.svg", title: "Memory with more keys, one node", x: "keys", y: "resident bytes a key", logY: true},
 		restart: &chart{file: "growth-restart.svg", title: "Restart with more keys, one node", x: "keys", y: "seconds until ready", logY: true},
 	}
-	most := map[string]uint64{raftkvSeries: 10_000_000, etcdSeries: 1_000_000}
+	most := map[string]uint64{raftkvSeries: g.mostKeys, etcdSeries: min(g.mostKeys, 1_000_000)}
 	for _, who := range g.contestants() {
 		err := g.with(ctx, who, 1, func(c *cluster) error {
 			f := &full{bench: g.bench, cluster: c, dial: who.dial}

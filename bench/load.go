@@ -137,7 +137,7 @@ func (l load) run(ctx context.Context, clients []client, pids []int) (*result, e
 // turn is a load that is being run.
 type turn struct {
 	load
-	begin, from, until time.Time // requests count that are done between the last two
+	begin, from, until time.Time      // requests count that are done between the last two
 	due                chan time.Time // open loop: when requests are to begin
 	cancelled          atomic.Bool
 	shards             [8]shard

@@ -73,6 +73,7 @@ type options struct {
 	flags        string // of raftkv
 	kills        int
 	keys         uint64
+	mostKeys     uint64
 	snapshotRate float64
 	snapshotTime time.Duration
 }
@@ -89,6 +90,7 @@ func parseOptions(args []string) (o options, err error) {
 	fs.StringVar(&o.flags, "raftkv-flags", "", "further flags for raftkv, for experiments")
 	fs.IntVar(&o.kills, "kills", 20, "how often the leader is killed")
 	fs.Uint64Var(&o.keys, "keys", 1_000_000, "keys in the rows about a million")
+	fs.Uint64Var(&o.mostKeys, "most-keys", 10_000_000, "keys up to which growth is measured")
 	fs.Float64Var(&o.snapshotRate, "snapshot-rate", 4000, "PUTs a second beside snapshots")
 	fs.DurationVar(&o.snapshotTime, "snapshot-time", 3*time.Minute, "for how long")
 	fs.StringVar(&o.dir, "dir", os.TempDir(), "directory for the servers' files, on the disk that is to be measured")

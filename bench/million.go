@@ -36,7 +36,7 @@ func (b *bench) millionRows(ctx context.Context) ([]outcome, error) {
 		snapshot: outcome{Row: snapshotName},
 		restart: outcome{Row: restartName, Notes: []string{
 			"a follower, killed and started; until it says that it is ready and has applied what its leader had"}},
-		join: outcome{Row: joinName, Notes: []string{"a fourth node, from its start until it is ready and votes"}},
+		join: outcome{Row: joinName, Notes: []string{"a fourth node, from its start until it votes, is ready and has applied what the leader had"}},
 	}
 	if b.lanes.MatchString("raftkv") {
 		if err := b.fullCluster(ctx, t, "raftkv", b.raftkv, dialRaftkv); err != nil {
@@ -215,11 +215,18 @@ func (f *full) join(ctx context.Context, t *millionTable) error {
 			return err
 		}
 	}
+	goal, err := f.state(leader)
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	if err := f.start(n); err != nil {
 		return err
 	}
 	if err := join(ctx, leader, n); err != nil {
+		return err
+	}
+	if err := f.caughtUp(ctx, n, goal.applied); err != nil {
 		return err
 	}
 	t.join.Lines = append(t.join.Lines, line{Name: f.name, Figures: []figure{
@@ -251,13 +258,9 @@ func (f *full) addLearner(ctx context.Context, leader, n *node) (join func(ctx c
 		return ask("POST", "http://"+leader.client+"/v3/cluster/member/add", body, &added)
 	})
 	return func(ctx context.Context, leader, n *node) error {
-		err := waitFor(ctx, startLimit, func() error {
+		return waitFor(ctx, startLimit, func() error {
 			body := fmt.Sprintf(`{"ID":%q}`, added.Member.ID)
 			return ask("POST", "http://"+leader.client+"/v3/cluster/member/promote", body, nil)
 		})
-		if err != nil {
-			return err
-		}
-		return f.waitNode(ctx, n)
 	}, err
 }
