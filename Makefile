@@ -42,6 +42,9 @@ check: ## formatting, vet, staticcheck, errcheck, go mod tidy, generated code
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod errcheck -ignoretests -ignoregenerated -exclude tools/errcheck.txt ./...
 	go mod tidy -diff
+	cd bench && go vet ./... && go test ./... && go mod tidy -diff && \
+		go tool -modfile=../tools/go.mod staticcheck ./... && \
+		go tool -modfile=../tools/go.mod errcheck -ignoretests -exclude ../tools/errcheck.txt ./...
 	@echo "check: go generate"; was=$$($(STATE)); go generate ./... && test "$$was" = "$$($(STATE))" || { echo "go generate changed files: commit them" >&2; exit 1; }
 
 # The benchmark is a module of its own: what it measures and compares with is no

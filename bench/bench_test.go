@@ -244,7 +244,7 @@ func TestSplit(t *testing.T) {
 }
 
 func TestChart(t *testing.T) {
-	c := &chart{file: "c.svg", title: "t", x: "x", y: "y", logY: true}
+	c := &chart{file: "c.svg", title: "t", x: "x", y: "y", logY: true, binary: true}
 	for _, x := range []float64{1, 1024, 1e6} {
 		c.add("a", x, x)
 		c.add("b", x, 2*x)

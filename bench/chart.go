@@ -15,6 +15,7 @@ type chart struct {
 	file, title string
 	x, y        string // what the axes are; x is logarithmic
 	logY        bool
+	binary      bool // x in powers of two, as sizes are
 	curves      []*curve
 }
 
@@ -51,7 +52,7 @@ func (c *chart) draw(dir string) error {
 	} else {
 		p.Y.Min = 0
 	}
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.Left = true, c.rises() // where the curves are not
 	p.Add(plotter.NewGrid())
 	for i, cu := range c.curves {
 		line, points, err := plotter.NewLinePoints(cu.points)
@@ -76,7 +77,7 @@ func (c *chart) ticks() []plot.Tick {
 	for _, cu := range c.curves {
 		for _, p := range cu.points {
 			if !seen[p.X] {
-				ticks = append(ticks, plot.Tick{Value: p.X, Label: shortNumber(p.X)})
+				ticks = append(ticks, plot.Tick{Value: p.X, Label: c.short(p.X)})
 			}
 			seen[p.X] = true
 		}
@@ -84,13 +85,26 @@ func (c *chart) ticks() []plot.Tick {
 	return ticks
 }
 
-// shortNumber returns 1000000 as 1M and 65536 as 64Ki.
-func shortNumber(v float64) string {
-	n := int64(v)
-	for _, u := range []struct {
-		size int64
-		name string
-	}{{1 << 20, "Mi"}, {1e6, "M"}, {1 << 10, "Ki"}, {1e3, "k"}} {
+// rises tells whether the first curve ends higher than it begins.
+func (c *chart) rises() bool {
+	points := c.curves[0].points
+	return points[len(points)-1].Y > points[0].Y
+}
+
+// unit is a large number that has a letter.
+type unit struct {
+	size int64
+	name string
+}
+
+// short returns a place on the axis, as 10k or, with binary, 64Ki for 65536.
+func (c *chart) short(x float64) string {
+	units := []unit{{1e6, "M"}, {1e3, "k"}}
+	if c.binary {
+		units = []unit{{1 << 20, "Mi"}, {1 << 10, "Ki"}}
+	}
+	n := int64(x)
+	for _, u := range units {
 		if n >= u.size && n%u.size == 0 {
 			return fmt.Sprintf("%d%s", n/u.size, u.name)
 		}
@@ -104,7 +118,7 @@ func (c *chart) outcome() outcome {
 	for _, cu := range c.curves {
 		l := line{Name: cu.name}
 		for _, p := range cu.points {
-			l.Figures = append(l.Figures, figure{Name: shortNumber(p.X), Value: p.Y, decimals: 1})
+			l.Figures = append(l.Figures, figure{Name: c.short(p.X), Value: p.Y, decimals: 1})
 		}
 		o.Lines = append(o.Lines, l)
 	}

@@ -167,7 +167,7 @@ func (g *growth) byConnections(ctx context.Context) ([]*chart, error) {
 }
 
 func (g *growth) bySize(ctx context.Context) ([]*chart, error) {
-	rates := &chart{file: "growth-values.svg", title: "Larger values", x: "bytes of a value", y: "requests/s", logY: true}
+	rates := &chart{file: "growth-values.svg", title: "Larger values", x: "bytes of a value", y: "requests/s", logY: true, binary: true}
 	const most = 64 << 20 // bytes of all values
 	for _, who := range g.contestants() {
 		err := g.with(ctx, who, 3, func(c *cluster) error {
