@@ -82,13 +82,13 @@ func (b *bench) fullCluster(ctx context.Context, t *millionTable, name string, s
 	if err := f.fill(ctx, t); err != nil {
 		return err
 	}
-	if name == "raftkv" && b.wanted(snapshotName) { // etcd has no such moments: its backend is a database on disk
-		if err := f.besideSnapshots(ctx, t); err != nil {
+	if b.wanted(restartName) { // while both systems have had the same writes
+		if err := f.restart(ctx, t); err != nil {
 			return err
 		}
 	}
-	if b.wanted(restartName) {
-		if err := f.restart(ctx, t); err != nil {
+	if name == "raftkv" && b.wanted(snapshotName) { // etcd has no such moments: its backend is a database on disk
+		if err := f.besideSnapshots(ctx, t); err != nil {
 			return err
 		}
 	}
