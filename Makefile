@@ -14,11 +14,11 @@ RACE ?= $(shell go build -race runtime/cgo 2>/dev/null && echo -race)
 TIMEOUT ?= 10m
 TESTFLAGS ?=
 
-.PHONY: help build run test check fmt clean
+.PHONY: help build run test check bench bench-quick bench-growth fmt clean
 .DEFAULT_GOAL := build
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 build: ## build ./raftkv
 	go build -o raftkv .
@@ -42,7 +42,23 @@ check: ## formatting, vet, staticcheck, errcheck, go mod tidy, generated code
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod errcheck -ignoretests -ignoregenerated -exclude tools/errcheck.txt ./...
 	go mod tidy -diff
+	cd bench && go vet ./... && go test ./... && go mod tidy -diff && \
+		go tool -modfile=../tools/go.mod staticcheck ./... && \
+		go tool -modfile=../tools/go.mod errcheck -ignoretests -exclude ../tools/errcheck.txt ./...
 	@echo "check: go generate"; was=$$($(STATE)); go generate ./... && test "$$was" = "$$($(STATE))" || { echo "go generate changed files: commit them" >&2; exit 1; }
+
+# The benchmark is a module of its own: what it measures and compares with is no
+# part of the server. BENCHFLAGS as in `make bench BENCHFLAGS='-rows PUT -v'`.
+BENCHFLAGS ?=
+
+bench: ## raftkv beside etcd, the whole table; docs/performance.md tells more
+	cd bench && go run . -json bench.json $(BENCHFLAGS)
+
+bench-quick: ## its PUT and GET rows, in under two minutes
+	cd bench && go run . -quick $(BENCHFLAGS)
+
+bench-growth: ## how cost grows; makes the plots in docs/
+	cd bench && go run . -growth ../docs $(BENCHFLAGS)
 
 fmt: ## gofmt -w, go mod tidy
 	go fmt ./...
