@@ -14,9 +14,10 @@ const (
 	// single command is larger.
 	maxBatchBytes    = 1 << 20
 	maxBatchCommands = 4096
-	// maxBatchesInFlight: what costs is the fixed price of a round (entry,
-	// fsync, message, wake-ups), so few large batches beat many small ones.
-	maxBatchesInFlight = 2
+	// fullBatchBytes do not wait for the end of the batch before.
+	fullBatchBytes = 256 << 10
+	// maxBatchesInFlight: more would only make them smaller.
+	maxBatchesInFlight = 4
 	// maxQueuedCommands and maxQueuedBytes bound what waits for a batch.
 	// Past them requests are refused, before they are proposed.
 	maxQueuedCommands = 16384
@@ -47,6 +48,7 @@ type batch struct {
 	id       batchID
 	data     []byte
 	requests []*request
+	began    time.Time
 	deadline time.Time // of the last request: nobody waits longer
 
 	// What became of the latest attempt to hand it to raft:
@@ -67,8 +69,8 @@ type proposal struct {
 }
 
 // proposer turns the commands of many handlers into few raft entries. Whatever
-// is waiting when the previous batch is on its way becomes the next batch; a
-// lone writer goes at once, and no timer holds anyone back.
+// has gathered when the batch before is applied becomes the next one (gather.go
+// says what else it waits for).
 //
 // A proposal can be lost without a word: forwarded to a leader that is gone,
 // or overwritten by the log of another. So each batch is proposed again, under
@@ -85,6 +87,8 @@ type proposer struct {
 	mu       sync.Mutex
 	queue    []*request
 	queued   int // bytes in queue
+	enough   int // so many in queue wake run
+	gather   gathering
 	inFlight []*batch
 	nextSeq  uint64
 	stopped  bool
@@ -133,7 +137,9 @@ func (p *proposer) enqueue(r *request) error {
 	r.deadline = time.Now().Add(p.timeout) // under the lock: the queue is in the order of deadlines
 	p.queue = append(p.queue, r)
 	p.queued += len(r.cmd)
-	p.wake()
+	if len(p.queue) >= p.enough || p.queued >= fullBatchBytes {
+		p.wake()
+	}
 	return nil
 }
 
@@ -149,13 +155,18 @@ func (p *proposer) run(ctx context.Context) error {
 	defer p.stop()
 	sweep := time.NewTicker(dropRetry)
 	defer sweep.Stop()
+	gathered := time.NewTimer(0) // when what has gathered by then goes
+	defer gathered.Stop()
 	for {
 		leader, term, changed := p.leaders.get()
-		if leader != 0 {
-			for b := p.next(term); b != nil; b = p.next(term) {
-				if !p.offer(ctx, b) {
-					return nil
-				}
+		for leader != 0 {
+			b, wait := p.next(term)
+			if b == nil {
+				gathered.Reset(wait)
+				break
+			}
+			if !p.offer(ctx, b) {
+				return nil
 			}
 		}
 		tick := sweep.C
@@ -165,6 +176,7 @@ func (p *proposer) run(ctx context.Context) error {
 		select {
 		case <-p.kick:
 		case <-changed:
+		case <-gathered.C:
 		case <-tick:
 			p.expire(time.Now())
 		case <-ctx.Done():
@@ -176,12 +188,17 @@ func (p *proposer) run(ctx context.Context) error {
 func (p *proposer) idle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.queue) == 0 && len(p.inFlight) == 0
+	if len(p.queue) > 0 || len(p.inFlight) > 0 {
+		return false
+	}
+	p.enough = 1 // the next request has to wake run
+	return true
 }
 
 // next picks the batch to hand to raft now: one in flight that needs another
-// try, else a new one; nil if there is none.
-func (p *proposer) next(term uint64) *batch {
+// try, else a new one. If there is none, it returns when to look again, unless
+// it is woken before.
+func (p *proposer) next(term uint64) (b *batch, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -191,13 +208,24 @@ func (p *proposer) next(term uint64) *batch {
 			if b.accepted {
 				p.retries++
 			}
-			return b
+			return b, 0
 		}
 	}
-	if len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= windowSize {
-		return nil
+	const never = time.Hour
+	p.enough = 1
+	switch {
+	case len(p.queue) == 0:
+		return nil, never
+	case len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= windowSize:
+		p.enough = maxQueuedCommands
+		return nil, never
+	case p.queued < fullBatchBytes:
+		if wait, p.enough = p.gather.hold(len(p.queue), len(p.inFlight), now); wait > 0 {
+			return nil, wait
+		}
 	}
-	return p.gather(term)
+	p.gather.begin(len(p.queue), len(p.inFlight), now)
+	return p.fill(term, now), 0
 }
 
 // due reports whether a batch in flight needs another try.
@@ -222,9 +250,9 @@ func (p *proposer) low() uint64 {
 	return low
 }
 
-// gather makes a batch of what is waiting.
-func (p *proposer) gather(term uint64) *batch {
-	b := &batch{offered: true, tried: term}
+// fill makes a batch of what is waiting; nil if everyone has hung up.
+func (p *proposer) fill(term uint64, now time.Time) *batch {
+	b := &batch{offered: true, tried: term, began: now}
 	size := 0
 	n := 0
 	for _, r := range p.queue {
@@ -328,6 +356,7 @@ func (p *proposer) take(seq uint64) *batch {
 	for i, b := range p.inFlight {
 		if b.id.seq == seq {
 			p.inFlight = append(p.inFlight[:i], p.inFlight[i+1:]...)
+			p.gather.end(b.began, len(b.requests), len(p.queue), time.Now())
 			p.wake()
 			return b
 		}

@@ -10,8 +10,9 @@ import (
 )
 
 // maxReadRounds bounds the ReadIndex rounds under way at once. Rounds may
-// overlap: readers that come while one is on its way need not wait for it.
-const maxReadRounds = 2
+// overlap: readers that come while one is on its way need not wait for it, if
+// that takes long (gather.go).
+const maxReadRounds = 4
 
 // reader answers one question: is what this node has applied fresh enough for
 // a linearizable read? (thesis §6.4)
@@ -32,6 +33,8 @@ type reader struct {
 
 	mu      sync.Mutex
 	waiting *readRound   // readers that no round serves yet; nil if none
+	enough  int          // so many waiting readers wake run
+	gather  gathering
 	rounds  []*readRound // under way or waiting for the state to catch up, oldest first
 	last    uint64       // counts attempts; makes the contexts unique
 	stopped bool
@@ -42,6 +45,8 @@ type readRound struct {
 	done     chan struct{} // closed when err is set
 	err      error
 	deadline time.Time // of the reader whose time is up first
+	readers  int
+	began    time.Time
 	attempts []uint64  // each a context that raft may answer
 	retryAt  time.Time
 	indexed  bool // raft has answered; what is missing is the applied state
@@ -80,9 +85,11 @@ func (r *reader) round(ctx context.Context, deadline time.Time) error {
 	}
 	if r.waiting == nil {
 		r.waiting = &readRound{done: make(chan struct{}), deadline: deadline}
-		r.wake()
 	}
 	round := r.waiting
+	if round.readers++; round.readers == 1 || round.readers == r.enough {
+		r.wake()
+	}
 	if deadline.Before(round.deadline) {
 		round.deadline = deadline
 	}
@@ -107,6 +114,8 @@ func (r *reader) run(ctx context.Context) error {
 	defer r.stop()
 	sweep := time.NewTicker(dropRetry)
 	defer sweep.Stop()
+	gathered := time.NewTimer(0) // when the readers that have gathered by then go
+	defer gathered.Stop()
 	var lastLeader, lastTerm uint64
 	for {
 		leader, term, changed := r.leaders.get()
@@ -114,13 +123,16 @@ func (r *reader) run(ctx context.Context) error {
 			r.retryAll() // rounds of the old leader are lost
 			lastLeader, lastTerm = leader, term
 		}
-		if leader != 0 {
-			for c := r.next(); c != nil; c = r.next() {
-				select {
-				case r.roundC <- c:
-				case <-ctx.Done():
-					return nil
-				}
+		for leader != 0 {
+			c, wait := r.next()
+			if c == nil {
+				gathered.Reset(wait)
+				break
+			}
+			select {
+			case r.roundC <- c:
+			case <-ctx.Done():
+				return nil
 			}
 		}
 		tick := sweep.C
@@ -130,6 +142,7 @@ func (r *reader) run(ctx context.Context) error {
 		select {
 		case <-r.kick:
 		case <-changed:
+		case <-gathered.C:
 		case <-tick:
 			r.expire(time.Now())
 		case <-ctx.Done():
@@ -144,8 +157,9 @@ func (r *reader) idle() bool {
 	return r.waiting == nil && len(r.rounds) == 0
 }
 
-// next returns the context of the round to ask for now, nil if there is none.
-func (r *reader) next() []byte {
+// next returns the context of the round to ask for now. If there is none, it
+// returns when to look again, unless it is woken before.
+func (r *reader) next() (context []byte, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -155,17 +169,23 @@ func (r *reader) next() []byte {
 			continue
 		}
 		if !now.Before(round.retryAt) {
-			return r.attempt(round, now)
+			return r.attempt(round, now), 0
 		}
 		asked++
 	}
+	const never = time.Hour
 	if r.waiting == nil || asked >= maxReadRounds {
-		return nil
+		return nil, never
 	}
+	if wait, r.enough = r.gather.hold(r.waiting.readers, asked, now); wait > 0 {
+		return nil, wait
+	}
+	r.gather.begin(r.waiting.readers, asked, now)
 	round := r.waiting
+	round.began = now
 	r.waiting = nil
 	r.rounds = append(r.rounds, round)
-	return r.attempt(round, now)
+	return r.attempt(round, now), 0
 }
 
 // attempt makes the context of another try. The leader keeps contexts of all
@@ -200,6 +220,11 @@ func (r *reader) find(attempt uint64) *readRound {
 	for _, round := range r.rounds {
 		if !round.indexed && slices.Contains(round.attempts, attempt) {
 			round.indexed = true
+			waiting := 0
+			if r.waiting != nil {
+				waiting = r.waiting.readers
+			}
+			r.gather.end(round.began, round.readers, waiting, time.Now())
 			return round
 		}
 	}
