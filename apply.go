@@ -136,6 +136,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 		}
 	}
 	kv.noteChecks()
+	kv.size.Store(kv.state.bytes)
 	kv.mu.Unlock()
 
 	// Only now that readers see the new state may anyone be told of it.
@@ -238,6 +239,7 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	kv.state = s
 	kv.agreement.worked = s.index
 	kv.noteChecks()
+	kv.size.Store(s.bytes)
 	window, m := s.windows[kv.proposals.node], s.membership.clone()
 	kv.mu.Unlock()
 	kv.due.reset()

@@ -109,14 +109,21 @@ func appendCommand(b, encoded []byte) []byte {
 
 // encodeWrite encodes a put or a delete.
 func encodeWrite(kind commandKind, c condition, key string, value []byte) []byte {
-	b := make([]byte, 0, 2+2*binary.MaxVarintLen64+len(key)+len(value))
+	b := make([]byte, 0, writeOverhead+len(key)+len(value))
+	return append(appendWriteHead(b, kind, c, key), value...)
+}
+
+// writeOverhead is how much longer than key and value a write is at most.
+const writeOverhead = 2 + 2*binary.MaxVarintLen64
+
+// appendWriteHead appends a write up to its value, which ends it.
+func appendWriteHead(b []byte, kind commandKind, c condition, key string) []byte {
 	b = append(b, byte(kind), byte(c.kind))
 	if c.kind == ifAtRevision {
 		b = binary.AppendUvarint(b, c.revision)
 	}
 	b = binary.AppendUvarint(b, uint64(len(key)))
-	b = append(b, key...)
-	return append(b, value...)
+	return append(b, key...)
 }
 
 // encodeAnnounce encodes a node's announcement of its client URL, the instance
@@ -151,7 +158,7 @@ func decodeBatch(data []byte) (batchID, []command, error) {
 		return batchID{}, nil, fmt.Errorf("%w: batch format %d", errUnknownCommand, format)
 	}
 	id := batchID{node: r.uvarint(), boot: r.uvarint(), seq: r.uvarint(), low: r.uvarint()}
-	var cmds []command
+	cmds := make([]command, 0, countCommands(r))
 	for !r.bad && len(r.b) > 0 {
 		c, err := decodeCommand(r.bytes())
 		if err != nil {
@@ -163,6 +170,15 @@ func decodeBatch(data []byte) (batchID, []command, error) {
 		return batchID{}, nil, errMalformed
 	}
 	return id, cmds, nil
+}
+
+// countCommands counts the commands in front of r.
+func countCommands(r fields) (n int) {
+	for len(r.b) > 0 && !r.bad {
+		r.bytes()
+		n++
+	}
+	return n
 }
 
 func decodeCommand(b []byte) (command, error) {

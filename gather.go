@@ -10,10 +10,12 @@ import "time"
 // fits into one. On two cores, 64 clients that write get 40 % more done when
 // their rounds wait for them, and each is answered sooner.
 //
-// A lone client never waits, and neither do clients that do not come back: a
-// wait that was in vain makes the next ones rarer.
+// Few clients never wait, nor do those who come when they like and not because
+// they were answered: a wait in vain makes the next ones rarer.
 
 const (
+	// fewest: for less it is not worth waiting.
+	fewest = 4
 	// fullRound: this many do not wait for more, also not for the end of the
 	// round before.
 	fullRound = 128
@@ -22,7 +24,7 @@ const (
 	roundSpacing = 4 * time.Millisecond
 	// maxPatience bounds the wait for those who were answered; less where
 	// rounds are shorter.
-	maxPatience = 2 * time.Millisecond
+	maxPatience = 3 * time.Millisecond
 	maxMisses   = 6 // a wait in vain is tried again after 2, 4, ... 64 rounds
 )
 
@@ -30,7 +32,8 @@ const (
 type gathering struct {
 	began    time.Time     // the latest round
 	ended    time.Time     // the round that ended last
-	patience time.Duration // how long after that to wait
+	took     time.Duration // that one
+	waiting  int           // how many had come when it ended
 	expected int           // how many to wait for
 	misses   int           // waits in vain, one after the other
 	skip     int           // rounds that do not wait
@@ -44,31 +47,36 @@ func (g *gathering) hold(have, underWay int, now time.Time) (wait time.Duration,
 		return 0, 0
 	case underWay > 0:
 		return max(0, roundSpacing-now.Sub(g.began)), fullRound
-	case have >= g.expected || g.skip > 0:
+	case have >= g.expected || g.expected < fewest || g.skip > 0:
 		return 0, 0
 	}
-	return max(0, g.patience-now.Sub(g.ended)), g.expected
+	return max(0, min(2*g.took, maxPatience)-now.Sub(g.ended)), g.expected
 }
 
 // begin notes that have requests begin a round.
 func (g *gathering) begin(have, underWay int, now time.Time) {
 	g.began = now
 	switch {
-	case underWay > 0: // it was not for these that anyone waited
+	case underWay > 0 || g.expected < fewest: // it was not for these that anyone waited
 	case g.skip > 0:
 		g.skip--
-	case have >= g.expected:
-		g.misses = 0
-	default:
+	case have < g.expected && g.vain(have-g.waiting, now.Sub(g.ended)):
 		g.misses = min(g.misses+1, maxMisses)
 		g.skip = 1 << g.misses
+	default:
+		g.misses = 0
 	}
+}
+
+// vain reports whether those who came after the round's end came hardly faster
+// than while it was under way: then it was not because of the answers.
+func (g *gathering) vain(came int, waited time.Duration) bool {
+	return time.Duration(came)*g.took <= 2*time.Duration(g.waiting)*waited
 }
 
 // end notes that a round has ended that served some, while others came to wait.
 // With one in ten missing, the next does not wait for the last.
 func (g *gathering) end(began time.Time, served, waiting int, now time.Time) {
-	g.ended = now
-	g.patience = min(2*now.Sub(began), maxPatience)
+	g.ended, g.took, g.waiting = now, now.Sub(began), waiting
 	g.expected = min(served+waiting-(served+waiting)/10, fullRound)
 }

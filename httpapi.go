@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -328,6 +328,14 @@ func setETag(h http.Header, revision uint64) {
 	}
 }
 
+// Header values that every answer to a read shares. Nobody may change them.
+var (
+	headerBytes        = []string{"application/octet-stream"}
+	headerNoSniff      = []string{"nosniff"}
+	headerLinearizable = []string{"linearizable"}
+	headerStale        = []string{"stale"}
+)
+
 // get answers a read.
 func (a *api) get(w http.ResponseWriter, r *http.Request, key string, cond condition, stale bool) error {
 	if err := a.prepareRead(w.Header(), r, stale); err != nil {
@@ -349,8 +357,7 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, cond condi
 	if it == nil {
 		return errNotFound
 	}
-	h["Content-Type"] = []string{"application/octet-stream"}
-	h["X-Content-Type-Options"] = []string{"nosniff"}
+	h["Content-Type"], h["X-Content-Type-Options"] = headerBytes, headerNoSniff
 	h["Content-Length"] = []string{strconv.Itoa(len(it.value))}
 	if r.Method == http.MethodHead {
 		return nil
@@ -363,14 +370,14 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, cond condi
 // request wants it, and says in the headers which it was.
 func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
 	if !stale {
-		h["Raftkv-Consistency"] = []string{"linearizable"}
+		h["Raftkv-Consistency"] = headerLinearizable
 		// A node that has just started may learn only now what is wrong with it.
 		return cmp.Or(a.confirm(r.Context()), a.kv.sound())
 	}
 	if a.kv.applied.get() == 0 {
 		return errNotReady // it joins, and has not got anything yet
 	}
-	h["Raftkv-Consistency"] = []string{"stale"}
+	h["Raftkv-Consistency"] = headerStale
 	if ms, ok := a.status.leaderContact(); ok {
 		h["Raftkv-Leader-Contact"] = []string{strconv.FormatInt(ms, 10)}
 	}
@@ -379,7 +386,8 @@ func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
 
 // put answers a write.
 func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condition) error {
-	head := encodeWrite(kindPut, cond, key, nil)
+	head := make([]byte, 0, writeOverhead+len(key)+int(min(max(r.ContentLength, 0), bodyChunk)))
+	head = appendWriteHead(head, kindPut, cond, key)
 	cmd, err := a.readValue(w, r, head)
 	if err != nil {
 		return err
@@ -407,11 +415,17 @@ func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
 		return err // the write may have happened, but what this node says of it is not to be trusted
 	}
 	h := w.Header()
-	setETag(h, res.revision)
 	if res.err != nil {
+		setETag(h, res.revision)
 		return res.err
 	}
-	h["Raftkv-Revision"] = []string{strconv.FormatUint(max(res.revision, res.deletion), 10)}
+	if res.revision == 0 {
+		h["Raftkv-Revision"] = []string{strconv.FormatUint(res.deletion, 10)}
+	} else { // the key's revision is the store's: one text
+		tag := etag(res.revision)
+		both := [...]string{tag, tag[1 : len(tag)-1]}
+		h["Etag"], h["Raftkv-Revision"] = both[:1:1], both[1:]
+	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -422,13 +436,20 @@ func (a *api) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]b
 	if r.ContentLength > a.maxValue {
 		return nil, fmt.Errorf("%w: %d bytes, %d are allowed", errTooLarge, r.ContentLength, a.maxValue)
 	}
+	// What a request announces is not what it sends: the buffer grows with
+	// what comes.
+	for missing := r.ContentLength; missing > 0; {
+		n := int(min(missing, max(bodyChunk, int64(len(cmd)))))
+		cmd = slices.Grow(cmd, n)
+		n, err := io.ReadFull(r.Body, cmd[len(cmd):len(cmd)+n])
+		cmd = cmd[:len(cmd)+n]
+		missing -= int64(n)
+		if err != nil {
+			return nil, bodyError(err)
+		}
+	}
 	if r.ContentLength >= 0 {
-		// What a request announces is not what it sends: the buffer grows
-		// with what comes.
-		buf := bytes.NewBuffer(cmd)
-		buf.Grow(int(min(r.ContentLength, bodyChunk)))
-		_, err := io.CopyN(buf, r.Body, r.ContentLength)
-		return buf.Bytes(), bodyError(err)
+		return cmd, nil
 	}
 	value, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxValue))
 	return append(cmd, value...), bodyError(err)

@@ -159,9 +159,10 @@ func (s *state) apply(c command) result {
 }
 
 func (s *state) put(c command) result {
-	old, exists := s.items.Get(c.key)
-	if !c.condition.holds(old) {
-		return failed(errPrecondition, old)
+	if c.condition.kind != always {
+		if old, _ := s.items.Get(c.key); !c.condition.holds(old) {
+			return failed(errPrecondition, old)
+		}
 	}
 	s.revision++
 	it := &item{
@@ -172,6 +173,7 @@ func (s *state) put(c command) result {
 		modRevision:    s.revision,
 		version:        1,
 	}
+	old, exists := s.items.Set(c.key, it) // nobody sees it before the lock is released
 	if exists {
 		it.createRevision, it.version = old.createRevision, old.version+1
 		s.bytes -= uint64(len(old.value))
@@ -181,7 +183,6 @@ func (s *state) put(c command) result {
 	}
 	s.bytes += uint64(len(it.value))
 	s.sum += itemHash(c.key, it)
-	s.items.Set(c.key, it)
 	return result{revision: s.revision}
 }
 
@@ -259,6 +260,8 @@ type kvstore struct {
 
 	mu    sync.RWMutex
 	state *state // guarded by mu; replaced when a snapshot is installed
+
+	size atomic.Uint64 // the state's bytes, as last published
 }
 
 // get returns a key's item, nil if there is none, and the store's revision.

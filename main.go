@@ -52,6 +52,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 		return exitOK
 	}
 	log := newLogger(cfg, stderr)
+	go tuneGC(ctx)
 	err = runNode(ctx, cfg, log)
 	if errors.Is(err, errRemoved) {
 		log.Info("this node was removed from the cluster and has stopped; its data directory is of no more use",

@@ -21,12 +21,17 @@ func (q *quota) reserve(key string, size int) (release func(), err error) {
 	if q.limit == 0 {
 		return func() {}, nil
 	}
+	growth := uint64(len(key) + size)
+	if q.kv.size.Load()+q.reserved.Load()+growth <= q.limit-q.limit/16 {
+		// Far from the limit it does not matter what the key has now.
+		q.reserved.Add(growth)
+		return func() { q.reserved.Add(-growth) }, nil
+	}
 	used, old := q.kv.used(key)
-	size += len(key)
-	if uint64(size) <= old {
+	if growth <= old {
 		return func() {}, nil // it takes no more than what it replaces
 	}
-	growth := uint64(size) - old
+	growth -= old
 	if used+q.reserved.Add(growth) > q.limit {
 		q.reserved.Add(-growth)
 		return nil, fmt.Errorf("%w: they take %d bytes, %d are allowed", errQuota, used, q.limit)

@@ -90,6 +90,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		agreement: agreement{own: make(chan *ownCheck, 1), worked: st.state.index, checked: st.state.checks.checked},
 	}
 	kv.noteChecks()
+	kv.size.Store(st.state.bytes)
 	life, end := context.WithCancel(context.Background())
 	group, life := errgroup.WithContext(life)
 	tick, _, _ := cfg.ticks()
