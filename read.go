@@ -32,8 +32,8 @@ type reader struct {
 	kick       chan struct{}
 
 	mu      sync.Mutex
-	waiting *readRound   // readers that no round serves yet; nil if none
-	enough  int          // so many waiting readers wake run
+	waiting *readRound // readers that no round serves yet; nil if none
+	enough  int        // so many waiting readers wake run
 	gather  gathering
 	rounds  []*readRound // under way or waiting for the state to catch up, oldest first
 	last    uint64       // counts attempts; makes the contexts unique
@@ -47,7 +47,7 @@ type readRound struct {
 	deadline time.Time // of the reader whose time is up first
 	readers  int
 	began    time.Time
-	attempts []uint64  // each a context that raft may answer
+	attempts []uint64 // each a context that raft may answer
 	retryAt  time.Time
 	indexed  bool // raft has answered; what is missing is the applied state
 }
