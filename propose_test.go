@@ -316,42 +316,82 @@ func TestProposeAgainInTheSameTerm(t *testing.T) {
 	})
 }
 
-// Guarantee: a lone write goes at once; what comes while two batches are on
-// their way becomes one batch, in the order in which it came.
+// takes takes the batch that is being offered now, checks which it is, and says
+// that raft has it.
+func (pt *proposeTest) takes(seq, low uint64, cmds ...string) {
+	pt.Helper()
+	p := pt.next()
+	if id, got := pt.open(p); id.seq != seq || id.low != low || !slices.Equal(got, cmds) {
+		pt.Fatalf("batch %+v is %q, want %d with low %d, %q", id, got, seq, low, cmds)
+	}
+	p.done(true, 1, true)
+}
+
+// Guarantee: a lone write goes at once; what comes while a batch is on its way
+// becomes one batch, in the order in which it came, and goes as soon as that is
+// applied: no timer holds anyone back.
 func TestProposeGathers(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
 		pt.leaders.set(1, 1)
 		start := time.Now()
 		var results []<-chan result
-		for i, cmd := range []string{"a", "b", "c", "d", "e"} {
+		results = append(results, pt.write("a"))
+		pt.takes(0, 0, "a")
+		for _, cmd := range []string{"b", "c", "d"} {
 			results = append(results, pt.write(cmd))
-			if i < maxBatchesInFlight {
-				p := pt.next()
-				if id, cmds := pt.open(p); id.seq != uint64(i) || id.low != 0 || !slices.Equal(cmds, []string{cmd}) {
-					pt.Fatalf("batch %+v is %q", id, cmds)
-				}
-				p.done(true, 1, true)
-			}
-		}
-		pt.quiet()
-		pt.apply(1, 1)
-		if id, cmds := pt.open(pt.next()); id.seq != 2 || id.low != 0 || !slices.Equal(cmds, []string{"c", "d", "e"}) {
-			pt.Fatalf("batch %+v is %q", id, cmds)
+			pt.quiet()
 		}
 		pt.apply(0, 1)
-		pt.apply(2, 3)
-		for i, rev := range []uint64{0, 100, 200, 201, 202} {
+		pt.takes(1, 1, "b", "c", "d")
+		pt.apply(1, 3)
+		for i, rev := range []uint64{0, 100, 101, 102} {
 			pt.want(results[i], result{revision: rev})
 		}
+		res := pt.write("e")
+		pt.takes(2, 2, "e")
+		pt.apply(2, 1)
+		pt.want(res, result{revision: 200})
 		if time.Since(start) != 0 {
 			pt.Fatalf("writes were held back for %v", time.Since(start))
 		}
-		res := pt.write("f")
-		if id, _ := pt.open(pt.next()); id.low != 3 {
-			pt.Fatalf("batch %+v does not say that all before it are settled", id)
+	})
+}
+
+// Guarantee: where batches take long they overlap, each later than the one
+// before by roundSpacing, but no more than maxBatchesInFlight; each says which
+// are settled, whatever their order.
+func TestProposeOverlaps(t *testing.T) {
+	testProposer(t, func(pt *proposeTest) {
+		pt.leaders.set(1, 1)
+		results := []<-chan result{pt.write("0")}
+		pt.takes(0, 0, "0")
+		for i := 1; i < maxBatchesInFlight; i++ {
+			results = append(results, pt.write(fmt.Sprint(i)))
+			time.Sleep(roundSpacing - 1)
+			pt.quiet()
+			time.Sleep(1)
+			pt.takes(uint64(i), 0, fmt.Sprint(i))
 		}
-		pt.apply(3, 1)
-		pt.want(res, result{revision: 300})
+		x, y := pt.write("x"), pt.write("y")
+		time.Sleep(time.Second)
+		pt.quiet() // enough are on their way
+		pt.apply(1, 1)
+		pt.takes(maxBatchesInFlight, 0, "x", "y")
+		for _, seq := range []uint64{0, 2, 3} {
+			pt.apply(seq, 1)
+		}
+		for i, c := range results {
+			pt.want(c, result{revision: 100 * uint64(i)})
+		}
+		pt.waits(x, y)
+		pt.apply(maxBatchesInFlight, 2)
+		pt.want(x, result{revision: 100 * maxBatchesInFlight})
+		pt.want(y, result{revision: 100*maxBatchesInFlight + 1})
+		res := pt.write("z")
+		time.Sleep(maxPatience) // for the other of x and y, at most
+		pt.takes(maxBatchesInFlight+1, maxBatchesInFlight+1, "z")
+		pt.apply(maxBatchesInFlight+1, 1)
+		pt.want(res, result{revision: 100 * (maxBatchesInFlight + 1)})
 	})
 }
 
@@ -464,6 +504,7 @@ func TestProposeStop(t *testing.T) {
 		taken := pt.write("taken")
 		pt.next().done(true, 1, true)
 		dropped := pt.write("dropped")
+		time.Sleep(roundSpacing)
 		pt.next().done(false, 1, true)
 		queued := pt.write("queued")
 		pt.stop()
@@ -490,10 +531,16 @@ func TestProposeVoid(t *testing.T) {
 		taken := pt.write("taken")
 		pt.next().done(true, 1, true)
 		offered := pt.write("offered")
+		time.Sleep(roundSpacing)
 		synctest.Wait()
+		queued := pt.write("queued")
+		if len(pt.p.inFlight) != 2 || len(pt.p.queue) != 1 {
+			pt.Fatalf("%d batches in flight, %d requests wait", len(pt.p.inFlight), len(pt.p.queue))
+		}
 		pt.p.void()
 		pt.want(taken, result{err: errStopping})
 		pt.want(offered, result{err: errStopping})
+		pt.want(queued, result{err: errStopping})
 		pt.want(pt.write("later"), result{err: errStopping})
 	})
 }
@@ -581,6 +628,7 @@ func TestProposeSettle(t *testing.T) {
 		covered := pt.write("covered")
 		pt.next().done(true, 1, false)
 		open := pt.write("open")
+		time.Sleep(roundSpacing)
 		pt.next().done(true, 1, false)
 		pt.p.settle(window{})
 		pt.p.settle(window{boot: 6, low: 100})
@@ -589,6 +637,7 @@ func TestProposeSettle(t *testing.T) {
 		pt.want(covered, result{err: errOutcomeUnknown})
 		pt.waits(open)
 		next := pt.write("next")
+		time.Sleep(roundSpacing)
 		if id, _ := pt.open(pt.next()); id.seq != 2 || id.low != 1 {
 			pt.Fatalf("the next batch is %+v", id)
 		}
@@ -610,6 +659,7 @@ func TestProposeWindowBound(t *testing.T) {
 		pt.next().done(true, 1, true)
 		for seq := uint64(1); seq < windowSize; seq++ {
 			res := pt.write("w")
+			time.Sleep(roundSpacing) // the stuck one is on its way
 			if id, _ := pt.open(pt.next()); id.seq != seq || id.low != 0 {
 				pt.Fatalf("batch %+v, want %d", id, seq)
 			}
@@ -621,6 +671,7 @@ func TestProposeWindowBound(t *testing.T) {
 		pt.quiet()
 		pt.apply(0, 1)
 		pt.want(stuck, result{})
+		time.Sleep(maxPatience) // for the client of the stuck one
 		if id, _ := pt.open(pt.next()); id.seq != windowSize || id.low != windowSize {
 			pt.Fatalf("batch %+v", id)
 		}

@@ -162,35 +162,75 @@ func TestReadNotServedByAnEarlierRound(t *testing.T) {
 		rt.applied.advance(11)
 		rt.want(late, nil)
 	})
+	testReader(t, func(rt *readTest) { // also not when its own is under way as well
+		rt.leaders.set(2, 1)
+		early := rt.read()
+		first := rt.next()
+		late := rt.read()
+		time.Sleep(roundSpacing)
+		second := rt.next()
+		rt.r.confirmed(first, 10)
+		rt.want(early, nil)
+		rt.waits(late)
+		rt.r.confirmed(second, 10)
+		rt.want(late, nil)
+	})
 }
 
-// Guarantee: many reads cost few rounds: those that wait share the next, and
-// no more than two are under way.
+// Guarantee: many reads cost few rounds: those that wait share the next, which
+// begins when the one before ends, or roundSpacing after it began; and no more
+// than maxReadRounds are under way, however many wait.
 func TestReadRoundsAreShared(t *testing.T) {
 	testReader(t, func(rt *readTest) {
 		rt.leaders.set(2, 1)
-		a := rt.read()
-		roundA := rt.next()
-		b := rt.read()
-		roundB := rt.next()
+		reads := []<-chan error{rt.read()}
+		rounds := [][]byte{rt.next()}
+		for len(rounds) < maxReadRounds {
+			reads = append(reads, rt.read())
+			time.Sleep(roundSpacing - 1)
+			rt.quiet()
+			time.Sleep(1)
+			rounds = append(rounds, rt.next())
+		}
 		var rest []<-chan error
-		for range 100 {
+		for range fullRound + 1 {
 			rest = append(rest, rt.read())
 		}
+		time.Sleep(2 * roundSpacing)
 		rt.quiet()
-		rt.r.confirmed(roundB, 10)
-		rt.want(b, nil)
-		roundC := rt.next()
+		rt.r.confirmed(rounds[1], 10)
+		rt.want(reads[1], nil)
+		round := rt.next()
 		rt.quiet()
-		rt.r.confirmed(roundC, 10)
+		rt.r.confirmed(round, 10)
 		for _, c := range rest {
 			rt.want(c, nil)
 		}
-		rt.waits(a)
-		rt.r.confirmed(roundA, 10)
-		rt.want(a, nil)
+		for i, c := range reads {
+			if i != 1 {
+				rt.waits(c)
+				rt.r.confirmed(rounds[i], 10)
+				rt.want(c, nil)
+			}
+		}
 		time.Sleep(testTimeout)
 		rt.quiet()
+	})
+	testReader(t, func(rt *readTest) { // no timer holds anyone back
+		rt.leaders.set(2, 1)
+		start := time.Now()
+		a := rt.read()
+		round := rt.next()
+		b, c := rt.read(), rt.read()
+		rt.quiet()
+		rt.r.confirmed(round, 10)
+		rt.r.confirmed(rt.next(), 10)
+		for _, c := range []<-chan error{a, b, c} {
+			rt.want(c, nil)
+		}
+		if time.Since(start) != 0 {
+			rt.Fatalf("reads were held back for %v", time.Since(start))
+		}
 	})
 }
 
@@ -244,6 +284,8 @@ func TestReadLeaderChange(t *testing.T) {
 			a := rt.read()
 			rt.next()
 			b := rt.read()
+			time.Sleep(roundSpacing)
+			synctest.Wait()
 			rt.leaders.set(3, 2) // while b's round is handed to the raft loop
 			rt.read()
 			roundB := rt.next()
@@ -339,8 +381,10 @@ func TestReadStop(t *testing.T) {
 		asked := rt.read()
 		rt.next()
 		behind := rt.read()
+		time.Sleep(roundSpacing)
 		rt.r.confirmed(rt.next(), 11) // not applied
 		taken := rt.read()
+		time.Sleep(roundSpacing)
 		rt.next()
 		waiting := rt.read()
 		rt.stop()
