@@ -31,14 +31,14 @@ func diskIdentity() identity {
 }
 
 // newDisk is the data directory of a node that has not run yet.
-func newDisk(t *testing.T) string {
+func newDisk(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers())))
 	return dir
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func must(t *testing.T, err error) {
 }
 
 // openDisk starts a life. Closing it early is allowed.
-func openDisk(t *testing.T, dir string) *openedStorage {
+func openDisk(t testing.TB, dir string) *openedStorage {
 	t.Helper()
 	o, err := openStorage(zap.NewNop(), dir, anyIdentity)
 	must(t, err)
@@ -57,7 +57,7 @@ func openDisk(t *testing.T, dir string) *openedStorage {
 
 // wantOneSnapshot checks that raft, the state and the storage speak of the
 // same snapshot: with two, entries would be applied twice or never.
-func wantOneSnapshot(t *testing.T, o *openedStorage) {
+func wantOneSnapshot(t testing.TB, o *openedStorage) {
 	t.Helper()
 	snap, err := o.mem.Snapshot()
 	must(t, err)
