@@ -63,7 +63,9 @@ func newAPITest(t *testing.T) *apiTest {
 		}
 		at.kv.mu.Lock()
 		defer at.kv.mu.Unlock()
-		return at.kv.state.apply(c)
+		res := at.kv.state.apply(c)
+		at.kv.size.Store(at.kv.state.bytes)
+		return res
 	}
 	at.leader = func(memberRequest) (memberReply, error) { return memberReply{}, nil }
 	s.members.ask = func(_ context.Context, _ string, _ uint64, r memberRequest) (memberReply, error) { return at.leader(r) }
