@@ -47,6 +47,9 @@ func runBench(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	if len(outcomes) == 0 {
+		return errors.New("no row has such a name")
+	}
 	printTargets(os.Stdout, outcomes)
 	if o.json == "" {
 		return nil

@@ -27,7 +27,10 @@ const (
 func main() {
 	// Servers die with the thread that starts them; this one lasts.
 	runtime.LockOSThread()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// Whatever ends it, the servers' files go: a closed pipe is an error of a
+	// write then, and no end without cleaning up.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := run(ctx, os.Args[1:])
 	stop()
 	if errors.Is(err, flag.ErrHelp) {
@@ -105,6 +108,14 @@ func parseOptions(args []string) (o options, err error) {
 	}
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	if o.turns < 1 || o.length <= 0 || o.warm < 0 || o.workersPer < 1 || o.keys < 1 {
+		return o, errors.New("-turns, -length, -workers-per-conn and -keys must be positive")
+	}
+	if o.json != "" { // rather now than after twenty minutes
+		if err := os.WriteFile(o.json, nil, 0o644); err != nil {
+			return o, err
+		}
 	}
 	var err2 error
 	o.rows, err = regexp.Compile(*rows)
