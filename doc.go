@@ -36,6 +36,7 @@ touches; the others reach it as said.
 	sendSnapshot, one for each       the file it reads             ends when sent
 	watchRemoval                     nothing                       errorC
 	letGo, one for a removed peer    nothing                       ends after three ticks
+	tuneGC, one for the process      nothing                       ends with a signal; not waited for
 	two listeners (listener.go)      their HTTP servers            stop, cut
 	HTTP handlers                    their request
 

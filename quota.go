@@ -22,10 +22,11 @@ func (q *quota) reserve(key string, size int) (release func(), err error) {
 		return func() {}, nil
 	}
 	growth := uint64(len(key) + size)
-	if q.kv.size.Load()+q.reserved.Load()+growth <= q.limit-q.limit/16 {
-		// Far from the limit it does not matter what the key has now.
-		q.reserved.Add(growth)
-		return func() { q.reserved.Add(-growth) }, nil
+	// Far from the limit it does not matter what the key has now.
+	for held := q.reserved.Load(); q.kv.size.Load()+held+growth <= q.limit-q.limit/16; held = q.reserved.Load() {
+		if q.reserved.CompareAndSwap(held, held+growth) {
+			return func() { q.reserved.Add(-growth) }, nil
+		}
 	}
 	used, old := q.kv.used(key)
 	if growth <= old {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -63,5 +65,41 @@ func TestQuotaConcurrent(t *testing.T) {
 	}
 	if _, err := at.a.quota.reserve("c", 1); !errors.Is(err, errQuota) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Guarantee: writes that come at the same moment do not get in together where
+// there is room for only some of them.
+func TestQuotaReservedAtOnce(t *testing.T) {
+	const limit, size, writers, rounds = 800, 499, 64, 2000 // with its key, 500 bytes: one fits
+	at := newAPITest(t)
+	at.a.quota.limit = limit
+	for range rounds {
+		var begin, done sync.WaitGroup
+		var admitted atomic.Int64
+		var releases [writers]func()
+		begin.Add(1)
+		for i := range writers {
+			done.Go(func() {
+				begin.Wait()
+				if release, err := at.a.quota.reserve("k", size); err == nil {
+					admitted.Add(1)
+					releases[i] = release
+				}
+			})
+		}
+		begin.Done()
+		done.Wait()
+		if n := admitted.Load(); n*(size+1) > limit {
+			t.Fatalf("%d writes of %d bytes got into %d", n, size+1, limit)
+		}
+		for _, release := range releases {
+			if release != nil {
+				release()
+			}
+		}
+	}
+	if n := at.a.quota.reserved.Load(); n != 0 {
+		t.Errorf("%d bytes stay reserved", n)
 	}
 }
