@@ -101,6 +101,15 @@ func appendBatchHeader(b []byte, id batchID) []byte {
 	return binary.AppendUvarint(b, id.low)
 }
 
+// batchNode returns the node that gathered a batch; 0 if data is none.
+func batchNode(data []byte) uint64 {
+	r := fields{b: data}
+	if r.byte() != batchFormat {
+		return 0
+	}
+	return r.uvarint()
+}
+
 // appendCommand adds one encoded command to a batch.
 func appendCommand(b, encoded []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(encoded)))

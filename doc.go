@@ -12,7 +12,7 @@ that are waiting into one batch and offers it to raft over proposeC. raft.go
 appends it to the log; storage.go makes it durable here, while the followers
 do the same; when a majority has it, raft hands it back over commitC. apply.go
 applies it to the state (kvstore.go), and only then wakes the handlers that
-wait.
+wait. The followers hear of that with what comes next (notice.go).
 
 # Goroutines
 

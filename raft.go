@@ -108,12 +108,15 @@ type raftStatus struct {
 
 // raftLoop is the state of the raft loop; nobody else touches it.
 type raftLoop struct {
-	rn      *raft.RawNode
-	appends []*raftpb.Message // for the persist loop
-	commits []commit          // for the apply loop
-	held    [][]byte          // ReadIndex contexts that must wait; see readIndex
-	sending map[uint64]bool   // nodes that a snapshot is on its way to
-	heard   map[uint64]time.Time
+	rn         *raft.RawNode
+	appends    []*raftpb.Message // for the persist loop
+	urgent     bool              // appends hold more than a new commit index
+	term, vote uint64            // as last given to the persist loop
+	notices    *notices
+	commits    []commit        // for the apply loop
+	held       [][]byte        // ReadIndex contexts that must wait; see readIndex
+	sending    map[uint64]bool // nodes that a snapshot is on its way to
+	heard      map[uint64]time.Time
 	// committedTerm is the term of the last entry known to be committed.
 	committedTerm uint64
 	// restored is the index of the newest snapshot that raft took over; its
@@ -158,7 +161,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	n.loop = raftLoop{rn: rn, heard: make(map[uint64]time.Time), sending: make(map[uint64]bool)}
+	n.loop = raftLoop{rn: rn, notices: newNotices(), heard: make(map[uint64]time.Time), sending: make(map[uint64]bool)}
 	n.publish()
 	if n.alone() {
 		// Nobody to wait for: no need to sit out the election timeout.
@@ -204,7 +207,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		// A nil channel disarms its case: the queues are offered whole, and
 		// whoever takes them gets everything that has gathered meanwhile.
 		var appendC chan<- []*raftpb.Message
-		if len(n.loop.appends) > 0 {
+		if n.loop.urgent {
 			appendC = n.appendC
 		}
 		var commitC chan<- []commit
@@ -215,8 +218,11 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		case <-ticker.C:
 			n.loop.rn.Tick()
 			n.noteNeeds()
+			n.loop.urgent = len(n.loop.appends) > 0
+		case <-n.loop.notices.due.C:
+			n.send(n.loop.notices.flush())
 		case appendC <- n.loop.appends:
-			n.loop.appends = nil
+			n.loop.appends, n.loop.urgent = nil, false
 		case commitC <- n.loop.commits:
 			n.loop.commits = nil
 		case m := <-n.recvC:
@@ -338,19 +344,46 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 	for _, m := range msgs {
 		switch {
 		case m.GetTo() == raft.LocalAppendThread:
-			n.loop.restored = max(n.loop.restored, m.GetSnapshot().GetMetadata().GetIndex())
-			n.loop.appends = append(n.loop.appends, m)
+			n.append(m)
 		case m.GetTo() == raft.LocalApplyThread:
 			n.commit(m)
 		case m.GetType() == raftpb.MsgSnap:
 			n.sendSnapshot(m)
 		default:
-			out = append(out, m)
+			out = n.loop.notices.add(out, m)
 		}
 	}
 	if len(out) > 0 {
 		n.send(out)
 	}
+}
+
+// append queues a storage message. A new commit index alone does not wake the
+// persist loop but goes with what comes next, or at the next tick: it needs no
+// fsync, since a node that starts again learns it from the others (thesis §3.8).
+func (n *raftNode) append(m *raftpb.Message) {
+	n.loop.restored = max(n.loop.restored, m.GetSnapshot().GetMetadata().GetIndex())
+	n.loop.appends = append(n.loop.appends, m)
+	n.loop.urgent = n.loop.urgent || !n.onlyCommits(m)
+	if m.Term != nil {
+		n.loop.term, n.loop.vote = m.GetTerm(), m.GetVote()
+	}
+	if n.status.Load().role == raft.StateLeader {
+		n.loop.notices.appended(m.GetEntries())
+	}
+}
+
+// onlyCommits reports whether a storage message says no more than a new commit index.
+func (n *raftNode) onlyCommits(m *raftpb.Message) bool {
+	if len(m.GetEntries()) > 0 || m.GetSnapshot() != nil {
+		return false
+	}
+	for _, resp := range m.GetResponses() {
+		if resp.GetType() != raftpb.MsgStorageAppendResp {
+			return false
+		}
+	}
+	return m.Term == nil || m.GetTerm() == n.loop.term && m.GetVote() == n.loop.vote
 }
 
 func (n *raftNode) commit(m *raftpb.Message) {

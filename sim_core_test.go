@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -215,5 +216,22 @@ func TestSimGracefulStop(t *testing.T) {
 		if took := time.Since(began); took > 500*time.Millisecond {
 			t.Errorf("after a graceful stop of the leader a write took %v", took)
 		}
+	})
+}
+
+// A commit index that nothing follows is in the log after the next tick.
+func TestSimCommitIndexIsWritten(t *testing.T) {
+	simulate(t, 1, func(c *simCluster) {
+		c.put(1, "k", c.value())
+		c.awaitPublished(1)
+		n := c.nodes[1].srv.node
+		want := n.status.Load().commit
+		time.Sleep(2 * n.tick)
+		c.stop(1) // what was not fsynced is on the disk then
+		log, err := readWAL(filepath.Join(c.nodes[1].dir, "wal"))
+		if err != nil || log.hard.GetCommit() < want {
+			t.Errorf("commit index %d, want %d; %v", log.hard.GetCommit(), want, err)
+		}
+		c.start(1)
 	})
 }

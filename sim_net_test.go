@@ -31,6 +31,7 @@ type simNet struct {
 	drop, dup float64
 	spoil     float64               // how often a snapshot breaks off, or comes with a bit flipped
 	transfers int                   // snapshots that were sent
+	empty     int                   // appends without entries that were sent
 	midway    func(from, to uint64) // called, if not nil, in the middle of each
 	slowest   time.Duration
 	cut       map[[2]uint64]bool // from, to
@@ -93,6 +94,12 @@ func (s *simNet) heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.cut)
+}
+
+func (s *simNet) emptyAppends() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.empty
 }
 
 // checkLeaders reports two leaders of one term (thesis §3.4, election safety).
@@ -243,6 +250,9 @@ func (s *simNet) send(sender *server, m *raftpb.Message) {
 			s.twoLead = true
 		}
 		s.leaders[m.GetTerm()] = m.GetFrom()
+		if typ == raftpb.MsgApp && len(m.GetEntries()) == 0 {
+			s.empty++
+		}
 	}
 	copies := 1
 	if s.rng.Float64() < s.dup {

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// noticeDelay is how long a follower may at most not hear that entries are
+// committed, where nobody waits for them.
+const noticeDelay = 5 * time.Millisecond
+
+// notices decides when followers hear of a new commit index. raft tells them at
+// once, in a message without entries that each must take in, write down and
+// answer: half of all that is sent for a write, though only the leader, which
+// knows already, has a client waiting. Mostly the next entries, which carry the
+// commit index along (thesis §3.5), follow at their heels. So a notice waits
+// for them, unless somebody waits at the follower: for a write that came
+// through it, or for a read whose index it was told.
+//
+// To raft a notice that is held is a slow message, and one that is replaced by
+// a newer one a lost message; both it must expect. The raft loop owns this.
+type notices struct {
+	told    map[uint64]uint64 // by node: the highest commit index sent to it
+	awaited map[uint64]uint64 // by node: up to here somebody may wait there
+	all     uint64            // up to here somebody may wait on any node
+	held    map[uint64]*raftpb.Message
+	due     *time.Timer // when what is held then goes
+}
+
+func newNotices() *notices {
+	n := &notices{
+		told: make(map[uint64]uint64), awaited: make(map[uint64]uint64),
+		held: make(map[uint64]*raftpb.Message), due: time.NewTimer(0),
+	}
+	n.due.Stop()
+	return n
+}
+
+// appended notes where somebody waits for entries that go into a leader's log:
+// on the node that proposed them, and, for all but batches, everywhere.
+func (n *notices) appended(entries []*raftpb.Entry) {
+	for _, e := range entries {
+		if node := proposerOf(e); node != 0 {
+			n.awaited[node] = e.GetIndex()
+		} else {
+			n.all = e.GetIndex()
+		}
+	}
+}
+
+// proposerOf returns the node that gathered a batch; 0 if an entry is none.
+func proposerOf(e *raftpb.Entry) uint64 {
+	if e.GetType() != raftpb.EntryNormal {
+		return 0
+	}
+	return batchNode(e.GetData())
+}
+
+// add appends m to out, the messages to send now, or holds it.
+func (n *notices) add(out []*raftpb.Message, m *raftpb.Message) []*raftpb.Message {
+	to, commit := m.GetTo(), m.GetCommit()
+	switch m.GetType() {
+	case raftpb.MsgReadIndexResp:
+		n.awaited[to] = max(n.awaited[to], m.GetIndex())
+		if h := n.held[to]; h != nil {
+			out = append(out, n.take(h))
+		}
+	case raftpb.MsgApp, raftpb.MsgHeartbeat:
+		if m.GetType() == raftpb.MsgApp && len(m.GetEntries()) == 0 && n.canWait(to, commit) {
+			if len(n.held) == 0 {
+				n.due.Reset(noticeDelay)
+			}
+			n.held[to] = m
+			return out
+		}
+		n.told[to] = max(n.told[to], commit)
+		if commit >= n.held[to].GetCommit() {
+			delete(n.held, to)
+		}
+	}
+	return append(out, m)
+}
+
+// canWait reports whether a message without entries is a notice of commit that
+// nobody waits for. What tells no news is one of raft's probes.
+func (n *notices) canWait(to, commit uint64) bool {
+	told := n.told[to]
+	return commit > told && n.awaited[to] <= told && n.all <= told
+}
+
+// take gives back what was held.
+func (n *notices) take(m *raftpb.Message) *raftpb.Message {
+	n.told[m.GetTo()] = m.GetCommit()
+	delete(n.held, m.GetTo())
+	return m
+}
+
+// flush gives back all that is held.
+func (n *notices) flush() (out []*raftpb.Message) {
+	for _, m := range n.held {
+		out = append(out, n.take(m))
+	}
+	return out
+}
