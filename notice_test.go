@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -125,6 +126,32 @@ func TestNoticeBeforeReadsAnswer(t *testing.T) {
 	nt.add(readAnswer(12))
 	nt.add(notice(12))
 	nt.wants(readAnswer(12), notice(12))
+}
+
+// recordingTransport is a transport that keeps what it is to send.
+type recordingTransport struct {
+	transport
+	sent []*raftpb.Message
+}
+
+func (t *recordingTransport) Send(msgs []*raftpb.Message) { t.sent = append(t.sent, msgs...) }
+
+// A message that brings a notice along leaves all others where they belong.
+func TestNoticeLosesNoOtherMessage(t *testing.T) {
+	tr := &recordingTransport{}
+	n := &raftNode{transport: tr, loop: raftLoop{notices: newNotices()}}
+	n.gate.open.Store(true)
+	n.status.Store(&raftStatus{role: raft.StateLeader})
+	to := func(node uint64, m *raftpb.Message) *raftpb.Message {
+		m.To = new(node)
+		return m
+	}
+	n.route([]*raftpb.Message{to(2, notice(10)), to(3, notice(10))})
+	store := to(raft.LocalAppendThread, &raftpb.Message{Type: raftpb.MsgStorageAppend.Enum(), Entries: batchFrom(1, 11)})
+	n.route([]*raftpb.Message{to(2, readAnswer(10)), to(3, readAnswer(10)), store})
+	if len(tr.sent) != 4 || len(n.loop.appends) != 1 || n.loop.appends[0] != store || !n.loop.urgent {
+		t.Errorf("sent %v, to the disk %v", tr.sent, n.loop.appends)
+	}
 }
 
 // On a network without delay nothing takes as long as a notice may be held: not

@@ -340,7 +340,7 @@ func (n *raftNode) handleReady() {
 
 // route sorts raft's messages: to the disk, to the state machine, to the peers.
 func (n *raftNode) route(msgs []*raftpb.Message) {
-	out := msgs[:0]
+	var out []*raftpb.Message
 	for _, m := range msgs {
 		switch {
 		case m.GetTo() == raft.LocalAppendThread:

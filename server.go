@@ -218,7 +218,16 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	cerr := errors.Join(clients.cut(), peers.cut())
 	err := s.group.Wait()
 	s.node.transport.Stop() // not before: the apply loop may be adding a peer
-	return errors.Join(err, cerr, s.storage.close())
+	return errors.Join(s.closeStorage(err), cerr)
+}
+
+// closeStorage closes the log once all goroutines have ended, and why. What
+// still waited for the persist loop, if that has not failed, goes in before.
+func (s *server) closeStorage(ended error) error {
+	if ended == nil {
+		ended = s.storage.append(s.node.loop.appends)
+	}
+	return errors.Join(ended, s.storage.close())
 }
 
 // drain is the graceful part of a stop: refuse new requests, hand over

@@ -227,7 +227,7 @@ func (c *simCluster) stop(id uint64) {
 		_, _ = n.srv.members.transfer(ctx, 0) // as server.drain: it stops all the same
 	}
 	c.halt(n)
-	if err := n.srv.storage.close(); err != nil {
+	if err := n.srv.closeStorage(n.err); err != nil {
 		c.t.Errorf("node %d: %v", id, err)
 	}
 	n.srv = nil
