@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -527,6 +528,46 @@ func TestAPIBrokenBody(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Guarantee: a request that does not arrive in time is told so, when README.md
+// says, whatever takes its body.
+func TestRequestReadLimit(t *testing.T) {
+	const limit = 35 * time.Second
+	readme, err := os.ReadFile("README.md")
+	must(t, err)
+	if !strings.Contains(string(readme), "has 35 s to arrive") {
+		t.Error("README.md does not name the limit")
+	}
+	inBackupBubble(t, func(b *backupTest) {
+		for _, tt := range []struct{ target, headers string }{
+			{"PUT /k", "Content-Length: 10"},
+			{"PUT /k", "Transfer-Encoding: chunked"},
+			{"GET /k", "Content-Length: 10"},
+			{"POST /2", "Content-Length: 10"},
+			{"POST /v1/members", "Content-Type: application/json\r\nContent-Length: 10"},
+		} {
+			conn, err := b.dial(b.Context(), "", "")
+			must(t, err)
+			defer conn.Close()
+			began := time.Now()
+			_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: 127.0.0.1\r\n%s\r\n\r\n", tt.target, tt.headers)
+			must(t, err)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			must(t, err)
+			if took := time.Since(began); resp.StatusCode != 408 || took != limit {
+				t.Errorf("%+v: %s after %v, want 408 after %v", tt, resp.Status, took, limit)
+			}
+			body, err := io.ReadAll(resp.Body)
+			must(t, err)
+			if !strings.Contains(string(body), `"code":"request_timeout"`) {
+				t.Errorf("%+v: %s", tt, body)
+			}
+		}
+		if b.proposed != 0 {
+			t.Error("proposed")
+		}
+	})
 }
 
 // Guarantee: each error keeps its status, its stable code and what it says of
