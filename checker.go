@@ -112,7 +112,8 @@ type checker struct {
 
 	// Of lead alone:
 	lastFull uint64 // the last full check that it knows of
-	lastSeen uint64 // the last decided one
+	looked   bool   // it has looked since the node caught up
+	lastSeen uint64 // the last decided one then
 	since    int    // intervals since then
 }
 
@@ -235,16 +236,20 @@ func (c *checker) ask(ctx context.Context, full bool) {
 	}
 }
 
-// see notes when a check was decided. The apply loop reads no clock.
+// see notes when a check was decided. The apply loop reads no clock. What was
+// decided before the first look is of the past, nobody knows of when.
 func (c *checker) see() {
+	if !c.caughtUp.Load() {
+		return // in the log there may be more of the past
+	}
 	c.kv.mu.RLock()
 	index := c.kv.state.checks.checked
 	c.kv.mu.RUnlock()
-	if index != c.lastSeen && c.caughtUp.Load() { // else it is one of the past
+	if c.looked && index != c.lastSeen {
 		now := time.Now()
 		c.kv.agreement.seen.Store(&now)
 	}
-	c.lastSeen = index
+	c.looked, c.lastSeen = true, index
 }
 
 // giveUp hands leadership to a voter that has not diverged, if this node has.

@@ -48,6 +48,35 @@ func TestSimNoChecks(t *testing.T) {
 	})
 }
 
+// A node that starts again does not take a check of the past for one of now.
+func TestSimCheckedAtAfterRestart(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.leader()
+		c.awaitLevel(c.up()...)
+		c.put(1, "k", c.value())
+		c.awaitCheck(c.up()...)
+		for _, id := range c.up() {
+			c.crash(id)
+			c.start(id)
+			srv := c.nodes[id].srv
+			c.await("the node to catch up", srv.caughtUp.Load)
+			time.Sleep(srv.cfg.ElectionTimeout) // it has looked
+			if st := srv.api.status.get(); st.CheckedIndex == 0 || st.CheckedAt != nil {
+				t.Errorf("node %d: check %d was seen at %v", id, st.CheckedIndex, st.CheckedAt)
+			}
+		}
+		began := time.Now()
+		c.put(1, "k", c.value())
+		c.awaitCheck(c.up()...)
+		time.Sleep(time.Second)
+		for _, id := range c.up() {
+			if at := c.nodes[id].srv.api.status.get().CheckedAt; at == nil || at.Before(began) || at.After(time.Now()) {
+				t.Errorf("node %d: the check was seen at %v, between %v and %v", id, at, began, time.Now())
+			}
+		}
+	})
+}
+
 // Members that come and go between and within checks, and nodes that get there
 // by snapshots, never make a false alarm: simCluster.check looks for one.
 func TestSimChecksAmongChanges(t *testing.T) {
