@@ -111,9 +111,12 @@ type checker struct {
 	propose  func(ctx context.Context, cmd []byte) result
 
 	// Of lead alone:
-	lastFull uint64 // the last full check that it knows of
-	lastSeen uint64 // the last decided one
-	since    int    // intervals since then
+	lastFull  uint64    // the last full check that it knows of
+	since     int       // intervals since then
+	looked    bool      // it has looked since the node caught up
+	lastSeen  uint64    // the last decided check then
+	lastAsked uint64    // the newest checkpoint then
+	askedAt   time.Time // when it saw that one come; zero: not in this life
 }
 
 // report answers checkpoints, for every node, until ctx ends.
@@ -179,7 +182,9 @@ func (c *checker) pause(ctx context.Context) bool {
 }
 
 // lead asks for checkpoints while this node leads, and gives leadership up
-// when it must not serve.
+// when it must not serve. A node that comes to lead does not wait for its next
+// interval if none has come within one: while leaders change more often than
+// that, no node might lead when its interval ends.
 func (c *checker) lead(ctx context.Context) error {
 	var every <-chan time.Time
 	if c.interval > 0 {
@@ -189,32 +194,36 @@ func (c *checker) lead(ctx context.Context) error {
 	}
 	look := time.NewTicker(c.elected / 4)
 	defer look.Stop()
+	led := false // at the last look
 	for {
 		select {
 		case <-look.C:
 			c.see()
-			if leader, _, _ := c.leaders.get(); leader == c.id {
+			leader, _, _ := c.leaders.get()
+			leads := leader == c.id
+			if leads {
 				c.giveUp(ctx)
 			}
-		case <-every:
-			leader, _, _ := c.leaders.get()
-			if wanted, full := c.due(); wanted && leader == c.id {
-				c.ask(ctx, full)
+			if leads && !led && c.interval > 0 && time.Since(c.askedAt) >= c.interval {
+				c.askIfDue(ctx)
 			}
+			led = leads
+		case <-every:
+			c.since++
+			c.askIfDue(ctx)
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// due decides, once an interval, whether the leader should ask for a check. All
-// nodes count the intervals, so that full checks do not depend on one node
+// due decides whether the leader should ask for a check, if it is time for one.
+// All nodes count the intervals, so that full checks do not depend on one node
 // leading for long.
 func (c *checker) due() (wanted, full bool) {
 	c.kv.mu.RLock()
 	defer c.kv.mu.RUnlock()
 	s := c.kv.state
-	c.since++
 	if s.level < checkLevel {
 		if c.since == sayOffAfter {
 			c.log.Warn("the replicas do not check each other yet: these members have not said that their programs know how",
@@ -229,22 +238,34 @@ func (c *checker) due() (wanted, full bool) {
 	return full || c.kv.agreement.worked > s.checks.index || s.checks.undecided(), full
 }
 
-func (c *checker) ask(ctx context.Context, full bool) {
+func (c *checker) askIfDue(ctx context.Context) {
+	wanted, full := c.due()
+	if leader, _, _ := c.leaders.get(); !wanted || leader != c.id {
+		return
+	}
 	if err := c.propose(ctx, encodeCheckpoint(full)).err; err != nil {
 		c.log.Debug("the checkpoint is not in the log yet", zap.Error(err))
 	}
 }
 
-// see notes when a check was decided. The apply loop reads no clock.
+// see notes when a check was asked for, and when one was decided. The apply loop
+// reads no clock. What was there before the first look is of the past, nobody
+// knows of when.
 func (c *checker) see() {
+	if !c.caughtUp.Load() {
+		return // in the log there may be more of the past
+	}
 	c.kv.mu.RLock()
-	index := c.kv.state.checks.checked
+	asked, decided := c.kv.state.checks.index, c.kv.state.checks.checked
 	c.kv.mu.RUnlock()
-	if index != c.lastSeen && c.caughtUp.Load() { // else it is one of the past
-		now := time.Now()
+	now := time.Now()
+	if c.looked && asked != c.lastAsked {
+		c.askedAt = now
+	}
+	if c.looked && decided != c.lastSeen {
 		c.kv.agreement.seen.Store(&now)
 	}
-	c.lastSeen = index
+	c.looked, c.lastAsked, c.lastSeen = true, asked, decided
 }
 
 // giveUp hands leadership to a voter that has not diverged, if this node has.

@@ -102,7 +102,7 @@ func (ms *members) knowsLeader(ctx context.Context, id uint64) error {
 // a learner or to move: its successor then carries that out.
 func (ms *members) handOver(ctx context.Context) error {
 	if _, err := ms.transfer(ctx, 0); err != nil {
-		ms.log.Info("leadership was not handed over; trying again", zap.Error(err))
+		ms.log.Info("a membership change waits for another leader", zap.Error(err))
 		return errNoLeader
 	}
 	return errElsewhere
@@ -134,9 +134,9 @@ func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err 
 		case <-changed:
 			leader, _, changed = ms.leaders.get()
 		case <-limit.C:
-			return 0, errNotHandedOver
+			return 0, fmt.Errorf("%w within one election timeout", errNotHandedOver)
 		case <-ctx.Done():
-			return 0, errNotHandedOver
+			return 0, fmt.Errorf("%w in time", errNotHandedOver)
 		}
 	}
 	return leader, nil

@@ -95,7 +95,7 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 		return a.serveRoot(w, r)
 	case path == "livez" || path == "readyz" || path == "metrics" || first == "v1":
 		return a.serveV1(w, r, path)
-	case a.profiles && strings.HasPrefix(path, "debug/pprof/"):
+	case a.profiles && (path == "debug/pprof" || strings.HasPrefix(path, "debug/pprof/")):
 		return serveProfiles(w, r)
 	case reserved(first):
 		return fmt.Errorf("%w: paths under /%s are reserved; for a key of that name use /v1/kv/%s",
@@ -144,7 +144,7 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 		return fmt.Errorf("%w: /%s is not a key in the short form; use /v1/kv/%s", errBadRequest, path, url.PathEscape(path))
 	}
 	if !ok {
-		return fmt.Errorf("%w: there is nothing at /%s; see GET /", errNotFound, path)
+		return fmt.Errorf("%w: /%s; see GET /", errNoSuchPath, path)
 	}
 	return route.serve(w, r)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -529,6 +530,46 @@ func TestAPIBrokenBody(t *testing.T) {
 	}
 }
 
+// Guarantee: a request that does not arrive in time is told so, when README.md
+// says, whatever takes its body.
+func TestRequestReadLimit(t *testing.T) {
+	const limit = 35 * time.Second
+	readme, err := os.ReadFile("README.md")
+	must(t, err)
+	if !strings.Contains(string(readme), "has 35 s to arrive") {
+		t.Error("README.md does not name the limit")
+	}
+	inBackupBubble(t, func(b *backupTest) {
+		for _, tt := range []struct{ target, headers string }{
+			{"PUT /k", "Content-Length: 10"},
+			{"PUT /k", "Transfer-Encoding: chunked"},
+			{"GET /k", "Content-Length: 10"},
+			{"POST /2", "Content-Length: 10"},
+			{"POST /v1/members", "Content-Type: application/json\r\nContent-Length: 10"},
+		} {
+			conn, err := b.dial(b.Context(), "", "")
+			must(t, err)
+			defer conn.Close()
+			began := time.Now()
+			_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: 127.0.0.1\r\n%s\r\n\r\n", tt.target, tt.headers)
+			must(t, err)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			must(t, err)
+			if took := time.Since(began); resp.StatusCode != 408 || took != limit {
+				t.Errorf("%+v: %s after %v, want 408 after %v", tt, resp.Status, took, limit)
+			}
+			body, err := io.ReadAll(resp.Body)
+			must(t, err)
+			if !strings.Contains(string(body), `"code":"request_timeout"`) {
+				t.Errorf("%+v: %s", tt, body)
+			}
+		}
+		if b.proposed != 0 {
+			t.Error("proposed")
+		}
+	})
+}
+
 // Guarantee: each error keeps its status, its stable code and what it says of
 // the request's fate, for clients build on them.
 func TestAPIProblems(t *testing.T) {
@@ -543,6 +584,7 @@ func TestAPIProblems(t *testing.T) {
 		{errBadPeerURL, 400, "bad_request", didNotHappen, false},
 		{errCrossOrigin, 403, "cross_origin", didNotHappen, false},
 		{errNotFound, 404, "not_found", didNotHappen, false},
+		{errNoSuchPath, 404, "not_found", didNotHappen, false},
 		{errMemberUnknown, 404, "not_found", didNotHappen, false},
 		{errMethodNotAllowed, 405, "method_not_allowed", didNotHappen, false},
 		{errRequestTimeout, 408, "request_timeout", didNotHappen, false},
@@ -829,13 +871,26 @@ func TestAPIStatusAndMembers(t *testing.T) {
 func TestProfiles(t *testing.T) {
 	at := newAPITest(t)
 	at.problem("not asked for", at.do("GET", "/debug/pprof/heap", ""), 400, "bad_request")
+	at.problem("not asked for", at.do("GET", "/debug/pprof", ""), 400, "bad_request")
 	at.a.profiles = true
 	for _, target := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/goroutine?debug=1", "/debug/pprof/cmdline", "/debug/pprof/symbol"} {
 		if w := at.do("GET", target, ""); w.Code != 200 || w.Body.Len() == 0 {
 			t.Errorf("GET %s: %d", target, w.Code)
 		}
 	}
+	if w := at.do("GET", "/debug/pprof", ""); w.Code != 307 || w.Header().Get("Location") != "/debug/pprof/" {
+		t.Errorf("without the slash: %d to %q", w.Code, w.Header().Get("Location"))
+	}
 	at.problem("another path", at.do("GET", "/debug/else", ""), 400, "bad_request")
+	at.problem("another path", at.do("GET", "/debug/pprofelse", ""), 400, "bad_request")
+	if detail := at.problem("no such profile", at.do("GET", "/debug/pprof/else?debug=1", ""), 404, "not_found"); strings.Contains(detail, "key") {
+		t.Errorf("no such profile: %s", detail)
+	}
+	// go tool pprof shows its user what the library says.
+	w := at.do("GET", "/debug/pprof/heap?seconds=x", "")
+	if w.Code != 400 || w.Header().Get("X-Go-Pprof") == "" || !strings.Contains(w.Body.String(), "seconds") {
+		t.Errorf("bad seconds: %d %q", w.Code, w.Body)
+	}
 	if w := at.do("PUT", "/debug/pprof/heap", ""); w.Code != 405 {
 		t.Errorf("PUT: %d", w.Code)
 	}

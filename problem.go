@@ -28,6 +28,7 @@ type problem struct {
 // The errors of the HTTP interface itself.
 var (
 	errBadRequest       = errors.New("bad request")
+	errNoSuchPath       = errors.New("no such path")
 	errMethodNotAllowed = errors.New("method not allowed")
 	errTooLarge         = errors.New("the value is too large")
 	errMediaType        = errors.New("the body has a type that is not taken here")
@@ -44,6 +45,7 @@ var problems = []problem{
 	{errBadPeerURL, http.StatusBadRequest, "bad_request", didNotHappen, false},
 	{errCrossOrigin, http.StatusForbidden, "cross_origin", didNotHappen, false},
 	{errNotFound, http.StatusNotFound, "not_found", didNotHappen, false},
+	{errNoSuchPath, http.StatusNotFound, "not_found", didNotHappen, false},
 	{errMemberUnknown, http.StatusNotFound, "not_found", didNotHappen, false},
 	{errMethodNotAllowed, http.StatusMethodNotAllowed, "method_not_allowed", didNotHappen, false},
 	{errRequestTimeout, http.StatusRequestTimeout, "request_timeout", didNotHappen, false},

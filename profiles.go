@@ -1,18 +1,28 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/pprof"
+	rtpprof "runtime/pprof"
 	"strings"
 )
 
 // serveProfiles serves /debug/pprof/ for go tool pprof. The profiles are of the
-// whole process.
+// whole process. What a path can be wrong in is a problem like everywhere; what
+// the library refuses beyond that, such as a second CPU profile at the same time
+// or bad seconds, stays the plain text that it answers with, because go tool
+// pprof shows that to its user, and of a problem no more than the status.
 func serveProfiles(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodPost {
 		return notAllowed(w, "GET, HEAD, POST")
 	}
-	switch strings.TrimPrefix(r.URL.Path, "/debug/pprof/") {
+	name, ok := strings.CutPrefix(r.URL.Path, "/debug/pprof/")
+	if !ok { // the links of the index are relative to the slash
+		http.Redirect(w, r, "/debug/pprof/", http.StatusTemporaryRedirect)
+		return nil
+	}
+	switch name {
 	case "cmdline":
 		pprof.Cmdline(w, r)
 	case "profile":
@@ -22,6 +32,9 @@ func serveProfiles(w http.ResponseWriter, r *http.Request) error {
 	case "trace":
 		pprof.Trace(w, r)
 	default:
+		if name != "" && rtpprof.Lookup(name) == nil {
+			return fmt.Errorf("%w: there is no profile %q; see GET /debug/pprof/", errNoSuchPath, clip(name))
+		}
 		pprof.Index(w, r) // and those that it lists
 	}
 	return nil

@@ -240,7 +240,7 @@ func (s *server) drain(clients *stoppableListener) {
 	defer cancel()
 	if m, _ := s.kv.membership(); len(m.voters()) > 1 {
 		if _, err := s.members.transfer(ctx, 0); err != nil {
-			s.log.Warn("leadership was not handed over", zap.Error(err))
+			s.log.Warn("stopping without a successor", zap.Error(err))
 		}
 	}
 	s.finish(clients, stopLimit-time.Since(began))

@@ -35,6 +35,34 @@ func TestSimIdleClusterRests(t *testing.T) {
 	})
 }
 
+// Checks are made although leadership moves so that whoever leads when its own
+// interval ends has only just stopped: nodes 1 and 2, which take turns, count
+// from times half an interval apart.
+func TestSimCheckWhileLeadersChange(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		began := time.Now()
+		interval := c.config(c.nodes[1]).CheckInterval
+		moveAt := func(at time.Duration, id uint64) {
+			time.Sleep(time.Until(began.Add(at)))
+			c.mustChange(1, memberRequest{Op: opLead, ID: id})
+			c.put(1, "k", c.value())
+		}
+		c.awaitLevel(c.up()...)
+		moveAt(interval/4, 1)
+		time.Sleep(time.Until(began.Add(interval / 2)))
+		c.crash(2)
+		c.start(2)
+		const rounds = 6
+		for i := time.Duration(1); i <= rounds; i++ {
+			moveAt(i*interval-interval/10, 2)
+			moveAt(i*interval+interval/10, 1)
+		}
+		if n := c.nodes[1].srv.kv.agreement.decided.Load(); n < rounds/2 || n > rounds+1 {
+			t.Errorf("%d checks in %d intervals", n, rounds)
+		}
+	})
+}
+
 // Checks can be turned off.
 func TestSimNoChecks(t *testing.T) {
 	simulateWith(t, 3, func(cfg *config) { cfg.CheckInterval = 0 }, func(c *simCluster) {
@@ -44,6 +72,35 @@ func TestSimNoChecks(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		if c.checked(1) != 0 {
 			t.Error("there was a check")
+		}
+	})
+}
+
+// A node that starts again does not take a check of the past for one of now.
+func TestSimCheckedAtAfterRestart(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.leader()
+		c.awaitLevel(c.up()...)
+		c.put(1, "k", c.value())
+		c.awaitCheck(c.up()...)
+		for _, id := range c.up() {
+			c.crash(id)
+			c.start(id)
+			srv := c.nodes[id].srv
+			c.await("the node to catch up", srv.caughtUp.Load)
+			time.Sleep(srv.cfg.ElectionTimeout) // it has looked
+			if st := srv.api.status.get(); st.CheckedIndex == 0 || st.CheckedAt != nil {
+				t.Errorf("node %d: check %d was seen at %v", id, st.CheckedIndex, st.CheckedAt)
+			}
+		}
+		began := time.Now()
+		c.put(1, "k", c.value())
+		c.awaitCheck(c.up()...)
+		time.Sleep(time.Second)
+		for _, id := range c.up() {
+			if at := c.nodes[id].srv.api.status.get().CheckedAt; at == nil || at.Before(began) || at.After(time.Now()) {
+				t.Errorf("node %d: the check was seen at %v, between %v and %v", id, at, began, time.Now())
+			}
 		}
 	})
 }

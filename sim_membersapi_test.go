@@ -7,10 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // changeFor is change with the ID that the answer names.
@@ -268,6 +272,39 @@ func TestSimMoveLeadership(t *testing.T) {
 			t.Errorf("to a node that is down: %v after %v", err, time.Since(began))
 		}
 		c.put(leader, "k", c.value())
+	})
+}
+
+// When leadership stays, the log says why once, beside what follows from it.
+func TestSimHandOverFails(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		for _, tt := range []struct {
+			message string
+			fails   func(s *server)
+		}{
+			{"a membership change waits for another leader", func(s *server) {
+				if err := s.members.handOver(context.Background()); !errors.Is(err, errNoLeader) {
+					t.Errorf("handing over: %v", err)
+				}
+			}},
+			{"stopping without a successor", func(s *server) { s.drain(&stoppableListener{server: &http.Server{}}) }},
+		} {
+			leader := c.leader()
+			core, logs := observer.New(zap.InfoLevel)
+			s, ms := *c.nodes[leader].srv, *c.nodes[leader].srv.members
+			s.log, ms.log, s.members = zap.New(core), zap.New(core), &ms
+			c.net.isolate(leader, c.followers()...)
+			tt.fails(&s)
+			got := logs.All()
+			if len(got) != 1 || got[0].Message != tt.message {
+				t.Fatalf("logged: %+v, want %q", got, tt.message)
+			}
+			if why := got[0].ContextMap()["error"]; why != "leadership was not handed over within one election timeout" {
+				t.Errorf("%s: %v", tt.message, why)
+			}
+			c.net.heal()
+			c.put(leader, "k", c.value())
+		}
 	})
 }
 

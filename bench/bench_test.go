@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"math"
 	"net"
@@ -152,6 +153,28 @@ func TestOpenLoopCountsFromTheIntendedStart(t *testing.T) {
 	if most := res.ms(100); most < 490 {
 		t.Errorf("the longest took %.0f ms", most)
 	}
+}
+
+// Ensure that an end is not put off until a server that is too slow has had all
+// the requests that were due: here 2000, which would take it 20 s.
+func TestOpenLoopEndsAtOnce(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	l := load{keys: keyRange{count: 10}, rate: 10_000, length: time.Minute, read: get}
+	began := time.Now()
+	if _, err := l.run(ctx, []client{&slowClient{}}, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+type slowClient struct{ client }
+
+func (c *slowClient) do(operation, uint64) error {
+	time.Sleep(10 * time.Millisecond)
+	return nil
 }
 
 // Ensure that a failure ends a worker, and is counted.

@@ -248,6 +248,9 @@ func (t *turn) pace() {
 // answer makes others wait is counted, too.
 func (w *worker) openLoop() error {
 	for at := range w.due {
+		if w.cancelled.Load() { // what has piled up in due may be much
+			return nil
+		}
 		if time.Since(w.until) > w.length {
 			w.cancelled.Store(true)
 			return fmt.Errorf("the server does not keep up with %.0f requests/s", w.rate)

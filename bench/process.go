@@ -31,7 +31,7 @@ func startProcess(logPath string, args ...string) (*process, error) {
 	defer func() { _ = out.Close() }() // the process has its own
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = dieWithParent()
+	cmd.SysProcAttr = underOurHand()
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", args[0], err)
 	}

@@ -7,9 +7,12 @@ import (
 	"time"
 )
 
-// dieWithParent has the kernel kill a child when the benchmark dies.
-func dieWithParent() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+// underOurHand has the kernel kill a child when the benchmark dies, and keeps
+// Ctrl-C, which goes to a whole process group, from it: servers that begin to
+// stop by themselves leave the requests that are under way waiting for a
+// majority until their time is up, and the benchmark with them.
+func underOurHand() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }
 
 // pause sleeps precisely, with the whole thread, unless a signal wakes it.

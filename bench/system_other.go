@@ -10,7 +10,7 @@ import (
 
 // The benchmark needs /proc: elsewhere it compiles, and says so when it runs.
 
-func dieWithParent() *syscall.SysProcAttr { return nil }
+func underOurHand() *syscall.SysProcAttr { return nil }
 
 func pause(d time.Duration) { time.Sleep(d) }
 
