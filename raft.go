@@ -452,6 +452,7 @@ func (n *raftNode) persist(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			}
+			n.storage.next.step() // now that nobody waits for it
 		case st := <-n.writtenC:
 			if err := n.storage.written(st); err != nil {
 				return fmt.Errorf("cannot store: %w", err)

@@ -45,6 +45,7 @@ type storage struct {
 	log  *zap.Logger
 	dir  string
 	wal  *wal.WAL
+	next *segmentZeroer
 	mem  *raft.MemoryStorage
 	mark *markKeeper
 
@@ -310,6 +311,7 @@ func removeSegments(walDir string, index uint64) error {
 
 // close flushes and closes the log.
 func (s *storage) close() error {
+	s.next.close()
 	return errors.Join(s.wal.Close(), s.mark.close())
 }
 

@@ -85,6 +85,9 @@ func (h *diskHistory) step() {
 		}
 		must(h.t, h.o.append(h.run))
 		h.run = nil
+		if h.rnd.IntN(2) == 0 {
+			h.o.next.step()
+		}
 	case n < 13:
 		flushMark(h.t, h.o)
 	case n < 15:

@@ -212,7 +212,7 @@ func (o *openedStorage) open() error {
 	if _, _, _, err := w.ReadAll(); err != nil {
 		return refused(o.dir, fmt.Errorf("write-ahead log: %w", errors.Join(err, w.Close())))
 	}
-	o.wal = w
+	o.wal, o.next = w, newSegmentZeroer(o.log, walDir, wal.SegmentSizeBytes)
 	return nil
 }
 

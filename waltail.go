@@ -37,7 +37,8 @@ import (
 //     (raft.MustSync), is synced before the next write begins; so is a snapshot
 //     record. Only a hard state that moves nothing but commit may stay unsynced.
 //   - A segment gets its name after its head is synced: a CRC record, the
-//     metadata, in segment 0 also the empty snapshot.
+//     metadata, in segment 0 also the empty snapshot. So are by then the zeros
+//     that walzero.go writes into it.
 //   - The WAL is synced (wal.Sync) after ReadAll, before it is written to. So
 //     what an earlier process left, and the zeroing of an earlier tear, are
 //     durable, and before a sector is written it holds zeros.

@@ -17,3 +17,20 @@ func writeBack(f *os.File, offset, length int64) error {
 	}
 	return nil
 }
+
+// startWriteBack has the kernel give a range of a file to the disk, and does not
+// wait for that.
+func startWriteBack(f *os.File, offset, length int64) error {
+	return os.NewSyscallError("sync_file_range", unix.SyncFileRange(int(f.Fd()), offset, length, unix.SYNC_FILE_RANGE_WRITE))
+}
+
+// zeroingPays reports whether writes to blocks of a file that hold zeros are
+// cheaper than to such as are only reserved: where they overwrite what is there.
+// A file system that copies on write does not, and would lose the reservation.
+func zeroingPays(dir string) bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return false
+	}
+	return st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// zeroingDisk is a node's storage that zeroes its segments, on whatever file
+// system the test runs.
+func zeroingDisk(t *testing.T, dir string) *openedStorage {
+	t.Helper()
+	o := openDisk(t, dir)
+	o.next.off = false
+	return o
+}
+
+// zeroTo has the next segment zeroed up to some offset or further. The WAL
+// makes it in a goroutine of its own.
+func zeroTo(t *testing.T, o *openedStorage, to int64) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); o.next.file == nil || o.next.at < to; {
+		if o.next.step(); o.next.off {
+			t.Fatal("given up")
+		}
+		if time.Now().After(end) {
+			t.Fatalf("zeros up to %d only", o.next.at)
+		}
+	}
+}
+
+// diskLog appends entries one by one, and has all that it appended.
+type diskLog struct {
+	t       *testing.T
+	o       *openedStorage
+	entries []*raftpb.Entry
+}
+
+func (l *diskLog) append(size int) {
+	l.t.Helper()
+	next := uint64(len(l.entries)) + 2
+	e := someEntries(2, next, next, size)
+	must(l.t, l.o.append([]*raftpb.Message{storageAppend(2, 1, 1, e...)}))
+	l.entries = append(l.entries, e...)
+}
+
+// cut appends until the WAL begins a new segment, and calls between after each.
+func (l *diskLog) cut(size int, between func()) {
+	l.t.Helper()
+	for n := len(segments(l.t, l.o.dir)); len(segments(l.t, l.o.dir)) == n; between() {
+		l.append(size)
+	}
+}
+
+// want checks what a crash would leave.
+func (l *diskLog) want() {
+	l.t.Helper()
+	dir := crashed(l.t, l.o.dir)
+	tail := inspectPath(l.t, filepath.Join(dir, "wal"))
+	if tail.NonZero {
+		l.t.Errorf("behind the end of %s, at %d, not all is zero", tail.File, tail.End)
+	}
+	if info, err := os.Stat(tail.File); err != nil || info.Size() < wal.SegmentSizeBytes {
+		l.t.Errorf("the segment in use is %d bytes long: %v", info.Size(), err)
+	}
+	wantEntries(l.t, openDisk(l.t, dir), l.entries)
+}
+
+func nothing() {}
+
+// Without this a segment that was zeroed, as a whole, in part or not at all,
+// could be one that cannot be read, or ends in what looks like a torn write.
+func TestSegmentZeroedIsWhole(t *testing.T) {
+	t.Parallel()
+	o := zeroingDisk(t, newDisk(t))
+	l := &diskLog{t: t, o: o}
+	for _, to := range []int64{wal.SegmentSizeBytes, 3 * zeroPiece, 0} {
+		if to > 0 {
+			zeroTo(t, o, to)
+		}
+		l.cut(50<<10, nothing)
+		l.want()
+	}
+	for _, size := range []int{1 << 10, 40 << 10, 300 << 10} {
+		l.cut(size, o.next.step) // as the persist loop does
+		l.want()
+		l.append(10)
+		l.want()
+	}
+	if o.next.off {
+		t.Error("given up")
+	}
+}
+
+// Without this zeros go on to be written to a file after the WAL has begun to
+// use it: over the log.
+func TestZeroesNeverReachASegment(t *testing.T) {
+	t.Parallel()
+	o := zeroingDisk(t, newDisk(t))
+	l := &diskLog{t: t, o: o}
+	for _, cuts := range []int{1, 2, 1} { // after two the next has the same name again
+		zeroTo(t, o, zeroPiece)
+		for range cuts {
+			l.cut(100<<10, nothing)
+		}
+		for range 4 {
+			l.append(100 << 10) // over the place where the zeros ended
+		}
+		for range wal.SegmentSizeBytes / zeroPiece {
+			o.next.step()
+		}
+		l.want()
+	}
+}
+
+// Without this zeros may not be written at all; or beyond the file's end, which
+// then is longer than the WAL made it; or while the WAL still makes it.
+func TestZeroesFillTheFile(t *testing.T) {
+	const size = 2*zeroPiece + 5000
+	for _, name := range []string{"0.tmp", "1.tmp"} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, name)
+		old := strings.Repeat("\xff", size)
+		fill := func(content string) { must(t, os.WriteFile(path, []byte(content), 0o600)) }
+		want := func(content string) {
+			t.Helper()
+			if got, err := os.ReadFile(path); err != nil || string(got) != content {
+				t.Fatalf("%d bytes, not the %d wanted (%v)", len(got), len(content), err)
+			}
+		}
+		zeros := func(n int) string { return string(make([]byte, n)) }
+		fill(old[:size-1])
+		z := &segmentZeroer{log: zap.NewNop(), dir: dir, size: size}
+		z.step()
+		want(old[:size-1])
+		fill(old)
+		for _, at := range []int{zeroPiece, 2 * zeroPiece, size, size} {
+			z.step()
+			want(zeros(at) + old[at:])
+		}
+		// Another file of the same name, as after a cut.
+		must(t, os.Rename(path, filepath.Join(dir, "segment")))
+		fill(old)
+		z.step()
+		want(zeros(zeroPiece) + old[zeroPiece:])
+		if z.off {
+			t.Error("given up")
+		}
+		z.close()
+	}
+}
+
+// Without this a crash leaves a file, partly zeroed or with the head of a
+// segment that did not get its name, which the next life takes for one of its
+// own.
+func TestZeroedSegmentLeftOver(t *testing.T) {
+	t.Parallel()
+	o := zeroingDisk(t, newDisk(t))
+	l := &diskLog{t: t, o: o}
+	l.append(100)
+	zeroTo(t, o, 2*zeroPiece)
+	name := filepath.Base(o.next.file.Name())
+	for _, crash := range []string{"while it is zeroed", "in the midst of a cut"} {
+		for how, between := range map[string]func(o *openedStorage){
+			"zeroing": func(o *openedStorage) { o.next.step() },
+			"not":     func(*openedStorage) {},
+		} {
+			t.Run(crash+", then "+how, func(t *testing.T) {
+				dir := crashed(t, o.dir)
+				if crash == "in the midst of a cut" {
+					data, err := os.ReadFile(segments(t, dir)[0])
+					must(t, err)
+					patch(t, filepath.Join(dir, "wal", name), 0, data[:4096])
+					patch(t, filepath.Join(dir, "wal", name), 5*zeroPiece, data[:4096])
+				}
+				o := zeroingDisk(t, dir)
+				l := &diskLog{t: t, o: o, entries: l.entries[:1:1]}
+				for range 2 {
+					l.cut(70<<10, func() { between(o) })
+					l.want()
+				}
+			})
+		}
+	}
+}
+
+// Without this a disk that does not take the zeros ends the node, which could do
+// without them, or fills its log.
+func TestZeroesRefused(t *testing.T) {
+	t.Parallel()
+	o := zeroingDisk(t, newDisk(t))
+	core, logs := observer.New(zap.WarnLevel)
+	o.next.log = zap.New(core)
+	l := &diskLog{t: t, o: o}
+	zeroTo(t, o, zeroPiece)
+	o.next.close()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("no /dev/full here: %v", err)
+	}
+	o.next.file = full
+	o.next.info, err = full.Stat()
+	must(t, err)
+	for range 2 {
+		l.cut(100<<10, o.next.step)
+		l.want()
+	}
+	if got := logs.All(); len(got) != 1 || o.next.file != nil {
+		t.Errorf("logged: %v; file %v", got, o.next.file)
+	}
+}
+
+// Without this the persist loop zeroes nothing, and nobody notices but by the
+// clock.
+func TestSimZeroesSegments(t *testing.T) {
+	simulate(t, 1, func(c *simCluster) {
+		c.leader()
+		st := c.nodes[1].srv.storage
+		for range 20 {
+			c.put(1, "k", c.value())
+		}
+		c.stop(1)
+		if !st.next.off && st.next.at == 0 {
+			t.Error("not one piece")
+		}
+		if st.next.file != nil {
+			t.Error("the file is still open")
+		}
+		c.start(1)
+		c.leader()
+	})
+}
