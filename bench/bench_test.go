@@ -284,3 +284,15 @@ func TestChart(t *testing.T) {
 		t.Errorf("%+v", c.curves)
 	}
 }
+
+func TestLogTicks(t *testing.T) {
+	var labels []string
+	for _, tick := range (logTicks{}).Ticks(0.3, 2000) {
+		if !tick.IsMinor() {
+			labels = append(labels, tick.Label)
+		}
+	}
+	if want := strings.Fields("0.1 0.2 0.5 1 2 5 10 20 50 100 200 500 1000 2000"); !slices.Equal(labels, want) {
+		t.Errorf("labels %q, want %q", labels, want)
+	}
+}

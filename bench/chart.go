@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"image/color"
+	"math"
 	"path/filepath"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -48,9 +50,9 @@ func (c *chart) draw(dir string) error {
 	p.X.Scale = plot.LogScale{}
 	p.X.Tick.Marker = plot.ConstantTicks(c.ticks())
 	if c.logY {
-		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, logTicks{}
 	} else {
-		p.Y.Min = 0
+		p.Y.Min, p.Y.Tick.Marker = 0, wholeTicks{}
 	}
 	p.Legend.Top, p.Legend.Left = true, c.rises() // where the curves are not
 	p.Add(plotter.NewGrid())
@@ -80,6 +82,40 @@ func (c *chart) ticks() []plot.Tick {
 				ticks = append(ticks, plot.Tick{Value: p.X, Label: c.short(p.X)})
 			}
 			seen[p.X] = true
+		}
+	}
+	return ticks
+}
+
+// logTicks marks 1 to 9 of each power of ten and labels 1, 2 and 5: most of these
+// axes have only one or two powers.
+type logTicks struct{}
+
+// Ticks implements plot.Ticker.
+func (logTicks) Ticks(lo, hi float64) (ticks []plot.Tick) {
+	for power := math.Floor(math.Log10(lo)); ; power++ {
+		for digit := 1.0; digit < 10; digit++ {
+			t := plot.Tick{Value: digit * math.Pow(10, power)}
+			if t.Value > hi {
+				return ticks
+			}
+			if digit == 1 || digit == 2 || digit == 5 {
+				t.Label = strconv.FormatFloat(t.Value, 'f', max(0, int(-power)), 64)
+			}
+			ticks = append(ticks, t)
+		}
+	}
+}
+
+// wholeTicks labels as the library does, without decimals.
+type wholeTicks struct{ plot.DefaultTicks }
+
+// Ticks implements plot.Ticker.
+func (w wholeTicks) Ticks(lo, hi float64) []plot.Tick {
+	ticks := w.DefaultTicks.Ticks(lo, hi)
+	for i, t := range ticks {
+		if !t.IsMinor() {
+			ticks[i].Label = strconv.FormatFloat(t.Value, 'f', 0, 64)
 		}
 	}
 	return ticks
