@@ -530,15 +530,29 @@ func TestAPIBrokenBody(t *testing.T) {
 	}
 }
 
+// Guarantee: README.md names the limits that are set.
+func TestReadmeNamesLimits(t *testing.T) {
+	data, err := os.ReadFile("README.md")
+	must(t, err)
+	readme := strings.Join(strings.Fields(string(data)), " ")
+	wait := defaultConfig().RequestTimeout
+	srv := newClientServer(wait, zap.NewNop())
+	for _, claim := range []string{
+		fmt.Sprintf("A request has %.0f s to arrive, %.0f s and `--request-timeout`", srv.ReadTimeout.Seconds(), (srv.ReadTimeout - wait).Seconds()),
+		fmt.Sprintf("its headers, up to %d KiB, have %.0f s of them", srv.MaxHeaderBytes>>10, srv.ReadHeaderTimeout.Seconds()),
+		fmt.Sprintf("An answer has %.0f s to be taken", srv.WriteTimeout.Seconds()),
+		fmt.Sprintf("a backup %.0f s for each %d KiB", backupPace.Seconds(), backupPiece>>10),
+	} {
+		if !strings.Contains(readme, claim) {
+			t.Errorf("README.md does not say %q", claim)
+		}
+	}
+}
+
 // Guarantee: a request that does not arrive in time is told so, when README.md
 // says, whatever takes its body.
 func TestRequestReadLimit(t *testing.T) {
 	const limit = 35 * time.Second
-	readme, err := os.ReadFile("README.md")
-	must(t, err)
-	if !strings.Contains(string(readme), "has 35 s to arrive") {
-		t.Error("README.md does not name the limit")
-	}
 	inBackupBubble(t, func(b *backupTest) {
 		for _, tt := range []struct{ target, headers string }{
 			{"PUT /k", "Content-Length: 10"},
@@ -765,133 +779,5 @@ func TestAPINotThere(t *testing.T) {
 	at := newAPITest(t)
 	for _, target := range []string{"/v1", "/v1/", "/v1/nothing", "/v1/status/", "/v1//kv/k"} {
 		at.problem(target, at.do("GET", target, ""), 404, "not_found")
-	}
-}
-
-// Guarantee: a node that stops takes no more requests and sends clients
-// elsewhere, but is still alive.
-func TestAPIStopping(t *testing.T) {
-	at := newAPITest(t)
-	at.a.stopping.Store(true)
-	for _, tt := range []string{"GET /k", "HEAD /k", "PUT /k", "POST /4", "DELETE /4", "DELETE /v1/kv/k", "GET /", "GET /readyz", "GET /v1/status", "GET /metrics"} {
-		method, target, _ := strings.Cut(tt, " ")
-		w := at.do(method, target, "v")
-		at.problem(tt, w, 503, "stopping")
-		if h := w.Header(); h.Get("Connection") != "close" || h.Get("Retry-After") == "" {
-			t.Errorf("%s: %v", tt, h)
-		}
-	}
-	at.want(at.do("GET", "/livez", ""), 200, "ok\n")
-	if at.proposed+at.asked != 0 {
-		t.Errorf("%d proposals, %d reads", at.proposed, at.asked)
-	}
-}
-
-// Guarantee: a node that the checks found to differ answers nothing out of its
-// state, and says what is wrong with it.
-func TestAPIDiverged(t *testing.T) {
-	for _, found := range []error{errDiverged, errNoMajority, errMemory} {
-		at := newAPITest(t)
-		at.kv.agreement.fault.Store(&fault{found})
-		for _, tt := range []string{
-			"GET /k", "GET /k?consistency=stale", "HEAD /k", "PUT /k", "DELETE /v1/kv/k", "POST /4", "DELETE /4", "GET /",
-			"GET /v1/members", "GET /v1/members?consistency=stale", "GET /v1/nothing", "GET /v1/status/",
-		} {
-			method, target, _ := strings.Cut(tt, " ")
-			if detail := at.problem(tt, at.do(method, target, "v"), 503, "diverged"); detail != found.Error() {
-				t.Errorf("%s: the detail is %q", tt, detail)
-			}
-		}
-		if at.proposed+at.asked != 0 {
-			t.Errorf("%d proposals, %d reads", at.proposed, at.asked)
-		}
-		at.want(at.do("GET", "/livez", ""), 200, "ok\n")
-		if w := at.do("GET", "/v1/status", ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"diverged":true`) {
-			t.Errorf("status: %d %s", w.Code, w.Body)
-		}
-		if w := at.do("GET", "/metrics", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "raftkv_diverged 1\n") {
-			t.Errorf("metrics: %d", w.Code)
-		}
-		if w := at.do("GET", "/readyz?verbose", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "FAIL agrees with the other replicas") {
-			t.Errorf("readyz: %d %s", w.Code, w.Body)
-		}
-	}
-}
-
-// Guarantee: a node is ready when it has a leader, is a member and has caught
-// up; not a moment before, and it says what is missing.
-func TestAPIReady(t *testing.T) {
-	at := newAPITest(t)
-	at.want(at.do("GET", "/readyz", ""), 200, "ok\n")
-	verbose := at.do("GET", "/readyz?verbose", "")
-	if verbose.Code != 200 || strings.Count(verbose.Body.String(), "ok  ") != 4 {
-		t.Errorf("%d %s", verbose.Code, verbose.Body)
-	}
-	for name, spoil := range map[string]func(at *apiTest){
-		"has a leader":  func(at *apiTest) { at.node.status.Store(&raftStatus{term: 2}) },
-		"is a member":   func(at *apiTest) { delete(at.kv.state.membership.members, 1) },
-		"has caught up": func(at *apiTest) { at.a.status.caughtUp.Store(false) },
-		"agrees with":   func(at *apiTest) { at.kv.agreement.unsound.Store(true) },
-	} {
-		at := newAPITest(t)
-		spoil(at)
-		if detail := at.problem(name, at.do("GET", "/readyz", ""), 503, "not_ready"); !strings.Contains(detail, name) {
-			t.Errorf("%s is missing: %q", name, detail)
-		}
-		if w := at.do("GET", "/readyz?verbose", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "FAIL "+name) {
-			t.Errorf("%s is missing: %d %q", name, w.Code, w.Body)
-		}
-		at.want(at.do("GET", "/livez", ""), 200, "ok\n")
-	}
-}
-
-// Guarantee: status and members say what the node knows.
-func TestAPIStatusAndMembers(t *testing.T) {
-	at := newAPITest(t)
-	at.do("PUT", "/key", "value")
-	var st nodeStatus
-	if err := json.Unmarshal(at.do("GET", "/v1/status", "").Body.Bytes(), &st); err != nil {
-		t.Fatal(err)
-	}
-	if st.ID != 1 || st.Role != "follower" || st.Leader != 2 || st.Term != 1 || st.AppliedIndex != 1 || st.Revision != 1 || st.Keys != 1 || st.Bytes != 8 {
-		t.Errorf("status %+v", st)
-	}
-	at.kv.state.membership.members[3] = member{ID: 3, PeerURL: "http://c:3", Learner: true}
-	at.kv.state.membership.removed[9] = true
-	want := `{"members":[{"id":1,"peer_url":"http://a:1","client_url":"","role":"voter","leader":false},` +
-		`{"id":2,"peer_url":"http://b:2","client_url":"","role":"voter","leader":true},` +
-		`{"id":3,"peer_url":"http://c:3","client_url":"","role":"learner","leader":false}],"removed":[9]}` + "\n"
-	at.want(at.do("GET", "/v1/members", ""), 200, want)
-	w := at.do("GET", "/metrics", "")
-	if w.Code != 200 || !strings.Contains(w.Body.String(), "raftkv_revision 1\n") {
-		t.Errorf("metrics: %d", w.Code)
-	}
-}
-
-func TestProfiles(t *testing.T) {
-	at := newAPITest(t)
-	at.problem("not asked for", at.do("GET", "/debug/pprof/heap", ""), 400, "bad_request")
-	at.problem("not asked for", at.do("GET", "/debug/pprof", ""), 400, "bad_request")
-	at.a.profiles = true
-	for _, target := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/goroutine?debug=1", "/debug/pprof/cmdline", "/debug/pprof/symbol"} {
-		if w := at.do("GET", target, ""); w.Code != 200 || w.Body.Len() == 0 {
-			t.Errorf("GET %s: %d", target, w.Code)
-		}
-	}
-	if w := at.do("GET", "/debug/pprof", ""); w.Code != 307 || w.Header().Get("Location") != "/debug/pprof/" {
-		t.Errorf("without the slash: %d to %q", w.Code, w.Header().Get("Location"))
-	}
-	at.problem("another path", at.do("GET", "/debug/else", ""), 400, "bad_request")
-	at.problem("another path", at.do("GET", "/debug/pprofelse", ""), 400, "bad_request")
-	if detail := at.problem("no such profile", at.do("GET", "/debug/pprof/else?debug=1", ""), 404, "not_found"); strings.Contains(detail, "key") {
-		t.Errorf("no such profile: %s", detail)
-	}
-	// go tool pprof shows its user what the library says.
-	w := at.do("GET", "/debug/pprof/heap?seconds=x", "")
-	if w.Code != 400 || w.Header().Get("X-Go-Pprof") == "" || !strings.Contains(w.Body.String(), "seconds") {
-		t.Errorf("bad seconds: %d %q", w.Code, w.Body)
-	}
-	if w := at.do("PUT", "/debug/pprof/heap", ""); w.Code != 405 {
-		t.Errorf("PUT: %d", w.Code)
 	}
 }

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+// What a node says of itself, through the HTTP interface.
+
+// Guarantee: a node that stops takes no more requests and sends clients
+// elsewhere, but is still alive.
+func TestAPIStopping(t *testing.T) {
+	at := newAPITest(t)
+	at.a.stopping.Store(true)
+	for _, tt := range []string{"GET /k", "HEAD /k", "PUT /k", "POST /4", "DELETE /4", "DELETE /v1/kv/k", "GET /", "GET /readyz", "GET /v1/status", "GET /metrics"} {
+		method, target, _ := strings.Cut(tt, " ")
+		w := at.do(method, target, "v")
+		at.problem(tt, w, 503, "stopping")
+		if h := w.Header(); h.Get("Connection") != "close" || h.Get("Retry-After") == "" {
+			t.Errorf("%s: %v", tt, h)
+		}
+	}
+	at.want(at.do("GET", "/livez", ""), 200, "ok\n")
+	if at.proposed+at.asked != 0 {
+		t.Errorf("%d proposals, %d reads", at.proposed, at.asked)
+	}
+}
+
+// Guarantee: a node that the checks found to differ answers nothing out of its
+// state, and says what is wrong with it.
+func TestAPIDiverged(t *testing.T) {
+	for _, found := range []error{errDiverged, errNoMajority, errMemory} {
+		at := newAPITest(t)
+		at.kv.agreement.fault.Store(&fault{found})
+		for _, tt := range []string{
+			"GET /k", "GET /k?consistency=stale", "HEAD /k", "PUT /k", "DELETE /v1/kv/k", "POST /4", "DELETE /4", "GET /",
+			"GET /v1/members", "GET /v1/members?consistency=stale", "GET /v1/nothing", "GET /v1/status/",
+		} {
+			method, target, _ := strings.Cut(tt, " ")
+			if detail := at.problem(tt, at.do(method, target, "v"), 503, "diverged"); detail != found.Error() {
+				t.Errorf("%s: the detail is %q", tt, detail)
+			}
+		}
+		if at.proposed+at.asked != 0 {
+			t.Errorf("%d proposals, %d reads", at.proposed, at.asked)
+		}
+		at.want(at.do("GET", "/livez", ""), 200, "ok\n")
+		if w := at.do("GET", "/v1/status", ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"diverged":true`) {
+			t.Errorf("status: %d %s", w.Code, w.Body)
+		}
+		if w := at.do("GET", "/metrics", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "raftkv_diverged 1\n") {
+			t.Errorf("metrics: %d", w.Code)
+		}
+		if w := at.do("GET", "/readyz?verbose", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "FAIL agrees with the other replicas") {
+			t.Errorf("readyz: %d %s", w.Code, w.Body)
+		}
+	}
+}
+
+// Guarantee: a node is ready when it has a leader, is a member and has caught
+// up; not a moment before, and it says what is missing.
+func TestAPIReady(t *testing.T) {
+	at := newAPITest(t)
+	at.want(at.do("GET", "/readyz", ""), 200, "ok\n")
+	verbose := at.do("GET", "/readyz?verbose", "")
+	if verbose.Code != 200 || strings.Count(verbose.Body.String(), "ok  ") != 4 {
+		t.Errorf("%d %s", verbose.Code, verbose.Body)
+	}
+	for name, spoil := range map[string]func(at *apiTest){
+		"has a leader":  func(at *apiTest) { at.node.status.Store(&raftStatus{term: 2}) },
+		"is a member":   func(at *apiTest) { delete(at.kv.state.membership.members, 1) },
+		"has caught up": func(at *apiTest) { at.a.status.caughtUp.Store(false) },
+		"agrees with":   func(at *apiTest) { at.kv.agreement.unsound.Store(true) },
+	} {
+		at := newAPITest(t)
+		spoil(at)
+		if detail := at.problem(name, at.do("GET", "/readyz", ""), 503, "not_ready"); !strings.Contains(detail, name) {
+			t.Errorf("%s is missing: %q", name, detail)
+		}
+		if w := at.do("GET", "/readyz?verbose", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "FAIL "+name) {
+			t.Errorf("%s is missing: %d %q", name, w.Code, w.Body)
+		}
+		at.want(at.do("GET", "/livez", ""), 200, "ok\n")
+	}
+}
+
+// Guarantee: status and members say what the node knows.
+func TestAPIStatusAndMembers(t *testing.T) {
+	at := newAPITest(t)
+	at.do("PUT", "/key", "value")
+	var st nodeStatus
+	if err := json.Unmarshal(at.do("GET", "/v1/status", "").Body.Bytes(), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.ID != 1 || st.Role != "follower" || st.Leader != 2 || st.Term != 1 || st.AppliedIndex != 1 || st.Revision != 1 || st.Keys != 1 || st.Bytes != 8 {
+		t.Errorf("status %+v", st)
+	}
+	at.kv.state.membership.members[3] = member{ID: 3, PeerURL: "http://c:3", Learner: true}
+	at.kv.state.membership.removed[9] = true
+	want := `{"members":[{"id":1,"peer_url":"http://a:1","client_url":"","role":"voter","leader":false},` +
+		`{"id":2,"peer_url":"http://b:2","client_url":"","role":"voter","leader":true},` +
+		`{"id":3,"peer_url":"http://c:3","client_url":"","role":"learner","leader":false}],"removed":[9]}` + "\n"
+	at.want(at.do("GET", "/v1/members", ""), 200, want)
+	w := at.do("GET", "/metrics", "")
+	if w.Code != 200 || !strings.Contains(w.Body.String(), "raftkv_revision 1\n") {
+		t.Errorf("metrics: %d", w.Code)
+	}
+}
