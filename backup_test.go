@@ -29,7 +29,7 @@ type backupTest struct {
 
 // inBackupBubble runs a test with a store of some MiB.
 func inBackupBubble(t *testing.T, test func(b *backupTest)) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := &backupTest{apiTest: newAPITest(t), conns: make(chan net.Conn), closed: make(chan struct{})}
 		value := bytes.Repeat([]byte("0123456789abcdef"), 4096)
 		for i := range 64 {

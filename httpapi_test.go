@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -717,7 +716,7 @@ func TestAPIMemberShortForm(t *testing.T) {
 // have happened: not if no leader was ever asked.
 func TestAPIMemberTimeout(t *testing.T) {
 	for _, asked := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			at := newAPITest(t)
 			if asked {
 				at.leader = func(memberRequest) (memberReply, error) { return memberReply{}, errors.New("connection refused") }

@@ -33,7 +33,7 @@ func newKeeper(t *testing.T, first mark) (k *markKeeper, path string) {
 // Without this the mark vouches for less than the log of the last tenth of a
 // second, or for more than is synced, which would refuse a sound log.
 func TestMarkKeeperFollows(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		k, path := newKeeper(t, mark{Boot: 1, Index: 10, Term: 2, Vote: 1})
 		rnd := rand.New(rand.NewPCG(1, 2))
 		type step struct {
@@ -69,7 +69,7 @@ func TestMarkKeeperFollows(t *testing.T) {
 
 // Without this each append would cost another fsync.
 func TestMarkKeeperWritesOnceAnInterval(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		k, _ := newKeeper(t, mark{Boot: 1})
 		k.mu.Lock()
 		was := k.file.seq
@@ -90,7 +90,7 @@ func TestMarkKeeperWritesOnceAnInterval(t *testing.T) {
 // Without this the mark covers entries while they are overwritten: a crash then
 // leaves a log that is shorter than the mark says, and the start is refused.
 func TestMarkKeeperLowersAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		k, path := newKeeper(t, mark{Boot: 1, Index: 10, Term: 2})
 		dir := filepath.Dir(path)
 		k.raise(20, 3, 1)

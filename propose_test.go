@@ -34,7 +34,7 @@ const (
 // testProposer runs f in a bubble.
 func testProposer(t *testing.T, f func(pt *proposeTest)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		pt := &proposeTest{T: t, proposeC: make(chan proposal), leaders: newLeadership()}
 		cfg := config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
 		pt.p = newProposer(zap.NewNop(), cfg, 7, pt.proposeC, pt.leaders)

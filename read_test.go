@@ -23,7 +23,7 @@ type readTest struct {
 // testReader runs f in a bubble.
 func testReader(t *testing.T, f func(rt *readTest)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		rt := &readTest{T: t, roundC: make(chan []byte), leaders: newLeadership(), applied: &indexWait{index: 10}}
 		cfg := config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
 		rt.r = newReader(cfg, 7, rt.roundC, rt.leaders, rt.applied)

@@ -24,7 +24,6 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -88,7 +87,7 @@ func simulateWith(t *testing.T, n int, tweak func(*config), test func(c *simClus
 	seed := simSeed(t)
 	t.Logf("RAFTKV_SIM_SEED=%d", seed)
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		c := &simCluster{
 			t: t, dir: dir, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)),
 			net: newSimNet(t, seed), nodes: make(map[uint64]*simNode), tweak: tweak, lives: make(chan struct{}, 1),
