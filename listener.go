@@ -23,6 +23,12 @@ const (
 	keepAlivePeriod  = 30 * time.Second
 )
 
+// lameDuck is how long a listener that stops still answers on open connections.
+const (
+	lameDuck     = 100 * time.Millisecond
+	lameDuckPoll = 2 * time.Millisecond
+)
+
 // stoppableListener is a TCP listener with its HTTP server. It is opened before
 // anything else of the node, so that a port in use is found at once, and serves
 // from then on, so that nobody who asks a starting node hangs: until there is a
@@ -31,6 +37,7 @@ type stoppableListener struct {
 	*net.TCPListener
 	server  *http.Server
 	handler atomic.Pointer[http.Handler]
+	conns   atomic.Int64  // that are open
 	ended   chan struct{} // closed when the server has ended
 	err     error         // why; read after ended is closed
 }
@@ -44,6 +51,7 @@ func listen(addr string, server *http.Server) (*stoppableListener, error) {
 	}
 	s := &stoppableListener{TCPListener: l.(*net.TCPListener), server: server, ended: make(chan struct{})}
 	server.Handler = s
+	server.ConnState = s.count
 	go func() {
 		defer close(s.ended)
 		if err := server.Serve(s); !errors.Is(err, http.ErrServerClosed) {
@@ -75,8 +83,29 @@ func (l *stoppableListener) serve(h http.Handler) error {
 	return l.err
 }
 
-// stop takes no more requests, and waits for those that are being served.
-func (l *stoppableListener) stop(ctx context.Context) error {
+// count keeps the number of open connections.
+func (l *stoppableListener) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		l.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		l.conns.Add(-1)
+	}
+}
+
+// stop takes no more requests, and waits for those that are being served. But a
+// connection that is closed just when its client sends a request leaves the
+// client in doubt; so for as long as linger, while there are connections, the
+// handler answers still. It is expected to refuse, with "Connection: close".
+func (l *stoppableListener) stop(ctx context.Context, linger time.Duration) error {
+	poll := time.NewTicker(lameDuckPoll)
+	defer poll.Stop()
+	for end := time.Now().Add(linger); l.conns.Load() > 0 && time.Now().Before(end) && ctx.Err() == nil; {
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+		}
+	}
 	return l.server.Shutdown(ctx)
 }
 

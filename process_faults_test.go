@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -198,6 +199,37 @@ func TestProcSIGTERMUnderLoad(t *testing.T) {
 	c.start()
 	c.wantAll(l.acked, 1, 2, 3)
 	c.wantAll(own.acked, 1, 2, 3)
+}
+
+// Guarantee: a client that is at work when a node stops hears so, on the connection that it has. Its next request has to
+// come within a tenth of a second, which a busy machine may not grant this test each time; without the guarantee it
+// never passes.
+func TestProcStopTellsClients(t *testing.T) {
+	c := newProcCluster(t, 1)
+	for range 5 {
+		c.start(1)
+		conn := dialKept(t, fmt.Sprintf("127.0.0.1:%d", c.nodes[1].clientPort))
+		conn.want(t, http.StatusNotFound, false)
+		c.nodes[1].ending = true
+		c.signal(1, syscall.SIGTERM)
+		procEventually(t, procStopWithin, "it stops", func() error {
+			if out := c.nodes[1].output(); !strings.Contains(out, "stopping") {
+				return errors.New(procTail(out))
+			}
+			return nil
+		})
+		time.Sleep(20 * time.Millisecond) // what a client does between requests; by now a stop that tells nobody is over
+		status, last, err := conn.get()
+		c.waitExit(1, 0, procStopWithin)
+		if err == nil {
+			if status != http.StatusServiceUnavailable || !last {
+				t.Errorf("got %d, last %t", status, last)
+			}
+			return
+		}
+		t.Log(err)
+	}
+	t.Error("no client was told")
 }
 
 // Guarantee: what was acknowledged is on a majority's disks: killing all three at once loses none of it.

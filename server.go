@@ -251,7 +251,7 @@ func (s *server) finish(clients *stoppableListener, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	s.api.stop()
-	if err := clients.stop(ctx); err != nil {
+	if err := clients.stop(ctx, lameDuck); err != nil {
 		s.log.Warn("some requests did not finish in time", zap.Error(err))
 	}
 }

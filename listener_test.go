@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// testListener is a listener whose handler refuses once it is told to.
+type testListener struct {
+	*stoppableListener
+	refuse atomic.Bool
+}
+
+func newTestListener(t *testing.T) *testListener {
+	t.Helper()
+	l, err := listen("127.0.0.1:0", newClientServer(5*time.Second, zap.NewNop()))
+	must(t, err)
+	tl := &testListener{stoppableListener: l}
+	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if tl.refuse.Load() {
+			w.Header().Set("Connection", "close")
+			writeProblem(w, errStopping)
+		}
+	})
+	l.handler.Store(&h) // serve does so too, but later
+	served := make(chan error)
+	go func() { served <- l.serve(h) }()
+	t.Cleanup(func() {
+		must(t, l.cut())
+		must(t, <-served)
+	})
+	return tl
+}
+
+// keptConn is a connection of one client, which it keeps.
+type keptConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func dialKept(t *testing.T, addr string) *keptConn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	must(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
+	return &keptConn{c, bufio.NewReader(c)}
+}
+
+// get sends a request and returns its answer's status, and whether that was the
+// connection's last.
+func (c *keptConn) get() (status int, last bool, err error) {
+	if _, err := fmt.Fprint(c, "GET /k HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+		return 0, false, err
+	}
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		return 0, false, err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, resp.Close, errors.Join(err, resp.Body.Close())
+}
+
+func (c *keptConn) want(t *testing.T, status int, last bool) {
+	t.Helper()
+	if s, l, err := c.get(); s != status || l != last || err != nil {
+		t.Fatalf("got %d, last %t, %v; want %d, %t", s, l, err, status, last)
+	}
+}
+
+// Guarantee: while a node stops, a request on a connection that is open is
+// refused, with a reason, and not left in doubt; and the stop ends as soon as
+// there are no connections.
+func TestListenerAnswersWhileItStops(t *testing.T) {
+	l := newTestListener(t)
+	conns := []*keptConn{dialKept(t, l.Addr().String()), dialKept(t, l.Addr().String())}
+	for _, c := range conns {
+		c.want(t, http.StatusOK, false)
+	}
+	l.refuse.Store(true)
+	stopped := make(chan error)
+	go func() { stopped <- l.stop(t.Context(), time.Hour) }()
+	for _, c := range conns {
+		select {
+		case err := <-stopped:
+			t.Fatalf("stopped, with a connection open: %v", err)
+		default:
+		}
+		c.want(t, http.StatusServiceUnavailable, true)
+	}
+	must(t, <-stopped)
+	if n := l.conns.Load(); n != 0 {
+		t.Errorf("%d connections open", n)
+	}
+}
+
+// Guarantee: clients that say nothing hold up a stop for a bounded time only.
+func TestListenerStopsWithIdleConnections(t *testing.T) {
+	for name, linger := range map[string]time.Duration{"linger": time.Millisecond, "context": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			l := newTestListener(t)
+			c := dialKept(t, l.Addr().String())
+			c.want(t, http.StatusOK, false)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if name == "context" {
+				cancel()
+			}
+			if err := l.stop(ctx, linger); err != nil && name == "linger" {
+				t.Fatal(err)
+			}
+			must(t, l.cut())
+			if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
+				t.Errorf("the connection is open: %v", err)
+			}
+		})
+	}
+}
