@@ -36,6 +36,7 @@ type logTail struct {
 	needed  atomic.Uint64 // the first entry that a follower needs is behind this one
 	writing atomic.Uint64 // index of the snapshot that was last begun
 	grown   atomic.Int64  // bytes of log since then
+	awaited atomic.Bool   // raft has asked since then for a snapshot that there is not yet
 }
 
 func weightOf(e *raftpb.Entry) int64 { return int64(len(e.GetData())) + entryWeight }
@@ -109,6 +110,7 @@ func (s raftStorage) Snapshot() (*raftpb.Snapshot, error) {
 	if newest.GetMetadata().GetIndex()+1 >= first {
 		return newest, nil
 	}
+	s.storage.tail.awaited.Store(true)
 	if s.storage.tail.writing.Load()+1 < first { // else one is on its way
 		s.want(first - 1)
 	}

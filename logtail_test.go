@@ -65,7 +65,7 @@ func TestLogTail(t *testing.T) {
 }
 
 // Without this raft sends a follower a snapshot that the log does not follow on,
-// and then another, for ever.
+// and then another, for ever; or waits long for one that is written at leisure.
 func TestLogTailSnapshot(t *testing.T) {
 	s := tailOf(t, 64, 1<<20)
 	wanted := 0
@@ -74,6 +74,9 @@ func TestLogTailSnapshot(t *testing.T) {
 		s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(uint64(1))}})
 	}
 	snapshotAt(10)
+	if got := s.tail.snapshotPace(1 << 30); got != paceRest {
+		t.Errorf("a snapshot that nobody waits for rests %d times as long as it works", got)
+	}
 	if snap, err := log.Snapshot(); err != nil || snap.GetMetadata().GetIndex() != 10 {
 		t.Fatalf("got %v, %v", snap, err)
 	}
@@ -93,6 +96,9 @@ func TestLogTailSnapshot(t *testing.T) {
 	want(2)
 	s.tail.writing.Store(first - 1)
 	want(2)
+	if got := s.tail.snapshotPace(1 << 30); got != paceAwaited {
+		t.Errorf("a snapshot that is awaited rests %d times as long as it works", got)
+	}
 	snapshotAt(first - 1)
 	if snap, err := log.Snapshot(); err != nil || snap.GetMetadata().GetIndex() != first-1 {
 		t.Fatalf("got %v, %v", snap, err)

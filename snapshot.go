@@ -242,12 +242,13 @@ func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- 
 	if st.index <= s.snapIndex.Load() {
 		return nil // overtaken by one from the leader
 	}
-	s.tail.writing.Store(st.index)
-	s.tail.grown.Store(0)
-	// What is written meanwhile stays in the log until the next snapshot.
-	hurry := func() bool { return s.tail.grown.Load() > int64(st.bytes/4) }
+	t := &s.tail
+	t.writing.Store(st.index)
+	t.grown.Store(0)
+	t.awaited.Store(false) // raft asks again, at each heartbeat
+	pace := func() time.Duration { return t.snapshotPace(st.bytes) }
 	err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
-		return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), hurry: hurry}, st)
+		return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), pace: pace}, st)
 	})
 	if ctx.Err() != nil {
 		return nil // stopping: the half-written file is gone again
@@ -263,23 +264,39 @@ func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- 
 }
 
 // restingWriter keeps a snapshot from standing in the way of requests: it rests
-// several times as long as it works, unless the disk is too slow for that, or
-// the log grows too fast. It fails once its context has ended.
+// several times as long as it works, less if somebody waits for it, and not at
+// all if the disk is too slow for that or the log grows too fast. It fails once
+// its context has ended.
 type restingWriter struct {
 	ctx     context.Context
 	w       io.Writer
 	began   time.Time
 	written int64
 	since   time.Time // when the present spell of work began
-	hurry   func() bool
+
+	// How many times as long as it worked it rests.
+	pace func() time.Duration
 }
 
 const (
-	paceSpell = 2 * time.Millisecond // of work before a rest; shorter ones cannot be timed
-	paceRest  = 8                    // times as long as the work
-	paceLimit = 100 * time.Millisecond
-	paceFloor = 8 << 20 // bytes a second below which it does not rest
+	paceSpell   = 2 * time.Millisecond // of work before a rest; shorter ones cannot be timed
+	paceRest    = 8                    // times as long as the work
+	paceAwaited = 1                    // the same, if a follower can go on only with this snapshot
+	paceLimit   = 100 * time.Millisecond
+	paceFloor   = 8 << 20 // bytes a second below which it does not rest
 )
+
+// snapshotPace is how many times as long as it works the writing of a state of
+// that size is to rest.
+func (t *logTail) snapshotPace(size uint64) time.Duration {
+	switch {
+	case t.grown.Load() > int64(size/4): // which stays in the log until the next snapshot
+		return 0
+	case t.awaited.Load():
+		return paceAwaited
+	}
+	return paceRest
+}
 
 func (p *restingWriter) Write(b []byte) (int, error) {
 	if err := p.ctx.Err(); err != nil {
@@ -292,11 +309,12 @@ func (p *restingWriter) Write(b []byte) (int, error) {
 	if err != nil || worked < paceSpell {
 		return n, err
 	}
-	if float64(p.written) < paceFloor*now.Sub(p.began).Seconds() || p.hurry() {
+	pace := p.pace()
+	if pace == 0 || float64(p.written) < paceFloor*now.Sub(p.began).Seconds() {
 		p.since = now
 		return n, nil
 	}
-	rest := time.NewTimer(min(paceRest*worked, paceLimit))
+	rest := time.NewTimer(min(pace*worked, paceLimit))
 	defer rest.Stop()
 	select {
 	case <-rest.C:
