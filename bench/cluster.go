@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -67,27 +69,34 @@ func newCluster(ctx context.Context, s system, name, dir string, size int) (*clu
 
 // addNode makes up a node, without starting it.
 func (c *cluster) addNode() error {
-	ports, err := freePorts(2)
-	if err != nil {
-		return err
+	n := &node{id: len(c.nodes) + 1}
+	n.dir = filepath.Join(c.dir, strconv.Itoa(n.id))
+	c.nodes = append(c.nodes, n)
+	for _, addr := range []*string{&n.client, &n.peer} {
+		free, err := c.freeAddr()
+		if err != nil {
+			return err
+		}
+		*addr = free
 	}
-	id := len(c.nodes) + 1
-	c.nodes = append(c.nodes, &node{id: id, client: ports[0], peer: ports[1], dir: filepath.Join(c.dir, strconv.Itoa(id))})
 	return nil
 }
 
-// freePorts returns addresses on which nothing listens.
-func freePorts(count int) ([]string, error) {
-	var addrs []string
-	for range count {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+// freeAddr returns an address on which nothing listens, and which no node of the
+// cluster has, whether it runs or not. Its port is below those of outgoing
+// connections: one of them could take it before its node does.
+func (c *cluster) freeAddr() (string, error) {
+	const first, count, tries = 10000, 20000, 1000
+	for range tries {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(count)))
+		if slices.ContainsFunc(c.nodes, func(n *node) bool { return n.client == addr || n.peer == addr }) {
+			continue
 		}
-		defer func() { _ = l.Close() }() // held until all are found, so that they differ
-		addrs = append(addrs, l.Addr().String())
+		if l, err := net.Listen("tcp", addr); err == nil {
+			return addr, l.Close()
+		}
 	}
-	return addrs, nil
+	return "", fmt.Errorf("no free port in %d tries", tries)
 }
 
 func (c *cluster) start(n *node) error {
