@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -10,12 +11,22 @@ import (
 // not make it durable. It takes neither a commit of the file system's journal
 // nor a flush of the disk's cache, which those who sync other files would have
 // to wait for.
+//
+// An error of the disk has to end the file: the kernel tells it once, and a
+// later fsync of the same file succeeds without the lost pages.
 func writeBack(f *os.File, offset, length int64) error {
 	const flags = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-	if err := unix.SyncFileRange(int(f.Fd()), offset, length, flags); err != nil {
-		return unix.Fdatasync(int(f.Fd())) // not every kernel that takes itself for Linux has the other
+	err := unix.SyncFileRange(int(f.Fd()), offset, length, flags)
+	if lacksWriteBack(err) {
+		return os.NewSyscallError("fdatasync", unix.Fdatasync(int(f.Fd())))
 	}
-	return nil
+	return os.NewSyscallError("sync_file_range", err)
+}
+
+// lacksWriteBack reports whether an error of sync_file_range says that there is
+// no such call: not every kernel that takes itself for Linux has it.
+func lacksWriteBack(err error) bool {
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EINVAL)
 }
 
 // startWriteBack has the kernel give a range of a file to the disk, and does not
