@@ -36,7 +36,7 @@ type logTail struct {
 	needed  atomic.Uint64 // the first entry that a follower needs is behind this one
 	writing atomic.Uint64 // index of the snapshot that was last begun
 	grown   atomic.Int64  // bytes of log since then
-	awaited atomic.Bool   // raft has asked since then for a snapshot that there is not yet
+	awaited atomic.Bool   // somebody has asked since then for a snapshot that there is not yet
 }
 
 func weightOf(e *raftpb.Entry) int64 { return int64(len(e.GetData())) + entryWeight }

@@ -245,7 +245,7 @@ func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- 
 	t := &s.tail
 	t.writing.Store(st.index)
 	t.grown.Store(0)
-	t.awaited.Store(false) // raft asks again, at each heartbeat
+	t.awaited.Store(false) // who waits asks again, at each heartbeat or tick
 	pace := func() time.Duration { return t.snapshotPace(st.bytes) }
 	err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
 		return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), pace: pace}, st)

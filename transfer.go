@@ -170,6 +170,7 @@ func (n *raftNode) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
 			if needed == 0 {
 				needed = index
 			}
+			n.storage.tail.awaited.Store(true) // again and again, too: see writeSnapshot
 			n.kv.askForSnapshot(needed)
 			select {
 			case <-newer:

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -83,4 +86,42 @@ func TestTransferInbox(t *testing.T) {
 	must(t, receive(t, o.storage, 3, 50, stateBytes(t, someState(3, 50)))) // an older one
 	wantFiles("one that is installed", installed)
 	wantState(t, openDisk(t, crashed(t, dir)), 100)
+}
+
+// Without this a node that was added since the newest snapshot waits long for
+// one that knows it, written at leisure.
+func TestSnapshotForANewMemberIsAwaited(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		life, end := context.WithCancel(t.Context())
+		defer end()
+		kv := newTestStore()
+		kv.wanted = make(chan struct{}, 1)
+		s := &storage{recorded: &indexWait{}}
+		n := &raftNode{tick: time.Second, kv: kv, storage: s, life: life}
+		snapshotOf := func(index uint64, voters ...uint64) {
+			s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+				Index: new(index), ConfState: &raftpb.ConfState{Voters: voters}}})
+			s.recorded.advance(index)
+		}
+		snapshotOf(1, 1)
+		got := make(chan *raftpb.Snapshot)
+		go func() {
+			snap, err := n.snapshotWith(2)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- snap
+		}()
+		for range 2 { // when the writing begins it is set back, and it must come again
+			time.Sleep(n.tick)
+			synctest.Wait()
+			if !s.tail.awaited.Swap(false) {
+				t.Error("it is not awaited")
+			}
+		}
+		snapshotOf(2, 1, 2)
+		if snap := <-got; snap.GetMetadata().GetIndex() != 2 {
+			t.Errorf("got %v", snap)
+		}
+	})
 }
