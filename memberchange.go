@@ -63,10 +63,12 @@ type members struct {
 
 const (
 	maxWaitingChanges = 64
-	// caughtUp, counted once the leader replicates to the learner, is how many entries a learner may be behind the leader to be
-	// made a voter: it then needs no more than a moment to count for the
-	// majority (thesis §4.2.1).
-	caughtUp = 100
+	// promotionLag is how many entries a learner may be behind its leader, which
+	// replicates to it, to be made a voter: it then needs no more than a moment
+	// to count for the majority (thesis §4.2.1).
+	promotionLag = 100
+	// lastWords is how long messages of a node that has died may be under way.
+	lastWords = 100 * time.Millisecond
 )
 
 // errElsewhere: this node does not lead; ask another.
@@ -245,8 +247,10 @@ func (ms *members) makeChange(ctx context.Context, r memberRequest) (memberReply
 	if err != nil || done {
 		return memberReply{ID: c.id, Index: index}, err
 	}
-	if err := ms.guard(ctx, m, c, r.Force); err != nil {
-		return memberReply{}, err
+	if !r.Force {
+		if err := ms.guard(ctx, m, c); err != nil {
+			return memberReply{}, err
+		}
 	}
 	if c.id == ms.id && len(m.voters()) > 1 {
 		return memberReply{}, ms.handOver(ctx)
@@ -273,19 +277,29 @@ func (ms *members) freshMembership(ctx context.Context) (membership, uint64, err
 }
 
 // guard refuses a change of the voters after which fewer of them are reachable
-// than the cluster then needs for a majority. A leader that has only just come to lead
-// has not heard from all of them yet, so it waits a little before it says no.
-func (ms *members) guard(ctx context.Context, m membership, c memberChange, force bool) error {
+// than the cluster then needs for a majority. A node may have died a moment ago;
+// so reachable is who is heard from after its last words have come, which a round
+// of heartbeats asks for. It waits a little before it says no.
+func (ms *members) guard(ctx context.Context, m membership, c memberChange) error {
 	after := m.clone()
 	after.apply(c)
 	voters := after.voters()
-	if force || slices.Equal(voters, m.voters()) {
+	if slices.Equal(voters, m.voters()) {
 		return nil
 	}
-	tick := time.NewTicker(ms.elected / 10)
+	select {
+	case <-time.After(min(lastWords, ms.elected/10)):
+	case <-ctx.Done():
+		return errInProgress
+	}
+	asked := time.Now()
+	if err := ms.node.reads.confirm(ctx); err != nil {
+		return errNoLeader
+	}
+	tick := time.NewTicker(ms.elected / 50)
 	defer tick.Stop()
-	for since := time.Now(); ; {
-		n, err := ms.countReachable(ctx, voters)
+	for {
+		n, err := ms.countHeard(ctx, voters, asked)
 		switch {
 		case errors.Is(err, errStopping):
 			return err
@@ -294,7 +308,7 @@ func (ms *members) guard(ctx context.Context, m membership, c memberChange, forc
 		case n > len(voters)/2:
 			return nil
 		}
-		if time.Since(since) >= ms.elected {
+		if time.Since(asked) >= ms.elected {
 			return fmt.Errorf("%w: %d of %d voters would be reachable", errWouldLose, n, len(voters))
 		}
 		select {
@@ -305,12 +319,12 @@ func (ms *members) guard(ctx context.Context, m membership, c memberChange, forc
 	}
 }
 
-// countReachable returns how many of the nodes this one has had a raft message
-// from within one election timeout, itself included.
-func (ms *members) countReachable(ctx context.Context, ids []uint64) (n int, err error) {
+// countHeard returns how many of the nodes this one has had a raft message from
+// since then, itself included.
+func (ms *members) countHeard(ctx context.Context, ids []uint64, since time.Time) (n int, err error) {
 	err = ms.node.call(ctx, func(*raft.RawNode) {
 		for _, id := range ids {
-			if id == ms.id || time.Since(ms.node.loop.heard[id]) <= ms.elected {
+			if id == ms.id || ms.node.loop.heard[id].After(since) {
 				n++
 			}
 		}
@@ -457,7 +471,7 @@ func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
 		st := rn.Status()
 		for i, p := range st.Progress {
 			recent := time.Since(ms.node.loop.heard[i]) <= ms.elected
-			if p.IsLearner && recent && !m.members[i].Pinned && m.members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+caughtUp >= st.GetCommit() {
+			if p.IsLearner && recent && !m.members[i].Pinned && m.members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+promotionLag >= st.GetCommit() {
 				id = i
 			}
 		}

@@ -108,15 +108,23 @@ func TestSimRefusedChanges(t *testing.T) {
 func TestSimQuorumGuard(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.leader()
-		followers := c.followers()
-		c.put(leader, "k", c.value())
-		c.crash(followers[0])
-		time.Sleep(2 * time.Second) // past the election timeout: it counts as unreachable
-		leader = c.leader()
-		if err := c.change(leader, memberRequest{Op: opRemove, ID: followers[1]}); !errors.Is(err, errWouldLose) {
-			t.Errorf("removing a healthy node beside a dead one: %v", err)
+		for _, ago := range []time.Duration{time.Nanosecond, 100 * time.Millisecond, 800 * time.Millisecond, 2 * time.Second} {
+			followers := c.followers()
+			c.put(leader, "k", c.value())
+			c.crash(followers[0])
+			time.Sleep(ago)
+			leader = c.leader()
+			if err := c.change(leader, memberRequest{Op: opRemove, ID: followers[1]}); !errors.Is(err, errWouldLose) {
+				t.Fatalf("removing a healthy node beside one that died %v ago: %v", ago, err)
+			}
+			v := c.value()
+			c.put(leader, "k", v)
+			c.start(followers[0])
+			c.want(followers[0], "k", v)
 		}
-		if err := c.change(leader, memberRequest{Op: opRemove, ID: followers[0]}); err != nil {
+		dead := c.followers()[0]
+		c.crash(dead)
+		if err := c.change(leader, memberRequest{Op: opRemove, ID: dead}); err != nil {
 			t.Errorf("removing the dead node: %v", err)
 		}
 		c.put(leader, "k", c.value())
