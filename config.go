@@ -87,8 +87,7 @@ type config struct {
 	ElectionTimeout time.Duration
 
 	// RequestTimeout is how long a request may wait for the cluster. Default
-	// 5s, at most 5m: well below the ten minutes for which outcomes are
-	// remembered. Several ElectionTimeouts survive the loss of a leader.
+	// 5s, at most 5m. Several ElectionTimeouts survive the loss of a leader.
 	RequestTimeout time.Duration
 
 	// CheckInterval is the time between two checks that the replicas hold the

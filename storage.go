@@ -31,9 +31,9 @@ import (
 //  2. A snapshot's state file is complete, fsynced and named before the WAL
 //     records the snapshot. A crash between leaves a file that no record
 //     names; it is removed at the next start.
-//  3. The WAL's record, and a hard state that commits it, are synced before
-//     any older file, segment or log entry is dropped. A crash between leaves
-//     files that the next snapshot removes.
+//  3. The WAL's record of it is synced before any older file, segment or log
+//     entry is dropped. A crash between leaves files that the next snapshot
+//     removes.
 //
 // One loader, openStorage, decides which snapshot counts, and gives raft and
 // the kvstore the same one.
@@ -49,7 +49,7 @@ type storage struct {
 	mem  *raft.MemoryStorage
 	mark *markKeeper
 
-	hard      *raftpb.HardState // as last written to the WAL
+	hard      *raftpb.HardState // as the WAL has it; commits its newest snapshot at least
 	last      uint64            // index of the last entry in the WAL
 	tail      logTail
 	recorded  *indexWait                      // wakes those who wait for a snapshot to be recorded
@@ -189,8 +189,8 @@ func (s *storage) record(hard *raftpb.HardState, index, term uint64, cs *raftpb.
 	if err := s.wal.SaveSnapshot(&walpb.Snapshot{Index: new(index), Term: new(term), ConfState: cs}); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
-	s.hard = before
-	s.hard.Commit = new(max(hard.GetCommit(), index))
+	// Another one: the WAL keeps what it is given, for the head of its next segment.
+	s.hard = &raftpb.HardState{Term: before.Term, Vote: before.Vote, Commit: new(max(hard.GetCommit(), index))}
 	s.snapIndex.Store(index)
 	return nil
 }
