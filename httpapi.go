@@ -217,6 +217,9 @@ func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error
 	if r.Header["Idempotency-Key"] != nil {
 		return fmt.Errorf("%w: Idempotency-Key is not supported by this version", errBadRequest)
 	}
+	if r.Method == http.MethodPut && r.Header["Content-Range"] != nil {
+		return fmt.Errorf("%w: a part of a value cannot be written", errBadRequest) // RFC 9110 §14.5
+	}
 	stale, err := parseQuery(r, read)
 	if err != nil {
 		return err
@@ -305,6 +308,9 @@ func parseCondition(h http.Header, read bool) (condition, error) {
 		value = match[0]
 	}
 	rev, err := parseETag(value)
+	if err != nil && kind == unlessAtRevision && isETag(value) {
+		return condition{}, nil // of nothing here; curl --etag-compare begins with ""
+	}
 	if err != nil {
 		return condition{}, fmt.Errorf("%w: %s: %w", errBadRequest, name, err)
 	}
@@ -318,6 +324,13 @@ func parseETag(s string) (uint64, error) {
 		return 0, fmt.Errorf("%q is not one ETag of this store, a revision in quotes", s)
 	}
 	return rev, nil
+}
+
+// isETag reports whether s is one strong entity tag, whosever (RFC 9110 §8.8.3).
+func isETag(s string) bool {
+	opaque, quoted := strings.CutPrefix(s, `"`)
+	opaque, closed := strings.CutSuffix(opaque, `"`)
+	return quoted && closed && !strings.ContainsFunc(opaque, func(c rune) bool { return c <= ' ' || c == '"' || c == 0x7f })
 }
 
 func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }

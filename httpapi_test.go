@@ -266,6 +266,13 @@ func TestParseCondition(t *testing.T) {
 		{[]string{"If-Match", `"7"`, "If-Match", `"7"`}, bad, bad},
 		{[]string{"If-Match", "*", "If-Match", "*"}, bad, bad},
 		{[]string{"If-None-Match", ""}, bad, bad},
+		{[]string{"If-None-Match", `""`}, condition{}, bad},
+		{[]string{"If-None-Match", `"x-y"`}, condition{}, bad},
+		{[]string{"If-None-Match", `"07"`}, condition{}, bad},
+		{[]string{"If-None-Match", `"`}, bad, bad},
+		{[]string{"If-None-Match", `x`}, bad, bad},
+		{[]string{"If-None-Match", `"a b"`}, bad, bad},
+		{[]string{"If-None-Match", `"7""8"`}, bad, bad},
 		{[]string{"If-None-Match", `W/"7"`}, bad, bad},
 		{[]string{"If-None-Match", `"7","8"`}, bad, bad},
 		{[]string{"If-None-Match", "*", "If-None-Match", "*"}, bad, bad},
@@ -297,6 +304,7 @@ func TestAPIConditions(t *testing.T) {
 		{"GET", "k", "If-None-Match", `"1"`, 304, `"1"`},
 		{"HEAD", "k", "If-None-Match", `"1"`, 304, `"1"`},
 		{"GET", "k", "If-None-Match", `"2"`, 200, `"1"`},
+		{"GET", "k", "If-None-Match", `""`, 200, `"1"`},
 		{"GET", "k", "If-None-Match", `*`, 304, `"1"`},
 		{"GET", "k", "If-Match", `"1"`, 200, `"1"`},
 		{"GET", "k", "If-Match", `"2"`, 412, `"1"`},
@@ -318,6 +326,8 @@ func TestAPIConditions(t *testing.T) {
 		{"DELETE", "n", "", "", 404, ""},
 		{"PUT", "k", "If-None-Match", `"1"`, 400, ""},
 		{"PUT", "k", "If-Match", `W/"1"`, 400, ""},
+		{"PUT", "k", "Content-Range", "bytes 0-0/1", 400, ""}, // it would replace the whole
+		{"PUT", "k", "Idempotency-Key", "x", 400, ""},         // ignored, it would promise too much
 	} {
 		what := fmt.Sprint(tt.method, " ", tt.key, " ", tt.header, " ", tt.value)
 		at := newAPITest(t)
