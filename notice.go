@@ -89,6 +89,13 @@ func (n *notices) canWait(to, commit uint64) bool {
 	return commit > told && n.awaited[to] <= told && n.all <= told
 }
 
+// forget drops what is known of a former member.
+func (n *notices) forget(node uint64) {
+	delete(n.told, node)
+	delete(n.awaited, node)
+	delete(n.held, node)
+}
+
 // take gives back what was held.
 func (n *notices) take(m *raftpb.Message) *raftpb.Message {
 	n.told[m.GetTo()] = m.GetCommit()

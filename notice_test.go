@@ -199,3 +199,21 @@ func TestSimNoticesTravelWithEntries(t *testing.T) {
 		}
 	})
 }
+
+// Guarantee: nothing is kept of a node that has left, and an ID that nobody
+// knows is none of its business.
+func TestNoticesForget(t *testing.T) {
+	nt := newNoticeTest(t)
+	nt.add(appends(1))
+	nt.n.appended(batchFrom(2, 1))
+	nt.add(notice(3))
+	nt.add(notice(4))
+	nt.n.forget(2)
+	nt.n.forget(3)
+	if n := nt.n; len(n.told)+len(n.awaited)+len(n.held) != 0 {
+		t.Errorf("it keeps %v, %v, %v", n.told, n.awaited, n.held)
+	}
+	if out := nt.n.flush(); len(out) > 0 {
+		t.Errorf("it sends %v", out)
+	}
+}

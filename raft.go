@@ -95,7 +95,7 @@ type raftNode struct {
 
 	// What the loop last knew, for anyone to read.
 	status      atomic.Pointer[raftStatus]
-	leaderHeard atomic.Pointer[time.Time] // when a message came from the leader
+	leaderHeard atomic.Pointer[time.Time] // contact.go; nil: never; zero: always, there being no others
 
 	loop raftLoop
 }
@@ -113,10 +113,11 @@ type raftLoop struct {
 	urgent     bool              // appends hold more than a new commit index
 	term, vote uint64            // as last given to the persist loop
 	notices    *notices
-	commits    []commit        // for the apply loop
-	held       [][]byte        // ReadIndex contexts that must wait; see readIndex
-	sending    map[uint64]bool // nodes that a snapshot is on its way to
-	heard      map[uint64]time.Time
+	commits    []commit             // for the apply loop
+	held       []*raftpb.Message    // MsgReadIndex that must wait; see readIndex
+	sending    map[uint64]bool      // nodes that a snapshot is on its way to
+	heard      map[uint64]time.Time // when a node's last message came
+	followed   map[uint64]time.Time // when it last answered this node as its leader
 	// committedTerm is the term of the last entry known to be committed.
 	committedTerm uint64
 	// restored is the index of the newest snapshot that raft took over; its
@@ -161,7 +162,8 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	n.loop = raftLoop{rn: rn, notices: newNotices(), heard: make(map[uint64]time.Time), sending: make(map[uint64]bool)}
+	n.loop = raftLoop{rn: rn, notices: newNotices(), sending: make(map[uint64]bool),
+		heard: make(map[uint64]time.Time), followed: make(map[uint64]time.Time)}
 	n.publish()
 	if n.alone() {
 		// Nobody to wait for: no need to sit out the election timeout.
@@ -234,7 +236,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		case m := <-n.appliedC:
 			n.step(m)
 		case c := <-n.roundC:
-			n.readIndex(c)
+			n.readIndex(&raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: c}}})
 		case f := <-n.callC:
 			f(n.loop.rn)
 		case <-n.reports.kick:
@@ -259,7 +261,7 @@ func (n *raftNode) drain() {
 		case m := <-n.appliedC:
 			n.step(m)
 		case c := <-n.roundC:
-			n.readIndex(c)
+			n.readIndex(&raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: c}}})
 		default:
 			return
 		}
@@ -269,15 +271,10 @@ func (n *raftNode) drain() {
 // step gives raft a message. raft's errors here mean that it has no use for
 // the message, which its sender must expect.
 func (n *raftNode) step(m *raftpb.Message) {
-	if from := m.GetFrom(); !raft.IsLocalMsgTarget(from) {
-		now := time.Now()
-		n.loop.heard[from] = now
-		if from == n.status.Load().leader {
-			n.leaderHeard.Store(&now)
-		}
-	}
-	if m.GetType() == raftpb.MsgReadIndex && !n.mayAnswerReads() {
-		return // the node that asked will ask again
+	n.noteHeard(m)
+	if m.GetType() == raftpb.MsgReadIndex {
+		n.readIndex(m)
+		return
 	}
 	if err := n.loop.rn.Step(m); err != nil {
 		n.log.Debug("raft took no notice of a message", zap.Stringer("type", m.GetType()), zap.Error(err))
@@ -300,16 +297,18 @@ func (n *raftNode) propose(p proposal) {
 	p.done(err == nil, st.term, st.role == raft.StateLeader)
 }
 
-// readIndex begins a round of ReadIndex. A leader must have committed an
-// entry of its own term first (thesis §6.4, step 1); raft sees to that with
-// two voters or more, but a single voter would answer with a commit index that
-// may be older than what its former life acknowledged.
-func (n *raftNode) readIndex(context []byte) {
+// readIndex begins a round of ReadIndex, for this node or another. A leader must
+// have committed an entry of its own term first (thesis §6.4, step 1); raft sees
+// to that with two voters or more, but a single voter would answer with a commit
+// index that may be older than what its former life acknowledged.
+func (n *raftNode) readIndex(m *raftpb.Message) {
 	if !n.mayAnswerReads() {
-		n.loop.held = append(n.loop.held, context)
+		n.loop.held = append(n.loop.held, m)
 		return
 	}
-	n.loop.rn.ReadIndex(context)
+	if err := n.loop.rn.Step(m); err != nil {
+		n.log.Debug("raft began no round for reads", zap.Error(err)) // whoever asked asks again
+	}
 }
 
 func (n *raftNode) mayAnswerReads() bool {
@@ -331,8 +330,8 @@ func (n *raftNode) handleReady() {
 		if len(n.loop.held) > 0 && n.mayAnswerReads() {
 			held := n.loop.held
 			n.loop.held = nil
-			for _, c := range held {
-				n.loop.rn.ReadIndex(c)
+			for _, m := range held {
+				n.readIndex(m)
 			}
 		}
 	}
@@ -404,6 +403,7 @@ func (n *raftNode) publish() {
 	st := n.loop.rn.BasicStatus()
 	n.status.Store(&raftStatus{term: st.GetTerm(), commit: st.GetCommit(), leader: st.Lead, role: st.RaftState})
 	n.leaders.set(st.Lead, st.GetTerm())
+	n.noteFollowed()
 }
 
 // call runs f on the raft loop and returns when it is done.

@@ -81,7 +81,11 @@ func (n *raftNode) dropPeers(m membership) {
 			n.letGo(id)
 			delete(n.peers, id)
 			n.gate.forget(id)
-			n.reports.put(func(*raft.RawNode) { delete(n.loop.heard, id) })
+			n.reports.put(func(*raft.RawNode) {
+				delete(n.loop.heard, id)
+				delete(n.loop.followed, id)
+				n.loop.notices.forget(id)
+			})
 		}
 	}
 }

@@ -31,6 +31,24 @@ func TestSimIsolatedLeader(t *testing.T) {
 		old := c.leader()
 		c.put(old, "k", c.value())
 		c.net.isolate(old, c.followers()...)
+		isolated := time.Now()
+		// What a stale read there says of its age holds, while it still takes
+		// itself for the leader and later.
+		contact := func() {
+			t.Helper()
+			ms, ok := c.nodes[old].srv.api.status.leaderContact()
+			if since := time.Since(isolated).Milliseconds(); !ok || ms < since {
+				t.Errorf("cut off for %d ms, it says %d, %t", since, ms, ok)
+			}
+		}
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			for range 40 {
+				time.Sleep(50 * time.Millisecond)
+				contact()
+			}
+		}()
 		res, _ := c.do(1, old, chaosInput{kind: chaosPut, key: "k", value: c.value()})
 		if !errors.Is(res.err, errOutcomeUnknown) {
 			t.Errorf("write on an isolated leader: %v", res.err)
@@ -38,6 +56,7 @@ func TestSimIsolatedLeader(t *testing.T) {
 		if res, it := c.do(1, old, chaosInput{kind: chaosGet, key: "k"}); res.err == nil {
 			t.Errorf("read on an isolated leader: %+v", it)
 		}
+		<-watched
 		var other uint64
 		c.await("another leader", func() bool {
 			for _, id := range c.up() {
@@ -50,6 +69,7 @@ func TestSimIsolatedLeader(t *testing.T) {
 		})
 		v := c.value()
 		c.put(other, "k", v)
+		contact()
 		c.net.heal()
 		c.await("the old leader to follow", func() bool {
 			l, _, _ := c.nodes[old].srv.node.leaders.get()
@@ -87,6 +107,38 @@ func TestSimLeaderCrashUnderLoad(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
+		}
+	})
+}
+
+// A read that comes when a new leader has not committed anything yet is answered
+// as soon as it has; it is not lost, to be asked for again much later.
+func TestSimReadsWhileALeaderBegins(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		for range 5 {
+			old := c.leader()
+			v := c.value()
+			c.put(old, "k", v)
+			_, term, _ := c.nodes[old].srv.node.leaders.get()
+			c.crash(old)
+			done := make(chan struct{})
+			for _, id := range c.up() {
+				go func() {
+					defer func() { done <- struct{}{} }()
+					leaders := c.nodes[id].srv.node.leaders
+					for l, now, changed := leaders.get(); l == 0 || now == term; l, now, changed = leaders.get() {
+						<-changed
+					}
+					began := time.Now()
+					c.want(id, "k", v)
+					if took := time.Since(began); took > 250*time.Millisecond { // half of retryAfter
+						t.Errorf("a read on node %d took %v", id, took)
+					}
+				}()
+			}
+			<-done
+			<-done
+			c.start(old)
 		}
 	})
 }

@@ -148,14 +148,14 @@ func (s *statusReporter) serveReady(w http.ResponseWriter, r *http.Request) erro
 }
 
 // leaderContact returns how long ago, in milliseconds, this node last heard
-// from a leader. False: never.
+// from a leader or, leading, from a majority that follows it. False: never.
 func (s *statusReporter) leaderContact() (ms int64, ok bool) {
-	if s.node.status.Load().role == raft.StateLeader {
-		return 0, true
-	}
 	at := s.node.leaderHeard.Load()
-	if at == nil {
+	switch {
+	case at == nil:
 		return 0, false
+	case at.IsZero():
+		return 0, true
 	}
 	return time.Since(*at).Milliseconds(), true
 }
