@@ -266,7 +266,7 @@ func TestProcRecover(t *testing.T) {
 
 // Guarantee: inspect works beside a running node, and tells a sound directory from a damaged one.
 func TestProcInspect(t *testing.T) {
-	c := newProcCluster(t, 1, "--snapshot-count", "200")
+	c := newProcCluster(t, 1, "--snapshot-count", "200", "--check-interval", "0") // so that the log ends with a write
 	c.start()
 	k := c.count(1, "counter")
 	for range 5 {
