@@ -236,7 +236,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		case m := <-n.appliedC:
 			n.step(m)
 		case c := <-n.roundC:
-			n.readIndex(&raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: c}}})
+			n.readIndex(newRound(c))
 		case f := <-n.callC:
 			f(n.loop.rn)
 		case <-n.reports.kick:
@@ -261,7 +261,7 @@ func (n *raftNode) drain() {
 		case m := <-n.appliedC:
 			n.step(m)
 		case c := <-n.roundC:
-			n.readIndex(&raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: c}}})
+			n.readIndex(newRound(c))
 		default:
 			return
 		}
@@ -295,6 +295,11 @@ func (n *raftNode) propose(p proposal) {
 	err := n.loop.rn.Propose(p.data)
 	st := n.status.Load()
 	p.done(err == nil, st.term, st.role == raft.StateLeader)
+}
+
+// newRound is the message with which this node asks for a round of ReadIndex.
+func newRound(context []byte) *raftpb.Message {
+	return &raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: context}}}
 }
 
 // readIndex begins a round of ReadIndex, for this node or another. A leader must

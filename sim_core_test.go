@@ -30,6 +30,11 @@ func TestSimIsolatedLeader(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		old := c.leader()
 		c.put(old, "k", c.value())
+		for _, id := range c.up() {
+			if ms, ok := c.nodes[id].srv.api.status.leaderContact(); !ok || ms > 250 { // two heartbeats, and how long messages take
+				t.Errorf("node %d has heard from a leader %d ms ago, %t", id, ms, ok)
+			}
+		}
 		c.net.isolate(old, c.followers()...)
 		isolated := time.Now()
 		// What a stale read there says of its age holds, while it still takes
@@ -196,6 +201,9 @@ func TestSimSingleNodeReadsAfterCrash(t *testing.T) {
 			c.crash(1)
 			c.start(1)
 			c.want(1, "k", v)
+			if ms, ok := c.nodes[1].srv.api.status.leaderContact(); ms != 0 || !ok {
+				t.Fatalf("alone, it has heard from a leader %d ms ago, %t", ms, ok)
+			}
 		}
 	})
 }
