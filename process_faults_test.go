@@ -232,6 +232,30 @@ func TestProcStopTellsClients(t *testing.T) {
 	t.Error("no client was told")
 }
 
+// Guarantee: a second signal ends a node that is still waiting for a slow request.
+func TestProcSecondSignal(t *testing.T) {
+	c := newProcCluster(t, 1)
+	c.start(1)
+	conn := dialKept(t, fmt.Sprintf("127.0.0.1:%d", c.nodes[1].clientPort))
+	conn.want(t, http.StatusNotFound, false)
+	if _, err := fmt.Fprint(conn, "PUT /k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n1"); err != nil {
+		t.Fatal(err)
+	}
+	c.nodes[1].ending = true
+	c.signal(1, syscall.SIGTERM)
+	procEventually(t, procStopWithin, "it stops", func() error {
+		if out := c.nodes[1].output(); !strings.Contains(out, "stopping") {
+			return errors.New(procTail(out))
+		}
+		return nil
+	})
+	if !c.nodes[1].running() {
+		t.Fatal("it did not wait for the request")
+	}
+	c.signal(1, syscall.SIGTERM)
+	c.waitExit(1, -1, procStopWithin/2) // the request alone would hold it for longer
+}
+
 // Guarantee: what was acknowledged is on a majority's disks: killing all three at once loses none of it.
 func TestProcAllKilledAtOnce(t *testing.T) {
 	c := newProcCluster(t, 3, "--snapshot-count", "500")
