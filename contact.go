@@ -9,8 +9,9 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 )
 
-// When this node last heard from others: it bounds how old a stale read is. All
-// of it is done on the raft loop.
+// When this node last heard from others: it bounds how old a stale read is, on a
+// follower together with the time in which CheckQuorum makes a leader that is cut
+// off step down (thesis §6.2). All of it is done on the raft loop.
 
 // noteHeard notes that a message came.
 func (n *raftNode) noteHeard(m *raftpb.Message) {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,4 +127,59 @@ func TestListenerStopsWithIdleConnections(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Guarantee: README.md names the limits that are set.
+func TestReadmeNamesLimits(t *testing.T) {
+	data, err := os.ReadFile("README.md")
+	must(t, err)
+	readme := strings.Join(strings.Fields(string(data)), " ")
+	wait := defaultConfig().RequestTimeout
+	srv := newClientServer(wait, zap.NewNop())
+	for _, claim := range []string{
+		fmt.Sprintf("A request has %.0f s to arrive, %.0f s and `--request-timeout`", srv.ReadTimeout.Seconds(), (srv.ReadTimeout - wait).Seconds()),
+		fmt.Sprintf("its headers, up to %d KiB, have %.0f s of them", srv.MaxHeaderBytes>>10, srv.ReadHeaderTimeout.Seconds()),
+		fmt.Sprintf("An answer has %.0f s to be taken", srv.WriteTimeout.Seconds()),
+		fmt.Sprintf("a backup %.0f s for each %d KiB", backupPace.Seconds(), backupPiece>>10),
+		fmt.Sprintf("A signal stops it in order, within %.0f s", stopLimit.Seconds()),
+	} {
+		if !strings.Contains(readme, claim) {
+			t.Errorf("README.md does not say %q", claim)
+		}
+	}
+}
+
+// Guarantee: a request that does not arrive in time is told so, when README.md
+// says, whatever takes its body.
+func TestRequestReadLimit(t *testing.T) {
+	const limit = 35 * time.Second
+	inBackupBubble(t, func(b *backupTest) {
+		for _, tt := range []struct{ target, headers string }{
+			{"PUT /k", "Content-Length: 10"},
+			{"PUT /k", "Transfer-Encoding: chunked"},
+			{"GET /k", "Content-Length: 10"},
+			{"POST /2", "Content-Length: 10"},
+			{"POST /v1/members", "Content-Type: application/json\r\nContent-Length: 10"},
+		} {
+			conn, err := b.dial(b.Context(), "", "")
+			must(t, err)
+			defer conn.Close()
+			began := time.Now()
+			_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: 127.0.0.1\r\n%s\r\n\r\n", tt.target, tt.headers)
+			must(t, err)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			must(t, err)
+			if took := time.Since(began); resp.StatusCode != 408 || took != limit {
+				t.Errorf("%+v: %s after %v, want 408 after %v", tt, resp.Status, took, limit)
+			}
+			body, err := io.ReadAll(resp.Body)
+			must(t, err)
+			if !strings.Contains(string(body), `"code":"request_timeout"`) {
+				t.Errorf("%+v: %s", tt, body)
+			}
+		}
+		if b.proposed != 0 {
+			t.Error("proposed")
+		}
+	})
 }
