@@ -14,7 +14,7 @@ RACE ?= $(shell go build -race runtime/cgo 2>/dev/null && echo -race)
 TIMEOUT ?= 10m
 TESTFLAGS ?=
 
-.PHONY: help build run test check bench bench-quick bench-growth fmt clean
+.PHONY: help build run test soak check bench bench-quick bench-growth fmt clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -32,6 +32,9 @@ test: ## all tests, with the race detector where there is a C compiler (TESTFLAG
 	$(eval RACE := $(RACE))
 	@echo "test: $(if $(RACE),with the race detector,WITHOUT the race detector: it needs cgo and a C compiler)"
 	go test $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+
+soak: ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
+	RAFTKV_SOAK=1 go test $(RACE) -timeout 6h -count=1 -v -run 'TestSoak|TestChaos' $(TESTFLAGS) .
 
 # What git sees, to compare before and after go generate.
 STATE = { git status --porcelain; git diff; } 2>/dev/null | git hash-object --stdin

@@ -4,7 +4,7 @@ package main
 
 // Random requests to random nodes under random faults; porcupine judges the history.
 //
-//	RAFTKV_CHAOS_SECONDS=30 how long each of the tests makes trouble (8 by default)
+//	RAFTKV_CHAOS_SECONDS=30 how long each of the tests makes trouble (8 by default, 600 in a soak)
 //	RAFTKV_CHAOS_SEED=N     replays the faults and requests of a run (the timing of processes does not repeat)
 
 import (
@@ -350,7 +350,7 @@ func runChaos(t *testing.T, killAll bool) {
 	if testing.Short() {
 		t.Skip("takes a while")
 	}
-	total := 8 * time.Second
+	total := soakOr(8*time.Second, 10*time.Minute)
 	if s := os.Getenv("RAFTKV_CHAOS_SECONDS"); s != "" {
 		n, err := strconv.ParseFloat(s, 64)
 		if err != nil || n < 0 {

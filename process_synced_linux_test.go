@@ -37,15 +37,13 @@ func straceArgs(out string, delay time.Duration) []string {
 // findStrace returns the path of an strace that works, or skips the test.
 func findStrace(t *testing.T) string {
 	t.Helper()
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skip("strace is needed (apt-get install strace): it shows what was synced before what was answered")
-	}
+	needTools(t, "strace")
+	strace := "strace"
 	out := filepath.Join(t.TempDir(), "trace")
 	said, err := exec.Command(strace, append(straceArgs(out, slowSync), "true")...).CombinedOutput()
 	trace, _ := os.ReadFile(out)
 	if err != nil || !regexp.MustCompile(`\+\+\+ exited with 0 \+\+\+\n$`).Match(trace) {
-		t.Skipf("strace cannot trace here (a container needs the capability SYS_PTRACE; strace 5.3 or later): %v\n%s%s", err, said, trace)
+		cannotRun(t, fmt.Sprintf("strace cannot trace (a container needs the capability SYS_PTRACE; strace 5.3 or later): %v\n%s%s", err, said, trace))
 	}
 	return strace
 }
