@@ -113,17 +113,18 @@ func (kv *kvstore) commit(c commit, reconf reconfigure) error {
 	return nil
 }
 
-// outcome is a batch's results, on their way to those who wait.
+// outcome is what became of a batch, on its way to those who wait.
 type outcome struct {
 	id      batchID
-	results []result
+	data    []byte   // the batch itself
+	results []result // nil: it was not applied, or before
 }
 
 func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	var outcomes []outcome
+	var own []outcome // of batches of this node's
 	kv.mu.Lock()
 	for _, e := range entries {
 		o, err := kv.applyEntry(e)
@@ -131,20 +132,46 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 			kv.mu.Unlock()
 			return err
 		}
-		if o.results != nil {
-			outcomes = append(outcomes, o)
+		if o.id.node == kv.self.node {
+			own = append(own, o)
 		}
 	}
 	kv.noteChecks()
-	kv.size.Store(kv.state.bytes)
+	kv.publish()
+	window := kv.state.windows[kv.self.node]
 	kv.mu.Unlock()
 
+	if err := kv.checkOwn(own, window); err != nil {
+		return err
+	}
 	// Only now that readers see the new state may anyone be told of it.
 	kv.applied.advance(entries[len(entries)-1].GetIndex())
-	for _, o := range outcomes {
-		kv.proposals.applied(o.id, o.results)
+	for _, o := range own {
+		if o.results != nil {
+			kv.proposals.applied(o.id, o.results)
+		}
 	}
 	return nil
+}
+
+// checkOwn returns errOldCopy when batches in the log that are marked as this
+// node's cannot be its own. Nobody has been answered from them yet.
+func (kv *kvstore) checkOwn(own []outcome, w window) error {
+	if len(own) == 0 {
+		return nil
+	}
+	for _, o := range own {
+		if err := kv.proposals.checkBatch(o.id, o.data); err != nil {
+			return err
+		}
+	}
+	return kv.proposals.checkWindow(w)
+}
+
+// publish tells what others look at without the lock. The caller holds kv.mu.
+func (kv *kvstore) publish() {
+	kv.size.Store(kv.state.bytes)
+	kv.proposals.named.Store(kv.state.level >= lifeLevel)
 }
 
 // applyEntry applies one normal entry. The caller holds kv.mu.
@@ -181,7 +208,7 @@ func (s *state) applyEntry(e *raftpb.Entry) (o outcome, commands int, err error)
 		return o, 0, fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
 	}
 	results, _ := s.applyBatch(id, cmds)
-	return outcome{id, results}, countWork(cmds), nil
+	return outcome{id, e.GetData(), results}, countWork(cmds), nil
 }
 
 // applyConfEntry applies a membership change.
@@ -197,6 +224,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	if err == nil {
 		changed, err = kv.state.applyMemberChange(change)
 	}
+	kv.publish()
 	m := kv.state.membership.clone()
 	kv.mu.Unlock()
 
@@ -239,11 +267,14 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	kv.state = s
 	kv.agreement.worked = s.index
 	kv.noteChecks()
-	kv.size.Store(s.bytes)
-	window, m := s.windows[kv.proposals.node], s.membership.clone()
+	kv.publish()
+	window, m := s.windows[kv.self.node], s.membership.clone()
 	kv.mu.Unlock()
 	kv.due.reset()
 	kv.due.last = s.index
+	if err := kv.proposals.checkWindow(window); err != nil {
+		return err
+	}
 	if err := reconf(s.index, nil, m); err != nil {
 		return err
 	}

@@ -155,8 +155,8 @@ func benchProposer(b *testing.B) *proposer {
 	proposeC := make(chan proposal)
 	leaders := newLeadership()
 	leaders.set(1, 1)
-	p := newProposer(zap.NewNop(), defaultConfig(), 1, proposeC, leaders)
-	p.node = 1
+	p := newProposer(zap.NewNop(), defaultConfig(), newLife(1, 1), proposeC, leaders)
+	p.life.node = 1
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
 	go func() { done <- p.run(ctx) }()

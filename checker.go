@@ -25,6 +25,7 @@ type agreement struct {
 	own     chan *ownCheck            // to the reporter: the newest of what to report
 	fault   atomic.Pointer[fault]     // why this node must not serve; nil: it may
 	unsound atomic.Bool               // found by a full check of its own; ends with the process
+	split   atomic.Bool               // another history contradicts this node's; inquiry.go
 	decided atomic.Uint64             // checks that were decided in this life
 	worked  uint64                    // index of the last entry that was more than a check; guarded by kv.mu
 	checked uint64                    // the newest decided check; belongs to the apply loop
@@ -34,9 +35,19 @@ type agreement struct {
 
 type fault struct{ err error }
 
+// split notes that another history contradicts this node's.
+func (kv *kvstore) split() {
+	if !kv.agreement.split.Swap(true) {
+		kv.log.Error("this node stops serving: "+errHistories.Error(), zap.Uint64("id", kv.self.node))
+	}
+}
+
 // sound returns nil, or why this node must not serve: errDiverged,
-// errNoMajority or errMemory.
+// errHistories, errNoMajority or errMemory.
 func (kv *kvstore) sound() error {
+	if kv.agreement.split.Load() {
+		return errHistories
+	}
 	f := kv.agreement.fault.Load()
 	if kv.agreement.unsound.Load() && (f == nil || f.err == errNoMajority) {
 		return errMemory // says more

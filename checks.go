@@ -162,6 +162,11 @@ func (c *checks) contradicted() bool {
 var (
 	errDiverged = errors.New("this node's data is not that of the other replicas: nothing that it holds can be relied on. " +
 		"Remove it through another node (DELETE /ID) and join under a new ID with an empty data directory")
+	// errHistories: not found by a check, but from a log that contradicts this node's.
+	errHistories = errors.New("this node's log and another member's contradict each other: there are two histories, and writes that were " +
+		"acknowledged in one are missing in the other, as when a data directory was put back from an older copy. " +
+		"To keep the history of the others, remove this node through one of them (DELETE /ID) and join under a new ID with an empty " +
+		"data directory. To keep this node's, stop all nodes and make a new cluster of its directory (raftkv recover)")
 	errNoMajority = errors.New("the replicas hold different data, and no majority of them agrees: " +
 		"nothing is served before a check finds one. Nodes that are down may make it; else restore a backup")
 	// errMemory: found by this node alone, in itself. Its disk may be sound,

@@ -8,17 +8,26 @@ import (
 
 // A raft entry of type EntryNormal carries one batch: the commands that one
 // node gathered while its previous batch was on its way. The layout is a
-// format byte, the batch's identity as four uvarints, and the commands, each
-// with its length in front:
+// format byte, the batch's identity as four uvarints and, in format 2, a number
+// of eight bytes, little-endian, and the commands, each with its length in front:
 //
-//	format | node | boot | sequence | low | (length | kind | fields...)*
+//	1 | node | boot | sequence | low | (length | kind | fields...)*
+//	2 | node | boot | sequence | low | life | (length | kind | fields...)*
 //
 // The first byte versions the whole, the kind versions each command. Both are
 // read strictly: what this version does not know stops the node, because
 // skipping a command that other nodes apply would let the replicas diverge.
 
-// batchFormat is the first byte of every batch.
-const batchFormat = 1
+// The first byte of every batch.
+const (
+	batchFormat     = 1
+	lifeBatchFormat = 2 // from level 3 on
+)
+
+// knowsFormat reports whether a program of some level can read a batch.
+func knowsFormat(format byte, level uint64) bool {
+	return format == batchFormat || format == lifeBatchFormat && level >= lifeLevel
+}
 
 // commandKind says what a command does. The values are on disk: never reuse one.
 type commandKind byte
@@ -80,6 +89,8 @@ type batchID struct {
 	// applied or will never be proposed again. It keeps the replicated
 	// window of applied sequences short.
 	low uint64
+	// life is the nonce of the life that gathered it; 0 in format 1.
+	life uint64
 }
 
 // Errors of decoding.
@@ -94,17 +105,17 @@ var (
 
 // appendBatchHeader starts the encoding of a batch.
 func appendBatchHeader(b []byte, id batchID) []byte {
-	b = append(b, batchFormat)
-	b = binary.AppendUvarint(b, id.node)
-	b = binary.AppendUvarint(b, id.boot)
-	b = binary.AppendUvarint(b, id.seq)
-	return binary.AppendUvarint(b, id.low)
+	if id.life == 0 {
+		return appendUvarints(append(b, batchFormat), id.node, id.boot, id.seq, id.low)
+	}
+	b = appendUvarints(append(b, lifeBatchFormat), id.node, id.boot, id.seq, id.low)
+	return binary.LittleEndian.AppendUint64(b, id.life)
 }
 
 // batchNode returns the node that gathered a batch; 0 if data is none.
 func batchNode(data []byte) uint64 {
 	r := fields{b: data}
-	if r.byte() != batchFormat {
+	if !knowsFormat(r.byte(), programLevel) {
 		return 0
 	}
 	return r.uvarint()
@@ -163,10 +174,15 @@ func boolByte(v bool) byte {
 // decodeBatch splits an entry into its identity and its commands.
 func decodeBatch(data []byte) (batchID, []command, error) {
 	r := fields{b: data}
-	if format := r.byte(); !r.bad && format != batchFormat {
+	format := r.byte()
+	if !r.bad && !knowsFormat(format, programLevel) {
 		return batchID{}, nil, fmt.Errorf("%w: batch format %d", errUnknownCommand, format)
 	}
 	id := batchID{node: r.uvarint(), boot: r.uvarint(), seq: r.uvarint(), low: r.uvarint()}
+	if format == lifeBatchFormat {
+		id.life = r.uint64()
+		r.bad = r.bad || id.life == 0
+	}
 	cmds := make([]command, 0, countCommands(r))
 	for !r.bad && len(r.b) > 0 {
 		c, err := decodeCommand(r.bytes())

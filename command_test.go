@@ -76,7 +76,9 @@ func TestBatchRoundTrip(t *testing.T) {
 	for _, id := range []batchID{
 		{},
 		{node: 1, boot: 2, seq: 3, low: 2},
-		{math.MaxUint64, math.MaxUint64, math.MaxUint64, math.MaxUint64},
+		{node: math.MaxUint64, boot: math.MaxUint64, seq: math.MaxUint64, low: math.MaxUint64},
+		{node: 1, boot: 2, seq: 3, low: 2, life: 1},
+		{math.MaxUint64, math.MaxUint64, math.MaxUint64, math.MaxUint64, math.MaxUint64},
 	} {
 		for n := range len(commandSamples) + 1 {
 			got, cmds, err := decodeBatch(encodeBatch(id, commandSamples[:n]...))
@@ -90,7 +92,7 @@ func TestBatchRoundTrip(t *testing.T) {
 // Guarantee: an entry of a newer version stops the node instead of being
 // skipped, and an entry that no version writes is told apart from it.
 func TestDecodeBatchStrict(t *testing.T) {
-	head := appendBatchHeader(nil, batchID{1, 2, 3, 3})
+	head := appendBatchHeader(nil, batchID{node: 1, boot: 2, seq: 3, low: 3})
 	with := func(cmds ...[]byte) []byte {
 		b := bytes.Clone(head)
 		for _, c := range cmds {
@@ -107,7 +109,9 @@ func TestDecodeBatchStrict(t *testing.T) {
 	}{
 		{"nothing", nil, errMalformed},
 		{"format 0", append([]byte{0}, head[1:]...), errUnknownCommand},
-		{"format 2", append([]byte{2}, head[1:]...), errUnknownCommand},
+		{"format 3", append([]byte{3}, head[1:]...), errUnknownCommand},
+		{"a life of 0", append(append([]byte{2}, head[1:]...), make([]byte, 8)...), errMalformed},
+		{"half a life", append(append([]byte{2}, head[1:]...), 1, 2, 3, 4), errMalformed},
 		{"format 2 alone", []byte{2}, errUnknownCommand},
 		{"half an identity", head[:3], errMalformed},
 		{"identity overflows", append([]byte{batchFormat}, over...), errMalformed},
@@ -142,7 +146,7 @@ func TestDecodeBatchStrict(t *testing.T) {
 
 // Guarantee: a cut entry is never applied as a different command.
 func TestDecodeBatchCut(t *testing.T) {
-	id := batchID{1, 2, 300, 299}
+	id := batchID{node: 1, boot: 2, seq: 300, low: 299}
 	whole := encodeBatch(id, commandSamples...)
 	for n := range whole {
 		got, cmds, err := decodeBatch(whole[:n])
@@ -188,14 +192,14 @@ func checkDecode(t *testing.T, data []byte) {
 // every node would panic again at every start; and it means one thing.
 func FuzzDecodeBatch(f *testing.F) {
 	f.Add([]byte(nil))
-	f.Add(encodeBatch(batchID{1, 2, 3, 3}, commandSamples...))
+	f.Add(encodeBatch(batchID{node: 1, boot: 2, seq: 3, low: 3}, commandSamples...))
 	f.Fuzz(checkDecode)
 }
 
 // Guarantee: the same, for damaged entries, in every test run.
 func TestDecodeBatchDamage(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	whole := encodeBatch(batchID{1, 2, 3, 3}, commandSamples...)
+	whole := encodeBatch(batchID{node: 1, boot: 2, seq: 3, low: 3}, commandSamples...)
 	for range 2000 {
 		b := bytes.Clone(whole)
 		for range 1 + rnd.IntN(4) {

@@ -31,6 +31,7 @@ touches; the others reach it as said.
 	members (members.run)            promotion of learners         members.turn: one change at a time
 	takePart, proveID                nothing; end once the node    gate.mu
 	                                 has published who it is
+	inquire                          nothing                       signs
 	checker.report                   this node's answer            agreement.own: the newest only
 	checker.lead                     when a check is due           its own; gives leadership up
 	sendSnapshot, one for each       the file it reads             ends when sent
@@ -54,7 +55,9 @@ holds two, except that the reader looks at the leadership while it holds its own
   - The state is a function of the log: apply reads no clock, no random number
     and no flag.
   - A batch is applied at most once, however often it was proposed: its
-    identity is in the state (kvstore.go, window).
+    identity is in the state (kvstore.go, window). Nobody is answered from an
+    entry that is not, byte for byte, the batch that was sent (life.go).
+  - What contradicts this node's log does not get to raft (suspect.go).
   - The members in the state are those of raft's configuration at the same
     index; checked at each change.
   - The mark on disk never claims more than the log has synced.

@@ -84,6 +84,7 @@ func TestHashSeesEverything(t *testing.T) {
 		"changes":  func(s *state) { s.membership.changes++ },
 		"removed":  func(s *state) { s.membership.removed[7] = true },
 		"window":   func(s *state) { s.windows[1] = window{boot: 1, low: 2, applied: 4} },
+		"life":     func(s *state) { w := s.windows[1]; w.life = 1; s.windows[1] = w },
 		"peer URL": func(s *state) { s.membership.members[3] = member{ID: 3, PeerURL: "http://c:4", Learner: true} },
 		"client URL": func(s *state) {
 			s.membership.members[3] = member{ID: 3, PeerURL: "http://c:3", ClientURL: "x", Learner: true}

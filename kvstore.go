@@ -62,19 +62,29 @@ func (s *state) copy() *state {
 // keeps fewer than windowSize unsettled batches, so nothing falls out.
 type window struct {
 	boot, low, applied uint64
+	// life is the nonce of that life. It is 0, and so leaves no trace in files
+	// and in the hash, until a batch has named it, which none does below level 3.
+	life uint64
 }
 
 const windowSize = 64
 
 // admit reports whether a batch is applied now for the first time, and
 // records it. A batch of an earlier life is refused: nobody waits for it, and
-// its window is gone.
+// its window is gone. So is one of another life with the same boot: one of the
+// two began on an older copy of the directory, and ends when it sees the other.
 func (w *window) admit(id batchID) bool {
 	if id.boot < w.boot {
 		return false
 	}
 	if id.boot > w.boot {
 		*w = window{boot: id.boot}
+	}
+	if id.life != 0 {
+		if w.life != 0 && id.life != w.life {
+			return false
+		}
+		w.life = id.life
 	}
 	w.raise(id.low)
 	if id.seq < w.low {
@@ -100,6 +110,9 @@ func (w *window) raise(low uint64) {
 	w.applied >>= n
 	w.low += n
 }
+
+// end is behind the last sequence that the window knows to be settled.
+func (w window) end() uint64 { return w.low + uint64(bits.Len64(w.applied)) }
 
 // settled reports whether the state has applied, or will never apply, a batch.
 func (w window) settled(id batchID) bool {

@@ -420,7 +420,7 @@ func TestReplicasAreEqual(t *testing.T) {
 func newTestStore() *kvstore {
 	return &kvstore{
 		log: zap.NewNop(), applied: &indexWait{}, conf: newConfWait(), state: newState(testPeers),
-		proposals: newProposer(zap.NewNop(), config{ID: 1}, 1, nil, newLeadership()),
+		proposals: newProposer(zap.NewNop(), config{ID: 1}, newLife(1, 1), nil, newLeadership()),
 	}
 }
 

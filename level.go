@@ -16,6 +16,7 @@ import "fmt"
 //	         from it node by node
 //	level 1  writes, publish, announce, all changes of the membership
 //	level 2  checkpoints and reports (checks.go)
+//	level 3  batches that name the life that sent them (life.go)
 //
 // What a level adds to the state must leave no trace, in the state file and in
 // the hash of the state, until the level is reached: below it, programs of both
@@ -23,6 +24,7 @@ import "fmt"
 const (
 	firstLevel = 1
 	checkLevel = 2
+	lifeLevel  = 3
 )
 
 // levelOf returns the level that a kind of command belongs to.

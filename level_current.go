@@ -3,4 +3,4 @@
 package main
 
 // programLevel is the highest level of commands that this program knows.
-const programLevel = checkLevel
+const programLevel = lifeLevel

@@ -95,6 +95,10 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 		writeJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
 	})
 	mux.HandleFunc("GET "+viewPath, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawQuery != "" {
+			s.serveStand(w, r)
+			return
+		}
 		writeJSON(w, http.StatusOK, s.members.leaderView(r.Context()))
 	})
 	mux.HandleFunc("POST "+memberPath, s.servePeerMember(s.members.serve))
@@ -184,6 +188,37 @@ func (c *peerClient) view(ctx context.Context, peerURL string) (map[uint64]peerV
 	var view map[uint64]peerView
 	err = c.do(req, &view)
 	return view, err
+}
+
+// serveStand tells a node where this one's log stands against its own.
+func (s *server) serveStand(w http.ResponseWriter, r *http.Request) {
+	var numbers [2]uint64
+	for i, name := range []string{"node", "index"} {
+		n, err := strconv.ParseUint(r.URL.Query().Get(name), 10, 64)
+		if err != nil {
+			http.Error(w, fmt.Sprintf("%s: %v", name, err), http.StatusBadRequest)
+			return
+		}
+		numbers[i] = n
+	}
+	answer, err := s.node.standFor(r.Context(), numbers[0], numbers[1])
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	writeJSON(w, http.StatusOK, answer)
+}
+
+// stand asks a peer where its log stands against node's, also at an index. A
+// program that does not know the question answers another; so all is zero.
+func (c *peerClient) stand(ctx context.Context, peerURL string, node, index uint64) (stand, error) {
+	var answer stand
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s%s?node=%d&index=%d", peerURL, viewPath, node, index), nil)
+	if err != nil {
+		return answer, err
+	}
+	err = c.do(req, &answer)
+	return answer, err
 }
 
 // member asks the leader for a membership change.

@@ -69,6 +69,7 @@ var problems = []problem{
 	{errQuota, http.StatusInsufficientStorage, "quota_exceeded", didNotHappen, false},
 	{errOutcomeUnknown, http.StatusGatewayTimeout, "outcome_unknown", mayHaveHappened, false},
 	{errDiverged, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
+	{errHistories, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
 	{errNoMajority, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
 	{errMemory, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
 	{errInternal, http.StatusInternalServerError, "internal", nodeBroken, false},

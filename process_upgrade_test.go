@@ -124,7 +124,7 @@ func TestProcUpgrade(t *testing.T) {
 	for range 2 {
 		procEventually(t, procReadyWithin, "the upgraded nodes check each other", func() error {
 			for _, i := range c.ids() {
-				if s := c.checks(i); s.Level != 2 || s.CheckedIndex <= after || s.Diverged {
+				if s := c.checks(i); s.Level != 3 || s.CheckedIndex <= after || s.Diverged {
 					return fmt.Errorf("node %d: %+v, want a check behind %d", i, s, after)
 				}
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -77,12 +78,14 @@ type proposal struct {
 // the same identity, until it is applied or everyone who waits has given up.
 type proposer struct {
 	log        *zap.Logger
-	node, boot uint64
+	life       life
 	timeout    time.Duration // how long a request may wait
 	retryAfter time.Duration // how long a forwarded batch may be on its way
 	proposeC   chan<- proposal
 	leaders    *leadership
 	kick       chan struct{} // wakes run; buffered, so kicking never blocks
+	// named: batches name their life, as all members can read by now (level.go).
+	named atomic.Bool
 
 	mu       sync.Mutex
 	queue    []*request
@@ -96,9 +99,9 @@ type proposer struct {
 	retries uint64 // how often a batch was proposed again; guarded by mu
 }
 
-func newProposer(log *zap.Logger, cfg config, boot uint64, proposeC chan<- proposal, leaders *leadership) *proposer {
+func newProposer(log *zap.Logger, cfg config, l life, proposeC chan<- proposal, leaders *leadership) *proposer {
 	return &proposer{
-		log: log, node: cfg.ID, boot: boot,
+		log: log, life: l,
 		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
 		proposeC: proposeC, leaders: leaders,
 		kick: make(chan struct{}, 1),
@@ -273,7 +276,10 @@ func (p *proposer) fill(term uint64, now time.Time) *batch {
 	if len(b.requests) == 0 {
 		return nil
 	}
-	b.id = batchID{node: p.node, boot: p.boot, seq: p.nextSeq, low: p.low()}
+	b.id = batchID{node: p.life.node, boot: p.life.boot, seq: p.nextSeq, low: p.low()}
+	if p.named.Load() {
+		b.id.life = p.life.nonce
+	}
 	p.nextSeq++
 	p.inFlight = append(p.inFlight, b)
 
@@ -313,10 +319,10 @@ func (p *proposer) answered(b *batch, taken bool, term uint64, leader bool) {
 	}
 }
 
-// applied is called by the apply loop when it has applied a batch of this
-// node's for the first time.
+// applied is called by the apply loop when it has applied a batch for the first
+// time that this life has sent (checkBatch).
 func (p *proposer) applied(id batchID, results []result) {
-	if id.node != p.node || id.boot != p.boot {
+	if id.node != p.life.node || id.boot != p.life.boot {
 		return
 	}
 	b := p.take(id.seq)

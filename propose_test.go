@@ -37,7 +37,7 @@ func testProposer(t *testing.T, f func(pt *proposeTest)) {
 	inBubble(t, func(t *testing.T) {
 		pt := &proposeTest{T: t, proposeC: make(chan proposal), leaders: newLeadership()}
 		cfg := config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
-		pt.p = newProposer(zap.NewNop(), cfg, 7, pt.proposeC, pt.leaders)
+		pt.p = newProposer(zap.NewNop(), cfg, newLife(cfg.ID, 7), pt.proposeC, pt.leaders)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- pt.p.run(ctx) }()
@@ -95,7 +95,7 @@ func (pt *proposeTest) open(p proposal) (batchID, []string) {
 	if r.byte() != batchFormat {
 		pt.Fatalf("not a batch: %x", p.data)
 	}
-	id := batchID{r.uvarint(), r.uvarint(), r.uvarint(), r.uvarint()}
+	id := batchID{node: r.uvarint(), boot: r.uvarint(), seq: r.uvarint(), low: r.uvarint()}
 	var cmds []string
 	for len(r.b) > 0 && !r.bad {
 		cmds = append(cmds, string(r.bytes()))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"slices"
@@ -89,6 +90,10 @@ type raftNode struct {
 	inbox     *inbox
 	// askPeer asks the peer at a URL what it knows of the cluster.
 	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
+	// askStand asks the peer at a URL where its log stands against node's.
+	askStand func(ctx context.Context, peerURL string, node, index uint64) (stand, error)
+	signs    chan sign     // from the raft loop: what is to be looked into
+	doubted  atomic.Uint64 // messages that contradicted this node's log
 
 	group *errgroup.Group
 	life  context.Context // ends when the node stops, with the cause
@@ -116,6 +121,7 @@ type raftLoop struct {
 	commits    []commit             // for the apply loop
 	held       []*raftpb.Message    // MsgReadIndex that must wait; see readIndex
 	sending    map[uint64]bool      // nodes that a snapshot is on its way to
+	resend     map[uint64]resend    // when each may get the next
 	heard      map[uint64]time.Time // when a node's last message came
 	followed   map[uint64]time.Time // when it last answered this node as its leader
 	// committedTerm is the term of the last entry known to be committed.
@@ -123,6 +129,15 @@ type raftLoop struct {
 	// restored is the index of the newest snapshot that raft took over; its
 	// configuration is from then at least.
 	restored uint64
+	// last is the index of the last entry that was given to the persist loop.
+	last uint64
+	// begunAt is the commit index with which this life began.
+	begunAt uint64
+	// split: a leader's history contradicts this node's; inquiry.go.
+	split bool
+	// vouched is the term whose leader is known to have what this node has
+	// committed.
+	vouched uint64
 }
 
 // stored is the persist loop's answer.
@@ -163,7 +178,8 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 		return err
 	}
 	n.loop = raftLoop{rn: rn, notices: newNotices(), sending: make(map[uint64]bool),
-		heard: make(map[uint64]time.Time), followed: make(map[uint64]time.Time)}
+		heard: make(map[uint64]time.Time), followed: make(map[uint64]time.Time), resend: make(map[uint64]resend),
+		last: n.storage.last, begunAt: n.storage.hard.GetCommit()}
 	n.publish()
 	if n.alone() {
 		// Nobody to wait for: no need to sit out the election timeout.
@@ -175,6 +191,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	n.group.Go(func() error { return n.persist(ctx) })
 	n.group.Go(func() error { return n.watchRemoval(ctx) })
 	n.group.Go(func() error { return n.proveID(ctx) })
+	n.group.Go(func() error { return n.inquire(ctx) })
 	return nil
 }
 
@@ -218,7 +235,9 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		}
 		select {
 		case <-ticker.C:
-			n.loop.rn.Tick()
+			if !n.loop.split { // else it would stand for election
+				n.loop.rn.Tick()
+			}
 			n.noteNeeds()
 			n.loop.urgent = len(n.loop.appends) > 0
 		case <-n.loop.notices.due.C:
@@ -236,7 +255,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		case m := <-n.appliedC:
 			n.step(m)
 		case c := <-n.roundC:
-			n.readIndex(newRound(c))
+			n.readIndex(n.newRound(c))
 		case f := <-n.callC:
 			f(n.loop.rn)
 		case <-n.reports.kick:
@@ -261,7 +280,7 @@ func (n *raftNode) drain() {
 		case m := <-n.appliedC:
 			n.step(m)
 		case c := <-n.roundC:
-			n.readIndex(newRound(c))
+			n.readIndex(n.newRound(c))
 		default:
 			return
 		}
@@ -272,6 +291,9 @@ func (n *raftNode) drain() {
 // the message, which its sender must expect.
 func (n *raftNode) step(m *raftpb.Message) {
 	n.noteHeard(m)
+	if !n.sift(m) {
+		return
+	}
 	if m.GetType() == raftpb.MsgReadIndex {
 		n.readIndex(m)
 		return
@@ -298,7 +320,8 @@ func (n *raftNode) propose(p proposal) {
 }
 
 // newRound is the message with which this node asks for a round of ReadIndex.
-func newRound(context []byte) *raftpb.Message {
+func (n *raftNode) newRound(context []byte) *raftpb.Message {
+	binary.BigEndian.PutUint64(context[roundContext-8:], n.loop.rn.BasicStatus().GetCommit())
 	return &raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: context}}}
 }
 
@@ -367,6 +390,11 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 // fsync, since a node that starts again learns it from the others (thesis §3.8).
 func (n *raftNode) append(m *raftpb.Message) {
 	n.loop.restored = max(n.loop.restored, m.GetSnapshot().GetMetadata().GetIndex())
+	if entries := m.GetEntries(); len(entries) > 0 {
+		n.loop.last = lastIndex(entries)
+	} else if m.GetSnapshot() != nil {
+		n.loop.last = m.GetSnapshot().GetMetadata().GetIndex()
+	}
 	n.loop.appends = append(n.loop.appends, m)
 	n.loop.urgent = n.loop.urgent || !n.onlyCommits(m)
 	if m.Term != nil {

@@ -23,7 +23,7 @@ const maxReadRounds = 4
 // acknowledged anywhere before the round began is at or below it. Once this
 // node has applied that far, every reader of the round may look.
 type reader struct {
-	node, boot uint64
+	life       life
 	timeout    time.Duration // how long a reader may wait
 	retryAfter time.Duration // a round can be lost on its way; then another one is asked for
 	roundC     chan<- []byte // to the raft loop: asks for a round with this context
@@ -52,9 +52,9 @@ type readRound struct {
 	indexed  bool // raft has answered; what is missing is the applied state
 }
 
-func newReader(cfg config, boot uint64, roundC chan<- []byte, leaders *leadership, applied *indexWait) *reader {
+func newReader(cfg config, l life, roundC chan<- []byte, leaders *leadership, applied *indexWait) *reader {
 	return &reader{
-		node: cfg.ID, boot: boot,
+		life:    l,
 		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
 		roundC: roundC, leaders: leaders, applied: applied,
 		kick: make(chan struct{}, 1),
@@ -190,20 +190,21 @@ func (r *reader) next() (context []byte, wait time.Duration) {
 
 // attempt makes the context of another try. The leader keeps contexts of all
 // nodes in one table, so they carry the node; and an answer to a former life
-// of this node must not be taken for one to this, so they carry the boot.
+// of this node must not be taken for one to this, so they carry the life's nonce.
+// The raft loop fills in the commit index (newRound).
 func (r *reader) attempt(round *readRound, now time.Time) []byte {
 	r.last++
 	round.attempts = append(round.attempts, r.last)
 	round.retryAt = now.Add(r.retryAfter)
-	c := binary.BigEndian.AppendUint64(make([]byte, 0, 24), r.node)
-	c = binary.BigEndian.AppendUint64(c, r.boot)
-	return binary.BigEndian.AppendUint64(c, r.last)
+	c := binary.BigEndian.AppendUint64(make([]byte, 0, roundContext), r.life.node)
+	c = binary.BigEndian.AppendUint64(c, r.life.nonce)
+	return binary.BigEndian.AppendUint64(c, r.last)[:roundContext]
 }
 
 // confirmed takes raft's answer: a round with this context has read index
 // index. It is called on the raft loop and does not block.
 func (r *reader) confirmed(context []byte, index uint64) {
-	if len(context) != 24 || binary.BigEndian.Uint64(context) != r.node || binary.BigEndian.Uint64(context[8:]) != r.boot {
+	if !r.life.asked(context) {
 		return
 	}
 	round := r.find(binary.BigEndian.Uint64(context[16:]))

@@ -17,6 +17,9 @@ import (
 // for this node, or would stop it, does not get to raft.
 func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 	err := n.admit(m)
+	if err == nil && m.GetType() == raftpb.MsgSnap && n.kv.agreement.split.Load() {
+		err = refusal{http.StatusServiceUnavailable, errHistories.Error()}
+	}
 	if m.GetType() == raftpb.MsgSnap {
 		err = n.admitSnapshot(m, err)
 	}

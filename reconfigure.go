@@ -84,6 +84,7 @@ func (n *raftNode) dropPeers(m membership) {
 			n.reports.put(func(*raft.RawNode) {
 				delete(n.loop.heard, id)
 				delete(n.loop.followed, id)
+				delete(n.loop.resend, id)
 				n.loop.notices.forget(id)
 			})
 		}

@@ -62,6 +62,7 @@ func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterI
 	s.members.ask = ask.member
 	s.members.askView = ask.view
 	s.node.askPeer = ask.cluster
+	s.node.askStand = ask.stand
 	t, err := newRafthttp(cfg, s.node, log)
 	if err != nil {
 		return nil, errors.Join(err, st.close())
@@ -82,15 +83,16 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		leaders  = newLeadership()
 		applied  = &indexWait{index: st.state.index}
 	)
-	proposals := newProposer(log, cfg, st.boot, proposeC, leaders)
-	reads := newReader(cfg, st.boot, roundC, leaders, applied)
+	l := newLife(cfg.ID, st.boot)
+	proposals := newProposer(log, cfg, l, proposeC, leaders)
+	reads := newReader(cfg, l, roundC, leaders, applied)
 	kv := &kvstore{
 		log: log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: newConfWait(),
 		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount}, state: st.state,
 		agreement: agreement{own: make(chan *ownCheck, 1), worked: st.state.index, checked: st.state.checks.checked},
 	}
 	kv.noteChecks()
-	kv.size.Store(st.state.bytes)
+	kv.publish()
 	life, end := context.WithCancel(context.Background())
 	group, life := errgroup.WithContext(life)
 	tick, _, _ := cfg.ticks()
@@ -106,6 +108,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		writtenC: make(chan *state),
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
+		signs:    make(chan sign, 1),
 		peers:    make(map[uint64]string),
 		inbox:    newInbox(log, st.storage),
 		group:    group, life: life,
@@ -152,6 +155,9 @@ func (s *server) connect(t transport, found clusterInfo) {
 // start starts the node's goroutines; doc.go lists them.
 func (s *server) start() error {
 	ctx, group := s.life, s.group
+	if err := s.proposals.checkWindow(s.storage.state.windows[s.cfg.ID]); err != nil {
+		return err
+	}
 	if err := s.node.startRaft(ctx, s.cfg); err != nil {
 		return err
 	}

@@ -19,21 +19,24 @@ const simChaosOps = 60
 // drawn from the seed.
 func TestSimChaos(t *testing.T) {
 	for round := range 4 {
-		t.Run(fmt.Sprint(round), func(t *testing.T) {
-			small := func(cfg *config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
-			simulateWith(t, 3, small, func(c *simCluster) {
-				c.leader()
-				c.net.spoilSnapshots(0.3)
-				var clients sync.WaitGroup
-				for i := range 5 {
-					clients.Go(func() { c.randomClient(i) })
-				}
-				done := make(chan struct{})
-				go func() { clients.Wait(); close(done) }()
-				c.randomFaults(done)
-			})
-		})
+		t.Run(fmt.Sprint(round), func(t *testing.T) { simChaos(t) })
 	}
+}
+
+// simChaos is one such run.
+func simChaos(t *testing.T) {
+	small := func(cfg *config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
+	simulateWith(t, 3, small, func(c *simCluster) {
+		c.leader()
+		c.net.spoilSnapshots(0.3)
+		var clients sync.WaitGroup
+		for i := range 5 {
+			clients.Go(func() { c.randomClient(i) })
+		}
+		done := make(chan struct{})
+		go func() { clients.Wait(); close(done) }()
+		c.randomFaults(done)
+	})
 }
 
 // randomClient sends requests to random nodes, one after the other.

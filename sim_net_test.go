@@ -324,6 +324,20 @@ func (s *simNet) viewer(from uint64) func(context.Context, string) (map[uint64]p
 	}
 }
 
+// stander stands in for the peer route that tells where a log stands.
+func (s *simNet) stander(from uint64) func(context.Context, string, uint64, uint64) (stand, error) {
+	return func(ctx context.Context, url string, node, index uint64) (stand, error) {
+		time.Sleep(simDelay)
+		srv, err := s.reach(from, url)
+		if err != nil {
+			return stand{}, err
+		}
+		answer, err := srv.node.standFor(ctx, node, index)
+		time.Sleep(simDelay)
+		return answer, err
+	}
+}
+
 // informer stands in for the peer route that tells of the cluster.
 func (s *simNet) informer(from uint64) func(context.Context, string) (clusterInfo, error) {
 	return func(_ context.Context, url string) (clusterInfo, error) {

@@ -46,6 +46,9 @@ type simCluster struct {
 	// anyone waits for a mutex.
 	lives chan struct{}
 
+	// doubts: the test makes nodes doubt messages; else none may, in any test.
+	doubts bool
+
 	mu      sync.Mutex
 	clock   int64 // orders calls and returns; finer than virtual time
 	history []porcupine.Operation
@@ -164,6 +167,7 @@ func (c *simCluster) tryStart(id uint64) error {
 	srv.members.ask = c.net.asker(id)
 	srv.members.askView = c.net.viewer(id)
 	srv.node.askPeer = c.net.informer(id)
+	srv.node.askStand = c.net.stander(id)
 	srv.connect(c.net.transport(srv), c.net.found(id))
 	n.srv, n.ended, n.err = srv, make(chan struct{}), nil
 	n.lives++
@@ -194,6 +198,15 @@ func (c *simCluster) halt(n *simNode) {
 	c.net.detach(n.id)
 	n.srv.end()
 	<-n.ended
+	c.undoubted(n)
+}
+
+// undoubted checks that a life saw no message that contradicts its log, unless
+// the test makes such messages.
+func (c *simCluster) undoubted(n *simNode) {
+	if doubts := n.srv.node.doubted.Load(); doubts > 0 && !c.doubts {
+		c.t.Errorf("node %d doubted %d messages of a healthy cluster", n.id, doubts)
+	}
 }
 
 // crash ends a life as SIGKILL would: the directory is copied before anything
@@ -441,6 +454,7 @@ func (c *simCluster) check() {
 		if err := c.nodes[id].srv.kv.sound(); err != nil {
 			c.t.Errorf("node %d: %v", id, err)
 		}
+		c.undoubted(c.nodes[id])
 	}
 	if !porcupine.CheckOperations(chaosModel, c.history) {
 		c.t.Errorf("the history of %d operations is not linearizable", len(c.history))

@@ -17,7 +17,7 @@ const (
 	itemRecord    byte = 2 // create, mod, version, key, value
 	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL; level, pinned, added
 	removedRecord byte = 4 // id
-	windowRecord  byte = 5 // node, boot, low, applied
+	windowRecord  byte = 5 // node, boot, low, applied; life
 
 	checkRecord    byte = 6 // of checks: index, full, checked, agreed, no majority, voters
 	reportRecord   byte = 7 // node, void, hash
@@ -84,6 +84,7 @@ func (s *state) writeRest(record func(kind byte, payload []byte) error) error {
 	for _, node := range sortedKeys(s.windows) {
 		win := s.windows[node]
 		b = appendUvarints(b[:0], node, win.boot, win.low, win.applied)
+		b = appendOptional(b, win.life)
 		if err := put(windowRecord); err != nil {
 			return err
 		}
@@ -142,7 +143,7 @@ func (s *state) restore(kind byte, payload []byte, each func(key string, it *ite
 	case removedRecord:
 		s.membership.removed[f.uvarint()] = true
 	case windowRecord:
-		s.windows[f.uvarint()] = window{boot: f.uvarint(), low: f.uvarint(), applied: f.uvarint()}
+		s.windows[f.uvarint()] = window{boot: f.uvarint(), low: f.uvarint(), applied: f.uvarint(), life: f.optional()}
 	case itemRecord:
 		it := &item{createRevision: f.uvarint(), modRevision: f.uvarint(), version: f.uvarint()}
 		key := string(f.bytes())

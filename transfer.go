@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 	"go.uber.org/zap"
 )
 
@@ -44,17 +45,75 @@ func (n *raftNode) sendSnapshot(m *raftpb.Message) {
 		return
 	}
 	n.loop.sending[to] = true
+	rest := n.restBefore(to)
 	n.group.Go(func() error {
-		err := n.transferSnapshot(m)
+		err := n.rest(rest)
+		if err == nil {
+			err = n.transferSnapshot(m)
+		}
 		status := raft.SnapshotFinish
 		if err != nil {
 			status = raft.SnapshotFailure
 			n.log.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err))
 		}
-		n.reports.put(func(*raft.RawNode) { delete(n.loop.sending, to) })
+		n.reports.put(func(*raft.RawNode) { n.sent(to, err) })
 		n.report(to, status)
 		return nil
 	})
+}
+
+// resend says of the latest snapshot to a node when the next may go.
+type resend struct {
+	match  uint64 // of the node then
+	rest   time.Duration
+	failed bool // it broke off, or was refused
+}
+
+// maxRest is the longest rest between two snapshots to a node that is no further
+// for them; between two that fail it is the election timeout.
+const maxRest = 30 * time.Second
+
+// restBefore returns how long to wait before a node gets a snapshot. One that is
+// no further than when it got the one before has no use for it, and raft would
+// send the next at once.
+func (n *raftNode) restBefore(to uint64) time.Duration {
+	var match uint64
+	n.loop.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if id == to {
+			match = pr.Match
+		}
+	})
+	last, sent := n.loop.resend[to]
+	next := resend{match: match}
+	if sent && match <= last.match {
+		next.rest = min(max(n.tick, 2*last.rest), maxRest)
+		if last.failed {
+			next.rest = min(next.rest, n.elected)
+		}
+	}
+	n.loop.resend[to] = next
+	return next.rest
+}
+
+// sent notes on the raft loop what became of a snapshot.
+func (n *raftNode) sent(to uint64, err error) {
+	delete(n.loop.sending, to)
+	if last, ok := n.loop.resend[to]; ok {
+		last.failed = err != nil
+		n.loop.resend[to] = last
+	}
+}
+
+func (n *raftNode) rest(d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
+	select {
+	case <-time.After(d):
+		return nil
+	case <-n.life.Done():
+		return errStopping
+	}
 }
 
 // report tells raft what became of a snapshot. It does not wait.

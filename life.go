@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+)
+
+// life is one run of a node on its data directory.
+//
+// Two things tell lives apart. boot counts them, and so puts them in order. But
+// it is kept in the directory, and goes back with it when an operator puts an
+// older copy in its place: the next life then has the number of one that was
+// lived already, in which other batches were sent. nonce is drawn at random, so
+// no two lives share it, whatever becomes of the directory.
+type life struct {
+	node, boot, nonce uint64
+}
+
+// newLife begins a life of a node.
+func newLife(node, boot uint64) life {
+	return life{node: node, boot: boot, nonce: max(rand.Uint64(), 1)}
+}
+
+// errOldCopy ends a node whose directory forgot what the cluster heard from it.
+// It broke promises, votes or acknowledgements, that others may have relied on.
+var errOldCopy = errors.New("this node's data directory is an older copy of the one with which it took part in the cluster, " +
+	"or another process runs with a copy of it. If there is such a process, stop one of the two for good. " +
+	"Else remove this node through another one (DELETE /ID) and join under a new ID with an empty data directory")
+
+// isAnothers reports whether a batch comes from a life that this one, with the
+// directory that it has, cannot know of: a later life of this node, or another
+// with the same number. Batches of earlier lives are what every crash leaves.
+func (l life) isAnothers(id batchID) bool {
+	if id.node != l.node || id.boot < l.boot {
+		return false
+	}
+	return id.boot > l.boot || id.life != 0 && id.life != l.nonce
+}
+
+// contradicts reports whether a window of this node's shows another life in the
+// same way, when this one has begun batches with sequences below next.
+func (w window) contradicts(l life, next uint64) bool {
+	if w.boot < l.boot {
+		return false
+	}
+	return w.boot > l.boot || w.life != 0 && w.life != l.nonce || w.end() > next
+}
+
+// checkWindow returns errOldCopy when the replicated state has seen another life
+// of this node.
+func (p *proposer) checkWindow(w window) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w.contradicts(p.life, p.nextSeq) {
+		return errOldCopy
+	}
+	return nil
+}
+
+// checkBatch returns errOldCopy when a batch in the log cannot be one that this
+// life of this node has sent, though it is marked as its own.
+func (p *proposer) checkBatch(id batchID, data []byte) error {
+	if p.life.isAnothers(id) {
+		return errOldCopy
+	}
+	if id.node != p.life.node || id.boot != p.life.boot {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if id.seq >= p.nextSeq {
+		return errOldCopy
+	}
+	for _, b := range p.inFlight {
+		if b.id.seq == id.seq && !bytes.Equal(b.data, data) {
+			return errOldCopy
+		}
+	}
+	return nil
+}
+
+// roundContext is the length of a context of ReadIndex: the node that asks, the
+// nonce of its life, which attempt it is, and the commit index that the node had
+// then, eight bytes each, big-endian. The leader gives it back as it is.
+const roundContext = 32
+
+// asked reports whether this life asked for the round of a context.
+func (l life) asked(context []byte) bool {
+	return len(context) == roundContext && binary.BigEndian.Uint64(context) == l.node &&
+		binary.BigEndian.Uint64(context[8:]) == l.nonce
+}
+
+// askedAt is the commit index in a context.
+func askedAt(context []byte) uint64 { return binary.BigEndian.Uint64(context[roundContext-8:]) }

@@ -1,0 +1,271 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// keepCopy stops a node, copies its directory, and starts it again.
+func (c *simCluster) keepCopy(id uint64) (dir string) {
+	c.t.Helper()
+	c.stop(id)
+	dir = c.nodes[id].dir + ".copy"
+	if err := os.CopyFS(dir, os.DirFS(c.nodes[id].dir)); err != nil {
+		c.t.Fatal(err)
+	}
+	c.start(id)
+	return dir
+}
+
+// putBack has a node that is down begin its next life on an older copy of its
+// directory, as an operator would who restores a machine.
+func (c *simCluster) putBack(id uint64, dir string) {
+	c.t.Helper()
+	if err := os.RemoveAll(c.nodes[id].dir); err != nil {
+		c.t.Fatal(err)
+	}
+	c.nodes[id].dir = dir
+	c.start(id)
+}
+
+// named waits until batches name the lives that send them.
+func (c *simCluster) named() {
+	c.await("level 3", func() bool {
+		for _, id := range c.up() {
+			if c.nodes[id].srv.kv.status().level < lifeLevel {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// An acknowledged write is made, also when it went through a node whose directory
+// is an older copy: in its lost life it may have sent another batch under every
+// number that it gives to one now. Leadership has moved, so that no heartbeat
+// tells it of that life.
+func TestSimOldCopyUnderANewLeader(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.doubts = true
+		leader := c.leader()
+		c.named()
+		c.put(leader, "base", c.value())
+		old := c.followers()[0]
+		other := 6 - leader - old
+		dir := c.keepCopy(old)
+		for i := range 30 {
+			c.put(old, fmt.Sprintf("k%d", i%5), c.value())
+		}
+		c.crash(old)
+		if _, err := c.nodes[leader].srv.members.transfer(context.Background(), other); err != nil {
+			t.Fatal(err)
+		}
+		c.putBack(old, dir)
+		srv := c.nodes[old].srv
+		var clients sync.WaitGroup
+		for i := range 4 {
+			clients.Go(func() {
+				for n := range 30 {
+					c.doOn(i, srv, chaosInput{kind: chaosPut, key: fmt.Sprintf("k%d", n%5), value: c.value()})
+				}
+			})
+		}
+		if err := c.ended(old); !errors.Is(err, errOldCopy) {
+			t.Errorf("the node with the older copy ended with: %v", err)
+		}
+		clients.Wait()
+		delete(c.nodes, old)
+	})
+}
+
+// A node whose lost life only acknowledged what others wrote is told so by its
+// leader, which has heard of more than the node has.
+func TestSimOldCopyOfAFollower(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.doubts = true
+		leader := c.leader()
+		c.named()
+		old := c.followers()[0]
+		dir := c.keepCopy(old)
+		for range 5 {
+			c.put(leader, "k", c.value())
+		}
+		c.await("the follower has it all", func() bool {
+			return c.nodes[old].srv.kv.applied.get() == c.nodes[leader].srv.kv.applied.get()
+		})
+		c.crash(old)
+		c.putBack(old, dir)
+		if err := c.ended(old); !errors.Is(err, errOldCopy) {
+			t.Errorf("the node with the older copy ended with: %v", err)
+		}
+		delete(c.nodes, old)
+	})
+}
+
+// Two processes with one directory's content: neither is answered from what the
+// other sent, and one of them ends.
+func TestSimOldCopyWithHigherBoot(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.doubts = true
+		leader := c.leader()
+		c.named()
+		old := c.followers()[0]
+		dir := c.keepCopy(old)
+		for range 3 { // lives that the copy knows nothing of
+			c.put(old, "k", c.value())
+			c.crash(old)
+			c.start(old)
+		}
+		c.put(old, "k", c.value())
+		c.crash(old)
+		if _, err := c.nodes[leader].srv.members.transfer(context.Background(), 6-leader-old); err != nil {
+			t.Fatal(err)
+		}
+		c.putBack(old, dir)
+		if err := c.ended(old); !errors.Is(err, errOldCopy) {
+			t.Errorf("the node with the older copy ended with: %v", err)
+		}
+		delete(c.nodes, old)
+	})
+}
+
+// forgetful makes two histories. While third was down, the other two acknowledged
+// writes; then one of them is put back as it was before, the other goes down, and
+// the one that forgot goes on with third. It returns the node that has what the
+// others forgot, down, and its lost writes.
+func (c *simCluster) forgetful(writes int) (knows, forgot, third uint64) {
+	leader := c.leader()
+	c.named()
+	c.put(leader, "base", c.value())
+	followers := c.followers()
+	knows, forgot, third = leader, followers[0], followers[1]
+	dir := c.keepCopy(forgot)
+	c.leader()
+	c.crash(third)
+	for range writes {
+		c.put(knows, "lost", c.value())
+	}
+	time.Sleep(time.Second) // so that it knows what is committed after a crash, too
+	c.crash(knows)
+	c.crash(forgot)
+	c.putBack(forgot, dir)
+	c.start(third)
+	c.leader()
+	c.history = nil // what was acknowledged is gone, and nobody there can know
+	return knows, forgot, third
+}
+
+// Of two histories, the node that comes back with the one that a majority forgot
+// notices, and serves nothing. It does not count for the majority either: its
+// acknowledgements would speak for what it does not have.
+func TestSimTwoHistories(t *testing.T) {
+	for _, writes := range []int{1, 20, 300} {
+		t.Run(fmt.Sprint(writes), func(t *testing.T) {
+			small := func(cfg *config) { cfg.SnapshotCount = 20 }
+			simulateWith(t, 3, small, func(c *simCluster) {
+				c.doubts = true
+				knows, forgot, third := c.forgetful(writes)
+				c.put(forgot, "new", c.value())
+				c.start(knows)
+				srv := c.nodes[knows].srv
+				c.await("the node that knows more notices", func() bool { return srv.kv.sound() != nil })
+				if err := srv.kv.sound(); !errors.Is(err, errHistories) || codeOf(err) != "diverged" {
+					t.Errorf("it says %v", err)
+				}
+				// The majority's leader hears what it lacks, if the other one's log does
+				// not reach back far enough; then the third node takes over.
+				c.await("a sound leader", func() bool {
+					leader := c.leader()
+					return leader != knows && c.nodes[leader].srv.kv.sound() == nil
+				})
+				for range 10 {
+					c.put(c.leader(), "new", c.value())
+				}
+				if err := srv.reads.confirm(context.Background()); err == nil {
+					t.Error("a read on it was confirmed")
+				}
+				// With it alone there is no majority.
+				c.crash(third)
+				res, _ := c.do(1, forgot, chaosInput{kind: chaosPut, key: "alone", value: c.value()})
+				if res.err == nil {
+					t.Error("a write was acknowledged that only one node has")
+				}
+				sent := c.net.transfers
+				time.Sleep(time.Minute)
+				if n := c.net.transfers - sent; n > 70 {
+					t.Errorf("%d snapshots were sent in a minute to a node that takes none", n)
+				}
+				c.start(third)
+				c.crash(knows)
+				delete(c.nodes, knows)
+			})
+		})
+	}
+}
+
+// A message that contradicts the log does no harm, and accuses nobody, when the
+// node that it names as its sender does not stand by it.
+func TestSimForgedContradictions(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.doubts = true
+		leader := c.leader()
+		c.put(leader, "k", c.value())
+		victim := c.followers()[0]
+		forge := func(to, from, term uint64, m *raftpb.Message) {
+			m.To, m.From, m.Term = new(to), new(from), new(term)
+			if err := c.nodes[to].srv.node.Process(context.Background(), m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 20 {
+			st := c.nodes[leader].srv.node.status.Load()
+			forge(victim, leader, st.term, &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Commit: new(uint64(1e9))})
+			forge(victim, leader, st.term+1, &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Commit: new(uint64(1))})
+			forge(victim, leader, st.term, &raftpb.Message{Type: raftpb.MsgApp.Enum(), Index: new(uint64(1)), LogTerm: new(uint64(7)), Commit: new(uint64(1))})
+			forge(leader, victim, st.term, &raftpb.Message{Type: raftpb.MsgAppResp.Enum(), Index: new(uint64(1e9))})
+			time.Sleep(300 * time.Millisecond)
+			c.put(victim, "k", c.value())
+		}
+		for _, id := range []uint64{leader, victim} {
+			if n := c.nodes[id].srv.node.doubted.Load(); n < 20 {
+				t.Errorf("node %d doubted %d messages", id, n)
+			}
+		}
+		if now := c.leader(); now != leader {
+			t.Errorf("node %d leads, it was %d", now, leader)
+		}
+	})
+}
+
+// A leader whose follower stands by an acknowledgement of more than the leader
+// has lacks what was committed: it serves nothing, and gives up leadership.
+func TestSimLeaderThatForgot(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.doubts = true
+		leader := c.leader()
+		c.put(leader, "k", c.value())
+		node := c.nodes[leader].srv.node
+		follower := c.followers()[0]
+		term := node.status.Load().term
+		node.askStand = func(context.Context, string, uint64, uint64) (stand, error) {
+			return stand{ClusterID: node.cluster, ID: follower, Term: term, Commit: 1e9}, nil
+		}
+		m := &raftpb.Message{Type: raftpb.MsgAppResp.Enum(), To: new(leader), From: new(follower), Term: new(term), Index: new(uint64(1e9))}
+		if err := node.Process(context.Background(), m); err != nil {
+			t.Fatal(err)
+		}
+		c.await("it notices", func() bool { return errors.Is(c.nodes[leader].srv.kv.sound(), errHistories) })
+		c.await("another leads", func() bool { return c.leader() != leader })
+		c.crash(leader)
+		c.put(follower, "k", c.value())
+	})
+}

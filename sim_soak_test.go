@@ -1,0 +1,111 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3"
+)
+
+// Healthy clusters on their worst days. Each test ends in the global check, which
+// includes that no node doubted a message, and none was ended or accused.
+
+// Whatever the network delays, repeats and reorders, and whoever crashes, no node
+// takes it for a sign that another has forgotten something.
+func TestSoakSimChaos(t *testing.T) {
+	for range soakOr(2, 1000) {
+		simChaos(t)
+	}
+}
+
+// Nodes that crash under load, leaders and followers, come back with all that
+// they have promised.
+func TestSoakSimCrashes(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.leader()
+		done := make(chan struct{})
+		var clients sync.WaitGroup
+		for i := range 3 {
+			clients.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					case <-time.After(time.Millisecond):
+					}
+					c.lives <- struct{}{}
+					srv := c.nodes[uint64(i)+1].srv
+					<-c.lives
+					if srv != nil {
+						srv.proposals.propose(context.Background(), encodeWrite(kindPut, condition{}, fmt.Sprint("k", i), []byte("v")))
+					}
+				}
+			})
+		}
+		for n := range soakOr(20, 1000) {
+			id := c.rng.Uint64N(3) + 1
+			c.restart(id)
+			if n%4 == 0 {
+				time.Sleep(time.Duration(c.rng.Int64N(int64(2 * time.Second))))
+				continue
+			}
+			c.await("the node is back", func() bool { return c.nodes[id].srv.caughtUp.Load() })
+		}
+		close(done)
+		clients.Wait()
+	})
+}
+
+// A follower that is far behind hears of a commit index far beyond its log, and
+// catches up, by the log or by a snapshot.
+func TestSoakSimFarBehind(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		leader := c.leader()
+		behind := c.followers()[0]
+		for n := range soakOr(2, 100) {
+			entries := soakOr(3000, 100_000)
+			if n%2 == 0 {
+				entries /= 5 // few enough to be in the leader's memory
+			}
+			c.net.isolate(behind, 6-leader-behind, leader)
+			c.fill(leader, entries)
+			c.net.heal()
+			for range 20 {
+				c.put(leader, "k", c.value())
+			}
+			c.await("it has caught up", func() bool {
+				return c.nodes[behind].srv.kv.applied.get() >= c.nodes[leader].srv.kv.applied.get()
+			})
+		}
+	})
+}
+
+// fill puts entries into a leader's log that change nothing.
+func (c *simCluster) fill(leader uint64, entries int) {
+	c.t.Helper()
+	node := c.nodes[leader].srv.node
+	want := c.nodes[leader].srv.kv.applied.get()
+	for left := entries; left > 0; {
+		n := min(left, 500)
+		err := node.call(context.Background(), func(rn *raft.RawNode) {
+			for range n {
+				// Of a node that is no member, so nobody waits for it.
+				data := appendCommand(appendBatchHeader(nil, batchID{node: 99}), encodeWrite(kindPut, condition{}, "k", nil))
+				if err := rn.Propose(data); err != nil {
+					c.t.Error(err)
+				}
+			}
+		})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		left -= n
+		want += uint64(n)
+		c.await("the entries are applied", func() bool { return c.nodes[leader].srv.kv.applied.get() >= want })
+	}
+}
