@@ -119,6 +119,9 @@ type config struct {
 	// LogFormat is console for people or json for machines. Default console.
 	LogFormat string
 
+	// PortIgnored: RAFTKV_PORT was there, and spoke of a Kubernetes Service.
+	PortIgnored bool
+
 	// Version asks for the versions to be printed; nothing else is set then.
 	Version bool
 }
@@ -291,6 +294,7 @@ func parseConfig(args []string, getenv func(string) (string, bool)) (config, err
 		return config{Version: true}, nil
 	}
 	r.readEnv(getenv, settings)
+	c.PortIgnored = r.portIgnored
 
 	c.DataDir = cmp.Or(c.DataDir, fmt.Sprintf("raftkv-%d", c.ID))
 	peers, err := parsePeers(list)
@@ -313,6 +317,8 @@ type review struct {
 
 	operands []string // arguments that are no flags; the server has none
 	most     int      // how many of them there may be
+
+	portIgnored bool // see isServicePort
 }
 
 // name returns how the user gave a flag, or would.
@@ -389,6 +395,10 @@ func (r *review) readEnv(getenv func(string) (string, bool), settings []setting)
 		text, _ := getenv(name)
 		// Empty is unset: compose files and unit files write RAFTKV_X=${X}.
 		if text != "" && r.names[s.flag] == "" {
+			if isServicePort(name, text) {
+				r.portIgnored = true
+				continue
+			}
 			r.names[s.flag] = name
 			r.check(s.flag, text, s.set(text))
 		}

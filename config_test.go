@@ -199,12 +199,12 @@ func TestEnvironment(t *testing.T) {
 	}
 
 	_, err = parseConfig([]string{"--log-level", "loud"}, mapEnv(map[string]string{
-		"RAFTKV_PORT":             "tcp://10.0.0.7:9121",
+		"RAFTKV_PORT":             "tcp",
 		"RAFTKV_ELECTION_TIMEOUT": "200ms",
 		"RAFTKV_JOIN":             "maybe",
 	}))
 	wantProblems(t, err,
-		[]string{`RAFTKV_PORT "tcp://10.0.0.7:9121"`, "whole number"},
+		[]string{`RAFTKV_PORT "tcp"`, "whole number"},
 		[]string{`RAFTKV_JOIN "maybe"`, "true or false"},
 		[]string{`--log-level "loud"`, "debug, info, warn, error"},
 		[]string{`RAFTKV_ELECTION_TIMEOUT "200ms"`, "--heartbeat-interval", "300ms"},

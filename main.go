@@ -15,6 +15,12 @@ import (
 )
 
 func main() {
+	if !isCommand(os.Args[1:]) {
+		if err := leaveProxies(); err != nil {
+			fmt.Fprintf(os.Stderr, "raftkv: environment: %v\n", err)
+			os.Exit(exitFault)
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -37,11 +43,14 @@ const (
 
 // run is the program: with a command word first that command, else the server.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+	if isCommand(args) {
 		return runOffline(ctx, args, env, stdout, stderr)
 	}
 	return runServer(ctx, args, env, stdout, stderr)
 }
+
+// isCommand reports whether a command word comes first.
+func isCommand(args []string) bool { return len(args) > 0 && !strings.HasPrefix(args[0], "-") }
 
 // runServer is the server. It returns when the node has stopped.
 func runServer(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
@@ -58,6 +67,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 		return exitOK
 	}
 	log := newLogger(cfg, stderr)
+	warnEnvironment(cfg, os.Environ(), log)
 	go tuneGC(ctx)
 	err = runNode(ctx, cfg, log)
 	if errors.Is(err, errRemoved) {
