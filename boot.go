@@ -80,13 +80,17 @@ func checkInterrupted(dir string) error {
 	if err != nil {
 		return err
 	}
-	next := newRecovery(real).next
-	complete, err := booted(next)
-	if err == nil && complete {
-		err = fmt.Errorf("%s is from a raftkv recover that was interrupted: run raftkv recover --force-new-cluster --data-dir %s "+
-			"again before this node starts; or remove it, to begin without it", next, dir)
+	for _, next := range []string{besideDir(real), volumeRecovery{real}.next()} {
+		complete, err := booted(next)
+		if err != nil {
+			return err
+		}
+		if complete {
+			return fmt.Errorf("%s is from a raftkv recover that was interrupted: run raftkv recover --force-new-cluster --data-dir %s "+
+				"again before this node starts; or remove it, to begin without it", next, dir)
+		}
 	}
-	return err
+	return nil
 }
 
 // booted reports whether a node has ever started from this directory.
@@ -175,7 +179,7 @@ func checkNew(dir string) error {
 		switch {
 		case name == "lock" && f.Type().IsRegular(), name == restoringName && f.Type().IsRegular():
 		case name == "wal.new" && f.IsDir(), name == "wal.new.tmp" && f.IsDir():
-		case isTemp(name, "mark"):
+		case isTemp(name, "mark"), isFileSystems(f):
 		case name == "mark" && f.Type().IsRegular():
 			err = checkNewMark(dir)
 		case name == "snap" && f.IsDir():

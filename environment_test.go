@@ -81,15 +81,15 @@ func TestProcKubernetesVariables(t *testing.T) {
 	}
 }
 
-// procInNamespace runs the test once more, alone, in a network namespace of its own, with only a loopback interface. It
-// reports whether it is the one inside.
-func procInNamespace(t *testing.T) bool {
+// procInNamespace runs the test once more, alone, in a namespace of its own: a network with only a loopback interface
+// (unshare -n), or a tree of mounts that goes with it (unshare -m). It reports whether it is the one inside.
+func procInNamespace(t *testing.T, kind string) bool {
 	t.Helper()
 	if os.Getenv("RAFTKV_TEST_NAMESPACE") == t.Name() {
 		return true
 	}
 	needRoot(t)
-	needTools(t, "unshare", "ip")
+	needTools(t, "unshare", "ip", "mount")
 	bin, err := procBinary() // built once, out here
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func procInNamespace(t *testing.T) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("unshare", "-n", self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "2m")
+	cmd := exec.Command("unshare", kind, self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "2m")
 	cmd.Env = append(os.Environ(), "RAFTKV_TEST_NAMESPACE="+t.Name(), "RAFTKV_TEST_BINARY="+bin)
 	cmd.SysProcAttr = procAttr(syscall.SIGKILL)
 	var out bytes.Buffer
@@ -114,7 +114,7 @@ func procInNamespace(t *testing.T) bool {
 
 // Guarantee: peers speak to each other directly, whatever proxies the environment names.
 func TestProcNoProxyBetweenPeers(t *testing.T) {
-	if !procInNamespace(t) {
+	if !procInNamespace(t, "-n") {
 		return
 	}
 	// Go never asks a proxy for loopback addresses, so the peers need others; here they lead nowhere else.

@@ -186,6 +186,7 @@ func (f *findings) leftovers() (temporary, foreign []string, err error) {
 			_, _, segment := parseSegmentName(name)
 			switch {
 			case sub == "" && (name == "lock" || name == "mark" || name == "wal" || name == "snap"):
+			case sub == "" && (isFileSystems(file) || isSetAside(file)):
 			case sub == "wal" && segment, sub == "snap" && name == counts:
 			case sub == "" && isTemp(name, "mark"), sub == "snap", sub == "wal" && strings.HasSuffix(name, ".tmp"):
 				temporary = append(temporary, filepath.Join(sub, name))

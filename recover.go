@@ -18,7 +18,8 @@ into a cluster of one node, when the majority of its cluster is gone for good.
 As long as a majority can be brought back, bring it back: with it nothing is lost.
 
 It says first what may be lost. Without --force-new-cluster it says just that,
-does nothing, and exits 1. The old directory is kept, beside the new one.
+does nothing, and exits 1. The old directory is kept, beside the new one, or within
+it as before-recovery-N if DIR is a mount point.
 
 Afterwards start the node with its old command line. Other nodes join it with
 empty data directories and --join; their old IDs are free again, because the
@@ -52,7 +53,10 @@ func runRecover(o offline) error {
 	if dir, err = realDir(dir); err != nil {
 		return err
 	}
-	rec := newRecovery(dir)
+	rec, err := newRecovery(dir)
+	if err != nil {
+		return err
+	}
 	if done, err := rec.resume(o.stdout, force); done || err != nil {
 		return err
 	}
@@ -82,12 +86,29 @@ func realDir(dir string) (string, error) {
 //  2. The old one is renamed to DIR.before-recovery-N. Behind that there is no
 //     DIR; a second run does what is left.
 //  3. The new one is renamed to DIR.
+//
+// A mount point cannot be renamed; there volumeRecovery does the same within it.
 type recovery struct {
-	dir  string // in absolute terms, without links
-	next string // the new directory, while it is made
+	dir    string // in absolute terms, without links
+	next   string // the new directory, while it is made
+	volume bool   // that is within dir, see volumeRecovery
 }
 
-func newRecovery(dir string) recovery { return recovery{dir: dir, next: dir + ".recovering"} }
+// besideDir is where the new directory is made, unless that is within dir.
+func besideDir(dir string) string { return dir + ".recovering" }
+
+func newRecovery(dir string) (recovery, error) {
+	within := volumeRecovery{dir}.next()
+	mounted, err := isMountPoint(dir)
+	if err != nil {
+		return recovery{}, err
+	}
+	begun, err := booted(within) // perhaps before the volume was copied to a directory
+	if mounted || begun {
+		return recovery{dir: dir, next: within, volume: true}, err
+	}
+	return recovery{dir: dir, next: besideDir(dir)}, err
+}
 
 // resume completes a run that a crash ended between the two renames.
 func (r recovery) resume(out io.Writer, force bool) (done bool, err error) {
@@ -95,7 +116,14 @@ func (r recovery) resume(out io.Writer, force bool) (done bool, err error) {
 	if err != nil || !complete {
 		return false, err
 	}
+	old, err := booted(r.dir)
+	if err != nil {
+		return false, err
+	}
 	switch _, err := os.Stat(r.dir); {
+	case err == nil && r.volume && !old: // that is the state between
+	case err == nil && r.volume:
+		return false, r.bothComplete()
 	case err == nil && checkVacant(r.dir) == nil:
 		// A start that was refused in between has left it. place needs the name.
 		if force {
@@ -104,25 +132,46 @@ func (r recovery) resume(out io.Writer, force bool) (done bool, err error) {
 			}
 		}
 	case err == nil:
-		return false, fmt.Errorf("%s is complete from an earlier run, but %s is still there, and it cannot be told here which one counts. "+
-			"Look at both with raftkv inspect; remove %s to recover from %s again", r.next, r.dir, r.next, r.dir)
+		return false, r.bothComplete()
 	case !errors.Is(err, os.ErrNotExist):
 		return false, err
 	}
 	if !force {
-		fmt.Fprintf(out, "An earlier run was interrupted: %s is complete, and %s is not there.\n"+
+		fmt.Fprintf(out, "An earlier run was interrupted: %s is complete, and not yet %s.\n"+
 			"With --force-new-cluster it is put in its place. Nothing was done.\n", r.next, r.dir)
 		return false, errSaid
 	}
-	lock, err := lockDir(r.next)
+	locked := r.next
+	if r.volume {
+		locked = r.dir
+	}
+	lock, err := lockDir(locked)
 	if err != nil {
 		return false, err
 	}
-	err = r.place()
+	err = r.complete()
 	if err == nil {
 		fmt.Fprintf(out, "An earlier run was interrupted behind making %s; it is now %s.\n", r.next, r.dir)
 	}
 	return err == nil, errors.Join(err, lock.Close())
+}
+
+func (r recovery) bothComplete() error {
+	return fmt.Errorf("%s is complete from an earlier run, but %s is still there, and it cannot be told here which one counts. "+
+		"Look at both with raftkv inspect; remove %s to recover from %s again", r.next, r.dir, r.next, r.dir)
+}
+
+// complete puts the new directory in the place of one that was set aside.
+func (r recovery) complete() error {
+	if !r.volume {
+		return r.place()
+	}
+	v := volumeRecovery{r.dir}
+	aside, err := v.latestAside()
+	if err != nil {
+		return err
+	}
+	return v.finish(aside)
 }
 
 // removeVacant removes a directory that checkVacant finds vacant, if nobody
@@ -255,12 +304,9 @@ func (r recovery) replace(out io.Writer, node uint64, me member, st *state) (err
 	if err := createStorage(zap.NewNop(), r.next, id, st); err != nil {
 		return errors.Join(fmt.Errorf("data directory %s: %w", r.next, err), os.RemoveAll(r.next))
 	}
-	old, err := r.setAside()
-	if err != nil {
+	old, err := r.swap()
+	if old == "" {
 		return errors.Join(err, os.RemoveAll(r.next))
-	}
-	if err = syncDir(filepath.Dir(r.dir)); err == nil {
-		err = r.place()
 	}
 	if err != nil {
 		return fmt.Errorf("%w. The old directory is %s, the new one %s: run this again, or rename it", err, old, r.next)
@@ -271,6 +317,25 @@ New writes begin after revision %d. The old directory is kept as %s.
 Start the node with its old command line (without --cluster-id).
 `, r.dir, node, id.ClusterID, st.revision, old)
 	return nil
+}
+
+// swap puts the new directory in the place of the old one, and returns the name
+// under which that is kept: none if nothing was changed.
+func (r recovery) swap() (old string, err error) {
+	if r.volume {
+		v := volumeRecovery{r.dir}
+		if old, err = v.begin(); err != nil {
+			return old, err
+		}
+		return old, v.finish(old)
+	}
+	if old, err = r.setAside(); err != nil {
+		return "", err
+	}
+	if err = syncDir(filepath.Dir(r.dir)); err == nil {
+		err = r.place()
+	}
+	return old, err
 }
 
 // clear removes what an earlier run did not complete.

@@ -277,7 +277,10 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 	if old {
 		return clusterInfo{}, nil
 	}
-	if err := errors.Join(checkNew(cfg.DataDir), checkInterrupted(cfg.DataDir)); err != nil {
+	if err := checkInterrupted(cfg.DataDir); err != nil {
+		return clusterInfo{}, err
+	}
+	if err := checkNew(cfg.DataDir); err != nil {
 		return clusterInfo{}, err
 	}
 	if cfg.Join {
