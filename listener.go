@@ -40,16 +40,22 @@ type stoppableListener struct {
 	conns   atomic.Int64  // that are open
 	ended   chan struct{} // closed when the server has ended
 	err     error         // why; read after ended is closed
+	who     http.Handler  // answers whoPath from the start; nil for clients
 }
 
 // listen opens addr, host and port, and starts to serve.
 func listen(addr string, server *http.Server) (*stoppableListener, error) {
+	return listenAs(addr, server, nil)
+}
+
+// listenAs is listen for peers, to whom who tells which process this is.
+func listenAs(addr string, server *http.Server, who http.Handler) (*stoppableListener, error) {
 	lc := net.ListenConfig{KeepAlive: keepAlivePeriod}
 	l, err := lc.Listen(context.Background(), "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w; is another process using the port?", addr, err)
+		return nil, listenError(addr, err)
 	}
-	s := &stoppableListener{TCPListener: l.(*net.TCPListener), server: server, ended: make(chan struct{})}
+	s := &stoppableListener{TCPListener: l.(*net.TCPListener), server: server, ended: make(chan struct{}), who: who}
 	server.Handler = s
 	server.ConnState = s.count
 	go func() {
@@ -65,6 +71,8 @@ func listen(addr string, server *http.Server) (*stoppableListener, error) {
 func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := l.handler.Load()
 	switch {
+	case l.who != nil && r.URL.Path == whoPath:
+		l.who.ServeHTTP(w, r)
 	case h != nil:
 		(*h).ServeHTTP(w, r)
 	case r.URL.Path == "/livez": // alive, if not ready

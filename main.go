@@ -109,7 +109,8 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, clients.cut()) }()
-	peers, err := listen(cfg.listenPeer(), newPeerServer(log))
+	ask := newPeerClient()
+	peers, err := listenAs(cfg.listenPeer(), newPeerServer(log), ask.process)
 	if err != nil {
 		return err
 	}
@@ -120,7 +121,6 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
 
-	ask := newPeerClient()
 	found, err := prepareDir(ctx, cfg, log, ask)
 	if errors.Is(err, errStopping) {
 		return nil // by a signal, while it was waiting to join

@@ -54,6 +54,9 @@ type members struct {
 	ask func(ctx context.Context, peerURL string, cluster uint64, r memberRequest) (memberReply, error)
 	// askView asks the leader at peerURL how it sees the members.
 	askView func(ctx context.Context, peerURL string) (map[uint64]peerView, error)
+	// who asks which process a URL leads to, and process is this one; whois.go.
+	who     func(ctx context.Context, peerURL string) (processID, error)
+	process processID
 	// turn holds one token: raft takes one change at a time and drops
 	// others without a word, so they queue here.
 	turn chan struct{}
@@ -246,6 +249,11 @@ func (ms *members) makeChange(ctx context.Context, r memberRequest) (memberReply
 	done, err := m.check(c)
 	if err != nil || done {
 		return memberReply{ID: c.id, Index: index}, err
+	}
+	if c.peerURL != "" {
+		if err := ms.checkOneNode(ctx, m, c.id, c.peerURL); err != nil {
+			return memberReply{}, err
+		}
 	}
 	if !r.Force {
 		if err := ms.guard(ctx, m, c); err != nil {

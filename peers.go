@@ -161,11 +161,12 @@ func (s *server) servePeerMember(serve func(context.Context, memberRequest) memb
 
 // peerClient speaks the routes of our own.
 type peerClient struct {
-	http *http.Client
+	http    *http.Client
+	process processID // this one; whois.go
 }
 
 func newPeerClient() *peerClient {
-	return &peerClient{http: &http.Client{Transport: &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}}}
+	return &peerClient{process: newProcessID(), http: &http.Client{Transport: &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}}}
 }
 
 // cluster asks a peer what it knows of the cluster.

@@ -50,6 +50,7 @@ var problems = []problem{
 	{errMethodNotAllowed, http.StatusMethodNotAllowed, "method_not_allowed", didNotHappen, false},
 	{errRequestTimeout, http.StatusRequestTimeout, "request_timeout", didNotHappen, false},
 	{errMemberExists, http.StatusConflict, "member_exists", didNotHappen, false},
+	{errSameNode, http.StatusConflict, "member_exists", didNotHappen, false},
 	{errMemberRemoved, http.StatusConflict, "member_removed", didNotHappen, false},
 	{errLastVoter, http.StatusConflict, "last_voter", didNotHappen, false},
 	{errWouldLose, http.StatusConflict, "would_lose_quorum", didNotHappen, false},

@@ -61,6 +61,7 @@ func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterI
 	s := newServer(cfg, log, st, port)
 	s.members.ask = ask.member
 	s.members.askView = ask.view
+	s.members.who, s.members.process = ask.who, ask.process
 	s.node.askPeer = ask.cluster
 	s.node.askStand = ask.stand
 	t, err := newRafthttp(cfg, s.node, log)
@@ -285,6 +286,9 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 	}
 	if cfg.Join {
 		return joinCluster(ctx, cfg, log, ask)
+	}
+	if err := checkFounders(ctx, cfg, ask); err != nil {
+		return clusterInfo{}, err
 	}
 	id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: cfg.ClusterID, Initial: formatPeers(cfg.Cluster)}
 	if id.ClusterID == 0 {

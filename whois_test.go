@@ -1,0 +1,167 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Guarantee: a second name of a member's address is refused, whoever is asked, and nothing changes; a member that moves to
+// its own other name is not.
+func TestProcTwoNamesOneNode(t *testing.T) {
+	c := newProcCluster(t, 3)
+	c.start()
+	named := func(i int) string { return fmt.Sprintf("http://localhost:%d", c.nodes[i].peerPort) }
+	if resp, err := http.Get(named(1) + whoPath); err != nil {
+		cannotRun(t, "localhost does not lead to 127.0.0.1: "+err.Error())
+	} else {
+		resp.Body.Close()
+	}
+	before := c.do(http.MethodGet, 1, "/v1/members", nil).body
+	for via := 1; via <= 3; via++ {
+		for of := 1; of <= 3; of++ {
+			what := fmt.Sprintf("node %d by another name, at node %d", of, via)
+			r := c.do(http.MethodPost, via, "/4", []byte(named(of)))
+			procWantProblem(t, what, r, http.StatusConflict, "member_exists")
+			if !strings.Contains(r.body, fmt.Sprintf("leads to member %d, which is at %s", of, procURL(c.nodes[of].peerPort))) {
+				t.Errorf("%s: %v", what, r)
+			}
+		}
+	}
+	r := c.do(http.MethodPost, 1, "/v1/members", fmt.Appendf(nil, `{"peer_url":%q}`, named(2)), "Content-Type", "application/json")
+	procWantProblem(t, "POST /v1/members", r, http.StatusConflict, "member_exists")
+	r = c.do(http.MethodPatch, 1, "/v1/members/3", fmt.Appendf(nil, `{"peer_url":%q}`, named(2)), "Content-Type", "application/json")
+	procWantProblem(t, "PATCH to another member's address", r, http.StatusConflict, "member_exists")
+	for i := 1; i <= 3; i++ {
+		c.put(i, "k", "v")
+	}
+	if after := c.do(http.MethodGet, 1, "/v1/members", nil).body; strings.Count(after, `"id"`) != 3 || strings.Contains(after, "localhost") {
+		t.Errorf("the members were\n%s\nand are\n%s", before, after)
+	}
+	r = c.do(http.MethodPatch, 1, "/v1/members/3", fmt.Appendf(nil, `{"peer_url":%q}`, named(3)), "Content-Type", "application/json")
+	if r.status != http.StatusOK {
+		t.Errorf("PATCH to its own other name: %v", r)
+	}
+}
+
+// Guarantee: a --cluster that names one node twice founds no cluster, on the node that it names and on one that sees it run.
+func TestProcTwoNamesInCluster(t *testing.T) {
+	c := newProcCluster(t, 2)
+	one, three := c.nodes[1], c.newNode(3)
+	list := fmt.Sprintf("http://127.0.0.1:%d,http://localhost:%d,%s", one.peerPort, one.peerPort, procURL(three.peerPort))
+	one.args, three.args = c.args(one, list), c.args(three, list)
+	c.launch(1)
+	if out := c.waitExit(1, exitFault, 20*time.Second); !strings.Contains(out, "names one node twice") || !strings.Contains(out, "localhost") {
+		t.Errorf("node 1 says\n%s", out)
+	}
+	if dir := procTree(t, one.dataDir); len(dir) > 1 { // the lock
+		t.Errorf("it has made %v", dir)
+	}
+	// Something runs at that address, and node 3 asks it.
+	one.args = c.args(one, procURL(one.peerPort)+","+procURL(three.peerPort))
+	c.launch(1)
+	procEventually(t, procReadyWithin, "node 1 says who it is", func() error {
+		resp, err := http.Get(procURL(one.peerPort) + whoPath)
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	})
+	c.launch(3)
+	if out := c.waitExit(3, exitFault, 20*time.Second); !strings.Contains(out, "names one node twice") {
+		t.Errorf("node 3 says\n%s", out)
+	}
+}
+
+// Guarantee: nobody has to answer for a member to be added; two answers that are alike refuse it, whatever stands between.
+func TestOneNode(t *testing.T) {
+	answers := map[string]processID{"http://a:1": 1, "http://b:1": 2, "http://alias-of-a:1": 1, "http://alias-of-c:1": 3, "http://new:1": 4}
+	ms := &members{id: 3, process: 3, who: func(_ context.Context, url string) (processID, error) {
+		if p, ok := answers[url]; ok {
+			return p, nil
+		}
+		return 0, errors.New("nobody answers")
+	}}
+	m := newMembership([]peer{{1, "http://a:1"}, {2, "http://b:1"}, {3, "http://c:1"}, {4, "http://down:1"}})
+	for _, test := range []struct {
+		id   uint64
+		url  string
+		want string
+	}{
+		{5, "http://new:1", ""}, {5, "http://nobody:1", ""}, {5, "http://alias-of-a:1", "member 1"}, {5, "http://alias-of-c:1", "member 3"},
+		{1, "http://alias-of-a:1", ""}, {3, "http://alias-of-c:1", ""}, {2, "http://alias-of-a:1", "member 1"}, {4, "http://alias-of-c:1", "member 3"},
+	} {
+		err := ms.checkOneNode(t.Context(), m, test.id, test.url)
+		if (err == nil) != (test.want == "") || (err != nil && (!errors.Is(err, errSameNode) || !strings.Contains(err.Error(), test.want))) {
+			t.Errorf("member %d at %s: %v, want %q", test.id, test.url, err, test.want)
+		}
+	}
+	// A member that has moved, and was not restarted yet, is still at its old address: another may take that.
+	answers["http://old-of-b:1"] = answers["http://b:1"]
+	delete(answers, "http://b:1")
+	if err := ms.checkOneNode(t.Context(), m, 5, "http://old-of-b:1"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Guarantee: a process says who it is before it is ready, and a program that does not know the question is no one's double.
+func TestWho(t *testing.T) {
+	ask := newPeerClient()
+	l, err := listenAs("127.0.0.1:0", newPeerServer(zap.NewNop()), ask.process)
+	must(t, err)
+	defer l.cut()
+	url := "http://" + l.Addr().String()
+	for range 2 {
+		if got, err := ask.who(t.Context(), url); err != nil || got != ask.process || got == 0 {
+			t.Errorf("who is %x, %v; want %x", got, err, ask.process)
+		}
+	}
+	for name, h := range map[string]http.HandlerFunc{
+		"not found": http.NotFound,
+		"no number": func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, whoAnswer{"x"}) },
+		"zero":      func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, whoAnswer{"0"}) },
+		"another": func(w http.ResponseWriter, _ *http.Request) {
+			writeJSON(w, http.StatusOK, map[string]int{"process": 1})
+		},
+	} {
+		srv := httptest.NewServer(h)
+		if got, err := ask.who(t.Context(), srv.URL); err == nil {
+			t.Errorf("%s: %x", name, got)
+		}
+		srv.Close()
+	}
+}
+
+// Guarantee: what a node says when it cannot listen is true: only a port in use is called so.
+func TestListenError(t *testing.T) {
+	taken, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
+	must(t, err)
+	defer taken.cut()
+	for addr, want := range map[string]string{
+		taken.Addr().String():       "using the port",
+		"no-such-name.invalid:0":    "the name has no address",
+		"192.0.2.1:12379":           "no such address",
+		"127.0.0.1:no-such-service": "cannot listen",
+	} {
+		_, err := listen(addr, newPeerServer(zap.NewNop()))
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), addr) {
+			t.Errorf("%s: %v, want %q", addr, err, want)
+		}
+		if err != nil && want != "using the port" && strings.Contains(err.Error(), "using the port") {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	if err := listenError("127.0.0.1:80", fmt.Errorf("bind: %w", syscall.EACCES)); !strings.Contains(err.Error(), "1024") || !errors.Is(err, syscall.EACCES) {
+		t.Error(err)
+	}
+}
