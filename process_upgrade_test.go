@@ -10,9 +10,11 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -22,6 +24,7 @@ type procChecks struct {
 	Diverged     bool   `json:"diverged"`
 	CheckedIndex uint64 `json:"checked_index"`
 	Level        uint64 `json:"level"`
+	Leader       int    `json:"leader"`
 }
 
 func (c *procCluster) checks(i int) procChecks {
@@ -52,121 +55,259 @@ func procTree(t testing.TB, dir string) map[string][sha256.Size]byte {
 	return tree
 }
 
-// procLoad writes to the nodes in turn until it is stopped; stop returns what was acknowledged last, by key.
-func (c *procCluster) procLoad() (stop func() map[string]string) {
-	done, acked := make(chan struct{}), make(map[string]string)
-	ids := c.ids()
-	var urls []string
-	for _, i := range ids {
-		urls = append(urls, c.url(i))
+// upgradeFrom is the commit of the program that a running cluster can be upgraded from, node by node.
+const upgradeFrom = "df375bdddc242708c7de31a34d13b58d0909112d"
+
+// procBuildOld builds the program of a commit from the history.
+func procBuildOld(t testing.TB, commit string) string {
+	t.Helper()
+	git := func(args ...string) (string, error) {
+		out, err := exec.Command("git", args...).CombinedOutput()
+		return strings.TrimSpace(string(out)), err
 	}
-	var writer sync.WaitGroup
-	writer.Go(func() {
-		client := procClient(10 * time.Second)
-		defer client.CloseIdleConnections()
-		for n := 0; ; n++ {
-			select {
-			case <-done:
-				return
-			case <-time.After(2 * time.Millisecond):
-			}
-			key, value := fmt.Sprint("load", n%100), fmt.Sprint(n)
-			// One of three nodes may be away, so a client goes to the next.
-			for try := range len(urls) + 1 {
-				r := procDo(client, http.MethodPut, urls[(n+try)%len(urls)]+"/"+key, []byte(value))
-				if r.status == http.StatusNoContent {
-					acked[key] = value
-					break
-				}
-				delete(acked, key) // it may or may not have happened
-			}
+	if out, err := git("cat-file", "-e", commit+"^{commit}"); err != nil {
+		if shallow, err := git("rev-parse", "--is-shallow-repository"); err == nil && shallow == "true" {
+			t.Skipf("this is a shallow clone without the program to upgrade from: git fetch --unshallow, or git fetch origin %s", commit)
+		} else if err != nil {
+			cannotRun(t, "the program to upgrade from is in the git history, and this is no git repository: "+shallow)
+		}
+		t.Fatalf("the history lacks %s: %s", commit, out)
+	}
+	tree, bin := filepath.Join(t.TempDir(), "tree"), filepath.Join(t.TempDir(), "raftkv-of-"+commit[:7])
+	if out, err := git("worktree", "add", "--quiet", "--detach", tree, commit); err != nil {
+		t.Fatalf("git worktree add: %v\n%s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := git("worktree", "remove", "--force", tree); err != nil {
+			t.Errorf("git worktree remove: %v\n%s", err, out)
 		}
 	})
-	return sync.OnceValue(func() map[string]string {
-		close(done)
-		writer.Wait()
-		return acked
-	})
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, ".")
+	build.Dir = tree
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build of %s: %v\n%s", commit, err, out)
+	}
+	return bin
 }
 
-// Guarantee: commands that came with a version are used only once every member has published that it knows them. So a
-// running cluster is upgraded node by node; after that the older program refuses to start and to join, and leaves the
-// data as it was.
-func TestProcUpgrade(t *testing.T) {
-	old, err := procBuild("raftkv-of-level-1", "-tags", "raftkv_level1")
-	if err != nil {
-		t.Fatal(err)
+// upgradeLoad is a crowd of clients that move on to the next node when one does not serve them. Each key is written once.
+type upgradeLoad struct {
+	stopped atomic.Bool
+	clients sync.WaitGroup
+
+	mu     sync.Mutex
+	acked  map[string]string
+	failed []string
+}
+
+// startUpgradeLoad starts clients that write to the nodes in turn, and read what they wrote from the next.
+func (c *procCluster) startUpgradeLoad(clients int, nodes ...int) *upgradeLoad {
+	l := &upgradeLoad{acked: make(map[string]string)}
+	var urls []string
+	for _, i := range nodes {
+		urls = append(urls, c.url(i))
 	}
+	for w := range clients {
+		l.clients.Go(func() {
+			client := procClient(10 * time.Second)
+			defer client.CloseIdleConnections()
+			for n := 0; !l.stopped.Load(); n++ {
+				key, value := fmt.Sprintf("load/%d/%d", w, n), fmt.Sprintf("%d of %d", n, w)
+				if l.request(client, urls, n, http.MethodPut, key, value) {
+					l.request(client, urls, n+1, http.MethodGet, key, value)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	return l
+}
+
+// request asks the nodes one after the other, from the n-th on, until one serves it, and reports whether one did. Beside
+// the node that is being restarted another may be electing; but that is waited for, so one round and one more try are enough.
+func (l *upgradeLoad) request(client *http.Client, urls []string, n int, method, key, value string) bool {
+	var said []string
+	for try := range len(urls) + 1 {
+		url := urls[(n+try)%len(urls)] + "/" + key
+		var r procReply
+		if method == http.MethodPut {
+			r = procDo(client, method, url, []byte(value))
+		} else {
+			r = procDo(client, method, url, nil)
+		}
+		if r.status == http.StatusNoContent || (method == http.MethodGet && r.status == http.StatusOK && r.body == value) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.acked[key] = value
+			return true
+		}
+		said = append(said, fmt.Sprintf("%s %s: %v", method, url, r))
+		if method == http.MethodGet && (r.status == http.StatusOK || r.status == http.StatusNotFound) {
+			break // another value than was acknowledged
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.failed) < 20 {
+		l.failed = append(l.failed, strings.Join(said, "\n  "))
+	}
+	return false
+}
+
+// stop ends the load and returns what was acknowledged.
+func (l *upgradeLoad) stop() map[string]string {
+	l.stopped.Store(true)
+	l.clients.Wait()
+	return l.acked
+}
+
+// wantAgreement waits until the nodes have found, twice, that they hold the same, at the level.
+func (c *procCluster) wantAgreement(when string, level uint64, nodes ...int) {
+	c.t.Helper()
+	var after uint64
+	for range 2 {
+		procEventually(c.t, procReadyWithin, when+": the nodes agree", func() error {
+			for _, i := range nodes {
+				s := c.checks(i)
+				if s.Diverged || s.Level > level {
+					c.t.Fatalf("%s: node %d says %+v, want level %d", when, i, s, level)
+				}
+				if s.Level != level || s.CheckedIndex <= after {
+					return fmt.Errorf("node %d says %+v, want level %d and a check behind %d", i, s, level, after)
+				}
+			}
+			return nil
+		})
+		after = c.checks(nodes[0]).CheckedIndex
+	}
+}
+
+// restartAs stops a node in order and starts it with another program, "" for the one under test.
+func (c *procCluster) restartAs(i int, bin string) {
+	c.t.Helper()
+	c.stop(i)
+	c.nodes[i].bin = bin
+	c.start(i)
+}
+
+// lead moves leadership to node i.
+func (c *procCluster) lead(i int) {
+	c.t.Helper()
+	if r := c.do(http.MethodPost, i, "/v1/leader", fmt.Appendf(nil, `{"id":%d}`, i), "Content-Type", "application/json"); r.status != http.StatusOK {
+		c.t.Fatalf("POST /v1/leader, %d: %v", i, r)
+	}
+}
+
+// learnFrom has a new node, of another program than its leader's perhaps, get all from a snapshot of that leader's.
+func (c *procCluster) learnFrom(leader, i int, bin string) {
+	c.t.Helper()
+	c.lead(leader)
+	n := c.newNode(i)
+	n.bin = bin
+	n.args = c.args(n, c.list+fmt.Sprintf(",%d=%s", i, procURL(n.peerPort)), "--join")
+	add := fmt.Appendf(nil, `{"id":%d,"peer_url":%q,"role":"learner"}`, i, procURL(n.peerPort))
+	if r := c.do(http.MethodPost, leader, "/v1/members", add, "Content-Type", "application/json"); r.status != http.StatusCreated {
+		c.t.Fatalf("POST /v1/members at node %d: %v", leader, r)
+	}
+	c.start(i)
+	if s := c.checks(i); s.Leader != leader {
+		c.t.Errorf("node %d has its state from node %d, and was to have it from node %d", i, s.Leader, leader)
+	}
+	if files, err := filepath.Glob(filepath.Join(n.dataDir, "snap", "*.state")); err != nil || len(files) == 0 {
+		c.t.Errorf("node %d has no snapshot (%v)", i, err)
+	}
+}
+
+// Guarantee: a running cluster of the last version is upgraded node by node, under load, and can go back as long as not
+// every member has been upgraded: no write is lost, no request fails at clients that move on, and the replicas agree all
+// the while. Snapshots go from either program to the other. Once every member runs the new program the level rises; behind
+// that the older one refuses to start and to join, and leaves the data as it was.
+func TestProcUpgrade(t *testing.T) {
+	old := procBuildOld(t, upgradeFrom)
 	c := newProcCluster(t, 3, "--check-interval", "100ms", "--snapshot-count", "200")
 	for _, n := range c.nodes {
 		n.bin = old
 	}
 	c.start()
-	stop := c.procLoad()
-	defer stop()
-	for _, i := range c.ids() {
-		c.stop(i)
-		c.nodes[i].bin = ""
-		c.start(i)
-		if i == 3 {
-			break
+	load := c.startUpgradeLoad(4, 1, 2, 3)
+	defer load.stop()
+	procEventually(t, procReadyWithin, "the old nodes check each other", func() error {
+		if s := c.checks(1); s.CheckedIndex == 0 {
+			return fmt.Errorf("%+v", s)
 		}
-		// The older program ends at the first command that it does not know, which close would report.
-		for until := time.Now().Add(2 * time.Second); time.Now().Before(until); time.Sleep(procPoll) {
-			for _, j := range c.ids() {
-				if s := c.checks(j); s.Level > 1 || s.CheckedIndex != 0 || s.Diverged {
-					t.Fatalf("with node 3 of level 1, node %d says %+v", j, s)
-				}
-			}
-		}
+		return nil
+	})
+	before := c.checks(1).Level
+	c.wantAgreement("before", before, 1, 2, 3)
+
+	c.restartAs(1, "")
+	c.wantAgreement("one of three upgraded", before, 1, 2, 3)
+	c.learnFrom(1, 4, old) // a snapshot of the new program, installed by the old one
+	c.learnFrom(2, 5, "")  // and the other way round
+	c.wantAgreement("half-way", before, 1, 2, 3, 4, 5)
+
+	c.restartAs(1, old) // with what the new program wrote: log, snapshots of its own, or one that was sent
+	c.restartAs(5, old)
+	c.wantAgreement("rolled back", before, 1, 2, 3, 4, 5)
+
+	for _, i := range []int{4, 5, 3, 2} {
+		c.restartAs(i, "")
 	}
-	after := uint64(0)
-	for range 2 {
-		procEventually(t, procReadyWithin, "the upgraded nodes check each other", func() error {
-			for _, i := range c.ids() {
-				if s := c.checks(i); s.Level != 3 || s.CheckedIndex <= after || s.Diverged {
-					return fmt.Errorf("node %d: %+v, want a check behind %d", i, s, after)
-				}
-			}
-			return nil
-		})
-		after = c.checks(1).CheckedIndex
+	c.wantAgreement("all but one upgraded", before, 1, 2, 3, 4, 5)
+	c.restartAs(1, "")
+	c.wantAgreement("all upgraded", programLevel, 1, 2, 3, 4, 5)
+
+	acked := load.stop()
+	for _, what := range load.failed {
+		t.Errorf("a request failed on every node:\n  %s", what)
 	}
-	acked := stop()
-	if len(acked) == 0 {
-		t.Error("no write was acknowledged")
+	if len(acked) < 100 {
+		t.Errorf("only %d writes were acknowledged: this is no load", len(acked))
 	}
+	t.Logf("%d writes", len(acked))
 	for key, value := range acked {
-		c.wantGet(1, key, value)
+		c.wantGet(1+len(key+value)%5, key, value)
 	}
+	if programLevel > before {
+		c.wantOlderRefused(old, 1, 6)
+	}
+}
 
-	c.stop(1)
-	n := c.nodes[1]
-	before := procTree(t, n.dataDir)
+// wantOlderRefused checks that an older program neither starts in the directory of node i nor joins as node joiner.
+func (c *procCluster) wantOlderRefused(old string, i, joiner int) {
+	c.t.Helper()
+	c.stop(i)
+	n := c.nodes[i]
+	before := procTree(c.t, n.dataDir)
 	n.bin = old
-	c.launch(1)
-	if out := c.waitExit(1, 1, 20*time.Second); !strings.Contains(out, "upgrade this node") {
-		t.Errorf("the older program says:\n%s", procTail(out))
+	c.launch(i)
+	if out := c.waitExit(i, exitFault, 20*time.Second); !strings.Contains(out, "upgrade this node") {
+		c.t.Errorf("the older program says:\n%s", procTail(out))
 	}
-	if !maps.Equal(before, procTree(t, n.dataDir)) {
-		t.Error("the older program has changed the data directory")
+	if !maps.Equal(before, procTree(c.t, n.dataDir)) {
+		c.t.Error("the older program has changed the data directory")
 	}
 	n.bin = ""
-	c.start(1)
-	c.put(1, "k", "1")
+	c.start(i)
+	c.put(i, "k", "1")
 
-	n = c.newNode(4)
-	n.args = c.args(n, c.list+",4="+procURL(n.peerPort), "--join")
+	n = c.newNode(joiner)
+	n.args = c.args(n, c.list+fmt.Sprintf(",%d=%s", joiner, procURL(n.peerPort)), "--join")
 	n.bin = old
-	c.launch(4)
-	if out := c.waitExit(4, 1, 20*time.Second); !strings.Contains(out, "upgrade this node") {
-		t.Errorf("the older program, asked to join, says:\n%s", procTail(out))
+	c.launch(joiner)
+	if out := c.waitExit(joiner, exitFault, 20*time.Second); !strings.Contains(out, "upgrade this node") {
+		c.t.Errorf("the older program, asked to join, says:\n%s", procTail(out))
 	}
-	if r := c.do(http.MethodPost, 1, "/4", []byte(procURL(n.peerPort))); r.status != http.StatusNoContent {
-		t.Fatalf("POST /4: %v", r)
+}
+
+// Guarantee: a program that does not know the commands that a cluster uses refuses to start and to join.
+func TestProcOlderProgramRefused(t *testing.T) {
+	old, err := procBuild("raftkv-of-level-1", "-tags", "raftkv_level1")
+	if err != nil {
+		t.Fatal(err)
 	}
-	n.bin = ""
-	c.start(4)
-	c.waitVoters(1, 1, 2, 3, 4)
-	c.wantGet(4, "k", "1")
+	c := newProcCluster(t, 1, "--check-interval", "100ms")
+	c.start()
+	c.wantAgreement("alone", programLevel, 1)
+	c.wantOlderRefused(old, 1, 2)
 }
