@@ -11,7 +11,7 @@ export GOREMAN_RPC_PORT ?= 8555
 
 # -race where it works, empty elsewhere; `make test RACE=-race` insists, `RACE=` does without.
 RACE ?= $(shell go build -race runtime/cgo 2>/dev/null && echo -race)
-TIMEOUT ?= 10m
+TIMEOUT ?= 15m
 TESTFLAGS ?=
 
 .PHONY: help build run test soak check bench bench-quick bench-growth fmt clean
@@ -26,12 +26,12 @@ build: ## build ./raftkv
 run: build ## three nodes from the Procfile, for curl on ports 12380, 22380 and 32380
 	@if go tool goreman run list >/dev/null 2>&1; then \
 		echo "run: a goreman runs on port $(GOREMAN_RPC_PORT) already: stop it, or set GOREMAN_RPC_PORT" >&2; exit 1; fi
-	go tool goreman -exit-on-stop=false start
+	@exec tools/run-cluster
 
-test: ## all tests, with the race detector where there is a C compiler (TESTFLAGS='-run X -v')
+test: ## all tests, with the race detector where there is a C compiler (TESTFLAGS='-run X')
 	$(eval RACE := $(RACE))
 	@echo "test: $(if $(RACE),with the race detector,WITHOUT the race detector: it needs cgo and a C compiler)"
-	go test $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./...
 
 soak: ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
 	RAFTKV_SOAK=1 go test $(RACE) -timeout 6h -count=1 -v -run 'TestSoak|TestChaos' $(TESTFLAGS) .
@@ -67,5 +67,5 @@ fmt: ## gofmt -w, go mod tidy
 	go fmt ./...
 	go mod tidy
 
-clean: ## remove what was built; data directories (raftkv-1 ...) stay
+clean: ## remove what was built; data directories (run, raftkv-1 ...) stay
 	rm -f raftkv
