@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -250,8 +251,75 @@ func copyRepository(t *testing.T, dst string) {
 
 var readmePort = regexp.MustCompile(`(?:127\.0\.0\.1|localhost):([0-9]{2,5})\b`)
 
-// Guarantee: the README's commands work as they stand and print what it says.
+// Guarantee: the README's commands work as they stand and print what it says. make run shows what the nodes say and not what
+// goreman does, and its last line is the command to type.
 func TestReadme(t *testing.T) {
+	markdown, err := os.ReadFile("README.md")
+	must(t, err)
+	text := strings.Replace(string(markdown), "### Stop a node", "```sh\ncp run/cluster.log cluster.log\n```\n### Stop a node", 1)
+	dir := runTutorial(t, text)
+	log, err := os.ReadFile(filepath.Join(dir, "cluster.log"))
+	must(t, err)
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "run: all nodes are ready") || !strings.Contains(last, "curl -X PUT -d hello http://127.0.0.1:12380/my-key") {
+		t.Errorf("the last line of make run is\n%s", last)
+	}
+	for _, no := range []string{"\x1b", "Starting raftkv", "on port 5", "Terminating"} {
+		if strings.Contains(string(log), no) {
+			t.Errorf("make run shows goreman's %q", no)
+		}
+	}
+	if !strings.Contains(string(log), "\nraftkv2 | ") {
+		t.Errorf("make run does not show what the nodes say:\n%s", log)
+	}
+}
+
+// raftexampleReadme is what raftexample's README has its reader do, from top to bottom: one node, goreman's cluster, a node
+// that is stopped and comes back, one that is added, one that is removed. Only the names of the programs are ours.
+const raftexampleReadme = "```sh\n" + `make build
+./raftkv --id 1 --cluster http://127.0.0.1:12379 --port 12380 >one.log 2>&1 &
+WAIT 12380
+curl -sL http://127.0.0.1:12380/my-key -XPUT -d hello
+curl -sL http://127.0.0.1:12380/my-key
+# => hello
+kill %1
+wait %1
+go tool goreman start >goreman.log 2>&1 &
+WAIT 12380
+WAIT 22380
+WAIT 32380
+curl -sL http://127.0.0.1:12380/my-key -XPUT -d foo
+go tool goreman run stop raftkv2
+curl -sL http://127.0.0.1:12380/my-key -XPUT -d bar
+curl -sL http://127.0.0.1:32380/my-key
+# => bar
+go tool goreman run start raftkv2
+WAIT 22380
+curl -sL http://127.0.0.1:22380/my-key
+# => bar
+curl -sL http://127.0.0.1:12380/4 -XPOST -d http://127.0.0.1:42379
+./raftkv --id 4 --cluster http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379,http://127.0.0.1:42379 --port 42380 --join >four.log 2>&1 &
+WAIT 42380
+curl -sL http://127.0.0.1:42380/my-key
+# => bar
+curl -sL http://127.0.0.1:12380/3 -XDELETE
+for try in $(seq 100); do curl -s http://127.0.0.1:32380/livez >gone.txt || break; sleep 0.1; done
+curl -s http://127.0.0.1:32380/livez || echo gone
+# => gone
+curl -sL http://127.0.0.1:42380/my-key -XPUT -d baz
+curl -sL http://127.0.0.1:22380/my-key
+# => baz
+` + "```\n"
+
+// Guarantee: raftexample's README works here.
+func TestRaftexampleReadme(t *testing.T) {
+	wait := regexp.MustCompile(`WAIT (\d+)`)
+	runTutorial(t, wait.ReplaceAllString(raftexampleReadme, "curl -s -o ready.txt --retry 60 --retry-delay 1 --retry-all-errors --fail http://127.0.0.1:$1/readyz"))
+}
+
+// runTutorial runs the commands of a text in a copy of the repository, which it returns.
+func runTutorial(t *testing.T, markdown string) string {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("builds and starts whole clusters")
 	}
@@ -263,28 +331,24 @@ func TestReadme(t *testing.T) {
 			t.Skip(err)
 		}
 	}
-	markdown, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	commands, err := readmeCommands(string(markdown))
+	commands, err := readmeCommands(markdown)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(commands) < 5 {
-		t.Fatalf("only %d commands in the README's sh blocks", len(commands))
+		t.Fatalf("only %d commands in the sh blocks", len(commands))
 	}
-	// Its ports are fixed: those in the text, those of the Procfile, the defaults, and goreman's own.
+	// The ports are fixed: those in the text, those of the Procfile, the defaults, and goreman's own.
 	procfile, _ := os.ReadFile("Procfile")
 	ports := []string{"9021", "9121", "8555"}
-	for _, m := range readmePort.FindAllStringSubmatch(string(markdown)+string(procfile), -1) {
+	for _, m := range readmePort.FindAllStringSubmatch(markdown+string(procfile), -1) {
 		ports = append(ports, m[1])
 	}
 	slices.Sort(ports)
 	for _, port := range slices.Compact(ports) {
 		l, err := net.Listen("tcp", "127.0.0.1:"+port)
 		if err != nil {
-			t.Skipf("the README's ports are fixed, and one is taken: %v", err)
+			t.Skipf("the ports are fixed, and one is taken: %v", err)
 		}
 		l.Close()
 	}
@@ -297,9 +361,76 @@ func TestReadme(t *testing.T) {
 	start := time.Now()
 	out, err := runReadme(t, commands, dir, within)
 	if err != nil {
-		t.Errorf("%v\n%s", err, out)
+		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Logf("%d commands in %v", len(commands), time.Since(start))
+	return dir
+}
+
+var (
+	docFence   = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$")
+	docAddress = regexp.MustCompile(`https?://([^/:\s'"]+)`)
+)
+
+// Guarantee: what is to be pasted speaks to this machine alone, and what is only to be looked at cannot be pasted: each of its
+// commands begins with a $.
+func TestReadmeBoxes(t *testing.T) {
+	markdown, err := os.ReadFile("README.md")
+	must(t, err)
+	boxes := docFence.FindAllStringSubmatch(string(markdown), -1)
+	if len(boxes) < 10 {
+		t.Fatalf("only %d boxes", len(boxes))
+	}
+	for _, box := range boxes {
+		lang, text := box[1], box[2]
+		prompt := strings.HasPrefix(text, "$ ") || strings.Contains(text, "\n$ ")
+		switch {
+		case lang == "sh" && prompt:
+			t.Errorf("this box is run, and has a $:\n%s", text)
+		case lang == "console" && !strings.HasPrefix(text, "$ "):
+			t.Errorf("this box is to look at, and does not begin with a $:\n%s", text)
+		case lang != "sh" && lang != "console":
+			t.Errorf("a box of %q is neither:\n%s", lang, text)
+		}
+		for _, m := range docAddress.FindAllStringSubmatch(text, -1) {
+			if m[1] != "127.0.0.1" {
+				t.Errorf("a box names the foreign address %s:\n%s", m[1], text)
+			}
+		}
+	}
+}
+
+// Guarantee: git ignores what the README's commands make.
+func TestReadmeLeavesNothingForGit(t *testing.T) {
+	for _, name := range []string{"raftkv", "run/one/wal/0.tmp", "run/hello.backup", "run/2.before-recovery-1/mark", "raftkv-1/mark", "raftkv-4/mark", "raftkv-2.before-recovery-1/mark"} {
+		out, err := exec.Command("git", "check-ignore", "--quiet", name).CombinedOutput()
+		var exit *exec.ExitError
+		switch {
+		case err == nil:
+		case errors.As(err, &exit) && exit.ExitCode() == 1:
+			t.Errorf("git does not ignore %s", name)
+		default:
+			t.Skipf("not a git work tree: %v %s", err, out)
+		}
+	}
+	markdown, err := os.ReadFile("README.md")
+	must(t, err)
+	// Whatever a command of the README writes is in run, but for the program.
+	for _, m := range regexp.MustCompile(`(?:>|-o |--data-dir )([a-zA-Z][^\s;&]*)`).FindAllStringSubmatch(strings.Join(shBoxes(string(markdown)), "\n"), -1) {
+		if !strings.HasPrefix(m[1], "run/") {
+			t.Errorf("a command of the README makes %s, outside of run/", m[1])
+		}
+	}
+}
+
+func shBoxes(markdown string) []string {
+	var boxes []string
+	for _, box := range docFence.FindAllStringSubmatch(markdown, -1) {
+		if box[1] == "sh" {
+			boxes = append(boxes, box[2])
+		}
+	}
+	return boxes
 }
 
 const readmeSample = "# Title\n\n```sh\n" + `x=1
