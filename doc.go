@@ -12,13 +12,13 @@ that are waiting into one batch and offers it to raft over proposeC. raft.go
 appends it to the log; storage.go makes it durable here, while the followers
 do the same; when a majority has it, raft hands it back over commitC. apply.go
 applies it to the state (kvstore.go), and only then wakes the handlers that
-wait. The followers hear of that with what comes next (notice.go).
+wait. The followers hear of the commit with the next message (notice.go).
 
 # Goroutines
 
 Each is started in one place (server.start, raftNode.startRaft, listen), ends
-with the node's context or its listener, and is waited for. What it owns, nobody else
-touches; the others reach it as said.
+with the node's context or its listener, and is waited for. Nobody else touches
+what it owns; the last column says how others reach it.
 
 	goroutine                        owns                          reached by
 	raft loop (raftNode.run)         raft itself, raftLoop         channels; call for rare things
@@ -49,7 +49,8 @@ holds two, except that the reader looks at the leadership while it holds its own
 # Invariants
 
   - What is sent is durable: a message that promises something goes out after
-    the fsync of what it promises (thesis §3.8). raft.go, persist.
+    the fsync of what it promises (§3.8 of the thesis that DESIGN.md names).
+    raft.go, persist.
   - What is answered is applied: here, from a majority's disks.
   - snapshot index ≤ applied index ≤ commit index.
   - The state is a function of the log: apply reads no clock, no random number
