@@ -50,10 +50,6 @@ const (
 	ifExists     conditionKind = 1 // If-Match: *
 	ifMissing    conditionKind = 2 // If-None-Match: *
 	ifAtRevision conditionKind = 3 // If-Match: "REV"
-
-	// unlessAtRevision is If-None-Match: "REV" of a read. It is never written
-	// to the log.
-	unlessAtRevision conditionKind = 4
 )
 
 // condition is decided when the command is applied, not before it is

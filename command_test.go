@@ -134,7 +134,7 @@ func TestDecodeBatchStrict(t *testing.T) {
 		{"kind 255", with([]byte{255}), errUnknownCommand},
 		{"unknown after known", with(good, []byte{77}), errUnknownCommand},
 		{"malformed after known", with(good, nil), errMalformed},
-		{"a read's condition", with([]byte{byte(kindPut), byte(unlessAtRevision), 5, 1, 'k'}), errUnknownCommand},
+		{"another condition", with([]byte{byte(kindPut), byte(ifAtRevision) + 1, 5, 1, 'k'}), errUnknownCommand},
 		{"condition 255", with([]byte{byte(kindDelete), 255, 1, 'k'}), errUnknownCommand},
 	} {
 		id, cmds, err := decodeBatch(tt.data)

@@ -53,6 +53,7 @@ func reserved(segment string) bool {
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+	w.Header()["Cache-Control"] = cacheNever // unless the handler knows better
 	if err := a.serve(rec, r); err != nil {
 		writeProblem(rec, err)
 	}
@@ -224,7 +225,7 @@ func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error
 	if err != nil {
 		return err
 	}
-	cond, err := parseCondition(r.Header, read)
+	pre, err := parsePreconditions(r.Header)
 	if err != nil {
 		return err
 	}
@@ -234,9 +235,15 @@ func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error
 			return bodyError(err)
 		}
 	}
+	if read {
+		return a.get(w, r, key, pre, stale)
+	}
+	cond, err := pre.ofWrite()
 	switch {
-	case read:
-		return a.get(w, r, key, cond, stale)
+	case errors.Is(err, errPrecondition):
+		return a.refuse(w, r, key, err)
+	case err != nil:
+		return err
 	case r.Method == http.MethodPut:
 		return a.put(w, r, key, cond)
 	default:
@@ -283,64 +290,6 @@ func parseQuery(r *http.Request, read bool) (stale bool, err error) {
 	return stale, nil
 }
 
-// parseCondition reads If-Match and If-None-Match.
-func parseCondition(h http.Header, read bool) (condition, error) {
-	match, none := h["If-Match"], h["If-None-Match"]
-	if match == nil && none == nil {
-		return condition{}, nil
-	}
-	if len(match) > 1 || len(none) > 1 || len(match)+len(none) > 1 {
-		return condition{}, fmt.Errorf("%w: give one of If-Match and If-None-Match, once", errBadRequest)
-	}
-	switch {
-	case len(none) == 1 && none[0] == "*":
-		return condition{kind: ifMissing}, nil
-	case len(match) == 1 && match[0] == "*":
-		return condition{kind: ifExists}, nil
-	case len(none) == 1 && !read:
-		return condition{}, fmt.Errorf("%w: If-None-Match on a write takes only *", errBadRequest)
-	}
-	name, value := "If-Match", ""
-	kind := ifAtRevision
-	if len(none) == 1 {
-		name, value, kind = "If-None-Match", none[0], unlessAtRevision
-	} else {
-		value = match[0]
-	}
-	rev, err := parseETag(value)
-	if err != nil && kind == unlessAtRevision && isETag(value) {
-		return condition{}, nil // of nothing here; curl --etag-compare begins with ""
-	}
-	if err != nil {
-		return condition{}, fmt.Errorf("%w: %s: %w", errBadRequest, name, err)
-	}
-	return condition{kind: kind, revision: rev}, nil
-}
-
-func parseETag(s string) (uint64, error) {
-	digits := strings.Trim(s, `"`)
-	rev, err := strconv.ParseUint(digits, 10, 64)
-	if err != nil || etag(rev) != s {
-		return 0, fmt.Errorf("%q is not one ETag of this store, a revision in quotes", s)
-	}
-	return rev, nil
-}
-
-// isETag reports whether s is one strong entity tag, whosever (RFC 9110 §8.8.3).
-func isETag(s string) bool {
-	opaque, quoted := strings.CutPrefix(s, `"`)
-	opaque, closed := strings.CutSuffix(opaque, `"`)
-	return quoted && closed && !strings.ContainsFunc(opaque, func(c rune) bool { return c <= ' ' || c == '"' || c == 0x7f })
-}
-
-func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
-
-func setETag(h http.Header, revision uint64) {
-	if revision != 0 {
-		h["Etag"] = []string{etag(revision)}
-	}
-}
-
 // Header values that every answer to a read shares. Nobody may change them.
 var (
 	headerBytes        = []string{"application/octet-stream"}
@@ -350,7 +299,7 @@ var (
 )
 
 // get answers a read.
-func (a *api) get(w http.ResponseWriter, r *http.Request, key string, cond condition, stale bool) error {
+func (a *api) get(w http.ResponseWriter, r *http.Request, key string, pre preconditions, stale bool) error {
 	if err := a.prepareRead(w.Header(), r, stale); err != nil {
 		return err
 	}
@@ -360,12 +309,14 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, cond condi
 	if it != nil {
 		setETag(h, it.modRevision)
 	}
-	if !cond.holds(it) {
-		if it != nil && (cond.kind == ifMissing || cond.kind == unlessAtRevision) {
-			w.WriteHeader(http.StatusNotModified)
-			return nil
-		}
-		return errPrecondition
+	unchanged, err := pre.ofRead(it)
+	if err != nil {
+		return err
+	}
+	h["Cache-Control"] = cacheAsk
+	if unchanged {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
 	}
 	if it == nil {
 		return errNotFound
@@ -375,8 +326,27 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, cond condi
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	_, err := w.Write(it.value)
+	_, err = w.Write(it.value)
 	return ignoreWriteError(err)
+}
+
+// refuse answers a write whose condition cannot hold, and costs no log entry
+// therefore, with the current ETag like every other 412.
+func (a *api) refuse(w http.ResponseWriter, r *http.Request, key string, why error) error {
+	if err := a.fresh(r.Context()); err != nil {
+		return err
+	}
+	if it, _ := a.kv.get(key); it != nil {
+		setETag(w.Header(), it.modRevision)
+	}
+	return why
+}
+
+// fresh returns nil once this node has applied every write that was acknowledged
+// before the call. A node that has just started may learn only by this what is
+// wrong with it.
+func (a *api) fresh(ctx context.Context) error {
+	return cmp.Or(a.confirm(ctx), a.kv.sound())
 }
 
 // prepareRead makes sure that what this node has applied is as fresh as the
@@ -384,8 +354,7 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, cond condi
 func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
 	if !stale {
 		h["Raftkv-Consistency"] = headerLinearizable
-		// A node that has just started may learn only now what is wrong with it.
-		return cmp.Or(a.confirm(r.Context()), a.kv.sound())
+		return a.fresh(r.Context())
 	}
 	if a.kv.applied.get() == 0 {
 		return errNotReady // it joins, and has not got anything yet

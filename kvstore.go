@@ -223,8 +223,6 @@ func (c condition) holds(it *item) bool {
 		return it == nil
 	case ifAtRevision:
 		return it != nil && it.modRevision == c.revision
-	case unlessAtRevision:
-		return it == nil || it.modRevision != c.revision
 	}
 	return true
 }

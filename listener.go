@@ -73,8 +73,13 @@ func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case l.who != nil && r.URL.Path == whoPath:
 		l.who.ServeHTTP(w, r)
+		return
 	case h != nil:
 		(*h).ServeHTTP(w, r)
+		return
+	}
+	w.Header()["Cache-Control"] = cacheNever
+	switch {
 	case r.URL.Path == "/livez": // alive, if not ready
 		_, err := fmt.Fprintln(w, "ok")
 		_ = ignoreWriteError(err)

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// Conditional requests (RFC 9110 §13). The entity tag of a key is the revision
+// of its last change, in quotes. It is a strong one: two answers with the same
+// tag are the same bytes.
+
+// preconditions are what a request's If-Match and If-None-Match ask of the key.
+type preconditions struct {
+	match, noneMatch *tagList // nil: the request has no such header
+}
+
+// tagList is the value of one of these headers.
+type tagList struct {
+	any  bool // it is *, for whatever there is
+	tags []entityTag
+}
+
+// entityTag is a tag of a request, of this store or not.
+type entityTag struct {
+	weak   bool
+	opaque string // without the quotes
+}
+
+func (t entityTag) String() string {
+	if t.weak {
+		return `W/"` + t.opaque + `"`
+	}
+	return `"` + t.opaque + `"`
+}
+
+// revision returns the revision that the tag stands for, leaving aside that it
+// may be weak. False: this store gives out no such tag.
+func (t entityTag) revision() (uint64, bool) {
+	rev, err := strconv.ParseUint(t.opaque, 10, 64)
+	return rev, err == nil && strconv.FormatUint(rev, 10) == t.opaque
+}
+
+// parsePreconditions reads If-Match and If-None-Match.
+func parsePreconditions(h http.Header) (p preconditions, err error) {
+	if p.match, err = parseTags(h, "If-Match"); err != nil {
+		return p, err
+	}
+	p.noneMatch, err = parseTags(h, "If-None-Match")
+	return p, err
+}
+
+// parseTags reads a header that is * or a list of tags. Several lines of it are
+// one list (RFC 9110 §5.3). A header that is empty is refused, although the RFC
+// would let it pass: somebody's variable was empty, and what was to be
+// conditional must not happen without its condition.
+func parseTags(h http.Header, name string) (*tagList, error) {
+	lines := h[name]
+	if lines == nil {
+		return nil, nil
+	}
+	rest := strings.Trim(strings.Join(lines, ","), " \t")
+	if rest == "*" {
+		return &tagList{any: true}, nil
+	}
+	list := &tagList{}
+	for {
+		if rest = strings.TrimLeft(rest, " \t,"); rest == "" {
+			break
+		}
+		tag, behind, ok := cutEntityTag(rest)
+		if rest = strings.TrimLeft(behind, " \t"); !ok || rest != "" && rest[0] != ',' {
+			return nil, fmt.Errorf(`%w: %s: %s; expected *, or what an ETag was, with its quotes, as in "17"`,
+				errBadRequest, name, clip(strings.Join(lines, ", ")))
+		}
+		list.tags = append(list.tags, tag)
+	}
+	if len(list.tags) == 0 {
+		return nil, fmt.Errorf("%w: %s is empty", errBadRequest, name)
+	}
+	return list, nil
+}
+
+// cutEntityTag takes the tag off the beginning of s (RFC 9110 §8.8.3).
+func cutEntityTag(s string) (tag entityTag, rest string, ok bool) {
+	rest, tag.weak = strings.CutPrefix(s, "W/")
+	rest, quoted := strings.CutPrefix(rest, `"`)
+	tag.opaque, rest, ok = strings.Cut(rest, `"`)
+	bad := strings.ContainsFunc(tag.opaque, func(c rune) bool { return c <= ' ' || c == 0x7f })
+	return tag, rest, ok && quoted && !bad
+}
+
+// has reports whether the list names an item. Weak tags count for If-None-Match
+// and not for If-Match (RFC 9110 §13.1): what the first asks is whether a copy is
+// still good enough, and the second whether nothing at all has changed.
+func (l *tagList) has(it *item, weakly bool) bool {
+	if it == nil {
+		return false
+	}
+	if l.any {
+		return true
+	}
+	for _, t := range l.tags {
+		if rev, ok := t.revision(); ok && rev == it.modRevision && (weakly || !t.weak) {
+			return true
+		}
+	}
+	return false
+}
+
+// ofRead decides the conditions of a read: errPrecondition for 412, and whether
+// the client has the value already.
+func (p preconditions) ofRead(it *item) (unchanged bool, err error) {
+	if p.match != nil && !p.match.has(it, false) {
+		return false, errPrecondition
+	}
+	return p.noneMatch != nil && p.noneMatch.has(it, true), nil
+}
+
+// ofWrite puts the conditions of a write into the form in which they are decided
+// in the log. An error that is errPrecondition says that no state of the key can
+// fulfil them.
+func (p preconditions) ofWrite() (condition, error) {
+	switch {
+	case p.noneMatch != nil && !p.noneMatch.any:
+		return condition{}, fmt.Errorf("%w: If-None-Match on a write takes only *", errBadRequest)
+	case p.match != nil && len(p.match.tags) > 1:
+		return condition{}, fmt.Errorf("%w: If-Match on a write takes one tag, not a list", errBadRequest)
+	case p.match != nil && p.noneMatch != nil:
+		return condition{}, fmt.Errorf("%w: If-Match wants the key to be there, If-None-Match wants it not to be", errPrecondition)
+	case p.noneMatch != nil:
+		return condition{kind: ifMissing}, nil
+	case p.match == nil:
+		return condition{}, nil
+	case p.match.any:
+		return condition{kind: ifExists}, nil
+	}
+	tag := p.match.tags[0]
+	rev, ours := tag.revision()
+	switch {
+	case !ours:
+		return condition{}, fmt.Errorf("%w: this store gives out no tag like %s", errPrecondition, clip(tag.String()))
+	case tag.weak:
+		return condition{}, fmt.Errorf(`%w: a weak tag never matches on a write. This store gave out "%d"; `+
+			"what is between made %s of it, as proxies do that compress", errPrecondition, rev, tag)
+	}
+	return condition{kind: ifAtRevision, revision: rev}, nil
+}
+
+func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
+
+func setETag(h http.Header, revision uint64) {
+	if revision != 0 {
+		h["Etag"] = []string{etag(revision)}
+	}
+}
+
+// What caches between may do with an answer. Nobody may change these.
+var (
+	// cacheAsk: a copy is good only for as long as this node says so, for which
+	// the ETag makes it cheap to ask; and the bytes stay as they are.
+	cacheAsk = []string{"no-cache, no-transform"}
+	// cacheNever is for all that is not the value of a key, or its absence.
+	cacheNever = []string{"no-store"}
+)

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Guarantee: a condition means what RFC 9110 says, or is refused; none is half
+// understood. Each case is decided for a key at revision 7 and for one that is
+// not there.
+func TestPreconditions(t *testing.T) {
+	const (
+		ok   = "holds"
+		not  = "unchanged"
+		fail = "fails"
+		bad  = "bad"
+	)
+	at := func(rev uint64) condition { return condition{ifAtRevision, rev} }
+	none, exists, missing := condition{}, condition{kind: ifExists}, condition{kind: ifMissing}
+	never, refused := condition{kind: 254}, condition{kind: 255}
+	for _, tt := range []struct {
+		headers  string // one a line
+		there    string // what a read of the key comes to
+		notThere string
+		write    condition
+	}{
+		{headers: "", there: ok, notThere: ok, write: none},
+		{headers: "If-Match: *", there: ok, notThere: fail, write: exists},
+		{headers: "If-None-Match: *", there: not, notThere: ok, write: missing},
+		{headers: `If-Match: "7"`, there: ok, notThere: fail, write: at(7)},
+		{headers: `If-Match: "8"`, there: fail, notThere: fail, write: at(8)},
+		{headers: `If-Match: "0"`, there: fail, notThere: fail, write: at(0)},
+		{headers: `If-Match: "18446744073709551615"`, there: fail, notThere: fail, write: at(1<<64 - 1)},
+		{headers: `If-None-Match: "7"`, there: not, notThere: ok, write: refused},
+		{headers: `If-None-Match: "8"`, there: ok, notThere: ok, write: refused},
+		// Weak ones: good enough for a copy, not for a change.
+		{headers: `If-Match: W/"7"`, there: fail, notThere: fail, write: never},
+		{headers: `If-Match: W/"8"`, there: fail, notThere: fail, write: never},
+		{headers: `If-None-Match: W/"7"`, there: not, notThere: ok, write: refused},
+		{headers: `If-None-Match: W/"8"`, there: ok, notThere: ok, write: refused},
+		// Tags of others, and ours as somebody changed them.
+		{headers: `If-Match: ""`, there: fail, notThere: fail, write: never},
+		{headers: `If-Match: "07"`, there: fail, notThere: fail, write: never},
+		{headers: `If-Match: "+7"`, there: fail, notThere: fail, write: never},
+		{headers: `If-Match: "7-gzip"`, there: fail, notThere: fail, write: never},
+		{headers: `If-Match: "18446744073709551616"`, there: fail, notThere: fail, write: never},
+		{headers: `If-None-Match: ""`, there: ok, notThere: ok, write: refused},
+		{headers: `If-None-Match: "x,y"`, there: ok, notThere: ok, write: refused},
+		{headers: `If-None-Match: "07"`, there: ok, notThere: ok, write: refused},
+		{headers: "If-None-Match: \"\xc3\xa4\xff\"", there: ok, notThere: ok, write: refused},
+		// Lists, in all their forms.
+		{headers: `If-Match: "6", "7"`, there: ok, notThere: fail, write: refused},
+		{headers: `If-Match: "6",W/"7"`, there: fail, notThere: fail, write: refused},
+		{headers: `If-Match: "7",`, there: ok, notThere: fail, write: at(7)},
+		{headers: "If-Match: \"6\"\nIf-Match: \"7\"", there: ok, notThere: fail, write: refused},
+		{headers: "If-Match: \"7\"\nIf-Match: \"7\"", there: ok, notThere: fail, write: refused},
+		{headers: `If-None-Match: "6", "7"`, there: not, notThere: ok, write: refused},
+		{headers: `If-None-Match: "x,""7"`, there: bad, notThere: bad, write: refused},
+		{headers: "If-None-Match: ,\t\"6\" ,, \"a,b\",W/\"7\" ,", there: not, notThere: ok, write: refused},
+		{headers: "If-None-Match: \"6\"\nIf-None-Match: W/\"7\"", there: not, notThere: ok, write: refused},
+		{headers: `If-None-Match: "6", W/"8"`, there: ok, notThere: ok, write: refused},
+		// Both must hold, the first first (RFC 9110 §13.2.2).
+		{headers: "If-Match: \"7\"\nIf-None-Match: *", there: not, notThere: fail, write: never},
+		{headers: "If-Match: *\nIf-None-Match: *", there: not, notThere: fail, write: never},
+		{headers: "If-Match: \"8\"\nIf-None-Match: \"7\"", there: fail, notThere: fail, write: refused},
+		{headers: "If-Match: \"7\"\nIf-None-Match: \"8\"", there: ok, notThere: fail, write: refused},
+		// What is no condition.
+		{headers: "If-Match: ", there: bad, notThere: bad, write: refused},
+		{headers: "If-None-Match: ", there: bad, notThere: bad, write: refused},
+		{headers: "If-None-Match: , ,", there: bad, notThere: bad, write: refused},
+		{headers: "If-None-Match: *\nIf-Match: ", there: bad, notThere: bad, write: refused},
+		{headers: `If-Match: 7`, there: bad, notThere: bad, write: refused},
+		{headers: `If-Match: "7`, there: bad, notThere: bad, write: refused},
+		{headers: `If-Match: 7"`, there: bad, notThere: bad, write: refused},
+		{headers: `If-Match: ""7""`, there: bad, notThere: bad, write: refused},
+		{headers: `If-Match: " 7"`, there: bad, notThere: bad, write: refused},
+		{headers: `If-Match: w/"7"`, there: bad, notThere: bad, write: refused},
+		{headers: `If-Match: W/ "7"`, there: bad, notThere: bad, write: refused},
+		{headers: `If-Match: W/7`, there: bad, notThere: bad, write: refused},
+		{headers: `If-Match: *, "7"`, there: bad, notThere: bad, write: refused},
+		{headers: `If-Match: "7" "8"`, there: bad, notThere: bad, write: refused},
+		{headers: `If-None-Match: "7""8"`, there: bad, notThere: bad, write: refused},
+		{headers: `If-None-Match: "`, there: bad, notThere: bad, write: refused},
+		{headers: "If-None-Match: *\nIf-None-Match: *", there: bad, notThere: bad, write: refused},
+		{headers: "If-None-Match: *\nIf-None-Match: \"7\"", there: bad, notThere: bad, write: refused},
+	} {
+		h := make(http.Header)
+		for line := range strings.Lines(tt.headers) {
+			name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+			h.Add(name, value)
+		}
+		pre, perr := parsePreconditions(h)
+		for it, want := range map[*item]string{{modRevision: 7}: tt.there, nil: tt.notThere} {
+			unchanged, err := pre.ofRead(it)
+			got := ok
+			switch {
+			case errors.Is(perr, errBadRequest):
+				got = bad
+			case errors.Is(err, errPrecondition):
+				got = fail
+			case unchanged:
+				got = not
+			}
+			if got != want {
+				t.Errorf("%q, key %v: a read comes to %s, want %s", tt.headers, it != nil, got, want)
+			}
+		}
+		cond, err := pre.ofWrite()
+		switch {
+		case perr != nil || errors.Is(err, errBadRequest):
+			cond = refused
+		case errors.Is(err, errPrecondition):
+			cond = never
+		}
+		if cond != tt.write {
+			t.Errorf("%q: a write is %+v, %v; want %+v", tt.headers, cond, err, tt.write)
+		}
+	}
+}
+
+// Guarantee: a write whose tag somebody between has weakened is told so, and
+// what the tag is now, as of this request; it costs no log entry.
+func TestAPIWeakenedTag(t *testing.T) {
+	for method, body := range map[string]string{"PUT": "w", "DELETE": ""} {
+		at := newAPITest(t)
+		at.do("PUT", "/k", "v")
+		at.proposed, at.asked = 0, 0
+		detail := at.problem(method, at.do(method, "/v1/kv/k", body, "If-Match", `W/"1"`), 412, "precondition_failed")
+		if !strings.Contains(detail, `This store gave out "1"`) || !strings.Contains(detail, "compress") {
+			t.Errorf("%s: %q does not say what has happened", method, detail)
+		}
+		if detail := at.problem(method, at.do(method, "/v1/kv/k", body, "If-Match", `W/"x"`), 412, "precondition_failed"); strings.Contains(detail, "gave out \"") {
+			t.Errorf("%s: %q claims a tag of another's", method, detail)
+		}
+		if at.proposed != 0 || at.asked != 2 {
+			t.Errorf("%s: %d proposals, %d linearizable reads; want none and one each", method, at.proposed, at.asked)
+		}
+		at.fails = errUnavailable // then nobody knows what the tag is
+		w := at.do(method, "/v1/kv/k", body, "If-Match", `W/"1"`)
+		at.problem(method, w, 503, "unavailable")
+		if w.Header().Get("ETag") != "" {
+			t.Errorf("%s: an ETag that was not confirmed", method)
+		}
+	}
+}
+
+// Guarantee: no cache between may answer for this node. Values and their absence
+// may be kept if the node is asked each time, nothing else may be kept at all.
+func TestAPICacheControl(t *testing.T) {
+	const ask, never = "no-cache, no-transform", "no-store"
+	at := newAPITest(t)
+	at.a.profiles = true
+	at.do("PUT", "/k", "v")
+	check := func(what, method, target string, status int, want string, headers ...string) {
+		t.Helper()
+		w := at.do(method, target, "", headers...)
+		if got := w.Header()["Cache-Control"]; w.Code != status || len(got) != 1 || got[0] != want {
+			t.Errorf("%s: %d, Cache-Control %q; want %d, %q", what, w.Code, got, status, want)
+		}
+	}
+	for _, method := range []string{"GET", "HEAD"} {
+		for _, form := range []string{"/", "/v1/kv/"} {
+			check("a value", method, form+"k", 200, ask)
+			check("a stale read", method, form+"k?consistency=stale", 200, ask)
+			check("no value", method, form+"n", 404, ask)
+			check("unchanged", method, form+"k", 304, ask, "If-None-Match", `"1"`)
+			check("If-Match", method, form+"k", 412, never, "If-Match", `"2"`)
+			check("a bad parameter", method, form+"k?x=1", 400, never)
+			check("cross-origin", "PUT", form+"k", 403, never, "Origin", "http://evil.example")
+			check("wrong host", method, form+"k", 421, never, "Host", "evil.example")
+		}
+		for _, target := range []string{"/", "/livez", "/readyz", "/readyz?verbose", "/metrics", "/v1/status", "/v1/members", "/v1/members/1",
+			"/debug/pprof/", "/debug/pprof/cmdline"} {
+			check(target, method, target, 200, never)
+		}
+		check("no such path", method, "/v1/nothing", 404, never)
+		check("no such member", method, "/v1/members/9", 404, never)
+		check("reserved", method, "/ui", 400, never)
+		check("a redirect", method, "/debug/pprof", 307, never)
+	}
+	check("a write", "PUT", "/k", 204, never)
+	check("a write that fails", "PUT", "/k", 412, never, "If-Match", `"1"`)
+	check("no such key", "DELETE", "/v1/kv/n", 404, never)
+	check("a deletion", "DELETE", "/v1/kv/k", 204, never)
+	check("a method", "BREW", "/k", 405, never)
+	check("a member", "DELETE", "/3?force=true", 204, never)
+	at.a.confirm = func(context.Context) error { return errUnavailable }
+	check("unconfirmed", "GET", "/k", 503, never)
+	check("unconfirmed", "GET", "/v1/members", 503, never)
+	at.a.stopping.Store(true)
+	check("stopping", "GET", "/k", 503, never)
+
+	l, err := listen("127.0.0.1:0", newClientServer(time.Second, zap.NewNop())) // that of a node that starts
+	must(t, err)
+	defer func() { must(t, l.cut()) }()
+	for path, status := range map[string]int{"/livez": 200, "/k": 503} {
+		resp, err := http.Get(fmt.Sprintf("http://%s%s", l.Addr(), path))
+		must(t, err)
+		if got := resp.Header["Cache-Control"]; resp.StatusCode != status || len(got) != 1 || got[0] != never {
+			t.Errorf("GET %s of a node that starts: %d, Cache-Control %q; want %d, %q", path, resp.StatusCode, got, status, never)
+		}
+		must(t, resp.Body.Close())
+	}
+}
