@@ -453,8 +453,8 @@ func bodyError(err error) error {
 
 // serveMemberShort serves POST /ID and DELETE /ID.
 func (a *api) serveMemberShort(w http.ResponseWriter, r *http.Request, path string) error {
-	id, err := strconv.ParseUint(path, 10, 64)
-	if err != nil || strconv.FormatUint(id, 10) != path || checkID(id) != nil {
+	id, err := parseMemberID(path)
+	if err != nil {
 		return fmt.Errorf("%w: %s /%s: POST and DELETE here add and remove nodes and take a node ID, a positive decimal number; "+
 			"a key is deleted with DELETE /v1/kv/%s", errBadRequest, r.Method, clip(path), url.PathEscape(clip(path)))
 	}
@@ -462,6 +462,8 @@ func (a *api) serveMemberShort(w http.ResponseWriter, r *http.Request, path stri
 	if req.Force, err = parseForce(r, r.Method == http.MethodDelete); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(r.Context(), a.members.timeout)
+	defer cancel()
 	if r.Method == http.MethodPost {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMemberBytes))
 		if err != nil {
@@ -471,16 +473,50 @@ func (a *api) serveMemberShort(w http.ResponseWriter, r *http.Request, path stri
 		if req.PeerURL, err = checkPeerURL(strings.TrimSpace(string(body))); err != nil {
 			return fmt.Errorf("%w: %w", errBadPeerURL, err)
 		}
+	} else if !req.Force {
+		if err := a.checkNoKey(ctx, path); err != nil {
+			return err
+		}
 	}
-	if _, err := a.members.change(r.Context(), req); err != nil {
+	if _, err := a.members.change(ctx, req); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// parseForce reads ?force=true, where that is allowed.
+// checkNoKey refuses to remove a node by a number that is also a key: the node
+// would be gone for good, and the key may have been meant.
+func (a *api) checkNoKey(ctx context.Context, path string) error {
+	if err := a.fresh(ctx); err != nil {
+		return err
+	}
+	if it, _ := a.kv.get(path); it == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: there is a key %s; DELETE /v1/kv/%s deletes the key, DELETE /v1/members/%s removes the node",
+		errAmbiguous, path, path, path)
+}
+
+// parseMemberID reads a node's ID as it stands in a path.
+func parseMemberID(path string) (uint64, error) {
+	id, err := strconv.ParseUint(path, 10, 64)
+	if err == nil && strconv.FormatUint(id, 10) != path {
+		err = strconv.ErrSyntax
+	}
+	if err == nil {
+		err = checkID(id)
+	}
+	return id, err
+}
+
+// parseForce reads ?force=true, where that is allowed, from a request that
+// changes a member. A member has no ETag, so a condition cannot hold; who gives
+// one may have meant a key.
 func parseForce(r *http.Request, allowed bool) (bool, error) {
+	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
+		return false, fmt.Errorf("%w: If-Match and If-None-Match are for keys, /v1/kv/KEY; this is about a node", errBadRequest)
+	}
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", errBadRequest, err)

@@ -512,6 +512,7 @@ func TestAPIProblems(t *testing.T) {
 		{errWouldLose, 409, "would_lose_quorum", didNotHappen, false},
 		{errNotVoter, 409, "not_voter", didNotHappen, false},
 		{errInProgress, 409, "change_in_progress", didNotHappen, true},
+		{errAmbiguous, 409, "ambiguous", didNotHappen, false},
 		{errPrecondition, 412, "precondition_failed", didNotHappen, false},
 		{errTooLarge, 413, "too_large", didNotHappen, false},
 		{errMediaType, 415, "unsupported_media_type", didNotHappen, false},
@@ -614,6 +615,58 @@ func TestAPIMemberShortForm(t *testing.T) {
 		if detail := at.problem(err.Error(), at.do("POST", "/4", "http://d:4"), problemOf(err).status, codeOf(err)); detail != "why" {
 			t.Errorf("%v: the detail is %q", err, detail)
 		}
+	}
+}
+
+// Guarantee: nobody loses a node who meant a key. As long as there is a key of
+// that name anywhere, DELETE /ID says which forms are clear; only who forces it
+// is taken at their word.
+func TestAPIMemberOrKey(t *testing.T) {
+	at := newAPITest(t)
+	var got []memberRequest
+	at.leader = func(r memberRequest) (memberReply, error) {
+		got = append(got, r)
+		return memberReply{}, nil
+	}
+	at.do("PUT", "/2", "a key")
+	at.do("PUT", "/77", "a key that is no node's")
+	// This node has not heard of the key yet: only a linearizable read finds it.
+	at.kv.state.items.Delete("2")
+	at.a.confirm = func(context.Context) error {
+		at.asked++
+		at.kv.state.items.Set("2", &item{modRevision: 1})
+		return at.fails
+	}
+	for _, id := range []string{"2", "77"} {
+		at.asked = 0
+		detail := at.problem("DELETE", at.do("DELETE", "/"+id, ""), 409, "ambiguous")
+		for _, form := range []string{"DELETE /v1/kv/" + id, "DELETE /v1/members/" + id} {
+			if !strings.Contains(detail, form) {
+				t.Errorf("%q does not name %s", detail, form)
+			}
+		}
+		if at.asked != 1 {
+			t.Errorf("%d linearizable reads, want one", at.asked)
+		}
+	}
+	at.fails = errUnavailable
+	at.problem("DELETE, unconfirmed", at.do("DELETE", "/2", ""), 503, "unavailable")
+	at.problem("DELETE, unconfirmed", at.do("DELETE", "/3", ""), 503, "unavailable")
+	if len(got) != 0 {
+		t.Fatalf("%+v reached the leader", got)
+	}
+	at.want(at.do("POST", "/2", "http://b:2"), 204, "")
+	at.want(at.do("DELETE", "/2?force=true", ""), 204, "")
+	at.fails = nil
+	for _, target := range []string{"/3", "/3?force=true", "/v1/members/3"} {
+		at.problem("DELETE under a condition", at.do("DELETE", target, "", "If-Match", `"1"`), 400, "bad_request")
+	}
+	at.want(at.do("DELETE", "/3", ""), 204, "")
+	at.want(at.do("DELETE", "/v1/members/2", ""), 204, "")
+	at.do("DELETE", "/v1/kv/77", "")
+	at.want(at.do("DELETE", "/77", ""), 204, "")
+	if len(got) != 5 {
+		t.Errorf("%+v reached the leader", got)
 	}
 }
 

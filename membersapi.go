@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"strconv"
 )
 
 // The routes that change the cluster: /v1/members and /v1/leader.
@@ -63,8 +62,8 @@ func (a *api) serveAddMember(w http.ResponseWriter, r *http.Request) error {
 
 // serveMember serves GET, PATCH and DELETE of /v1/members/ID.
 func (a *api) serveMember(w http.ResponseWriter, r *http.Request, path string) error {
-	id, err := strconv.ParseUint(path, 10, 64)
-	if err != nil || strconv.FormatUint(id, 10) != path || checkID(id) != nil {
+	id, err := parseMemberID(path)
+	if err != nil {
 		return fmt.Errorf("%w: /v1/members/%s: expected a node ID, a positive decimal number", errBadRequest, clip(path))
 	}
 	switch r.Method {

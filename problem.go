@@ -35,6 +35,7 @@ var (
 	errRequestTimeout   = errors.New("the request did not arrive in time")
 	errWrongHost        = errors.New("this name is not one of this node's")
 	errCrossOrigin      = errors.New("a browser sent this on behalf of another site")
+	errAmbiguous        = errors.New("a node and a key have this name")
 	errInternal         = errors.New("internal error")
 )
 
@@ -56,6 +57,7 @@ var problems = []problem{
 	{errWouldLose, http.StatusConflict, "would_lose_quorum", didNotHappen, false},
 	{errNotVoter, http.StatusConflict, "not_voter", didNotHappen, false},
 	{errInProgress, http.StatusConflict, "change_in_progress", didNotHappen, true},
+	{errAmbiguous, http.StatusConflict, "ambiguous", didNotHappen, false},
 	{errPrecondition, http.StatusPreconditionFailed, "precondition_failed", didNotHappen, false},
 	{errMediaType, http.StatusUnsupportedMediaType, "unsupported_media_type", didNotHappen, false},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too_large", didNotHappen, false},

@@ -404,3 +404,30 @@ func TestProcJoinBeforeItIsAdded(t *testing.T) {
 	c.wantGet(2, "k", "1")
 	c.waitVoters(1, 1, 2)
 }
+
+// Guarantee: on every node, at once after a key was written on another, DELETE /ID leaves the node of the key's name alone.
+func TestProcNodeOrKey(t *testing.T) {
+	c := newProcCluster(t, 3)
+	c.start()
+	for n := range 30 {
+		put, del, id := n%3+1, (n+1)%3+1, (n+2)%3+1
+		c.put(put, fmt.Sprint(id), "a key")
+		r := c.do("DELETE", del, fmt.Sprintf("/%d", id), nil)
+		procWantProblem(t, "DELETE of a node or a key", r, 409, "ambiguous")
+		for _, form := range []string{"DELETE /v1/kv/%d ", "DELETE /v1/members/%d "} {
+			if !strings.Contains(r.body, fmt.Sprintf(form, id)) {
+				t.Fatalf("%v does not name %s", r, fmt.Sprintf(form, id))
+			}
+		}
+		if r := c.do("DELETE", put, fmt.Sprintf("/v1/kv/%d", id), nil); r.status != 204 {
+			t.Fatalf("DELETE of the key: %v", r)
+		}
+	}
+	c.waitVoters(1, 1, 2, 3)
+	c.put(1, "3", "a key")
+	if r := c.do("DELETE", 2, "/3?force=true", nil); r.status != 204 {
+		t.Errorf("DELETE of the node, by force: %v", r)
+	}
+	c.waitExit(3, 0, 20*time.Second)
+	c.wantGet(1, "3", "a key")
+}
