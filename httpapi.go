@@ -54,6 +54,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 	w.Header()["Cache-Control"] = cacheNever // unless the handler knows better
+	r, done := untilHungUp(r)
+	defer done()
 	if err := a.serve(rec, r); err != nil {
 		writeProblem(rec, err)
 	}

@@ -58,9 +58,10 @@ func listenAs(addr string, server *http.Server, who http.Handler) (*stoppableLis
 	s := &stoppableListener{TCPListener: l.(*net.TCPListener), server: server, ended: make(chan struct{}), who: who}
 	server.Handler = s
 	server.ConnState = s.count
+	server.ConnContext = connContext
 	go func() {
 		defer close(s.ended)
-		if err := server.Serve(s); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(hangUpListener{s}); !errors.Is(err, http.ErrServerClosed) {
 			s.err = fmt.Errorf("listener %s: %w", addr, err)
 		}
 	}()

@@ -3,9 +3,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -374,10 +377,12 @@ func TestProcNoQuorum(t *testing.T) {
 	c.waitVoters(left, 1, 2, 3)
 }
 
-// Guarantee: a client that hangs up stops waiting, and nothing of it stays, also without a quorum.
+// Guarantee: a client that hangs up leaves nothing behind, also without a quorum: at once if it resets the connection,
+// after --request-timeout if it only ends it, which a client does too that waits for its answer.
 func TestProcClientsThatHangUp(t *testing.T) {
 	t.Parallel() // it mostly waits for time-outs
-	c := newProcCluster(t, 3, "--request-timeout", "1m")
+	const timeout = 12 * time.Second
+	c := newProcCluster(t, 3, "--request-timeout", timeout.String())
 	c.start()
 	left := c.leader()
 	c.kill(left%3+1, (left+1)%3+1)
@@ -395,29 +400,70 @@ func TestProcClientsThatHangUp(t *testing.T) {
 		return n
 	}
 	before := goroutines()
-	impatient := procClient(500 * time.Millisecond)
-	var wg sync.WaitGroup
-	for n := range 300 {
-		wg.Go(func() {
-			method := []string{http.MethodPut, http.MethodGet, http.MethodPost}[n%3]
-			var body []byte // net/http notices a hang-up only once it has read the body
-			if method != http.MethodGet {
-				body = fmt.Appendf(nil, "http://127.0.0.1:%d", 10000+n)
+	ends, resets := procClient(500*time.Millisecond), procClient(500*time.Millisecond)
+	resets.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return conn, conn.(*net.TCPConn).SetLinger(0)
+	}
+	for _, tt := range []struct {
+		impatient *http.Client
+		within    time.Duration
+	}{{resets, timeout / 2}, {ends, timeout + 10*time.Second}} {
+		var wg sync.WaitGroup
+		for n := range 300 {
+			wg.Go(func() {
+				method := []string{http.MethodPut, http.MethodGet, http.MethodPost}[n%3]
+				var body []byte // net/http notices a hang-up only once it has read the body
+				if method != http.MethodGet {
+					body = fmt.Appendf(nil, "http://127.0.0.1:%d", 10000+n)
+				}
+				r := procDo(tt.impatient, method, fmt.Sprintf("%s/%d", c.url(left), n+10), body)
+				if r.err == nil && r.status != 503 && r.status != 429 {
+					t.Errorf("%s without quorum: %v", method, r)
+				}
+			})
+		}
+		wg.Wait()
+		tt.impatient.CloseIdleConnections()
+		procEventually(t, tt.within, "the waiting is over", func() error {
+			if now := goroutines(); before == 0 || now > before+50 {
+				return fmt.Errorf("%d goroutines, there were %d", now, before)
 			}
-			r := procDo(impatient, method, fmt.Sprintf("%s/%d", c.url(left), n+10), body)
-			if r.err == nil && r.status != 503 && r.status != 429 {
-				t.Errorf("%s without quorum: %v", method, r)
-			}
+			return nil
 		})
 	}
-	wg.Wait()
-	impatient.CloseIdleConnections()
-	procEventually(t, 10*time.Second, "the waiting is over", func() error {
-		if now := goroutines(); before == 0 || now > before+50 {
-			return fmt.Errorf("%d goroutines, there were %d", now, before)
+}
+
+// Guarantee: who ends its side of the connection behind its requests, as nc -N does, gets every answer, on the leader and
+// on followers.
+func TestProcHalfClosed(t *testing.T) {
+	c := newProcCluster(t, 3)
+	c.start()
+	for n := range 5 {
+		for i := 1; i <= 3; i++ {
+			value := fmt.Sprint("value ", n, i)
+			put := fmt.Sprintf("PUT /k HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(value), value)
+			get := "GET /k HTTP/1.1\r\nHost: localhost\r\n\r\n"
+			for _, requests := range []string{put, get, put + get, get + put + get, "GET /v1/members HTTP/1.1\r\nHost: localhost\r\n\r\n"} {
+				conn, err := net.Dial("tcp", strings.TrimPrefix(c.url(i), "http://"))
+				must(t, err)
+				must(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+				_, err = io.WriteString(conn, requests)
+				must(t, err)
+				must(t, conn.(*net.TCPConn).CloseWrite())
+				answer, err := io.ReadAll(conn)
+				good := strings.Count(string(answer), "HTTP/1.1 20")
+				if want := strings.Count(requests, "HTTP/1.1"); err != nil || good != want {
+					t.Fatalf("node %d answers %q\nwith %q, %v; want %d times 2xx", i, requests, answer, err, want)
+				}
+				must(t, conn.Close())
+			}
+			c.wantGet(i, "k", value)
 		}
-		return nil
-	})
+	}
 }
 
 // Guarantee: a leader that was away and does not know yet that another was elected answers no read from the past:

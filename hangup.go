@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+)
+
+// When a client has hung up.
+//
+// A client that ends its side of the connection (a FIN) says no more than that
+// it sends nothing more: nc -N does so behind its request, and waits for the
+// answer. But net/http reads ahead while a handler works, and ends the request's
+// context when it meets that end. The same FIN comes from a client that has gone
+// altogether; which of the two it is shows only when something is written to it,
+// and then a reset comes back. So a request here outlasts a FIN. What ends its
+// wait early is a reset, or a write that fails; a client that has gone without
+// either is waited for as long as one that is there, up to --request-timeout.
+
+// hangUpListener hands out connections that know whether their client has hung up.
+type hangUpListener struct{ net.Listener }
+
+func (l hangUpListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &hangUpConn{Conn: c}, nil
+}
+
+// hangUpConn ends a context when its client hangs up.
+type hangUpConn struct {
+	net.Conn
+	life   context.Context // made by connContext, before anything is read
+	hungUp context.CancelFunc
+}
+
+func (c *hangUpConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	// A deadline is our own doing: net/http sets one to get hold of the
+	// connection again.
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.hungUp()
+	}
+	return n, err
+}
+
+func (c *hangUpConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		c.hungUp()
+	}
+	return n, err
+}
+
+func (c *hangUpConn) Close() error {
+	c.hungUp()
+	return c.Conn.Close()
+}
+
+// CloseWrite is what net/http uses to let a client read an answer although it
+// still sends.
+func (c *hangUpConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// connKey is the key of a request's hangUpConn in its context.
+type connKey struct{}
+
+// connContext is an http.Server's ConnContext.
+func connContext(ctx context.Context, c net.Conn) context.Context {
+	conn, ok := c.(*hangUpConn)
+	if !ok {
+		return ctx
+	}
+	conn.life, conn.hungUp = context.WithCancel(ctx)
+	return context.WithValue(conn.life, connKey{}, conn)
+}
+
+// untilHungUp returns the request with a context that outlasts a FIN. done ends
+// it with the request.
+func untilHungUp(r *http.Request) (req *http.Request, done context.CancelFunc) {
+	conn, ok := r.Context().Value(connKey{}).(*hangUpConn)
+	if !ok || r.ProtoMajor > 1 { // there a request is a stream of its own
+		return r, func() {}
+	}
+	ctx, done := context.WithCancel(conn.life)
+	return r.WithContext(ctx), done
+}
