@@ -37,6 +37,7 @@ what it owns; the last column says how others reach it.
 	sendSnapshot, one for each       the file it reads             ends when sent
 	watchRemoval                     nothing                       errorC
 	letGo, one for a removed peer    nothing                       ends after three ticks
+	logQueue, one for the process    the lines of the log          logQueue.mu guards the queue
 	tuneGC, one for the process      nothing                       ends with a signal; not waited for
 	two listeners (listener.go)      their HTTP servers            stop, cut
 	HTTP handlers                    their request

@@ -15,15 +15,22 @@ import (
 )
 
 func main() {
-	if !isCommand(os.Args[1:]) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // under nohup a closed terminal is no reason to stop
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	if isServer(os.Args[1:]) {
 		if err := leaveProxies(); err != nil {
 			fmt.Fprintf(os.Stderr, "raftkv: environment: %v\n", err)
 			os.Exit(exitFault)
 		}
+		// Without this the runtime ends the process when the reader of stdout or
+		// stderr has gone. A command ends then, as others do; a server only
+		// loses lines of its log.
+		signal.Ignore(syscall.SIGPIPE)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-signals
 		// This one asks for a graceful stop. A second one ends the process at
@@ -43,30 +50,35 @@ const (
 
 // run is the program: with a command word first that command, else the server.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
-	if isCommand(args) {
+	if !isServer(args) {
 		return runOffline(ctx, args, env, stdout, stderr)
 	}
 	return runServer(ctx, args, env, stdout, stderr)
 }
 
-// isCommand reports whether a command word comes first.
-func isCommand(args []string) bool { return len(args) > 0 && !strings.HasPrefix(args[0], "-") }
+// isServer reports whether no command word comes first.
+func isServer(args []string) bool { return len(args) == 0 || strings.HasPrefix(args[0], "-") }
 
-// runServer is the server. It returns when the node has stopped.
+// runServer is the server. It returns when the node has stopped. What it writes
+// to stderr, the log, waits for nobody (logqueue.go).
 func runServer(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+	lines := newLogQueue(stderr)
+	defer func() { _ = lines.Close() }() // it never fails
 	cfg, err := parseConfig(args, env)
 	switch {
 	case errors.Is(err, errHelp):
 		fmt.Fprint(stdout, usage())
 		return exitOK
 	case err != nil:
-		fmt.Fprintf(stderr, "raftkv: %v\nRun raftkv --help for the flags.\n", err)
+		lines.last(fmt.Appendf(nil, "raftkv: %v\nRun raftkv --help for the flags.\n", err))
 		return exitUsage
 	case cfg.Version:
 		fmt.Fprint(stdout, versionText())
 		return exitOK
 	}
-	log := newLogger(cfg, stderr)
+	log := newLogger(cfg, lines)
+	lines.reportLost(log)
+	defer zap.RedirectStdLog(log)() // where packages write what they have no logger for
 	warnEnvironment(cfg, os.Environ(), log)
 	go tuneGC(ctx)
 	err = runNode(ctx, cfg, log)
@@ -77,7 +89,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 	}
 	if err != nil {
 		log.Debug("stopped", zap.Error(err))
-		fmt.Fprintf(stderr, "raftkv: %v\n", err)
+		lines.last(fmt.Appendf(nil, "raftkv: %v\n", err))
 		return exitFault
 	}
 	log.Info("stopped")
