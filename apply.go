@@ -51,6 +51,7 @@ func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, rec
 				// believes to be unapplied.
 				kv.snapshotIfDue()
 			}
+		case <-kv.pulse.comes():
 		case <-kv.wanted:
 			kv.snapshotIfDue()
 		case <-ctx.Done():
@@ -259,7 +260,11 @@ func decodeConfEntry(e *raftpb.Entry) (*raftpb.ConfChange, memberChange, error) 
 
 // install replaces the state by that of a snapshot from the leader, in one step.
 func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
-	s, err := readState(file)
+	var s *state
+	err := kv.pulse.excused(loadingSnapshot, func() (err error) {
+		s, err = readState(file)
+		return err
+	})
 	if err = errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("installing snapshot %s: %w", file.Name(), err)
 	}

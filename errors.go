@@ -25,6 +25,11 @@ var (
 	// not come in time. It may still be applied.
 	errOutcomeUnknown = errors.New("handed to the cluster, but not confirmed in time: it may or may not happen")
 
+	// This node is broken.
+
+	// errStuck: a part of the node does not come round any more.
+	errStuck = errors.New("this node hangs and should be started again")
+
 	// How a node ends.
 
 	// errUsedID: this ID belongs to a node with another data directory. Going

@@ -32,6 +32,7 @@ type api struct {
 	confirm  func(ctx context.Context) error
 	members  *members
 	status   *statusReporter
+	live     *liveness
 	metrics  *metrics
 	backups  *backups
 	maxValue int64
@@ -134,7 +135,7 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 		return a.serveMember(w, r, id)
 	}
 	routes := map[string]methods{
-		"livez":       {"GET": bare(a.status.serveLive)},
+		"livez":       {"GET": bare(a.live.serve)},
 		"readyz":      {"GET": a.status.serveReady},
 		"metrics":     {"GET": bare(a.metrics.serve)},
 		"v1/status":   {"GET": bare(a.status.serveStatus)},
@@ -370,6 +371,9 @@ func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
 
 // put answers a write.
 func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condition) error {
+	if err := a.status.node.mayWrite(); err != nil {
+		return err
+	}
 	head := make([]byte, 0, writeOverhead+len(key)+int(min(max(r.ContentLength, 0), bodyChunk)))
 	head = appendWriteHead(head, kindPut, cond, key)
 	cmd, err := a.readValue(w, r, head)

@@ -527,6 +527,7 @@ func TestAPIProblems(t *testing.T) {
 		{errUnavailable, 503, "unavailable", didNotHappen, true},
 		{errNotHandedOver, 503, "not_handed_over", mayHaveHappened, true},
 		{errElsewhere, 503, "not_leader", didNotHappen, true},
+		{errStuck, 503, "stuck", nodeBroken, false},
 		{errOutcomeUnknown, 504, "outcome_unknown", mayHaveHappened, false},
 	}
 	for _, err := range []error{errDiverged, errNoMajority, errMemory} {

@@ -261,6 +261,7 @@ type kvstore struct {
 	proposals *proposer
 	applied   *indexWait
 	conf      *confWait
+	pulse     *pulse // of the apply loop
 
 	snapshots chan<- *state // states to write to disk; see apply.go
 	writer    chan struct{} // held by the snapshot that is being written

@@ -81,7 +81,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 	defer zap.RedirectStdLog(log)() // where packages write what they have no logger for
 	warnEnvironment(cfg, os.Environ(), log)
 	go tuneGC(ctx)
-	err = runNode(ctx, cfg, log)
+	err = stopWithin(ctx, stopLimit, func(serving func()) error { return runNode(ctx, cfg, log, serving) })
 	if errors.Is(err, errRemoved) {
 		log.Info("this node was removed from the cluster and has stopped; its data directory is of no more use",
 			zap.Uint64("id", cfg.ID), zap.String("data-dir", cfg.DataDir))
@@ -113,9 +113,9 @@ func newLogger(cfg config, w io.Writer) *zap.Logger {
 }
 
 // runNode opens the listeners, so that a port in use is found before anything
-// else happens, then the data directory, and serves until ctx ends or the node
-// cannot go on.
-func runNode(ctx context.Context, cfg config, log *zap.Logger) (err error) {
+// else happens, then the data directory, calls serving, and serves until ctx ends
+// or the node cannot go on.
+func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (err error) {
 	clients, err := listen(joinHostPort(cfg.Host, cfg.Port), newClientServer(cfg.RequestTimeout, log))
 	if err != nil {
 		return err
@@ -131,7 +131,11 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.Close()) }()
+	defer func() {
+		if !errors.Is(err, errLeftBehind) { // else somebody still writes there
+			err = errors.Join(err, lock.Close())
+		}
+	}()
 
 	found, err := prepareDir(ctx, cfg, log, ask)
 	if errors.Is(err, errStopping) {
@@ -148,6 +152,8 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	s.lock = lock
+	serving()
 	return s.run(ctx, clients, peers)
 }
 

@@ -75,6 +75,7 @@ var problems = []problem{
 	{errHistories, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
 	{errNoMajority, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
 	{errMemory, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
+	{errStuck, http.StatusServiceUnavailable, "stuck", nodeBroken, false},
 	{errInternal, http.StatusInternalServerError, "internal", nodeBroken, false},
 }
 

@@ -86,6 +86,7 @@ type proposer struct {
 	kick       chan struct{} // wakes run; buffered, so kicking never blocks
 	// named: batches name their life, as all members can read by now (level.go).
 	named atomic.Bool
+	pulse      *pulse
 
 	mu       sync.Mutex
 	queue    []*request
@@ -104,7 +105,7 @@ func newProposer(log *zap.Logger, cfg config, l life, proposeC chan<- proposal, 
 		log: log, life: l,
 		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
 		proposeC: proposeC, leaders: leaders,
-		kick: make(chan struct{}, 1),
+		kick: make(chan struct{}, 1), pulse: newPulse("proposer"),
 	}
 }
 
@@ -178,6 +179,7 @@ func (p *proposer) run(ctx context.Context) error {
 		}
 		select {
 		case <-p.kick:
+		case <-p.pulse.comes():
 		case <-changed:
 		case <-gathered.C:
 		case <-tick:

@@ -84,6 +84,8 @@ type raftNode struct {
 	reports  mailbox                  // from rafthttp: what became of messages
 	errorC   chan error               // from rafthttp: this node was removed
 
+	pulse, persistPulse *pulse // of the raft loop and of the persist loop
+
 	transport transport
 	peers     map[uint64]string // in the transport; owned by the apply loop after start
 	gate      gate
@@ -100,6 +102,7 @@ type raftNode struct {
 
 	// What the loop last knew, for anyone to read.
 	status      atomic.Pointer[raftStatus]
+	hangs       atomic.Bool               // the disk does not answer; diskhang.go
 	leaderHeard atomic.Pointer[time.Time] // contact.go; nil: never; zero: always, there being no others
 
 	loop raftLoop
@@ -118,6 +121,7 @@ type raftLoop struct {
 	urgent     bool              // appends hold more than a new commit index
 	term, vote uint64            // as last given to the persist loop
 	notices    *notices
+	disk       diskWatch
 	commits    []commit             // for the apply loop
 	held       []*raftpb.Message    // MsgReadIndex that must wait; see readIndex
 	sending    map[uint64]bool      // nodes that a snapshot is on its way to
@@ -177,7 +181,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	n.loop = raftLoop{rn: rn, notices: newNotices(), sending: make(map[uint64]bool),
+	n.loop = raftLoop{rn: rn, notices: newNotices(), disk: diskWatch{room: maxUnsynced}, sending: make(map[uint64]bool),
 		heard: make(map[uint64]time.Time), followed: make(map[uint64]time.Time), resend: make(map[uint64]resend),
 		last: n.storage.last, begunAt: n.storage.hard.GetCommit()}
 	n.publish()
@@ -235,15 +239,14 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		}
 		select {
 		case <-ticker.C:
-			if !n.loop.split { // else it would stand for election
-				n.loop.rn.Tick()
-			}
+			n.ticked()
 			n.noteNeeds()
 			n.loop.urgent = len(n.loop.appends) > 0
 		case <-n.loop.notices.due.C:
 			n.send(n.loop.notices.flush())
 		case appendC <- n.loop.appends:
 			n.loop.appends, n.loop.urgent = nil, false
+			n.loop.disk.hand()
 		case commitC <- n.loop.commits:
 			n.loop.commits = nil
 		case m := <-n.recvC:
@@ -260,6 +263,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 			f(n.loop.rn)
 		case <-n.reports.kick:
 			n.reports.empty(n.loop.rn)
+		case <-n.pulse.comes():
 		case <-ctx.Done():
 			return nil
 		}
@@ -294,6 +298,10 @@ func (n *raftNode) step(m *raftpb.Message) {
 	if !n.sift(m) {
 		return
 	}
+	n.noteAck(m)
+	if !n.takesIn(m) {
+		return
+	}
 	if m.GetType() == raftpb.MsgReadIndex {
 		n.readIndex(m)
 		return
@@ -304,6 +312,7 @@ func (n *raftNode) step(m *raftpb.Message) {
 }
 
 func (n *raftNode) stored(s stored) {
+	n.loop.disk.done()
 	for _, file := range s.installed {
 		// Queued before raft hears of it, so before any entry behind it.
 		n.loop.commits = append(n.loop.commits, commit{install: file, applied: func() {}})
@@ -314,7 +323,12 @@ func (n *raftNode) stored(s stored) {
 }
 
 func (n *raftNode) propose(p proposal) {
-	err := n.loop.rn.Propose(p.data)
+	err := raft.ErrProposalDropped
+	if n.loop.disk.full() {
+		n.loop.disk.refused++
+	} else {
+		err = n.loop.rn.Propose(p.data)
+	}
 	st := n.status.Load()
 	p.done(err == nil, st.term, st.role == raft.StateLeader)
 }
@@ -331,7 +345,9 @@ func (n *raftNode) newRound(context []byte) *raftpb.Message {
 // index that may be older than what its former life acknowledged.
 func (n *raftNode) readIndex(m *raftpb.Message) {
 	if !n.mayAnswerReads() {
-		n.loop.held = append(n.loop.held, m)
+		if len(n.loop.held) < maxHeldReads {
+			n.loop.held = append(n.loop.held, m)
+		}
 		return
 	}
 	if err := n.loop.rn.Step(m); err != nil {
@@ -396,6 +412,7 @@ func (n *raftNode) append(m *raftpb.Message) {
 		n.loop.last = m.GetSnapshot().GetMetadata().GetIndex()
 	}
 	n.loop.appends = append(n.loop.appends, m)
+	n.loop.disk.queue(m)
 	n.loop.urgent = n.loop.urgent || !n.onlyCommits(m)
 	if m.Term != nil {
 		n.loop.term, n.loop.vote = m.GetTerm(), m.GetVote()
@@ -468,12 +485,13 @@ func (n *raftNode) persist(ctx context.Context) error {
 	defer trim.Stop()
 	for {
 		select {
+		case <-n.persistPulse.comes():
 		case <-trim.C:
 			if err := n.storage.trim(); err != nil {
 				return err
 			}
 		case msgs := <-n.appendC:
-			if err := n.storage.append(msgs); err != nil {
+			if err := n.persistPulse.excused(waitsForDisk, func() error { return n.storage.append(msgs) }); err != nil {
 				return fmt.Errorf("cannot store: %w", err)
 			}
 			s, err := n.answer(msgs)
@@ -485,9 +503,12 @@ func (n *raftNode) persist(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			}
-			n.storage.next.step() // now that nobody waits for it
+			_ = n.persistPulse.excused(waitsForDisk, func() error {
+				n.storage.next.step() // now that nobody waits for it
+				return nil
+			})
 		case st := <-n.writtenC:
-			if err := n.storage.written(st); err != nil {
+			if err := n.persistPulse.excused(waitsForDisk, func() error { return n.storage.written(st) }); err != nil {
 				return fmt.Errorf("cannot store: %w", err)
 			}
 		case <-ctx.Done():

@@ -30,6 +30,7 @@ type reader struct {
 	leaders    *leadership
 	applied    *indexWait
 	kick       chan struct{}
+	pulse      *pulse
 
 	mu      sync.Mutex
 	waiting *readRound // readers that no round serves yet; nil if none
@@ -37,6 +38,7 @@ type reader struct {
 	gather  gathering
 	rounds  []*readRound // under way or waiting for the state to catch up, oldest first
 	last    uint64       // counts attempts; makes the contexts unique
+	watched uint64       // the applied index that wakes catchUp; 0: none
 	stopped bool
 }
 
@@ -49,7 +51,8 @@ type readRound struct {
 	began    time.Time
 	attempts []uint64 // each a context that raft may answer
 	retryAt  time.Time
-	indexed  bool // raft has answered; what is missing is the applied state
+	indexed  bool   // raft has answered; what is missing is the applied state
+	index    uint64 // which raft has answered; 0: it has not
 }
 
 func newReader(cfg config, l life, roundC chan<- []byte, leaders *leadership, applied *indexWait) *reader {
@@ -57,7 +60,7 @@ func newReader(cfg config, l life, roundC chan<- []byte, leaders *leadership, ap
 		life:    l,
 		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
 		roundC: roundC, leaders: leaders, applied: applied,
-		kick: make(chan struct{}, 1),
+		kick: make(chan struct{}, 1), pulse: newPulse("reader"),
 	}
 }
 
@@ -141,6 +144,7 @@ func (r *reader) run(ctx context.Context) error {
 		}
 		select {
 		case <-r.kick:
+		case <-r.pulse.comes():
 		case <-changed:
 		case <-gathered.C:
 		case <-tick:
@@ -212,7 +216,7 @@ func (r *reader) confirmed(context []byte, index uint64) {
 		return // answered by another attempt, or expired
 	}
 	r.wake() // there is room for another round
-	r.applied.reached(index, func() { r.finish(round) })
+	r.await(round, index)
 }
 
 func (r *reader) find(attempt uint64) *readRound {
@@ -232,13 +236,45 @@ func (r *reader) find(attempt uint64) *readRound {
 	return nil
 }
 
-// finish lets the readers of a round go ahead, unless they have given up.
-func (r *reader) finish(round *readRound) {
+// await lets the readers of a round go ahead once this node has applied index.
+func (r *reader) await(round *readRound, index uint64) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if i := slices.Index(r.rounds, round); i >= 0 {
-		r.rounds = slices.Delete(r.rounds, i, i+1)
-		close(round.done)
+	round.index = index
+	first := r.watched == 0 || index < r.watched
+	if first {
+		r.watched = index
+	}
+	r.mu.Unlock()
+	if first {
+		r.applied.reached(index, r.catchUp)
+	}
+}
+
+// catchUp ends the rounds whose index this node has applied, and has itself
+// called again for the next. However many rounds come and expire while a node
+// applies nothing, there is one call to come.
+func (r *reader) catchUp() {
+	applied := r.applied.get()
+	r.mu.Lock()
+	kept := r.rounds[:0]
+	r.watched = 0
+	for _, round := range r.rounds {
+		switch {
+		case round.index == 0:
+		case round.index <= applied:
+			close(round.done)
+			continue
+		case r.watched == 0 || round.index < r.watched:
+			r.watched = round.index
+		}
+		kept = append(kept, round)
+	}
+	clear(r.rounds[len(kept):])
+	r.rounds = kept
+	next := r.watched
+	r.mu.Unlock()
+	if next != 0 {
+		r.applied.reached(next, r.catchUp)
 	}
 }
 

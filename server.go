@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -28,12 +29,14 @@ type server struct {
 	proposals *proposer
 	members   *members
 	checker   *checker
+	live      *liveness
 	api       *api
 	states    chan *state
 	commitC   chan []commit
 	clientURL string
 	caughtUp  *atomic.Bool
 	peerMux   http.Handler
+	lock      io.Closer // of the data directory; here so that it is held while anything runs
 
 	// The node's goroutines run in group, and end with life.
 	group *errgroup.Group
@@ -88,7 +91,8 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	proposals := newProposer(log, cfg, l, proposeC, leaders)
 	reads := newReader(cfg, l, roundC, leaders, applied)
 	kv := &kvstore{
-		log: log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: newConfWait(),
+		pulse: newPulse("apply"),
+		log:   log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: newConfWait(),
 		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount}, state: st.state,
 		agreement: agreement{own: make(chan *ownCheck, 1), worked: st.state.index, checked: st.state.checks.checked},
 	}
@@ -98,6 +102,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	group, life := errgroup.WithContext(life)
 	tick, _, _ := cfg.ticks()
 	node := &raftNode{
+		pulse: newPulse("raft"), persistPulse: newPulse("persist"),
 		log: log, id: cfg.ID, url: cfg.PeerURL, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick, elected: cfg.ElectionTimeout,
 		storage: st.storage, leaders: leaders, kv: kv, reads: reads,
 		proposeC: proposeC, commitC: commitC, roundC: roundC,
@@ -130,8 +135,10 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	status := &statusReporter{
 		id: cfg.ID, cluster: st.identity.ClusterID, kv: kv, node: node, began: time.Now(), caughtUp: s.caughtUp,
 	}
+	s.live = &liveness{[]*pulse{node.pulse, node.persistPulse, kv.pulse, proposals.pulse, reads.pulse}}
 	s.api = &api{
-		kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
+		live: s.live,
+		kv:   kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
 		status: status, metrics: newMetrics(status, proposals), backups: newBackups(log), maxValue: cfg.MaxValueSize,
 		quota:  &quota{limit: uint64(cfg.Quota), kv: kv},
 		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof,
@@ -171,6 +178,7 @@ func (s *server) start() error {
 	group.Go(func() error { return s.checker.report(ctx) })
 	group.Go(func() error { return s.checker.lead(ctx) })
 	group.Go(func() error { return s.takePart(ctx) })
+	group.Go(func() error { return s.live.run(ctx) })
 	return nil
 }
 
@@ -211,10 +219,13 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	s.log.Info("serving", zap.Uint64("id", s.cfg.ID), zap.String("clients", clients.Addr().String()),
 		zap.String("peers", peers.Addr().String()), zap.Uint64("boot", s.storage.boot))
 
+	limit := stopLimit
 	select {
 	case <-ctx.Done():
 		s.log.Info("stopping")
+		began := time.Now()
 		s.drain(clients)
+		limit = max(stopLimit-time.Since(began), stopReserve)
 	case <-s.life.Done(): // a part of the node has failed, or it was removed
 		if errors.Is(context.Cause(s.life), errRemoved) {
 			s.finish(clients, farewellLimit) // and answer the request that did it
@@ -223,9 +234,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	s.end()
 	// Streams between peers are endless, so they are cut, not awaited.
 	cerr := errors.Join(clients.cut(), peers.cut())
-	err := s.group.Wait()
-	s.node.transport.Stop() // not before: the apply loop may be adding a peer
-	return errors.Join(s.closeStorage(err), cerr)
+	return errors.Join(s.awaitEnd(limit), cerr)
 }
 
 // closeStorage closes the log once all goroutines have ended, and why. What
@@ -250,7 +259,11 @@ func (s *server) drain(clients *stoppableListener) {
 			s.log.Warn("stopping without a successor", zap.Error(err))
 		}
 	}
-	s.finish(clients, stopLimit-time.Since(began))
+	limit := stopLimit - time.Since(began)
+	if s.node.diskHangs() {
+		limit -= stopReserve
+	}
+	s.finish(clients, limit)
 }
 
 // finish lets the requests in flight come to their end.

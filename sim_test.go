@@ -63,6 +63,7 @@ type simNode struct {
 	url   string // where it is, if not at simURL
 	lives int
 	dir   string
+	disk  simDisk       // sim_diskhang_test.go
 	srv   *server       // nil: down
 	ended chan struct{} // closed when the life has ended by itself or was ended
 	err   error         // why it ended; read after ended is closed
@@ -163,6 +164,7 @@ func (c *simCluster) tryStart(id uint64) error {
 	if cfg.SnapshotCount < 1000 { // a test that wants snapshots wants them sent, too
 		st.tail.limit = int64(cfg.SnapshotCount) * entryWeight
 	}
+	st.wal = n.disk.under(st.wal)
 	srv := newServer(cfg, log, st, 9121)
 	srv.members.ask = c.net.asker(id)
 	srv.members.askView = c.net.viewer(id)
@@ -264,6 +266,7 @@ func (c *simCluster) ended(id uint64) error {
 
 func (c *simCluster) close() {
 	for _, n := range c.nodes {
+		n.disk.set(0)
 		if n.srv != nil {
 			c.halt(n)
 			if err := n.srv.storage.close(); err != nil {

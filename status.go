@@ -96,12 +96,6 @@ func (s *statusReporter) serveStatus(w http.ResponseWriter, _ *http.Request) err
 	return nil
 }
 
-func (s *statusReporter) serveLive(w http.ResponseWriter, _ *http.Request) error {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, err := fmt.Fprintln(w, "ok")
-	return ignoreWriteError(err)
-}
-
 // checks are what a node must be to be ready.
 func (s *statusReporter) checks() []check {
 	m, _ := s.kv.membership()
@@ -111,6 +105,8 @@ func (s *statusReporter) checks() []check {
 		{"is a member", isMember},
 		{"has caught up", s.caughtUp.Load()},
 		{"agrees with the other replicas", s.kv.sound() == nil},
+		{"has a disk that answers", !s.node.diskHangs()},
+		{"is not loading a snapshot", !s.kv.pulse.loading()},
 	}
 }
 

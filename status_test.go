@@ -64,7 +64,7 @@ func TestAPIReady(t *testing.T) {
 	at := newAPITest(t)
 	at.want(at.do("GET", "/readyz", ""), 200, "ok\n")
 	verbose := at.do("GET", "/readyz?verbose", "")
-	if verbose.Code != 200 || strings.Count(verbose.Body.String(), "ok  ") != 4 {
+	if verbose.Code != 200 || strings.Count(verbose.Body.String(), "ok  ") != 6 {
 		t.Errorf("%d %s", verbose.Code, verbose.Body)
 	}
 	for name, spoil := range map[string]func(at *apiTest){
@@ -72,6 +72,11 @@ func TestAPIReady(t *testing.T) {
 		"is a member":   func(at *apiTest) { delete(at.kv.state.membership.members, 1) },
 		"has caught up": func(at *apiTest) { at.a.status.caughtUp.Store(false) },
 		"agrees with":   func(at *apiTest) { at.kv.agreement.unsound.Store(true) },
+		"has a disk":    func(at *apiTest) { at.node.hangs.Store(true) },
+		"is not loading": func(at *apiTest) {
+			at.kv.pulse.excuse.Store(loadingSnapshot)
+			at.kv.pulse.owed.Store(1)
+		},
 	} {
 		at := newAPITest(t)
 		spoil(at)
@@ -106,4 +111,19 @@ func TestAPIStatusAndMembers(t *testing.T) {
 	if w.Code != 200 || !strings.Contains(w.Body.String(), "raftkv_revision 1\n") {
 		t.Errorf("metrics: %d", w.Code)
 	}
+}
+
+// Guarantee: a node whose disk hangs takes no writes that make the store grow,
+// and does all else as ever.
+func TestAPIDiskHangs(t *testing.T) {
+	at := newAPITest(t)
+	at.want(at.do("PUT", "/k", "v"), 204, "")
+	at.node.hangs.Store(true)
+	detail := at.problem("PUT", at.do("PUT", "/k", "w"), 429, "overloaded")
+	if !strings.Contains(detail, "its disk does not answer") {
+		t.Errorf("it says %q", detail)
+	}
+	at.want(at.do("GET", "/k", ""), 200, "v")
+	at.want(at.do("DELETE", "/v1/kv/k", ""), 204, "")
+	at.want(at.do("GET", "/livez", ""), 200, "ok\n")
 }

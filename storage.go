@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
-	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -38,13 +37,22 @@ import (
 // One loader, openStorage, decides which snapshot counts, and gives raft and
 // the kvstore the same one.
 
+// writeAheadLog is *wal.WAL. Tests put one on a slow disk in its place.
+type writeAheadLog interface {
+	Save(hard *raftpb.HardState, entries []*raftpb.Entry) error
+	SaveSnapshot(s *walpb.Snapshot) error
+	ReleaseLockTo(index uint64) error
+	Sync() error
+	Close() error
+}
+
 // storage owns what this node has on disk, and raft's view of it in memory.
 // After openStorage it belongs to the persist loop, except mem, which locks
 // for itself.
 type storage struct {
 	log  *zap.Logger
 	dir  string
-	wal  *wal.WAL
+	wal  writeAheadLog
 	next *segmentZeroer
 	mem  *raft.MemoryStorage
 	mark *markKeeper

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/quorum"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+	"go.uber.org/zap"
+)
+
+// What a node does while its disk does not answer: neither takes the log nor
+// fails.
+//
+// It sends and hears heartbeats as ever, so nobody elects another leader, and it
+// commits with its followers' disks what itself can never apply. So it says that
+// it is not ready, hands leadership over if another can have it, does not stand
+// for election, and takes in no more than a bounded amount.
+//
+// Time is counted in ticks of the raft loop. A process that was stopped for a
+// while counts none, and so does not take its own absence for that of its disk.
+
+const (
+	// maxUnsynced bounds the entries, in bytes, that are on their way to the
+	// disk. Proposers alone stay far below it (propose.go). It is passed by one
+	// entry at most.
+	maxUnsynced = 64 << 20
+	// maxUnsyncedAppends bounds raft's storage messages on their way to the disk.
+	maxUnsyncedAppends = 16 << 10
+	// entryOverhead is about what an entry takes in memory beside its data.
+	entryOverhead = 128
+
+	// A disk hangs when a sync takes longer than an election timeout, and longer
+	// than four times what it took of late: saving entries takes three syncs
+	// where a new segment of the log begins, and a disk that is slow at each is
+	// no better in another's hands. But it does hang after three timeouts.
+	hangFactor  = 4
+	hangCeiling = 3 // election timeouts
+
+	// handOverRest is how many election timeouts are between two times that
+	// leadership goes to another node for the sake of a disk.
+	handOverRest = 10
+	// maxHeldReads bounds the requests for a read index that wait for a leader's
+	// first commit. Whoever asked asks again.
+	maxHeldReads = 4096
+)
+
+// errDiskHangs refuses a write before it is proposed.
+var errDiskHangs = fmt.Errorf("%w: its disk does not answer", errOverloaded)
+
+// diskWatch is what the raft loop knows of the log's way to the disk.
+type diskWatch struct {
+	room    int     // maxUnsynced
+	tick    uint64  // now
+	queued  backlog // waits for the persist loop
+	handed  backlog // is with the persist loop
+	usual   float64 // ticks that a sync takes of late
+	acked   map[uint64]ack
+	term    uint64 // of acked
+	moved   uint64 // when leadership last moved to or from this node; 0: not in this life
+	asked   uint64 // when the others were last asked to show that they can write
+	hangs   bool
+	hungAt  time.Time // for the log alone
+	refused uint64    // messages and proposals that were not taken in since then
+}
+
+// backlog is storage messages that the disk does not have.
+type backlog struct {
+	appends, bytes int
+	since          uint64 // the tick of the first
+}
+
+// ack is the highest index that a node has acknowledged, and when that rose.
+type ack struct{ index, tick uint64 }
+
+// queue notes a message for the persist loop.
+func (d *diskWatch) queue(m *raftpb.Message) {
+	if d.queued.appends == 0 {
+		d.queued.since = d.tick
+	}
+	d.queued.appends++
+	for _, e := range m.GetEntries() {
+		d.queued.bytes += len(e.GetData()) + entryOverhead
+	}
+}
+
+// hand notes that the persist loop has taken all that was queued.
+func (d *diskWatch) hand() {
+	d.handed, d.queued = d.queued, backlog{}
+	d.handed.since = d.tick
+}
+
+// done notes that the persist loop has answered.
+func (d *diskWatch) done() {
+	d.usual += (float64(d.tick-d.handed.since) - d.usual) / 4
+	d.handed = backlog{}
+}
+
+// out returns for how many ticks the disk has been at what it was given, or, if
+// the persist loop is at something else, at that.
+func (d *diskWatch) out() uint64 {
+	switch {
+	case d.handed.appends > 0:
+		return d.tick - d.handed.since
+	case d.queued.appends > 0:
+		return d.tick - d.queued.since
+	}
+	return 0
+}
+
+// full reports whether no more may be taken in.
+func (d *diskWatch) full() bool {
+	return d.queued.bytes+d.handed.bytes >= d.room || d.queued.appends+d.handed.appends >= maxUnsyncedAppends
+}
+
+// limit returns after how many ticks the disk hangs.
+func (d *diskWatch) limit(election uint64) uint64 {
+	return min(hangCeiling*election, max(election, uint64(hangFactor*d.usual)))
+}
+
+// electionTicks is the election timeout in ticks.
+func (n *raftNode) electionTicks() uint64 { return uint64((n.elected + n.tick - 1) / n.tick) }
+
+// diskHangs reports whether the disk does not answer, for anyone to ask.
+func (n *raftNode) diskHangs() bool { return n.hangs.Load() }
+
+// mayWrite returns nil if a client's write that makes the store grow may be
+// proposed through this node. One that does not, as a delete, is no burden: it
+// waits, like all that was proposed before, for the disk.
+func (n *raftNode) mayWrite() error {
+	if n.diskHangs() {
+		return errDiskHangs
+	}
+	return nil
+}
+
+// ticked is called on the raft loop at each tick.
+func (n *raftNode) ticked() {
+	d := &n.loop.disk
+	d.tick++
+	hangs := d.out() > d.limit(n.electionTicks())
+	if hangs != d.hangs {
+		d.hangs = hangs
+		n.hangs.Store(hangs)
+		if hangs {
+			d.hungAt = time.Now().Add(-time.Duration(d.out()) * n.tick)
+			n.log.Warn("the disk does not answer: it has been at a sync of the log for too long; this node is not ready",
+				zap.Duration("for", time.Since(d.hungAt)), zap.Int("unsynced-bytes", d.queued.bytes+d.handed.bytes))
+		} else {
+			n.log.Info("the disk answers again", zap.Duration("after", time.Since(d.hungAt)), zap.Uint64("refused", d.refused))
+			d.refused = 0
+		}
+	}
+	leads := n.status.Load().role == raft.StateLeader
+	if hangs && leads {
+		n.leaveLead()
+	}
+	// A node whose disk hangs might else stand for election, with a vote of its own
+	// that is not durable; and one that is split, for the other history.
+	if (!hangs || leads) && !n.loop.split {
+		n.loop.rn.Tick()
+	}
+}
+
+// noteAck notes what another node has acknowledged, and so has on its disk.
+func (n *raftNode) noteAck(m *raftpb.Message) {
+	st, d := n.status.Load(), &n.loop.disk
+	if m.GetType() != raftpb.MsgAppResp || m.GetReject() || st.role != raft.StateLeader || m.GetTerm() != st.term {
+		return
+	}
+	if d.term != st.term {
+		d.term, d.acked = st.term, make(map[uint64]ack)
+	}
+	if m.GetIndex() > d.acked[m.GetFrom()].index {
+		d.acked[m.GetFrom()] = ack{m.GetIndex(), d.tick}
+	}
+}
+
+// takesIn reports whether a message from another node is given to raft. With as
+// much on its way to the disk as there may be, what would add to it is not, nor
+// is what asks this node to lead while its disk hangs. To raft that is a lost
+// message, which it must expect.
+func (n *raftNode) takesIn(m *raftpb.Message) bool {
+	d := &n.loop.disk
+	switch m.GetType() {
+	case raftpb.MsgTimeoutNow:
+		if d.hangs {
+			return false
+		}
+		d.moved = d.tick
+	case raftpb.MsgApp, raftpb.MsgProp, raftpb.MsgVote, raftpb.MsgPreVote:
+		if d.full() {
+			d.refused++
+			return false
+		}
+	}
+	return true
+}
+
+// leaveLead hands leadership over, if a voter can have it. It must have
+// acknowledged entries within the last election timeout, so that its disk is
+// known to answer, and so must a majority without this node, whose vote is not
+// durable.
+func (n *raftNode) leaveLead() {
+	d, election := &n.loop.disk, n.electionTicks()
+	if d.moved != 0 && d.tick-d.moved < handOverRest*election {
+		return // one of them is slow, too: to move on and on would stop all writes
+	}
+	st := n.loop.rn.Status()
+	fit := make(map[uint64]tracker.Progress)
+	votes, all := make(map[uint64]bool), make(map[uint64]bool)
+	for id, p := range st.Progress {
+		answers := id != n.id && d.term == st.GetTerm() && d.acked[id].tick+election >= d.tick && d.acked[id].index > 0
+		votes[id], all[id] = answers, id != n.id
+		if answers && p.State == tracker.StateReplicate {
+			fit[id] = p
+		}
+	}
+	if st.Config.Voters.VoteResult(all) != quorum.VoteWon {
+		return // a majority needs this node
+	}
+	st.Progress = fit
+	to := bestFollower(st, n.loop.heard, time.Time{})
+	if to == 0 || st.Config.Voters.VoteResult(votes) != quorum.VoteWon {
+		n.askForAcks(election)
+		return
+	}
+	d.moved = d.tick
+	n.log.Warn("this node gives leadership to one whose disk answers", zap.Uint64("to", to))
+	n.loop.rn.TransferLeader(to)
+}
+
+// askForAcks appends an empty entry, once an election timeout: where nothing is
+// written, or nothing more is taken in, that is how others show that they can
+// write.
+func (n *raftNode) askForAcks(election uint64) {
+	d := &n.loop.disk
+	if d.asked != 0 && d.tick-d.asked < election {
+		return
+	}
+	d.asked = d.tick
+	if err := n.loop.rn.Propose(nil); err != nil {
+		n.log.Debug("raft did not take an empty entry", zap.Error(err))
+	}
+}

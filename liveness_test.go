@@ -1,0 +1,160 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// probe asks a node of a simulation for its health.
+func (c *simCluster) probe(id uint64, path string) (status int, body string) {
+	w := httptest.NewRecorder()
+	c.nodes[id].srv.api.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1"+path, nil))
+	return w.Code, w.Body.String()
+}
+
+// Guarantee: a node whose loop does not come round for a minute says so, and
+// which, at /livez, and before and after that it says nothing of the kind.
+// Without this an orchestrator never starts it again.
+func TestSimLivezNamesTheLoop(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		victim := c.followers()[0]
+		srv := c.nodes[victim].srv
+		release := make(chan struct{})
+		go func() {
+			if err := srv.node.call(context.Background(), func(*raft.RawNode) { <-release }); err != nil {
+				t.Error(err)
+			}
+		}()
+		for began := time.Now(); time.Since(began) < (stuckAfter-2)*liveInterval; time.Sleep(liveInterval) {
+			if status, body := c.probe(victim, "/livez"); status != http.StatusOK {
+				t.Fatalf("after %v: %d %s", time.Since(began), status, body)
+			}
+		}
+		time.Sleep(5 * liveInterval)
+		status, body := c.probe(victim, "/livez")
+		if status != http.StatusServiceUnavailable || !strings.Contains(body, "the raft loop for 1m") || !strings.Contains(body, `"code":"stuck"`) {
+			t.Errorf("%d %s", status, body)
+		}
+		for _, loop := range []string{"persist", "apply", "reader"} {
+			if strings.Contains(body, loop) {
+				t.Errorf("the %s loop is named: %s", loop, body)
+			}
+		}
+		close(release)
+		time.Sleep(2 * liveInterval)
+		if status, body := c.probe(victim, "/livez"); status != http.StatusOK {
+			t.Errorf("when it comes round again: %d %s", status, body)
+		}
+		for _, id := range c.up() {
+			if err := c.nodes[id].srv.live.check(); err != nil {
+				t.Errorf("node %d: %v", id, err)
+			}
+		}
+	})
+}
+
+// The bound, at it and one past it, and what is no reason to start a node again.
+func TestPulse(t *testing.T) {
+	p := newPulse("some")
+	ask := func(n int) {
+		for range n {
+			p.ask()
+		}
+	}
+	ask(stuckAfter) // the first is waiting to be taken, the others are owed
+	if p.stuck() {
+		t.Error("stuck one too early")
+	}
+	if ask(1); !p.stuck() {
+		t.Error("not stuck")
+	}
+	<-p.comes()
+	if ask(1); p.stuck() {
+		t.Error("stuck when it has come round")
+	}
+	for _, reason := range []int32{waitsForDisk, loadingSnapshot} {
+		must(t, p.excused(reason, func() error {
+			if p.loading() {
+				t.Error("loading, from the first moment")
+			}
+			if ask(2 * stuckAfter); p.stuck() {
+				t.Errorf("stuck, with the excuse %d", reason)
+			}
+			if p.loading() != (reason == loadingSnapshot) {
+				t.Errorf("loading is %t, with the excuse %d", p.loading(), reason)
+			}
+			return nil
+		}))
+		if p.stuck() || p.loading() {
+			t.Error("what was owed with an excuse counts without")
+		}
+		if ask(stuckAfter - 1); p.stuck() {
+			t.Error("stuck too early after an excuse")
+		}
+		if ask(1); !p.stuck() {
+			t.Error("not stuck after an excuse")
+		}
+	}
+	failed := errors.New("failed")
+	if err := p.excused(waitsForDisk, func() error { return failed }); err != failed {
+		t.Error(err)
+	}
+	if (*pulse)(nil).comes() != nil || (*pulse)(nil).excused(waitsForDisk, func() error { return failed }) != failed {
+		t.Error("a loop without a pulse does not run as ever")
+	}
+}
+
+// A node that loads a snapshot is alive, however long that takes, but not ready.
+func TestLoadingASnapshotIsNoHang(t *testing.T) {
+	kv := newTestStore()
+	kv.pulse = newPulse("apply")
+	kv.snapshots, kv.writer = make(chan *state, 1), make(chan struct{}, 1)
+	file, leader, err := os.Pipe() // of which the end is long in coming
+	must(t, err)
+	done := make(chan error)
+	go func() {
+		done <- kv.install(file, func(uint64, *raftpb.ConfChange, membership) error { return nil })
+	}()
+	node := &raftNode{}
+	node.status.Store(&raftStatus{})
+	s := &statusReporter{kv: kv, node: node, caughtUp: new(atomic.Bool)}
+	ready := func() bool {
+		for _, c := range s.checks() {
+			if c.name == "is not loading a snapshot" {
+				return c.ok
+			}
+		}
+		t.Fatal("it is not checked")
+		return false
+	}
+	for kv.pulse.excuse.Load() != loadingSnapshot {
+		time.Sleep(time.Millisecond)
+	}
+	if !ready() {
+		t.Error("not ready from the first moment")
+	}
+	for range 2 * stuckAfter {
+		kv.pulse.ask()
+	}
+	if ready() || kv.pulse.stuck() {
+		t.Errorf("ready: %t, stuck: %t", ready(), kv.pulse.stuck())
+	}
+	must(t, writeState(leader, someState(2, 50)))
+	must(t, leader.Close())
+	must(t, <-done)
+	if !ready() || kv.pulse.stuck() {
+		t.Errorf("when it is loaded, ready: %t, stuck: %t", ready(), kv.pulse.stuck())
+	}
+}

@@ -1,0 +1,545 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// simDisk is the disk of a node: as slow as it is told to be at each sync of the
+// log.
+type simDisk struct {
+	mu      sync.Mutex
+	slow    time.Duration
+	changed chan struct{} // closed when slow changes
+	syncs   int
+}
+
+const simHang = time.Duration(-1) // no sync returns
+
+// set makes the disk as slow as that from now on, for syncs under way too.
+func (d *simDisk) set(slow time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.slow = slow
+	if d.changed != nil {
+		close(d.changed)
+	}
+	d.changed = make(chan struct{})
+}
+
+// sync takes its time.
+func (d *simDisk) sync() {
+	began := time.Now()
+	for {
+		d.mu.Lock()
+		slow, changed := d.slow, d.changed
+		d.mu.Unlock()
+		var done <-chan time.Time
+		switch {
+		case slow != simHang && time.Since(began) >= slow:
+			return
+		case slow != simHang:
+			done = time.After(slow - time.Since(began))
+		}
+		select {
+		case <-changed:
+		case <-done:
+		}
+	}
+}
+
+// under returns a log on that disk.
+func (d *simDisk) under(log writeAheadLog) writeAheadLog {
+	if d.changed == nil {
+		d.set(0)
+	}
+	return slowLog{log, d}
+}
+
+type slowLog struct {
+	writeAheadLog
+	disk *simDisk
+}
+
+func (l slowLog) Save(hard *raftpb.HardState, entries []*raftpb.Entry) error {
+	if !raft.IsEmptyHardState(hard) || len(entries) > 0 {
+		l.disk.sync()
+	}
+	return l.writeAheadLog.Save(hard, entries)
+}
+
+func (l slowLog) SaveSnapshot(s *walpb.Snapshot) error {
+	l.disk.sync()
+	return l.writeAheadLog.SaveSnapshot(s)
+}
+
+// ready reports whether a node says that it is ready.
+func (c *simCluster) ready(id uint64) bool {
+	status, _ := c.probe(id, "/readyz")
+	return status == http.StatusOK
+}
+
+func (c *simCluster) awaitReady(ids ...uint64) {
+	c.t.Helper()
+	for _, id := range ids {
+		c.await(fmt.Sprintf("node %d to be ready", id), func() bool { return c.ready(id) })
+	}
+}
+
+// http sends a write to a node's API.
+func (c *simCluster) http(id uint64, method, key string) (status int, body string) {
+	w := httptest.NewRecorder()
+	c.nodes[id].srv.api.ServeHTTP(w, httptest.NewRequest(method, "http://127.0.0.1/"+key, strings.NewReader("v")))
+	return w.Code, w.Body.String()
+}
+
+// Guarantee: a leader whose disk hangs hands leadership over to a node whose disk
+// does not, soon, and writes go on there; it says that it is not ready until the
+// disk answers again. Without this a cluster with one bad disk stands still.
+func TestSimDiskHangsOnTheLeader(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.awaitReady(1, 2, 3)
+		for round := range 3 {
+			old := c.leader()
+			disk := &c.nodes[old].disk
+			disk.set(simHang)
+			// One write, which nothing follows: also then the others have to be
+			// found fit.
+			lost := make(chan result)
+			go func() {
+				res, _ := c.do(1, old, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+				lost <- res
+			}()
+			began := time.Now()
+			c.await("another leader", func() bool {
+				l, _, _ := c.nodes[c.followers()[0]].srv.node.leaders.get()
+				return l != 0 && l != old
+			})
+			// When it handed over 10 election timeouts ago, it may again.
+			if took := time.Since(began); took > 2*time.Second {
+				t.Errorf("round %d: another leader after %v", round, took)
+			}
+			for range 3 {
+				v := c.value()
+				for _, id := range c.up() {
+					if id != old {
+						c.put(id, "k", v)
+						c.want(id, "k", v)
+					}
+				}
+			}
+			if c.ready(old) {
+				t.Error("a node whose disk hangs is ready")
+			}
+			if status, body := c.http(old, http.MethodPut, "k"); status != http.StatusTooManyRequests || !strings.Contains(body, `"overloaded"`) {
+				t.Errorf("a write there: %d %s", status, body)
+			}
+			if status, body := c.probe(old, "/livez"); status != http.StatusOK {
+				t.Errorf("livez: %d %s", status, body)
+			}
+			if res := <-lost; !errors.Is(res.err, errOutcomeUnknown) {
+				t.Errorf("the write that was under way: %v", res.err)
+			}
+			time.Sleep(70 * time.Second) // longer than a loop may take for a step
+			if status, body := c.probe(old, "/livez"); status != http.StatusOK {
+				t.Errorf("livez: %d %s", status, body)
+			}
+			disk.set(0)
+			c.awaitReady(old)
+			c.put(old, "k", c.value())
+		}
+	})
+}
+
+// Guarantee: with a leader whose disk hangs and that nobody can replace, a
+// majority's disks or this node being needed, leadership stays, nothing is
+// acknowledged, growing writes are refused, and it all ends with the hang.
+func TestSimDiskHangsWhereNobodyCanTakeOver(t *testing.T) {
+	for name, hung := range map[string]func(c *simCluster, leader uint64) []uint64{
+		"one of three is down": func(c *simCluster, leader uint64) []uint64 {
+			down := c.followers()[0]
+			c.crash(down)
+			return []uint64{leader}
+		},
+		"one follower's disk hangs too": func(c *simCluster, leader uint64) []uint64 { return []uint64{leader, c.followers()[0]} },
+		"all disks hang":                func(c *simCluster, _ uint64) []uint64 { return c.up() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, 3, func(c *simCluster) {
+				c.awaitReady(1, 2, 3)
+				leader := c.leader()
+				_, term, _ := c.nodes[leader].srv.node.leaders.get()
+				ids := hung(c, leader)
+				for _, id := range ids {
+					c.nodes[id].disk.set(simHang)
+				}
+				for _, id := range c.up() {
+					go c.http(id, http.MethodPut, fmt.Sprintf("from-%d", id))
+				}
+				time.Sleep(3 * time.Second)
+				for range 30 {
+					time.Sleep(time.Second)
+					for _, id := range c.up() {
+						l, now, _ := c.nodes[id].srv.node.leaders.get()
+						if l != leader || now != term {
+							t.Fatalf("node %d follows %d in term %d, it was %d in term %d", id, l, now, leader, term)
+						}
+					}
+					for _, id := range ids {
+						if status, body := c.http(id, http.MethodPut, "refused"); status != http.StatusTooManyRequests {
+							t.Fatalf("a write at node %d: %d %s", id, status, body)
+						}
+						if c.ready(id) {
+							t.Fatalf("node %d is ready", id)
+						}
+					}
+				}
+				if status, body := c.http(leader, http.MethodDelete, "v1/kv/k"); status != http.StatusGatewayTimeout {
+					t.Errorf("a delete: %d %s", status, body)
+				}
+				for _, id := range ids {
+					c.nodes[id].disk.set(0)
+				}
+				c.awaitReady(c.up()...)
+				c.put(leader, "k", c.value())
+				if status, _ := c.http(leader, http.MethodGet, "refused"); status != http.StatusNotFound {
+					t.Errorf("what was refused: %d", status)
+				}
+			})
+		})
+	}
+}
+
+// Guarantee: a follower whose disk hangs is not ready, does not stand for
+// election, is not made leader, and disturbs nobody.
+func TestSimDiskHangsOnAFollower(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.awaitReady(1, 2, 3)
+		leader, victim := c.leader(), c.followers()[0]
+		_, term, _ := c.nodes[leader].srv.node.leaders.get()
+		c.nodes[victim].disk.set(simHang)
+		c.put(leader, "k", c.value())
+		time.Sleep(3 * time.Second)
+		if c.ready(victim) {
+			t.Error("it is ready")
+		}
+		v := c.value()
+		c.put(leader, "k", v)
+		c.want(leader, "k", v)
+		if err := c.nodes[leader].srv.node.call(context.Background(), func(rn *raft.RawNode) { rn.TransferLeader(victim) }); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(3 * time.Second)
+		c.put(leader, "k", c.value())
+		c.net.isolate(victim, slices.DeleteFunc(c.up(), func(id uint64) bool { return id == victim })...)
+		time.Sleep(10 * time.Second)
+		c.net.heal()
+		c.put(leader, "k", c.value())
+		if l, now, _ := c.nodes[leader].srv.node.leaders.get(); l != leader || now != term {
+			t.Errorf("node %d leads in term %d, it was %d in term %d", l, now, leader, term)
+		}
+		c.nodes[victim].disk.set(0)
+		c.awaitReady(victim)
+	})
+}
+
+// Guarantee: disks that are merely slow move no leadership and make nobody
+// unready: 100 to 900 ms a sync, on one node or all, also where saving takes three
+// of them.
+func TestSimSlowDisksAreNoHang(t *testing.T) {
+	for _, tt := range []struct {
+		slow time.Duration
+		all  bool
+	}{{100, true}, {400, true}, {900, true}, {400, false}} {
+		t.Run(fmt.Sprintf("%d ms, all: %t", tt.slow, tt.all), func(t *testing.T) {
+			simulate(t, 3, func(c *simCluster) {
+				c.awaitReady(1, 2, 3)
+				leader := c.leader()
+				_, term, _ := c.nodes[leader].srv.node.leaders.get()
+				for id, n := range c.nodes {
+					if tt.all || id == leader {
+						n.disk.set(tt.slow * time.Millisecond)
+					}
+				}
+				var wg sync.WaitGroup
+				stop := make(chan struct{})
+				for i := range 6 {
+					wg.Go(func() {
+						for {
+							select {
+							case <-stop:
+								return
+							case <-time.After(50 * time.Millisecond):
+								c.do(i, uint64(i%3)+1, chaosInput{kind: chaosPut, key: fmt.Sprintf("k%d", i), value: c.value()})
+							}
+						}
+					})
+				}
+				for i := range 200 {
+					time.Sleep(100 * time.Millisecond)
+					if i%50 == 49 { // a new segment: three syncs in one save
+						c.nodes[leader].disk.set(3 * tt.slow * time.Millisecond)
+						time.Sleep(3 * tt.slow * time.Millisecond)
+						c.nodes[leader].disk.set(tt.slow * time.Millisecond)
+					}
+					for _, id := range c.up() {
+						if c.nodes[id].srv.node.diskHangs() {
+							t.Errorf("after %d ms the disk of node %d is said to hang", 100*i, id)
+						}
+					}
+				}
+				close(stop)
+				wg.Wait()
+				for _, id := range c.up() {
+					if l, now, _ := c.nodes[id].srv.node.leaders.get(); l != leader || now != term {
+						t.Errorf("node %d leads in term %d, it was %d in term %d", l, now, leader, term)
+					}
+				}
+				for _, n := range c.nodes {
+					n.disk.set(0)
+				}
+			})
+		})
+	}
+}
+
+// Guarantee: disks so slow that they pass for hanging do not make leadership
+// wander: it moves for them no more than once in ten election timeouts.
+func TestSimDisksBeyondTheLimit(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.awaitReady(1, 2, 3)
+		_, before, _ := c.nodes[1].srv.node.leaders.get()
+		stop := time.Now().Add(time.Minute)
+		var wg sync.WaitGroup
+		for i := range 6 {
+			wg.Go(func() {
+				for time.Now().Before(stop) {
+					c.do(i, uint64(i%3)+1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+					time.Sleep(50 * time.Millisecond)
+				}
+			})
+		}
+		for time.Now().Before(stop) { // whoever leads has the slowest
+			leader := c.leader()
+			for id, n := range c.nodes {
+				if id == leader {
+					n.disk.set(4500 * time.Millisecond)
+				} else {
+					n.disk.set(200 * time.Millisecond)
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		wg.Wait()
+		_, after, _ := c.nodes[1].srv.node.leaders.get()
+		t.Logf("%d changes of term in a minute", after-before)
+		if after-before == 0 || after-before > 7 {
+			t.Errorf("leadership changed %d times in a minute", after-before)
+		}
+		for _, n := range c.nodes {
+			n.disk.set(0)
+		}
+	})
+}
+
+// Guarantee: what a leader takes in while its disk hangs, for as long as it stays
+// leader, is bounded. Without this a cluster with one bad disk ends by that
+// node's memory.
+func TestSimDiskHangIsBounded(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.awaitReady(1, 2, 3)
+		leader, others := c.leader(), c.followers()
+		node := c.nodes[leader].srv.node
+		const room = 1 << 20
+		must(t, node.call(context.Background(), func(*raft.RawNode) {
+			d := &node.loop.disk
+			d.room, d.moved = room, d.tick // as if it had just come to lead, it stays for a while
+		}))
+		c.nodes[leader].disk.set(simHang)
+		value := []byte(strings.Repeat("x", 32<<10))
+		var wg sync.WaitGroup
+		for i := range 16 {
+			wg.Go(func() {
+				for range 16 {
+					srv := c.nodes[others[i%2]].srv
+					srv.proposals.propose(context.Background(), encodeWrite(kindPut, condition{}, fmt.Sprintf("k%d", i), value))
+				}
+			})
+		}
+		highest := 0
+		for range 40 {
+			time.Sleep(100 * time.Millisecond)
+			must(t, node.call(context.Background(), func(*raft.RawNode) {
+				highest = max(highest, node.loop.disk.queued.bytes+node.loop.disk.handed.bytes)
+			}))
+		}
+		// It is passed by what comes before raft is asked what follows.
+		if highest < room || highest > 2*room {
+			t.Errorf("%d KiB were on their way to the disk, %d may be", highest>>10, room>>10)
+		}
+		c.nodes[leader].disk.set(0)
+		wg.Wait()
+		c.awaitReady(1, 2, 3)
+	})
+}
+
+// The bounds of what is on its way to the disk, at them and one past, and when a
+// disk hangs.
+func TestDiskWatch(t *testing.T) {
+	entries := func(n int) *raftpb.Message {
+		return &raftpb.Message{Entries: []*raftpb.Entry{{Data: make([]byte, n)}}}
+	}
+	d := diskWatch{room: maxUnsynced}
+	d.queue(entries(maxUnsynced - entryOverhead - 1))
+	if d.full() {
+		t.Error("full below the bound")
+	}
+	d.hand()
+	d.queue(&raftpb.Message{})
+	if d.full() {
+		t.Error("full by a message without entries")
+	}
+	d.queue(entries(1))
+	if !d.full() {
+		t.Error("not full at the bound")
+	}
+	d.done()
+	if d.full() {
+		t.Error("full when the disk has answered")
+	}
+	for d.queued.appends < maxUnsyncedAppends-1 {
+		d.queue(&raftpb.Message{})
+	}
+	if d.full() {
+		t.Error("full below the bound of appends")
+	}
+	if d.queue(&raftpb.Message{}); !d.full() {
+		t.Error("not full at the bound of appends")
+	}
+
+	d = diskWatch{}
+	d.tick = 100
+	d.queue(entries(1))
+	d.tick += 3
+	if d.out() != 3 {
+		t.Errorf("out for %d ticks while it waits", d.out())
+	}
+	d.hand()
+	if d.out() != 0 {
+		t.Errorf("out for %d ticks when it is handed over", d.out())
+	}
+	d.tick += 4
+	d.queue(entries(1))
+	if d.out() != 4 {
+		t.Errorf("out for %d ticks", d.out())
+	}
+	for _, tt := range []struct {
+		usual float64
+		want  uint64
+	}{{0, 10}, {2.5, 10}, {2.75, 11}, {7.5, 30}, {8, 30}, {1000, 30}} {
+		if d.usual = tt.usual; d.limit(10) != tt.want {
+			t.Errorf("with %v ticks a sync it hangs after %d, not after %d", tt.usual, d.limit(10), tt.want)
+		}
+	}
+}
+
+// With as much on its way to the disk as there may be, what would add to it is
+// lost to raft, and what keeps the cluster together is not.
+func TestDiskHangTakesIn(t *testing.T) {
+	n := &raftNode{}
+	n.loop.disk.room = maxUnsynced
+	takes := func(typ raftpb.MessageType) bool { return n.takesIn(&raftpb.Message{Type: typ.Enum()}) }
+	adding := []raftpb.MessageType{raftpb.MsgApp, raftpb.MsgProp, raftpb.MsgVote, raftpb.MsgPreVote}
+	for _, typ := range adding {
+		if !takes(typ) {
+			t.Errorf("%v is refused", typ)
+		}
+	}
+	n.loop.disk.queued.bytes = maxUnsynced
+	for _, typ := range adding {
+		if takes(typ) {
+			t.Errorf("%v is taken in, with no room", typ)
+		}
+	}
+	for _, typ := range []raftpb.MessageType{raftpb.MsgAppResp, raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp, raftpb.MsgReadIndex, raftpb.MsgVoteResp, raftpb.MsgTimeoutNow} {
+		if !takes(typ) {
+			t.Errorf("%v is refused", typ)
+		}
+	}
+	n.loop.disk.hangs = true
+	if takes(raftpb.MsgTimeoutNow) {
+		t.Error("it would lead with a disk that hangs")
+	}
+}
+
+// A process that was stopped for a while does not take its own absence for a
+// hang of its disk: ticks that nobody took do not count.
+func TestSimPauseIsNoHang(t *testing.T) {
+	simulate(t, 1, func(c *simCluster) {
+		c.awaitReady(1)
+		node := c.nodes[1].srv.node
+		c.nodes[1].disk.set(500 * time.Millisecond)
+		go c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+		time.Sleep(10 * time.Millisecond)
+		// Stopping the loop that counts is as near as this comes to a process
+		// that is stopped as a whole.
+		must(t, node.call(context.Background(), func(*raft.RawNode) { time.Sleep(20 * time.Second) }))
+		synctest.Wait()
+		if node.diskHangs() {
+			t.Error("the disk is said to hang")
+		}
+	})
+}
+
+// Guarantee: rounds of reads that come and expire while a node applies nothing
+// leave nothing behind.
+func TestSimReadsWhileTheDiskHangs(t *testing.T) {
+	simulate(t, 1, func(c *simCluster) {
+		c.awaitReady(1)
+		srv := c.nodes[1].srv
+		c.nodes[1].disk.set(simHang)
+		go c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+		time.Sleep(100 * time.Millisecond)
+		must(t, srv.node.call(context.Background(), func(*raft.RawNode) {}))
+		for range 500 {
+			go srv.reads.round(context.Background(), time.Now().Add(time.Second))
+			// As raft's answer for an index that is committed and not applied.
+			time.Sleep(10 * time.Millisecond)
+			srv.reads.mu.Lock()
+			var attempts []uint64
+			for _, r := range srv.reads.rounds {
+				if !r.indexed {
+					attempts = append(attempts, r.attempts...)
+				}
+			}
+			srv.reads.mu.Unlock()
+			for _, a := range attempts {
+				if round := srv.reads.find(a); round != nil {
+					srv.reads.await(round, srv.kv.applied.get()+1)
+				}
+			}
+		}
+		srv.kv.applied.mu.Lock()
+		n := len(srv.kv.applied.waiters)
+		srv.kv.applied.mu.Unlock()
+		if n > 2 {
+			t.Errorf("%d callbacks wait for the state", n)
+		}
+		c.nodes[1].disk.set(0)
+	})
+}
