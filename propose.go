@@ -86,7 +86,7 @@ type proposer struct {
 	kick       chan struct{} // wakes run; buffered, so kicking never blocks
 	// named: batches name their life, as all members can read by now (level.go).
 	named atomic.Bool
-	pulse      *pulse
+	pulse *pulse
 
 	mu       sync.Mutex
 	queue    []*request
