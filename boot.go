@@ -52,7 +52,7 @@ func decodeIdentity(b []byte) (identity, error) {
 // lockDir makes the data directory this process's own. The lock goes with the
 // process, however it ends.
 func lockDir(dir string) (io.Closer, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDirAll(dir); err != nil {
 		return nil, err
 	}
 	f, err := fileutil.TryLockFile(filepath.Join(dir, "lock"), os.O_WRONLY|os.O_CREATE, 0o600)
@@ -148,6 +148,9 @@ func createStorage(log *zap.Logger, dir string, id identity, st *state) error {
 	}
 	if err := createLog(log, filepath.Join(dir, "wal.new"), id, st); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
+	}
+	if err := syncDir(filepath.Join(dir, "wal.new")); err != nil {
+		return err // the WAL does not sync the name of its first segment
 	}
 	if err := os.Rename(filepath.Join(dir, "wal.new"), filepath.Join(dir, "wal")); err != nil {
 		return err

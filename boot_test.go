@@ -211,7 +211,7 @@ func TestBootCrashAfterEachStepOfOpen(t *testing.T) {
 	keeper, m, err := openMarkKeeper(filepath.Join(dir, "mark"))
 	must(t, err)
 	defer keeper.close()
-	o, err := inspect(zap.NewNop(), dir, m, anyIdentity)
+	o, err := inspect(zap.NewNop(), dir, m, tailWeight, anyIdentity)
 	must(t, err)
 	must(t, o.open())
 	defer o.wal.Close()

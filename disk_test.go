@@ -62,7 +62,7 @@ func wantOneSnapshot(t testing.TB, o *openedStorage) {
 	snap, err := o.mem.Snapshot()
 	must(t, err)
 	meta := snap.GetMetadata()
-	if meta.GetIndex() != o.state.index || meta.GetTerm() != o.state.term || o.snapIndex.Load() != o.state.index {
+	if meta.GetIndex() != o.state.index || meta.GetTerm() != o.state.term || o.snapIndex.Load() > o.state.index {
 		t.Fatalf("raft has the snapshot %d/%d, the state is %d/%d, the storage says %d",
 			meta.GetIndex(), meta.GetTerm(), o.state.index, o.state.term, o.snapIndex.Load())
 	}
@@ -298,8 +298,8 @@ func someState(term, index uint64) *state {
 
 func wantState(t *testing.T, o *openedStorage, index uint64) {
 	t.Helper()
-	if o.state.index != index {
-		t.Fatalf("the state is of index %d, not %d", o.state.index, index)
+	if at := o.snapIndex.Load(); at != index || o.state.index < at {
+		t.Fatalf("the snapshot is of index %d, the state of %d, not %d", at, o.state.index, index)
 	}
 	if index == firstIndex {
 		return

@@ -142,21 +142,29 @@ func (f *findings) replay(upTo uint64) (*state, error) {
 
 // replay applies an entry for which nobody waits.
 func (s *state) replay(e *raftpb.Entry) error {
+	_, err := s.replayCounting(e)
+	return err
+}
+
+// replayCounting is replay; it says how many commands there were beside those of
+// the checks.
+func (s *state) replayCounting(e *raftpb.Entry) (commands int, err error) {
 	if e.GetType() == raftpb.EntryNormal {
-		if _, _, err := s.applyEntry(e); !errors.Is(err, errMalformed) {
-			return err
+		_, commands, err = s.applyEntry(e)
+		if errors.Is(err, errMalformed) {
+			err = nil
 		}
-		return nil
+		return commands, err
 	}
 	_, change, err := decodeConfEntry(e)
 	if errors.Is(err, errUnknownCommand) {
-		return err
+		return 0, err
 	}
 	s.index, s.term = e.GetIndex(), e.GetTerm()
 	if err == nil {
 		_, _ = s.applyMemberChange(change) // a refused one is void
 	}
-	return nil
+	return 0, nil
 }
 
 // inUse reports whether a process has the directory locked. To learn it, the

@@ -177,7 +177,9 @@ func raftConfig(cfg config, s raftStorage, log *zap.Logger) *raft.Config {
 // group with an error when the node cannot go on.
 func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	log := raftStorage{n.storage.mem, n.storage, n.kv.askForSnapshot}
-	rn, err := raft.NewRawNode(raftConfig(cfg, log, n.log))
+	c := raftConfig(cfg, log, n.log)
+	c.Applied = n.kv.applied.get() // the start has applied what was known to be committed
+	rn, err := raft.NewRawNode(c)
 	if err != nil {
 		return err
 	}

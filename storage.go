@@ -262,7 +262,8 @@ func (s *storage) clean(index uint64) error {
 
 // sweep is clean at the start, when nothing is on its way: all that a crash
 // left half-done goes.
-func (s *storage) sweep(index, term uint64) error {
+func (s *storage) sweep(newest *raftpb.Snapshot) error {
+	index, term := newest.GetMetadata().GetIndex(), newest.GetMetadata().GetTerm()
 	if err := errors.Join(removeMarkTemps(s.dir), removeSegments(filepath.Join(s.dir, "wal"), index)); err != nil {
 		return err
 	}
@@ -296,7 +297,9 @@ func parseSnapName(name string) (index uint64, kind string) {
 	return index, filepath.Ext(name)
 }
 
-// removeSegments removes the WAL segments that end before index.
+// removeSegments removes the WAL segments that end before index. Each removal is
+// durable before the next: after a power failure one that was undone, before one
+// that was not, would look like a log with a hole.
 func removeSegments(walDir string, index uint64) error {
 	names, err := fileutil.ReadDir(walDir, fileutil.WithExt(".wal"))
 	if err != nil {
@@ -310,7 +313,7 @@ func removeSegments(walDir string, index uint64) error {
 		if first >= index {
 			break
 		}
-		if err := os.Remove(filepath.Join(walDir, names[i])); err != nil {
+		if err := errors.Join(os.Remove(filepath.Join(walDir, names[i])), syncDir(walDir)); err != nil {
 			return err
 		}
 	}

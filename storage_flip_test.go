@@ -64,7 +64,7 @@ func whatCounts(t *testing.T, dir string) (string, error) {
 		return "", err
 	}
 	must(t, mf.close())
-	o, err := inspect(zap.NewNop(), dir, m, anyIdentity)
+	o, err := inspect(zap.NewNop(), dir, m, tailWeight, anyIdentity)
 	if err != nil {
 		return "", err
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -20,17 +19,12 @@ import (
 type openedStorage struct {
 	*storage
 	identity identity
-	state    *state // as of the snapshot that counts
+	state    *state // as of the last entry that was known to be committed
 	boot     uint64 // which life of this node begins now
-	// reconfigured: members came or went since the first start.
-	reconfigured bool
-	// published: the instances that the log behind the snapshot tells of, by
-	// node. They may not be committed yet, and still say that an ID is used.
-	published map[uint64]uint64
-	// ownURL is the last peer URL that the log behind the snapshot gives this
-	// node; empty if it gives none.
-	ownURL string
-	end    tailReport
+	logFacts        // of the log behind the snapshot
+	end      tailReport
+	proven   walPlace // see walContents
+	due      snapshotPolicy
 }
 
 // openStorage opens the log of a data directory that createStorage made, and
@@ -39,11 +33,16 @@ type openedStorage struct {
 // whether members came or went since the first start. Until it has agreed, and
 // all that can be seen by reading is in order, nothing is changed.
 func openStorage(log *zap.Logger, dir string, check func(id identity, reconfigured bool) error) (*openedStorage, error) {
+	return openStorageTail(log, dir, tailWeight, check)
+}
+
+// openStorageTail is openStorage with another bound of the log in memory.
+func openStorageTail(log *zap.Logger, dir string, tailLimit int64, check func(identity, bool) error) (*openedStorage, error) {
 	keeper, m, err := openMarkKeeper(filepath.Join(dir, "mark"))
 	if err != nil {
 		return nil, refused(dir, err)
 	}
-	o, err := inspect(log, dir, m, check)
+	o, err := inspect(log, dir, m, tailLimit, check)
 	if err == nil {
 		o.mark = keeper
 		err = o.open()
@@ -52,20 +51,20 @@ func openStorage(log *zap.Logger, dir string, check func(id identity, reconfigur
 		return nil, errors.Join(err, keeper.close())
 	}
 	o.boot = m.Boot + 1
-	if err := errors.Join(o.begin(), o.sweep(o.snapIndex.Load(), o.state.term)); err != nil {
+	if err := errors.Join(o.begin(), o.sweep(o.newest.Load())); err != nil {
 		return nil, errors.Join(err, o.close())
 	}
 	return o, nil
 }
 
 // inspect reads everything, judges it, and fills raft's view of it.
-func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) error) (*openedStorage, error) {
+func inspect(log *zap.Logger, dir string, m mark, tailLimit int64, check func(identity, bool) error) (*openedStorage, error) {
 	walDir := filepath.Join(dir, "wal")
 	tail, err := checkTail(walDir)
 	if err != nil {
 		return nil, refused(dir, err)
 	}
-	c, err := readWAL(walDir)
+	c, err := surveyWAL(walDir, m.Index)
 	if err != nil {
 		return nil, refused(dir, err)
 	}
@@ -80,29 +79,27 @@ func inspect(log *zap.Logger, dir string, m mark, check func(identity, bool) err
 	if err := c.checkReach(walDir, m); err != nil {
 		return nil, refused(dir, err)
 	}
-	reconfigured := st.membership.changes > 0
-	published := make(map[uint64]uint64)
-	ownURL := ""
-	for _, e := range c.entries {
-		reconfigured = reconfigured || e.GetType() != raftpb.EntryNormal
-		if err := notePublished(e, published); err != nil {
-			return nil, refused(dir, err)
-		}
-		ownURL = cmp.Or(newURLOf(id.Node, e), ownURL)
+	l := newLogLoader(id.Node, st, c.hard.GetCommit(), tailLimit)
+	if err := c.each(walDir, l.take); err != nil {
+		return nil, refused(dir, err)
 	}
-	if err := check(id, reconfigured); err != nil {
+	if err := check(id, l.facts.reconfigured); err != nil {
 		return nil, err
 	}
 	s := &storage{
 		log: log, dir: dir, mem: raft.NewMemoryStorage(), hard: c.hard, last: c.last(), recorded: new(indexWait),
-		tail: logTail{limit: tailWeight},
+		tail: logTail{limit: tailLimit, weight: l.weight},
 	}
 	s.snapIndex.Store(c.snapshot.GetIndex())
-	if err := s.fillMemory(c); err != nil {
+	err = s.noteSnapshot(c.snapshot)
+	if err == nil {
+		err = l.fill(s.mem, c.hard)
+	}
+	if err != nil {
 		return nil, refused(dir, err)
 	}
 	return &openedStorage{
-		storage: s, identity: id, state: st, reconfigured: reconfigured, published: published, ownURL: ownURL, end: tail,
+		storage: s, identity: id, state: st, logFacts: l.facts, end: tail, proven: c.proven, due: l.due,
 	}, nil
 }
 
@@ -199,17 +196,21 @@ func (o *openedStorage) open() error {
 			return fmt.Errorf("write-ahead log: %w", err)
 		}
 	}
-	snap, err := o.mem.Snapshot()
+	if err := rewriteWAL(walDir, o.proven, o.end.End); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
+	term, err := o.mem.Term(o.last)
 	if err != nil {
 		return err
 	}
-	meta := snap.GetMetadata()
-	w, err := wal.Open(o.log, walDir, &walpb.Snapshot{Index: new(meta.GetIndex()), Term: new(meta.GetTerm())})
+	// It reads its last segments once more, to find its end, and keeps the
+	// entries behind the snapshot that it is given: so it is given the last
+	// entry, and says that there is no snapshot of that.
+	w, err := wal.Open(o.log, walDir, &walpb.Snapshot{Index: new(o.last), Term: new(term)})
 	if err != nil {
 		return refused(o.dir, fmt.Errorf("write-ahead log: %w", err))
 	}
-	// Only to get to its end: readWAL knows better what it holds.
-	if _, _, _, err := w.ReadAll(); err != nil {
+	if _, _, _, err := w.ReadAll(); err != nil && !errors.Is(err, wal.ErrSnapshotNotFound) {
 		return refused(o.dir, fmt.Errorf("write-ahead log: %w", errors.Join(err, w.Close())))
 	}
 	o.wal, o.next = w, newSegmentZeroer(o.log, walDir, wal.SegmentSizeBytes)
@@ -261,25 +262,18 @@ func removeTemps(walDir string) error {
 	return err
 }
 
-// fillMemory gives raft its view of the log.
-func (s *storage) fillMemory(c walContents) error {
-	if r := c.snapshot; r.GetIndex() > 0 {
-		snap := &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
-			Index: new(r.GetIndex()), Term: new(r.GetTerm()), ConfState: r.GetConfState(),
-		}}
-		if err := s.mem.ApplySnapshot(snap); err != nil {
-			return err
-		}
-		s.newest.Store(snap)
-		info, err := os.Stat(statePath(s.dir, r.GetTerm(), r.GetIndex()))
-		if err != nil {
-			return err
-		}
-		s.tail.snapshot = info.Size()
+// noteSnapshot notes which snapshot counts.
+func (s *storage) noteSnapshot(r *walpb.Snapshot) error {
+	if r.GetIndex() == 0 {
+		return nil
 	}
-	if err := s.mem.SetHardState(c.hard); err != nil {
+	info, err := os.Stat(statePath(s.dir, r.GetTerm(), r.GetIndex()))
+	if err != nil {
 		return err
 	}
-	s.tail.add(c.entries)
-	return s.mem.Append(c.entries)
+	s.tail.snapshot = info.Size()
+	s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+		Index: new(r.GetIndex()), Term: new(r.GetTerm()), ConfState: r.GetConfState(),
+	}})
+	return nil
 }

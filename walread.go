@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -19,11 +20,25 @@ type walContents struct {
 	meta     []byte
 	hard     *raftpb.HardState
 	snapshot *walpb.Snapshot   // the newest; never nil
-	entries  []*raftpb.Entry   // the log behind that snapshot
 	records  []*walpb.Snapshot // all snapshots recorded
+	shape    logShape          // of the log behind the snapshot
+	// entries are those of which shape is the shape, if they were asked for.
+	entries []*raftpb.Entry
+	keep    bool
+
+	// proven is where the part ends that a mark vouches for. A mark is behind
+	// the log, so what it speaks of was synced with all that lies before it.
+	proven walPlace
 }
 
-// readWAL reads all segments of a WAL, up to the end or the first torn frame.
+// walPlace is a place in a WAL: behind a record.
+type walPlace struct {
+	segment int   // by the order of the segments that there are; -1: before all
+	offset  int64 // in the segment
+}
+
+// readWAL reads all segments of a WAL, up to the end or the first torn frame,
+// with the entries behind the newest snapshot.
 //
 // wal.ReadAll reads a log too, but starts at a snapshot, and does not look at
 // the entries up to it. When those had overwritten a longer log, what they
@@ -31,10 +46,79 @@ type walContents struct {
 // this node would vote for a candidate that lacks what it acknowledged. So
 // every record counts here, in the order in which it was written.
 func readWAL(walDir string) (walContents, error) {
-	c := walContents{hard: &raftpb.HardState{}, snapshot: &walpb.Snapshot{}}
+	c := newWALContents()
+	c.keep = true
+	err := c.read(walDir, math.MaxUint64)
+	return c, err
+}
+
+// surveyWAL is readWAL without the entries, which may be more than the memory
+// can hold; each reads those. It looks for the entry up to which the mark says
+// that the log was synced.
+func surveyWAL(walDir string, marked uint64) (walContents, error) {
+	c := newWALContents()
+	err := c.read(walDir, marked)
+	return c, err
+}
+
+func newWALContents() walContents {
+	return walContents{hard: &raftpb.HardState{}, snapshot: &walpb.Snapshot{}, proven: walPlace{segment: -1}}
+}
+
+func (c *walContents) read(walDir string, marked uint64) error {
+	err := scanWAL(walDir, func(rec *walpb.Record, d wal.Decoder, at walPlace) error {
+		return c.add(rec, d, at, marked)
+	})
+	if err == nil {
+		err = c.settle()
+	}
+	if err != nil {
+		return fmt.Errorf("write-ahead log %s: %w", walDir, err)
+	}
+	return nil
+}
+
+// each passes on the entries of the log behind the snapshot, in their order.
+//
+// Of the entries that were written for an index the last one counts. It is the
+// first one of its term: entries of one index and term are the same, since a
+// leader makes one entry for an index (thesis §3.5, Log Matching).
+func (c *walContents) each(walDir string, visit func(*raftpb.Entry) error) error {
+	next := c.snapshot.GetIndex() + 1
+	err := scanWAL(walDir, func(rec *walpb.Record, d wal.Decoder, _ walPlace) error {
+		switch rec.GetType() {
+		case wal.CrcType:
+			d.UpdateCRC(rec.GetCrc()) // add has compared it
+			return nil
+		case wal.EntryType:
+		default:
+			return nil
+		}
+		e := &raftpb.Entry{}
+		if err := decodeRecord(rec, e); err != nil {
+			return err
+		}
+		if e.GetIndex() != next || !c.shape.has(next, e.GetTerm()) {
+			return nil
+		}
+		next++
+		return visit(e)
+	})
+	if err == nil && next != c.last()+1 {
+		err = fmt.Errorf("entry %d is not there any more", next)
+	}
+	if err != nil {
+		return fmt.Errorf("write-ahead log %s: %w", walDir, err)
+	}
+	return nil
+}
+
+// scanWAL passes on the records of all segments, up to the end or the first torn
+// frame, with the place behind each. A record is valid during the call.
+func scanWAL(walDir string, visit func(rec *walpb.Record, d wal.Decoder, at walPlace) error) error {
 	files, err := openSegments(walDir)
 	if err != nil {
-		return c, err
+		return err
 	}
 	defer func() {
 		for _, f := range files {
@@ -45,14 +129,27 @@ func readWAL(walDir string) (walContents, error) {
 	for i, f := range files {
 		readers[i] = fileutil.NewFileReader(f)
 	}
-	err = c.readAll(wal.NewDecoder(readers...))
-	if err == nil {
-		err = c.settle()
+	d := wal.NewDecoder(readers...)
+	rec := &walpb.Record{}
+	at := walPlace{}
+	for {
+		err := d.Decode(rec)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil // the mark and inspectTail know whether this may be the end
+		}
+		if err != nil {
+			return err
+		}
+		// The offset starts anew with each segment.
+		offset := d.LastOffset()
+		if offset <= at.offset {
+			at.segment++
+		}
+		at.offset = offset
+		if err := visit(rec, d, at); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return c, fmt.Errorf("write-ahead log %s: %w", walDir, err)
-	}
-	return c, nil
 }
 
 func openSegments(walDir string) ([]*os.File, error) {
@@ -79,24 +176,8 @@ func openSegments(walDir string) ([]*os.File, error) {
 	return files, nil
 }
 
-func (c *walContents) readAll(d wal.Decoder) error {
-	rec := &walpb.Record{}
-	for {
-		err := d.Decode(rec)
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil // the mark and inspectTail know whether this may be the end
-		}
-		if err == nil {
-			err = c.add(rec, d)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
 // add takes in one record.
-func (c *walContents) add(rec *walpb.Record, d wal.Decoder) error {
+func (c *walContents) add(rec *walpb.Record, d wal.Decoder, at walPlace, marked uint64) error {
 	switch rec.GetType() {
 	case wal.MetadataType:
 		c.meta = rec.GetData()
@@ -123,13 +204,20 @@ func (c *walContents) add(rec *walpb.Record, d wal.Decoder) error {
 		if e.Term == nil || e.Index == nil || e.GetType() == raftpb.EntryConfChangeV2 || !normal && len(e.GetData()) == 0 {
 			return fmt.Errorf("entry %d is not one that is ever written", e.GetIndex())
 		}
+		if e.GetIndex() == marked {
+			c.proven = at
+		}
 		return c.addEntry(e)
 	case wal.SnapshotType:
 		s := &walpb.Snapshot{}
 		if err := decodeRecord(rec, s); err != nil {
 			return err
 		}
-		c.addSnapshot(s)
+		// One of this node's own is of an entry before it, and may not have been
+		// synced with that.
+		if c.addSnapshot(s) && s.GetIndex() == marked {
+			c.proven = at
+		}
 	default:
 		return fmt.Errorf("record of unknown type %d", rec.GetType())
 	}
@@ -151,30 +239,32 @@ func decodeRecord(rec *walpb.Record, into proto.Message) error {
 
 // addEntry: an entry overwrites what is at and behind its index (thesis §3.5).
 func (c *walContents) addEntry(e *raftpb.Entry) error {
+	if err := c.shape.add(e.GetIndex(), e.GetTerm()); err != nil || !c.keep {
+		return err
+	}
 	if len(c.entries) == 0 || e.GetIndex() <= c.entries[0].GetIndex() {
 		c.entries = []*raftpb.Entry{e}
 		return nil
 	}
 	at := e.GetIndex() - c.entries[0].GetIndex()
-	if at > uint64(len(c.entries)) {
-		return fmt.Errorf("entry %d follows entry %d", e.GetIndex(), lastIndex(c.entries))
-	}
 	c.entries = append(c.entries[:at], e) // nobody else has the slice yet
 	return nil
 }
 
 // addSnapshot: raft installs a snapshot from the leader only over a log that
 // does not have its last entry, and then nothing of that log is left. A
-// snapshot of this node's own is of an entry in its log.
-func (c *walContents) addSnapshot(s *walpb.Snapshot) {
+// snapshot of this node's own is of an entry in its log. replaced: it is not.
+func (c *walContents) addSnapshot(s *walpb.Snapshot) (replaced bool) {
 	c.records = append(c.records, s)
-	if len(c.entries) == 0 || s.GetIndex() < c.entries[0].GetIndex() {
-		return // older than the segments that are left
+	if !c.shape.empty() && s.GetIndex() < c.shape.first {
+		return false // older than the segments that are left
 	}
-	at := s.GetIndex() - c.entries[0].GetIndex()
-	if at >= uint64(len(c.entries)) || c.entries[at].GetTerm() != s.GetTerm() {
-		c.entries = nil
+	if c.shape.has(s.GetIndex(), s.GetTerm()) {
+		return false
 	}
+	c.shape.clear()
+	c.entries = nil
+	return true
 }
 
 // settle picks the snapshot that counts, the newest, and the log behind it. A
@@ -190,19 +280,19 @@ func (c *walContents) settle() error {
 	if c.hard.GetCommit() < from {
 		c.hard.Commit = new(from)
 	}
+	c.shape.dropTo(from)
 	for len(c.entries) > 0 && c.entries[0].GetIndex() <= from {
 		c.entries = c.entries[1:]
 	}
-	if len(c.entries) > 0 && c.entries[0].GetIndex() != from+1 {
-		return fmt.Errorf("entries %d to %d behind snapshot %d are missing",
-			from+1, c.entries[0].GetIndex()-1, from)
+	if !c.shape.empty() && c.shape.first != from+1 {
+		return fmt.Errorf("entries %d to %d behind snapshot %d are missing", from+1, c.shape.first-1, from)
 	}
 	return nil
 }
 
 // last is the index of the last entry.
 func (c *walContents) last() uint64 {
-	return max(c.snapshot.GetIndex(), lastIndex(c.entries))
+	return max(c.snapshot.GetIndex(), c.shape.last())
 }
 
 func lastIndex(entries []*raftpb.Entry) uint64 {
