@@ -1,0 +1,158 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// provenIndex is the last entry or snapshot in the part of a log that a start does not write again, as a WAL that
+// ended there would say.
+func provenIndex(t *testing.T, dir string) uint64 {
+	t.Helper()
+	walDir := filepath.Join(dir, "wal")
+	c, err := surveyWAL(walDir, markOf(t, dir).Index)
+	must(t, err)
+	if c.proven.segment < 0 {
+		return 0
+	}
+	short := crashed(t, dir)
+	for i, path := range segments(t, short) {
+		switch {
+		case i == c.proven.segment:
+			must(t, os.Truncate(path, c.proven.offset))
+		case i > c.proven.segment:
+			must(t, os.Remove(path))
+		}
+	}
+	c, err = readWAL(filepath.Join(short, "wal"))
+	must(t, err)
+	return c.last()
+}
+
+// What the mark vouches for was synced with all before it, and nothing else counts as durable: not what was written
+// later, and not an entry that was overwritten since.
+func TestProvenPart(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	want := func(what string, index uint64) {
+		t.Helper()
+		if got := provenIndex(t, dir); got != index {
+			t.Errorf("%s: proven up to %d, want %d", what, got, index)
+		}
+	}
+	want("at the first start", 1)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 2, someEntries(2, 2, 20, 10)...)}))
+	want("behind the mark", 1)
+	flushMark(t, o)
+	want("with the mark", 20)
+	must(t, o.append([]*raftpb.Message{storageAppend(3, 1, 5, someEntries(3, 11, 30, 10)...)}))
+	want("overwritten", 10)
+	flushMark(t, o)
+	want("overwritten, with the mark", 30)
+
+	c, err := surveyWAL(filepath.Join(dir, "wal"), 30)
+	must(t, err)
+	before := c.proven
+	takeSnapshot(t, o, someState(3, 30))
+	if c, err = surveyWAL(filepath.Join(dir, "wal"), 30); err != nil || c.proven != before {
+		t.Errorf("a snapshot of the last entry, recorded behind the mark: proven up to %v, was %v; %v", c.proven, before, err)
+	}
+	must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 80), 4, 2)}))
+	want("a snapshot installed behind the mark", 30)
+	flushMark(t, o)
+	want("with the mark", 80)
+}
+
+// Without this writing the log again would change it, or a crash in the midst of that would leave a directory that
+// does not start.
+func TestRewriteChangesNothing(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	var entries []*raftpb.Entry
+	for i := uint64(2); len(segments(t, dir)) < 4; i++ {
+		e := someEntries(2, i, i, 300<<10)
+		must(t, o.append([]*raftpb.Message{storageAppend(2, 1, i, e...)}))
+		entries = append(entries, e...)
+	}
+	must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(2, lastIndex(entries)+1, lastIndex(entries)+1, 99)...)}))
+	tail, err := inspectTail(filepath.Join(dir, "wal"))
+	must(t, err)
+	dir = crashed(t, dir)
+	before := diskSums(t, dir)
+	walDir := filepath.Join(dir, "wal")
+	for _, from := range []walPlace{{-1, 0}, {0, 0}, {0, 1}, {1, 4097}, {2, 300 << 10}, {3, tail.End - 8}, {3, tail.End}} {
+		must(t, rewriteWAL(walDir, from, tail.End))
+		wantUnchanged(t, dir, before)
+	}
+
+	// A crash leaves a part of a copy.
+	must(t, os.WriteFile(segments(t, dir)[3]+".tmp", []byte("part"), 0o600))
+	o = openDisk(t, dir)
+	wantEntries(t, o, append(entries, someEntries(2, lastIndex(entries)+1, lastIndex(entries)+1, 99)...))
+	if left, err := filepath.Glob(filepath.Join(walDir, "*.wal.tmp")); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// The shape of a log is that of its entries, whatever overwrites what.
+func TestLogShape(t *testing.T) {
+	var s logShape
+	if s.last() != 0 || s.has(0, 0) || s.has(1, 1) {
+		t.Error("an empty log has entries")
+	}
+	add := func(index, term uint64, ok bool) {
+		t.Helper()
+		if err := s.add(index, term); (err == nil) != ok {
+			t.Errorf("entry %d of term %d: %v", index, term, err)
+		}
+	}
+	want := func(first uint64, terms ...uint64) {
+		t.Helper()
+		if last := first + uint64(len(terms)) - 1; s.first != first || s.last() != last {
+			t.Errorf("entries %d to %d, want %d to %d", s.first, s.last(), first, last)
+		}
+		for i, term := range terms {
+			for _, other := range []uint64{term - 1, term, term + 1} {
+				if index := first + uint64(i); s.has(index, other) != (other == term) {
+					t.Errorf("entry %d of term %d: %v", index, other, s.has(index, other))
+				}
+			}
+		}
+		if s.has(first-1, terms[0]) || s.has(s.next, terms[len(terms)-1]) {
+			t.Error("it has an entry beside its ends")
+		}
+	}
+	add(5, 1, true)
+	add(7, 1, false)
+	add(6, 1, true)
+	add(7, 2, true)
+	add(8, 4, true)
+	want(5, 1, 1, 2, 4)
+	add(7, 5, true)
+	want(5, 1, 1, 5)
+	add(8, 5, true)
+	add(9, 6, true)
+	for cut, left := range [][]uint64{{1, 1, 5, 5, 6}, {1, 5, 5, 6}, {5, 5, 6}, {5, 6}, {6}} {
+		s := s
+		s.runs = append([]termRun(nil), s.runs...)
+		s.dropTo(uint64(4 + cut))
+		if got := fmt.Sprint(s.first, s.last(), len(left)); got != fmt.Sprint(5+cut, 9, 5-cut) {
+			t.Errorf("cut behind %d: %s", 4+cut, got)
+		}
+		for i, term := range left {
+			if !s.has(uint64(5+cut+i), term) {
+				t.Errorf("cut behind %d: no entry %d of term %d", 4+cut, 5+cut+i, term)
+			}
+		}
+	}
+	add(3, 7, true)
+	want(3, 7)
+	s.dropTo(3)
+	if !s.empty() {
+		t.Error("not empty")
+	}
+}
