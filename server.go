@@ -174,6 +174,7 @@ func (s *server) start() error {
 	group.Go(func() error { return s.reads.run(ctx) })
 	group.Go(func() error { return s.storage.writeSnapshots(ctx, s.states, s.kv.writer, s.node.writtenC) })
 	group.Go(func() error { return s.storage.mark.run(ctx) })
+	group.Go(func() error { return s.storage.watch(ctx) })
 	group.Go(func() error { return s.members.run(ctx) })
 	group.Go(func() error { return s.checker.report(ctx) })
 	group.Go(func() error { return s.checker.lead(ctx) })

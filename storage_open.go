@@ -127,16 +127,6 @@ func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
 	return nil
 }
 
-// refused explains why a directory cannot be used, and the way out.
-func refused(dir string, err error) error {
-	if errors.Is(err, errNewerFormat) {
-		return fmt.Errorf("data directory %s: %w; start it with the version that wrote it, or a newer one", dir, err)
-	}
-	return fmt.Errorf("data directory %s is damaged: %w; nothing was changed. "+
-		"The way out: remove this member (curl -X DELETE http://ANOTHER-NODE/ID), "+
-		"and join under a new ID with an empty directory", dir, err)
-}
-
 // checkTail looks at the end of the log, and refuses one that was lost.
 func checkTail(walDir string) (tailReport, error) {
 	tail, err := inspectTail(walDir)

@@ -292,16 +292,7 @@ func exists(path string) bool {
 
 // verifyState reads a state file from end to end, without keeping it.
 func verifyState(path string, term, index uint64) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }() // only read from
-	st := newState(nil)
-	sr, err := newStateReader(f)
-	if err == nil {
-		err = scanRecords(sr, st, func(string, *item) {})
-	}
+	st, err := readStateWithoutItems(path)
 	if err != nil {
 		return fmt.Errorf("received state: %w", err)
 	}
@@ -309,6 +300,22 @@ func verifyState(path string, term, index uint64) error {
 		return fmt.Errorf("state of term %d and index %d came as that of term %d and index %d", st.term, st.index, term, index)
 	}
 	return nil
+}
+
+// readStateWithoutItems reads a state file from end to end, and keeps all but
+// the items.
+func readStateWithoutItems(path string) (*state, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	st := newState(nil)
+	sr, err := newStateReader(f)
+	if err == nil {
+		err = scanRecords(sr, st, func(string, *item) {})
+	}
+	return st, err
 }
 
 // limitStalls gives a request as long as its body keeps moving. A sender that

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+)
+
+// The refusal of a damaged directory names a way that this node has: one that is alone cannot be removed through
+// another, and joins nobody.
+func TestDamageNamesAWayOut(t *testing.T) {
+	lone := diskPeers()[:1]
+	make := func(peers []peer) string {
+		dir := t.TempDir()
+		id := diskIdentity()
+		id.Initial = formatPeers(peers)
+		must(t, createStorage(zap.NewNop(), dir, id, firstState(peers)))
+		return dir
+	}
+	addVoter := func(dir string) {
+		o := openDisk(t, dir)
+		var entries []*raftpb.Entry
+		for i, change := range []memberChange{{op: opAdd, id: 4, peerURL: "http://10.0.0.4:2380"}, {op: opPromote, id: 4}} {
+			data, err := proto.Marshal(change.confChange())
+			must(t, err)
+			entries = append(entries, &raftpb.Entry{Term: new(uint64(1)), Index: new(uint64(i + 2)), Type: raftpb.EntryConfChange.Enum(), Data: data})
+		}
+		must(t, o.append([]*raftpb.Message{storageAppend(1, 1, 3, entries...)}))
+		must(t, o.close())
+	}
+	const byAnother, byRestore = "remove this member (curl -X DELETE http://ANOTHER-NODE/", "raftkv restore"
+	for name, c := range map[string]struct {
+		peers     []peer
+		damage    func(dir string)
+		want, not []string
+	}{
+		"three": {diskPeers(), func(string) {}, []string{byAnother + "1)", "new ID"}, []string{byRestore, "only voter"}},
+		"alone": {lone, func(string) {}, []string{"only voter", byRestore, "--id 1 --cluster " + lone[0].URL, "whole", ".state", "as of entry 1"}, []string{byAnother}},
+		"alone, and the state file damaged": {lone, func(dir string) {
+			damageFirstState(t, dir)
+		}, []string{byAnother + "1)", byRestore, "if this node was alone", "--data-dir"}, []string{"only voter", "whole"}},
+		"alone, without the log": {lone, func(dir string) { must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, []string{"only voter", byRestore, "--id ID"}, []string{byAnother}},
+		"no more alone":          {lone, addVoter, []string{byAnother + "1)"}, []string{byRestore}},
+	} {
+		dir := make(c.peers)
+		c.damage(dir)
+		err := refused(dir, fmt.Errorf("it is broken"))
+		for _, w := range append(c.want, dir, "The way out", "it is broken") {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: no %q in: %v", name, w, err)
+			}
+		}
+		if name == "alone" { // and it works
+			code, out, errs := runCommand(t, "restore", statePath(dir, firstTerm, firstIndex), "--data-dir", filepath.Join(t.TempDir(), "new"),
+				"--id", "1", "--cluster", lone[0].URL)
+			if code != exitOK {
+				t.Errorf("restore: exit %d\n%s%s", code, out, errs)
+			}
+		}
+		for _, w := range c.not {
+			if strings.Contains(err.Error(), w) {
+				t.Errorf("%s: %q in: %v", name, w, err)
+			}
+		}
+	}
+}
+
+func damageFirstState(t *testing.T, dir string) {
+	t.Helper()
+	patch(t, statePath(dir, firstTerm, firstIndex), 20, []byte{0xff, 0xff, 0xff})
+}
