@@ -171,7 +171,7 @@ func (kv *kvstore) checkOwn(own []outcome, w window) error {
 
 // publish tells what others look at without the lock. The caller holds kv.mu.
 func (kv *kvstore) publish() {
-	kv.size.Store(kv.state.bytes)
+	kv.publishSize()
 	kv.proposals.named.Store(kv.state.level >= lifeLevel)
 }
 
@@ -258,8 +258,11 @@ func decodeConfEntry(e *raftpb.Entry) (*raftpb.ConfChange, memberChange, error) 
 	return cc, change, err
 }
 
-// install replaces the state by that of a snapshot from the leader, in one step.
+// install replaces the state by that of a snapshot from the leader. Memory need
+// not hold both: the old items are let go first, and until the new ones are there
+// nobody reads (loading).
 func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
+	kv.letGo()
 	var s *state
 	err := kv.pulse.excused(loadingSnapshot, func() (err error) {
 		s, err = readState(file)
@@ -273,6 +276,7 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	kv.agreement.worked = s.index
 	kv.noteChecks()
 	kv.publish()
+	kv.loading.Store(false)
 	window, m := s.windows[kv.self.node], s.membership.clone()
 	kv.mu.Unlock()
 	kv.due.reset()

@@ -70,7 +70,10 @@ func (a *api) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err := a.prepareRead(w.Header(), r, stale); err != nil {
 		return err
 	}
-	st := a.kv.copyState()
+	st, err := a.kv.copyWhole()
+	if err != nil {
+		return err
+	}
 	a.describeBackup(w.Header(), st.index, st.revision)
 	if err := a.backups.send(w, st); err != nil {
 		a.backups.log.Warn("a backup broke off", zap.String("client", r.RemoteAddr), zap.Error(err))
@@ -93,6 +96,16 @@ func (kv *kvstore) copyState() *state {
 	kv.mu.Lock() // copying marks the tree's nodes as shared
 	defer kv.mu.Unlock()
 	return kv.state.copy()
+}
+
+// copyWhole is copyState for a client.
+func (kv *kvstore) copyWhole() (*state, error) {
+	kv.mu.Lock()
+	defer kv.mu.Unlock()
+	if kv.loading.Load() {
+		return nil, errLoading
+	}
+	return kv.state.copy(), nil
 }
 
 // send writes a state to a client, at the client's pace.

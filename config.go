@@ -101,12 +101,16 @@ type config struct {
 	MaxValueSize int64
 
 	// Quota is how many bytes of keys and values this node lets in, 0 for any
-	// number. Default 2GiB. Past it, writes that grow the store are refused.
+	// number. Default quotaFromMemory, what newQuota finds that there is memory
+	// for, at most 2GiB. Past it, writes that grow the store are refused.
 	// Each node counts for itself what is on its way: several at once may
 	// together let in more, at most as much as each still had room for.
 	// The process takes two to three times as much memory, and more with
 	// many small values.
 	Quota int64
+
+	// memory is what bounds that of the process; main finds it.
+	memory memoryLimit
 
 	// Pprof serves profiles of the process, of its CPU and memory, under
 	// /debug/pprof/ of the client API. Default false: whoever asks for one
@@ -126,6 +130,9 @@ type config struct {
 	Version bool
 }
 
+// quotaFromMemory stands for a quota that was not given.
+const quotaFromMemory = -1
+
 const defaultPeerURL = "http://127.0.0.1:9021"
 
 // defaultConfig returns the config without any flags: a cluster of one.
@@ -143,7 +150,7 @@ func defaultConfig() config {
 		RequestTimeout:    5 * time.Second,
 		CheckInterval:     10 * time.Second,
 		MaxValueSize:      1 << 20,
-		Quota:             2 << 30,
+		Quota:             quotaFromMemory,
 		LogLevel:          "info",
 		LogFormat:         "console",
 	}
@@ -179,7 +186,7 @@ func (c *config) settings(list *string) []setting {
 		{"request-timeout", "TIME", "how long a request may wait for the cluster (5s)", into(&c.RequestTimeout, time.ParseDuration, period)},
 		{"check-interval", "TIME", "time between checks that all replicas hold the same; 0 for none (10s)", into(&c.CheckInterval, time.ParseDuration, period)},
 		{"max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", into(&c.MaxValueSize, parseSize, "a size in bytes, KiB, MiB or GiB, as in 1048576 or 1MiB")},
-		{"quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (2GiB)", into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")},
+		{"quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (by the memory, at most 2GiB)", into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")},
 		{"pprof", "", "serve profiles under /debug/pprof/ of the client API (false)", into(&c.Pprof, strconv.ParseBool, "true or false")},
 		{"log-level", "LEVEL", "debug, info, warn or error (info)", into(&c.LogLevel, parseText, "")},
 		{"log-format", "FORMAT", "console or json (console)", into(&c.LogFormat, parseText, "")},

@@ -66,7 +66,7 @@ func TestDefaults(t *testing.T) {
 		RequestTimeout:    5 * time.Second,
 		CheckInterval:     10 * time.Second,
 		MaxValueSize:      1048576,
-		Quota:             2 << 30,
+		Quota:             quotaFromMemory,
 		LogLevel:          "info",
 		LogFormat:         "console",
 	}

@@ -28,6 +28,7 @@ what it owns; the last column says how others reach it.
 	reader (reader.run)              the choice of the next round  reader.mu guards the rounds
 	snapshot writer                  the copy it writes, old files states, recorded
 	mark keeper (markKeeper.run)     the mark's pace               markKeeper.mu guards the file
+	watch (storage.watch)            nothing: looks at file names  ends the node
 	members (members.run)            promotion of learners         members.turn: one change at a time
 	takePart, proveID                nothing; end once the node    gate.mu
 	                                 has published who it is

@@ -306,7 +306,10 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, pre precon
 	if err := a.prepareRead(w.Header(), r, stale); err != nil {
 		return err
 	}
-	it, revision := a.kv.get(key)
+	it, revision, err := a.kv.read(key)
+	if err != nil {
+		return err
+	}
 	h := w.Header()
 	h["Raftkv-Revision"] = []string{strconv.FormatUint(revision, 10)}
 	if it != nil {

@@ -63,7 +63,7 @@ func newAPITest(t *testing.T) *apiTest {
 		at.kv.mu.Lock()
 		defer at.kv.mu.Unlock()
 		res := at.kv.state.apply(c)
-		at.kv.size.Store(at.kv.state.bytes)
+		at.kv.publishSize()
 		return res
 	}
 	at.leader = func(memberRequest) (memberReply, error) { return memberReply{}, nil }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -273,7 +274,11 @@ type kvstore struct {
 	mu    sync.RWMutex
 	state *state // guarded by mu; replaced when a snapshot is installed
 
-	size atomic.Uint64 // the state's bytes, as last published
+	// loading: the state has no items, because those of a snapshot are on their
+	// way in. It changes under mu.
+	loading atomic.Bool
+
+	size, keys atomic.Uint64 // the state's bytes and keys, as last published
 }
 
 // get returns a key's item, nil if there is none, and the store's revision.
@@ -283,6 +288,33 @@ func (kv *kvstore) get(key string) (it *item, revision uint64) {
 	defer kv.mu.RUnlock()
 	it, _ = kv.state.items.Get(key)
 	return it, kv.state.revision
+}
+
+// read is get for a client, who must not take a state without items for an empty
+// one.
+func (kv *kvstore) read(key string) (it *item, revision uint64, err error) {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	if kv.loading.Load() {
+		return nil, 0, errLoading
+	}
+	it, _ = kv.state.items.Get(key)
+	return it, kv.state.revision, nil
+}
+
+// errLoading: another node has what is asked for, and this one will soon.
+var errLoading = fmt.Errorf("%w: a snapshot from the leader is being loaded", errNotReady)
+
+// letGo drops the items, of which a check may have a copy, too.
+func (kv *kvstore) letGo() {
+	kv.mu.Lock()
+	defer kv.mu.Unlock()
+	kv.loading.Store(true)
+	kv.state.items = btree.Map[string, *item]{}
+	select {
+	case <-kv.agreement.own: // the snapshot overtakes it
+	default:
+	}
 }
 
 // membership returns a copy of the cluster's membership as applied here, and

@@ -25,7 +25,8 @@ const (
 // logTail is the state of the tail. The persist loop owns it, except for what
 // the raft loop tells.
 type logTail struct {
-	limit  int64 // tailWeight
+	limit  int64 // tailWeight, or less where memory is scarce
+	scarce bool
 	weight int64 // of the entries in memory; overwritten ones count until the next trim
 	// snapshot is the size of the newest one. For a follower that is being
 	// brought up to date the tail is kept longer, up to three times the limit
@@ -48,6 +49,15 @@ func (t *logTail) add(entries []*raftpb.Entry) {
 	}
 }
 
+// laggards is how long the tail may be for the sake of a follower. A node that has
+// little memory does not keep as much as a snapshot.
+func (t *logTail) laggards() int64 {
+	if t.scarce {
+		return 3 * t.limit
+	}
+	return max(3*t.limit, t.snapshot)
+}
+
 // trim drops the front of the log in memory, if it has grown too long.
 func (s *storage) trim() error {
 	t := &s.tail
@@ -67,7 +77,7 @@ func (s *storage) trim() error {
 	if err != nil {
 		return fmt.Errorf("log in memory: %w", err)
 	}
-	applied, needed, laggards := t.applied.Load(), t.needed.Load(), max(3*t.limit, t.snapshot)
+	applied, needed, laggards := t.applied.Load(), t.needed.Load(), t.laggards()
 	if needed < applied && needed < first && t.weight <= laggards {
 		return nil // all of it is needed
 	}

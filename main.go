@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -80,6 +81,9 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 	lines.reportLost(log)
 	defer zap.RedirectStdLog(log)() // where packages write what they have no logger for
 	warnEnvironment(cfg, os.Environ(), log)
+	goLimit := debug.SetMemoryLimit(-1) // asks
+	cfg.memory = findMemoryLimit(os.DirFS("/"), goLimit)
+	limitMemory(cfg.memory, goLimit)
 	go tuneGC(ctx)
 	err = stopWithin(ctx, stopLimit, func(serving func()) error { return runNode(ctx, cfg, log, serving) })
 	if errors.Is(err, errRemoved) {

@@ -16,7 +16,7 @@ type metrics struct {
 	handler  http.Handler
 }
 
-func newMetrics(s *statusReporter, p *proposer) *metrics {
+func newMetrics(s *statusReporter, p *proposer, more ...prometheus.Collector) *metrics {
 	reg := prometheus.NewRegistry()
 	m := &metrics{requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "raftkv_request_duration_seconds",
@@ -24,6 +24,7 @@ func newMetrics(s *statusReporter, p *proposer) *metrics {
 		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 17), // 100 µs to 6.5 s
 	}, []string{"method", "status"})}
 	reg.MustRegister(m.requests)
+	reg.MustRegister(more...)
 
 	gauge := func(name, help string, value func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))

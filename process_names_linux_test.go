@@ -301,7 +301,9 @@ func TestNameModel(t *testing.T) {
 			t.Errorf("%s: %v is left, want %v", name, got, c.want)
 		}
 	}
-	rm := func(seq int) string { return fmt.Sprintf(`1 unlinkat(AT_FDCWD</>, "/t/d/wal/%d.wal", 0) = 0`+"\n", seq) }
+	rm := func(seq int) string {
+		return fmt.Sprintf(`1 unlinkat(AT_FDCWD</>, "/t/d/wal/%d.wal", 0) = 0`+"\n", seq)
+	}
 	m := &nameModel{}
 	m.root = m.node()
 	if holes := m.run(rm(1) + rm(2)); len(holes) != 1 {

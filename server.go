@@ -52,7 +52,7 @@ const (
 // openServer opens the data directory and puts a node together around
 // rafthttp.
 func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
-	st, err := openStorage(log, cfg.DataDir, func(id identity, reconfigured bool) error {
+	st, err := openStorageTail(log, cfg.DataDir, cfg.memory.tail(), func(id identity, reconfigured bool) error {
 		return checkIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
 	if err != nil {
@@ -136,11 +136,12 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		id: cfg.ID, cluster: st.identity.ClusterID, kv: kv, node: node, began: time.Now(), caughtUp: s.caughtUp,
 	}
 	s.live = &liveness{[]*pulse{node.pulse, node.persistPulse, kv.pulse, proposals.pulse, reads.pulse}}
+	quota := newQuota(log, cfg, kv)
 	s.api = &api{
 		live: s.live,
 		kv:   kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
-		status: status, metrics: newMetrics(status, proposals), backups: newBackups(log), maxValue: cfg.MaxValueSize,
-		quota:  &quota{limit: uint64(cfg.Quota), kv: kv},
+		status: status, metrics: newMetrics(status, proposals, memoryMetrics(cfg.memory, quota)...), backups: newBackups(log), maxValue: cfg.MaxValueSize,
+		quota:  quota,
 		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof,
 	}
 	return s

@@ -249,10 +249,14 @@ func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- 
 	t.awaited.Store(false) // who waits asks again, at each heartbeat or tick
 	pace := func() time.Duration { return t.snapshotPace(st.bytes) }
 	err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
-		return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), pace: pace}, st)
+		overtaken := func() bool { return st.index <= s.snapIndex.Load() }
+		return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), pace: pace, overtaken: overtaken}, st)
 	})
 	if ctx.Err() != nil {
 		return nil // stopping: the half-written file is gone again
+	}
+	if errors.Is(err, errOvertaken) {
+		return nil // it must not keep the former state in memory
 	}
 	if err != nil {
 		return fmt.Errorf("writing a snapshot: %w", err)
@@ -277,7 +281,12 @@ type restingWriter struct {
 
 	// How many times as long as it worked it rests.
 	pace func() time.Duration
+	// overtaken: one from the leader has come. nil: never.
+	overtaken func() bool
 }
+
+// errOvertaken ends the writing of a snapshot that would not count any more.
+var errOvertaken = errors.New("a newer snapshot has come")
 
 const (
 	paceSpell   = 2 * time.Millisecond // of work before a rest; shorter ones cannot be timed
@@ -302,6 +311,9 @@ func (t *logTail) snapshotPace(size uint64) time.Duration {
 func (p *restingWriter) Write(b []byte) (int, error) {
 	if err := p.ctx.Err(); err != nil {
 		return 0, err
+	}
+	if p.overtaken != nil && p.overtaken() {
+		return 0, errOvertaken
 	}
 	n, err := p.w.Write(b)
 	now := time.Now()

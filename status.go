@@ -104,6 +104,7 @@ func (s *statusReporter) checks() []check {
 		{"has a leader", s.node.status.Load().leader != 0},
 		{"is a member", isMember},
 		{"has caught up", s.caughtUp.Load()},
+		{"has loaded its data", !s.kv.loading.Load()},
 		{"agrees with the other replicas", s.kv.sound() == nil},
 		{"has a disk that answers", !s.node.diskHangs()},
 		{"is not loading a snapshot", !s.kv.pulse.loading()},

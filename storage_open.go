@@ -88,7 +88,7 @@ func inspect(log *zap.Logger, dir string, m mark, tailLimit int64, check func(id
 	}
 	s := &storage{
 		log: log, dir: dir, mem: raft.NewMemoryStorage(), hard: c.hard, last: c.last(), recorded: new(indexWait),
-		tail: logTail{limit: tailLimit, weight: l.weight},
+		tail: logTail{limit: tailLimit, scarce: tailLimit < tailWeight, weight: l.weight},
 	}
 	s.snapIndex.Store(c.snapshot.GetIndex())
 	err = s.noteSnapshot(c.snapshot)

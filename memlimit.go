@@ -1,0 +1,193 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io/fs"
+	"math"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// How much memory the process may take, and what follows for the store, all of
+// which is in memory.
+
+const (
+	// memoryShare is the part of the limit at which Go's collector is to hold
+	// the process, in tenths; what it does not count needs the rest.
+	memoryShare = 9
+	// memoryBase is what a node takes beside the store: the program, the log's
+	// tail, requests and messages under way.
+	memoryBase = 48 << 20
+	// quotaMost is the default quota where there is enough memory.
+	quotaMost = 2 << 30
+	// roomLeast: less would be of no use.
+	roomLeast = 4 << 20
+	// keyCost is about what a key takes in memory beside its bytes and those of
+	// its value (docs/performance.md).
+	keyCost = 400
+	// tailShare is the part of the limit that the log's tail may take, one in
+	// so many.
+	tailShare = 16
+	tailLeast = 1 << 20
+)
+
+// memoryLimit is what bounds the memory of the process, and who says so.
+type memoryLimit struct {
+	bytes  uint64 // 0: not known
+	source string
+}
+
+func (l memoryLimit) String() string {
+	return fmt.Sprintf("%d MiB (%s)", l.bytes>>20, l.source)
+}
+
+// lower makes a limit count if it is one, and lower than what is known.
+func (l *memoryLimit) lower(bytes uint64, source string) {
+	if bytes > 0 && bytes < math.MaxInt64 && (l.bytes == 0 || bytes < l.bytes) {
+		*l = memoryLimit{bytes, source}
+	}
+}
+
+// findMemoryLimit returns the lowest of the machine's memory, those of the
+// control groups that the process is in, of both versions, and GOMEMLIMIT. root
+// is the file system; go is what Go's own limit is now.
+func findMemoryLimit(root fs.FS, goLimit int64) memoryLimit {
+	var l memoryLimit
+	meminfo, _ := fs.ReadFile(root, "proc/meminfo") // another system has none
+	for line := range strings.Lines(string(meminfo)) {
+		var kb uint64
+		if n, _ := fmt.Sscanf(line, "MemTotal: %d kB", &kb); n == 1 {
+			l.lower(kb<<10, "the machine's memory")
+		}
+	}
+	for _, g := range memoryGroups(root) {
+		for dir := g.dir; ; dir = path.Dir(dir) {
+			for _, name := range g.files {
+				l.lower(readLimit(root, path.Join(dir, name)), "control group: /"+path.Join(dir, name))
+			}
+			if dir == g.top || dir == "." {
+				break
+			}
+		}
+	}
+	l.lower(uint64(max(goLimit, 0)), "GOMEMLIMIT")
+	return l
+}
+
+// readLimit reads a limit; 0 if there is none.
+func readLimit(root fs.FS, name string) uint64 {
+	b, err := fs.ReadFile(root, name)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseUint(string(bytes.TrimSpace(b)), 10, 64) // "max" is none
+	return n
+}
+
+// memoryGroup is a control group of this process that may limit its memory. So
+// may those above it, up to top.
+type memoryGroup struct {
+	dir, top string
+	files    []string
+}
+
+// memoryGroups finds the groups through the mounts: in a container a part of the
+// hierarchy is mounted, and the path of the group may be that on the host.
+func memoryGroups(root fs.FS) (groups []memoryGroup) {
+	paths := make(map[string]string) // by controller; "": of version 2
+	text, _ := fs.ReadFile(root, "proc/self/cgroup")
+	for line := range strings.Lines(string(text)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) == 3 {
+			for controller := range strings.SplitSeq(f[1], ",") {
+				paths[controller] = f[2]
+			}
+		}
+	}
+	mounts, _ := fs.ReadFile(root, "proc/self/mountinfo")
+	lines := bufio.NewScanner(bytes.NewReader(mounts))
+	for lines.Scan() {
+		before, after, _ := strings.Cut(lines.Text(), " - ")
+		f, kind := strings.Fields(before), strings.Fields(after)
+		if len(f) < 5 || len(kind) < 3 {
+			continue
+		}
+		g := memoryGroup{top: strings.TrimPrefix(f[4], "/")}
+		var own string
+		var in bool
+		switch {
+		case kind[0] == "cgroup2":
+			own, in = paths[""]
+			// At the lower one the kernel holds up whoever is above it.
+			g.files = []string{"memory.max", "memory.high"}
+		case kind[0] == "cgroup" && strings.Contains(","+kind[2]+",", ",memory,"):
+			own, in = paths["memory"]
+			g.files = []string{"memory.limit_in_bytes"}
+		}
+		if !in {
+			continue
+		}
+		below, inside := strings.CutPrefix(own, strings.TrimSuffix(f[3], "/"))
+		if !inside || below != "" && below[0] != '/' {
+			below = "" // a path of the host's: what is mounted is this group
+		}
+		g.dir = path.Join(g.top, below)
+		groups = append(groups, g)
+	}
+	return groups
+}
+
+// limitMemory has Go's collector hold the process at a part of the limit, unless
+// $GOMEMLIMIT says how. It is of the process, not of a node: only main calls it.
+func limitMemory(l memoryLimit, goLimit int64) {
+	if l.bytes > 0 && goLimit == math.MaxInt64 {
+		debug.SetMemoryLimit(int64(l.bytes / 10 * memoryShare))
+	}
+}
+
+// room is how much of the memory the keys and values may take, with what each
+// key costs. The other half is for what is overwritten while a snapshot is
+// written, and for garbage, without which the collector would never rest.
+func (l memoryLimit) room() uint64 {
+	if l.bytes == 0 {
+		return math.MaxInt64
+	}
+	return max(roomLeast, (max(l.bytes, memoryBase)-memoryBase)/2)
+}
+
+// tail is the bound of the log in memory.
+func (l memoryLimit) tail() int64 {
+	if l.bytes == 0 {
+		return tailWeight
+	}
+	return int64(min(tailWeight, max(tailLeast, l.bytes/tailShare)))
+}
+
+// newQuota makes the quota of a node that holds this state at its start: what was
+// asked for, or else what there is memory for. A directory that holds more than
+// that may have come from a larger machine, or an earlier version: it gets a tenth
+// more than it holds.
+func newQuota(log *zap.Logger, cfg config, kv *kvstore) *quota {
+	l, room := cfg.memory, cfg.memory.room()
+	if cfg.Quota != quotaFromMemory {
+		if asked := uint64(cfg.Quota); asked == 0 && l.bytes > 0 || asked > room {
+			log.Warn("--quota lets in more than there is memory for: the process may be killed, and again at each start",
+				zap.Int64("quota", cfg.Quota), zap.Uint64("fits", room), zap.Stringer("limit", l))
+		}
+		return &quota{limit: uint64(cfg.Quota), kv: kv}
+	}
+	q := &quota{limit: min(quotaMost, room), room: room, kv: kv}
+	bytes, keys := kv.state.bytes, uint64(kv.state.items.Len())
+	if cost := bytes + keys*keyCost; bytes > q.limit || cost > q.room {
+		q.limit, q.room = max(q.limit, bytes+bytes/10), max(q.room, cost+cost/10)
+		log.Warn("the data directory holds more than there is memory for; it may grow by a tenth. Delete keys, or give the process more memory",
+			zap.Uint64("bytes", bytes), zap.Uint64("keys", keys), zap.Uint64("fits", room), zap.Stringer("limit", l))
+	}
+	return q
+}
