@@ -477,7 +477,7 @@ func (c *config) validate(r *review) {
 	if c.CheckInterval != 0 {
 		r.check("check-interval", c.CheckInterval, within(c.CheckInterval, 100*time.Millisecond, 24*time.Hour))
 	}
-	r.check("max-value-size", c.MaxValueSize, within(c.MaxValueSize, 1, 64<<20))
+	r.check("max-value-size", c.MaxValueSize, within(c.MaxValueSize, 1, maxValueLimit))
 	r.check("log-level", c.LogLevel, oneOf(c.LogLevel, "debug", "info", "warn", "error"))
 	r.check("log-format", c.LogFormat, oneOf(c.LogFormat, "console", "json"))
 	c.validateRelations(r)

@@ -344,7 +344,7 @@ func receive(t *testing.T, s *storage, term, index uint64, data []byte) error {
 	b := newInbox(zap.NewNop(), s)
 	_, err := b.SaveDBFrom(bytes.NewReader(data), index)
 	must(t, err)
-	return b.take(snapMessage(term, index), nil)
+	return b.take(snapMessage(term, index), 0, nil)
 }
 
 // received takes in the snapshot of a state, and returns what raft then tells

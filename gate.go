@@ -132,6 +132,7 @@ func (n *raftNode) askAbout(ctx context.Context, id uint64, url string) error {
 			return err
 		}
 	}
+	n.introduce(info)
 	n.gate.pass(id)
 	for _, m := range info.Members {
 		n.gate.learn(m.ID, m.PeerURL) // who came later may be the leader now

@@ -120,7 +120,8 @@ func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err 
 		if to == 0 {
 			to = bestFollower(rn.Status(), ms.node.loop.heard, time.Now().Add(-ms.elected))
 		}
-		if to != 0 {
+		// A follower would pass the request on, which its receiver refuses.
+		if to != 0 && rn.BasicStatus().RaftState == raft.StateLeader {
 			rn.TransferLeader(to)
 		}
 	})

@@ -23,7 +23,7 @@ func newMetrics(s *statusReporter, p *proposer, more ...prometheus.Collector) *m
 		Help:    "Time to answer a client request, by method and status.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 17), // 100 µs to 6.5 s
 	}, []string{"method", "status"})}
-	reg.MustRegister(m.requests)
+	reg.MustRegister(m.requests, s.node.refusals.total)
 	reg.MustRegister(more...)
 
 	gauge := func(name, help string, value func() float64) {

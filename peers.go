@@ -48,13 +48,15 @@ const (
 	viewPath      = "/raftkv/view"
 	joinPath      = "/raftkv/join"
 	clusterHeader = "Raftkv-Cluster-Id"
-	maxPeerBody   = 1 << 20
+	maxPeerBody   = 1 << 20 // of an answer
+	maxPeerAsk    = 16 << 10
 )
 
 // clusterInfo is what a node tells others of the cluster.
 type clusterInfo struct {
 	ClusterID uint64       `json:"cluster_id"`
 	Level     uint64       `json:"level"` // of commands; level.go
+	Term      uint64       `json:"term"`  // of the node that answers; 0: it does not say
 	Members   []memberInfo `json:"members"`
 	Removed   []uint64     `json:"removed"`
 	// Changes counts the membership changes that the node knows of.
@@ -88,9 +90,7 @@ func (c clusterInfo) member(id uint64) (memberInfo, bool) {
 // peerHandler serves the peer listener: rafthttp's routes and our own.
 func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/raft", raftHandler)
-	mux.Handle("/raft/", raftHandler)
-	mux.Handle(rafthttp.RaftSnapshotPrefix, limitStalls(raftHandler))
+	newPeerGuard(s.node, raftHandler).routes(mux)
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
 	})
@@ -130,6 +130,7 @@ func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 	view := s.members.leaderView(ctx)
 	m, _ := s.kv.membership()
 	info := clusterInfo{ClusterID: s.node.cluster, Level: s.kv.status().level, Removed: sortedKeys(m.removed), Changes: m.changes}
+	info.Term, _ = s.node.ownTerm()
 	for _, mem := range m.sorted() {
 		if mem.Instance == 0 {
 			mem.Instance = s.storage.published[mem.ID]
@@ -151,7 +152,7 @@ func (s *server) servePeerMember(serve func(context.Context, memberRequest) memb
 			return
 		}
 		var req memberRequest
-		if err := json.NewDecoder(io.LimitReader(r.Body, maxPeerBody)).Decode(&req); err != nil {
+		if err := json.NewDecoder(io.LimitReader(r.Body, maxPeerAsk)).Decode(&req); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}

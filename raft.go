@@ -82,6 +82,9 @@ type raftNode struct {
 	appliedC chan *raftpb.Message     // from the apply loop
 	writtenC chan *state              // from the snapshot writer to the persist loop
 	reports  mailbox                  // from rafthttp: what became of messages
+	refusals *refusals                // of what came to the peer port
+	known    acquaintances            // whom messages are taken from
+	seeds    []string                 // peer URLs of the command line
 	errorC   chan error               // from rafthttp: this node was removed
 
 	pulse, persistPulse *pulse // of the raft loop and of the persist loop
@@ -94,8 +97,7 @@ type raftNode struct {
 	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
 	// askStand asks the peer at a URL where its log stands against node's.
 	askStand func(ctx context.Context, peerURL string, node, index uint64) (stand, error)
-	signs    chan sign     // from the raft loop: what is to be looked into
-	doubted  atomic.Uint64 // messages that contradicted this node's log
+	signs    chan sign // from the raft loop: what is to be looked into
 
 	group *errgroup.Group
 	life  context.Context // ends when the node stops, with the cause
@@ -124,6 +126,7 @@ type raftLoop struct {
 	disk       diskWatch
 	commits    []commit             // for the apply loop
 	held       []*raftpb.Message    // MsgReadIndex that must wait; see readIndex
+	rounds     readRounds           // of heartbeats that this node has sent
 	sending    map[uint64]bool      // nodes that a snapshot is on its way to
 	resend     map[uint64]resend    // when each may get the next
 	heard      map[uint64]time.Time // when a node's last message came
@@ -198,6 +201,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	n.group.Go(func() error { return n.watchRemoval(ctx) })
 	n.group.Go(func() error { return n.proveID(ctx) })
 	n.group.Go(func() error { return n.inquire(ctx) })
+	n.group.Go(func() error { return n.getAcquainted(ctx) })
 	return nil
 }
 
@@ -296,6 +300,10 @@ func (n *raftNode) drain() {
 // step gives raft a message. raft's errors here mean that it has no use for
 // the message, which its sender must expect.
 func (n *raftNode) step(m *raftpb.Message) {
+	if err := n.checkRound(m); err != nil {
+		n.refusals.note(m.GetFrom(), err)
+		return
+	}
 	n.noteHeard(m)
 	if !n.sift(m) {
 		return
@@ -347,7 +355,7 @@ func (n *raftNode) newRound(context []byte) *raftpb.Message {
 // index that may be older than what its former life acknowledged.
 func (n *raftNode) readIndex(m *raftpb.Message) {
 	if !n.mayAnswerReads() {
-		if len(n.loop.held) < maxHeldReads {
+		if len(n.loop.held) < maxHeldReads { // whoever asked asks again
 			n.loop.held = append(n.loop.held, m)
 		}
 		return
@@ -387,6 +395,7 @@ func (n *raftNode) handleReady() {
 func (n *raftNode) route(msgs []*raftpb.Message) {
 	var out []*raftpb.Message
 	for _, m := range msgs {
+		n.loop.rounds.sent(m)
 		switch {
 		case m.GetTo() == raft.LocalAppendThread:
 			n.append(m)

@@ -18,12 +18,13 @@ import (
 func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 	err := n.admit(m)
 	if err == nil && m.GetType() == raftpb.MsgSnap && n.kv.agreement.split.Load() {
-		err = refusal{http.StatusServiceUnavailable, errHistories.Error()}
+		err = refusal{http.StatusServiceUnavailable, notHostile, errHistories.Error()}
 	}
 	if m.GetType() == raftpb.MsgSnap {
 		err = n.admitSnapshot(m, err)
 	}
 	if err != nil {
+		n.refusals.note(m.GetFrom(), err)
 		return err
 	}
 	select {
@@ -37,56 +38,64 @@ func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 }
 
 func (n *raftNode) admit(m *raftpb.Message) error {
+	from := m.GetFrom()
 	switch {
 	case m.GetTo() != n.id:
-		return refusal{http.StatusBadRequest, fmt.Sprintf("message for node %d came to node %d", m.GetTo(), n.id)}
-	case m.GetFrom() == raft.None || raft.IsLocalMsgTarget(m.GetFrom()) || raft.IsLocalMsg(m.GetType()):
-		return refusal{http.StatusBadRequest, fmt.Sprintf("a %s message does not come from a peer", m.GetType())}
-	case n.kv.isRemoved(m.GetFrom()):
+		return refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("message for node %d came to node %d", m.GetTo(), n.id)}
+	case from == n.id || checkID(from) != nil:
+		return refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("a %s message does not come from node %d", m.GetType(), from)}
+	case n.kv.isRemoved(from):
 		// rafthttp takes this status for the word that ends the sender.
-		return refusal{http.StatusForbidden, fmt.Sprintf("node %d was removed from the cluster", m.GetFrom())}
-	case !n.gate.passes(m.GetFrom()):
-		return refusal{http.StatusServiceUnavailable, "this node is still asking whether its ID is its own"}
-	case m.GetType() == raftpb.MsgProp:
-		return checkProposal(m)
+		return refusal{http.StatusForbidden, notHostile, fmt.Sprintf("node %d was removed from the cluster", from)}
+	case !n.known.knows(from):
+		n.known.ask()
+		return unknownSender(from)
+	}
+	if err := checkMessage(m); err != nil {
+		return err
+	}
+	term, lead := n.ownTerm()
+	if err := checkTerm(m.GetTerm(), max(term, n.known.highestTerm())); err != nil {
+		n.known.ask() // the others may be that far
+		return err
+	}
+	if m.GetType() == raftpb.MsgSnap && (m.GetTerm() < term || m.GetTerm() == term && lead) {
+		return refusal{http.StatusConflict, notHostile, fmt.Sprintf("a snapshot of term %d in term %d", m.GetTerm(), term)}
+	}
+	if !n.gate.passes(from) {
+		return refusal{http.StatusServiceUnavailable, notHostile, "this node is still asking whether its ID is its own"}
 	}
 	return nil
+}
+
+// unknownSender refuses a sender for now: it may be a member that this node has
+// not heard of yet, and tries again.
+func unknownSender(id uint64) refusal {
+	return refusal{http.StatusServiceUnavailable, refusedSender, fmt.Sprintf("this node knows of no member %d", id)}
+}
+
+// ownTerm returns the term of this node, and whether it leads in it.
+func (n *raftNode) ownTerm() (term uint64, leads bool) {
+	st := n.status.Load()
+	if st == nil {
+		return 0, false // it has not started yet
+	}
+	return st.term, st.role == raft.StateLeader
 }
 
 // admitSnapshot takes in the file of a snapshot message, or removes it when
 // the message is refused.
 func (n *raftNode) admitSnapshot(m *raftpb.Message, refused error) error {
-	err := n.inbox.take(m, refused)
+	var committed uint64
+	if st := n.status.Load(); st != nil {
+		committed = st.commit
+	}
+	err := n.inbox.take(m, committed, refused)
 	if err == nil || refused != nil {
 		return err
 	}
 	n.log.Warn("refused a snapshot", zap.Uint64("from", m.GetFrom()), zap.Error(err))
-	return refusal{http.StatusBadRequest, err.Error()}
-}
-
-// refusal is an error that rafthttp answers with a status of its own.
-type refusal struct {
-	status int
-	reason string
-}
-
-func (r refusal) Error() string { return r.reason }
-
-// WriteTo has the signature that rafthttp looks for.
-func (r refusal) WriteTo(w http.ResponseWriter) { http.Error(w, r.reason, r.status) }
-
-// checkProposal keeps entries that no node could apply out of the log, where
-// they would stop every node at every start.
-func checkProposal(m *raftpb.Message) error {
-	for _, e := range m.GetEntries() {
-		if e.GetType() != raftpb.EntryNormal {
-			return refusal{http.StatusBadRequest, "membership changes are proposed by the leader alone"}
-		}
-		if _, _, err := decodeBatch(e.GetData()); err != nil {
-			return refusal{http.StatusBadRequest, err.Error()}
-		}
-	}
-	return nil
+	return refusal{http.StatusBadRequest, notHostile, err.Error()}
 }
 
 // IsIDRemoved implements rafthttp.Raft: rafthttp tells removed nodes so.

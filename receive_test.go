@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"testing"
 
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -21,8 +23,9 @@ func TestReceiveRefuses(t *testing.T) {
 	defer stop()
 	n := &raftNode{
 		id: 1, log: zap.NewNop(), kv: &kvstore{state: st},
-		recvC: make(chan *raftpb.Message, 1), life: life,
+		recvC: make(chan *raftpb.Message, 1), life: life, refusals: newRefusals(zap.NewNop()),
 	}
+	n.known.settle(1, noTransport{}, st.membership)
 	n.gate.open.Store(true)
 	good := appendCommand(appendBatchHeader(nil, batchID{node: 2, boot: 1}), encodeWrite(kindPut, condition{}, "k", []byte("v")))
 	entry := func(typ raftpb.EntryType, data []byte) []*raftpb.Entry {
@@ -50,6 +53,9 @@ func TestReceiveRefuses(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			m := &raftpb.Message{To: new(c.to), From: new(c.from), Type: c.typ.Enum(), Entries: c.entries}
+			if c.typ != raftpb.MsgProp {
+				m.Term = new(uint64(1))
+			}
 			err := n.Process(t.Context(), m)
 			var r refusal
 			switch {
@@ -63,7 +69,7 @@ func TestReceiveRefuses(t *testing.T) {
 	// A node that has not proven its ID takes nothing from a peer not asked.
 	n.gate.open.Store(false)
 	n.gate.expect(false, map[uint64]string{2: simLikeURL(2)})
-	m := &raftpb.Message{To: new(uint64(1)), From: new(uint64(2)), Type: raftpb.MsgVote.Enum()}
+	m := &raftpb.Message{To: new(uint64(1)), From: new(uint64(2)), Term: new(uint64(1)), Type: raftpb.MsgVote.Enum()}
 	if err := n.Process(t.Context(), m); err == nil {
 		t.Error("a vote request passed the gate")
 	}
@@ -72,5 +78,15 @@ func TestReceiveRefuses(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// noTransport sends nothing.
+type noTransport struct{}
+
+func (noTransport) Send([]*raftpb.Message)        {}
+func (noTransport) SendSnapshot(*snap.Message)    {}
+func (noTransport) AddPeer(types.ID, []string)    {}
+func (noTransport) UpdatePeer(types.ID, []string) {}
+func (noTransport) RemovePeer(types.ID)           {}
+func (noTransport) Stop()                         {}
 
 func simLikeURL(id uint64) string { return "http://10.0.0." + string(rune('0'+id)) + ":2380" }

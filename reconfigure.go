@@ -61,6 +61,9 @@ func (n *raftNode) addPeers(m membership) {
 		}
 		n.peers[id] = mem.PeerURL
 	}
+	for _, id := range n.known.settle(n.id, n.transport, m) {
+		n.letGo(id)
+	}
 }
 
 // noteMove says that this node's own peer URL was changed. It goes on: the

@@ -116,6 +116,9 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		errorC:   make(chan error, 1), // rafthttp does not wait
 		signs:    make(chan sign, 1),
 		peers:    make(map[uint64]string),
+		refusals: newRefusals(log),
+		known:    acquaintances{wake: make(chan struct{}, 1)},
+		seeds:    others(cfg, nil),
 		inbox:    newInbox(log, st.storage),
 		group:    group, life: life,
 	}

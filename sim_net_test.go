@@ -279,6 +279,11 @@ func (s *simNet) arrive(sender *server, m *raftpb.Message, lost bool) {
 		err = target.node.Process(context.Background(), m)
 	}
 	var refused refusal
+	if errors.As(err, &refused) && refused.kind == refusedSender {
+		// Its streams and single requests say where it is, and come from there.
+		from := sender.cfg.PeerURL
+		target.node.known.claim(m.GetFrom(), from, hostPortOf(from))
+	}
 	if errors.As(err, &refused) && refused.status == http.StatusForbidden {
 		select {
 		case sender.node.errorC <- err:

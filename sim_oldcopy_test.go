@@ -236,7 +236,7 @@ func TestSimForgedContradictions(t *testing.T) {
 			c.put(victim, "k", c.value())
 		}
 		for _, id := range []uint64{leader, victim} {
-			if n := c.nodes[id].srv.node.doubted.Load(); n < 20 {
+			if n := c.nodes[id].srv.node.refusals.count(refusedContradiction); n < 20 {
 				t.Errorf("node %d doubted %d messages", id, n)
 			}
 		}

@@ -53,6 +53,9 @@ type simCluster struct {
 	clock   int64 // orders calls and returns; finer than virtual time
 	history []porcupine.Operation
 	values  uint64 // makes each written value unique
+
+	attacked bool                   // what comes to the nodes is not what they send alone
+	refused  map[refusalKind]uint64 // by nodes whose lives have ended
 }
 
 // simNode is a node's place in the cluster: its directory, and its current
@@ -201,12 +204,13 @@ func (c *simCluster) halt(n *simNode) {
 	n.srv.end()
 	<-n.ended
 	c.undoubted(n)
+	c.noteRefusals(n.srv)
 }
 
 // undoubted checks that a life saw no message that contradicts its log, unless
 // the test makes such messages.
 func (c *simCluster) undoubted(n *simNode) {
-	if doubts := n.srv.node.doubted.Load(); doubts > 0 && !c.doubts {
+	if doubts := n.srv.node.refusals.count(refusedContradiction); doubts > 0 && !c.doubts {
 		c.t.Errorf("node %d doubted %d messages of a healthy cluster", n.id, doubts)
 	}
 }
@@ -257,6 +261,7 @@ func (c *simCluster) ended(id uint64) error {
 		c.t.Fatalf("node %d does not end by itself", id)
 	}
 	c.net.detach(n.id)
+	c.noteRefusals(n.srv)
 	if err := n.srv.storage.close(); err != nil {
 		c.t.Errorf("node %d: %v", id, err)
 	}
@@ -453,6 +458,7 @@ func (c *simCluster) check() {
 		return len(hashes) == 1
 	})
 	c.net.checkLeaders()
+	c.checkRefusals()
 	for _, id := range c.up() {
 		if err := c.nodes[id].srv.kv.sound(); err != nil {
 			c.t.Errorf("node %d: %v", id, err)

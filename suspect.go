@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"net/http"
+
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 )
@@ -141,7 +144,8 @@ func (n *raftNode) sift(m *raftpb.Message) (passes bool) {
 	}
 	s, found := n.contradicts(m)
 	if found {
-		n.doubted.Add(1)
+		n.refusals.note(s.from, refusal{http.StatusConflict, refusedContradiction,
+			fmt.Sprintf("a %s message contradicts this node's log", m.GetType())})
 	} else if !n.blind(m) {
 		return true
 	}

@@ -259,15 +259,16 @@ func newInbox(log *zap.Logger, s *storage) *inbox {
 // sees a snapshot that this node could not load. Whatever it refuses is
 // removed: of several files for one index rafthttp keeps the first, so a bad
 // one would stand in the way of every later one. The caller passes on refused,
-// if it has a reason of its own to refuse the message.
-func (b *inbox) take(m *raftpb.Message, refused error) error {
+// if it has a reason of its own to refuse the message, and up to where raft has
+// committed: what ends there it ignores.
+func (b *inbox) take(m *raftpb.Message, committed uint64, refused error) error {
 	meta, dir := m.GetSnapshot().GetMetadata(), b.storage.dir
 	term, index := meta.GetTerm(), meta.GetIndex()
 	b.mu.Lock() // two leaders may send the same one
 	defer b.mu.Unlock()
 	path, err := b.DBFilePath(index)
 	came := err == nil
-	known := index <= b.storage.snapIndex.Load() || exists(incomingPath(dir, term, index))
+	known := index <= max(committed, b.storage.snapIndex.Load()) || exists(incomingPath(dir, term, index))
 	switch {
 	case came && (refused != nil || known):
 		return errors.Join(refused, os.Remove(path))
@@ -276,7 +277,7 @@ func (b *inbox) take(m *raftpb.Message, refused error) error {
 	case !came:
 		return fmt.Errorf("no file came with it: %w", err)
 	}
-	if err := verifyState(path, term, index); err != nil {
+	if err := verifyState(path, meta); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
 	if err := os.Rename(path, incomingPath(dir, term, index)); err != nil {
@@ -290,14 +291,19 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// verifyState reads a state file from end to end, without keeping it.
-func verifyState(path string, term, index uint64) error {
+// verifyState reads a state file from end to end, without keeping it, and
+// compares it with what the message says of it.
+func verifyState(path string, meta *raftpb.SnapshotMetadata) error {
+	term, index := meta.GetTerm(), meta.GetIndex()
 	st, err := readStateWithoutItems(path)
 	if err != nil {
 		return fmt.Errorf("received state: %w", err)
 	}
 	if st.index != index || st.term != term {
 		return fmt.Errorf("state of term %d and index %d came as that of term %d and index %d", st.term, st.index, term, index)
+	}
+	if err := st.membership.confState().Equivalent(raftpb.EnsureConfState(meta.GetConfState())); err != nil {
+		return fmt.Errorf("the members in the state are not those of the message: %w", err)
 	}
 	return nil
 }

@@ -49,10 +49,10 @@ func TestTransferInbox(t *testing.T) {
 		wantFiles(name, before)
 	}
 	b := newInbox(zap.NewNop(), o.storage)
-	if err := b.take(snapMessage(4, 100), nil); err == nil {
+	if err := b.take(snapMessage(4, 100), 0, nil); err == nil {
 		t.Error("a message without a file: taken")
 	}
-	if err := b.take(&raftpb.Message{Type: raftpb.MsgSnap.Enum()}, nil); err != nil {
+	if err := b.take(&raftpb.Message{Type: raftpb.MsgSnap.Enum()}, 0, nil); err != nil {
 		t.Errorf("an empty snapshot, which raft ignores: %v", err)
 	}
 	wantFiles("messages alone", before)
@@ -61,7 +61,7 @@ func TestTransferInbox(t *testing.T) {
 	_, err := b.SaveDBFrom(strings.NewReader(string(good)), 100)
 	must(t, err)
 	refused := errors.New("no")
-	if err := b.take(snapMessage(4, 100), refused); !errors.Is(err, refused) {
+	if err := b.take(snapMessage(4, 100), 0, refused); !errors.Is(err, refused) {
 		t.Errorf("a refused message: %v", err)
 	}
 	wantFiles("a refused message", before)

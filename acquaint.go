@@ -1,0 +1,374 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.uber.org/zap"
+)
+
+// Whom this node takes messages from: from the members in its state. Whoever
+// else knocks may be one that was added while this node was away, so it asks,
+// over connections that it opens itself: the members that it knows, and the
+// peers of its command line. What they say is believed. What a stranger says of
+// itself, its ID and its URL, is not, and does not make this node dial.
+//
+// One case is left: all members that this node knows have been replaced since,
+// and nobody is where it asks. Then, when it has heard of no leader for a while,
+// it asks the stranger itself, but only at the address from which the stranger
+// came: so nobody can make it dial a third. The answer must come from this
+// cluster, know of changes of the members that this node does not, and list
+// both this node, with its own directory, and the stranger. It is taken for the
+// stranger alone. A liar gets no more by it than by posing as a member that the
+// node knows, which nothing can tell before there is TLS.
+
+const (
+	// maxLearned bounds the members that others told of and the state has not.
+	maxLearned = 64
+	// learnedFor is how long such a member may be silent before it is let go.
+	learnedFor = time.Minute
+	// maxClaims bounds the strangers, one for each address, that may be asked
+	// themselves, and maxClaimsAsked those that are at one time.
+	maxClaims      = 64
+	maxClaimsAsked = 4
+	// lonelyAfter is after how many election timeouts without a leader they are.
+	lonelyAfter = 3
+)
+
+// acquaintances is who may talk to this node's raft. The zero value knows
+// nobody.
+type acquaintances struct {
+	wake chan struct{} // an inquiry is wanted
+
+	mu      sync.Mutex
+	peers   transport
+	self    uint64
+	members membership             // as this node's state has them
+	learned map[uint64]*learnedOne // told of by others; in the transport, too
+	claims  map[string]claim       // by the address that it came from
+	term    uint64                 // the highest that a member told of
+}
+
+// learnedOne is a member that is not in this node's state yet.
+type learnedOne struct {
+	url   string
+	heard time.Time
+}
+
+// claim is what a stranger says of itself, and where it can be asked: at the
+// address from which it came.
+type claim struct {
+	id  uint64
+	url string
+}
+
+// settle takes over the members of the state, and returns those told of by
+// others that have been removed since.
+func (a *acquaintances) settle(self uint64, peers transport, m membership) (gone []uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.self, a.peers, a.members = self, peers, m
+	for id := range m.members {
+		a.addMember(id)
+	}
+	for id := range a.learned {
+		if m.removed[id] {
+			gone = append(gone, id)
+			delete(a.learned, id)
+		}
+	}
+	return gone
+}
+
+// addMember has the transport know a member, at the URL that the state gives
+// it. The caller holds a.mu.
+func (a *acquaintances) addMember(id uint64) {
+	mem, ok := a.members.members[id]
+	if !ok || id == a.self {
+		return
+	}
+	a.peers.AddPeer(types.ID(id), []string{mem.PeerURL}) // it may have been let go a moment ago
+	if l := a.learned[id]; l != nil && l.url != mem.PeerURL {
+		a.peers.UpdatePeer(types.ID(id), []string{mem.PeerURL})
+	}
+	delete(a.learned, id)
+}
+
+// knows reports whether a node is a member as far as this node knows, and notes
+// that it was heard of.
+func (a *acquaintances) knows(id uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, ok := a.members.members[id]; ok {
+		return true
+	}
+	l, ok := a.learned[id]
+	if ok {
+		l.heard = time.Now()
+	}
+	return ok
+}
+
+// highestTerm is the highest term that a member told of when it was asked.
+func (a *acquaintances) highestTerm() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.term
+}
+
+// ask has the members asked soon. It does not wait.
+func (a *acquaintances) ask() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// claim notes what a request says of its sender, a node that this one does not
+// know: its ID, and the peer URLs of which it takes no more than the port.
+func (a *acquaintances) claim(id uint64, urls, remoteAddr string) {
+	defer a.ask()
+	first, _, _ := strings.Cut(urls, ",")
+	host, _, err := net.SplitHostPort(remoteAddr)
+	if err != nil {
+		return
+	}
+	u, err := url.Parse(first)
+	if err != nil || u.Port() == "" {
+		return
+	}
+	at, err := checkPeerURL("http://" + net.JoinHostPort(host, u.Port()))
+	if err != nil {
+		return // an address with a zone, which rafthttp cannot dial
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.claims == nil {
+		a.claims = make(map[string]claim)
+	}
+	if _, ok := a.claims[host]; !ok && len(a.claims) >= maxClaims {
+		for other := range a.claims { // whichever comes first; who means it comes again
+			delete(a.claims, other)
+			break
+		}
+	}
+	a.claims[host] = claim{id, at}
+}
+
+// takeClaims returns some of those that are waiting, in no order, and drops
+// the others: who means it comes again.
+func (a *acquaintances) takeClaims() (claims []claim) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.claims {
+		if _, known := a.learned[c.id]; !known && len(claims) < maxClaimsAsked {
+			claims = append(claims, c)
+		}
+	}
+	a.claims = nil
+	return claims
+}
+
+// learn takes a node for a member of which the state does not know yet, and
+// tells the transport where it is.
+func (a *acquaintances) learn(id uint64, peerURL string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, isMember := a.members.members[id]
+	_, isLearned := a.learned[id]
+	if isMember || isLearned || id == a.self || checkID(id) != nil || a.members.removed[id] ||
+		!isPlainPeerURL(peerURL) || len(a.learned) >= maxLearned || a.peers == nil {
+		return false
+	}
+	if a.learned == nil {
+		a.learned = make(map[uint64]*learnedOne)
+	}
+	a.learned[id] = &learnedOne{peerURL, time.Now()}
+	a.peers.AddPeer(types.ID(id), []string{peerURL})
+	return true
+}
+
+// silent forgets those who have been silent for long, and returns them.
+func (a *acquaintances) silent(now time.Time) (ids []uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, l := range a.learned {
+		if now.Sub(l.heard) >= learnedFor {
+			ids = append(ids, id)
+			delete(a.learned, id)
+		}
+	}
+	return ids
+}
+
+// part lets go of one who has been silent. The transport may wait for a
+// connection then, so no lock is held; if the state has come to know the member
+// meanwhile, it is added again.
+func (n *raftNode) part(id uint64) {
+	n.gate.forget(id)
+	n.transport.RemovePeer(types.ID(id))
+	n.known.mu.Lock()
+	defer n.known.mu.Unlock()
+	n.known.addMember(id)
+}
+
+// noteTerm notes a term that a member told of when it was asked.
+func (a *acquaintances) noteTerm(term uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.term = max(a.term, min(term, maxTerm))
+}
+
+// urls returns where the members are that this node knows.
+func (a *acquaintances) urls(more []string) []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	seen := make(map[string]bool)
+	var urls []string
+	for _, mem := range a.members.sorted() {
+		if mem.ID != a.self && !seen[mem.PeerURL] {
+			seen[mem.PeerURL] = true
+			urls = append(urls, mem.PeerURL)
+		}
+	}
+	for _, u := range more {
+		if !seen[u] {
+			seen[u] = true
+			urls = append(urls, u)
+		}
+	}
+	return urls
+}
+
+func (a *acquaintances) changes() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.members.changes
+}
+
+// introduce takes over what a member says of the others.
+func (n *raftNode) introduce(info clusterInfo) {
+	n.known.noteTerm(info.Term)
+	if info.Changes < n.known.changes() {
+		return // it is behind
+	}
+	for _, m := range info.Members {
+		n.meet(m.ID, m.PeerURL)
+	}
+}
+
+// meet takes a node for a member; its ID may have to be proven to it first.
+func (n *raftNode) meet(id uint64, peerURL string) {
+	if n.known.learn(id, peerURL) {
+		n.gate.learn(id, peerURL)
+		n.log.Info("a member that this node did not know yet", zap.Uint64("id", id), zap.String("peer-url", peerURL))
+	}
+}
+
+// getAcquainted asks about strangers when any have knocked, no more than once in
+// askInterval.
+func (n *raftNode) getAcquainted(ctx context.Context) error {
+	began := time.Now()
+	for {
+		wanted := true
+		select {
+		case <-n.known.wake:
+		case <-time.After(learnedFor):
+			wanted = false
+		case <-ctx.Done():
+			return nil
+		}
+		for _, id := range n.known.silent(time.Now()) {
+			n.part(id)
+		}
+		if !wanted {
+			continue
+		}
+		n.askMembers(ctx)
+		if claims := n.known.takeClaims(); n.lonely(began) {
+			n.askStrangers(ctx, claims)
+		}
+		select {
+		case <-time.After(askInterval):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// lonely reports whether this node has heard of no leader for long, since began
+// at the earliest.
+func (n *raftNode) lonely(began time.Time) bool {
+	heard := n.leaderHeard.Load()
+	if heard == nil {
+		heard = &began
+	}
+	if st := n.status.Load(); heard.IsZero() || st == nil || st.leader != 0 {
+		return false
+	}
+	return time.Since(began) >= lonelyAfter*n.elected && time.Since(*heard) >= lonelyAfter*n.elected
+}
+
+// askMembers asks those whom this node knows who else is a member. The one that
+// knows of the most changes is believed.
+func (n *raftNode) askMembers(ctx context.Context) {
+	urls := n.known.urls(n.seeds)
+	answers := make(chan clusterInfo, len(urls))
+	var asked sync.WaitGroup
+	for _, u := range urls {
+		asked.Go(func() {
+			if info, err := n.askOne(ctx, u); err == nil {
+				answers <- info
+			}
+		})
+	}
+	asked.Wait()
+	close(answers)
+	var newest clusterInfo
+	for info := range answers {
+		n.known.noteTerm(info.Term)
+		if info.Changes >= newest.Changes {
+			newest = info
+		}
+	}
+	n.introduce(newest)
+}
+
+// askStrangers asks those who say that they are members, each at the address
+// from which it came.
+func (n *raftNode) askStrangers(ctx context.Context, claims []claim) {
+	for _, c := range claims {
+		info, err := n.askOne(ctx, c.url)
+		if err == nil && n.vouches(info, c.id) {
+			n.known.noteTerm(info.Term)
+			n.meet(c.id, c.url)
+		}
+	}
+}
+
+// vouches reports whether an answer can come from a cluster that has gone on
+// without this node, with a stranger for a member.
+func (n *raftNode) vouches(info clusterInfo, id uint64) bool {
+	_, isMember := info.member(id)
+	me, amMember := info.member(n.id)
+	return isMember && amMember && !n.isAnothers(me) && info.Changes > n.known.changes()
+}
+
+// askOne asks the peer at a URL what it knows of this cluster.
+func (n *raftNode) askOne(ctx context.Context, peerURL string) (clusterInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	info, err := n.askPeer(ctx, peerURL)
+	if err == nil && info.ClusterID != n.cluster {
+		err = errOtherCluster
+	}
+	return info, err
+}
+
+var errOtherCluster = refusal{http.StatusPreconditionFailed, notHostile, "this is another cluster"}

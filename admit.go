@@ -1,0 +1,187 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/http"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// What a message must be to get to raft. raft trusts its peers: it panics at
+// what no peer of its own kind sends, and takes over any term. Checked here is
+// what can be told from the message and from this node's term; what raft's log
+// has to say of it is checked on the raft loop.
+
+const (
+	// maxTerm is above every term that elections reach: one a millisecond for
+	// 8,900 years.
+	maxTerm = 1 << 48
+	// maxTermLeap is by how much a message's term may be above this node's. A
+	// node that was away for a century of elections passes.
+	maxTermLeap = 1 << 32
+	// maxReadContext bounds the context of a round of ReadIndex.
+	maxReadContext = 256
+	// heartbeatContext is the length of the context by which raft tells rounds of
+	// heartbeats apart.
+	heartbeatContext = 8
+)
+
+// peerMessages are the types that peers send. MsgTransferLeader is not among
+// them: a leader transfers leadership by itself, and raft panics when the
+// message has to be passed on.
+var peerMessages = map[raftpb.MessageType]func(*raftpb.Message) error{
+	raftpb.MsgProp:          checkProposal,
+	raftpb.MsgApp:           checkAppend,
+	raftpb.MsgAppResp:       nil,
+	raftpb.MsgVote:          nil,
+	raftpb.MsgVoteResp:      nil,
+	raftpb.MsgPreVote:       nil,
+	raftpb.MsgPreVoteResp:   nil,
+	raftpb.MsgSnap:          checkSnapshot,
+	raftpb.MsgHeartbeat:     nil,
+	raftpb.MsgHeartbeatResp: checkHeartbeatResp,
+	raftpb.MsgTimeoutNow:    nil,
+	raftpb.MsgReadIndex:     checkReadIndex,
+	raftpb.MsgReadIndexResp: checkReadIndex,
+}
+
+func malformed(format string, args ...any) error {
+	return refusal{http.StatusBadRequest, refusedMalformed, fmt.Sprintf(format, args...)}
+}
+
+// checkMessage refuses what no peer sends.
+func checkMessage(m *raftpb.Message) error {
+	check, ok := peerMessages[m.GetType()]
+	if !ok {
+		return malformed("a %s message does not come from a peer", m.GetType())
+	}
+	// Proposals and reads are passed on to whoever leads, in whatever term.
+	termless := m.GetType() == raftpb.MsgProp || m.GetType() == raftpb.MsgReadIndex
+	if termless != (m.GetTerm() == 0) {
+		return malformed("a %s message of term %d", m.GetType(), m.GetTerm())
+	}
+	if check == nil {
+		return nil
+	}
+	return check(m)
+}
+
+// checkTerm refuses a term that no election has led to. own is that of this
+// node, or the highest that a member has told it when it asked.
+func checkTerm(term, own uint64) error {
+	switch {
+	case term > maxTerm:
+		return refusal{http.StatusBadRequest, refusedTerm, fmt.Sprintf("no cluster gets to term %d", term)}
+	case term > own && term-own > maxTermLeap:
+		return refusal{http.StatusBadRequest, refusedTerm, fmt.Sprintf("term %d is too far above term %d", term, own)}
+	}
+	return nil
+}
+
+// checkProposal keeps entries that no node could apply out of the log, where
+// they would stop every node at every start.
+func checkProposal(m *raftpb.Message) error {
+	if len(m.GetEntries()) == 0 {
+		return malformed("a proposal of nothing")
+	}
+	for _, e := range m.GetEntries() {
+		if e.GetType() != raftpb.EntryNormal {
+			return malformed("membership changes are proposed by the leader alone")
+		}
+		if _, _, err := decodeBatch(e.GetData()); err != nil {
+			return malformed("proposal: %v", err)
+		}
+	}
+	return nil
+}
+
+// checkAppend refuses entries that are no piece of a log: their indexes follow
+// the one before them, and terms never sink, nor go above the leader's.
+func checkAppend(m *raftpb.Message) error {
+	index, term := m.GetIndex(), m.GetLogTerm()
+	for _, e := range m.GetEntries() {
+		index++
+		if e.GetIndex() != index || index == 0 {
+			return malformed("entry %d where entry %d belongs", e.GetIndex(), index)
+		}
+		if e.GetTerm() < term || e.GetTerm() == 0 || e.GetTerm() > m.GetTerm() {
+			return malformed("entry %d of term %d behind one of term %d, from a leader of term %d", index, e.GetTerm(), term, m.GetTerm())
+		}
+		term = e.GetTerm()
+	}
+	return nil
+}
+
+func checkReadIndex(m *raftpb.Message) error {
+	if n := len(m.GetEntries()); n != 1 {
+		return malformed("a %s message with %d entries in place of one", m.GetType(), n)
+	}
+	if n := len(m.GetEntries()[0].GetData()); n > maxReadContext {
+		return malformed("a context of %d bytes for a read", n)
+	}
+	return nil
+}
+
+// checkHeartbeatResp: raft reads a number from the context.
+func checkHeartbeatResp(m *raftpb.Message) error {
+	if n := len(m.GetContext()); n != 0 && n != heartbeatContext {
+		return malformed("a heartbeat answered with a context of %d bytes", n)
+	}
+	return nil
+}
+
+// checkSnapshot refuses members that are no configuration of this program's.
+func checkSnapshot(m *raftpb.Message) error {
+	meta := m.GetSnapshot().GetMetadata()
+	if meta.GetIndex() == 0 || meta.GetTerm() == 0 || meta.GetTerm() > m.GetTerm() {
+		return malformed("a snapshot of index %d and term %d in term %d", meta.GetIndex(), meta.GetTerm(), m.GetTerm())
+	}
+	cs := meta.GetConfState()
+	if len(cs.GetVoters()) == 0 || len(cs.GetVotersOutgoing()) > 0 || len(cs.GetLearnersNext()) > 0 || cs.GetAutoLeave() {
+		return malformed("a snapshot of the configuration %v", cs)
+	}
+	seen := make(map[uint64]bool)
+	for _, ids := range [][]uint64{cs.GetVoters(), cs.GetLearners()} {
+		for _, id := range ids {
+			if checkID(id) != nil || seen[id] {
+				return malformed("a snapshot of the configuration %v", cs)
+			}
+			seen[id] = true
+		}
+	}
+	return nil
+}
+
+// readRounds is the newest round of heartbeats that this node has sent as a
+// leader to confirm reads. It belongs to the raft loop.
+type readRounds struct{ term, last uint64 }
+
+// sent notes a message that goes out.
+func (r *readRounds) sent(m *raftpb.Message) {
+	if m.GetType() != raftpb.MsgHeartbeat || len(m.GetContext()) != heartbeatContext {
+		return
+	}
+	if m.GetTerm() != r.term {
+		*r = readRounds{term: m.GetTerm()}
+	}
+	r.last = max(r.last, binary.LittleEndian.Uint64(m.GetContext()))
+}
+
+// checkRound refuses the answer to a round of heartbeats that this node, which
+// leads, has not sent: raft would look for the reads of it, and panic.
+func (n *raftNode) checkRound(m *raftpb.Message) error {
+	if m.GetType() != raftpb.MsgHeartbeatResp || len(m.GetContext()) != heartbeatContext {
+		return nil
+	}
+	st := n.loop.rn.BasicStatus()
+	if st.RaftState != raft.StateLeader || st.GetTerm() != m.GetTerm() {
+		return nil // raft does not look at the round
+	}
+	sent, got := n.loop.rounds, binary.LittleEndian.Uint64(m.GetContext())
+	if got > sent.last || sent.term != m.GetTerm() {
+		return malformed("an answer to round %d of heartbeats in term %d, which was not sent", got, m.GetTerm())
+	}
+	return nil
+}

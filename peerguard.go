@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"path"
+	"regexp"
+	"strconv"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// What stands before rafthttp on the peer listener. rafthttp reads a body
+// without limit, starts goroutines and dials for whoever a header names, keeps
+// a metric for each sender and each connection that sends rubbish, and panics at
+// a header that is no version. So what does not come from a member, or is no
+// message, does not get to it.
+//
+// The streams on which most messages come need no guard here: this node has
+// opened them, to the URLs of members; rafthttp bounds what it reads there.
+
+const (
+	// maxValueLimit is the largest --max-value-size.
+	maxValueLimit = 64 << 20
+	// maxMessageBytes is the largest message: one entry of one command with the
+	// largest value that any node may take, and what surrounds it.
+	maxMessageBytes = maxValueLimit + 1<<20
+	// smallMessageBytes is the largest message that has a place beside large
+	// ones, so that votes and heartbeats never wait for those. maxSmallMessages
+	// is how many of them may come in at once.
+	smallMessageBytes = 64 << 10
+	maxSmallMessages  = 256
+	// maxIncomingBytes bounds what large messages take while they come in, all
+	// together, as read and once more as decoded.
+	maxIncomingBytes = maxMessageBytes + 16<<20
+	// entryBytes is about what an entry takes in memory beside its data.
+	entryBytes = 128
+	// A message has messageReadLimit to come in, and a second more for each
+	// messageReadRate.
+	messageReadLimit = 10 * time.Second
+	messageReadRate  = 1 << 20
+)
+
+// Fields of raftpb.Message that the guard looks for before it decodes.
+const (
+	fieldEntries   = 7
+	fieldSnapshot  = 9
+	fieldResponses = 14
+)
+
+// peerGuard stands before rafthttp's handler.
+type peerGuard struct {
+	node     *raftNode
+	rafthttp http.Handler
+	small    *semaphore.Weighted // messages
+	large    *semaphore.Weighted // bytes
+	uploads  uploads
+}
+
+func newPeerGuard(n *raftNode, rafthttp http.Handler) *peerGuard {
+	return &peerGuard{
+		node: n, rafthttp: rafthttp,
+		small: semaphore.NewWeighted(maxSmallMessages), large: semaphore.NewWeighted(maxIncomingBytes),
+		uploads: uploads{freeSpace: freeSpace},
+	}
+}
+
+// routes puts the guard and what it guards on a mux.
+func (g *peerGuard) routes(mux *http.ServeMux) {
+	mux.HandleFunc("/raft", g.serveMessage)
+	mux.HandleFunc("/raft/stream/", g.serveStream)
+	mux.HandleFunc("/raft/snapshot", g.serveSnapshot)
+	mux.Handle("/raft/", g.rafthttp) // probing, and what is not there
+}
+
+// refuse answers with a refusal and counts it.
+func (g *peerGuard) refuse(w http.ResponseWriter, r *http.Request, from uint64, why refusal) {
+	g.node.refusals.note(from, why)
+	// Without a version rafthttp takes this for a server that has no streams;
+	// the version of who asks will do.
+	if v := r.Header.Get("X-Server-Version"); versionHeader.MatchString(v) {
+		w.Header().Set("X-Server-Version", v)
+	}
+	w.Header().Set("X-Etcd-Cluster-ID", types.ID(g.node.cluster).String())
+	why.WriteTo(w)
+}
+
+// versionHeader is what rafthttp reads without a panic, as nodes send it.
+var versionHeader = regexp.MustCompile(`^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-9A-Za-z]+(\.[0-9A-Za-z]+)*)?$`)
+
+// letIn reports whether a request of rafthttp's comes from a member. If not, it
+// is answered. rafthttp never sees the sender's URLs: it would dial them.
+func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string) (from uint64, ok bool) {
+	n, urls := g.node, r.Header.Get("X-PeerURLs")
+	r.Header.Del("X-PeerURLs")
+	for _, name := range []string{"X-Server-Version", "X-Min-Cluster-Version"} {
+		if v := r.Header.Get(name); v != "" && !versionHeader.MatchString(v) {
+			g.refuse(w, r, 0, refusal{http.StatusBadRequest, refusedMalformed, fmt.Sprintf("%s: %.100q is no version", name, v)})
+			return 0, false
+		}
+	}
+	if r.Header.Get("X-Etcd-Cluster-ID") != types.ID(n.cluster).String() {
+		g.rafthttp.ServeHTTP(w, r) // refuses it with the words that its peer understands
+		return 0, false
+	}
+	id, err := types.IDFromString(sender)
+	from = uint64(id)
+	switch {
+	case err != nil || checkID(from) != nil || from == n.id:
+		g.refuse(w, r, from, refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("%.100q is not the ID of a peer", sender)})
+		return from, false
+	case n.kv.isRemoved(from):
+		return from, true // which Process, or rafthttp for a stream, tells it
+	case !n.known.knows(from):
+		n.known.claim(from, urls, r.RemoteAddr)
+		g.refuse(w, r, from, unknownSender(from))
+		return from, false
+	}
+	return from, true
+}
+
+// serveStream lets a member open the stream on which it gets this node's
+// messages.
+func (g *peerGuard) serveStream(w http.ResponseWriter, r *http.Request) {
+	if _, ok := g.letIn(w, r, path.Base(r.URL.Path)); ok {
+		g.rafthttp.ServeHTTP(w, r)
+	}
+}
+
+// serveMessage takes a single message.
+func (g *peerGuard) serveMessage(w http.ResponseWriter, r *http.Request) {
+	from, ok := g.letIn(w, r, r.Header.Get("X-Server-From"))
+	if !ok {
+		return
+	}
+	if r.Method != http.MethodPost {
+		g.rafthttp.ServeHTTP(w, r)
+		return
+	}
+	body, release, err := g.readMessage(w, r)
+	if err != nil {
+		g.refuse(w, r, from, *err)
+		return
+	}
+	defer release()
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	g.rafthttp.ServeHTTP(w, r)
+}
+
+// readMessage reads a message that would be admitted. Until release is called
+// it counts among those that are coming in.
+func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err *refusal) {
+	size := r.ContentLength
+	switch {
+	case size < 0:
+		return nil, nil, &refusal{http.StatusLengthRequired, refusedMalformed, "a message without a length"}
+	case size > maxMessageBytes:
+		return nil, nil, &refusal{http.StatusRequestEntityTooLarge, refusedSize,
+			fmt.Sprintf("a message of %d bytes, where %d are allowed", size, maxMessageBytes)}
+	}
+	sem, weight := g.small, int64(1)
+	if size > smallMessageBytes {
+		sem, weight = g.large, size
+	}
+	if !sem.TryAcquire(weight) {
+		return nil, nil, &refusal{http.StatusServiceUnavailable, refusedBusy, "too many messages are coming in"}
+	}
+	release = func() { sem.Release(weight) }
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	limit := messageReadLimit + time.Duration(size/messageReadRate)*time.Second
+	conn := http.NewResponseController(w)
+	if err := conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		return nil, nil, &refusal{http.StatusInternalServerError, notHostile, err.Error()}
+	}
+	body = make([]byte, size)
+	if _, err := io.ReadFull(r.Body, body); err != nil {
+		return nil, nil, &refusal{http.StatusBadRequest, notHostile, "the message broke off: " + err.Error()}
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return nil, nil, &refusal{http.StatusInternalServerError, notHostile, err.Error()}
+	}
+	// Entries of two bytes each take fifty times as much when they are decoded.
+	entries, why := countEntries(body, fieldEntries)
+	if why != nil {
+		return nil, nil, why
+	}
+	if more := int64(entries) * entryBytes; more > smallMessageBytes {
+		if !g.large.TryAcquire(more) {
+			return nil, nil, &refusal{http.StatusServiceUnavailable, refusedBusy, strconv.Itoa(entries) + " entries, while others are coming in"}
+		}
+		before := release
+		release = func() { before(); g.large.Release(more) }
+	}
+	m := new(raftpb.Message)
+	if err := proto.Unmarshal(body, m); err != nil {
+		return nil, nil, &refusal{http.StatusBadRequest, refusedMalformed, "no message: " + err.Error()}
+	}
+	// Process asks again; but a metric of rafthttp's is named after the sender.
+	if err := g.node.admit(m); err != nil {
+		return nil, nil, asRefusal(err)
+	}
+	return body, release, nil
+}
+
+// countEntries looks through an encoded message. It refuses one that nests
+// others, which no node sends, and of entries and snapshot the one that it is
+// not asked to let pass.
+func countEntries(b []byte, allowed protowire.Number) (entries int, why *refusal) {
+	for len(b) > 0 {
+		num, _, n := protowire.ConsumeField(b)
+		switch {
+		case n < 0:
+			return 0, &refusal{http.StatusBadRequest, refusedMalformed, "no message: " + protowire.ParseError(n).Error()}
+		case num == fieldResponses, (num == fieldEntries || num == fieldSnapshot) && num != allowed:
+			return 0, &refusal{http.StatusBadRequest, refusedMalformed, fmt.Sprintf("a message with field %d, which does not belong here", num)}
+		case num == fieldEntries:
+			entries++
+		}
+		b = b[n:]
+	}
+	return entries, nil
+}

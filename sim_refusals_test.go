@@ -1,0 +1,36 @@
+//go:build unix
+
+package main
+
+// hostileKinds are the refusals that no cluster without a stranger at its peer
+// ports has, however bad its network is.
+var hostileKinds = []refusalKind{refusedAddress, refusedTerm, refusedMalformed, refusedSize, refusedBusy, refusedRoom}
+
+// noteRefusals adds up what a node refused in the life that has ended.
+func (c *simCluster) noteRefusals(srv *server) {
+	if c.refused == nil {
+		c.refused = make(map[refusalKind]uint64)
+	}
+	for _, kind := range append(hostileKinds, refusedSender) {
+		c.refused[kind] += srv.node.refusals.count(kind)
+	}
+}
+
+// refusals returns how much all nodes have refused for one reason.
+func (c *simCluster) refusals(kind refusalKind) uint64 {
+	sum := c.refused[kind]
+	for _, id := range c.up() {
+		sum += c.nodes[id].srv.node.refusals.count(kind)
+	}
+	return sum
+}
+
+// checkRefusals reports refusals of what nodes themselves have sent.
+func (c *simCluster) checkRefusals() {
+	c.t.Helper()
+	for _, kind := range hostileKinds {
+		if n := c.refusals(kind); n > 0 && !c.attacked {
+			c.t.Errorf("%d messages between nodes were refused: %s", n, kind)
+		}
+	}
+}
