@@ -95,21 +95,28 @@ func simulateWith(t *testing.T, n int, tweak func(*config), test func(c *simClus
 	t.Logf("RAFTKV_SIM_SEED=%d", seed)
 	dir := t.TempDir()
 	inBubble(t, func(t *testing.T) {
-		c := &simCluster{
-			t: t, dir: dir, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)),
-			net: newSimNet(t, seed), nodes: make(map[uint64]*simNode), tweak: tweak, lives: make(chan struct{}, 1),
-		}
+		c := newSimCluster(t, dir, seed, n, tweak)
 		defer c.close()
-		for id := range uint64(n) {
-			c.peers = append(c.peers, peer{ID: id + 1, URL: simURL(id + 1)})
-		}
-		for _, p := range c.peers {
-			c.nodes[p.ID] = &simNode{id: p.ID, dir: c.nodeDir(p.ID, 0)}
-			c.start(p.ID)
-		}
 		test(c)
 		c.check()
 	})
+}
+
+// newSimCluster makes a cluster of n nodes and starts them. It is called in a
+// bubble.
+func newSimCluster(t *testing.T, dir string, seed uint64, n int, tweak func(*config)) *simCluster {
+	c := &simCluster{
+		t: t, dir: dir, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)),
+		net: newSimNet(t, seed), nodes: make(map[uint64]*simNode), tweak: tweak, lives: make(chan struct{}, 1),
+	}
+	for id := range uint64(n) {
+		c.peers = append(c.peers, peer{ID: id + 1, URL: simURL(id + 1)})
+	}
+	for _, p := range c.peers {
+		c.nodes[p.ID] = &simNode{id: p.ID, dir: c.nodeDir(p.ID, 0)}
+		c.start(p.ID)
+	}
+	return c
 }
 
 func simURL(id uint64) string { return fmt.Sprintf("http://10.0.0.%d:2380", id) }

@@ -1,0 +1,183 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// replace replaces a member by a new one while others may be down.
+func (c *simCluster) replace(old, id uint64) {
+	c.t.Helper()
+	via := func() uint64 { return c.leader() }
+	if err := c.change(via(), addRequest(id)); err != nil {
+		c.t.Fatal(err)
+	}
+	c.join(id)
+	c.awaitVoter(id, id)
+	if err := c.change(via(), memberRequest{Op: opRemove, ID: old}); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.ended(old); !errors.Is(err, errRemoved) {
+		c.t.Errorf("node %d ended with: %v", old, err)
+	}
+}
+
+// Guarantee: a node that slept while all others were replaced comes back. None
+// of the members that it knows is there any more, so it has to take a stranger's
+// word, as far as that can be relied on. With a log that reaches back, and with
+// one that does not, so that it needs a snapshot from a stranger.
+func TestSimSleeperAmongStrangers(t *testing.T) {
+	for _, every := range []uint64{10, 100000} {
+		t.Run(fmt.Sprintf("snapshots every %d", every), func(t *testing.T) {
+			simulateWith(t, 3, func(cfg *config) { cfg.SnapshotCount = every }, func(c *simCluster) {
+				c.put(c.leader(), "k", c.value())
+				sleeper := c.followers()[0]
+				c.crash(sleeper)
+				others := c.up()
+				c.replace(others[0], 4)
+				c.replace(others[1], 5)
+				var v string
+				for range 30 {
+					v = c.value()
+					c.put(c.leader(), "k", v)
+				}
+				c.start(sleeper)
+				c.want(sleeper, "k", v)
+				m, _ := c.nodes[sleeper].srv.kv.membership()
+				if voters := m.voters(); !slices.Equal(voters, []uint64{sleeper, 4, 5}) {
+					t.Errorf("voters %v", voters)
+				}
+				// It counts: without it there is no majority.
+				c.crash(4)
+				c.put(sleeper, "k", c.value())
+			})
+		})
+	}
+}
+
+// A leader that was added while this node was away is asked for from a member
+// that this node knows, at once: at its start, or when it can be reached again.
+func TestSimSleeperAsksMembers(t *testing.T) {
+	for _, down := range []bool{true, false} {
+		t.Run(fmt.Sprintf("down %v", down), func(t *testing.T) {
+			simulate(t, 3, func(c *simCluster) {
+				c.put(c.leader(), "k", c.value())
+				away := c.followers()[0]
+				if down {
+					c.crash(away)
+				} else {
+					c.net.isolate(away, 1, 2, 3, 4)
+				}
+				leader := c.leader()
+				if err := c.change(leader, addRequest(4)); err != nil {
+					t.Fatal(err)
+				}
+				c.join(4)
+				c.awaitVoter(4, 4)
+				if _, err := c.nodes[leader].srv.members.letLead(context.Background(), 4); err != nil {
+					t.Fatal(err)
+				}
+				v := c.value()
+				c.put(4, "k", v)
+				if down {
+					c.start(away)
+				} else {
+					c.net.heal()
+				}
+				began := time.Now()
+				c.want(away, "k", v)
+				if took := time.Since(began); took > 3*time.Second {
+					t.Errorf("the node came back after %v", took)
+				}
+				if n := c.refusals(refusedSender); n == 0 && !down {
+					t.Error("it knew node 4 already: this tests nothing")
+				}
+			})
+		})
+	}
+}
+
+// A stranger that says it is a member is not believed while the cluster can be
+// asked: no peer is made of it, and nobody asks it.
+func TestSimStranger(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.attacked = true
+		leader := c.leader()
+		for _, id := range c.up() {
+			node := c.nodes[id].srv.node
+			asked := node.askPeer
+			node.askPeer = func(ctx context.Context, url string) (clusterInfo, error) {
+				if url != simURL(1) && url != simURL(2) && url != simURL(3) {
+					t.Errorf("node %d asks %s", id, url)
+				}
+				return asked(ctx, url)
+			}
+		}
+		for round := range uint64(200) {
+			for _, id := range c.up() {
+				node := c.nodes[id].srv.node
+				stranger := 1000 + round
+				m := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(stranger), To: new(id), Term: new(uint64(1))}
+				node.known.claim(stranger, "http://10.9.9.9:80", "10.9.9.9:4711")
+				var r refusal
+				if err := node.Process(context.Background(), m); !errors.As(err, &r) || r.kind != refusedSender {
+					t.Fatalf("a message of node %d: %v", stranger, err)
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		for _, id := range c.up() {
+			if n := len(c.nodes[id].srv.node.known.learned); n > 0 {
+				t.Errorf("node %d has learned of %d strangers", id, n)
+			}
+		}
+		if now := c.leader(); now != leader {
+			t.Errorf("leader %d became %d", leader, now)
+		}
+	})
+}
+
+// A cluster whose term was driven up, by 2^32 at a time, still takes in nodes
+// that begin in term 0, and those that were away meanwhile.
+func TestSimTermDrivenUp(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.attacked = true
+		c.put(c.leader(), "k", c.value())
+		sleeper := c.followers()[0]
+		c.crash(sleeper)
+		for range 3 {
+			leader := c.leader()
+			_, term, _ := c.nodes[leader].srv.node.leaders.get()
+			from := c.followers()[0]
+			m := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(from), To: new(leader), Term: new(term + maxTermLeap)}
+			if err := c.nodes[leader].srv.node.Process(context.Background(), m); err != nil {
+				t.Fatal(err)
+			}
+			c.await("a leader in a higher term", func() bool {
+				_, now, _ := c.nodes[c.leader()].srv.node.leaders.get()
+				return now > term+maxTermLeap
+			})
+		}
+		c.start(sleeper)
+		v := c.value()
+		c.put(c.leader(), "k", v)
+		c.want(sleeper, "k", v)
+		if err := c.change(c.leader(), addRequest(4)); err != nil {
+			t.Fatal(err)
+		}
+		c.join(4)
+		c.awaitVoter(4, 4)
+		c.want(4, "k", v)
+		if c.refusals(refusedTerm) == 0 {
+			t.Error("no term was refused at first: this tests nothing")
+		}
+	})
+}
