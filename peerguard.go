@@ -7,11 +7,11 @@ import (
 	"net/http"
 	"path"
 	"regexp"
-	"strconv"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -46,6 +46,9 @@ const (
 	// messageReadRate.
 	messageReadLimit = 10 * time.Second
 	messageReadRate  = 1 << 20
+	// refusedReadLimit is how long the rest of a refused body may take: net/http
+	// reads some of it before it answers.
+	refusedReadLimit = time.Second
 )
 
 // Fields of raftpb.Message that the guard looks for before it decodes.
@@ -62,13 +65,15 @@ type peerGuard struct {
 	small    *semaphore.Weighted // messages
 	large    *semaphore.Weighted // bytes
 	uploads  uploads
+	// readLimit is messageReadLimit, shorter in tests.
+	readLimit time.Duration
 }
 
 func newPeerGuard(n *raftNode, rafthttp http.Handler) *peerGuard {
 	return &peerGuard{
 		node: n, rafthttp: rafthttp,
 		small: semaphore.NewWeighted(maxSmallMessages), large: semaphore.NewWeighted(maxIncomingBytes),
-		uploads: uploads{freeSpace: freeSpace},
+		uploads: uploads{freeSpace: freeSpace}, readLimit: messageReadLimit,
 	}
 }
 
@@ -89,6 +94,9 @@ func (g *peerGuard) refuse(w http.ResponseWriter, r *http.Request, from uint64, 
 		w.Header().Set("X-Server-Version", v)
 	}
 	w.Header().Set("X-Etcd-Cluster-ID", types.ID(g.node.cluster).String())
+	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedReadLimit)); err != nil {
+		g.node.log.Debug("no deadline for a refused request", zap.Error(err))
+	}
 	why.WriteTo(w)
 }
 
@@ -144,73 +152,77 @@ func (g *peerGuard) serveMessage(w http.ResponseWriter, r *http.Request) {
 		g.rafthttp.ServeHTTP(w, r)
 		return
 	}
-	body, release, err := g.readMessage(w, r)
-	if err != nil {
-		g.refuse(w, r, from, *err)
+	var place places
+	defer place.release()
+	body, why := g.readMessage(w, r, &place)
+	if why != nil {
+		g.refuse(w, r, from, *why)
 		return
 	}
-	defer release()
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	g.rafthttp.ServeHTTP(w, r)
 }
 
-// readMessage reads a message that would be admitted. Until release is called
-// it counts among those that are coming in.
-func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err *refusal) {
+// places is what one message holds of what all together may take.
+type places []func()
+
+// take reports whether there was room.
+func (p *places) take(of *semaphore.Weighted, n int64) bool {
+	ok := of.TryAcquire(n)
+	if ok {
+		*p = append(*p, func() { of.Release(n) })
+	}
+	return ok
+}
+
+func (p *places) release() {
+	for _, f := range *p {
+		f()
+	}
+}
+
+// readMessage reads a message that would be admitted.
+func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *places) (body []byte, why *refusal) {
 	size := r.ContentLength
 	switch {
 	case size < 0:
-		return nil, nil, &refusal{http.StatusLengthRequired, refusedMalformed, "a message without a length"}
+		return nil, &refusal{http.StatusLengthRequired, refusedMalformed, "a message without a length"}
 	case size > maxMessageBytes:
-		return nil, nil, &refusal{http.StatusRequestEntityTooLarge, refusedSize,
+		return nil, &refusal{http.StatusRequestEntityTooLarge, refusedSize,
 			fmt.Sprintf("a message of %d bytes, where %d are allowed", size, maxMessageBytes)}
+	case size <= smallMessageBytes && !place.take(g.small, 1), size > smallMessageBytes && !place.take(g.large, size):
+		return nil, &refusal{http.StatusServiceUnavailable, refusedBusy, "too many messages are coming in"}
 	}
-	sem, weight := g.small, int64(1)
-	if size > smallMessageBytes {
-		sem, weight = g.large, size
-	}
-	if !sem.TryAcquire(weight) {
-		return nil, nil, &refusal{http.StatusServiceUnavailable, refusedBusy, "too many messages are coming in"}
-	}
-	release = func() { sem.Release(weight) }
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	limit := messageReadLimit + time.Duration(size/messageReadRate)*time.Second
+	limit := g.readLimit + time.Duration(size/messageReadRate)*time.Second
 	conn := http.NewResponseController(w)
-	if err := conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
-		return nil, nil, &refusal{http.StatusInternalServerError, notHostile, err.Error()}
-	}
 	body = make([]byte, size)
-	if _, err := io.ReadFull(r.Body, body); err != nil {
-		return nil, nil, &refusal{http.StatusBadRequest, notHostile, "the message broke off: " + err.Error()}
+	err := conn.SetReadDeadline(time.Now().Add(limit))
+	if err == nil {
+		_, err = io.ReadFull(r.Body, body)
 	}
-	if err := conn.SetReadDeadline(time.Time{}); err != nil {
-		return nil, nil, &refusal{http.StatusInternalServerError, notHostile, err.Error()}
+	if err == nil {
+		err = conn.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		return nil, &refusal{http.StatusBadRequest, notHostile, "the message broke off: " + err.Error()}
 	}
 	// Entries of two bytes each take fifty times as much when they are decoded.
 	entries, why := countEntries(body, fieldEntries)
 	if why != nil {
-		return nil, nil, why
+		return nil, why
 	}
-	if more := int64(entries) * entryBytes; more > smallMessageBytes {
-		if !g.large.TryAcquire(more) {
-			return nil, nil, &refusal{http.StatusServiceUnavailable, refusedBusy, strconv.Itoa(entries) + " entries, while others are coming in"}
-		}
-		before := release
-		release = func() { before(); g.large.Release(more) }
+	if more := int64(entries) * entryBytes; more > smallMessageBytes && !place.take(g.large, more) {
+		return nil, &refusal{http.StatusServiceUnavailable, refusedBusy, fmt.Sprintf("%d entries, while others are coming in", entries)}
 	}
 	m := new(raftpb.Message)
 	if err := proto.Unmarshal(body, m); err != nil {
-		return nil, nil, &refusal{http.StatusBadRequest, refusedMalformed, "no message: " + err.Error()}
+		return nil, &refusal{http.StatusBadRequest, refusedMalformed, "no message: " + err.Error()}
 	}
 	// Process asks again; but a metric of rafthttp's is named after the sender.
 	if err := g.node.admit(m); err != nil {
-		return nil, nil, asRefusal(err)
+		return nil, asRefusal(err)
 	}
-	return body, release, nil
+	return body, nil
 }
 
 // countEntries looks through an encoded message. It refuses one that nests

@@ -191,7 +191,7 @@ func TestSimHostileMessages(t *testing.T) {
 						before := c.refusals(tc.kind)
 						err, alive := tg.strike(m)
 						if !alive {
-							t.Fatalf("node %d, leader %d, ended: %v", id, leader, tg.srv.group.Wait())
+							c.t.Fatalf("node %d, leader %d, ended: %v", id, leader, tg.srv.group.Wait())
 						}
 						// What only a leader looks at is no matter to others.
 						if now := c.refusals(tc.kind); now == before && (name != "round that was not begun" || id == leader) {
@@ -252,10 +252,10 @@ func TestSimHostileSnapshot(t *testing.T) {
 				m.Snapshot = &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(st.index), Term: new(st.term), ConfState: cs}}
 				err, alive := tg.strike(m)
 				if !alive {
-					t.Fatalf("node %d ended: %v", id, tg.srv.group.Wait())
+					c.t.Fatalf("node %d ended: %v", id, tg.srv.group.Wait())
 				}
 				if err == nil {
-					t.Error("it was taken")
+					c.t.Fatal("it was taken")
 				}
 				if after := snapFiles(t, tg.srv.cfg.DataDir); len(after) != len(before) {
 					t.Errorf("in snap/: %v, before: %v", after, before)
