@@ -39,16 +39,19 @@ what it owns; the last column says how others reach it.
 	liveness.run                     nothing                       asks each loop for a sign of life
 	sendSnapshot, one for each       the file it reads             ends when sent
 	watchRemoval                     nothing                       errorC
+	watchLinks, askLink              what is known of the links    links.mu; peersMu, shared with the apply loop
 	letGo, one for a removed peer    nothing                       ends after three ticks
 	logQueue, one for the process    the lines of the log          logQueue.mu guards the queue
 	tuneGC, one for the process      nothing                       ends with a signal; not waited for
 	two listeners (listener.go)      their HTTP servers            stop, cut
 	HTTP handlers                    their request
 
-Locks are held for moments, never while waiting or writing to disk, with two
-exceptions: the mark keeper's, so that the mark can be lowered in time, and the
-inbox's, while it verifies a snapshot that came in. No code
-holds two, except that the reader looks at the leadership while it holds its own.
+Locks are held for moments, never while waiting or writing to disk, with three
+exceptions: the mark keeper's, so that the mark can be lowered in time, the
+inbox's, while it verifies a snapshot that came in, and peersMu, while rafthttp
+ends the goroutines of a peer. No code holds two, except that the reader looks at
+the leadership while it holds its own, and that the locks of the gate, the links
+and the mailbox are taken under peersMu.
 
 # Invariants
 

@@ -155,6 +155,7 @@ func newPeerServer(log *zap.Logger) *http.Server {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnContext:       keepConn,
 		ErrorLog:          zap.NewStdLog(log.Named("peer-http")),
 	}
 }

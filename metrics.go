@@ -57,6 +57,10 @@ func newMetrics(s *statusReporter, p *proposer, more ...prometheus.Collector) *m
 		Help: "Checks on which a majority agreed, as applied since the start.",
 	}, func() float64 { return float64(s.kv.agreement.decided.Load()) }))
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "raftkv_links_remade_total",
+		Help: "Times that all connections to a peer were made anew because the link was broken.",
+	}, func() float64 { return float64(s.node.links.remade.Load()) }))
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "raftkv_batch_retries_total",
 		Help: "Batches proposed again because raft may have lost them.",
 	}, func() float64 { return float64(p.retried()) }))

@@ -62,6 +62,7 @@ const (
 type peerGuard struct {
 	node     *raftNode
 	rafthttp http.Handler
+	streams  http.Handler        // rafthttp's, which the links keep an eye on
 	small    *semaphore.Weighted // messages
 	large    *semaphore.Weighted // bytes
 	uploads  uploads
@@ -71,7 +72,7 @@ type peerGuard struct {
 
 func newPeerGuard(n *raftNode, rafthttp http.Handler) *peerGuard {
 	return &peerGuard{
-		node: n, rafthttp: rafthttp,
+		node: n, rafthttp: rafthttp, streams: n.links.holdStreams(rafthttp),
 		small: semaphore.NewWeighted(maxSmallMessages), large: semaphore.NewWeighted(maxIncomingBytes),
 		uploads: uploads{freeSpace: freeSpace}, readLimit: messageReadLimit,
 	}
@@ -138,7 +139,7 @@ func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string)
 // messages.
 func (g *peerGuard) serveStream(w http.ResponseWriter, r *http.Request) {
 	if _, ok := g.letIn(w, r, path.Base(r.URL.Path)); ok {
-		g.rafthttp.ServeHTTP(w, r)
+		g.streams.ServeHTTP(w, r)
 	}
 }
 

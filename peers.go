@@ -91,6 +91,7 @@ func (c clusterInfo) member(id uint64) (memberInfo, bool) {
 func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	newPeerGuard(s.node, raftHandler).routes(mux)
+	mux.HandleFunc("GET "+linkPath+"{id}", s.node.links.serve)
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
 	})
@@ -167,7 +168,9 @@ type peerClient struct {
 }
 
 func newPeerClient() *peerClient {
-	return &peerClient{process: newProcessID(), http: &http.Client{Transport: &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}}}
+	return &peerClient{process: newProcessID(), http: &http.Client{Transport: &http.Transport{
+		Proxy: nil, DialContext: newPeerDialer().DialContext, MaxIdleConnsPerHost: 2, IdleConnTimeout: peerIdleLimit,
+	}}}
 }
 
 // cluster asks a peer what it knows of the cluster.
@@ -260,7 +263,7 @@ func (c *peerClient) do(req *http.Request, into any) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answered %s: %s", req.URL, resp.Status, bytes.TrimSpace(body))
+		return &answerError{req.URL.String(), resp.Status, string(bytes.TrimSpace(body))}
 	}
 	return json.Unmarshal(body, into)
 }

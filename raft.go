@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -90,7 +91,13 @@ type raftNode struct {
 	pulse, persistPulse *pulse // of the raft loop and of the persist loop
 
 	transport transport
-	peers     map[uint64]string // in the transport; owned by the apply loop after start
+	links     *links
+	// peersMu guards peers and receiving, and is held while a peer is added to
+	// the transport or taken out of it: the apply loop does that as the
+	// membership says, watchLinks when a link is broken.
+	peersMu   sync.Mutex
+	peers     map[uint64]string // in the transport, but for those that letGo still has to take out
+	receiving map[uint64]int    // snapshots on their way to a peer
 	gate      gate
 	inbox     *inbox
 	// askPeer asks the peer at a URL what it knows of the cluster.
@@ -98,6 +105,10 @@ type raftNode struct {
 	// askStand asks the peer at a URL where its log stands against node's.
 	askStand func(ctx context.Context, peerURL string, node, index uint64) (stand, error)
 	signs    chan sign // from the raft loop: what is to be looked into
+	// askPeerLink asks the peer at a URL for a sign of life; activeSince is what
+	// the transport believes.
+	askPeerLink func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error)
+	activeSince func(id uint64) time.Time
 
 	group *errgroup.Group
 	life  context.Context // ends when the node stops, with the cause

@@ -16,6 +16,7 @@ import (
 // Process takes a message from a peer (rafthttp.Raft). What cannot be meant
 // for this node, or would stop it, does not get to raft.
 func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
+	n.links.hear(m.GetFrom())
 	err := n.admit(m)
 	if err == nil && m.GetType() == raftpb.MsgSnap && n.kv.agreement.split.Load() {
 		err = refusal{http.StatusServiceUnavailable, notHostile, errHistories.Error()}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"testing"
+	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
@@ -22,7 +23,7 @@ func TestReceiveRefuses(t *testing.T) {
 	life, stop := context.WithCancel(t.Context())
 	defer stop()
 	n := &raftNode{
-		id: 1, log: zap.NewNop(), kv: &kvstore{state: st},
+		id: 1, log: zap.NewNop(), kv: &kvstore{state: st}, links: newLinks(zap.NewNop(), 7, time.Second),
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: newRefusals(zap.NewNop()),
 	}
 	n.known.settle(1, noTransport{}, st.membership)

@@ -48,6 +48,8 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 
 // addPeers tells the transport where the members are.
 func (n *raftNode) addPeers(m membership) {
+	n.peersMu.Lock()
+	defer n.peersMu.Unlock()
 	for id, mem := range m.members {
 		url, known := n.peers[id]
 		switch {
@@ -79,6 +81,8 @@ func (n *raftNode) noteMove(m membership) {
 
 // dropPeers tells the transport who is no longer a member.
 func (n *raftNode) dropPeers(m membership) {
+	n.peersMu.Lock()
+	defer n.peersMu.Unlock()
 	for id := range n.peers {
 		if _, ok := m.members[id]; !ok {
 			n.letGo(id)

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -67,10 +68,12 @@ func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterI
 	s.members.who, s.members.process = ask.who, ask.process
 	s.node.askPeer = ask.cluster
 	s.node.askStand = ask.stand
+	s.node.askPeerLink = ask.link
 	t, err := newRafthttp(cfg, s.node, log)
 	if err != nil {
 		return nil, errors.Join(err, st.close())
 	}
+	s.node.activeSince = func(id uint64) time.Time { return t.ActiveSince(types.ID(id)) }
 	s.connect(t, found)
 	s.peerMux = s.peerHandler(t.Handler())
 	return s, nil
@@ -115,12 +118,13 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
 		signs:    make(chan sign, 1),
+		links:    newLinks(log, st.identity.ClusterID, cfg.ElectionTimeout),
 		peers:    make(map[uint64]string),
 		refusals: newRefusals(log),
 		known:    acquaintances{wake: make(chan struct{}, 1)},
 		seeds:    others(cfg, nil),
 		inbox:    newInbox(log, st.storage),
-		group:    group, life: life,
+		group:    group, life: life, receiving: make(map[uint64]int),
 	}
 	s := &server{
 		cfg: cfg, log: log, storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
@@ -220,6 +224,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 		return errors.Join(err, s.storage.close())
 	}
 	s.group.Go(func() error { return s.node.serveRaft(peers, s.peerMux) })
+	s.group.Go(func() error { return s.node.watchLinks(s.life) })
 	s.group.Go(func() error { return clients.serve(s.api) })
 	s.log.Info("serving", zap.Uint64("id", s.cfg.ID), zap.String("clients", clients.Addr().String()),
 		zap.String("peers", peers.Addr().String()), zap.Uint64("boot", s.storage.boot))

@@ -1,0 +1,380 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"path"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.uber.org/zap"
+)
+
+// Whether the links to the peers work, and what is done about one that does not.
+//
+// When a network drops packets, no connection ends. TCP sends again and again,
+// each time after twice the wait, so what was cut for a minute may stay silent
+// for a minute after it has healed; and the side that only reads never learns
+// of it at all. rafthttp sets no time limit on its connections (its streams'
+// timeouts do not reach net/http), and its dialer cannot be replaced. But the
+// streams of two nodes are ours on one side: a stream is read by the node that
+// dialed it and written by the one that accepted it. So:
+//
+//   - A stream that this node writes ends when the peer's kernel has
+//     acknowledged nothing for the limit (limitUnacked). rafthttp writes a
+//     heartbeat of its own into each stream every 1.7 s.
+//   - Each node asks every peer four times a limit for a sign of life, over a
+//     connection of its own. The answer also says how many of the asker's
+//     streams that peer still writes.
+//   - A peer that gives no sign of life for the limit, or that lacks streams
+//     which this node believes to read, is taken out of the transport and put
+//     in again. That ends all that was dialed, and dials anew until it succeeds.
+//
+// A link that is idle is never silent, and one whose peer's process has ended
+// is not either: there the kernel refuses the connection.
+
+const (
+	// linkLimitMin is the least limit: TCP waits at least 0.2 s before it sends
+	// again, and asking should cost less than raft's own messages.
+	linkLimitMin = time.Second
+	// linkAsks is how often a peer is asked within a limit.
+	linkAsks = 4
+	// streamsPerPeer is how many streams a peer reads from this node.
+	streamsPerPeer = 2
+	// maxVain bounds the rest after connections that were made anew in vain, as
+	// with a peer that refuses streams: 2, 4, ... 64 limits.
+	maxVain = 6
+)
+
+// linkPath is where a peer says that it is there. The asker's ID follows.
+const linkPath = "/raftkv/link/"
+
+// linkAnswer is what a peer says there.
+type linkAnswer struct {
+	// Missing counts the streams that the asker should be reading from the peer,
+	// and that the peer does not have.
+	Missing int `json:"missing"`
+}
+
+// linkLimit is how long a link may be silent.
+func linkLimit(electionTimeout time.Duration) time.Duration {
+	return max(2*electionTimeout, linkLimitMin)
+}
+
+// link is what this node knows of its link to a peer.
+type link struct {
+	heard  time.Time // when the last sign of life came
+	short  time.Time // since when each answer has said that streams are missing; zero: it does not
+	remade time.Time // when its connections were last made anew; zero: never
+	vain   int       // how often since all streams were there, because some were missing
+	asked  bool      // and has not answered yet
+}
+
+// broken returns what is wrong with a link, or "". active is since when
+// rafthttp believes in one of its connections to the peer, zero for none.
+func (l *link) broken(now, active time.Time, limit time.Duration) string {
+	// A connection that came about was a sign of life, too. One that broke was
+	// not, so a silence has the connections made anew once.
+	sign := l.heard
+	if active.After(sign) {
+		sign = active
+	}
+	switch {
+	case now.Sub(sign) >= limit && l.remade.Before(sign):
+		return "it gives no sign of life"
+	case !l.short.IsZero() && now.Sub(l.short) >= limit/2 && now.Sub(l.remade) >= limit<<l.vain:
+		return "it has lost streams that this node believes to read"
+	}
+	return ""
+}
+
+// answered notes an answer.
+func (l *link) answered(now time.Time, missing int) {
+	l.heard = now
+	switch {
+	case missing == 0:
+		l.short, l.vain = time.Time{}, 0
+	case l.short.IsZero():
+		l.short = now
+	}
+}
+
+// madeAnew notes that the connections were made anew.
+func (l *link) madeAnew(now time.Time) {
+	l.remade = now
+	if !l.short.IsZero() {
+		l.short, l.vain = time.Time{}, min(l.vain+1, maxVain)
+	}
+}
+
+// links are the links of a node.
+type links struct {
+	log     *zap.Logger
+	cluster uint64
+	limit   time.Duration
+	remade  atomic.Uint64 // connections to a peer made anew
+
+	mu      sync.Mutex
+	peers   map[uint64]*link
+	streams map[uint64]map[*heldStream]bool // that this node writes, by who reads
+}
+
+// heldStream is a stream that this node writes.
+type heldStream struct {
+	kind string
+	conn net.Conn
+}
+
+func newLinks(log *zap.Logger, cluster uint64, electionTimeout time.Duration) *links {
+	return &links{
+		log: log, cluster: cluster, limit: linkLimit(electionTimeout),
+		peers: make(map[uint64]*link), streams: make(map[uint64]map[*heldStream]bool),
+	}
+}
+
+// follow makes peers those that are watched. If this node has slept, what it
+// has not heard meanwhile says nothing.
+func (ls *links) follow(peers map[uint64]string, now time.Time, slept bool) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for id := range peers {
+		if l := ls.peers[id]; l == nil {
+			ls.peers[id] = &link{heard: now}
+		} else if slept {
+			l.heard = now
+		}
+	}
+	maps.DeleteFunc(ls.peers, func(id uint64, _ *link) bool { _, ok := peers[id]; return !ok })
+}
+
+// hear notes that a raft message came from a node.
+func (ls *links) hear(id uint64) {
+	now := time.Now()
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l := ls.peers[id]; l != nil {
+		l.heard = now
+	}
+}
+
+// update runs f on what is known of a peer, unless it is no longer one.
+func (ls *links) update(id uint64, f func(*link)) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l := ls.peers[id]; l != nil {
+		f(l)
+	}
+}
+
+// hold notes a stream until release is called.
+func (ls *links) hold(id uint64, s *heldStream) (release func()) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.streams[id] == nil {
+		ls.streams[id] = make(map[*heldStream]bool)
+	}
+	ls.streams[id][s] = true
+	return func() {
+		ls.mu.Lock()
+		defer ls.mu.Unlock()
+		delete(ls.streams[id], s)
+		if len(ls.streams[id]) == 0 {
+			delete(ls.streams, id)
+		}
+	}
+}
+
+// missing counts the streams that a peer should be reading and that are not held.
+func (ls *links) missing(id uint64) int {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.peers[id] == nil {
+		return 0 // it is no peer, and gets none
+	}
+	kinds := make(map[string]bool)
+	for s := range ls.streams[id] {
+		kinds[s.kind] = true
+	}
+	return max(0, streamsPerPeer-len(kinds))
+}
+
+// hangUp closes the connections on which this node writes streams to a peer.
+// rafthttp would wait, when it lets the peer go, for a write that TCP does not
+// give up yet, and with it all that sends to any peer.
+func (ls *links) hangUp(id uint64) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for s := range ls.streams[id] {
+		if s.conn != nil {
+			_ = s.conn.Close() // it is given up, whatever it says to that
+		}
+	}
+}
+
+// holdStreams is in front of rafthttp's handler of streams.
+func (ls *links) holdStreams(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, err := types.IDFromString(path.Base(r.URL.Path))
+		if err != nil {
+			next.ServeHTTP(w, r) // which refuses it
+			return
+		}
+		conn := connOf(r.Context())
+		if conn != nil {
+			if err := limitUnacked(conn, ls.limit); err != nil {
+				ls.log.Warn("a stream has no time limit", zap.Stringer("to", id), zap.Error(err))
+			}
+		}
+		defer ls.hold(uint64(id), &heldStream{path.Dir(r.URL.Path), conn})()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// serve answers a peer that asks whether this node is there.
+func (ls *links) serve(w http.ResponseWriter, r *http.Request) {
+	id, err := parseID(r.PathValue("id"))
+	switch {
+	case r.Header.Get(clusterHeader) != strconv.FormatUint(ls.cluster, 16):
+		http.Error(w, "this is another cluster", http.StatusPreconditionFailed)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	default:
+		writeJSON(w, http.StatusOK, linkAnswer{ls.missing(id)})
+	}
+}
+
+// watchLinks asks the peers, judges and makes anew.
+func (n *raftNode) watchLinks(ctx context.Context) error {
+	every := n.links.limit / linkAsks
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		now, peers := time.Now(), n.peerURLs()
+		n.links.follow(peers, now, now.Sub(last) > 2*every)
+		last = now
+		for id, url := range peers {
+			n.watchLink(ctx, id, url, now)
+		}
+	}
+}
+
+// watchLink asks a peer, unless it still owes an answer, and makes its
+// connections anew if they are broken.
+func (n *raftNode) watchLink(ctx context.Context, id uint64, url string, now time.Time) {
+	var ask bool
+	var why string
+	var silent time.Duration
+	active := n.activeSince(id)
+	n.links.update(id, func(l *link) {
+		ask, l.asked = !l.asked, true
+		why, silent = l.broken(now, active, n.links.limit), max(0, now.Sub(l.heard))
+	})
+	if why != "" && n.remakePeer(id) {
+		n.log.Warn("the link to a peer is broken: its connections are made anew",
+			zap.Uint64("peer", id), zap.String("because", why), zap.Duration("silent", silent.Round(time.Millisecond)))
+		n.links.update(id, func(l *link) { l.madeAnew(now) })
+		n.links.remade.Add(1)
+	}
+	if ask {
+		n.group.Go(func() error {
+			n.askLink(ctx, id, url)
+			return nil
+		})
+	}
+}
+
+// askLink asks a peer for a sign of life.
+func (n *raftNode) askLink(ctx context.Context, id uint64, url string) {
+	ctx, cancel := context.WithTimeout(ctx, n.links.limit)
+	defer cancel()
+	missing, err := n.askPeerLink(ctx, url, n.cluster, n.id)
+	now := time.Now()
+	n.links.update(id, func(l *link) {
+		l.asked = false
+		switch {
+		case err == nil:
+			l.answered(now, missing)
+		case errors.Is(err, syscall.ECONNREFUSED):
+			l.heard, l.short = now, time.Time{} // by its kernel: the link works, the process has ended
+		default:
+			l.short = time.Time{}
+		}
+	})
+}
+
+// remakePeer has the transport let a peer go, with all connections, and take it
+// in again. It reports false if it may not: the peer has left, or a snapshot is
+// on its way to it, which has limits of its own (stallLimit).
+func (n *raftNode) remakePeer(id uint64) bool {
+	n.peersMu.Lock()
+	defer n.peersMu.Unlock()
+	url, ok := n.peers[id]
+	if !ok || n.receiving[id] > 0 {
+		return false
+	}
+	n.links.hangUp(id)
+	n.transport.RemovePeer(types.ID(id))
+	n.transport.AddPeer(types.ID(id), []string{url})
+	n.ReportUnreachable(id) // what was on its way is lost: raft sends it again
+	return true
+}
+
+// peerURLs returns the peers in the transport.
+func (n *raftNode) peerURLs() map[uint64]string {
+	n.peersMu.Lock()
+	defer n.peersMu.Unlock()
+	return maps.Clone(n.peers)
+}
+
+// receives notes that a snapshot is on its way to a peer, until done is called.
+func (n *raftNode) receives(id uint64) (done func()) {
+	n.peersMu.Lock()
+	defer n.peersMu.Unlock()
+	n.receiving[id]++
+	return func() {
+		n.peersMu.Lock()
+		defer n.peersMu.Unlock()
+		if n.receiving[id]--; n.receiving[id] == 0 {
+			delete(n.receiving, id)
+		}
+	}
+}
+
+// link asks a peer for a sign of life. Any answer is one: a program that does
+// not know the route yet says that nothing is missing.
+func (c *peerClient) link(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, peerURL+linkPath+strconv.FormatUint(self, 10), nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set(clusterHeader, strconv.FormatUint(cluster, 16))
+	var answer linkAnswer
+	err = c.do(req, &answer)
+	if _, answered := errors.AsType[*answerError](err); answered {
+		return 0, nil
+	}
+	return answer.Missing, err
+}
+
+// answerError is an answer that is not the one asked for.
+type answerError struct {
+	url, status, text string
+}
+
+func (e *answerError) Error() string {
+	return fmt.Sprintf("%s answered %s: %s", e.url, e.status, e.text)
+}

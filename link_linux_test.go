@@ -1,0 +1,66 @@
+package main
+
+import (
+	"net/http"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+func sockopt(t *testing.T, c syscall.Conn, level, opt int) (value int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	must(t, err)
+	var operr error
+	must(t, raw.Control(func(fd uintptr) { value, operr = unix.GetsockoptInt(int(fd), level, opt) }))
+	must(t, operr)
+	return value
+}
+
+// On the peer listener the kernel limits what is written into streams and
+// nothing else: a snapshot may wait for its receiver as long as stallLimit. It
+// keeps all connections alive, and limits those on which this node asks.
+func TestLinkSocketOptions(t *testing.T) {
+	t.Parallel()
+	l, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
+	must(t, err)
+	defer func() { must(t, l.cut()) }()
+	ls := newLinks(zap.NewNop(), 7, 1500*time.Millisecond)
+	options := make(chan [2]int, 1)
+	look := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		conn := connOf(r.Context()).(syscall.Conn)
+		options <- [2]int{
+			sockopt(t, conn, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT), sockopt(t, conn, unix.SOL_SOCKET, unix.SO_KEEPALIVE),
+		}
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/raft/", look)
+	mux.Handle("/raft/stream/", ls.holdStreams(look))
+	go func() { _ = l.serve(mux) }()
+	for path, want := range map[string][2]int{
+		"/raft/stream/msgapp/2":    {3000, 1},
+		"/raft/stream/msgapp/none": {0, 1},
+		"/raft/snapshot":           {0, 1},
+	} {
+		c := &http.Client{Transport: &http.Transport{}} // with a connection of its own
+		resp, err := c.Get("http://" + l.Addr().String() + path)
+		must(t, err)
+		must(t, resp.Body.Close())
+		if got := <-options; got != want {
+			t.Errorf("%s: limit and keep-alive %v, want %v", path, got, want)
+		}
+		c.CloseIdleConnections()
+	}
+	conn, err := newPeerDialer().DialContext(t.Context(), "tcp", l.Addr().String())
+	must(t, err)
+	defer conn.Close()
+	if got := sockopt(t, conn.(syscall.Conn), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); got != int(peerUnacked.Milliseconds()) {
+		t.Errorf("what this node asks is limited to %d ms, want %v", got, peerUnacked)
+	}
+	if got := sockopt(t, conn.(syscall.Conn), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE); got != int(peerUnacked.Seconds()) {
+		t.Errorf("it is kept alive after %d s, want %v", got, peerUnacked)
+	}
+}
