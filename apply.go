@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -222,6 +223,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	kv.mu.Lock()
 	kv.state.index, kv.state.term = e.GetIndex(), e.GetTerm()
 	kv.agreement.worked = e.GetIndex()
+	before := kv.state.membership.members[change.id]
 	if err == nil {
 		changed, err = kv.state.applyMemberChange(change)
 	}
@@ -232,8 +234,9 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	if !changed {
 		cc.NodeId = new(raft.None) // tells raft that the change is void
 	}
-	kv.log.Info("membership change", zap.Uint64("index", e.GetIndex()), zap.Bool("changed", changed),
+	kv.log.Debug("membership change", zap.Uint64("index", e.GetIndex()), zap.Bool("changed", changed),
 		zap.Uint64("member", change.id), zap.Stringer("change", change.op), zap.Error(err))
+	kv.sayChange(e.GetIndex(), before, m.members[change.id])
 	if rerr := reconf(e.GetIndex(), cc, m); rerr != nil {
 		if errors.Is(rerr, errRemoved) {
 			kv.proposals.void()
@@ -262,6 +265,7 @@ func decodeConfEntry(e *raftpb.Entry) (*raftpb.ConfChange, memberChange, error) 
 // not hold both: the old items are let go first, and until the new ones are there
 // nobody reads (loading).
 func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
+	began := time.Now()
 	kv.letGo()
 	var s *state
 	err := kv.pulse.excused(loadingSnapshot, func() (err error) {
@@ -289,6 +293,8 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	}
 	kv.applied.advance(s.index)
 	kv.proposals.settle(window)
+	kv.log.Info("snapshot installed", news, zap.Uint64("index", s.index), zap.Uint64("term", s.term),
+		zap.Duration("loaded-in", time.Since(began)), zap.String("members", formatPeers(m.peers())))
 	return nil
 }
 

@@ -259,7 +259,7 @@ func createLog(log *zap.Logger, dir string, id identity, st *state) error {
 	if err != nil {
 		return err
 	}
-	w, err := wal.Create(log, dir, meta)
+	w, err := wal.Create(log.Named("wal"), dir, meta)
 	if err != nil {
 		return err
 	}

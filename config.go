@@ -117,7 +117,9 @@ type config struct {
 	// slows the node down, and reads keys and values in what they show.
 	Pprof bool
 
-	// LogLevel is debug, info, warn or error. Default info.
+	// LogLevel is debug, info, warn or error, for what the node says of itself,
+	// and name=level pairs for the libraries (logVoices), as in
+	// info,rafthttp=debug. Default info, with the libraries from warn on.
 	LogLevel string
 
 	// LogFormat is console for people or json for machines. Default console.
@@ -188,7 +190,7 @@ func (c *config) settings(list *string) []setting {
 		{"max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", into(&c.MaxValueSize, parseSize, "a size in bytes, KiB, MiB or GiB, as in 1048576 or 1MiB")},
 		{"quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (by the memory, at most 2GiB)", into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")},
 		{"pprof", "", "serve profiles under /debug/pprof/ of the client API (false)", into(&c.Pprof, strconv.ParseBool, "true or false")},
-		{"log-level", "LEVEL", "debug, info, warn or error (info)", into(&c.LogLevel, parseText, "")},
+		{"log-level", "LEVEL", "debug, info, warn or error; also for one voice: info,rafthttp=debug (info)", into(&c.LogLevel, parseText, "")},
 		{"log-format", "FORMAT", "console or json (console)", into(&c.LogFormat, parseText, "")},
 	}
 }
@@ -478,7 +480,7 @@ func (c *config) validate(r *review) {
 		r.check("check-interval", c.CheckInterval, within(c.CheckInterval, 100*time.Millisecond, 24*time.Hour))
 	}
 	r.check("max-value-size", c.MaxValueSize, within(c.MaxValueSize, 1, maxValueLimit))
-	r.check("log-level", c.LogLevel, oneOf(c.LogLevel, "debug", "info", "warn", "error"))
+	c.checkLogLevel(r)
 	r.check("log-format", c.LogFormat, oneOf(c.LogFormat, "console", "json"))
 	c.validateRelations(r)
 }

@@ -30,6 +30,9 @@ what it owns; the last column says how others reach it.
 	mark keeper (markKeeper.run)     the mark's pace               markKeeper.mu guards the file
 	watch (storage.watch)            nothing: looks at file names  ends the node
 	members (members.run)            promotion of learners         members.turn: one change at a time
+	watcher.run                      what it has said of the       its own; view is atomic
+	                                 leader and the members
+	watcher.askVersions              nothing                       versions.mu guards the answers
 	takePart, proveID                nothing; end once the node    gate.mu
 	                                 has published who it is
 	inquire                          nothing                       signs
@@ -42,6 +45,9 @@ what it owns; the last column says how others reach it.
 	watchLinks, askLink              what is known of the links    links.mu; peersMu, shared with the apply loop
 	letGo, one for a removed peer    nothing                       ends after three ticks
 	logQueue, one for the process    the lines of the log          logQueue.mu guards the queue
+	endWindow, after a minute with   nothing                       repeats.mu; not waited for
+	a line that repeats itself
+	a question for the free room     nothing                       ends when the kernel answers; not waited for
 	tuneGC, one for the process      nothing                       ends with a signal; not waited for
 	two listeners (listener.go)      their HTTP servers            stop, cut
 	HTTP handlers                    their request

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"go.uber.org/zap"
 )
 
 const (
@@ -27,6 +29,7 @@ const (
 // api serves clients. Routes are matched by hand, because a key is the path
 // as it stands: http.ServeMux would clean it and redirect.
 type api struct {
+	log      *zap.Logger
 	kv       *kvstore
 	propose  func(ctx context.Context, cmd []byte) result
 	confirm  func(ctx context.Context) error
@@ -52,7 +55,9 @@ func reserved(segment string) bool {
 }
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	start := time.Now()
+	start, route := time.Now(), routeLabel(r.Method, r.URL.Path)
+	a.metrics.inFlight.Inc()
+	defer a.metrics.inFlight.Dec()
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 	w.Header()["Cache-Control"] = cacheNever // unless the handler knows better
 	r, done := untilHungUp(r)
@@ -60,7 +65,9 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := a.serve(rec, r); err != nil {
 		writeProblem(rec, err)
 	}
-	a.metrics.observe(r.Method, rec.status, time.Since(start))
+	took := time.Since(start)
+	a.metrics.observe(r.Method, route, rec.status, took)
+	a.noteRequest(r, route, rec.status, took)
 }
 
 // recorder remembers the status for the metrics.

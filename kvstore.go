@@ -270,6 +270,9 @@ type kvstore struct {
 	needed    atomic.Uint64 // somebody needs a snapshot of this index or a later one
 	due       snapshotPolicy
 	agreement agreement
+	// toldBefore is the index up to which changes of the members were told of
+	// before this node started; see sayChange.
+	toldBefore uint64
 
 	mu    sync.RWMutex
 	state *state // guarded by mu; replaced when a snapshot is installed

@@ -12,7 +12,6 @@ import (
 	"syscall"
 
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 )
 
 func main() {
@@ -74,18 +73,22 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 		lines.last(fmt.Appendf(nil, "raftkv: %v\nRun raftkv --help for the flags.\n", err))
 		return exitUsage
 	case cfg.Version:
-		fmt.Fprint(stdout, versionText())
+		fmt.Fprint(stdout, thisBuild().text())
 		return exitOK
 	}
 	log := newLogger(cfg, lines)
 	lines.reportLost(log)
 	defer zap.RedirectStdLog(log)() // where packages write what they have no logger for
+	b := thisBuild()
+	log.Info("starting", zap.String("version", b.version), zap.String("revision", b.revision), zap.String("go", b.goVersion),
+		zap.Uint64("id", cfg.ID), zap.String("data-dir", cfg.DataDir))
 	warnEnvironment(cfg, os.Environ(), log)
 	goLimit := debug.SetMemoryLimit(-1) // asks
 	cfg.memory = findMemoryLimit(os.DirFS("/"), goLimit)
 	limitMemory(cfg.memory, goLimit)
 	go tuneGC(ctx)
 	err = stopWithin(ctx, stopLimit, func(serving func()) error { return runNode(ctx, cfg, log, serving) })
+	_ = log.Sync() // writes what was held back as a repeat; nobody is left to tell of an error
 	if errors.Is(err, errRemoved) {
 		log.Info("this node was removed from the cluster and has stopped; its data directory is of no more use",
 			zap.Uint64("id", cfg.ID), zap.String("data-dir", cfg.DataDir))
@@ -98,22 +101,6 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 	}
 	log.Info("stopped")
 	return exitOK
-}
-
-// newLogger makes the one logger of a node. parseConfig has checked the level
-// and the format.
-func newLogger(cfg config, w io.Writer) *zap.Logger {
-	level, err := zapcore.ParseLevel(cfg.LogLevel)
-	if err != nil {
-		level = zapcore.InfoLevel
-	}
-	enc := zap.NewProductionEncoderConfig()
-	enc.EncodeTime = zapcore.ISO8601TimeEncoder
-	encoder := zapcore.NewConsoleEncoder(enc)
-	if cfg.LogFormat == "json" {
-		encoder = zapcore.NewJSONEncoder(enc)
-	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level))
 }
 
 // runNode opens the listeners, so that a port in use is found before anything

@@ -53,7 +53,8 @@ type members struct {
 	// ask passes a request to the leader at peerURL.
 	ask func(ctx context.Context, peerURL string, cluster uint64, r memberRequest) (memberReply, error)
 	// askView asks the leader at peerURL how it sees the members.
-	askView func(ctx context.Context, peerURL string) (map[uint64]peerView, error)
+	askView  func(ctx context.Context, peerURL string) (map[uint64]peerView, error)
+	versions *versions // of the members' programs
 	// who asks which process a URL leads to, and process is this one; whois.go.
 	who     func(ctx context.Context, peerURL string) (processID, error)
 	process processID
@@ -395,6 +396,8 @@ func (ms *members) propose(ctx context.Context, c memberChange) error {
 type peerView struct {
 	Reachable bool   `json:"reachable"`
 	Match     uint64 `json:"match"` // the highest index that its log is known to share
+	// Version is that of the member's program, empty if the leader does not know it.
+	Version string `json:"version,omitempty"`
 }
 
 // leaderView returns how this node, as the leader, sees the members; nothing
@@ -404,7 +407,7 @@ func (ms *members) leaderView(ctx context.Context) map[uint64]peerView {
 	err := ms.node.call(ctx, func(rn *raft.RawNode) {
 		for id, p := range rn.Status().Progress {
 			near := id == ms.id || time.Since(ms.node.loop.heard[id]) <= ms.elected
-			view[id] = peerView{Reachable: near, Match: p.Match}
+			view[id] = peerView{Reachable: near, Match: p.Match, Version: versionOf(id, ms.id, peerView{Version: ms.versions.of(id)})}
 		}
 	})
 	if err != nil {
@@ -464,7 +467,7 @@ func (ms *members) promote(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
 	defer cancel()
-	ms.log.Info("a learner has caught up and becomes a voter", zap.Uint64("member", id))
+	ms.log.Debug("a learner has caught up and becomes a voter", zap.Uint64("member", id))
 	if _, err := ms.commit(ctx, memberChange{op: opPromote, id: id}); err != nil {
 		ms.log.Warn("promotion did not go through; trying again", zap.Uint64("member", id), zap.Error(err))
 	}

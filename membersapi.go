@@ -128,7 +128,7 @@ func (a *api) answerMember(w http.ResponseWriter, r *http.Request, id uint64, st
 		return errMemberUnknown
 	}
 	leader, _, _ := a.members.leaders.get()
-	writeJSON(w, status, newMemberStatus(mem, leader, a.members.view(r.Context())))
+	writeJSON(w, status, a.newMemberStatus(mem, leader, a.members.view(r.Context())))
 	return nil
 }
 

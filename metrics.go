@@ -12,17 +12,22 @@ import (
 // metrics is a node's own Prometheus registry. It is served together with the
 // process's default one, in which etcd's packages register.
 type metrics struct {
+	registry *prometheus.Registry
 	requests *prometheus.HistogramVec
+	inFlight prometheus.Gauge
 	handler  http.Handler
 }
 
 func newMetrics(s *statusReporter, p *proposer, more ...prometheus.Collector) *metrics {
 	reg := prometheus.NewRegistry()
-	m := &metrics{requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	m := &metrics{registry: reg, requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "raftkv_request_duration_seconds",
-		Help:    "Time to answer a client request, by method and status.",
+		Help:    "Time to answer a client request, by method, route and status.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 17), // 100 µs to 6.5 s
-	}, []string{"method", "status"})}
+	}, []string{"method", "route", "status"}), inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "raftkv_requests_in_flight",
+		Help: "Client requests that are being served, downloads of backups included.",
+	})}
 	reg.MustRegister(m.requests, s.node.refusals.total)
 	reg.MustRegister(more...)
 
@@ -70,14 +75,9 @@ func newMetrics(s *statusReporter, p *proposer, more ...prometheus.Collector) *m
 	return m
 }
 
-// observe counts a request. Methods come from outside, so unknown ones share a label.
-func (m *metrics) observe(method string, status int, took time.Duration) {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete:
-	default:
-		method = "other"
-	}
-	m.requests.WithLabelValues(method, strconv.Itoa(status)).Observe(took.Seconds())
+// observe counts a request.
+func (m *metrics) observe(method, route string, status int, took time.Duration) {
+	m.requests.WithLabelValues(methodLabel(method), route, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
 func (m *metrics) serve(w http.ResponseWriter, r *http.Request) error {

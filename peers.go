@@ -55,8 +55,9 @@ const (
 // clusterInfo is what a node tells others of the cluster.
 type clusterInfo struct {
 	ClusterID uint64       `json:"cluster_id"`
-	Level     uint64       `json:"level"` // of commands; level.go
-	Term      uint64       `json:"term"`  // of the node that answers; 0: it does not say
+	Level     uint64       `json:"level"`             // of commands; level.go
+	Version   string       `json:"version,omitempty"` // of the program that answers
+	Term      uint64       `json:"term"`              // of the node that answers; 0: it does not say
 	Members   []memberInfo `json:"members"`
 	Removed   []uint64     `json:"removed"`
 	// Changes counts the membership changes that the node knows of.
@@ -130,7 +131,10 @@ func hostOfURL(raw string) string {
 func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 	view := s.members.leaderView(ctx)
 	m, _ := s.kv.membership()
-	info := clusterInfo{ClusterID: s.node.cluster, Level: s.kv.status().level, Removed: sortedKeys(m.removed), Changes: m.changes}
+	info := clusterInfo{
+		ClusterID: s.node.cluster, Level: s.kv.status().level, Version: thisBuild().version,
+		Removed: sortedKeys(m.removed), Changes: m.changes,
+	}
 	info.Term, _ = s.node.ownTerm()
 	for _, mem := range m.sorted() {
 		if mem.Instance == 0 {

@@ -31,6 +31,7 @@ type server struct {
 	members   *members
 	checker   *checker
 	live      *liveness
+	watcher   *watcher
 	api       *api
 	states    chan *state
 	commitC   chan []commit
@@ -101,6 +102,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	}
 	kv.noteChecks()
 	kv.publish()
+	kv.toldBefore = st.storage.hard.GetCommit()
 	life, end := context.WithCancel(context.Background())
 	group, life := errgroup.WithContext(life)
 	tick, _, _ := cfg.ticks()
@@ -135,6 +137,11 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 			turn: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaitingChanges),
 		},
 	}
+	s.watcher = &watcher{
+		log: log, id: cfg.ID, elected: cfg.ElectionTimeout, kv: kv, node: node, leaders: leaders,
+		checks: overdue{interval: cfg.CheckInterval},
+	}
+	s.members.versions = &s.watcher.versions
 	s.checker = &checker{
 		log: log, id: cfg.ID, interval: cfg.CheckInterval, tick: tick, elected: cfg.ElectionTimeout,
 		kv: kv, node: node, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.propose,
@@ -146,11 +153,12 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	quota := newQuota(log, cfg, kv)
 	s.api = &api{
 		live: s.live,
-		kv:   kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
+		log:  log, kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
 		status: status, metrics: newMetrics(status, proposals, memoryMetrics(cfg.memory, quota)...), backups: newBackups(log), maxValue: cfg.MaxValueSize,
 		quota:  quota,
 		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof,
 	}
+	s.api.metrics.addVitals(s)
 	return s
 }
 
@@ -186,6 +194,8 @@ func (s *server) start() error {
 	group.Go(func() error { return s.members.run(ctx) })
 	group.Go(func() error { return s.checker.report(ctx) })
 	group.Go(func() error { return s.checker.lead(ctx) })
+	group.Go(func() error { return s.watcher.run(ctx) })
+	group.Go(func() error { return s.watcher.askVersions(ctx) })
 	group.Go(func() error { return s.takePart(ctx) })
 	group.Go(func() error { return s.live.run(ctx) })
 	return nil
@@ -226,8 +236,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	s.group.Go(func() error { return s.node.serveRaft(peers, s.peerMux) })
 	s.group.Go(func() error { return s.node.watchLinks(s.life) })
 	s.group.Go(func() error { return clients.serve(s.api) })
-	s.log.Info("serving", zap.Uint64("id", s.cfg.ID), zap.String("clients", clients.Addr().String()),
-		zap.String("peers", peers.Addr().String()), zap.Uint64("boot", s.storage.boot))
+	s.sayStarted(clients.Addr().String(), peers.Addr().String())
 
 	limit := stopLimit
 	select {

@@ -40,6 +40,7 @@ type simCluster struct {
 	nodes map[uint64]*simNode
 	peers []peer // the voters of the first start
 	tweak func(*config)
+	log   func(id uint64) *zap.Logger // nil: nobody reads it
 
 	// lives is held, by the one who has put its token in, while a node of a random
 	// test changes its life. That takes virtual time, which stands still while
@@ -91,11 +92,17 @@ func simulate(t *testing.T, n int, test func(c *simCluster)) {
 
 func simulateWith(t *testing.T, n int, tweak func(*config), test func(c *simCluster)) {
 	t.Helper()
+	simulateLogged(t, n, tweak, nil, test)
+}
+
+// simulateLogged is simulateWith, with a logger for each node.
+func simulateLogged(t *testing.T, n int, tweak func(*config), log func(id uint64) *zap.Logger, test func(c *simCluster)) {
+	t.Helper()
 	seed := simSeed(t)
 	t.Logf("RAFTKV_SIM_SEED=%d", seed)
 	dir := t.TempDir()
 	inBubble(t, func(t *testing.T) {
-		c := newSimCluster(t, dir, seed, n, tweak)
+		c := newSimCluster(t, dir, seed, n, tweak, log)
 		defer c.close()
 		test(c)
 		c.check()
@@ -104,10 +111,10 @@ func simulateWith(t *testing.T, n int, tweak func(*config), test func(c *simClus
 
 // newSimCluster makes a cluster of n nodes and starts them. It is called in a
 // bubble.
-func newSimCluster(t *testing.T, dir string, seed uint64, n int, tweak func(*config)) *simCluster {
+func newSimCluster(t *testing.T, dir string, seed uint64, n int, tweak func(*config), log func(id uint64) *zap.Logger) *simCluster {
 	c := &simCluster{
 		t: t, dir: dir, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)),
-		net: newSimNet(t, seed), nodes: make(map[uint64]*simNode), tweak: tweak, lives: make(chan struct{}, 1),
+		net: newSimNet(t, seed), nodes: make(map[uint64]*simNode), tweak: tweak, log: log, lives: make(chan struct{}, 1),
 	}
 	for id := range uint64(n) {
 		c.peers = append(c.peers, peer{ID: id + 1, URL: simURL(id + 1)})
@@ -152,7 +159,9 @@ func (c *simCluster) tryStart(id uint64) error {
 	n := c.nodes[id]
 	cfg := c.config(n)
 	log := zap.NewNop()
-	if os.Getenv("RAFTKV_SIM_LOG") != "" {
+	if c.log != nil {
+		log = c.log(id)
+	} else if os.Getenv("RAFTKV_SIM_LOG") != "" {
 		log = newLogger(config{LogLevel: "debug", LogFormat: "console"}, os.Stderr).With(zap.Uint64("node", id))
 	}
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {

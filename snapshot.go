@@ -248,6 +248,7 @@ func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- 
 	t.grown.Store(0)
 	t.awaited.Store(false) // who waits asks again, at each heartbeat or tick
 	pace := func() time.Duration { return t.snapshotPace(st.bytes) }
+	began := time.Now()
 	err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
 		overtaken := func() bool { return st.index <= s.snapIndex.Load() }
 		return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), pace: pace, overtaken: overtaken}, st)
@@ -255,6 +256,7 @@ func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- 
 	if ctx.Err() != nil {
 		return nil // stopping: the half-written file is gone again
 	}
+	s.snapshots.wrote(began, err)
 	if errors.Is(err, errOvertaken) {
 		return nil // it must not keep the former state in memory
 	}

@@ -3,32 +3,12 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3"
 )
-
-// version is the version of raftkv. A release build sets it with -ldflags.
-var version = "dev"
-
-// versionText names this program and what it is built on.
-func versionText() string {
-	text := fmt.Sprintf("raftkv %s\n%s\n", version, runtime.Version())
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return text
-	}
-	for _, dep := range info.Deps {
-		if dep.Path == "go.etcd.io/raft/v3" || dep.Path == "go.etcd.io/etcd/server/v3" {
-			text += dep.Path + " " + dep.Version + "\n"
-		}
-	}
-	return text
-}
 
 // statusReporter answers what a node says of itself.
 type statusReporter struct {
@@ -54,6 +34,7 @@ type nodeStatus struct {
 	Keys          uint64 `json:"keys"`
 	Bytes         uint64 `json:"bytes"`
 	Version       string `json:"version"`
+	BuildRevision string `json:"build_revision"` // version.go
 	UptimeSeconds int64  `json:"uptime_seconds"`
 
 	// Diverged: the checks of the replicas keep this node from serving.
@@ -73,7 +54,7 @@ func (s *statusReporter) get() nodeStatus {
 		Role: s.role(rs.role), Leader: rs.leader, Term: rs.term,
 		CommitIndex: max(rs.commit, ks.index), AppliedIndex: ks.index,
 		SnapshotIndex: s.node.storage.snapIndex.Load(), Revision: ks.revision, Keys: ks.keys, Bytes: ks.bytes,
-		Version: version, UptimeSeconds: int64(time.Since(s.began).Seconds()),
+		Version: thisBuild().version, BuildRevision: thisBuild().revision, UptimeSeconds: int64(time.Since(s.began).Seconds()),
 		Diverged: s.kv.sound() != nil, CheckedIndex: ks.checked, CheckedAt: s.kv.agreement.seen.Load(), Level: ks.level,
 	}
 }
@@ -167,6 +148,8 @@ type memberStatus struct {
 	Leader     bool    `json:"leader"`
 	Reachable  *bool   `json:"reachable,omitempty"`
 	MatchIndex *uint64 `json:"match_index,omitempty"`
+	// Version is that of the member's program; see memberversions.go.
+	Version string `json:"version,omitempty"`
 }
 
 func (a *api) serveMembers(w http.ResponseWriter, r *http.Request) error {
@@ -185,16 +168,16 @@ func (a *api) serveMembers(w http.ResponseWriter, r *http.Request) error {
 		Removed []uint64       `json:"removed"`
 	}{Removed: append([]uint64{}, sortedKeys(m.removed)...)}
 	for _, mem := range m.sorted() {
-		out.Members = append(out.Members, newMemberStatus(mem, leader, view))
+		out.Members = append(out.Members, a.newMemberStatus(mem, leader, view))
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
 }
 
-func newMemberStatus(mem member, leader uint64, view map[uint64]peerView) memberStatus {
-	ms := memberStatus{ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: "voter", Leader: mem.ID == leader}
-	if mem.Learner {
-		ms.Role = "learner"
+func (a *api) newMemberStatus(mem member, leader uint64, view map[uint64]peerView) memberStatus {
+	ms := memberStatus{
+		ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: roleName(mem.Learner), Leader: mem.ID == leader,
+		Version: versionOf(mem.ID, a.members.id, view[mem.ID]),
 	}
 	if p, ok := view[mem.ID]; ok {
 		ms.Reachable, ms.MatchIndex = &p.Reachable, &p.Match

@@ -103,7 +103,7 @@ func TestAPIStatusAndMembers(t *testing.T) {
 	}
 	at.kv.state.membership.members[3] = member{ID: 3, PeerURL: "http://c:3", Learner: true}
 	at.kv.state.membership.removed[9] = true
-	want := `{"members":[{"id":1,"peer_url":"http://a:1","client_url":"","role":"voter","leader":false},` +
+	want := `{"members":[{"id":1,"peer_url":"http://a:1","client_url":"","role":"voter","leader":false,"version":"` + thisBuild().version + `"},` +
 		`{"id":2,"peer_url":"http://b:2","client_url":"","role":"voter","leader":true},` +
 		`{"id":3,"peer_url":"http://c:3","client_url":"","role":"learner","leader":false}],"removed":[9]}` + "\n"
 	at.want(at.do("GET", "/v1/members", ""), 200, want)

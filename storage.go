@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
@@ -60,6 +61,7 @@ type storage struct {
 	hard      *raftpb.HardState // as the WAL has it; commits its newest snapshot at least
 	last      uint64            // index of the last entry in the WAL
 	tail      logTail
+	snapshots snapshotStats
 	recorded  *indexWait                      // wakes those who wait for a snapshot to be recorded
 	snapIndex atomic.Uint64                   // of the newest snapshot that the WAL records; others may read it
 	newest    atomic.Pointer[raftpb.Snapshot] // the same, as raft knows it; without the state
@@ -115,9 +117,11 @@ func (s *storage) write(hard *raftpb.HardState, entries []*raftpb.Entry) error {
 			return err
 		}
 	}
+	began := time.Now()
 	if err := s.wal.Save(hard, entries); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
+	s.noteSync(began)
 	return nil
 }
 
@@ -175,6 +179,7 @@ func (s *storage) install(m *raftpb.Message) error {
 	if err := s.announce(index, term, meta.GetConfState()); err != nil {
 		return err
 	}
+	s.snapshots.installed.Add(1)
 	s.last = index
 	s.saved(hard, nil)
 	if len(entries) > 0 {
@@ -222,7 +227,9 @@ func (s *storage) written(st *state) error {
 	if err := s.announce(st.index, st.term, cs); err != nil {
 		return err
 	}
-	s.log.Info("snapshot taken", zap.Uint64("index", st.index), zap.Uint64("term", st.term), zap.Int64("bytes", s.tail.snapshot))
+	s.snapshots.written.Add(1)
+	s.log.Info("snapshot written", news, zap.Uint64("index", st.index), zap.Uint64("term", st.term), zap.Int64("bytes", s.tail.snapshot),
+		zap.Duration("took", time.Duration(s.snapshots.took.Load())))
 	return s.release(st.index)
 }
 
@@ -233,6 +240,7 @@ func (s *storage) announce(index, term uint64, cs *raftpb.ConfState) error {
 		return err
 	}
 	s.tail.snapshot = info.Size()
+	s.snapshots.newest(info)
 	s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: cs}})
 	s.recorded.advance(index)
 	return nil

@@ -196,7 +196,7 @@ func (o *openedStorage) open() error {
 	// It reads its last segments once more, to find its end, and keeps the
 	// entries behind the snapshot that it is given: so it is given the last
 	// entry, and says that there is no snapshot of that.
-	w, err := wal.Open(o.log, walDir, &walpb.Snapshot{Index: new(o.last), Term: new(term)})
+	w, err := wal.Open(o.log.Named("wal"), walDir, &walpb.Snapshot{Index: new(o.last), Term: new(term)})
 	if err != nil {
 		return refused(o.dir, fmt.Errorf("write-ahead log: %w", err))
 	}
@@ -262,6 +262,7 @@ func (s *storage) noteSnapshot(r *walpb.Snapshot) error {
 		return err
 	}
 	s.tail.snapshot = info.Size()
+	s.snapshots.newest(info)
 	s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 		Index: new(r.GetIndex()), Term: new(r.GetTerm()), ConfState: r.GetConfState(),
 	}})

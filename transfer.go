@@ -54,6 +54,7 @@ func (n *raftNode) sendSnapshot(m *raftpb.Message) {
 		status := raft.SnapshotFinish
 		if err != nil {
 			status = raft.SnapshotFailure
+			n.storage.snapshots.unsent.Add(1)
 			n.log.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err))
 		}
 		n.reports.put(func(*raft.RawNode) { n.sent(to, err) })
@@ -162,7 +163,8 @@ func (n *raftNode) transferSnapshot(m *raftpb.Message) error {
 			if !ok {
 				return errNotSent
 			}
-			n.log.Info("snapshot sent", zap.Uint64("to", to), zap.Uint64("index", index), zap.Int64("bytes", info.Size()))
+			n.storage.snapshots.sent.Add(1)
+			n.log.Info("snapshot sent", news, zap.Uint64("to", to), zap.Uint64("index", index), zap.Int64("bytes", info.Size()))
 			return nil
 		case <-watch.C:
 			if body.stalled(time.Now()) {
@@ -253,7 +255,7 @@ type inbox struct {
 }
 
 func newInbox(log *zap.Logger, s *storage) *inbox {
-	return &inbox{Snapshotter: snap.New(log, s.snapDir()), storage: s}
+	return &inbox{Snapshotter: snap.New(log.Named("snap"), s.snapDir()), storage: s}
 }
 
 // take takes in the file that came with a snapshot message, so that raft never

@@ -11,6 +11,7 @@ type leadership struct {
 	leader  uint64 // 0: none is known
 	term    uint64
 	changed chan struct{} // closed at the next change
+	changes uint64        // leaders heard of: others than before, or in another term
 }
 
 func newLeadership() *leadership {
@@ -31,6 +32,9 @@ func (l *leadership) set(leader, term uint64) {
 		return
 	}
 	l.leader, l.term = leader, term
+	if leader != 0 {
+		l.changes++
+	}
 	close(l.changed)
 	l.changed = make(chan struct{})
 }

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
+	"go.uber.org/zap"
+)
+
+// What a node says of its cluster: who leads, that nobody does, which members
+// are up as the leader sees it, and who came and went. docs/log.md lists it all.
+
+const (
+	// leaderlessEvery is how often a node says that there is still no leader.
+	leaderlessEvery = 30 * time.Second
+	// firstElections is how many election timeouts a node that starts gives the
+	// others before it says that there is no leader: an election takes up to two.
+	firstElections = 3
+	// handoverPart is the part of an election timeout for which a leader may be
+	// missing without a word, since leadership that is handed over is not lost.
+	handoverPart = 10
+	// firstContact is how many election timeouts a new leader gives a member to
+	// be heard from, if it has never been.
+	firstContact = 2
+)
+
+// watcher says what becomes of the cluster, and keeps the last view of it for
+// the metrics.
+type watcher struct {
+	log     *zap.Logger
+	id      uint64
+	elected time.Duration // the election timeout
+	kv      *kvstore
+	node    *raftNode
+	leaders *leadership
+
+	view     atomic.Pointer[clusterView]
+	versions versions
+	checks   overdue
+
+	// Of run alone:
+	leader, term uint64              // as last said
+	lostAt       time.Time           // since when there is no leader; zero: there is one
+	ledSince     time.Time           // since when this node leads; zero: it does not
+	near         map[uint64]*contact // of the other members, while this node leads
+}
+
+// clusterView is how a node saw the cluster when it last looked.
+type clusterView struct {
+	leads   bool
+	commit  uint64
+	members map[uint64]memberView // as only the leader knows; empty elsewhere
+}
+
+type memberView struct {
+	learner bool
+	near    bool // heard from within an election timeout
+	match   uint64
+	heard   time.Time // zero: never
+}
+
+// lag returns how many committed entries a member lacks.
+func (v clusterView) lag(id uint64) uint64 { return v.commit - min(v.commit, v.members[id].match) }
+
+// contact is what the leader has said of a member.
+type contact struct {
+	met    bool      // it was heard from at some time while this node led
+	silent int       // looks in a row at which it was not
+	downAt time.Time // when it was last heard from, if it was said to be down; else zero
+}
+
+func (w *watcher) run(ctx context.Context) error {
+	look := time.NewTicker(w.elected / 4)
+	defer look.Stop()
+	w.lostAt = time.Now()
+	leaderless := time.NewTimer(firstElections * w.elected)
+	defer leaderless.Stop()
+	for {
+		leader, term, changed := w.leaders.get()
+		switch {
+		case leader == 0 && w.lostAt.IsZero():
+			w.lostAt = time.Now()
+			leaderless.Reset(w.elected / handoverPart)
+		case leader != 0:
+			leaderless.Stop()
+			w.sayLeader(leader, term)
+		}
+		select {
+		case <-changed:
+		case <-look.C:
+			w.look(ctx)
+		case <-leaderless.C:
+			w.sayLeaderless(ctx)
+			leaderless.Reset(leaderlessEvery)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// sayLeader says who leads, if that is news.
+func (w *watcher) sayLeader(leader, term uint64) {
+	if leader != w.leader || term != w.term {
+		fields := []zap.Field{news, zap.Uint64("leader", leader), zap.Uint64("term", term), zap.Bool("this-node", leader == w.id)}
+		if !w.lostAt.IsZero() {
+			fields = append(fields, zap.Duration("after", time.Since(w.lostAt)))
+		}
+		w.log.Info("leader changed", fields...)
+	}
+	w.leader, w.term, w.lostAt = leader, term, time.Time{}
+}
+
+// sayLeaderless says that there is no leader, and whom of the voters this node
+// hears; without a majority of them there will be none.
+func (w *watcher) sayLeaderless(ctx context.Context) {
+	_, term, _ := w.leaders.get()
+	fields := []zap.Field{news, zap.Duration("for", time.Since(w.lostAt)), zap.Uint64("term", term), zap.Uint64("last-leader", w.leader)}
+	if since := firstElections * w.elected; time.Since(w.lostAt) >= since {
+		// By then every voter that is up has asked this node for its vote, or was asked.
+		m, _ := w.kv.membership()
+		heard, err := w.heard(ctx, since)
+		if err != nil {
+			return // stopping
+		}
+		var silent []uint64
+		for _, id := range m.voters() {
+			if id != w.id && !slices.Contains(heard, id) {
+				silent = append(silent, id)
+			}
+		}
+		fields = append(fields, zap.Int("voters", len(m.voters())), zap.Uint64s("silent", silent))
+	}
+	w.log.Warn("no leader: nothing can be written, and nothing read but by ?consistency=stale", fields...)
+}
+
+// heard returns the nodes of which there was a raft message lately.
+func (w *watcher) heard(ctx context.Context, lately time.Duration) (ids []uint64, err error) {
+	err = w.node.call(ctx, func(*raft.RawNode) {
+		for id, at := range w.node.loop.heard {
+			if time.Since(at) <= lately {
+				ids = append(ids, id)
+			}
+		}
+	})
+	return ids, err
+}
+
+// look takes a view of the cluster, and says what has changed since the last.
+func (w *watcher) look(ctx context.Context) {
+	v := clusterView{members: make(map[uint64]memberView)}
+	now := time.Now()
+	err := w.node.call(ctx, func(rn *raft.RawNode) {
+		st := rn.BasicStatus()
+		v.leads, v.commit = st.RaftState == raft.StateLeader, st.GetCommit()
+		if !v.leads {
+			return
+		}
+		rn.WithProgress(func(id uint64, kind raft.ProgressType, p tracker.Progress) {
+			at := w.node.loop.heard[id]
+			v.members[id] = memberView{
+				learner: kind == raft.ProgressTypeLearner, near: id == w.id || now.Sub(at) <= w.elected, match: p.Match, heard: at,
+			}
+		})
+	})
+	if err != nil {
+		return // stopping
+	}
+	w.view.Store(&v)
+	w.checks.look(now, w.kv)
+	if !v.leads {
+		w.ledSince, w.near = time.Time{}, nil
+		w.versions.forgetAll()
+		return
+	}
+	if w.ledSince.IsZero() {
+		w.ledSince, w.near = now, make(map[uint64]*contact)
+	}
+	for id := range w.near {
+		if _, ok := v.members[id]; !ok {
+			delete(w.near, id)
+			w.versions.forget(id)
+		}
+	}
+	for _, id := range sortedKeys(v.members) {
+		if id != w.id {
+			w.noteMember(id, v, now)
+		}
+	}
+}
+
+// noteMember says that a member is up or down, if that is news. A member is down
+// when two looks in a row found that nothing was heard from it for an election
+// timeout: after a pause of this node itself, messages may still wait.
+func (w *watcher) noteMember(id uint64, v clusterView, now time.Time) {
+	m := v.members[id]
+	c := w.near[id]
+	if c == nil {
+		c = &contact{}
+		w.near[id] = c
+	}
+	if m.near {
+		if !c.downAt.IsZero() {
+			w.log.Info("member up", news, zap.Uint64("member", id), zap.Duration("after", now.Sub(c.downAt)), zap.Uint64("lag", v.lag(id)))
+		}
+		*c = contact{met: true}
+		return
+	}
+	c.silent++
+	met := c.met || !m.heard.IsZero()
+	if !c.downAt.IsZero() || c.silent < 2 || !met && now.Sub(w.ledSince) < firstContact*w.elected {
+		return
+	}
+	c.downAt = w.ledSince
+	if met {
+		c.downAt = m.heard
+	}
+	w.versions.forget(id)
+	w.log.Warn("member down", news, zap.Uint64("member", id), zap.String("role", roleName(m.learner)),
+		zap.Bool("ever-heard", met), zap.Duration("silent", now.Sub(c.downAt)), zap.Uint64("lag", v.lag(id)))
+}
+
+// sayChange says what a committed change made of a member. What was committed
+// before this node started, its former life has said.
+func (kv *kvstore) sayChange(index uint64, before, after member) {
+	if index <= kv.toldBefore {
+		return
+	}
+	about := []zap.Field{news, zap.Uint64("member", max(before.ID, after.ID)), zap.Uint64("index", index)}
+	where := append(about, zap.String("peer-url", after.PeerURL))
+	switch {
+	case before.ID == 0 && after.ID == 0:
+		return
+	case after.ID == 0:
+		kv.log.Info("member removed", about...)
+		return
+	case before.ID == 0:
+		kv.log.Info("member added", append(where, zap.Bool("learner", after.Learner))...)
+		return
+	case before.Learner && !after.Learner:
+		kv.log.Info("member promoted to voter", where...)
+	case !before.Learner && after.Learner:
+		kv.log.Info("member demoted to learner", where...)
+	}
+	if before.PeerURL != after.PeerURL {
+		kv.log.Info("member moved", append(where, zap.String("from", before.PeerURL))...)
+	}
+}
+
+// sayStarted says what this node is and what it found in its directory.
+func (s *server) sayStarted(clients, peers string) {
+	m, index := s.kv.membership()
+	s.log.Info("started", zap.String("version", thisBuild().version), zap.Uint64("id", s.cfg.ID), zap.String("data-dir", s.cfg.DataDir),
+		zap.String("cluster", strconv.FormatUint(s.node.cluster, 16)), zap.String("members", formatPeers(m.peers())),
+		zap.Uint64("index", index), zap.Uint64("boot", s.storage.boot), zap.String("clients", clients), zap.String("peers", peers))
+}

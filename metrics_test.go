@@ -1,0 +1,269 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// gathered returns a node's own metrics by name.
+func gathered(t *testing.T, s *server) map[string]*dto.MetricFamily {
+	t.Helper()
+	families, err := s.api.metrics.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]*dto.MetricFamily)
+	for _, f := range families {
+		got[f.GetName()] = f
+	}
+	return got
+}
+
+// valueOfMetric returns a metric's value, by its labels as "name=value".
+func valueOfMetric(t *testing.T, s *server, name string, labels ...string) float64 {
+	t.Helper()
+	for _, m := range gathered(t, s)[name].GetMetric() {
+		if slices.Equal(labelsOf(m), labels) {
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	t.Errorf("node %d has no metric %s%v", s.cfg.ID, name, labels)
+	return 0
+}
+
+func labelsOf(m *dto.Metric) (labels []string) {
+	for _, l := range m.GetLabel() {
+		labels = append(labels, l.GetName()+"="+l.GetValue())
+	}
+	return labels
+}
+
+// Guarantee: docs/metrics.md has every metric with its type and labels and no
+// other, its alerts name metrics that there are, and Prometheus' linter finds
+// nothing in them.
+func TestMetricsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := make(map[string]string)
+	row := regexp.MustCompile("(?m)^\\| `(raftkv_\\w+)` \\| (\\w+) \\| ([\\w, ]*?) ?\\|")
+	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
+		documented[m[1]] = m[2] + " " + strings.Join(slices.Sorted(strings.SplitSeq(m[3], ", ")), " ")
+	}
+	simulate(t, 3, func(c *simCluster) {
+		leader := c.nodes[c.leader()].srv
+		time.Sleep(time.Second)
+		leader.api.metrics.observe(http.MethodGet, "kv", 200, time.Millisecond)
+		found := make(map[string]string)
+		var families []*dto.MetricFamily
+		for name, f := range gathered(t, leader) {
+			var labels []string
+			for _, l := range f.GetMetric()[0].GetLabel() {
+				labels = append(labels, l.GetName())
+			}
+			found[name] = strings.ToLower(f.GetType().String()) + " " + strings.Join(labels, " ")
+			families = append(families, f)
+		}
+		for name, is := range found {
+			if documented[name] != is {
+				t.Errorf("docs/metrics.md says that %s is %q, it is %q", name, documented[name], is)
+			}
+		}
+		for name := range documented {
+			if _, ok := found[name]; !ok {
+				t.Errorf("docs/metrics.md has %s, and there is no such metric", name)
+			}
+		}
+		problems, err := promlint.NewWithMetricFamilies(families).Lint()
+		if err != nil || len(problems) > 0 {
+			t.Errorf("the linter says %v, %v", problems, err)
+		}
+		others, err := prometheus.DefaultGatherer.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range others {
+			found[f.GetName()] = "etcd's"
+		}
+		_, alerts, _ := strings.Cut(string(text), "## What to alert on")
+		for _, name := range regexp.MustCompile(`(raftkv|etcd)_\w+`).FindAllString(alerts, -1) {
+			name = strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count")
+			if found[name] == "" {
+				t.Errorf("an alert is on %s, and there is no such metric", name)
+			}
+		}
+	})
+}
+
+// Guarantee: the leader tells of each member whether it is reachable and what it
+// lacks; every node how many there are, whether it hears the leader, and how
+// often that changed.
+func TestMetricsOfMembers(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		old := c.leader()
+		time.Sleep(time.Second)
+		down := c.followers()[0]
+		if got := valueOfMetric(t, c.nodes[old].srv, "raftkv_members_reachable", "role=voter"); got != 3 {
+			t.Errorf("%v of 3 voters are reachable", got)
+		}
+		if got := gathered(t, c.nodes[down].srv)["raftkv_member_lag_entries"]; got != nil {
+			t.Errorf("a follower tells of lags: %v", got)
+		}
+		c.crash(down)
+		for range 20 {
+			c.put(old, "k", c.value())
+		}
+		time.Sleep(3 * time.Second)
+		s := c.nodes[old].srv
+		member := fmt.Sprintf("member=%d", down)
+		if got := valueOfMetric(t, s, "raftkv_member_reachable", member, "role=voter"); got != 0 {
+			t.Errorf("a node that is down is reachable: %v", got)
+		}
+		if got := valueOfMetric(t, s, "raftkv_member_lag_entries", member, "role=voter"); got < 20 {
+			t.Errorf("it lacks %v entries, want 20 or more", got)
+		}
+		if got := valueOfMetric(t, s, "raftkv_member_lag_entries", fmt.Sprintf("member=%d", old), "role=voter"); got != 0 {
+			t.Errorf("the leader lacks %v entries", got)
+		}
+		if got := valueOfMetric(t, s, "raftkv_members_reachable", "role=voter"); got != 2 {
+			t.Errorf("%v of 3 voters are reachable, one is down", got)
+		}
+		for _, id := range c.up() {
+			s := c.nodes[id].srv
+			if got := valueOfMetric(t, s, "raftkv_members", "role=voter"); got != 3 {
+				t.Errorf("%v voters", got)
+			}
+			if got := valueOfMetric(t, s, "raftkv_leader_contact_seconds"); got > 0.5 {
+				t.Errorf("node %d last heard from the leader %v s ago", id, got)
+			}
+		}
+		changes := valueOfMetric(t, s, "raftkv_leader_changes_total")
+		c.start(down)
+		c.awaitPublished(1, 2, 3)
+		c.mustChange(old, memberRequest{Op: opLead, ID: down})
+		time.Sleep(time.Second)
+		if got := valueOfMetric(t, s, "raftkv_leader_changes_total"); got != changes+1 {
+			t.Errorf("the leader changed once, and %v times were counted", got-changes)
+		}
+		if got := gathered(t, s)["raftkv_member_lag_entries"]; got != nil {
+			t.Errorf("a former leader still tells of lags: %v", got)
+		}
+		// Nothing is heard by who is cut off.
+		c.net.isolate(old, down, c.followers()[0], c.followers()[1])
+		time.Sleep(10 * time.Second)
+		if got := valueOfMetric(t, s, "raftkv_leader_contact_seconds"); got < 9 || got > 11 {
+			t.Errorf("cut off for 10 s, it last heard from the leader %v s ago", got)
+		}
+	})
+}
+
+// Guarantee: a check that does not come is overdue, after three intervals.
+func TestMetricsCheckOverdue(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		leader := c.leader()
+		c.awaitPublished(1, 2, 3)
+		for range 30 {
+			c.put(leader, "k", c.value())
+			time.Sleep(2 * time.Second)
+		}
+		s := c.nodes[leader].srv
+		time.Sleep(15 * time.Second) // for the check of the last one
+		if got := valueOfMetric(t, s, "raftkv_check_overdue_seconds"); got != 0 {
+			t.Errorf("while checks are made one is overdue by %v s", got)
+		}
+		for _, id := range c.followers() {
+			c.crash(id)
+		}
+		time.Sleep(40 * time.Second)
+		kv := s.kv
+		kv.mu.Lock()
+		kv.agreement.worked = kv.state.index + 1 // as if it had been committed
+		kv.mu.Unlock()
+		time.Sleep(31 * time.Second)
+		if got := valueOfMetric(t, s, "raftkv_check_overdue_seconds"); got <= 0 || got > 2 {
+			t.Errorf("31 s after a change that was not checked one is overdue by %v s, want about 1", got)
+		}
+	})
+}
+
+// Guarantee: a request has a route, one of a few, whatever its key; requests in
+// flight are counted while they are.
+func TestMetricsOfRequests(t *testing.T) {
+	at := newAPITest(t)
+	covered := make(map[string]bool)
+	for target, want := range map[string]string{
+		"GET /k": "kv", "PUT /v1/kv/a/b": "kv", "DELETE /v1/kv/x": "kv", "GET /v1": "other", "GET /v1/nothing": "other", "GET /ui/x": "other",
+		"POST /4": "member", "DELETE /4": "member", "PATCH /v1/members/4": "member", "GET /v1/members": "members", "POST /v1/leader": "leader",
+		"GET /v1/status": "status", "GET /v1/snapshot": "snapshot", "GET /livez": "livez", "GET /readyz": "readyz", "GET /metrics": "metrics",
+		"GET /debug/pprof/heap": "pprof", "GET /debug/x": "other", "GET /": "help", "BREW /k": "kv",
+	} {
+		method, path, _ := strings.Cut(target, " ")
+		if got := routeLabel(method, path); got != want || !slices.Contains(routeLabels, got) {
+			t.Errorf("%s is route %q, want %q", target, got, want)
+		}
+		if covered[want] = true; method == "GET" && want != "snapshot" { // which breaks off without a connection
+			at.do(method, path, "")
+		}
+	}
+	if len(covered) != len(routeLabels) {
+		t.Errorf("routes %v, want all of %v", slices.Sorted(maps.Keys(covered)), routeLabels)
+	}
+	at.do("BREW", "/k", "")
+	for i := range 50 {
+		at.do("GET", fmt.Sprintf("/key-%d", i), "")
+	}
+	seen := make(map[string]bool)
+	s := at.a.metrics.registry
+	families, err := s.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "raftkv_requests_in_flight" && f.GetMetric()[0].GetGauge().GetValue() != 0 {
+			t.Error("requests that have ended are in flight")
+		}
+		if f.GetName() != "raftkv_request_duration_seconds" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			seen[m.GetLabel()[1].GetValue()] = true
+			if m.GetLabel()[0].GetValue() == "BREW" {
+				t.Error("a made-up method is a label")
+			}
+		}
+	}
+	for route := range seen {
+		if !slices.Contains(routeLabels, route) {
+			t.Errorf("there is a route %q", route)
+		}
+	}
+	if len(seen) < 7 || !seen["kv"] || !seen["other"] {
+		t.Errorf("only the routes %v were counted", slices.Sorted(maps.Keys(seen)))
+	}
+	// While one is served.
+	at.a.confirm = func(ctx context.Context) error {
+		families, err := s.Gather()
+		for _, f := range families {
+			if f.GetName() == "raftkv_requests_in_flight" && f.GetMetric()[0].GetGauge().GetValue() != 1 {
+				t.Error("a request that is being served is not in flight")
+			}
+		}
+		return err
+	}
+	at.do("GET", "/k", "")
+}

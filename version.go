@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync"
+)
+
+// version is the version of raftkv. A release build sets it with -ldflags.
+var version = "dev"
+
+// unknownRevision is the revision of a build that was not told of one, as with
+// -buildvcs=false.
+const unknownRevision = "unknown"
+
+// build is what a program knows of how it was made.
+type build struct {
+	version   string // that of a release, or of the module, or dev
+	revision  string // the commit, with +dirty if the source was changed since
+	goVersion string
+	libraries []string // the two that it stands on, with their versions
+}
+
+// thisBuild is that of this program.
+var thisBuild = sync.OnceValue(func() build {
+	info, _ := debug.ReadBuildInfo()
+	return newBuild(version, info)
+})
+
+// newBuild reads the information that the go command put into a program, nil if
+// it put none. What a release build set as its version counts more.
+func newBuild(version string, info *debug.BuildInfo) build {
+	b := build{version: version, revision: unknownRevision, goVersion: runtime.Version()}
+	if info == nil {
+		return b
+	}
+	if v := info.Main.Version; version == "dev" && v != "" && v != "(devel)" {
+		b.version = v
+	}
+	dirty := ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision" && s.Value != "":
+			b.revision = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = "+dirty"
+		}
+	}
+	if b.revision != unknownRevision {
+		b.revision += dirty
+	}
+	for _, dep := range info.Deps {
+		if dep.Path == "go.etcd.io/raft/v3" || dep.Path == "go.etcd.io/etcd/server/v3" {
+			b.libraries = append(b.libraries, dep.Path+" "+dep.Version)
+		}
+	}
+	return b
+}
+
+// text is what --version prints.
+func (b build) text() string {
+	revision := "revision " + b.revision
+	if b.revision == unknownRevision {
+		revision = "unknown revision: built without version control"
+	}
+	text := fmt.Sprintf("raftkv %s\n%s\n%s %s/%s\n", b.version, revision, b.goVersion, runtime.GOOS, runtime.GOARCH)
+	for _, lib := range b.libraries {
+		text += lib + "\n"
+	}
+	return text
+}
