@@ -25,6 +25,9 @@ const (
 	firstLevel = 1
 	checkLevel = 2
 	lifeLevel  = 3
+
+	// programLevel is the highest level of commands that this program knows.
+	programLevel = lifeLevel
 )
 
 // levelOf returns the level that a kind of command belongs to.
