@@ -59,7 +59,7 @@ type diskWatch struct {
 	usual   float64 // ticks that a sync takes of late
 	acked   map[uint64]ack
 	term    uint64 // of acked
-	moved   uint64 // when leadership last moved to or from this node; 0: not in this life
+	moved   uint64 // when leadership last came or went for the sake of a disk; 0: not in this life
 	asked   uint64 // when the others were last asked to show that they can write
 	hangs   bool
 	hungAt  time.Time // for the log alone
@@ -92,9 +92,11 @@ func (d *diskWatch) hand() {
 	d.handed.since = d.tick
 }
 
-// done notes that the persist loop has answered.
-func (d *diskWatch) done() {
-	d.usual += (float64(d.tick-d.handed.since) - d.usual) / 4
+// done notes that the persist loop has answered. One hang, however long, makes no
+// disk that is slow.
+func (d *diskWatch) done(election uint64) {
+	took := min(d.tick-d.handed.since, election)
+	d.usual += (float64(took) - d.usual) / 4
 	d.handed = backlog{}
 }
 
@@ -189,7 +191,9 @@ func (n *raftNode) takesIn(m *raftpb.Message) bool {
 		if d.hangs {
 			return false
 		}
-		d.moved = d.tick
+		if string(m.GetContext()) == forTheDisk {
+			d.moved = d.tick
+		}
 	case raftpb.MsgApp, raftpb.MsgProp, raftpb.MsgVote, raftpb.MsgPreVote:
 		if d.full() {
 			d.refused++
@@ -197,6 +201,18 @@ func (n *raftNode) takesIn(m *raftpb.Message) bool {
 		}
 	}
 	return true
+}
+
+// forTheDisk is the context of the message that makes another node stand for
+// election because this node's disk hangs: its receiver is not to hand leadership
+// on at once. An older program takes no notice.
+const forTheDisk = "disk"
+
+// tag marks that message.
+func (d *diskWatch) tag(m *raftpb.Message) {
+	if m.GetType() == raftpb.MsgTimeoutNow && d.hangs {
+		m.Context = []byte(forTheDisk)
+	}
 }
 
 // leaveLead hands leadership over, if a voter can have it. It must have

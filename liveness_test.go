@@ -139,8 +139,10 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 		t.Fatal("it is not checked")
 		return false
 	}
-	for kv.pulse.excuse.Load() != loadingSnapshot {
-		time.Sleep(time.Millisecond)
+	for began := time.Now(); kv.pulse.excuse.Load() != loadingSnapshot; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("it does not say that it is loading one")
+		}
 	}
 	if !ready() {
 		t.Error("not ready from the first moment")

@@ -333,7 +333,7 @@ func (n *raftNode) step(m *raftpb.Message) {
 }
 
 func (n *raftNode) stored(s stored) {
-	n.loop.disk.done()
+	n.loop.disk.done(n.electionTicks())
 	for _, file := range s.installed {
 		// Queued before raft hears of it, so before any entry behind it.
 		n.loop.commits = append(n.loop.commits, commit{install: file, applied: func() {}})
@@ -415,6 +415,7 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 		case m.GetType() == raftpb.MsgSnap:
 			n.sendSnapshot(m)
 		default:
+			n.loop.disk.tag(m)
 			out = n.loop.notices.add(out, m)
 		}
 	}

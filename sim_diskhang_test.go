@@ -115,7 +115,12 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		c.awaitReady(1, 2, 3)
 		for round := range 3 {
-			old := c.leader()
+			// Also one that was asked to lead just before.
+			old := c.followers()[0]
+			if _, err := c.nodes[c.leader()].srv.members.letLead(context.Background(), old); err != nil {
+				t.Fatal(err)
+			}
+			c.await("it to lead", func() bool { return c.leader() == old })
 			disk := &c.nodes[old].disk
 			disk.set(simHang)
 			// One write, which nothing follows: also then the others have to be
@@ -247,7 +252,12 @@ func TestSimDiskHangsOnAFollower(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		c.put(leader, "k", c.value())
 		c.net.isolate(victim, slices.DeleteFunc(c.up(), func(id uint64) bool { return id == victim })...)
-		time.Sleep(10 * time.Second)
+		for range 100 {
+			time.Sleep(100 * time.Millisecond)
+			if role := c.nodes[victim].srv.node.status.Load().role; role != raft.StateFollower {
+				t.Fatalf("it stands for election: %v", role)
+			}
+		}
 		c.net.heal()
 		c.put(leader, "k", c.value())
 		if l, now, _ := c.nodes[leader].srv.node.leaders.get(); l != leader || now != term {
@@ -284,7 +294,7 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 							select {
 							case <-stop:
 								return
-							case <-time.After(50 * time.Millisecond):
+							case <-time.After(200 * time.Millisecond):
 								c.do(i, uint64(i%3)+1, chaosInput{kind: chaosPut, key: fmt.Sprintf("k%d", i), value: c.value()})
 							}
 						}
@@ -418,7 +428,7 @@ func TestDiskWatch(t *testing.T) {
 	if !d.full() {
 		t.Error("not full at the bound")
 	}
-	d.done()
+	d.done(10)
 	if d.full() {
 		t.Error("full when the disk has answered")
 	}
@@ -447,6 +457,19 @@ func TestDiskWatch(t *testing.T) {
 	d.queue(entries(1))
 	if d.out() != 4 {
 		t.Errorf("out for %d ticks", d.out())
+	}
+	d.tick += 1000
+	d.done(10)
+	if d.limit(10) != 10 {
+		t.Errorf("after one hang it hangs after %d ticks, not after 10", d.limit(10))
+	}
+	for range 10 {
+		d.hand()
+		d.tick += 9
+		d.done(10)
+	}
+	if d.limit(10) != 30 {
+		t.Errorf("with 9 ticks a sync it hangs after %d, not after 30", d.limit(10))
 	}
 	for _, tt := range []struct {
 		usual float64
@@ -503,6 +526,28 @@ func TestSimPauseIsNoHang(t *testing.T) {
 		if node.diskHangs() {
 			t.Error("the disk is said to hang")
 		}
+	})
+}
+
+// What waits for a leader's first commit is bounded; whoever asked asks again.
+func TestSimHeldReadsAreBounded(t *testing.T) {
+	simulate(t, 1, func(c *simCluster) {
+		c.awaitReady(1)
+		n := c.nodes[1].srv.node
+		must(t, n.call(context.Background(), func(*raft.RawNode) {
+			term := n.loop.committedTerm
+			n.loop.committedTerm = 0
+			for range maxHeldReads {
+				n.readIndex(newRound(nil))
+			}
+			if len(n.loop.held) != maxHeldReads {
+				t.Errorf("%d are held", len(n.loop.held))
+			}
+			if n.readIndex(newRound(nil)); len(n.loop.held) != maxHeldReads {
+				t.Errorf("%d are held", len(n.loop.held))
+			}
+			n.loop.committedTerm, n.loop.held = term, nil
+		}))
 	})
 }
 
