@@ -538,12 +538,12 @@ func TestSimHeldReadsAreBounded(t *testing.T) {
 			term := n.loop.committedTerm
 			n.loop.committedTerm = 0
 			for range maxHeldReads {
-				n.readIndex(newRound(nil))
+				n.readIndex(n.newRound(make([]byte, roundContext)))
 			}
 			if len(n.loop.held) != maxHeldReads {
 				t.Errorf("%d are held", len(n.loop.held))
 			}
-			if n.readIndex(newRound(nil)); len(n.loop.held) != maxHeldReads {
+			if n.readIndex(n.newRound(make([]byte, roundContext))); len(n.loop.held) != maxHeldReads {
 				t.Errorf("%d are held", len(n.loop.held))
 			}
 			n.loop.committedTerm, n.loop.held = term, nil
