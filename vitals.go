@@ -43,8 +43,6 @@ func (m *metrics) addVitals(s *server) {
 	gauge("raftkv_check_overdue_seconds", "By how much a check of the replicas is late, 0 if it is not.",
 		func() float64 { return s.watcher.checks.seconds(time.Now()) })
 
-	gauge("raftkv_quota_bytes", "Size of keys and values up to which this node lets writes in, 0 for any.",
-		func() float64 { return float64(s.cfg.Quota) })
 	free := &diskFree{dir: s.cfg.DataDir}
 	gauge("raftkv_disk_free_bytes", "Room on the file system of the data directory, NaN if not known.", free.bytes)
 
