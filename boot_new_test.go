@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
 )
 
 // Without this a directory that has lost its log starts as a new one, and what
@@ -40,7 +42,7 @@ func TestBootOnlyWhatIsNew(t *testing.T) {
 			dir := t.TempDir()
 			c.make(t, dir)
 			before := diskSums(t, dir)
-			err := createStorage(nil, dir, diskIdentity(), firstState(diskPeers()))
+			err := createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers()))
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}

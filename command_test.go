@@ -112,7 +112,7 @@ func TestDecodeBatchStrict(t *testing.T) {
 		{"format 3", append([]byte{3}, head[1:]...), errUnknownCommand},
 		{"a life of 0", append(append([]byte{2}, head[1:]...), make([]byte, 8)...), errMalformed},
 		{"half a life", append(append([]byte{2}, head[1:]...), 1, 2, 3, 4), errMalformed},
-		{"format 2 alone", []byte{2}, errUnknownCommand},
+		{"format 3 alone", []byte{3}, errUnknownCommand},
 		{"half an identity", head[:3], errMalformed},
 		{"identity overflows", append([]byte{batchFormat}, over...), errMalformed},
 		{"command longer than the entry", append(bytes.Clone(head), 200, 1), errMalformed},

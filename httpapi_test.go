@@ -529,8 +529,9 @@ func TestAPIProblems(t *testing.T) {
 		{errElsewhere, 503, "not_leader", didNotHappen, true},
 		{errStuck, 503, "stuck", nodeBroken, false},
 		{errOutcomeUnknown, 504, "outcome_unknown", mayHaveHappened, false},
+		{errSameNode, 409, "member_exists", didNotHappen, false},
 	}
-	for _, err := range []error{errDiverged, errNoMajority, errMemory} {
+	for _, err := range []error{errDiverged, errHistories, errNoMajority, errMemory} {
 		rows = append(rows, problem{err, 503, "diverged", nodeBroken, false})
 	}
 	listed := make(map[error]bool)

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 )
 
 // inspected runs inspect, and checks that it changes nothing.
@@ -76,7 +77,7 @@ func TestInspect(t *testing.T) {
 // nothing of this is damage.
 func TestInspectUnusual(t *testing.T) {
 	joining := t.TempDir()
-	must(t, createStorage(nil, joining, identity{Format: dirFormat, Node: 4, ClusterID: 1, Instance: 9}, firstState(nil)))
+	must(t, createStorage(zap.NewNop(), joining, identity{Format: dirFormat, Node: 4, ClusterID: 1, Instance: 9}, firstState(nil)))
 	wantLines(t, inspected(t, joining, exitOK), "node +4", "made +by joining.*", "snapshot +none.*", "log +no entries behind entry 0")
 
 	dir := oldDisk(t)

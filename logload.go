@@ -28,7 +28,9 @@ type logLoader struct {
 	base, term uint64 // of the entry before the tail
 
 	facts logFacts
-	due   snapshotPolicy // bytes and commands: what the log holds behind the snapshot
+	// worked is the last entry applied that was more than a check.
+	worked uint64
+	due    snapshotPolicy // bytes and commands: what the log holds behind the snapshot
 }
 
 // logFacts is what a log tells beside its entries. Not all of it need be
@@ -46,7 +48,7 @@ type logFacts struct {
 
 func newLogLoader(id uint64, st *state, commit uint64, limit int64) *logLoader {
 	return &logLoader{
-		id: id, state: st, commit: commit, limit: limit, base: st.index, term: st.term,
+		id: id, state: st, commit: commit, limit: limit, base: st.index, term: st.term, worked: st.index,
 		facts: logFacts{reconfigured: st.membership.changes > 0, published: make(map[uint64]uint64)},
 	}
 }
@@ -66,6 +68,9 @@ func (l *logLoader) take(e *raftpb.Entry) error {
 			return err
 		}
 		l.due.commands += uint64(commands)
+		if commands > 0 || e.GetType() != raftpb.EntryNormal {
+			l.worked = e.GetIndex()
+		}
 		if l.state.level > programLevel {
 			return errLevel(l.state.level)
 		}

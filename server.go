@@ -98,7 +98,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		pulse: newPulse("apply"),
 		log:   log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: newConfWait(),
 		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount, bytes: st.due.bytes, commands: st.due.commands}, state: st.state,
-		agreement: agreement{own: make(chan *ownCheck, 1), worked: st.state.index, checked: st.state.checks.checked},
+		agreement: agreement{own: make(chan *ownCheck, 1), worked: st.worked, checked: st.state.checks.checked},
 	}
 	kv.noteChecks()
 	kv.publish()

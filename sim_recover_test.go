@@ -77,7 +77,7 @@ func (c *simCluster) joinCluster(via, id, cluster uint64) {
 	}
 	n := &simNode{id: id, join: true, dir: c.nodeDir(id, 100)}
 	must(c.t, os.MkdirAll(n.dir, 0o700))
-	must(c.t, createStorage(nil, n.dir, identity{Format: dirFormat, Node: id, Instance: newInstance(), ClusterID: cluster}, firstState(nil)))
+	must(c.t, createStorage(zap.NewNop(), n.dir, identity{Format: dirFormat, Node: id, Instance: newInstance(), ClusterID: cluster}, firstState(nil)))
 	c.nodes[id] = n
 	c.start(id)
 	c.awaitVoter(via, id)
@@ -224,7 +224,7 @@ func wantSame(dir, other string) error {
 func TestRecoverRefuses(t *testing.T) {
 	damaged, joining, removed, busy := oldDisk(t), t.TempDir(), newDisk(t), oldDisk(t)
 	must(t, os.Remove(statePath(damaged, 3, 15)))
-	must(t, createStorage(nil, joining, diskIdentity(), firstState(nil)))
+	must(t, createStorage(zap.NewNop(), joining, diskIdentity(), firstState(nil)))
 	o := openDisk(t, removed)
 	st := someState(3, 15)
 	st.membership = newMembership(diskPeers()[1:])

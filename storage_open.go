@@ -25,6 +25,7 @@ type openedStorage struct {
 	end      tailReport
 	proven   walPlace // see walContents
 	due      snapshotPolicy
+	worked   uint64 // the last entry applied that was more than a check
 }
 
 // openStorage opens the log of a data directory that createStorage made, and
@@ -99,7 +100,7 @@ func inspect(log *zap.Logger, dir string, m mark, tailLimit int64, check func(id
 		return nil, refused(dir, err)
 	}
 	return &openedStorage{
-		storage: s, identity: id, state: st, logFacts: l.facts, end: tail, proven: c.proven, due: l.due,
+		storage: s, identity: id, state: st, logFacts: l.facts, end: tail, proven: c.proven, due: l.due, worked: l.worked,
 	}, nil
 }
 

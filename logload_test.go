@@ -1,0 +1,57 @@
+package main
+
+import (
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+)
+
+// Without this a start needs memory for the whole log since the last snapshot, several times; or it applies what may
+// yet be overwritten, or drops what raft still has to hand over.
+func TestLogLoader(t *testing.T) {
+	dir := newDisk(t)
+	o := openDisk(t, dir)
+	entries := someEntries(2, 2, 101, 100<<10)
+	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 81, entries...)}))
+	must(t, o.close())
+	const tail = 1 << 20 // ten entries
+	o, err := openStorageTail(zap.NewNop(), dir, tail, anyIdentity)
+	must(t, err)
+	defer o.close()
+	first, err := o.mem.FirstIndex()
+	must(t, err)
+	if o.state.index != 81 || o.snapIndex.Load() != firstIndex || first != 82 || o.last != 101 {
+		t.Errorf("the state is of entry %d, the snapshot of %d, in memory are entries %d to %d", o.state.index, o.snapIndex.Load(), first, o.last)
+	}
+	wantEntries(t, o, entries[80:])
+	hard, members, err := o.mem.InitialState()
+	if err != nil || hard.GetCommit() != 81 || !proto.Equal(members, o.state.membership.confState()) {
+		t.Errorf("raft begins with %v, %v; %v", hard, members, err)
+	}
+	if o.due.bytes < 100*100<<10 {
+		t.Errorf("the log of 10 MB counts as %d bytes towards the next snapshot", o.due.bytes)
+	}
+	if o.worked != firstIndex {
+		t.Errorf("entries without a command count as work: %d", o.worked)
+	}
+}
+
+// How a node ends that was removed while it was down is not the loader's business: raft hands over that entry.
+func TestLogLoaderStopsBeforeItsRemoval(t *testing.T) {
+	for id, want := range map[uint64]uint64{1: 2, 3: 4} {
+		dir := newDisk(t)
+		o := openDisk(t, dir)
+		data, err := proto.Marshal(memberChange{op: opRemove, id: id}.confChange())
+		must(t, err)
+		entries := someEntries(2, 2, 4, 10)
+		entries[1] = &raftpb.Entry{Term: new(uint64(2)), Index: new(uint64(3)), Type: raftpb.EntryConfChange.Enum(), Data: data}
+		must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 4, entries...)}))
+		must(t, o.close())
+		o = openDisk(t, dir)
+		if o.state.index != want || !o.reconfigured {
+			t.Errorf("node %d is removed: the state is of entry %d, want %d", id, o.state.index, want)
+		}
+	}
+}
