@@ -116,7 +116,11 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 	case r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPut:
 		return a.serveKey(w, r, path)
 	}
-	return notAllowed(w, "GET, HEAD, PUT, POST, DELETE")
+	allow := "GET, HEAD, PUT"
+	if _, err := parseMemberID(path); err == nil {
+		allow += ", POST, DELETE" // as a node
+	}
+	return notAllowed(w, allow)
 }
 
 // aboutItself tells the paths that need nothing of the replicated state, so
@@ -132,6 +136,9 @@ func aboutItself(path string) bool {
 // serveV1 serves the paths that are not short-form keys.
 func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error {
 	if key, ok := strings.CutPrefix(path, "v1/kv/"); ok {
+		if err := checkKey(key); err != nil {
+			return err // by any method
+		}
 		switch r.Method {
 		case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete:
 			return a.serveKey(w, r, key)
@@ -180,16 +187,26 @@ type originGuard struct {
 }
 
 func (g originGuard) check(r *http.Request) error {
-	host := r.Host
+	if r.Host != "" { // else it is HTTP/1.0, and no browser
+		if err := g.checkHost(r.Host); err != nil {
+			return err
+		}
+	}
+	if err := g.cross.Check(r); err != nil {
+		return fmt.Errorf("%w: %w", errCrossOrigin, err)
+	}
+	return nil
+}
+
+// checkHost refuses a Host header that is not one of this node's names.
+func (g originGuard) checkHost(header string) error {
+	host := header
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
 	host = strings.ToLower(strings.Trim(host, "[]"))
 	if host != "localhost" && !g.hosts[host] && net.ParseIP(host) == nil {
-		return fmt.Errorf("%w: %q; name it with --allowed-host to allow it", errWrongHost, r.Host)
-	}
-	if err := g.cross.Check(r); err != nil {
-		return fmt.Errorf("%w: %w", errCrossOrigin, err)
+		return fmt.Errorf("%w: %q; name it with --allowed-host to allow it", errWrongHost, header)
 	}
 	return nil
 }

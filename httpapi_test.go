@@ -165,7 +165,9 @@ func TestAPIBadKeys(t *testing.T) {
 		}
 		at.problem("DELETE", at.do("DELETE", "/v1/kv/"+key, ""), 400, "bad_request")
 	}
-	at.problem("empty key", at.do("PUT", "/v1/kv/", "v"), 400, "bad_request")
+	for _, method := range []string{"GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"} {
+		at.problem("empty key", at.do(method, "/v1/kv/", "v"), 400, "bad_request")
+	}
 	r := at.request("PUT", "/", nil)
 	r.URL.Path = "*"
 	at.problem("no slash", at.serve(r), 400, "bad_request")
@@ -365,7 +367,8 @@ func TestAPIHost(t *testing.T) {
 	for host, ok := range map[string]bool{
 		"localhost": true, "localhost:9121": true, "LOCALHOST:1": true, "127.0.0.1": true, "127.0.0.1:9121": true, "192.168.1.5:80": true,
 		"[::1]": true, "[::1]:9121": true, "[2001:db8::1]:1": true, "kv.example": true, "KV.Example:9121": true, "node1.example:9121": true,
-		"": false, "evil.example": false, "evil.example:9121": false, "localhost.evil.example": false, "127.0.0.1.evil.example:9121": false,
+		"":             true, // a health check in HTTP/1.0
+		"evil.example": false, "evil.example:9121": false, "localhost.evil.example": false, "127.0.0.1.evil.example:9121": false,
 		"kv.example.evil": false, "node2.example": false, "kv.example@evil": false, "127.0.0.1:9121:80": false, "a b": false,
 	} {
 		for _, method := range []string{"GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "BREW"} {
@@ -712,10 +715,13 @@ func TestAPIRoot(t *testing.T) {
 // Guarantee: 405 says what is allowed, and what it says is allowed is.
 func TestAPIMethods(t *testing.T) {
 	at := newAPITest(t)
+	at.a.profiles = true
 	for target, allow := range map[string]string{
-		"/": "GET, HEAD", "/k": "GET, HEAD, PUT, POST, DELETE", "/v1/kv/k": "GET, HEAD, PUT, DELETE",
+		"/": "GET, HEAD", "/k": "GET, HEAD, PUT", "/7": "GET, HEAD, PUT, POST, DELETE", "/v1/kv/k": "GET, HEAD, PUT, DELETE", "/v1/kv/7": "GET, HEAD, PUT, DELETE",
+		"/07": "GET, HEAD, PUT", "/0": "GET, HEAD, PUT", "/18446744073709551615": "GET, HEAD, PUT",
 		"/v1/status": "GET, HEAD", "/v1/members": "GET, HEAD, POST", "/v1/members/1": "GET, HEAD, PATCH, DELETE", "/v1/leader": "POST",
 		"/livez": "GET, HEAD", "/readyz": "GET, HEAD", "/metrics": "GET, HEAD",
+		"/debug/pprof/": "GET, HEAD, POST", "/debug/pprof/heap": "GET, HEAD, POST",
 	} {
 		for _, method := range []string{"GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW", "get"} {
 			w := at.do(method, target, "")
@@ -723,6 +729,10 @@ func TestAPIMethods(t *testing.T) {
 				if w.Code == 405 {
 					t.Errorf("%s %s is not allowed", method, target)
 				}
+				continue
+			}
+			if (method == "POST" || method == "DELETE") && strings.HasPrefix(allow, "GET, HEAD, PUT") && !strings.HasPrefix(target, "/v1/") {
+				at.problem(method+" "+target, w, 400, "bad_request") // which names the form that works
 				continue
 			}
 			at.problem(method+" "+target, w, 405, "method_not_allowed")
