@@ -82,7 +82,7 @@ func TestLogQueueNeverWaits(t *testing.T) {
 		close(r.gate)
 		synctest.Wait()
 		got := r.lines()
-		want := `"msg":"lines of this log were lost: they were not read in time, or could not be written","lines":8,"total":8}`
+		want := `"msg":"lines of this log were lost: they were not read in time, or could not be written","node":0,"lines":8,"total":8}`
 		if len(got) != 1025 || !strings.HasSuffix(got[1024], want) {
 			t.Errorf("%d lines, the last is %s", len(got), got[len(got)-1])
 		}

@@ -55,14 +55,22 @@ type refusals struct {
 	counts map[refusalKind]uint64
 }
 
+// countedKinds are the kinds that are counted.
+var countedKinds = []refusalKind{refusedAddress, refusedSender, refusedTerm, refusedMalformed, refusedSize, refusedBusy,
+	refusedRoom, refusedContradiction}
+
 func newRefusals(log *zap.Logger) *refusals {
-	return &refusals{
+	r := &refusals{
 		log: log, said: make(map[refusalKind]time.Time), unsaid: make(map[refusalKind]uint64), counts: make(map[refusalKind]uint64),
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "raftkv_peer_refused_total",
 			Help: "What came to the peer port and was not taken, by reason.",
 		}, []string{"reason"}),
 	}
+	for _, kind := range countedKinds {
+		r.total.WithLabelValues(string(kind)) // so that its first increase shows
+	}
+	return r
 }
 
 // note counts err if it is a refusal, and logs it now and then. from is the
