@@ -121,8 +121,10 @@ func TestMetricsOfMembers(t *testing.T) {
 		if got := valueOfMetric(t, c.nodes[old].srv, "raftkv_members_reachable", "role=voter"); got != 3 {
 			t.Errorf("%v of 3 voters are reachable", got)
 		}
-		if got := gathered(t, c.nodes[down].srv)["raftkv_member_lag_entries"]; got != nil {
-			t.Errorf("a follower tells of lags: %v", got)
+		for _, name := range []string{"raftkv_member_lag_entries", "raftkv_member_reachable", "raftkv_members_reachable"} {
+			if got := gathered(t, c.nodes[down].srv)[name]; got != nil {
+				t.Errorf("a follower tells what only the leader knows: %v", got)
+			}
 		}
 		c.crash(down)
 		for range 20 {
