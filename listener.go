@@ -37,7 +37,8 @@ type stoppableListener struct {
 	*net.TCPListener
 	server  *http.Server
 	handler atomic.Pointer[http.Handler]
-	conns   atomic.Int64  // that are open
+	conns   atomic.Int64 // that are open
+	limit   atomic.Pointer[connLimit]
 	ended   chan struct{} // closed when the server has ended
 	err     error         // why; read after ended is closed
 	who     http.Handler  // answers whoPath from the start; nil for clients

@@ -112,12 +112,18 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (
 		return err
 	}
 	defer func() { err = errors.Join(err, clients.cut()) }()
+	refusal, err := tooManyConns()
+	if err != nil {
+		return err
+	}
+	clients.limitTo(clientConns(maxFiles()), log, refusal)
 	ask := newPeerClient()
 	peers, err := listenAs(cfg.listenPeer(), newPeerServer(log), ask.process)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, peers.cut()) }()
+	peers.limitTo(peerConns(maxFiles()), log.Named("peer-http"), "")
 	lock, err := lockDir(cfg.DataDir)
 	if err != nil {
 		return err

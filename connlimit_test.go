@@ -1,0 +1,75 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// Without this clients take the descriptors that the log needs, or one that is
+// turned away does not hear why; or a place that is free again is not given away.
+func TestConnLimit(t *testing.T) {
+	l := newTestListener(t)
+	refusal, err := tooManyConns()
+	must(t, err)
+	core, logs := observer.New(zap.WarnLevel)
+	l.limitTo(5, zap.New(core), refusal)
+	var kept []*keptConn
+	get := func() (*keptConn, int) {
+		t.Helper()
+		c := dialKept(t, l.Addr().String())
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // one that is refused may not take it
+		resp, err := http.ReadResponse(c.r, nil)
+		must(t, err)
+		body, err := io.ReadAll(resp.Body)
+		must(t, err)
+		if resp.StatusCode == 429 && (!strings.Contains(string(body), `"code":"overloaded"`) || resp.Header.Get("Retry-After") != "1" || !resp.Close) {
+			t.Errorf("refused with %v %s", resp.Header, body)
+		}
+		return c, resp.StatusCode
+	}
+	for i := range 5 {
+		c, code := get()
+		if code != 200 {
+			t.Fatalf("connection %d: %d", i+1, code)
+		}
+		kept = append(kept, c)
+	}
+	if got := logs.FilterMessageSnippet("four fifths").Len(); got != 1 {
+		t.Errorf("warned %d times", got)
+	}
+	for range 3 {
+		if c, code := get(); code != 429 {
+			t.Errorf("the sixth connection: %d", code)
+		} else if _, err := c.r.ReadByte(); err == nil {
+			t.Error("it stays open")
+		}
+	}
+	if got := l.limit.Load().refused.Load(); got != 3 {
+		t.Errorf("%d refused", got)
+	}
+	must(t, kept[0].Close())
+	for end := time.Now().Add(30 * time.Second); ; {
+		if _, code := get(); code == 200 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("a place that is free is not given away")
+		}
+	}
+}
+
+// Without this a process with few descriptors has none for its files, or one
+// with many takes few clients.
+func TestConnShares(t *testing.T) {
+	for files, want := range map[int][2]int64{64: {32, 16}, 256: {128, 64}, 257: {129, 64}, 512: {384, 64}, 1024: {768, 128}, 20000: {15000, 2500}} {
+		if clients, peers := clientConns(files), peerConns(files); clients != want[0] || peers != want[1] {
+			t.Errorf("%d descriptors: %d for clients, %d for peers, want %v", files, clients, peers, want)
+		}
+	}
+}
