@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -23,7 +22,6 @@ import (
 const (
 	maxKeyBytes    = 4096
 	maxMemberBytes = 4096 // of the body of POST /ID
-	bodyChunk      = 32 << 10
 )
 
 // api serves clients. Routes are matched by hand, because a key is the path
@@ -40,6 +38,7 @@ type api struct {
 	backups  *backups
 	maxValue int64
 	quota    *quota
+	bodies   *bodyBudget
 	origin   originGuard
 	profiles bool // are served
 	stopping atomic.Bool
@@ -401,7 +400,7 @@ func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condi
 	if err := a.status.node.mayWrite(); err != nil {
 		return err
 	}
-	head := make([]byte, 0, writeOverhead+len(key)+int(min(max(r.ContentLength, 0), bodyChunk)))
+	head := make([]byte, 0, writeOverhead+len(key)+int(min(max(r.ContentLength, 0), bodyFirst)))
 	head = appendWriteHead(head, kindPut, cond, key)
 	cmd, err := a.readValue(w, r, head)
 	if err != nil {
@@ -453,21 +452,8 @@ func (a *api) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]b
 	}
 	// What a request announces is not what it sends: the buffer grows with
 	// what comes.
-	for missing := r.ContentLength; missing > 0; {
-		n := int(min(missing, max(bodyChunk, int64(len(cmd)))))
-		cmd = slices.Grow(cmd, n)
-		n, err := io.ReadFull(r.Body, cmd[len(cmd):len(cmd)+n])
-		cmd = cmd[:len(cmd)+n]
-		missing -= int64(n)
-		if err != nil {
-			return nil, bodyError(err)
-		}
-	}
-	if r.ContentLength >= 0 {
-		return cmd, nil
-	}
-	value, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxValue))
-	return append(cmd, value...), bodyError(err)
+	cmd, err := a.bodies.read(w, r, cmd, a.maxValue)
+	return cmd, bodyError(err)
 }
 
 // bodyError says why a request's body could not be read.
@@ -478,6 +464,8 @@ func bodyError(err error) error {
 		return nil
 	case errors.As(err, &tooLarge):
 		return fmt.Errorf("%w: more than %d bytes", errTooLarge, tooLarge.Limit)
+	case errors.Is(err, errOverloaded):
+		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errRequestTimeout
 	}

@@ -156,6 +156,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		log:  log, kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
 		status: status, metrics: newMetrics(status, proposals, memoryMetrics(cfg.memory, quota)...), backups: newBackups(log), maxValue: cfg.MaxValueSize,
 		quota:  quota,
+		bodies: newBodyBudget(max(bodyBudgetBytes, 4*cfg.MaxValueSize)),
 		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof,
 	}
 	s.api.metrics.addVitals(s)
