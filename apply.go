@@ -348,7 +348,7 @@ func (kv *kvstore) askForSnapshot(index uint64) {
 // busy with the one before, the next stays due: a copy that waits would keep
 // what is overwritten meanwhile in memory.
 func (kv *kvstore) snapshotIfDue() {
-	if kv.needed.Load() <= kv.due.last && !kv.due.isDue(kv.status().bytes) {
+	if kv.needed.Load() <= kv.due.last && !kv.redo.Load() && !kv.due.isDue(kv.status().bytes) {
 		return
 	}
 	select {
@@ -356,6 +356,7 @@ func (kv *kvstore) snapshotIfDue() {
 	default:
 		return
 	}
+	kv.redo.Store(false)
 	st := kv.copyState()
 	kv.due.reset()
 	kv.due.last = st.index

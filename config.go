@@ -111,6 +111,11 @@ type config struct {
 
 	// memory is what bounds that of the process; main finds it.
 	memory memoryLimit
+	// MinFree is how many bytes of the disk are kept free, 0 for none. Default
+	// 128MiB, and at most a third of the disk. When less is free on the leader,
+	// or on so many voters that one more would cost the majority, writes that
+	// make the store grow are refused on all nodes.
+	MinFree int64
 
 	// Pprof serves profiles of the process, of its CPU and memory, under
 	// /debug/pprof/ of the client API. Default false: whoever asks for one
@@ -153,6 +158,7 @@ func defaultConfig() config {
 		CheckInterval:     10 * time.Second,
 		MaxValueSize:      1 << 20,
 		Quota:             quotaFromMemory,
+		MinFree:           128 << 20,
 		LogLevel:          "info",
 		LogFormat:         "console",
 	}
@@ -189,6 +195,7 @@ func (c *config) settings(list *string) []setting {
 		{"check-interval", "TIME", "time between checks that all replicas hold the same; 0 for none (10s)", into(&c.CheckInterval, time.ParseDuration, period)},
 		{"max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", into(&c.MaxValueSize, parseSize, "a size in bytes, KiB, MiB or GiB, as in 1048576 or 1MiB")},
 		{"quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (by the memory, at most 2GiB)", into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")},
+		{"min-free", "SIZE", "kept free on the disk: bytes, KiB, MiB or GiB; 0 for none (128MiB)", into(&c.MinFree, parseSize, "a size in bytes, KiB, MiB or GiB, as in 128MiB")},
 		{"pprof", "", "serve profiles under /debug/pprof/ of the client API (false)", into(&c.Pprof, strconv.ParseBool, "true or false")},
 		{"log-level", "LEVEL", "debug, info, warn or error; also for one voice: info,rafthttp=debug (info)", into(&c.LogLevel, parseText, "")},
 		{"log-format", "FORMAT", "console or json (console)", into(&c.LogFormat, parseText, "")},

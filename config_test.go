@@ -67,6 +67,7 @@ func TestDefaults(t *testing.T) {
 		CheckInterval:     10 * time.Second,
 		MaxValueSize:      1048576,
 		Quota:             quotaFromMemory,
+		MinFree:           128 << 20,
 		LogLevel:          "info",
 		LogFormat:         "console",
 	}
@@ -108,6 +109,7 @@ var settingTests = []struct {
 	{"check-interval", "0s", func(c config) any { return c.CheckInterval }, time.Duration(0)},
 	{"max-value-size", "512KiB", func(c config) any { return c.MaxValueSize }, int64(512 << 10)},
 	{"quota", "3GiB", func(c config) any { return c.Quota }, int64(3 << 30)},
+	{"min-free", "0", func(c config) any { return c.MinFree }, int64(0)},
 	{"pprof", "true", func(c config) any { return c.Pprof }, true},
 	{"log-level", "debug", func(c config) any { return c.LogLevel }, "debug"},
 	{"log-format", "json", func(c config) any { return c.LogFormat }, "json"},

@@ -47,7 +47,6 @@ what it owns; the last column says how others reach it.
 	logQueue, one for the process    the lines of the log          logQueue.mu guards the queue
 	endWindow, after a minute with   nothing                       repeats.mu; not waited for
 	a line that repeats itself
-	a question for the free room     nothing                       ends when the kernel answers; not waited for
 	tuneGC, one for the process      nothing                       ends with a signal; not waited for
 	two listeners (listener.go)      their HTTP servers            stop, cut
 	HTTP handlers                    their request

@@ -38,6 +38,7 @@ type api struct {
 	backups  *backups
 	maxValue int64
 	quota    *quota
+	room     *roomKeeper
 	bodies   *bodyBudget
 	origin   originGuard
 	profiles bool // are served
@@ -406,6 +407,9 @@ func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condi
 	if err != nil {
 		return err
 	}
+	if err := a.room.admit(key, len(cmd)-len(head)); err != nil {
+		return err
+	}
 	release, err := a.quota.reserve(key, len(cmd)-len(head))
 	if err != nil {
 		return err
@@ -415,6 +419,9 @@ func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condi
 }
 
 func (a *api) delete(w http.ResponseWriter, r *http.Request, key string, cond condition) error {
+	if err := a.room.admit(key, -1); err != nil {
+		return err
+	}
 	return a.write(w, r, encodeWrite(kindDelete, cond, key, nil))
 }
 

@@ -524,6 +524,7 @@ func TestAPIProblems(t *testing.T) {
 		{errInternal, 500, "internal", nodeBroken, false},
 		{errors.New("never heard of"), 500, "internal", nodeBroken, false},
 		{errQuota, 507, "quota_exceeded", didNotHappen, false},
+		{errDiskFull, 507, "disk_full", didNotHappen, false},
 		{errNoLeader, 503, "no_leader", didNotHappen, true},
 		{errStopping, 503, "stopping", didNotHappen, true},
 		{errNotReady, 503, "not_ready", didNotHappen, true},

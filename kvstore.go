@@ -268,6 +268,7 @@ type kvstore struct {
 	writer    chan struct{} // held by the snapshot that is being written
 	wanted    chan struct{} // says that needed has risen
 	needed    atomic.Uint64 // somebody needs a snapshot of this index or a later one
+	redo      atomic.Bool   // the last snapshot failed
 	due       snapshotPolicy
 	agreement agreement
 	// toldBefore is the index up to which changes of the members were told of

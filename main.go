@@ -134,6 +134,7 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (
 		}
 	}()
 
+	fitSegments(log, cfg.DataDir)
 	found, err := prepareDir(ctx, cfg, log, ask)
 	if errors.Is(err, errStopping) {
 		return nil // by a signal, while it was waiting to join

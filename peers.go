@@ -91,7 +91,9 @@ func (c clusterInfo) member(id uint64) (memberInfo, bool) {
 // peerHandler serves the peer listener: rafthttp's routes and our own.
 func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	newPeerGuard(s.node, raftHandler).routes(mux)
+	guard := newPeerGuard(s.node, raftHandler)
+	guard.snapshots = s.boundSnapshots(raftHandler)
+	guard.routes(mux)
 	mux.HandleFunc("GET "+linkPath+"{id}", s.node.links.serve)
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
@@ -103,6 +105,7 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 		}
 		writeJSON(w, http.StatusOK, s.members.leaderView(r.Context()))
 	})
+	mux.HandleFunc("POST "+diskPath, s.serveDiskNote)
 	mux.HandleFunc("POST "+memberPath, s.servePeerMember(s.members.serve))
 	mux.HandleFunc("POST "+joinPath, s.servePeerMember(s.members.serveJoin))
 	// Our own requests never come from a browser, not even the harmless ones.

@@ -70,6 +70,7 @@ var problems = []problem{
 	{errNotHandedOver, http.StatusServiceUnavailable, "not_handed_over", mayHaveHappened, true},
 	{errElsewhere, http.StatusServiceUnavailable, "not_leader", didNotHappen, true},
 	{errQuota, http.StatusInsufficientStorage, "quota_exceeded", didNotHappen, false},
+	{errDiskFull, http.StatusInsufficientStorage, "disk_full", didNotHappen, false},
 	{errOutcomeUnknown, http.StatusGatewayTimeout, "outcome_unknown", mayHaveHappened, false},
 	{errDiverged, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
 	{errHistories, http.StatusServiceUnavailable, "diverged", nodeBroken, false},

@@ -100,6 +100,7 @@ type raftNode struct {
 	receiving map[uint64]int    // snapshots on their way to a peer
 	gate      gate
 	inbox     *inbox
+	room      *roomKeeper
 	// askPeer asks the peer at a URL what it knows of the cluster.
 	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
 	// askStand asks the peer at a URL where its log stands against node's.
@@ -316,7 +317,7 @@ func (n *raftNode) step(m *raftpb.Message) {
 		return
 	}
 	n.noteHeard(m)
-	if !n.sift(m) {
+	if n.room.dropsEntries(m) || !n.sift(m) {
 		return
 	}
 	n.noteAck(m)
@@ -345,9 +346,10 @@ func (n *raftNode) stored(s stored) {
 
 func (n *raftNode) propose(p proposal) {
 	err := raft.ErrProposalDropped
-	if n.loop.disk.full() {
+	switch {
+	case n.loop.disk.full():
 		n.loop.disk.refused++
-	} else {
+	case !n.room.spent():
 		err = n.loop.rn.Propose(p.data)
 	}
 	st := n.status.Load()
@@ -501,6 +503,14 @@ func (n *raftNode) call(ctx context.Context, f func(*raft.RawNode)) error {
 	return nil
 }
 
+// store makes storage messages durable, once the disk has room for them.
+func (n *raftNode) store(ctx context.Context, msgs []*raftpb.Message) error {
+	if err := n.awaitRoom(ctx, msgs); err != nil {
+		return err
+	}
+	return n.storage.append(msgs)
+}
+
 // persist is the persist loop: it takes everything that waits, makes it
 // durable with one fsync, and only then sends what depends on it.
 func (n *raftNode) persist(ctx context.Context) error {
@@ -513,8 +523,9 @@ func (n *raftNode) persist(ctx context.Context) error {
 			if err := n.storage.trim(); err != nil {
 				return err
 			}
+			n.storage.room.tend()
 		case msgs := <-n.appendC:
-			if err := n.persistPulse.excused(waitsForDisk, func() error { return n.storage.append(msgs) }); err != nil {
+			if err := n.persistPulse.excused(waitsForDisk, func() error { return n.store(ctx, msgs) }); err != nil {
 				return fmt.Errorf("cannot store: %w", err)
 			}
 			s, err := n.answer(msgs)

@@ -32,6 +32,7 @@ type server struct {
 	checker   *checker
 	live      *liveness
 	watcher   *watcher
+	room      *roomKeeper
 	api       *api
 	states    chan *state
 	commitC   chan []commit
@@ -67,6 +68,7 @@ func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterI
 	s.members.ask = ask.member
 	s.members.askView = ask.view
 	s.members.who, s.members.process = ask.who, ask.process
+	s.room.tell = ask.disk
 	s.node.askPeer = ask.cluster
 	s.node.askStand = ask.stand
 	s.node.askPeerLink = ask.link
@@ -142,6 +144,8 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		checks: overdue{interval: cfg.CheckInterval},
 	}
 	s.members.versions = &s.watcher.versions
+	s.room = newRoomKeeper(log, cfg, st, kv, leaders)
+	node.room, st.redo = s.room, kv.redoSnapshot
 	s.checker = &checker{
 		log: log, id: cfg.ID, interval: cfg.CheckInterval, tick: tick, elected: cfg.ElectionTimeout,
 		kv: kv, node: node, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.propose,
@@ -156,10 +160,12 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		log:  log, kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
 		status: status, metrics: newMetrics(status, proposals, memoryMetrics(cfg.memory, quota)...), backups: newBackups(log), maxValue: cfg.MaxValueSize,
 		quota:  quota,
+		room:   s.room,
 		bodies: newBodyBudget(max(bodyBudgetBytes, 4*cfg.MaxValueSize)),
 		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof,
 	}
 	s.api.metrics.addVitals(s)
+	s.room.register(s.api.metrics.registry)
 	return s
 }
 
@@ -193,6 +199,7 @@ func (s *server) start() error {
 	group.Go(func() error { return s.storage.mark.run(ctx) })
 	group.Go(func() error { return s.storage.watch(ctx) })
 	group.Go(func() error { return s.members.run(ctx) })
+	group.Go(func() error { return s.room.run(ctx) })
 	group.Go(func() error { return s.checker.report(ctx) })
 	group.Go(func() error { return s.checker.lead(ctx) })
 	group.Go(func() error { return s.watcher.run(ctx) })

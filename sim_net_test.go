@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -30,6 +31,7 @@ type simNet struct {
 	nodes     map[uint64]*server
 	drop, dup float64
 	spoil     float64               // how often a snapshot breaks off, or comes with a bit flipped
+	notes     atomic.Int64          // of disks, that were heard
 	transfers int                   // snapshots that were sent
 	empty     int                   // appends without entries that were sent
 	midway    func(from, to uint64) // called, if not nil, in the middle of each

@@ -41,6 +41,7 @@ type simCluster struct {
 	peers []peer // the voters of the first start
 	tweak func(*config)
 	log   func(id uint64) *zap.Logger // nil: nobody reads it
+	wire  func(*server)               // changes a node before it starts; nil: does not
 
 	// lives is held, by the one who has put its token in, while a node of a random
 	// test changes its life. That takes virtual time, which stands still while
@@ -92,17 +93,24 @@ func simulate(t *testing.T, n int, test func(c *simCluster)) {
 
 func simulateWith(t *testing.T, n int, tweak func(*config), test func(c *simCluster)) {
 	t.Helper()
-	simulateLogged(t, n, tweak, nil, test)
+	simulateSet(t, n, func(c *simCluster) { c.tweak = tweak }, test)
 }
 
 // simulateLogged is simulateWith, with a logger for each node.
 func simulateLogged(t *testing.T, n int, tweak func(*config), log func(id uint64) *zap.Logger, test func(c *simCluster)) {
 	t.Helper()
+	simulateSet(t, n, func(c *simCluster) { c.tweak, c.log = tweak, log }, test)
+}
+
+// simulateSet is simulate, on a cluster of which set has set what is to be so
+// from the start.
+func simulateSet(t *testing.T, n int, set func(*simCluster), test func(c *simCluster)) {
+	t.Helper()
 	seed := simSeed(t)
 	t.Logf("RAFTKV_SIM_SEED=%d", seed)
 	dir := t.TempDir()
 	inBubble(t, func(t *testing.T) {
-		c := newSimCluster(t, dir, seed, n, tweak, log)
+		c := newSimCluster(t, dir, seed, n, set)
 		defer c.close()
 		test(c)
 		c.check()
@@ -111,11 +119,12 @@ func simulateLogged(t *testing.T, n int, tweak func(*config), log func(id uint64
 
 // newSimCluster makes a cluster of n nodes and starts them. It is called in a
 // bubble.
-func newSimCluster(t *testing.T, dir string, seed uint64, n int, tweak func(*config), log func(id uint64) *zap.Logger) *simCluster {
+func newSimCluster(t *testing.T, dir string, seed uint64, n int, set func(*simCluster)) *simCluster {
 	c := &simCluster{
 		t: t, dir: dir, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)),
-		net: newSimNet(t, seed), nodes: make(map[uint64]*simNode), tweak: tweak, log: log, lives: make(chan struct{}, 1),
+		net: newSimNet(t, seed), nodes: make(map[uint64]*simNode), lives: make(chan struct{}, 1),
 	}
+	set(c)
 	for id := range uint64(n) {
 		c.peers = append(c.peers, peer{ID: id + 1, URL: simURL(id + 1)})
 	}
@@ -189,6 +198,10 @@ func (c *simCluster) tryStart(id uint64) error {
 	srv.members.askView = c.net.viewer(id)
 	srv.node.askPeer = c.net.informer(id)
 	srv.node.askStand = c.net.stander(id)
+	srv.room.tell = c.net.diskTeller(id)
+	if c.wire != nil {
+		c.wire(srv)
+	}
 	srv.connect(c.net.transport(srv), c.net.found(id))
 	n.srv, n.ended, n.err = srv, make(chan struct{}), nil
 	n.lives++

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // The records of a state file. The values are on disk: never reuse one. What
@@ -216,22 +218,41 @@ func appendString(b []byte, s string) []byte {
 
 // writeSnapshots writes states to disk as they come, one at a time, and lets go
 // of writer when it is done with one. Between them it removes the files that a
-// newer snapshot has made superfluous.
+// newer snapshot has made superfluous. Neither has to succeed for the node to go
+// on: what fails is done again after a rest (snapshotfail.go), a snapshot by
+// redo.
 func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writer <-chan struct{}, writtenC chan<- *state) error {
 	newer := s.recorded.channel(s.snapIndex.Load() + 1)
+	var cleanAgain, rested <-chan time.Time
+	clean := func() {
+		index := s.snapIndex.Load()
+		newer, cleanAgain = s.recorded.channel(index+1), nil
+		if err := s.clean(index); err != nil {
+			s.log.Warn("cannot remove files that are of no more use; trying again", zap.Error(err))
+			cleanAgain = time.After(mostRest)
+		}
+	}
 	for {
 		select {
 		case <-newer:
-			index := s.snapIndex.Load()
-			newer = s.recorded.channel(index + 1)
-			if err := s.clean(index); err != nil {
-				return err
-			}
+			clean()
+		case <-cleanAgain:
+			clean()
 		case st := <-states:
-			if err := s.writeSnapshot(ctx, st, writtenC); err != nil {
+			err := s.writeSnapshot(ctx, st, writtenC)
+			switch {
+			case errors.Is(err, errMemory):
 				return err
+			case err == nil:
+				<-writer
+			default:
+				rested = time.After(s.trouble.failed(err, st.index))
+				s.tail.writing.Store(s.snapIndex.Load())
 			}
+		case <-rested:
+			rested = nil
 			<-writer
+			s.redo()
 		case <-ctx.Done():
 			return nil
 		}
@@ -249,10 +270,14 @@ func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- 
 	t.awaited.Store(false) // who waits asks again, at each heartbeat or tick
 	pace := func() time.Duration { return t.snapshotPace(st.bytes) }
 	began := time.Now()
-	err := writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
-		overtaken := func() bool { return st.index <= s.snapIndex.Load() }
-		return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), pace: pace, overtaken: overtaken}, st)
-	})
+	overtaken := func() bool { return st.index <= s.snapIndex.Load() }
+	err := s.trouble.check(s.dir, st.bytes)
+	if err == nil {
+		err = writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
+			w = s.trouble.bounded(s.dir, w)
+			return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), pace: pace, overtaken: overtaken}, st)
+		})
+	}
 	if ctx.Err() != nil {
 		return nil // stopping: the half-written file is gone again
 	}

@@ -115,6 +115,9 @@ func (s *statusReporter) serveReady(w http.ResponseWriter, r *http.Request) erro
 			return fmt.Errorf("%w: not yet true: %s", errNotReady, c.name)
 		}
 	}
+	if verbose {
+		text += s.notes()
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if !ready {
 		w.WriteHeader(http.StatusServiceUnavailable)

@@ -55,6 +55,7 @@ type storage struct {
 	dir  string
 	wal  writeAheadLog
 	next *segmentZeroer
+	room *logRoom
 	mem  *raft.MemoryStorage
 	mark *markKeeper
 
@@ -62,6 +63,8 @@ type storage struct {
 	last      uint64            // index of the last entry in the WAL
 	tail      logTail
 	snapshots snapshotStats
+	trouble   snapshotTrouble
+	redo      func()                          // has another snapshot taken
 	recorded  *indexWait                      // wakes those who wait for a snapshot to be recorded
 	snapIndex atomic.Uint64                   // of the newest snapshot that the WAL records; others may read it
 	newest    atomic.Pointer[raftpb.Snapshot] // the same, as raft knows it; without the state
@@ -117,11 +120,22 @@ func (s *storage) write(hard *raftpb.HardState, entries []*raftpb.Entry) error {
 			return err
 		}
 	}
+	return s.saveWAL(hard, entries)
+}
+
+// saveWAL is wal.Save, unless the disk has no room. The WAL would wait for ever
+// for a next segment, or fail.
+func (s *storage) saveWAL(hard *raftpb.HardState, entries []*raftpb.Entry) error {
+	size := sizeInLog(hard, entries)
+	if !s.room.admits(size, len(entries) > 0) {
+		return errNoRoom
+	}
 	began := time.Now()
 	if err := s.wal.Save(hard, entries); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	s.noteSync(began)
+	s.room.saved(size)
 	return nil
 }
 
@@ -196,12 +210,13 @@ func (s *storage) install(m *raftpb.Message) error {
 // a log that has lost its end. The loader raises it to the snapshot's index.
 func (s *storage) record(hard *raftpb.HardState, index, term uint64, cs *raftpb.ConfState) error {
 	before := &raftpb.HardState{Term: new(hard.GetTerm()), Vote: new(hard.GetVote()), Commit: new(s.hard.GetCommit())}
-	if err := s.wal.Save(before, nil); err != nil {
-		return fmt.Errorf("write-ahead log: %w", err)
+	if err := s.saveWAL(before, nil); err != nil {
+		return err
 	}
 	if err := s.wal.SaveSnapshot(&walpb.Snapshot{Index: new(index), Term: new(term), ConfState: cs}); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
+	s.room.saved(snapRecord)
 	// Another one: the WAL keeps what it is given, for the head of its next segment.
 	s.hard = &raftpb.HardState{Term: before.Term, Vote: before.Vote, Commit: new(max(hard.GetCommit(), index))}
 	s.snapIndex.Store(index)
@@ -221,12 +236,17 @@ func (s *storage) written(st *state) error {
 		return nil
 	}
 	cs := st.membership.confState()
+	if !s.room.admits(stateRecord+snapRecord, false) {
+		time.AfterFunc(s.trouble.failed(fmt.Errorf("recording it: %w", errNoRoom), st.index), s.redo)
+		return os.Remove(statePath(s.dir, st.term, st.index))
+	}
 	if err := s.record(s.hard, st.index, st.term, cs); err != nil {
 		return err
 	}
 	if err := s.announce(st.index, st.term, cs); err != nil {
 		return err
 	}
+	s.trouble.succeeded()
 	s.snapshots.written.Add(1)
 	s.log.Info("snapshot written", news, zap.Uint64("index", st.index), zap.Uint64("term", st.term), zap.Int64("bytes", s.tail.snapshot),
 		zap.Duration("took", time.Duration(s.snapshots.took.Load())))
@@ -331,6 +351,7 @@ func removeSegments(walDir string, index uint64) error {
 // close flushes and closes the log.
 func (s *storage) close() error {
 	s.next.close()
+	s.room.close()
 	return errors.Join(s.wal.Close(), s.mark.close())
 }
 

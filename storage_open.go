@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/storage/wal"
@@ -89,7 +90,7 @@ func inspect(log *zap.Logger, dir string, m mark, tailLimit int64, check func(id
 	}
 	s := &storage{
 		log: log, dir: dir, mem: raft.NewMemoryStorage(), hard: c.hard, last: c.last(), recorded: new(indexWait),
-		tail: logTail{limit: tailLimit, scarce: tailLimit < tailWeight, weight: l.weight},
+		tail: logTail{limit: tailLimit, scarce: tailLimit < tailWeight, weight: l.weight}, trouble: snapshotTrouble{log: log, disk: diskOf},
 	}
 	s.snapIndex.Store(c.snapshot.GetIndex())
 	err = s.noteSnapshot(c.snapshot)
@@ -197,15 +198,41 @@ func (o *openedStorage) open() error {
 	// It reads its last segments once more, to find its end, and keeps the
 	// entries behind the snapshot that it is given: so it is given the last
 	// entry, and says that there is no snapshot of that.
-	w, err := wal.Open(o.log.Named("wal"), walDir, &walpb.Snapshot{Index: new(o.last), Term: new(term)})
+	from := &walpb.Snapshot{Index: new(o.last), Term: new(term)}
+	w, room, err := openToEnd(o.log, walDir, from)
+	if errors.Is(err, syscall.ENOSPC) {
+		// It gave the blocks behind the log's end back, to have zeros there, and
+		// others took them. There is nothing to give back a second time.
+		w, room, err = openToEnd(o.log, walDir, from)
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("data directory %s: write-ahead log: %w", o.dir, err)
+	}
 	if err != nil {
 		return refused(o.dir, fmt.Errorf("write-ahead log: %w", err))
 	}
-	if _, _, _, err := w.ReadAll(); err != nil && !errors.Is(err, wal.ErrSnapshotNotFound) {
-		return refused(o.dir, fmt.Errorf("write-ahead log: %w", errors.Join(err, w.Close())))
-	}
-	o.wal, o.next = w, newSegmentZeroer(o.log, walDir, wal.SegmentSizeBytes)
+	room.begin(o.end)
+	o.wal, o.room, o.next = w, room, newSegmentZeroer(o.log, walDir, wal.SegmentSizeBytes)
 	return nil
+}
+
+// openToEnd opens the WAL, and reads it only to get to its end: readWAL knows
+// better what it holds.
+func openToEnd(log *zap.Logger, walDir string, from *walpb.Snapshot) (*wal.WAL, *logRoom, error) {
+	room, err := newLogRoom(log, walDir, wal.SegmentSizeBytes, diskOf)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := wal.Open(log.Named("wal"), walDir, from)
+	if err != nil {
+		room.close()
+		return nil, nil, err
+	}
+	if _, _, _, err := w.ReadAll(); err != nil && !errors.Is(err, wal.ErrSnapshotNotFound) {
+		room.close()
+		return nil, nil, errors.Join(err, w.Close())
+	}
+	return w, room, nil
 }
 
 // wipe overwrites a file with zeros from an offset on, as the WAL itself does
@@ -236,8 +263,8 @@ func (o *openedStorage) begin() error {
 	// The WAL repeats in each new segment the hard state that it last saved,
 	// not the one that it read: without this, a segment cut early in this
 	// life would leave term and vote only in segments that get removed.
-	if err := o.wal.Save(o.hard, nil); err != nil {
-		return fmt.Errorf("write-ahead log: %w", err)
+	if err := o.saveWAL(o.hard, nil); err != nil {
+		return fmt.Errorf("data directory %s: %w", o.dir, err)
 	}
 	if err := o.wal.Sync(); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)

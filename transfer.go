@@ -48,6 +48,7 @@ func (n *raftNode) sendSnapshot(m *raftpb.Message) {
 	rest := n.restBefore(to)
 	n.group.Go(func() error {
 		err := n.rest(rest)
+		began := time.Now()
 		if err == nil {
 			err = n.transferSnapshot(m)
 		}
@@ -57,7 +58,8 @@ func (n *raftNode) sendSnapshot(m *raftpb.Message) {
 			n.storage.snapshots.unsent.Add(1)
 			n.log.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err))
 		}
-		n.reports.put(func(*raft.RawNode) { n.sent(to, err) })
+		took := time.Since(began)
+		n.reports.put(func(*raft.RawNode) { n.sent(to, took, err) })
 		n.report(to, status)
 		return nil
 	})
@@ -68,11 +70,16 @@ type resend struct {
 	match  uint64 // of the node then
 	rest   time.Duration
 	failed bool // it broke off, or was refused
+	took   time.Duration
 }
 
 // maxRest is the longest rest between two snapshots to a node that is no further
-// for them; between two that fail it is the election timeout.
-const maxRest = 30 * time.Second
+// for them. Between two that fail, as when the receiver's disk is full, it is the
+// election timeout, or resendShare times as long as the sending took.
+const (
+	maxRest     = 30 * time.Second
+	resendShare = 8
+)
 
 // restBefore returns how long to wait before a node gets a snapshot. One that is
 // no further than when it got the one before has no use for it, and raft would
@@ -89,7 +96,7 @@ func (n *raftNode) restBefore(to uint64) time.Duration {
 	if sent && match <= last.match {
 		next.rest = min(max(n.tick, 2*last.rest), maxRest)
 		if last.failed {
-			next.rest = min(next.rest, n.elected)
+			next.rest = min(next.rest, max(n.elected, resendShare*last.took))
 		}
 	}
 	n.loop.resend[to] = next
@@ -97,10 +104,10 @@ func (n *raftNode) restBefore(to uint64) time.Duration {
 }
 
 // sent notes on the raft loop what became of a snapshot.
-func (n *raftNode) sent(to uint64, err error) {
+func (n *raftNode) sent(to uint64, took time.Duration, err error) {
 	delete(n.loop.sending, to)
 	if last, ok := n.loop.resend[to]; ok {
-		last.failed = err != nil
+		last.failed, last.took = err != nil, took
 		n.loop.resend[to] = last
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -34,9 +35,19 @@ const (
 )
 
 var (
-	errSuperseded = errors.New("another snapshot has taken its place")
-	errNoRoom     = errors.New("the disk has no room for a snapshot")
+	errSuperseded     = errors.New("another snapshot has taken its place")
+	errNoSnapshotRoom = errors.New("the disk has no room for a snapshot")
 )
+
+// freeSpace returns how many bytes this process may still write to the file
+// system of a directory; any number where that cannot be told.
+func freeSpace(dir string) (uint64, error) {
+	d, err := diskOf(dir)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return math.MaxUint64, nil
+	}
+	return uint64(d.free), err
+}
 
 // uploads is the place of the one snapshot that may come in.
 type uploads struct {
@@ -130,8 +141,8 @@ func (u *upload) checkRoom() error {
 		return err
 	}
 	if free < snapshotReserve+2*roomEvery {
-		u.node.refusals.note(u.from, refusal{http.StatusInsufficientStorage, refusedRoom, errNoRoom.Error()})
-		return fmt.Errorf("%w: %d bytes are left", errNoRoom, free)
+		u.node.refusals.note(u.from, refusal{http.StatusInsufficientStorage, refusedRoom, errNoSnapshotRoom.Error()})
+		return fmt.Errorf("%w: %d bytes are left", errNoSnapshotRoom, free)
 	}
 	return nil
 }
@@ -187,7 +198,7 @@ func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *uplo
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(head), r.Body), r.Body}
-	g.rafthttp.ServeHTTP(w, r)
+	g.snapshots.ServeHTTP(w, r)
 	return nil
 }
 

@@ -43,9 +43,6 @@ func (m *metrics) addVitals(s *server) {
 	gauge("raftkv_check_overdue_seconds", "By how much a check of the replicas is late, 0 if it is not.",
 		func() float64 { return s.watcher.checks.seconds(time.Now()) })
 
-	free := &diskFree{dir: s.cfg.DataDir}
-	gauge("raftkv_disk_free_bytes", "Room on the file system of the data directory, NaN if not known.", free.bytes)
-
 	m.registry.MustRegister(m.inFlight)
 	gauge("raftkv_commands_queued", "Commands that wait to be proposed.",
 		func() float64 { commands, _ := s.proposals.backlog(); return float64(commands) })
@@ -66,9 +63,9 @@ func (m *metrics) addVitals(s *server) {
 			ConstLabels: prometheus.Labels{"what": what},
 		}, func() float64 { return float64(n()) }))
 	}
-	for what, n := range map[string]func() uint64{"write": st.unwritten.Load, "send": st.unsent.Load} {
+	for what, n := range map[string]func() uint64{"write": st.unwritten.Load, "send": st.unsent.Load, "store": s.storage.trouble.lost.Load} {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "raftkv_snapshot_failures_total", Help: "Snapshots that could not be written, or not be sent.",
+			Name: "raftkv_snapshot_failures_total", Help: "Snapshots that could not be written, not be sent, or not be stored when another node sent them.",
 			ConstLabels: prometheus.Labels{"what": what},
 		}, func() float64 { return float64(n()) }))
 	}

@@ -108,10 +108,13 @@ func (z *segmentZeroer) find() error {
 			return err
 		}
 		z.file, z.at = f, 0
-		if z.info, err = f.Stat(); err != nil || z.info.Size() != z.size {
-			z.close() // the WAL is still at it
+		if z.info, err = f.Stat(); err == nil && z.info.Size() == z.size {
+			return nil
 		}
-		return err
+		z.close() // it is being made, or held back (walroom.go)
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

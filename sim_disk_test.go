@@ -1,0 +1,115 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// diskTeller stands in for the peer route by which nodes tell of their disks.
+func (s *simNet) diskTeller(from uint64) func(context.Context, string, uint64, diskNote) error {
+	return func(_ context.Context, url string, _ uint64, n diskNote) error {
+		time.Sleep(simDelay)
+		srv, err := s.reach(from, url)
+		if err == nil {
+			srv.room.hear(n)
+			s.notes.Add(1)
+		}
+		return err
+	}
+}
+
+// simDisks are disks of which so much is free, by node.
+type simDisks map[uint64]*atomic.Int64
+
+func simulateDisks(t *testing.T, n int, test func(c *simCluster, d simDisks)) {
+	t.Helper()
+	d := make(simDisks)
+	for id := range uint64(n) {
+		d[id+1] = new(atomic.Int64)
+		d[id+1].Store(1 << 40)
+	}
+	wire := func(srv *server) {
+		free := d[srv.cfg.ID]
+		srv.room.disk = func(string) (disk, error) { return disk{free: free.Load(), total: 1 << 41}, nil }
+	}
+	simulateSet(t, n, func(c *simCluster) { c.wire = wire }, func(c *simCluster) { test(c, d) })
+}
+
+// wantWrites waits until a growing write ends on all nodes that are up with err.
+func (c *simCluster) wantWrites(err error) {
+	c.t.Helper()
+	for _, id := range c.up() {
+		c.await(fmt.Sprintf("a growing write on node %d to end with %v", id, err), func() bool {
+			return errors.Is(c.nodes[id].srv.room.admit("grow", 1), err)
+		})
+	}
+}
+
+// One disk of three is full: growing writes are refused on all nodes, whoever
+// leads, and taken again when it is free. A healthy cluster says nothing of it.
+func TestSimDiskFull(t *testing.T) {
+	simulateDisks(t, 3, func(c *simCluster, d simDisks) {
+		c.put(1, "k", c.value())
+		c.wantWrites(nil)
+		time.Sleep(time.Minute)
+		if n := c.net.notes.Load(); n != 0 {
+			t.Errorf("%d notes between nodes that have room", n)
+		}
+		follower := c.followers()[0]
+		d[follower].Store(127 << 20)
+		c.wantWrites(errDiskFull)
+		for range 3 { // under each of several leaders, none of which has seen it before
+			leader := c.leader()
+			c.crash(leader)
+			c.await("another leader", func() bool { return c.leader() != 0 })
+			c.wantWrites(errDiskFull)
+			c.start(leader)
+			c.await("it to be back", func() bool { return c.nodes[leader].srv.caughtUp.Load() })
+			c.wantWrites(errDiskFull)
+		}
+		for _, id := range c.up() {
+			if err := c.nodes[id].srv.room.admit("k", -1); err != nil {
+				t.Errorf("node %d: a delete: %v", id, err)
+			}
+		}
+		d[follower].Store(1 << 40)
+		c.wantWrites(nil)
+		c.put(1, "k", c.value())
+		before := c.net.notes.Load()
+		time.Sleep(time.Minute)
+		if n := c.net.notes.Load() - before; n > 4 {
+			t.Errorf("%d notes after the disk is free", n)
+		}
+	})
+}
+
+// One disk of five is full: writes go on, and the node takes no more of the log
+// than it has room for. When there is room again it catches up.
+func TestSimDiskFullOfFive(t *testing.T) {
+	simulateDisks(t, 5, func(c *simCluster, d simDisks) {
+		leader, full := c.leader(), c.followers()[0]
+		d[full].Store(0)
+		c.await("the node to see it", c.nodes[full].srv.room.spent)
+		applied := c.nodes[full].srv.kv.applied
+		before := applied.get()
+		for range 20 {
+			c.put(leader, "k", c.value())
+		}
+		if got := applied.get(); got > before+1 { // one may have been on its way
+			t.Errorf("node %d took entries up to %d, from %d on it had no room", full, got, before)
+		}
+		if err := c.nodes[leader].srv.room.admit("grow", 1); err != nil {
+			t.Errorf("refused although another disk could go: %v", err)
+		}
+		d[full].Store(1 << 40)
+		v := c.value()
+		c.put(leader, "k", v)
+		c.want(full, "k", v)
+	})
+}

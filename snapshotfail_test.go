@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// Without this a snapshot that cannot be written ends the node, or is never tried
+// again, or nobody hears of it.
+func TestSnapshotThatFailsIsTriedAgain(t *testing.T) {
+	o := openDisk(t, newDisk(t))
+	core, logs := observer.New(zap.WarnLevel)
+	o.trouble.log = zap.New(core)
+	redone := make(chan struct{}, 1)
+	o.redo = func() { redone <- struct{}{} }
+	ctx, cancel := context.WithCancel(context.Background())
+	states, writer, written, done := make(chan *state), make(chan struct{}, 1), make(chan *state), make(chan error, 1)
+	go func() { done <- o.writeSnapshots(ctx, states, writer, written) }()
+	defer func() {
+		cancel()
+		must(t, <-done)
+	}()
+	st := o.state.copy()
+	st.index++
+	hand := func() { writer <- struct{}{}; states <- st }
+
+	snaps := filepath.Join(o.dir, "snap")
+	must(t, os.Rename(snaps, snaps+".away")) // as good an error as any
+	hand()
+	select {
+	case <-redone:
+	case err := <-done:
+		done <- nil
+		t.Fatalf("it ended: %v", err)
+	case <-time.After(30 * time.Second):
+		t.Fatal("it is not tried again")
+	}
+	if o.trouble.present() == nil || o.trouble.count.Load() != 1 || logs.FilterMessageSnippet("cannot write a snapshot").Len() != 1 {
+		t.Errorf("%v after %d, logged %v", o.trouble.present(), o.trouble.count.Load(), logs.All())
+	}
+	if got := o.tail.writing.Load(); got != o.snapIndex.Load() {
+		t.Errorf("a snapshot of %d counts as being written", got)
+	}
+	must(t, os.Rename(snaps+".away", snaps))
+	hand()
+	select {
+	case got := <-written:
+		must(t, o.written(got))
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing was written")
+	}
+	if err := o.trouble.present(); err != nil || o.snapIndex.Load() != st.index {
+		t.Errorf("after a success: %v, at %d", err, o.snapIndex.Load())
+	}
+}
+
+// Without this a snapshot that comes in fills the disk, down to what the log needs.
+func TestSnapshotThatIsTooLarge(t *testing.T) {
+	o := openDisk(t, newDisk(t))
+	left := int64(10 << 20)
+	o.trouble.disk = func(string) (disk, error) { return disk{free: left, total: 1 << 30}, nil }
+	o.trouble.keep.Store(8 << 20)
+	s := &server{storage: o}
+	var read int64
+	h := s.boundSnapshots(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := r.Body.Read(buf)
+			read, left = read+int64(n), left-int64(n)
+			if err != nil {
+				if !errors.Is(err, errKeepFree) {
+					t.Errorf("it ended with %v", err)
+				}
+				return
+			}
+		}
+	}))
+	r := httptest.NewRequest("POST", "/raft/snapshot", io.LimitReader(zeros{}, 1<<30))
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if read < 1<<20 || read > 2<<20+roomChecked {
+		t.Errorf("%d bytes were taken, with room for %d", read, 2<<20)
+	}
+	if o.trouble.count.Load() != 1 || o.trouble.present() != nil {
+		t.Errorf("%d failed, %v", o.trouble.count.Load(), o.trouble.present())
+	}
+	left = 10 << 20
+	if err := o.trouble.check(o.dir, 2<<20+1); !errors.Is(err, errKeepFree) {
+		t.Errorf("one of its own: %v", err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
