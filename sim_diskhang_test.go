@@ -402,6 +402,13 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 		if highest < room || highest > 2*room {
 			t.Errorf("%d KiB were on their way to the disk, %d may be", highest>>10, room>>10)
 		}
+		must(t, node.call(context.Background(), func(*raft.RawNode) {
+			node.propose(proposal{data: value, done: func(taken bool, _ uint64, _ bool) {
+				if taken {
+					t.Error("a proposal of its own is taken in")
+				}
+			}})
+		}))
 		c.nodes[leader].disk.set(0)
 		wg.Wait()
 		c.awaitReady(1, 2, 3)
@@ -552,39 +559,45 @@ func TestSimHeldReadsAreBounded(t *testing.T) {
 }
 
 // Guarantee: rounds of reads that come and expire while a node applies nothing
-// leave nothing behind.
-func TestSimReadsWhileTheDiskHangs(t *testing.T) {
-	simulate(t, 1, func(c *simCluster) {
-		c.awaitReady(1)
-		srv := c.nodes[1].srv
-		c.nodes[1].disk.set(simHang)
-		go c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
-		time.Sleep(100 * time.Millisecond)
-		must(t, srv.node.call(context.Background(), func(*raft.RawNode) {}))
-		for range 500 {
-			go srv.reads.round(context.Background(), time.Now().Add(time.Second))
-			// As raft's answer for an index that is committed and not applied.
-			time.Sleep(10 * time.Millisecond)
-			srv.reads.mu.Lock()
-			var attempts []uint64
-			for _, r := range srv.reads.rounds {
-				if !r.indexed {
-					attempts = append(attempts, r.attempts...)
-				}
-			}
-			srv.reads.mu.Unlock()
-			for _, a := range attempts {
-				if round := srv.reads.find(a); round != nil {
-					srv.reads.await(round, srv.kv.applied.get()+1)
-				}
+// leave nothing behind, and those that are left are answered in time.
+func TestReadRoundsThatExpire(t *testing.T) {
+	applied := &indexWait{index: 10}
+	r := newReader(config{ID: 1}, newLife(1, 7), nil, newLeadership(), applied)
+	begin := time.Now()
+	await := func(index uint64, deadline time.Time) *readRound {
+		round := &readRound{done: make(chan struct{}), deadline: deadline, indexed: true}
+		r.rounds = append(r.rounds, round)
+		r.await(round, index)
+		return round
+	}
+	for i := range uint64(1000) {
+		await(11+i%100, begin)
+		r.expire(begin)
+	}
+	if n := len(applied.waiters); n > 1 {
+		t.Errorf("%d callbacks wait for the state", n)
+	}
+	later := begin.Add(time.Hour)
+	rounds := []*readRound{await(15, later), await(12, later), await(30, later), await(12, later)}
+	answered := func() (n int) {
+		for _, round := range rounds {
+			select {
+			case <-round.done:
+				n++
+			default:
 			}
 		}
-		srv.kv.applied.mu.Lock()
-		n := len(srv.kv.applied.waiters)
-		srv.kv.applied.mu.Unlock()
-		if n > 2 {
-			t.Errorf("%d callbacks wait for the state", n)
+		return n
+	}
+	for _, tt := range []struct {
+		index uint64
+		want  int
+	}{{11, 0}, {12, 2}, {14, 2}, {29, 3}, {30, 4}} {
+		if applied.advance(tt.index); answered() != tt.want {
+			t.Errorf("at %d %d rounds are answered, not %d", tt.index, answered(), tt.want)
 		}
-		c.nodes[1].disk.set(0)
-	})
+	}
+	if n := len(applied.waiters); n > 0 || len(r.rounds) > 0 {
+		t.Errorf("%d callbacks and %d rounds are left", n, len(r.rounds))
+	}
 }
