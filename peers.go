@@ -91,9 +91,9 @@ func (c clusterInfo) member(id uint64) (memberInfo, bool) {
 // peerHandler serves the peer listener: rafthttp's routes and our own.
 func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	guard := newPeerGuard(s.node, raftHandler)
-	guard.snapshots = s.boundSnapshots(raftHandler)
-	guard.routes(mux)
+	door := newPeerGuard(s.node, raftHandler)
+	door.snapshots = s.boundSnapshots(raftHandler)
+	door.routes(mux)
 	mux.HandleFunc("GET "+linkPath+"{id}", s.node.links.serve)
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, s.clusterInfo(r.Context()))

@@ -268,14 +268,3 @@ func TestSoakProcUnfinishedBodies(t *testing.T) {
 		t.Logf("it took %d MiB more", grown>>20)
 	}
 }
-
-// peakMemory is the most resident memory that node i has had, in bytes.
-func (c *procCluster) peakMemory(i int) int64 {
-	c.t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.nodes[i].cmd.Process.Pid))
-	must(c.t, err)
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
-	kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-	must(c.t, err)
-	return kib << 10
-}

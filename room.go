@@ -361,7 +361,7 @@ func (r *roomKeeper) admit(key string, size int) error {
 	needs := shortForDeletes
 	if size >= 0 {
 		needs = shortForPuts
-		if _, old := r.kv.used(key); uint64(len(key)+size) > old {
+		if uint64(len(key)+size) > r.kv.used(key).old {
 			needs = shortForGrowth
 		}
 	}
