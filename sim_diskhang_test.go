@@ -26,7 +26,6 @@ type simDisk struct {
 	mu      sync.Mutex
 	slow    time.Duration
 	changed chan struct{} // closed when slow changes
-	syncs   int
 }
 
 const simHang = time.Duration(-1) // no sync returns
