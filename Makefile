@@ -34,6 +34,7 @@ test: ## all tests, with the race detector where there is a C compiler (TESTFLAG
 	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./...
 
 soak: ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
+	go test -run '^$$' -fuzz '^FuzzProcess$$' -fuzztime 10m .
 	RAFTKV_SOAK=1 go test $(RACE) -timeout 6h -count=1 -v -run 'TestSoak|TestChaos' $(TESTFLAGS) .
 
 # What git sees, to compare before and after go generate.

@@ -36,7 +36,7 @@ what it owns; the last column says how others reach it.
 	takePart, proveID                nothing; end once the node    gate.mu
 	                                 has published who it is
 	inquire                          nothing                       signs
-	getAcquainted                    nothing                       acquaintances.mu
+	getAcquainted                    nothing                       known.wake; asks about strangers
 	checker.report                   this node's answer            agreement.own: the newest only
 	checker.lead                     when a check is due           its own; gives leadership up
 	liveness.run                     nothing                       asks each loop for a sign of life

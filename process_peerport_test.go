@@ -272,21 +272,26 @@ func TestProcForgedMessages(t *testing.T) {
 // when it breaks off.
 func TestProcEndlessSnapshot(t *testing.T) {
 	needRoot(t)
+	t.TempDir() // what is below it is removed last, before that the disk is unmounted
+	mounted := ""
+	t.Cleanup(func() {
+		if mounted == "" {
+			return
+		}
+		if err := syscall.Unmount(mounted, 0); err != nil {
+			t.Error(err)
+		}
+	})
 	c := newProcCluster(t, 3)
 	const disk, reserve = 400 << 20, 32 << 20
 	dir := c.nodes[1].dataDir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", disk)); err != nil {
 		cannotRun(t, err.Error())
 	}
-	t.Cleanup(func() {
-		c.close()
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	mounted = dir
 	c.start()
 	if c.leader() == 1 {
 		if r := c.json("POST", 1, "/v1/leader", `{"id":2}`); r.status != 200 {
