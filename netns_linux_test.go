@@ -101,6 +101,7 @@ func (l *netLab) dialInside() {
 	holders := map[string]int{}
 	for id, node := range l.nodes {
 		holders[strconv.Itoa(node.clientPort)] = l.holders[id]
+		holders[strconv.Itoa(node.peerPort)] = l.holders[id]
 	}
 	dial := func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 		_, port, err := net.SplitHostPort(addr)

@@ -141,6 +141,42 @@ func TestProcLinkCut(t *testing.T) {
 	}
 }
 
+// After a cut the streams come back, too: single requests alone would do, but
+// for more than half a minute no node would find out that it reads from nobody.
+func TestProcLinkStreamsComeBack(t *testing.T) {
+	t.Parallel()
+	l := newNetLab(t, 3, linkFlags...)
+	l.start()
+	var st struct {
+		Cluster string `json:"cluster_id"`
+	}
+	if err := json.Unmarshal([]byte(l.do(http.MethodGet, 1, "/v1/status", nil).body), &st); err != nil {
+		t.Fatal(err)
+	}
+	_, a, b := l.leader(1)
+	whole := func(from, to int) func() procReply {
+		return func() procReply {
+			r := procDo(l.client, http.MethodGet, fmt.Sprint(l.peerURL(from), linkPath, to), nil, clusterHeader, st.Cluster)
+			if r.err == nil && r.status == http.StatusOK && strings.TrimSpace(r.body) != `{"missing":0}` {
+				r.err = errors.New(r.body)
+			}
+			return r
+		}
+	}
+	l.within(time.Now(), procReadyWithin, "all streams", whole(a, b))
+	l.sever(a, b)
+	procEventually(t, 20*time.Second, "the streams have ended", func() error {
+		if r := whole(a, b)(); r.err == nil {
+			return fmt.Errorf("node %d still writes them: %v", a, r)
+		}
+		return nil
+	})
+	l.heal()
+	healed := time.Now()
+	l.within(healed, linkWorksWithin+linkSlack, "the streams of one follower", whole(a, b))
+	l.within(healed, linkWorksWithin+linkSlack, "the streams of the other", whole(b, a))
+}
+
 func TestSoakLinkCut(t *testing.T) {
 	lengths := soakOr([]time.Duration{5 * time.Second}, []time.Duration{4 * time.Second, 30 * time.Second, 120 * time.Second})
 	for _, how := range soakOr([]linkCut{linkCuts[1], linkCuts[4], linkCuts[7]}, linkCuts) {
