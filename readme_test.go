@@ -317,6 +317,22 @@ func TestRaftexampleReadme(t *testing.T) {
 	runTutorial(t, wait.ReplaceAllString(raftexampleReadme, "curl -s -o ready.txt --retry 60 --retry-delay 1 --retry-all-errors --fail http://127.0.0.1:$1/readyz"))
 }
 
+// awaitPort waits for a port that is fixed. Some lie where the kernel takes ports
+// for outgoing connections from, and one of those goes by.
+func awaitPort(t *testing.T, port string) {
+	t.Helper()
+	var err error
+	for range 60 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	cannotRun(t, fmt.Sprintf("the ports are fixed, and one is taken: %v", err))
+}
+
 // runTutorial runs the commands of a text in a copy of the repository, which it returns.
 func runTutorial(t *testing.T, markdown string) string {
 	t.Helper()
@@ -326,15 +342,9 @@ func runTutorial(t *testing.T, markdown string) string {
 	if os.Getenv("README_TEST") != "" {
 		t.Skip("this is the README's own make test")
 	}
-	for _, tool := range []string{"bash", "git", "make", "curl"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skip(err)
-		}
-	}
+	needTools(t, "bash", "git", "make", "curl")
 	commands, err := readmeCommands(markdown)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if len(commands) < 5 {
 		t.Fatalf("only %d commands in the sh blocks", len(commands))
 	}
@@ -346,11 +356,7 @@ func runTutorial(t *testing.T, markdown string) string {
 	}
 	slices.Sort(ports)
 	for _, port := range slices.Compact(ports) {
-		l, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err != nil {
-			t.Skipf("the ports are fixed, and one is taken: %v", err)
-		}
-		l.Close()
+		awaitPort(t, port)
 	}
 	within := 4 * time.Minute
 	if deadline, ok := t.Deadline(); ok {
