@@ -47,7 +47,7 @@ func (c *procCluster) slowDisk(i int, delay time.Duration) (end func()) {
 // Guarantee: a sync of the log over 100 ms, and a request over 1 s, are said:
 // once, and then once a minute.
 func TestProcSaysWhatIsSlow(t *testing.T) {
-	c := newProcCluster(t, 1)
+	c := newProcCluster(t, 1, "--election-timeout", "10s") // a node whose disk takes longer refuses writes
 	c.start()
 	before := c.nodes[1].output()
 	if strings.Contains(before, "slow request") {
