@@ -197,6 +197,11 @@ func TestAPICacheControl(t *testing.T) {
 	at.a.stopping.Store(true)
 	check("stopping", "GET", "/k", 503, never)
 
+	refusal, err := tooManyConns()
+	must(t, err)
+	if !strings.Contains(refusal, "\r\nCache-Control: no-store\r\n") {
+		t.Errorf("one connection too many: %q", refusal)
+	}
 	l, err := listen("127.0.0.1:0", newClientServer(time.Second, zap.NewNop())) // that of a node that starts
 	must(t, err)
 	defer func() { must(t, l.cut()) }()

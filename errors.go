@@ -1,34 +1,48 @@
 package main
 
-import "errors"
+import (
+	"errors"
+	"net/http"
+)
 
-// What can become of a request, besides success. Each error belongs to one of
-// three kinds, and httpapi.go tells the client which: it did not happen, it
-// may have happened, this node is broken.
+// What can become of a request, besides success. Each error says whether it
+// happened and whether to try again; problem.go tells the client.
 var (
 	// Did not happen.
 
-	errNotFound     = errors.New("no such key")
-	errPrecondition = errors.New("the condition does not hold")
-	errOverloaded   = errors.New("too many requests are waiting on this node")
-	errNoLeader     = errors.New("the cluster has no leader that this node can reach")
-	errStopping     = errors.New("this node is stopping")
-	errNotReady     = errors.New("this node is not ready")
-	errUnavailable  = errors.New("the cluster did not confirm in time that this read is fresh")
-	errWouldLose    = errors.New("the change would leave the cluster without a reachable majority")
-	errQuota        = errors.New("there is no room for more keys and values")
-	errInProgress   = errors.New("another membership change is in progress")
+	errNotFound = newProblem(http.StatusNotFound, "not_found", notApplied, noRetry,
+		"no such key")
+	errPrecondition = newProblem(http.StatusPreconditionFailed, "precondition_failed", notApplied, noRetry,
+		"the condition does not hold")
+	errOverloaded = newProblem(http.StatusTooManyRequests, "overloaded", notApplied, retrySoon,
+		"too many requests are waiting on this node")
+	errNoLeader = newProblem(http.StatusServiceUnavailable, "no_leader", notApplied, retrySoon,
+		"the cluster has no leader that this node can reach")
+	errStopping = newProblem(http.StatusServiceUnavailable, "stopping", notApplied, retrySoon,
+		"this node is stopping")
+	errNotReady = newProblem(http.StatusServiceUnavailable, "not_ready", notApplied, retrySoon,
+		"this node is not ready")
+	errUnavailable = newProblem(http.StatusServiceUnavailable, "unavailable", notApplied, retrySoon,
+		"the cluster did not confirm in time that this read is fresh")
+	errWouldLose = newProblem(http.StatusConflict, "would_lose_quorum", notApplied, retryLater,
+		"the change would leave the cluster without a reachable majority")
+	errQuota = newProblem(http.StatusInsufficientStorage, "quota_exceeded", notApplied, retryLater,
+		"there is no room for more keys and values")
+	errInProgress = newProblem(http.StatusConflict, "change_in_progress", notApplied, retrySoon,
+		"another membership change is in progress")
 
 	// May have happened.
 
 	// errOutcomeUnknown: the request was handed to raft, and the answer did
 	// not come in time. It may still be applied.
-	errOutcomeUnknown = errors.New("handed to the cluster, but not confirmed in time: it may or may not happen")
+	errOutcomeUnknown = newProblem(http.StatusGatewayTimeout, "outcome_unknown", maybeApplied, retryLater,
+		"handed to the cluster, but not confirmed in time: it may or may not happen")
 
 	// This node is broken.
 
 	// errStuck: a part of the node does not come round any more.
-	errStuck = errors.New("this node hangs and should be started again")
+	errStuck = newProblem(http.StatusServiceUnavailable, "stuck", notApplied, retryLater,
+		"this node hangs and should be started again")
 
 	// How a node ends.
 

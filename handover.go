@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -13,8 +13,10 @@ import (
 // How leadership goes from one voter to another (thesis §3.10).
 
 var (
-	errNotVoter      = errors.New("only a voter can lead")
-	errNotHandedOver = errors.New("leadership was not handed over")
+	errNotVoter = newProblem(http.StatusConflict, "not_voter", notApplied, noRetry,
+		"only a voter can lead")
+	errNotHandedOver = newProblem(http.StatusServiceUnavailable, "not_handed_over", maybeApplied, retrySoon,
+		"leadership was not handed over")
 )
 
 // maxTransfers is how often a request for another leader is tried: while one

@@ -43,6 +43,7 @@ type api struct {
 	origin   originGuard
 	profiles bool // are served
 	stopping atomic.Bool
+	life     context.Context // the node's
 }
 
 // reserved are the first path segments that are not keys in the short form.
@@ -63,7 +64,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r, done := untilHungUp(r)
 	defer done()
 	if err := a.serve(rec, r); err != nil {
-		writeProblem(rec, err)
+		writeProblem(rec, a.explain(w.Header(), err))
 	}
 	took := time.Since(start)
 	a.metrics.observe(r.Method, route, rec.status, took)
@@ -87,6 +88,9 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 // serve answers a request, or returns the error to answer with.
 func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := a.origin.check(r); err != nil {
+		return err
+	}
+	if err := a.fault(); err != nil {
 		return err
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/")
@@ -433,7 +437,7 @@ func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
 	}
 	res := a.propose(r.Context(), cmd)
 	if err := a.kv.sound(); err != nil {
-		return err // the write may have happened, but what this node says of it is not to be trusted
+		return unsettled{err} // the write may have happened, but what this node says of it is not to be trusted
 	}
 	h := w.Header()
 	if res.err != nil {

@@ -111,8 +111,9 @@ func (at *apiTest) want(w *httptest.ResponseRecorder, status int, body string) {
 func (at *apiTest) problem(what string, w *httptest.ResponseRecorder, status int, code string) string {
 	at.Helper()
 	var p struct {
-		Type, Title, Detail, Code string
-		Status                    int
+		Type, Title, Detail, Code, Outcome string
+		Status                             int
+		Retry                              *bool
 	}
 	dec := json.NewDecoder(bytes.NewReader(w.Body.Bytes()))
 	dec.DisallowUnknownFields()
@@ -121,7 +122,8 @@ func (at *apiTest) problem(what string, w *httptest.ResponseRecorder, status int
 		return ""
 	}
 	if w.Code != status || p.Status != status || p.Code != code || p.Type != "about:blank" ||
-		p.Title != http.StatusText(status) || p.Title == "" || p.Detail == "" {
+		p.Title != http.StatusText(status) || p.Title == "" || p.Detail == "" ||
+		p.Outcome != "not_applied" && p.Outcome != "unknown" || p.Retry == nil {
 		at.Errorf("%s: the answer is %d %+v, want %d %s", what, w.Code, p, status, code)
 	}
 	return p.Detail
@@ -495,48 +497,52 @@ func TestAPIBrokenBody(t *testing.T) {
 // the request's fate, for clients build on them.
 func TestAPIProblems(t *testing.T) {
 	rows := []struct {
-		err    error
-		status int
-		code   string
-		kind   problemKind
-		retry  bool
+		err     error
+		status  int
+		code    string
+		outcome string
+		retry   retry
 	}{
-		{errBadRequest, 400, "bad_request", didNotHappen, false},
-		{errBadPeerURL, 400, "bad_request", didNotHappen, false},
-		{errCrossOrigin, 403, "cross_origin", didNotHappen, false},
-		{errNotFound, 404, "not_found", didNotHappen, false},
-		{errNoSuchPath, 404, "not_found", didNotHappen, false},
-		{errMemberUnknown, 404, "not_found", didNotHappen, false},
-		{errMethodNotAllowed, 405, "method_not_allowed", didNotHappen, false},
-		{errRequestTimeout, 408, "request_timeout", didNotHappen, false},
-		{errMemberExists, 409, "member_exists", didNotHappen, false},
-		{errMemberRemoved, 409, "member_removed", didNotHappen, false},
-		{errLastVoter, 409, "last_voter", didNotHappen, false},
-		{errWouldLose, 409, "would_lose_quorum", didNotHappen, false},
-		{errNotVoter, 409, "not_voter", didNotHappen, false},
-		{errInProgress, 409, "change_in_progress", didNotHappen, true},
-		{errAmbiguous, 409, "ambiguous", didNotHappen, false},
-		{errPrecondition, 412, "precondition_failed", didNotHappen, false},
-		{errTooLarge, 413, "too_large", didNotHappen, false},
-		{errMediaType, 415, "unsupported_media_type", didNotHappen, false},
-		{errWrongHost, 421, "wrong_host", didNotHappen, false},
-		{errOverloaded, 429, "overloaded", didNotHappen, true},
-		{errInternal, 500, "internal", nodeBroken, false},
-		{errors.New("never heard of"), 500, "internal", nodeBroken, false},
-		{errQuota, 507, "quota_exceeded", didNotHappen, false},
-		{errDiskFull, 507, "disk_full", didNotHappen, false},
-		{errNoLeader, 503, "no_leader", didNotHappen, true},
-		{errStopping, 503, "stopping", didNotHappen, true},
-		{errNotReady, 503, "not_ready", didNotHappen, true},
-		{errUnavailable, 503, "unavailable", didNotHappen, true},
-		{errNotHandedOver, 503, "not_handed_over", mayHaveHappened, true},
-		{errElsewhere, 503, "not_leader", didNotHappen, true},
-		{errStuck, 503, "stuck", nodeBroken, false},
-		{errOutcomeUnknown, 504, "outcome_unknown", mayHaveHappened, false},
-		{errSameNode, 409, "member_exists", didNotHappen, false},
-	}
-	for _, err := range []error{errDiverged, errHistories, errNoMajority, errMemory} {
-		rows = append(rows, problem{err, 503, "diverged", nodeBroken, false})
+		{errBadRequest, 400, "bad_request", "not_applied", noRetry},
+		{errBadPeerURL, 400, "bad_request", "not_applied", noRetry},
+		{errCrossOrigin, 403, "cross_origin", "not_applied", noRetry},
+		{errNotFound, 404, "not_found", "not_applied", noRetry},
+		{errNoSuchPath, 404, "no_such_path", "not_applied", noRetry},
+		{errMemberUnknown, 404, "not_found", "not_applied", noRetry},
+		{errMethodNotAllowed, 405, "method_not_allowed", "not_applied", noRetry},
+		{errRequestTimeout, 408, "request_timeout", "not_applied", retryLater},
+		{errAmbiguous, 409, "ambiguous", "not_applied", noRetry},
+		{errMemberExists, 409, "member_exists", "not_applied", noRetry},
+		{errSameNode, 409, "member_exists", "not_applied", noRetry},
+		{errMemberRemoved, 409, "member_removed", "not_applied", noRetry},
+		{errLastVoter, 409, "last_voter", "not_applied", noRetry},
+		{errWouldLose, 409, "would_lose_quorum", "not_applied", retryLater},
+		{errNotVoter, 409, "not_voter", "not_applied", noRetry},
+		{errInProgress, 409, "change_in_progress", "not_applied", retrySoon},
+		{errPrecondition, 412, "precondition_failed", "not_applied", noRetry},
+		{errTooLarge, 413, "too_large", "not_applied", noRetry},
+		{errMediaType, 415, "unsupported_media_type", "not_applied", noRetry},
+		{errWrongHost, 421, "wrong_host", "not_applied", noRetry},
+		{errOverloaded, 429, "overloaded", "not_applied", retrySoon},
+		{errInternal, 500, "internal", "unknown", noRetry},
+		{errors.New("never heard of"), 500, "internal", "unknown", noRetry},
+		{errEnding, 500, "internal", "not_applied", retryLater},
+		{unsettled{errEnding}, 500, "internal", "unknown", retryLater},
+		{errNoLeader, 503, "no_leader", "not_applied", retrySoon},
+		{errStopping, 503, "stopping", "not_applied", retrySoon},
+		{errNotReady, 503, "not_ready", "not_applied", retrySoon},
+		{errUnavailable, 503, "unavailable", "not_applied", retrySoon},
+		{errNotHandedOver, 503, "not_handed_over", "unknown", retrySoon},
+		{errElsewhere, 503, "not_leader", "not_applied", retrySoon},
+		{errDiverged, 503, "diverged", "not_applied", noRetry},
+		{errHistories, 503, "diverged", "not_applied", noRetry},
+		{errNoMajority, 503, "diverged", "not_applied", retryLater},
+		{errMemory, 503, "diverged", "not_applied", noRetry},
+		{unsettled{errDiverged}, 503, "diverged", "unknown", noRetry},
+		{errStuck, 503, "stuck", "not_applied", retryLater},
+		{errOutcomeUnknown, 504, "outcome_unknown", "unknown", retryLater},
+		{errDiskFull, 507, "disk_full", "not_applied", retryLater},
+		{errQuota, 507, "quota_exceeded", "not_applied", retryLater},
 	}
 	listed := make(map[error]bool)
 	for _, tt := range rows {
@@ -549,12 +555,13 @@ func TestAPIProblems(t *testing.T) {
 				if detail := at.problem(err.Error(), w, tt.status, tt.code); detail != err.Error() {
 					t.Errorf("%v: the detail is %q", err, detail)
 				}
-				if got := w.Header().Get("Retry-After"); (got != "") != tt.retry {
+				want := fmt.Sprintf(`"outcome":%q,"retry":%v}`, tt.outcome, tt.retry != noRetry)
+				if !strings.Contains(w.Body.String(), want) {
+					t.Errorf("%v: %s, want %s", err, w.Body, want)
+				}
+				if got := w.Header().Get("Retry-After"); (got != "") != (tt.retry == retrySoon) {
 					t.Errorf("%v: Retry-After is %q", err, got)
 				}
-			}
-			if p := problemOf(err); p.kind != tt.kind {
-				t.Errorf("%v: kind %d, want %d", err, p.kind, tt.kind)
 			}
 			// And from node to node.
 			if back := errorOfCode(codeOf(err), "detail"); codeOf(back) != tt.code || problemOf(back).status != tt.status || back.Error() == "" {
@@ -563,12 +570,30 @@ func TestAPIProblems(t *testing.T) {
 		}
 	}
 	for _, p := range problems {
-		if !listed[p.err] {
-			t.Errorf("%v is not in this test", p.err)
+		if !listed[p] {
+			t.Errorf("%v is not in this test", p)
 		}
 	}
 	if errorOfCode("", "") != nil || codeOf(errorOfCode("from_the_future", "x")) != "internal" {
 		t.Error("codes that are none")
+	}
+}
+
+// Guarantee: what a replica that has just been found to differ says of a write
+// under way is not that it did not happen.
+func TestAPIDivergedMeanwhile(t *testing.T) {
+	at := newAPITest(t)
+	propose := at.a.propose
+	at.a.propose = func(ctx context.Context, cmd []byte) result {
+		defer at.kv.agreement.fault.Store(&fault{errDiverged})
+		return propose(ctx, cmd)
+	}
+	for _, outcome := range []string{"unknown", "not_applied"} {
+		w := at.do("PUT", "/k", "v")
+		at.problem("PUT", w, 503, "diverged")
+		if !strings.Contains(w.Body.String(), `"outcome":"`+outcome) {
+			t.Errorf("%s, want %s", w.Body, outcome)
+		}
 	}
 }
 
@@ -748,6 +773,6 @@ func TestAPIMethods(t *testing.T) {
 func TestAPINotThere(t *testing.T) {
 	at := newAPITest(t)
 	for _, target := range []string{"/v1", "/v1/", "/v1/nothing", "/v1/status/", "/v1//kv/k"} {
-		at.problem(target, at.do("GET", target, ""), 404, "not_found")
+		at.problem(target, at.do("GET", target, ""), 404, "no_such_path")
 	}
 }

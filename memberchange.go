@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"time"
 
@@ -34,7 +35,7 @@ type memberReply struct {
 	ID uint64 `json:"id"`
 	// Index: the state reflects the change from this index on.
 	Index uint64 `json:"index"`
-	// Code is empty on success, else the code of an error in the table of
+	// Code is empty on success, else the code of an error, a problem of
 	// problem.go; Detail is its text.
 	Code   string `json:"code,omitempty"`
 	Detail string `json:"detail,omitempty"`
@@ -76,7 +77,8 @@ const (
 )
 
 // errElsewhere: this node does not lead; ask another.
-var errElsewhere = errors.New("this node is not the leader")
+var errElsewhere = newProblem(http.StatusServiceUnavailable, "not_leader", notApplied, retrySoon,
+	"this node is not the leader")
 
 // change carries out a membership change, on whichever node it was asked for,
 // and returns the member's ID once this node has applied it too. A change that

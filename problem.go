@@ -7,87 +7,85 @@ import (
 	"net/http"
 )
 
-// problemKind says what a client may conclude from an error.
-type problemKind int
+// problemOutcome says what became of a request that ended in an error.
+type problemOutcome string
 
 const (
-	didNotHappen problemKind = iota
-	mayHaveHappened
-	nodeBroken
+	notApplied   problemOutcome = "not_applied" // it did not happen, and will not
+	maybeApplied problemOutcome = "unknown"     // it may have happened, or may still
 )
 
-// problem is one row of the table from error to status and stable code.
+// retry says whether the same request can succeed later.
+type retry int
+
+const (
+	noRetry    retry = iota // only once somebody has changed the request, the data or the node
+	retryLater              // once the cluster is in another state
+	retrySoon               // what is in the way passes by itself; carries Retry-After
+)
+
+// problem is an error of which clients are told by a stable code (RFC 9457). It
+// is declared by newProblem, and says there all that a client may conclude. An
+// error that wraps none is internal.
 type problem struct {
-	err    error
-	status int
-	code   string
-	kind   problemKind
-	retry  bool // worth trying again soon; carries Retry-After
+	status  int
+	code    string
+	outcome problemOutcome
+	retry   retry
+	text    string
 }
+
+func (p *problem) Error() string { return p.text }
+
+// problems are all that are declared: a code that comes from another node is
+// looked up here. It is complete when the package is initialized.
+var problems []*problem
+
+func newProblem(status int, code string, o problemOutcome, r retry, text string) *problem {
+	p := &problem{status, code, o, r, text}
+	problems = append(problems, p)
+	return p
+}
+
+// unsettled is an error that came up when the request had been handed to the
+// cluster already, so it may have happened.
+type unsettled struct{ error }
+
+func (u unsettled) Unwrap() error { return u.error }
 
 // The errors of the HTTP interface itself.
 var (
-	errBadRequest       = errors.New("bad request")
-	errNoSuchPath       = errors.New("no such path")
-	errMethodNotAllowed = errors.New("method not allowed")
-	errTooLarge         = errors.New("the value is too large")
-	errMediaType        = errors.New("the body has a type that is not taken here")
-	errRequestTimeout   = errors.New("the request did not arrive in time")
-	errWrongHost        = errors.New("this name is not one of this node's")
-	errCrossOrigin      = errors.New("a browser sent this on behalf of another site")
-	errAmbiguous        = errors.New("a node and a key have this name")
-	errInternal         = errors.New("internal error")
+	errBadRequest = newProblem(http.StatusBadRequest, "bad_request", notApplied, noRetry,
+		"bad request")
+	errNoSuchPath = newProblem(http.StatusNotFound, "no_such_path", notApplied, noRetry,
+		"no such path")
+	errMethodNotAllowed = newProblem(http.StatusMethodNotAllowed, "method_not_allowed", notApplied, noRetry,
+		"method not allowed")
+	errTooLarge = newProblem(http.StatusRequestEntityTooLarge, "too_large", notApplied, noRetry,
+		"the value is too large")
+	errMediaType = newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", notApplied, noRetry,
+		"the body has a type that is not taken here")
+	errRequestTimeout = newProblem(http.StatusRequestTimeout, "request_timeout", notApplied, retryLater,
+		"the request did not arrive in time")
+	errWrongHost = newProblem(http.StatusMisdirectedRequest, "wrong_host", notApplied, noRetry,
+		"this name is not one of this node's")
+	errCrossOrigin = newProblem(http.StatusForbidden, "cross_origin", notApplied, noRetry,
+		"a browser sent this on behalf of another site")
+	errAmbiguous = newProblem(http.StatusConflict, "ambiguous", notApplied, noRetry,
+		"a node and a key have this name")
+	errInternal = newProblem(http.StatusInternalServerError, "internal", maybeApplied, noRetry,
+		"internal error")
 )
 
-// problems maps every error that a request can end in, used by the server, and
-// backwards between nodes. An error that is not in it is internal.
-var problems = []problem{
-	{errBadRequest, http.StatusBadRequest, "bad_request", didNotHappen, false},
-	{errBadPeerURL, http.StatusBadRequest, "bad_request", didNotHappen, false},
-	{errCrossOrigin, http.StatusForbidden, "cross_origin", didNotHappen, false},
-	{errNotFound, http.StatusNotFound, "not_found", didNotHappen, false},
-	{errNoSuchPath, http.StatusNotFound, "not_found", didNotHappen, false},
-	{errMemberUnknown, http.StatusNotFound, "not_found", didNotHappen, false},
-	{errMethodNotAllowed, http.StatusMethodNotAllowed, "method_not_allowed", didNotHappen, false},
-	{errRequestTimeout, http.StatusRequestTimeout, "request_timeout", didNotHappen, false},
-	{errMemberExists, http.StatusConflict, "member_exists", didNotHappen, false},
-	{errSameNode, http.StatusConflict, "member_exists", didNotHappen, false},
-	{errMemberRemoved, http.StatusConflict, "member_removed", didNotHappen, false},
-	{errLastVoter, http.StatusConflict, "last_voter", didNotHappen, false},
-	{errWouldLose, http.StatusConflict, "would_lose_quorum", didNotHappen, false},
-	{errNotVoter, http.StatusConflict, "not_voter", didNotHappen, false},
-	{errInProgress, http.StatusConflict, "change_in_progress", didNotHappen, true},
-	{errAmbiguous, http.StatusConflict, "ambiguous", didNotHappen, false},
-	{errPrecondition, http.StatusPreconditionFailed, "precondition_failed", didNotHappen, false},
-	{errMediaType, http.StatusUnsupportedMediaType, "unsupported_media_type", didNotHappen, false},
-	{errTooLarge, http.StatusRequestEntityTooLarge, "too_large", didNotHappen, false},
-	{errWrongHost, http.StatusMisdirectedRequest, "wrong_host", didNotHappen, false},
-	{errOverloaded, http.StatusTooManyRequests, "overloaded", didNotHappen, true},
-	{errNoLeader, http.StatusServiceUnavailable, "no_leader", didNotHappen, true},
-	{errStopping, http.StatusServiceUnavailable, "stopping", didNotHappen, true},
-	{errNotReady, http.StatusServiceUnavailable, "not_ready", didNotHappen, true},
-	{errUnavailable, http.StatusServiceUnavailable, "unavailable", didNotHappen, true},
-	{errNotHandedOver, http.StatusServiceUnavailable, "not_handed_over", mayHaveHappened, true},
-	{errElsewhere, http.StatusServiceUnavailable, "not_leader", didNotHappen, true},
-	{errQuota, http.StatusInsufficientStorage, "quota_exceeded", didNotHappen, false},
-	{errDiskFull, http.StatusInsufficientStorage, "disk_full", didNotHappen, false},
-	{errOutcomeUnknown, http.StatusGatewayTimeout, "outcome_unknown", mayHaveHappened, false},
-	{errDiverged, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
-	{errHistories, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
-	{errNoMajority, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
-	{errMemory, http.StatusServiceUnavailable, "diverged", nodeBroken, false},
-	{errStuck, http.StatusServiceUnavailable, "stuck", nodeBroken, false},
-	{errInternal, http.StatusInternalServerError, "internal", nodeBroken, false},
-}
-
-// problemOf finds an error's row.
+// problemOf finds what a client is told of an error.
 func problemOf(err error) problem {
-	for _, p := range problems {
-		if errors.Is(err, p.err) {
-			return p
-		}
+	found := errInternal
+	errors.As(err, &found)
+	p := *found
+	if u := (unsettled{}); errors.As(err, &u) {
+		p.outcome = maybeApplied
 	}
-	return problem{errInternal, http.StatusInternalServerError, "internal", nodeBroken, false}
+	return p
 }
 
 // codeOf returns an error's stable code.
@@ -100,13 +98,13 @@ func errorOfCode(code, detail string) error {
 	}
 	for _, p := range problems {
 		if p.code == code {
-			return remoteError{p.err, detail}
+			return remoteError{p, detail}
 		}
 	}
 	return fmt.Errorf("%w: another node answered %s: %s", errInternal, code, detail)
 }
 
-// remoteError is an error of the table with the text that another node gave it.
+// remoteError is a problem with the text that another node gave it.
 type remoteError struct {
 	err    error
 	detail string
@@ -120,17 +118,22 @@ func writeProblem(w http.ResponseWriter, err error) {
 	p := problemOf(err)
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
-	if p.retry {
+	if h["Cache-Control"] == nil {
+		h["Cache-Control"] = cacheNever
+	}
+	if p.retry == retrySoon {
 		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(p.status)
 	body := struct {
-		Type   string `json:"type"`
-		Title  string `json:"title"`
-		Status int    `json:"status"`
-		Detail string `json:"detail"`
-		Code   string `json:"code"`
-	}{"about:blank", http.StatusText(p.status), p.status, err.Error(), p.code}
+		Type    string         `json:"type"`
+		Title   string         `json:"title"`
+		Status  int            `json:"status"`
+		Detail  string         `json:"detail"`
+		Code    string         `json:"code"`
+		Outcome problemOutcome `json:"outcome"`
+		Retry   bool           `json:"retry"`
+	}{"about:blank", http.StatusText(p.status), p.status, err.Error(), p.code, p.outcome, p.retry != noRetry}
 	writeBody(w, body)
 }
 

@@ -491,8 +491,9 @@ func (c *procCluster) wantGet(i int, key, want string) {
 func procWantProblem(t testing.TB, what string, r procReply, status int, code string) {
 	t.Helper()
 	var p struct {
-		Type, Title, Detail, Code string
-		Status                    int
+		Type, Title, Detail, Code, Outcome string
+		Status                             int
+		Retry                              *bool
 	}
 	if r.err != nil || r.status != status {
 		t.Errorf("%s: %v, want %d %s", what, r, status, code)
@@ -505,7 +506,7 @@ func procWantProblem(t testing.TB, what string, r procReply, status int, code st
 		t.Errorf("%s: %v in %q", what, err, r.body)
 		return
 	}
-	if p.Status != status || p.Code != code || p.Title == "" || p.Type == "" || p.Detail == "" {
-		t.Errorf("%s: %s, want status %d, code %q, and type, title and detail", what, r.body, status, code)
+	if p.Status != status || p.Code != code || p.Title == "" || p.Type == "" || p.Detail == "" || p.Outcome == "" || p.Retry == nil {
+		t.Errorf("%s: %s, want status %d, code %q, and type, title, detail, outcome and retry", what, r.body, status, code)
 	}
 }

@@ -20,7 +20,7 @@ func TestProfiles(t *testing.T) {
 	}
 	at.problem("another path", at.do("GET", "/debug/else", ""), 400, "bad_request")
 	at.problem("another path", at.do("GET", "/debug/pprofelse", ""), 400, "bad_request")
-	if detail := at.problem("no such profile", at.do("GET", "/debug/pprof/else?debug=1", ""), 404, "not_found"); strings.Contains(detail, "key") {
+	if detail := at.problem("no such profile", at.do("GET", "/debug/pprof/else?debug=1", ""), 404, "no_such_path"); strings.Contains(detail, "key") {
 		t.Errorf("no such profile: %s", detail)
 	}
 	// go tool pprof shows its user what the library says.

@@ -201,7 +201,7 @@ func TestProposeTimeout(t *testing.T) {
 				}
 				synctest.Wait()
 				got := <-res
-				if p := problemOf(got.err); p.kind != didNotHappen || !p.retry {
+				if p := problemOf(got.err); p.outcome != notApplied || p.retry != retrySoon {
 					pt.Fatalf("the result is %v, want one that says it did not happen, and to try again", got.err)
 				}
 			})

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -59,7 +59,8 @@ const (
 )
 
 // errDiskFull: a disk on which the cluster depends is almost full.
-var errDiskFull = errors.New("the disks have no room for this")
+var errDiskFull = newProblem(http.StatusInsufficientStorage, "disk_full", notApplied, retryLater,
+	"the disks have no room for this")
 
 // diskNote is what nodes tell each other of their disks.
 type diskNote struct {

@@ -49,7 +49,7 @@ type server struct {
 
 const (
 	stopLimit     = 8 * time.Second // of a graceful stop
-	farewellLimit = time.Second     // of a removed node's last answers
+	farewellLimit = time.Second     // of the last answers of a node that ends by itself
 )
 
 // openServer opens the data directory and puts a node together around
@@ -162,7 +162,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		quota:  quota,
 		room:   s.room,
 		bodies: newBodyBudget(max(bodyBudgetBytes, 4*cfg.MaxValueSize)),
-		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof,
+		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: life,
 	}
 	s.api.metrics.addVitals(s)
 	s.room.register(s.api.metrics.registry)
@@ -254,9 +254,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 		s.drain(clients)
 		limit = max(stopLimit-time.Since(began), stopReserve)
 	case <-s.life.Done(): // a part of the node has failed, or it was removed
-		if errors.Is(context.Cause(s.life), errRemoved) {
-			s.finish(clients, farewellLimit) // and answer the request that did it
-		}
+		s.finish(clients, farewellLimit) // whose requests get to know which
 	}
 	s.end()
 	// Streams between peers are endless, so they are cut, not awaited.

@@ -76,7 +76,8 @@ func processes(ctx context.Context, urls []string, who func(context.Context, str
 }
 
 // errSameNode: the change did not happen, and no other ID would help.
-var errSameNode = errors.New("this URL is another name of a member's")
+var errSameNode = newProblem(http.StatusConflict, "member_exists", notApplied, noRetry,
+	"this URL is another name of a member's")
 
 // checkOneNode refuses a URL, for the member id, that leads to another member.
 // Nobody has to answer: a member may be added before it runs.
