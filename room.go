@@ -98,6 +98,7 @@ type roomKeeper struct {
 
 	short atomic.Int64 // of this node's own disk
 	free  atomic.Int64
+	keep  atomic.Int64 // what snapshots that come in leave free
 	ruled atomic.Pointer[ruling]
 
 	mu      sync.Mutex
@@ -120,10 +121,12 @@ type heardNote struct {
 }
 
 func newRoomKeeper(log *zap.Logger, cfg config, st *openedStorage, kv *kvstore, leaders *leadership) *roomKeeper {
-	return &roomKeeper{
+	r := &roomKeeper{
 		log: log, id: cfg.ID, cluster: st.identity.ClusterID, dir: cfg.DataDir, minFree: cfg.MinFree, kv: kv, leaders: leaders,
 		storage: st.storage, disk: diskOf, heard: make(map[uint64]heardNote), sending: make(map[uint64]bool),
 	}
+	r.keep.Store(snapshotReserve)
+	return r
 }
 
 // reserveOf is the reserve on a disk of that size.
@@ -189,6 +192,7 @@ func (r *roomKeeper) look() time.Duration {
 				zap.Int64("disk", d.total), zap.Int64("min-free", r.minFree), zap.Int64("kept", reserve))
 		}
 		r.storage.trouble.keep.Store(reserve / 4)
+		r.keep.Store(reserve / 4)
 	}
 	log, was := r.storage.room.left.Load(), shortage(r.short.Load())
 	now := judge(r.reserve, d.free, log)

@@ -26,8 +26,9 @@ const (
 	// maxSnapshotMessage bounds the message before the file: indexes, terms and
 	// the IDs of the members.
 	maxSnapshotMessage = 64 << 10
-	// snapshotReserve is what a snapshot that comes in leaves of the disk: the
-	// log goes on meanwhile. It is looked at every roomEvery bytes.
+	// snapshotReserve is what a snapshot that comes in leaves of the disk, until
+	// the node's own reserve is known (room.go): the log goes on meanwhile. It is
+	// looked at every roomEvery bytes.
 	snapshotReserve = 32 << 20
 	roomEvery       = 4 << 20
 	// takeOverLimit is how long a newer snapshot waits for the end of an older.
@@ -140,7 +141,11 @@ func (u *upload) checkRoom() error {
 	if err != nil {
 		return err
 	}
-	if free < snapshotReserve+2*roomEvery {
+	reserve := uint64(snapshotReserve)
+	if r := u.node.room; r != nil {
+		reserve = uint64(r.keep.Load())
+	}
+	if free < reserve+2*roomEvery {
 		u.node.refusals.note(u.from, refusal{http.StatusInsufficientStorage, refusedRoom, errNoSnapshotRoom.Error()})
 		return fmt.Errorf("%w: %d bytes are left", errNoSnapshotRoom, free)
 	}
