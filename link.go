@@ -228,10 +228,8 @@ func (ls *links) holdStreams(next http.Handler) http.Handler {
 			return
 		}
 		conn := connOf(r.Context())
-		if conn != nil {
-			if err := limitUnacked(conn, ls.limit); err != nil {
-				ls.log.Warn("a stream has no time limit", zap.Stringer("to", id), zap.Error(err))
-			}
+		if err := limitUnacked(conn, ls.limit); err != nil {
+			ls.log.Warn("a stream has no time limit", zap.Stringer("to", id), zap.Error(err))
 		}
 		defer ls.hold(uint64(id), &heldStream{path.Dir(r.URL.Path), conn})()
 		next.ServeHTTP(w, r)

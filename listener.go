@@ -156,7 +156,6 @@ func newPeerServer(log *zap.Logger) *http.Server {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ConnContext:       keepConn,
 		ErrorLog:          zap.NewStdLog(log.Named("peer-http")),
 	}
 }

@@ -31,17 +31,13 @@ func newPeerDialer() *net.Dialer {
 	}
 }
 
-// peerConnKey is the key of a connection in the context of its requests.
-type peerConnKey struct{}
-
-// keepConn is the ConnContext of the peer listener's server.
-func keepConn(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, peerConnKey{}, c)
-}
-
+// connOf returns the connection on which a request came; nil if listen did not
+// accept it.
 func connOf(ctx context.Context) net.Conn {
-	c, _ := ctx.Value(peerConnKey{}).(net.Conn)
-	return c
+	if c, ok := ctx.Value(connKey{}).(*hangUpConn); ok {
+		return c.Conn
+	}
+	return nil
 }
 
 // limitUnacked ends a connection when the other side's kernel acknowledges
