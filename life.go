@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
+	"path/filepath"
 )
 
 // life is one run of a node on its data directory.
@@ -28,6 +31,29 @@ func newLife(node, boot uint64) life {
 var errOldCopy = errors.New("this node's data directory is an older copy of the one with which it took part in the cluster, " +
 	"or another process runs with a copy of it. If there is such a process, stop one of the two for good. " +
 	"Else remove this node through another one (DELETE /ID) and join under a new ID with an empty data directory")
+
+// oldCopyName is a file that a node leaves in its directory when it ends for
+// errOldCopy. The next life would be counted higher, so nothing in the log would
+// contradict it; and it must not vote before it has what it acknowledged.
+const oldCopyName = "old-copy"
+
+// noteOldCopy leaves that file. Durable on return.
+func noteOldCopy(dir string) error {
+	return writeFileAtomic(filepath.Join(dir, oldCopyName), func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, errOldCopy)
+		return err
+	})
+}
+
+// checkOldCopy refuses to start from a directory in which that file is.
+func checkOldCopy(dir string) error {
+	path := filepath.Join(dir, oldCopyName)
+	if !exists(path) {
+		return nil
+	}
+	return fmt.Errorf("%w. An earlier start has found this out, and left the file %s; only who has stopped "+
+		"another process for good that ran with a copy may remove it", errOldCopy, path)
+}
 
 // isAnothers reports whether a batch comes from a life that this one, with the
 // directory that it has, cannot know of: a later life of this node, or another

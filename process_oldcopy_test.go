@@ -51,7 +51,7 @@ func (c *procCluster) waitLevel(level uint64) {
 }
 
 // Guarantee: clients that write through a node whose directory was put back from an older copy are told nothing false:
-// what is acknowledged is there. The node ends and says what has happened.
+// what is acknowledged is there. The node ends and says what has happened, and each later start says it again.
 func TestProcOldCopy(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
@@ -84,11 +84,15 @@ func TestProcOldCopy(t *testing.T) {
 			}
 		})
 	}
-	out := c.waitExit(old, 1, procReadyWithin)
-	if !strings.Contains(out, "older copy") || !strings.Contains(out, "join under a new ID") {
-		t.Errorf("it says:\n%s", procTail(out))
+	for range 3 { // and a supervisor that starts it again does not make it forget
+		out := c.waitExit(old, 1, procReadyWithin)
+		if !strings.Contains(out, "older copy") || !strings.Contains(out, "join under a new ID") {
+			t.Errorf("it says:\n%s", procTail(out))
+		}
+		clients.Wait()
+		c.launch(old)
 	}
-	clients.Wait()
+	c.waitExit(old, 1, procReadyWithin)
 	for _, keys := range acked {
 		for _, key := range keys {
 			c.wantGet(other, key, "v")

@@ -239,7 +239,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	defer s.end()
 	if err := s.start(); err != nil {
 		s.node.transport.Stop()
-		return errors.Join(err, s.storage.close())
+		return s.remember(errors.Join(err, s.storage.close()))
 	}
 	s.group.Go(func() error { return s.node.serveRaft(peers, s.peerMux) })
 	s.group.Go(func() error { return s.node.watchLinks(s.life) })
@@ -259,7 +259,15 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	s.end()
 	// Streams between peers are endless, so they are cut, not awaited.
 	cerr := errors.Join(clients.cut(), peers.cut())
-	return errors.Join(s.awaitEnd(limit), cerr)
+	return s.remember(errors.Join(s.awaitEnd(limit), cerr))
+}
+
+// remember writes down why the node has ended, if its next start has to know.
+func (s *server) remember(ended error) error {
+	if errors.Is(ended, errOldCopy) {
+		return errors.Join(ended, noteOldCopy(s.cfg.DataDir))
+	}
+	return ended
 }
 
 // closeStorage closes the log once all goroutines have ended, and why. What
@@ -305,6 +313,9 @@ func (s *server) finish(clients *stoppableListener, limit time.Duration) {
 // returns what the cluster says of itself, if that had to be asked.
 func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
 	old, err := booted(cfg.DataDir)
+	if err == nil && old {
+		err = checkOldCopy(cfg.DataDir)
+	}
 	if err != nil {
 		return clusterInfo{}, err
 	}
