@@ -389,7 +389,7 @@ func beyond(tg target, m *raftpb.Message) bool {
 func fuzzProcess(t *testing.T, data []byte) {
 	dir := t.TempDir()
 	inBubble(t, func(t *testing.T) {
-		c := newSimCluster(t, dir, 1, 3, func(*simCluster) {})
+		c := newSimCluster(t, dir, 1, 3, func(c *simCluster) { c.attacked = true })
 		defer c.close()
 		c.put(c.leader(), "k", c.value())
 		f := &forger{data: data}
