@@ -25,14 +25,21 @@ func (c *procCluster) putBack(i int, dir string) {
 	c.launch(i)
 }
 
-// keepCopy copies the directory of a node as it is when the node stops.
-func (c *procCluster) keepCopy(i int) (dir string) {
+// stopForCopy stops a node and copies its directory.
+func (c *procCluster) stopForCopy(i int) (dir string) {
 	c.t.Helper()
 	c.stop(i)
 	dir = c.t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(c.nodes[i].dataDir)); err != nil {
 		c.t.Fatal(err)
 	}
+	return dir
+}
+
+// keepCopy copies the directory of a node as it is when the node stops, and starts the node again.
+func (c *procCluster) keepCopy(i int) (dir string) {
+	c.t.Helper()
+	dir = c.stopForCopy(i)
 	c.start(i)
 	return dir
 }
@@ -112,8 +119,9 @@ func TestProcTwoHistories(t *testing.T) {
 	c.put(1, "base", "v")
 	knows, forgot := c.leader(), c.follower()
 	third := 6 - knows - forgot
-	dir := c.keepCopy(forgot)
-	c.kill(third)
+	dir := c.stopForCopy(forgot)
+	c.kill(third) // before the other one starts: from an entry of its second life it would know that it is an older copy
+	c.start(forgot)
 	for i := range 20 {
 		c.put(knows, fmt.Sprint("lost", i), "v")
 	}
