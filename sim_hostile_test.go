@@ -383,36 +383,75 @@ func beyond(tg target, m *raftpb.Message) bool {
 	return false
 }
 
-// fuzzProcess strikes a node of a cluster, its leader or a follower, with the
-// messages that data makes, and reports one that ends it. What the node takes
-// may be nonsense, so nothing else is asked of it.
+// fuzzProcess strikes a node, as a leader or a follower, with the messages that
+// data makes, and reports one that ends it. What the node takes may be nonsense,
+// so nothing else is asked of it. The others of its cluster are the forger alone.
 func fuzzProcess(t *testing.T, data []byte) {
 	dir := t.TempDir()
 	inBubble(t, func(t *testing.T) {
-		c := newSimCluster(t, dir, 1, 3, func(c *simCluster) { c.attacked = true })
+		c := newSimCluster(t, dir, 1, 0, func(c *simCluster) { c.attacked = true })
 		defer c.close()
-		c.put(c.leader(), "k", c.value())
+		for id := range uint64(3) {
+			c.peers = append(c.peers, peer{ID: id + 1, URL: simURL(id + 1)})
+		}
+		c.nodes[1] = &simNode{id: 1, dir: c.nodeDir(1, 0)}
+		c.start(1)
+		c.nodes[1].srv.node.gate.open.Store(true)
 		f := &forger{data: data}
-		id := c.leader()
 		if f.byte()%2 == 0 {
-			id = c.followers()[0]
+			c.elect(1)
+		} else {
+			c.lead(1)
 		}
 		for len(f.data) > 0 {
-			// Later: its peers would be misled by what it takes.
-			c.net.isolate(id, 1, 2, 3)
-			tg := c.aim(id)
+			tg := c.aim(1)
 			m := f.message(tg)
 			if beyond(tg, m) {
 				continue
 			}
 			if _, alive := tg.strike(m); !alive {
-				t.Fatalf("node %d ended: %v\nby %v", id, tg.srv.group.Wait(), m)
+				t.Fatalf("node 1 ended: %v\nby %v", tg.srv.group.Wait(), m)
 			}
 			if f.byte() < 16 {
 				time.Sleep(time.Duration(f.byte()) * 20 * time.Millisecond) // elections
 			}
 		}
 	})
+}
+
+// elect makes a node that is alone a leader with a committed entry: the others'
+// votes are forged.
+func (c *simCluster) elect(id uint64) {
+	c.t.Helper()
+	c.await("a forged election", func() bool {
+		tg := c.aim(id)
+		pre := tg.message(raftpb.MsgPreVoteResp)
+		pre.Term = new(tg.term + 1)
+		tg.strike(pre)
+		tg = c.aim(id)
+		tg.strike(tg.message(raftpb.MsgVoteResp))
+		return tg.srv.node.status.Load().role == raft.StateLeader
+	})
+	tg := c.aim(id)
+	ack := tg.message(raftpb.MsgAppResp)
+	ack.Index = new(tg.last)
+	tg.strike(ack)
+	if now := c.aim(id); now.committed != tg.last {
+		c.t.Fatalf("entry %d of the forged leader is not committed", tg.last)
+	}
+}
+
+// lead gives a node that is alone a forged leader and an entry of its.
+func (c *simCluster) lead(id uint64) {
+	c.t.Helper()
+	tg := c.aim(id)
+	m := tg.message(raftpb.MsgApp)
+	m.Term, m.Index, m.LogTerm, m.Commit = new(tg.term+1), new(tg.last), new(tg.lastTerm), new(tg.last+1)
+	m.Entries = []*raftpb.Entry{entryOf(tg.last+1, tg.term+1)}
+	tg.strike(m)
+	if now := c.aim(id); now.committed != tg.last+1 {
+		c.t.Fatalf("the forged leader's entry is not committed: %+v", now)
+	}
 }
 
 // A node survives whatever messages a forger sends it.
