@@ -60,20 +60,19 @@ const (
 
 // peerGuard stands before rafthttp's handler.
 type peerGuard struct {
-	node      *raftNode
-	rafthttp  http.Handler
-	snapshots http.Handler        // rafthttp's, with an eye on the disk
-	streams   http.Handler        // rafthttp's, which the links keep an eye on
-	small     *semaphore.Weighted // messages
-	large     *semaphore.Weighted // bytes
-	uploads   uploads
+	node     *raftNode
+	rafthttp http.Handler
+	streams  http.Handler        // rafthttp's, which the links keep an eye on
+	small    *semaphore.Weighted // messages
+	large    *semaphore.Weighted // bytes
+	uploads  uploads
 	// readLimit is messageReadLimit, shorter in tests.
 	readLimit time.Duration
 }
 
 func newPeerGuard(n *raftNode, rafthttp http.Handler) *peerGuard {
 	return &peerGuard{
-		node: n, rafthttp: rafthttp, snapshots: rafthttp, streams: n.links.holdStreams(rafthttp),
+		node: n, rafthttp: rafthttp, streams: n.links.holdStreams(rafthttp),
 		small: semaphore.NewWeighted(maxSmallMessages), large: semaphore.NewWeighted(maxIncomingBytes),
 		uploads: uploads{freeSpace: freeSpace}, readLimit: messageReadLimit,
 	}

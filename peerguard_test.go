@@ -391,8 +391,11 @@ func TestUploadsRoom(t *testing.T) {
 	if got := g.send(t, "POST", "/raft/snapshot", snapshotUpload(t, 2, 5, file)); got == 204 {
 		t.Error("a file without an end was taken")
 	}
-	if g.node.refusals.count(refusedRoom) == 0 {
+	if g.node.refusals.count(refusedRoom) == 0 || g.node.storage.trouble.lost.Load() != 1 {
 		t.Error("it was not counted")
+	}
+	if err := g.node.storage.trouble.present(); err != nil {
+		t.Errorf("it counts as a snapshot of the node's own that failed: %v", err)
 	}
 }
 

@@ -92,7 +92,6 @@ func (c clusterInfo) member(id uint64) (memberInfo, bool) {
 func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	door := newPeerGuard(s.node, raftHandler)
-	door.snapshots = s.boundSnapshots(raftHandler)
 	door.routes(mux)
 	mux.HandleFunc("GET "+linkPath+"{id}", s.node.links.serve)
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {

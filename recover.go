@@ -301,6 +301,7 @@ func (r recovery) replace(out io.Writer, node uint64, me member, st *state) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
+	fitSegments(zap.NewNop(), r.next)
 	if err := createStorage(zap.NewNop(), r.next, id, st); err != nil {
 		return errors.Join(fmt.Errorf("data directory %s: %w", r.next, err), os.RemoveAll(r.next))
 	}

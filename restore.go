@@ -179,6 +179,7 @@ func makeDir(dir string, id identity, st *state) (err error) {
 	if err := errors.Join(os.WriteFile(mark, nil, 0o600), syncDir(dir)); err != nil {
 		return err
 	}
+	fitSegments(zap.NewNop(), dir)
 	if err := createStorage(zap.NewNop(), dir, id, st); err != nil {
 		return fmt.Errorf("data directory %s: %w", dir, err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
@@ -215,5 +217,25 @@ func TestSnapshotTrouble(t *testing.T) {
 	out := new(bytes.Buffer)
 	if n, err := fmt.Fprint(tr.bounded("", out), strings.Repeat("x", 61)); err == nil || n != 0 {
 		t.Errorf("wrote %d: %v", n, err)
+	}
+}
+
+// Without this a first start on a full disk ends with what the library says of
+// it, and a node that joins is a member by then.
+func TestFirstStartNeedsRoom(t *testing.T) {
+	least := wal.SegmentSizeBytes + firstStartRoom
+	for _, c := range []struct {
+		free int64
+		err  error
+		want string
+	}{
+		{least, nil, ""},
+		{least - 1, nil, "the first start takes 2 MiB in data directory /d, and its disk has 1 MiB free"},
+		{0, errors.ErrUnsupported, ""},
+	} {
+		err := checkFirstRoom("/d", func(string) (disk, error) { return disk{free: c.free}, c.err })
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%d bytes free: %v, want %q", c.free, err, c.want)
+		}
 	}
 }

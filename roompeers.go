@@ -43,16 +43,3 @@ func (c *peerClient) disk(ctx context.Context, peerURL string, cluster uint64, n
 	var none struct{}
 	return c.do(req, &none)
 }
-
-// boundSnapshots keeps what comes in from taking the room that the log may need.
-func (s *server) boundSnapshots(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		t := &s.storage.trouble
-		body := &bodyBounded{ReadCloser: r.Body, t: t, dir: s.cfg.DataDir}
-		r.Body = body
-		h.ServeHTTP(w, r)
-		if body.refused != nil {
-			t.notStored(body.refused)
-		}
-	})
-}

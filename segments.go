@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 )
@@ -11,11 +13,14 @@ const (
 	segmentShare = 8
 	leastSegment = 1 << 20
 	segmentUnit  = 4 << 10
+	// firstStartRoom is what a first start takes beside the log's first segment.
+	firstStartRoom = 1 << 20
 )
 
 // fitSegments makes the log's segments smaller when the data directory is on a
-// disk for which the usual 64 MB are too large. That is a setting of the process:
-// only main makes it. Segments that are there keep their size.
+// disk for which the usual 64 MB are too large. That is a setting of the process, so
+// it is made where a process has one data directory: by main, and by the commands
+// that make a directory. Segments that are there keep their size.
 func fitSegments(log *zap.Logger, dir string) {
 	d, err := diskOf(dir)
 	if err != nil {
@@ -31,4 +36,16 @@ func fitSegments(log *zap.Logger, dir string) {
 // segmentSizeOn is the size of segments on a disk of some size.
 func segmentSizeOn(total, usual int64) int64 {
 	return min(usual, max(leastSegment, total/segmentShare/segmentUnit*segmentUnit))
+}
+
+// checkFirstRoom refuses a first start for which the disk has no room, before
+// anybody has been asked to take this node in. measure is diskOf; a disk that
+// cannot be measured will say so itself.
+func checkFirstRoom(dir string, measure func(string) (disk, error)) error {
+	d, err := measure(dir)
+	if least := wal.SegmentSizeBytes + firstStartRoom; err == nil && d.free < least {
+		return fmt.Errorf("the first start takes %d MiB in data directory %s, and its disk has %d MiB free: free some, and start again; nothing was changed",
+			(least+1<<20-1)>>20, dir, d.free>>20)
+	}
+	return nil
 }

@@ -333,6 +333,9 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 	if err := checkNew(cfg.DataDir); err != nil {
 		return clusterInfo{}, err
 	}
+	if err := checkFirstRoom(cfg.DataDir, diskOf); err != nil {
+		return clusterInfo{}, err
+	}
 	if cfg.Join {
 		return joinCluster(ctx, cfg, log, ask)
 	}

@@ -104,27 +104,6 @@ func (b *boundedWriter) Write(p []byte) (int, error) {
 	return b.w.Write(p)
 }
 
-// bodyBounded is bounded for a snapshot that comes in.
-type bodyBounded struct {
-	io.ReadCloser
-	t       *snapshotTrouble
-	dir     string
-	checked int
-	refused error // why it was broken off
-}
-
-func (b *bodyBounded) Read(p []byte) (int, error) {
-	if b.checked <= 0 {
-		if b.refused = b.t.check(b.dir, uint64(len(p))); b.refused != nil {
-			return 0, b.refused
-		}
-		b.checked = roomChecked
-	}
-	n, err := b.ReadCloser.Read(p)
-	b.checked -= n
-	return n, err
-}
-
 // notStored notes that a snapshot which came in was refused. Its sender tries
 // again, after a rest of its own.
 func (t *snapshotTrouble) notStored(err error) {

@@ -147,7 +147,9 @@ func (u *upload) checkRoom() error {
 	}
 	if free < reserve+2*roomEvery {
 		u.node.refusals.note(u.from, refusal{http.StatusInsufficientStorage, refusedRoom, errNoSnapshotRoom.Error()})
-		return fmt.Errorf("%w: %d bytes are left", errNoSnapshotRoom, free)
+		err := fmt.Errorf("%w: %d bytes are left", errNoSnapshotRoom, free)
+		u.node.storage.trouble.notStored(err)
+		return err
 	}
 	return nil
 }
@@ -203,7 +205,7 @@ func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *uplo
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(head), r.Body), r.Body}
-	g.snapshots.ServeHTTP(w, r)
+	g.rafthttp.ServeHTTP(w, r)
 	return nil
 }
 
