@@ -34,7 +34,7 @@ func (c *procCluster) blobs(i, n int, want map[string]string) {
 func (c *procCluster) killWhen(watch, victim int, appears func(name string) bool) bool {
 	c.t.Helper()
 	snap := filepath.Join(c.nodes[watch].dataDir, "snap")
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(procReadyWithin); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		files, err := os.ReadDir(snap)
 		for _, f := range files {
 			if err == nil && appears(f.Name()) {

