@@ -41,6 +41,7 @@ func newGuardedNode(t *testing.T) *guardedNode {
 		id: 1, cluster: 0xc1, log: zap.NewNop(), dir: t.TempDir(), kv: &kvstore{state: st},
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: newRefusals(zap.NewNop()),
 		known: acquaintances{wake: make(chan struct{}, 1)}, links: newLinks(zap.NewNop(), 0xc1, time.Second),
+		storage: &storage{trouble: snapshotTrouble{log: zap.NewNop()}},
 	}
 	n.known.settle(1, noTransport{}, st.membership)
 	n.gate.open.Store(true)
