@@ -73,6 +73,7 @@ func procCommand(t *testing.T, want int, args ...string) string {
 // Guarantee: a backup taken under load from a follower restores into a fresh cluster, with what was acknowledged before it
 // began, the same on every node, and with revisions above all that the old cluster gave.
 func TestProcBackupRestores(t *testing.T) {
+	t.Parallel()
 	c := newProcCluster(t, 3)
 	c.start()
 	binary := string([]byte{0, 255, 10, 13, 128, 0})
@@ -182,6 +183,7 @@ func TestProcDamagedBackup(t *testing.T) {
 // Guarantee: when the majority is gone for good, the survivor goes on as a cluster of its own with its old command line,
 // does not mingle with what is left of the old one, and grows back to three.
 func TestProcRecover(t *testing.T) {
+	t.Parallel()
 	c := newProcCluster(t, 3)
 	c.start()
 	for i := range 100 {
@@ -326,6 +328,7 @@ func procDial(t *testing.T, port int) net.Conn {
 // Guarantee: a reader that takes nothing of its backup stalls no write and is cut off after half a minute, and does not
 // keep a node from stopping.
 func TestProcSlowBackupReader(t *testing.T) {
+	t.Parallel()
 	c := newProcCluster(t, 1)
 	c.start()
 	for i := range 40 { // more than the sockets' buffers hold

@@ -65,6 +65,7 @@ func ignoreMissing(err error) error {
 // RAFTKV_TEST_VALUE=128 is the size at which this is promised; the test as it
 // stands writes a log of 470 MiB over a state of 2 MiB.
 func TestProcBounds(t *testing.T) {
+	t.Parallel()
 	number := func(name string, otherwise int) int {
 		n, err := strconv.Atoi(os.Getenv(name))
 		if err != nil {

@@ -122,6 +122,7 @@ func (c *procCluster) wantAll(want map[string]string, nodes ...int) {
 // Guarantee: of 16,000 acknowledged writes, sent through a follower as fast as it takes them, each one is there on
 // every node (A1, A5; raftexample lost 21 to 45 % of them).
 func TestProc16000WritesThroughAFollower(t *testing.T) {
+	t.Parallel()
 	c := newProcCluster(t, 3)
 	c.start()
 	follower := c.follower()

@@ -468,6 +468,7 @@ func (r *roamers) finish() {
 // Guarantee: from three nodes to five and back to three, every first node replaced, under load, with no failed request
 // at clients that go to the next node; nothing acknowledged is lost.
 func TestProcReplaceEveryNodeUnderLoad(t *testing.T) {
+	t.Parallel()
 	c := newProcCluster(t, 3, "--snapshot-count", "2000")
 	c.start()
 	load := c.roam(8, 1, 2, 3)

@@ -178,6 +178,7 @@ func (m *nameModel) survivors(below string) map[string]string {
 // segments of the log, its directory, the mark and the state files. Without this a power failure makes an empty
 // cluster, or one that does not start, of a file system that takes POSIX at its word.
 func TestProcNamesAreSynced(t *testing.T) {
+	t.Parallel()
 	strace := findStrace(t)
 	for name, live := range map[string]func(c *procCluster, want map[string]string){
 		"first write": func(c *procCluster, want map[string]string) { c.putAll(want, "a") },

@@ -48,6 +48,7 @@ func newLargeCluster(t *testing.T, n int, flags ...string) *procCluster {
 // load, with one command; becomes a voter by itself, and serves the right
 // values. Nobody else loses leadership or fails a request over it.
 func TestProcJoinLargeCluster(t *testing.T) {
+	t.Parallel()
 	n := procKeys()
 	c := newLargeCluster(t, n)
 	c.start()

@@ -72,6 +72,7 @@ func procUpload(name string) bool  { return strings.HasPrefix(name, "tmp") }
 // snapshot costs nothing: the node starts again, what was half done is gone, and
 // every acknowledged value is there.
 func TestProcKilledDuringSnapshots(t *testing.T) {
+	t.Parallel()
 	c := newProcCluster(t, 3, "--snapshot-count", "1")
 	c.start()
 	want := make(map[string]string)

@@ -140,6 +140,7 @@ func (c *tracedCluster) traces() map[int][]tracedCall {
 // answer leaves for the client, two of three have completed a sync of the log that they began after they had written
 // the value there. Without this a power cut takes acknowledged writes.
 func TestProcAcknowledgedIsSynced(t *testing.T) {
+	t.Parallel()
 	c := newTracedCluster(t)
 	c.start()
 	// With the first node in the lead an answer must wait for a slow follower, with the third for its own slow disk.

@@ -223,6 +223,7 @@ func (c *procCluster) learnFrom(leader, i int, bin string) {
 // the while. Snapshots go from either program to the other. Once every member runs the new program the level rises; behind
 // that the older one refuses to start and to join, and leaves the data as it was.
 func TestProcUpgrade(t *testing.T) {
+	t.Parallel()
 	old := procBuildOld(t, upgradeFrom)
 	c := newProcCluster(t, 3, "--check-interval", "100ms", "--snapshot-count", "200")
 	for _, n := range c.nodes {

@@ -165,6 +165,7 @@ func TestSimSnapshotForANewcomer(t *testing.T) {
 // A node that installs a snapshot while it writes an older one of its own, and
 // one that gets a second snapshot before it has loaded the first, go on.
 func TestSimSnapshotsOvertakeOneAnother(t *testing.T) {
+	t.Parallel()
 	small := func(cfg *config) { cfg.SnapshotCount = 5 }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		leader := c.leader()
