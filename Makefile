@@ -14,7 +14,7 @@ RACE ?= $(shell go build -race runtime/cgo 2>/dev/null && echo -race)
 TIMEOUT ?= 15m
 TESTFLAGS ?=
 
-.PHONY: help build run test soak check bench bench-quick bench-growth fmt clean
+.PHONY: help build run test soak soak-links soak-faults soak-sim check bench bench-quick bench-growth fmt clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -33,9 +33,21 @@ test: ## all tests, with the race detector where there is a C compiler (TESTFLAG
 	@echo "test: $(if $(RACE),with the race detector,WITHOUT the race detector: it needs cgo and a C compiler)"
 	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./...
 
-soak: ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
+# Three parts, which make -j3 runs beside each other.
+soak: soak-links soak-faults soak-sim ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
+	@echo "soak: passed on $$(git rev-parse --short HEAD)"
+
+SOAK = RAFTKV_SOAK=1 go test $(RACE) -timeout 6h -count=1 -v $(TESTFLAGS)
+
+soak-links:
+	$(SOAK) -run 'TestSoak(.*Link|.*StoppedNode)' .
+
+soak-faults:
+	$(SOAK) -run 'TestSoak(Proc|Memory)|TestChaos' .
+
+soak-sim:
+	$(SOAK) -run 'TestSoak(Sim|Hostile)' .
 	go test -run '^$$' -fuzz '^FuzzProcess$$' -fuzztime 10m .
-	RAFTKV_SOAK=1 go test $(RACE) -timeout 6h -count=1 -v -run 'TestSoak|TestChaos' $(TESTFLAGS) .
 
 # What git sees, to compare before and after go generate.
 STATE = { git status --porcelain; git diff; } 2>/dev/null | git hash-object --stdin
