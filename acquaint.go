@@ -305,7 +305,7 @@ func (n *raftNode) getAcquainted(ctx context.Context) error {
 // lonely reports whether this node has heard of no leader for long, since began
 // at the earliest.
 func (n *raftNode) lonely(began time.Time) bool {
-	heard := n.leaderHeard.Load()
+	heard := n.contacts.leaderHeard()
 	if heard == nil {
 		heard = &began
 	}

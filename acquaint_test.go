@@ -210,7 +210,7 @@ func TestAcquaintancesLonely(t *testing.T) {
 		"the only voter":            {long, new(time.Time), leaderless, false},
 		"not started":               {long, nil, nil, false},
 	} {
-		n.leaderHeard.Store(c.heard)
+		n.contacts.leader = c.heard
 		n.status.Store(c.st)
 		if got := n.lonely(c.began); got != c.want {
 			t.Errorf("%s: %v", name, got)

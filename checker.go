@@ -295,7 +295,7 @@ func (c *checker) giveUp(ctx context.Context) {
 		for _, id := range diverged {
 			delete(st.Progress, id)
 		}
-		if to := bestFollower(st, c.node.loop.heard, time.Now().Add(-c.elected)); to != 0 {
+		if to := c.node.contacts.bestFollower(st, time.Now().Add(-c.elected)); to != 0 {
 			rn.TransferLeader(to)
 		}
 	})

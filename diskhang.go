@@ -238,7 +238,7 @@ func (n *raftNode) leaveLead() {
 		return // a majority needs this node
 	}
 	st.Progress = fit
-	to := bestFollower(st, n.loop.heard, time.Time{})
+	to := n.contacts.bestFollower(st, time.Time{})
 	if to == 0 || st.Config.Voters.VoteResult(votes) != quorum.VoteWon {
 		n.askForAcks(election)
 		return

@@ -123,10 +123,7 @@ func (w *watcher) sayLeaderless(ctx context.Context) {
 	if since := firstElections * w.elected; time.Since(w.lostAt) >= since {
 		// By then every voter that is up has asked this node for its vote, or was asked.
 		m, _ := w.kv.membership()
-		heard, err := w.heard(ctx, since)
-		if err != nil {
-			return // stopping
-		}
+		heard := w.node.contacts.since(time.Now().Add(-since))
 		var silent []uint64
 		for _, id := range m.voters() {
 			if id != w.id && !slices.Contains(heard, id) {
@@ -136,18 +133,6 @@ func (w *watcher) sayLeaderless(ctx context.Context) {
 		fields = append(fields, zap.Int("voters", len(m.voters())), zap.Uint64s("silent", silent))
 	}
 	w.log.Warn("no leader: nothing can be written, and nothing read but by ?consistency=stale", fields...)
-}
-
-// heard returns the nodes of which there was a raft message lately.
-func (w *watcher) heard(ctx context.Context, lately time.Duration) (ids []uint64, err error) {
-	err = w.node.call(ctx, func(*raft.RawNode) {
-		for id, at := range w.node.loop.heard {
-			if time.Since(at) <= lately {
-				ids = append(ids, id)
-			}
-		}
-	})
-	return ids, err
 }
 
 // look takes a view of the cluster, and says what has changed since the last.
@@ -161,7 +146,7 @@ func (w *watcher) look(ctx context.Context) {
 			return
 		}
 		rn.WithProgress(func(id uint64, kind raft.ProgressType, p tracker.Progress) {
-			at := w.node.loop.heard[id]
+			at := w.node.contacts.last(id)
 			v.members[id] = memberView{
 				learner: kind == raft.ProgressTypeLearner, near: id == w.id || now.Sub(at) <= w.elected, match: p.Match, heard: at,
 			}

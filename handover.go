@@ -70,7 +70,7 @@ func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err err
 	for began := time.Now(); ; {
 		err = ms.node.call(ctx, func(rn *raft.RawNode) {
 			since := time.Now().Add(-ms.elected)
-			ok = !ms.node.loop.heard[id].Before(since) || (id == 0 && bestFollower(rn.Status(), ms.node.loop.heard, since) != 0)
+			ok = !ms.node.contacts.last(id).Before(since) || (id == 0 && ms.node.contacts.bestFollower(rn.Status(), since) != 0)
 		})
 		if err != nil || ok || time.Since(began) >= ms.elected {
 			return ok, err
@@ -120,7 +120,7 @@ func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err 
 	}
 	err = ms.node.call(ctx, func(rn *raft.RawNode) {
 		if to == 0 {
-			to = bestFollower(rn.Status(), ms.node.loop.heard, time.Now().Add(-ms.elected))
+			to = ms.node.contacts.bestFollower(rn.Status(), time.Now().Add(-ms.elected))
 		}
 		// A follower would pass the request on, which its receiver refuses.
 		if to != 0 && rn.BasicStatus().RaftState == raft.StateLeader {
@@ -143,22 +143,4 @@ func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err 
 		}
 	}
 	return leader, nil
-}
-
-// bestFollower picks the voter with the longest log among those that were heard
-// of since the given time, among equals the one heard of last; 0 if there is
-// none.
-func bestFollower(st raft.Status, heard map[uint64]time.Time, since time.Time) uint64 {
-	var best uint64
-	for id, p := range st.Progress {
-		if id == st.ID || p.IsLearner || heard[id].Before(since) {
-			continue
-		}
-		ahead := p.Match > st.Progress[best].Match
-		equal := p.Match == st.Progress[best].Match
-		if best == 0 || ahead || equal && heard[id].After(heard[best]) {
-			best = id
-		}
-	}
-	return best
 }

@@ -353,7 +353,7 @@ func TestAPIStaleRead(t *testing.T) {
 		t.Errorf("never heard from a leader: %v", h)
 	}
 	heard := time.Now().Add(-3 * time.Second)
-	at.node.leaderHeard.Store(&heard)
+	at.node.contacts.leader = &heard
 	w = at.do("GET", "/k?consistency=stale", "")
 	if ms, err := strconv.Atoi(w.Header().Get("Raftkv-Leader-Contact")); err != nil || ms < 3000 || ms > 60000 {
 		t.Errorf("leader contact %v", w.Header())

@@ -310,13 +310,8 @@ func (ms *members) guard(ctx context.Context, m membership, c memberChange) erro
 	tick := time.NewTicker(ms.elected / 50)
 	defer tick.Stop()
 	for {
-		n, err := ms.countHeard(ctx, voters, asked)
-		switch {
-		case errors.Is(err, errStopping):
-			return err
-		case err != nil:
-			return errInProgress // its time is up
-		case n > len(voters)/2:
+		n := ms.countHeard(voters, asked)
+		if n > len(voters)/2 {
 			return nil
 		}
 		if time.Since(asked) >= ms.elected {
@@ -326,21 +321,21 @@ func (ms *members) guard(ctx context.Context, m membership, c memberChange) erro
 		case <-tick.C:
 		case <-ctx.Done():
 			return errInProgress
+		case <-ms.node.life.Done():
+			return errStopping
 		}
 	}
 }
 
 // countHeard returns how many of the nodes this one has had a raft message from
 // since then, itself included.
-func (ms *members) countHeard(ctx context.Context, ids []uint64, since time.Time) (n int, err error) {
-	err = ms.node.call(ctx, func(*raft.RawNode) {
-		for _, id := range ids {
-			if id == ms.id || ms.node.loop.heard[id].After(since) {
-				n++
-			}
+func (ms *members) countHeard(ids []uint64, since time.Time) (n int) {
+	for _, id := range ids {
+		if id == ms.id || ms.node.contacts.last(id).After(since) {
+			n++
 		}
-	})
-	return n, err
+	}
+	return n
 }
 
 // commit proposes a change and waits until it is applied. raft drops a change
@@ -408,7 +403,7 @@ func (ms *members) leaderView(ctx context.Context) map[uint64]peerView {
 	view := make(map[uint64]peerView)
 	err := ms.node.call(ctx, func(rn *raft.RawNode) {
 		for id, p := range rn.Status().Progress {
-			near := id == ms.id || time.Since(ms.node.loop.heard[id]) <= ms.elected
+			near := id == ms.id || time.Since(ms.node.contacts.last(id)) <= ms.elected
 			view[id] = peerView{Reachable: near, Match: p.Match, Version: versionOf(id, ms.id, peerView{Version: ms.versions.of(id)})}
 		}
 	})
@@ -483,7 +478,7 @@ func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
 	err = ms.node.call(ctx, func(rn *raft.RawNode) {
 		st := rn.Status()
 		for i, p := range st.Progress {
-			recent := time.Since(ms.node.loop.heard[i]) <= ms.elected
+			recent := time.Since(ms.node.contacts.last(i)) <= ms.elected
 			if p.IsLearner && recent && !m.members[i].Pinned && m.members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+promotionLag >= st.GetCommit() {
 				id = i
 			}

@@ -115,17 +115,11 @@ type raftNode struct {
 	life  context.Context // ends when the node stops, with the cause
 
 	// What the loop last knew, for anyone to read.
-	status      atomic.Pointer[raftStatus]
-	hangs       atomic.Bool               // the disk does not answer; diskhang.go
-	leaderHeard atomic.Pointer[time.Time] // contact.go; nil: never; zero: always, there being no others
+	status   atomic.Pointer[raftStatus]
+	hangs    atomic.Bool // the disk does not answer; diskhang.go
+	contacts contacts
 
 	loop raftLoop
-}
-
-// raftStatus is a view of raft for the outside.
-type raftStatus struct {
-	term, commit, leader uint64
-	role                 raft.StateType
 }
 
 // raftLoop is the state of the raft loop; nobody else touches it.
@@ -136,13 +130,11 @@ type raftLoop struct {
 	term, vote uint64            // as last given to the persist loop
 	notices    *notices
 	disk       diskWatch
-	commits    []commit             // for the apply loop
-	held       []*raftpb.Message    // MsgReadIndex that must wait; see readIndex
-	rounds     readRounds           // of heartbeats that this node has sent
-	sending    map[uint64]bool      // nodes that a snapshot is on its way to
-	resend     map[uint64]resend    // when each may get the next
-	heard      map[uint64]time.Time // when a node's last message came
-	followed   map[uint64]time.Time // when it last answered this node as its leader
+	commits    []commit          // for the apply loop
+	held       []*raftpb.Message // MsgReadIndex that must wait; see readIndex
+	rounds     readRounds        // of heartbeats that this node has sent
+	sending    map[uint64]bool   // nodes that a snapshot is on its way to
+	resend     map[uint64]resend // when each may get the next
 	// committedTerm is the term of the last entry known to be committed.
 	committedTerm uint64
 	// restored is the index of the newest snapshot that raft took over; its
@@ -199,8 +191,8 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 		return err
 	}
 	n.loop = raftLoop{rn: rn, notices: newNotices(), disk: diskWatch{room: maxUnsynced}, sending: make(map[uint64]bool),
-		heard: make(map[uint64]time.Time), followed: make(map[uint64]time.Time), resend: make(map[uint64]resend),
-		last: n.storage.last, begunAt: n.storage.hard.GetCommit()}
+		resend: make(map[uint64]resend),
+		last:   n.storage.last, begunAt: n.storage.hard.GetCommit()}
 	n.publish()
 	if n.alone() {
 		// Nobody to wait for: no need to sit out the election timeout.
@@ -316,7 +308,7 @@ func (n *raftNode) step(m *raftpb.Message) {
 		n.refusals.note(m.GetFrom(), err)
 		return
 	}
-	n.noteHeard(m)
+	n.contacts.note(m, n.status.Load(), n.id, n.loop.rn)
 	if n.room.dropsEntries(m) || !n.sift(m) {
 		return
 	}
@@ -476,9 +468,10 @@ func (n *raftNode) commit(m *raftpb.Message) {
 // publish tells the others what raft knows of leader and term.
 func (n *raftNode) publish() {
 	st := n.loop.rn.BasicStatus()
-	n.status.Store(&raftStatus{term: st.GetTerm(), commit: st.GetCommit(), leader: st.Lead, role: st.RaftState})
+	now := &raftStatus{term: st.GetTerm(), commit: st.GetCommit(), leader: st.Lead, role: st.RaftState}
+	n.status.Store(now)
 	n.leaders.set(st.Lead, st.GetTerm())
-	n.noteFollowed()
+	n.contacts.noteMajority(now, n.id, n.loop.rn)
 }
 
 // call runs f on the raft loop and returns when it is done.

@@ -89,8 +89,7 @@ func (n *raftNode) dropPeers(m membership) {
 			delete(n.peers, id)
 			n.gate.forget(id)
 			n.reports.put(func(*raft.RawNode) {
-				delete(n.loop.heard, id)
-				delete(n.loop.followed, id)
+				n.contacts.forget(id)
 				delete(n.loop.resend, id)
 				n.loop.notices.forget(id)
 			})

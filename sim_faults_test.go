@@ -196,13 +196,13 @@ func TestBestFollowerIsAlive(t *testing.T) {
 		1: {Match: 9}, 2: {Match: 9}, 3: {Match: 9}, 4: {Match: 7}, 5: {Match: 9, IsLearner: true}, 6: {Match: 9},
 	}}
 	st.ID = 1
-	heard := map[uint64]time.Time{2: now.Add(-time.Hour), 3: now, 4: now, 5: now}
+	heard := &contacts{heard: map[uint64]time.Time{2: now.Add(-time.Hour), 3: now, 4: now, 5: now}}
 	for range 100 {
-		if got := bestFollower(st, heard, now.Add(-time.Second)); got != 3 {
+		if got := heard.bestFollower(st, now.Add(-time.Second)); got != 3 {
 			t.Fatalf("node %d was chosen", got)
 		}
 	}
-	if got := bestFollower(st, nil, now.Add(-time.Second)); got != 0 {
+	if got := new(contacts).bestFollower(st, now.Add(-time.Second)); got != 0 {
 		t.Errorf("node %d was chosen, of none that was heard of", got)
 	}
 }

@@ -131,7 +131,7 @@ func (s *statusReporter) serveReady(w http.ResponseWriter, r *http.Request) erro
 // leaderContact returns how long ago, in milliseconds, this node last heard
 // from a leader or, leading, from a majority that follows it. False: never.
 func (s *statusReporter) leaderContact() (ms int64, ok bool) {
-	at := s.node.leaderHeard.Load()
+	at := s.node.contacts.leaderHeard()
 	switch {
 	case at == nil:
 		return 0, false
