@@ -68,9 +68,9 @@ func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err err
 	tick := time.NewTicker(ms.elected / 10)
 	defer tick.Stop()
 	for began := time.Now(); ; {
-		err = ms.node.call(ctx, func(rn *raft.RawNode) {
+		err = ms.raft.call(ctx, func(rn *raft.RawNode) {
 			since := time.Now().Add(-ms.elected)
-			ok = !ms.node.contacts.last(id).Before(since) || (id == 0 && ms.node.contacts.bestFollower(rn.Status(), since) != 0)
+			ok = !ms.contacts.last(id).Before(since) || (id == 0 && ms.contacts.bestFollower(rn.Status(), since) != 0)
 		})
 		if err != nil || ok || time.Since(began) >= ms.elected {
 			return ok, err
@@ -94,7 +94,7 @@ func (ms *members) knowsLeader(ctx context.Context, id uint64) error {
 		case <-changed:
 		case <-ctx.Done():
 			return errOutcomeUnknown
-		case <-ms.node.life.Done():
+		case <-ms.life.Done():
 			return errOutcomeUnknown
 		}
 	}
@@ -118,9 +118,9 @@ func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err 
 	if leader != ms.id {
 		return leader, nil
 	}
-	err = ms.node.call(ctx, func(rn *raft.RawNode) {
+	err = ms.raft.call(ctx, func(rn *raft.RawNode) {
 		if to == 0 {
-			to = ms.node.contacts.bestFollower(rn.Status(), time.Now().Add(-ms.elected))
+			to = ms.contacts.bestFollower(rn.Status(), time.Now().Add(-ms.elected))
 		}
 		// A follower would pass the request on, which its receiver refuses.
 		if to != 0 && rn.BasicStatus().RaftState == raft.StateLeader {

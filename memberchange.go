@@ -41,6 +41,20 @@ type memberReply struct {
 	Detail string `json:"detail,omitempty"`
 }
 
+// memberStore is what a change of the members needs of the state.
+type memberStore interface {
+	// membership returns the members as applied here, and the index at which
+	// they were so.
+	membership() (m membership, index uint64)
+	// sound returns nil, or why this node must not serve.
+	sound() error
+}
+
+// raftCaller runs a function where raft's state is, and returns when it is done.
+type raftCaller interface {
+	call(ctx context.Context, f func(*raft.RawNode)) error
+}
+
 // members carries out membership changes.
 type members struct {
 	log     *zap.Logger
@@ -48,14 +62,22 @@ type members struct {
 	cluster uint64
 	timeout time.Duration // of a request
 	elected time.Duration // the election timeout
-	kv      *kvstore
-	node    *raftNode
+	store   memberStore
+	raft    raftCaller
 	leaders *leadership
+	// contacts is who was heard from, and when.
+	contacts *contacts
+	// confirm makes sure that this node knows of everything that was committed.
+	confirm      func(ctx context.Context) error
+	appliedIndex *indexWait
+	outcomes     *confWait
+	life         context.Context // ends when the node stops, with the cause
 	// ask passes a request to the leader at peerURL.
 	ask func(ctx context.Context, peerURL string, cluster uint64, r memberRequest) (memberReply, error)
 	// askView asks the leader at peerURL how it sees the members.
-	askView  func(ctx context.Context, peerURL string) (map[uint64]peerView, error)
-	versions *versions // of the members' programs
+	askView func(ctx context.Context, peerURL string) (map[uint64]peerView, error)
+	// version is that of a member's program, as far as this node knows.
+	version func(id uint64) string
 	// who asks which process a URL leads to, and process is this one; whois.go.
 	who     func(ctx context.Context, peerURL string) (processID, error)
 	process processID
@@ -115,9 +137,9 @@ func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err 
 				return 0, errOutcomeUnknown
 			}
 			return 0, errNoLeader
-		case <-ms.node.life.Done():
+		case <-ms.life.Done():
 			pause.Stop()
-			if r.Op == opRemove && r.ID == ms.id && errors.Is(context.Cause(ms.node.life), errRemoved) {
+			if r.Op == opRemove && r.ID == ms.id && errors.Is(context.Cause(ms.life), errRemoved) {
 				return r.ID, nil // that is what was asked for
 			}
 			return 0, errStopping
@@ -136,7 +158,7 @@ func (ms *members) at(ctx context.Context, leader uint64, r memberRequest) (memb
 	if leader == ms.id {
 		return ms.lead(ctx, r)
 	}
-	m, _ := ms.kv.membership()
+	m, _ := ms.store.membership()
 	mem, ok := m.members[leader]
 	if !ok {
 		return memberReply{}, errElsewhere // this node is behind
@@ -183,11 +205,11 @@ func (ms *members) applied(ctx context.Context, r memberRequest, reply memberRep
 		return ms.knowsLeader(ctx, reply.ID)
 	}
 	select {
-	case <-ms.kv.applied.channel(reply.Index):
+	case <-ms.appliedIndex.channel(reply.Index):
 		return nil
 	case <-ctx.Done():
 		return errOutcomeUnknown
-	case <-ms.node.life.Done():
+	case <-ms.life.Done():
 		return errOutcomeUnknown
 	}
 }
@@ -205,7 +227,7 @@ func (ms *members) lead(ctx context.Context, r memberRequest) (memberReply, erro
 		defer func() { <-ms.turn }()
 	case <-ctx.Done():
 		return memberReply{}, errInProgress
-	case <-ms.node.life.Done():
+	case <-ms.life.Done():
 		return memberReply{}, errStopping
 	}
 	if r.Op == opLead {
@@ -225,7 +247,7 @@ func (ms *members) lead(ctx context.Context, r memberRequest) (memberReply, erro
 // stillFree reports whether a request without an ID can be tried again, now
 // that the ID chosen for it is taken.
 func (ms *members) stillFree(ctx context.Context, r memberRequest) bool {
-	m, _ := ms.kv.membership()
+	m, _ := ms.store.membership()
 	_, err := m.check(memberChange{op: r.Op, id: m.freeID(r.Request), peerURL: r.PeerURL, request: r.Request})
 	return err == nil && ctx.Err() == nil
 }
@@ -277,13 +299,13 @@ func (ms *members) freshMembership(ctx context.Context) (membership, uint64, err
 	if leader, _, _ := ms.leaders.get(); leader != ms.id {
 		return membership{}, 0, errElsewhere
 	}
-	if ms.kv.sound() != nil {
+	if ms.store.sound() != nil {
 		return membership{}, 0, errElsewhere // it is giving up leadership
 	}
-	if err := ms.node.reads.confirm(ctx); err != nil {
+	if err := ms.confirm(ctx); err != nil {
 		return membership{}, 0, errNoLeader
 	}
-	m, index := ms.kv.membership()
+	m, index := ms.store.membership()
 	return m, index, nil
 }
 
@@ -304,7 +326,7 @@ func (ms *members) guard(ctx context.Context, m membership, c memberChange) erro
 		return errInProgress
 	}
 	asked := time.Now()
-	if err := ms.node.reads.confirm(ctx); err != nil {
+	if err := ms.confirm(ctx); err != nil {
 		return errNoLeader
 	}
 	tick := time.NewTicker(ms.elected / 50)
@@ -321,7 +343,7 @@ func (ms *members) guard(ctx context.Context, m membership, c memberChange) erro
 		case <-tick.C:
 		case <-ctx.Done():
 			return errInProgress
-		case <-ms.node.life.Done():
+		case <-ms.life.Done():
 			return errStopping
 		}
 	}
@@ -331,7 +353,7 @@ func (ms *members) guard(ctx context.Context, m membership, c memberChange) erro
 // since then, itself included.
 func (ms *members) countHeard(ids []uint64, since time.Time) (n int) {
 	for _, id := range ids {
-		if id == ms.id || ms.node.contacts.last(id).After(since) {
+		if id == ms.id || ms.contacts.last(id).After(since) {
 			n++
 		}
 	}
@@ -345,7 +367,7 @@ func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, er
 	if c.request == 0 {
 		c.request = max(rand.Uint64(), 1)
 	}
-	outcome, cancel := ms.kv.conf.register(c.request)
+	outcome, cancel := ms.outcomes.register(c.request)
 	defer cancel()
 	for {
 		err := ms.propose(ctx, c)
@@ -356,12 +378,12 @@ func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, er
 		select {
 		case err := <-outcome:
 			again.Stop()
-			return ms.kv.applied.get(), err
+			return ms.appliedIndex.get(), err
 		case <-again.C:
 		case <-ctx.Done():
 			again.Stop()
 			return 0, errOutcomeUnknown
-		case <-ms.node.life.Done():
+		case <-ms.life.Done():
 			again.Stop()
 			return 0, errOutcomeUnknown
 		}
@@ -372,7 +394,7 @@ func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, er
 // commit, or by the node that asked.
 func (ms *members) propose(ctx context.Context, c memberChange) error {
 	leads := false
-	err := ms.node.call(ctx, func(rn *raft.RawNode) {
+	err := ms.raft.call(ctx, func(rn *raft.RawNode) {
 		if leads = rn.BasicStatus().RaftState == raft.StateLeader; leads {
 			err := rn.ProposeConfChange(c.confChange())
 			if err != nil {
@@ -401,10 +423,10 @@ type peerView struct {
 // if it does not lead.
 func (ms *members) leaderView(ctx context.Context) map[uint64]peerView {
 	view := make(map[uint64]peerView)
-	err := ms.node.call(ctx, func(rn *raft.RawNode) {
+	err := ms.raft.call(ctx, func(rn *raft.RawNode) {
 		for id, p := range rn.Status().Progress {
-			near := id == ms.id || time.Since(ms.node.contacts.last(id)) <= ms.elected
-			view[id] = peerView{Reachable: near, Match: p.Match, Version: versionOf(id, ms.id, peerView{Version: ms.versions.of(id)})}
+			near := id == ms.id || time.Since(ms.contacts.last(id)) <= ms.elected
+			view[id] = peerView{Reachable: near, Match: p.Match, Version: ms.version(id)}
 		}
 	})
 	if err != nil {
@@ -419,7 +441,7 @@ func (ms *members) view(ctx context.Context) map[uint64]peerView {
 	if leader == ms.id {
 		return ms.leaderView(ctx)
 	}
-	m, _ := ms.kv.membership()
+	m, _ := ms.store.membership()
 	mem, ok := m.members[leader]
 	if !ok {
 		return nil
@@ -474,11 +496,11 @@ func (ms *members) promote(ctx context.Context) {
 // it has published whose directory has its ID, so that it cannot lose that and
 // come back as if it had never voted.
 func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
-	m, _ := ms.kv.membership()
-	err = ms.node.call(ctx, func(rn *raft.RawNode) {
+	m, _ := ms.store.membership()
+	err = ms.raft.call(ctx, func(rn *raft.RawNode) {
 		st := rn.Status()
 		for i, p := range st.Progress {
-			recent := time.Since(ms.node.contacts.last(i)) <= ms.elected
+			recent := time.Since(ms.contacts.last(i)) <= ms.elected
 			if p.IsLearner && recent && !m.members[i].Pinned && m.members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+promotionLag >= st.GetCommit() {
 				id = i
 			}

@@ -98,11 +98,10 @@ func (w *watcher) askVersions(ctx context.Context) error {
 	}
 }
 
-// versionOf returns what this node knows of a member's version, given how the
-// leader sees it; "" if that is nothing.
-func versionOf(id, self uint64, view peerView) string {
-	if id == self {
+// version returns that of a member's program, "" if it is not known.
+func (w *watcher) version(id uint64) string {
+	if id == w.id {
 		return thisBuild().version
 	}
-	return view.Version
+	return w.versions.of(id)
 }

@@ -135,7 +135,8 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.clientURL(port), caughtUp: new(atomic.Bool),
 		members: &members{
 			log: log, id: cfg.ID, cluster: st.identity.ClusterID, timeout: cfg.RequestTimeout,
-			elected: cfg.ElectionTimeout, kv: kv, node: node, leaders: leaders,
+			elected: cfg.ElectionTimeout, store: kv, raft: node, leaders: leaders, contacts: &node.contacts,
+			confirm: reads.confirm, appliedIndex: applied, outcomes: kv.conf, life: life,
 			turn: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaitingChanges),
 		},
 	}
@@ -143,7 +144,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		log: log, id: cfg.ID, elected: cfg.ElectionTimeout, kv: kv, node: node, leaders: leaders,
 		checks: overdue{interval: cfg.CheckInterval},
 	}
-	s.members.versions = &s.watcher.versions
+	s.members.version = s.watcher.version
 	s.room = newRoomKeeper(log, cfg, st, kv, leaders)
 	node.room, st.redo = s.room, kv.redoSnapshot
 	s.checker = &checker{

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -180,7 +181,7 @@ func (a *api) serveMembers(w http.ResponseWriter, r *http.Request) error {
 func (a *api) newMemberStatus(mem member, leader uint64, view map[uint64]peerView) memberStatus {
 	ms := memberStatus{
 		ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: roleName(mem.Learner), Leader: mem.ID == leader,
-		Version: versionOf(mem.ID, a.members.id, view[mem.ID]),
+		Version: cmp.Or(a.members.version(mem.ID), view[mem.ID].Version),
 	}
 	if p, ok := view[mem.ID]; ok {
 		ms.Reachable, ms.MatchIndex = &p.Reachable, &p.Match
