@@ -282,7 +282,7 @@ type kvstore struct {
 	// way in. It changes under mu.
 	loading atomic.Bool
 
-	size, keys atomic.Uint64 // the state's bytes and keys, as last published
+	sizeNow, keysNow atomic.Uint64 // the state's bytes and keys, as last published
 }
 
 // get returns a key's item, nil if there is none, and the store's revision.

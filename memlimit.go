@@ -10,8 +10,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-
-	"go.uber.org/zap"
 )
 
 // How much memory the process may take, and what follows for the store, all of
@@ -162,32 +160,9 @@ func (l memoryLimit) room() uint64 {
 }
 
 // tail is the bound of the log in memory.
-func (l memoryLimit) tail() int64 {
+func (l memoryLimit) tail(usual int64) int64 {
 	if l.bytes == 0 {
-		return tailWeight
+		return usual
 	}
-	return int64(min(tailWeight, max(tailLeast, l.bytes/tailShare)))
-}
-
-// newQuota makes the quota of a node that holds this state at its start: what was
-// asked for, or else what there is memory for. A directory that holds more than
-// that may have come from a larger machine, or an earlier version: it gets a tenth
-// more than it holds.
-func newQuota(log *zap.Logger, cfg config, kv *kvstore) *quota {
-	l, room := cfg.memory, cfg.memory.room()
-	if cfg.Quota != quotaFromMemory {
-		if asked := uint64(cfg.Quota); asked == 0 && l.bytes > 0 || asked > room {
-			log.Warn("--quota lets in more than there is memory for: the process may be killed, and again at each start",
-				zap.Int64("quota", cfg.Quota), zap.Uint64("fits", room), zap.Stringer("limit", l))
-		}
-		return &quota{limit: uint64(cfg.Quota), kv: kv}
-	}
-	q := &quota{limit: min(quotaMost, room), room: room, kv: kv}
-	bytes, keys := kv.state.bytes, uint64(kv.state.items.Len())
-	if cost := bytes + keys*keyCost; bytes > q.limit || cost > q.room {
-		q.limit, q.room = max(q.limit, bytes+bytes/10), max(q.room, cost+cost/10)
-		log.Warn("the data directory holds more than there is memory for; it may grow by a tenth. Delete keys, or give the process more memory",
-			zap.Uint64("bytes", bytes), zap.Uint64("keys", keys), zap.Uint64("fits", room), zap.Stringer("limit", l))
-	}
-	return q
+	return min(usual, int64(max(tailLeast, l.bytes/tailShare)))
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"sync/atomic"
+
+	"go.uber.org/zap"
 )
 
 // quota bounds what this node lets in: the bytes of keys and values, and what
@@ -12,11 +14,44 @@ import (
 type quota struct {
 	limit uint64 // bytes; 0: none
 	room  uint64 // bytes, and keyCost for each key; 0: none
-	kv    *kvstore
+	store sizes
 
 	// By writes on their way:
 	reserved atomic.Uint64 // bytes
 	newKeys  atomic.Uint64
+}
+
+// newQuota makes the quota of a node that holds this state at its start: what was
+// asked for, or else what there is memory for. A directory that holds more than
+// that may have come from a larger machine, or an earlier version: it gets a tenth
+// more than it holds.
+func newQuota(log *zap.Logger, cfg config, store sizes) *quota {
+	l, room := cfg.memory, cfg.memory.room()
+	if cfg.Quota != quotaFromMemory {
+		if asked := uint64(cfg.Quota); asked == 0 && l.bytes > 0 || asked > room {
+			log.Warn("--quota lets in more than there is memory for: the process may be killed, and again at each start",
+				zap.Int64("quota", cfg.Quota), zap.Uint64("fits", room), zap.Stringer("limit", l))
+		}
+		return &quota{limit: uint64(cfg.Quota), store: store}
+	}
+	q := &quota{limit: min(quotaMost, room), room: room, store: store}
+	holds := store.used("")
+	bytes, keys := holds.bytes, holds.keys
+	if cost := bytes + keys*keyCost; bytes > q.limit || cost > q.room {
+		q.limit, q.room = max(q.limit, bytes+bytes/10), max(q.room, cost+cost/10)
+		log.Warn("the data directory holds more than there is memory for; it may grow by a tenth. Delete keys, or give the process more memory",
+			zap.Uint64("bytes", bytes), zap.Uint64("keys", keys), zap.Uint64("fits", room), zap.Stringer("limit", l))
+	}
+	return q
+}
+
+// sizes tells the quota what the store holds.
+type sizes interface {
+	// size returns the bytes and keys that the store held a moment ago. It costs
+	// nothing.
+	size() (bytes, keys uint64)
+	// used returns what the store holds, and one key of it.
+	used(key string) holding
 }
 
 // reserve lets a write of a key pass, or says that there is no room for what
@@ -28,14 +63,20 @@ func (q *quota) reserve(key string, size int) (release func(), err error) {
 	}
 	growth := uint64(len(key) + size)
 	// Far from the limits it does not matter what the key has now.
-	keys := q.kv.keys.Load() + q.newKeys.Add(1)
-	for held := q.reserved.Load(); q.fits(q.kv.size.Load()+held+growth, keys, 16); held = q.reserved.Load() {
+	newKeys := q.newKeys.Add(1)
+	for {
+		// In this order: a write that is applied in between counts twice, not never.
+		held := q.reserved.Load()
+		bytes, keys := q.store.size()
+		if !q.fits(bytes+held+growth, keys+newKeys, 16) {
+			break
+		}
 		if q.reserved.CompareAndSwap(held, held+growth) {
 			return func() { q.release(growth, 1) }, nil
 		}
 	}
 	q.newKeys.Add(^uint64(0))
-	u := q.kv.used(key)
+	u := q.store.used(key)
 	if growth <= u.old {
 		return func() {}, nil // it takes no more than what it replaces
 	}
@@ -44,8 +85,8 @@ func (q *quota) reserve(key string, size int) (release func(), err error) {
 	if u.exists {
 		added = 0
 	}
-	bytes, all := u.bytes+q.reserved.Add(growth), u.keys+q.newKeys.Add(added)
-	if !q.fits(bytes, all, 0) {
+	after, all := u.bytes+q.reserved.Add(growth), u.keys+q.newKeys.Add(added)
+	if !q.fits(after, all, 0) {
 		q.release(growth, added)
 		return nil, q.refusal(u.bytes, u.keys)
 	}
@@ -95,8 +136,11 @@ func (kv *kvstore) used(key string) holding {
 	return u
 }
 
+// size implements sizes.
+func (kv *kvstore) size() (bytes, keys uint64) { return kv.sizeNow.Load(), kv.keysNow.Load() }
+
 // publishSize tells the quota what the state holds now. The caller holds kv.mu.
 func (kv *kvstore) publishSize() {
-	kv.size.Store(kv.state.bytes)
-	kv.keys.Store(uint64(kv.state.items.Len()))
+	kv.sizeNow.Store(kv.state.bytes)
+	kv.keysNow.Store(uint64(kv.state.items.Len()))
 }

@@ -82,6 +82,14 @@ type ruling struct {
 	until  time.Time
 }
 
+// roomStore is what the roomKeeper needs of the state.
+type roomStore interface {
+	membership() (m membership, index uint64)
+	used(key string) holding
+	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
+	askForSnapshot(index uint64)
+}
+
 // roomKeeper measures this node's disk, and knows what is refused.
 type roomKeeper struct {
 	log     *zap.Logger
@@ -89,7 +97,8 @@ type roomKeeper struct {
 	cluster uint64
 	dir     string
 	minFree int64 // --min-free
-	kv      *kvstore
+	store   roomStore
+	applied *indexWait
 	leaders *leadership
 	storage *storage
 	disk    func(dir string) (disk, error)
@@ -120,9 +129,9 @@ type heardNote struct {
 	at time.Time
 }
 
-func newRoomKeeper(log *zap.Logger, cfg config, st *openedStorage, kv *kvstore, leaders *leadership) *roomKeeper {
+func newRoomKeeper(log *zap.Logger, cfg config, st *openedStorage, store roomStore, applied *indexWait, leaders *leadership) *roomKeeper {
 	r := &roomKeeper{
-		log: log, id: cfg.ID, cluster: st.identity.ClusterID, dir: cfg.DataDir, minFree: cfg.MinFree, kv: kv, leaders: leaders,
+		log: log, id: cfg.ID, cluster: st.identity.ClusterID, dir: cfg.DataDir, minFree: cfg.MinFree, store: store, applied: applied, leaders: leaders,
 		storage: st.storage, disk: diskOf, heard: make(map[uint64]heardNote), sending: make(map[uint64]bool),
 	}
 	r.keep.Store(snapshotReserve)
@@ -209,7 +218,7 @@ func (r *roomKeeper) look() time.Duration {
 		// The log before a snapshot can go.
 		r.compacted = time.Now()
 		if r.storage.tail.grown.Load() > logSlack {
-			r.kv.askForSnapshot(r.kv.applied.get())
+			r.store.askForSnapshot(r.applied.get())
 		}
 	}
 	if d.free < 4*r.reserve {
@@ -255,13 +264,13 @@ func (r *roomKeeper) share(ctx context.Context, leader uint64, now time.Time) {
 		return
 	}
 	r.told, r.toldShort = now, low || short > plenty
-	m, _ := r.kv.membership()
+	m, _ := r.store.membership()
 	r.send(ctx, m.members[leader], diskNote{From: r.id, Short: short, Free: r.free.Load()})
 }
 
 // rule judges, on the leader, what is to be refused.
 func (r *roomKeeper) rule(ctx context.Context, now time.Time) {
-	m, _ := r.kv.membership()
+	m, _ := r.store.membership()
 	refuse, full := r.decide(m.voters(), now)
 	old := r.ruled.Load()
 	if refuse == plenty && !r.rules {
@@ -338,7 +347,7 @@ func (r *roomKeeper) hear(n diskNote) {
 	case n.Leads && n.From == leader && leader != r.id:
 		r.ruled.Store(&ruling{n.Refuse, n.Full, time.Now().Add(roomTrusted)})
 	case !n.Leads && leader == r.id:
-		m, _ := r.kv.membership()
+		m, _ := r.store.membership()
 		if _, ok := m.members[n.From]; ok {
 			r.mu.Lock()
 			r.heard[n.From] = heardNote{n, time.Now()}
@@ -366,7 +375,7 @@ func (r *roomKeeper) admit(key string, size int) error {
 	needs := shortForDeletes
 	if size >= 0 {
 		needs = shortForPuts
-		if uint64(len(key)+size) > r.kv.used(key).old {
+		if uint64(len(key)+size) > r.store.used(key).old {
 			needs = shortForGrowth
 		}
 	}

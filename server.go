@@ -55,7 +55,7 @@ const (
 // openServer opens the data directory and puts a node together around
 // rafthttp.
 func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
-	st, err := openStorageTail(log, cfg.DataDir, cfg.memory.tail(), func(id identity, reconfigured bool) error {
+	st, err := openStorageTail(log, cfg.DataDir, cfg.memory.tail(tailWeight), func(id identity, reconfigured bool) error {
 		return checkIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
 	if err != nil {
@@ -145,7 +145,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		checks: overdue{interval: cfg.CheckInterval},
 	}
 	s.members.version = s.watcher.version
-	s.room = newRoomKeeper(log, cfg, st, kv, leaders)
+	s.room = newRoomKeeper(log, cfg, st, kv, applied, leaders)
 	node.room, st.redo = s.room, kv.redoSnapshot
 	s.checker = &checker{
 		log: log, id: cfg.ID, interval: cfg.CheckInterval, tick: tick, elected: cfg.ElectionTimeout,
