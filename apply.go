@@ -138,7 +138,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 			own = append(own, o)
 		}
 	}
-	kv.noteChecks()
+	kv.agreement.note(&kv.state.checks)
 	kv.publish()
 	window := kv.state.windows[kv.self.node]
 	kv.mu.Unlock()
@@ -182,7 +182,7 @@ func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
 	kv.due.bytes += uint64(len(e.GetData())) + logOverhead
 	kv.due.commands += uint64(commands)
 	if commands > 0 {
-		kv.agreement.worked = e.GetIndex()
+		kv.agreement.worked.Store(e.GetIndex())
 	}
 	if errors.Is(err, errMalformed) {
 		kv.log.Error("ignoring an entry that no version of raftkv wrote; who can reach the peer port?",
@@ -222,7 +222,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	changed := false
 	kv.mu.Lock()
 	kv.state.index, kv.state.term = e.GetIndex(), e.GetTerm()
-	kv.agreement.worked = e.GetIndex()
+	kv.agreement.worked.Store(e.GetIndex())
 	before := kv.state.membership.members[change.id]
 	if err == nil {
 		changed, err = kv.state.applyMemberChange(change)
@@ -277,8 +277,8 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	}
 	kv.mu.Lock()
 	kv.state = s
-	kv.agreement.worked = s.index
-	kv.noteChecks()
+	kv.agreement.worked.Store(s.index)
+	kv.agreement.note(&kv.state.checks)
 	kv.publish()
 	kv.loading.Store(false)
 	window, m := s.windows[kv.self.node], s.membership.clone()

@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/raft/v3"
 	"go.uber.org/zap"
 )
 
@@ -19,37 +18,49 @@ const fullEvery = 30
 // sayOffAfter is after how many intervals a node says that there are no checks.
 const sayOffAfter = 3
 
-// agreement is what a node knows of the checks beside the replicated state. It
-// is a part of the kvstore.
+// agreement is what this node knows of the checks beside the replicated state.
 type agreement struct {
-	own     chan *ownCheck            // to the reporter: the newest of what to report
+	log  *zap.Logger
+	self uint64
+	// own passes to the reporter the newest of what is to be reported.
+	own     chan *ownCheck
 	fault   atomic.Pointer[fault]     // why this node must not serve; nil: it may
 	unsound atomic.Bool               // found by a full check of its own; ends with the process
 	split   atomic.Bool               // another history contradicts this node's; inquiry.go
 	decided atomic.Uint64             // checks that were decided in this life
-	worked  uint64                    // index of the last entry that was more than a check; guarded by kv.mu
-	checked uint64                    // the newest decided check; belongs to the apply loop
-	accused int                       // how many members had diverged; belongs to the apply loop
+	worked  atomic.Uint64             // index of the last entry that was more than a check
 	seen    atomic.Pointer[time.Time] // when the newest decided check was seen
+
+	// Of the apply loop alone:
+	checked uint64 // the newest decided check
+	accused int    // how many members had diverged
 }
 
 type fault struct{ err error }
 
-// split notes that another history contradicts this node's.
-func (kv *kvstore) split() {
-	if !kv.agreement.split.Swap(true) {
-		kv.log.Error("this node stops serving: "+errHistories.Error(), zap.Uint64("id", kv.self.node))
+// newAgreement returns what a node knows that starts with a state in which
+// checked was the newest decided check, and worked the last entry of others.
+func newAgreement(log *zap.Logger, self, worked, checked uint64) *agreement {
+	a := &agreement{log: log, self: self, own: make(chan *ownCheck, 1), checked: checked}
+	a.worked.Store(worked)
+	return a
+}
+
+// divide notes that another history contradicts this node's.
+func (a *agreement) divide() {
+	if !a.split.Swap(true) {
+		a.log.Error("this node stops serving: "+errHistories.Error(), zap.Uint64("id", a.self))
 	}
 }
 
 // sound returns nil, or why this node must not serve: errDiverged,
 // errHistories, errNoMajority or errMemory.
-func (kv *kvstore) sound() error {
-	if kv.agreement.split.Load() {
+func (a *agreement) sound() error {
+	if a.split.Load() {
 		return errHistories
 	}
-	f := kv.agreement.fault.Load()
-	if kv.agreement.unsound.Load() && (f == nil || f.err == errNoMajority) {
+	f := a.fault.Load()
+	if a.unsound.Load() && (f == nil || f.err == errNoMajority) {
 		return errMemory // says more
 	}
 	if f != nil {
@@ -58,16 +69,12 @@ func (kv *kvstore) sound() error {
 	return nil
 }
 
-// noteChecks takes what the checks have found out of a state that has changed,
-// before anyone can read from it. The caller holds kv.mu.
-func (kv *kvstore) noteChecks() {
-	a, c := &kv.agreement, &kv.state.checks
+// note takes what the checks have found out of a state that has changed, before
+// anyone can read from it: the store's lock is held.
+func (a *agreement) note(c *checks) {
 	if own := c.own; own != nil {
 		c.own = nil
-		select {
-		case <-a.own: // overtaken
-		default:
-		}
+		a.overtake()
 		select {
 		case a.own <- own:
 		default: // nobody reports: a store by itself
@@ -78,21 +85,29 @@ func (kv *kvstore) noteChecks() {
 		a.decided.Add(1)
 	}
 	if len(c.diverged) > a.accused {
-		kv.log.Warn("members hold other data than the majority and serve no more: remove them, and join others under new IDs",
+		a.log.Warn("members hold other data than the majority and serve no more: remove them, and join others under new IDs",
 			zap.Uint64s("ids", sortedKeys(c.diverged)), zap.Uint64("checkpoint", c.index))
 	}
 	a.accused = len(c.diverged)
-	err := c.verdict(kv.self.node)
+	err := c.verdict(a.self)
 	old := a.fault.Load()
 	switch {
 	case err == nil && old == nil, err != nil && old != nil && err == old.err:
 		return
 	case err == nil:
 		a.fault.Store(nil)
-		kv.log.Info("the replicas agree again; this node serves", zap.Uint64("checkpoint", c.checked))
+		a.log.Info("the replicas agree again; this node serves", zap.Uint64("checkpoint", c.checked))
 	default:
 		a.fault.Store(&fault{err})
-		kv.log.Error("this node stops serving: "+err.Error(), zap.Uint64("checkpoint", c.index), zap.Uint64("id", kv.self.node))
+		a.log.Error("this node stops serving: "+err.Error(), zap.Uint64("checkpoint", c.index), zap.Uint64("id", a.self))
+	}
+}
+
+// overtake drops what was to be reported, because there is something newer.
+func (a *agreement) overtake() {
+	select {
+	case <-a.own:
+	default:
 	}
 }
 
@@ -108,6 +123,11 @@ func countWork(cmds []command) (n int) {
 	return n
 }
 
+// checkStore lends the state for a look at it.
+type checkStore interface {
+	view(look func(*state))
+}
+
 // checker makes this node take part in the checks.
 type checker struct {
 	log      *zap.Logger
@@ -115,10 +135,12 @@ type checker struct {
 	interval time.Duration // between checkpoints; 0: this node asks for none
 	tick     time.Duration
 	elected  time.Duration // the election timeout
-	kv       *kvstore
-	node     *raftNode
+	store    checkStore
+	found    *agreement
 	leaders  *leadership
 	caughtUp *atomic.Bool
+	// stepDown hands leadership to a voter that is not among those named.
+	stepDown func(ctx context.Context, except []uint64) error
 	propose  func(ctx context.Context, cmd []byte) result
 
 	// Of lead alone:
@@ -134,7 +156,7 @@ type checker struct {
 func (c *checker) report(ctx context.Context) error {
 	for {
 		select {
-		case own := <-c.kv.agreement.own:
+		case own := <-c.found.own:
 			c.answer(ctx, own)
 		case <-ctx.Done():
 			return nil
@@ -156,7 +178,7 @@ func (c *checker) answer(ctx context.Context, own *ownCheck) {
 		c.recompute(own)
 	}
 	for c.pending(own.index) {
-		r := report{hash: own.hash(), void: c.kv.agreement.unsound.Load()}
+		r := report{hash: own.hash(), void: c.found.unsound.Load()}
 		if err := c.propose(ctx, encodeReport(c.id, own.index, r)).err; err != nil {
 			c.log.Debug("the report on a checkpoint is not in the log yet", zap.Uint64("checkpoint", own.index), zap.Error(err))
 		}
@@ -173,14 +195,13 @@ func (c *checker) recompute(own *ownCheck) {
 	if hashItems(own.items) == own.sum {
 		return
 	}
-	c.kv.agreement.unsound.Store(true)
+	c.found.unsound.Store(true)
 	c.log.Error("this node stops serving: "+errMemory.Error(), zap.Uint64("checkpoint", own.index), zap.Uint64("id", c.id))
 }
 
-func (c *checker) pending(index uint64) bool {
-	c.kv.mu.RLock()
-	defer c.kv.mu.RUnlock()
-	return !c.kv.state.checks.answered(c.id, index)
+func (c *checker) pending(index uint64) (is bool) {
+	c.store.view(func(s *state) { is = !s.checks.answered(c.id, index) })
+	return is
 }
 
 func (c *checker) pause(ctx context.Context) bool {
@@ -232,21 +253,31 @@ func (c *checker) lead(ctx context.Context) error {
 // All nodes count the intervals, so that full checks do not depend on one node
 // leading for long.
 func (c *checker) due() (wanted, full bool) {
-	c.kv.mu.RLock()
-	defer c.kv.mu.RUnlock()
-	s := c.kv.state
-	if s.level < checkLevel {
-		if c.since == sayOffAfter {
-			c.log.Warn("the replicas do not check each other yet: these members have not said that their programs know how",
-				zap.Uint64s("ids", s.membership.below(checkLevel)))
+	c.store.view(func(s *state) {
+		if s.level < checkLevel {
+			if c.since == sayOffAfter {
+				c.log.Warn("the replicas do not check each other yet: these members have not said that their programs know how",
+					zap.Uint64s("ids", s.membership.below(checkLevel)))
+			}
+			return
 		}
-		return false, false
-	}
-	if s.checks.full != c.lastFull {
-		c.lastFull, c.since = s.checks.full, 0
-	}
-	full = c.since >= fullEvery
-	return full || c.kv.agreement.worked > s.checks.index || s.checks.undecided(), full
+		if s.checks.full != c.lastFull {
+			c.lastFull, c.since = s.checks.full, 0
+		}
+		full = c.since >= fullEvery
+		wanted = full || c.found.worked.Load() > s.checks.index || s.checks.undecided()
+	})
+	return wanted, full
+}
+
+// outstanding says whether there is anything that no check has covered, and which
+// check was the newest that was decided.
+func (c *checker) outstanding() (pending bool, checked uint64) {
+	c.store.view(func(s *state) {
+		pending = c.found.worked.Load() > s.checks.index || s.checks.undecided()
+		checked = s.checks.checked
+	})
+	return pending, checked
 }
 
 func (c *checker) askIfDue(ctx context.Context) {
@@ -266,15 +297,14 @@ func (c *checker) see() {
 	if !c.caughtUp.Load() {
 		return // in the log there may be more of the past
 	}
-	c.kv.mu.RLock()
-	asked, decided := c.kv.state.checks.index, c.kv.state.checks.checked
-	c.kv.mu.RUnlock()
+	var asked, decided uint64
+	c.store.view(func(s *state) { asked, decided = s.checks.index, s.checks.checked })
 	now := time.Now()
 	if c.looked && asked != c.lastAsked {
 		c.askedAt = now
 	}
 	if c.looked && decided != c.lastSeen {
-		c.kv.agreement.seen.Store(&now)
+		c.found.seen.Store(&now)
 	}
 	c.looked, c.lastAsked, c.lastSeen = true, asked, decided
 }
@@ -283,23 +313,13 @@ func (c *checker) see() {
 // Replication does not depend on the leader's state, but what only the leader
 // decides does, and snapshots.
 func (c *checker) giveUp(ctx context.Context) {
-	err := c.kv.sound()
+	err := c.found.sound()
 	if err == nil || errors.Is(err, errNoMajority) {
 		return // without a majority nobody is fitter
 	}
-	c.kv.mu.RLock()
-	diverged := sortedKeys(c.kv.state.checks.diverged)
-	c.kv.mu.RUnlock()
-	err = c.node.call(ctx, func(rn *raft.RawNode) {
-		st := rn.Status()
-		for _, id := range diverged {
-			delete(st.Progress, id)
-		}
-		if to := c.node.contacts.bestFollower(st, time.Now().Add(-c.elected)); to != 0 {
-			rn.TransferLeader(to)
-		}
-	})
-	if err != nil {
+	var diverged []uint64
+	c.store.view(func(s *state) { diverged = sortedKeys(s.checks.diverged) })
+	if err := c.stepDown(ctx, diverged); err != nil {
 		c.log.Debug("leadership was not given up yet", zap.Error(err))
 	}
 }

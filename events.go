@@ -35,9 +35,16 @@ type watcher struct {
 	log     *zap.Logger
 	id      uint64
 	elected time.Duration // the election timeout
-	kv      *kvstore
-	node    *raftNode
 	leaders *leadership
+	raft    raftCaller
+	// contacts is who was heard from, and when.
+	contacts *contacts
+	members  func() membership
+	// askVersion asks the member at a URL for its program's version.
+	askVersion func(ctx context.Context, peerURL string) (string, error)
+	// toCheck says whether there is anything that no check has covered, and which
+	// check was the newest that was decided.
+	toCheck func() (pending bool, checked uint64)
 
 	view     atomic.Pointer[clusterView]
 	versions versions
@@ -122,8 +129,8 @@ func (w *watcher) sayLeaderless(ctx context.Context) {
 	fields := []zap.Field{news, zap.Duration("for", time.Since(w.lostAt)), zap.Uint64("term", term), zap.Uint64("last-leader", w.leader)}
 	if since := firstElections * w.elected; time.Since(w.lostAt) >= since {
 		// By then every voter that is up has asked this node for its vote, or was asked.
-		m, _ := w.kv.membership()
-		heard := w.node.contacts.since(time.Now().Add(-since))
+		m := w.members()
+		heard := w.contacts.since(time.Now().Add(-since))
 		var silent []uint64
 		for _, id := range m.voters() {
 			if id != w.id && !slices.Contains(heard, id) {
@@ -139,14 +146,14 @@ func (w *watcher) sayLeaderless(ctx context.Context) {
 func (w *watcher) look(ctx context.Context) {
 	v := clusterView{members: make(map[uint64]memberView)}
 	now := time.Now()
-	err := w.node.call(ctx, func(rn *raft.RawNode) {
+	err := w.raft.call(ctx, func(rn *raft.RawNode) {
 		st := rn.BasicStatus()
 		v.leads, v.commit = st.RaftState == raft.StateLeader, st.GetCommit()
 		if !v.leads {
 			return
 		}
 		rn.WithProgress(func(id uint64, kind raft.ProgressType, p tracker.Progress) {
-			at := w.node.contacts.last(id)
+			at := w.contacts.last(id)
 			v.members[id] = memberView{
 				learner: kind == raft.ProgressTypeLearner, near: id == w.id || now.Sub(at) <= w.elected, match: p.Match, heard: at,
 			}
@@ -156,7 +163,8 @@ func (w *watcher) look(ctx context.Context) {
 		return // stopping
 	}
 	w.view.Store(&v)
-	w.checks.look(now, w.kv)
+	pending, checked := w.toCheck()
+	w.checks.look(now, pending, checked)
 	if !v.leads {
 		w.ledSince, w.near = time.Time{}, nil
 		w.versions.forgetAll()

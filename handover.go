@@ -83,6 +83,20 @@ func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err err
 	}
 }
 
+// stepDown hands leadership, if this node has it, to a voter that is up and not
+// among those named. It does not wait for what comes of it.
+func (ms *members) stepDown(ctx context.Context, except []uint64) error {
+	return ms.raft.call(ctx, func(rn *raft.RawNode) {
+		st := rn.Status()
+		for _, id := range except {
+			delete(st.Progress, id)
+		}
+		if to := ms.contacts.bestFollower(st, time.Now().Add(-ms.elected)); to != 0 {
+			rn.TransferLeader(to)
+		}
+	})
+}
+
 // knowsLeader waits until this node knows that id leads.
 func (ms *members) knowsLeader(ctx context.Context, id uint64) error {
 	for {

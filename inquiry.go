@@ -152,7 +152,7 @@ func (n *raftNode) inquire(ctx context.Context) error {
 		case oldCopy:
 			return errOldCopy
 		case histories:
-			n.kv.split()
+			n.kv.agreement.divide()
 		}
 		select {
 		case <-time.After(inquiryInterval):

@@ -270,7 +270,7 @@ type kvstore struct {
 	needed    atomic.Uint64 // somebody needs a snapshot of this index or a later one
 	redo      atomic.Bool   // the last snapshot failed
 	due       snapshotPolicy
-	agreement agreement
+	agreement *agreement
 	// toldBefore is the index up to which changes of the members were told of
 	// before this node started; see sayChange.
 	toldBefore uint64
@@ -309,16 +309,23 @@ func (kv *kvstore) read(key string) (it *item, revision uint64, err error) {
 // errLoading: another node has what is asked for, and this one will soon.
 var errLoading = fmt.Errorf("%w: a snapshot from the leader is being loaded", errNotReady)
 
+// view lends the state for a look at it.
+func (kv *kvstore) view(look func(*state)) {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	look(kv.state)
+}
+
+// sound returns nil, or why this node must not serve; see agreement.
+func (kv *kvstore) sound() error { return kv.agreement.sound() }
+
 // letGo drops the items, of which a check may have a copy, too.
 func (kv *kvstore) letGo() {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
 	kv.loading.Store(true)
 	kv.state.items = btree.Map[string, *item]{}
-	select {
-	case <-kv.agreement.own: // the snapshot overtakes it
-	default:
-	}
+	kv.agreement.overtake() // by the snapshot
 }
 
 // membership returns a copy of the cluster's membership as applied here, and

@@ -82,18 +82,18 @@ func (w *watcher) askVersions(ctx context.Context) error {
 		if v == nil {
 			continue
 		}
-		m, _ := w.kv.membership()
+		m := w.members()
 		for _, id := range sortedKeys(v.members) {
 			if id == w.id || !v.members[id].near || !w.versions.due(id, time.Now()) || m.members[id].PeerURL == "" {
 				continue
 			}
 			ask, cancel := context.WithTimeout(ctx, w.elected)
-			info, err := w.node.askPeer(ask, m.members[id].PeerURL)
+			text, err := w.askVersion(ask, m.members[id].PeerURL)
 			cancel()
 			if err != nil {
-				info.Version = "" // a busy member says it the next time
+				text = "" // a busy member says it the next time
 			}
-			w.versions.note(id, info.Version, time.Now())
+			w.versions.note(id, text, time.Now())
 		}
 	}
 }

@@ -18,13 +18,10 @@ type overdue struct {
 	checked uint64    // the newest decided check at the last look
 }
 
-// look notes what there is to check. Under writes there is always something, so
+// look notes whether there is anything to check, and which check was the newest
+// that was decided. Under writes there is always something, so
 // the time begins anew with each check.
-func (o *overdue) look(now time.Time, kv *kvstore) {
-	kv.mu.RLock()
-	c := &kv.state.checks
-	pending, checked := kv.agreement.worked > c.index || c.undecided(), c.checked
-	kv.mu.RUnlock()
+func (o *overdue) look(now time.Time, pending bool, checked uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {

@@ -100,9 +100,9 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		pulse: newPulse("apply"),
 		log:   log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: newConfWait(),
 		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount, bytes: st.due.bytes, commands: st.due.commands}, state: st.state,
-		agreement: agreement{own: make(chan *ownCheck, 1), worked: st.worked, checked: st.state.checks.checked},
+		agreement: newAgreement(log, cfg.ID, st.worked, st.state.checks.checked),
 	}
-	kv.noteChecks()
+	kv.agreement.note(&kv.state.checks)
 	kv.publish()
 	kv.toldBefore = st.storage.hard.GetCommit()
 	life, end := context.WithCancel(context.Background())
@@ -141,15 +141,21 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		},
 	}
 	s.watcher = &watcher{
-		log: log, id: cfg.ID, elected: cfg.ElectionTimeout, kv: kv, node: node, leaders: leaders,
-		checks: overdue{interval: cfg.CheckInterval},
+		log: log, id: cfg.ID, elected: cfg.ElectionTimeout, raft: node, leaders: leaders, contacts: &node.contacts,
+		members: func() membership { m, _ := kv.membership(); return m },
+		askVersion: func(ctx context.Context, peerURL string) (string, error) {
+			info, err := node.askPeer(ctx, peerURL)
+			return info.Version, err
+		},
+		toCheck: func() (bool, uint64) { return s.checker.outstanding() },
+		checks:  overdue{interval: cfg.CheckInterval},
 	}
 	s.members.version = s.watcher.version
 	s.room = newRoomKeeper(log, cfg, st, kv, applied, leaders)
 	node.room, st.redo = s.room, kv.redoSnapshot
 	s.checker = &checker{
 		log: log, id: cfg.ID, interval: cfg.CheckInterval, tick: tick, elected: cfg.ElectionTimeout,
-		kv: kv, node: node, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.propose,
+		store: kv, found: kv.agreement, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.propose, stepDown: s.members.stepDown,
 	}
 	status := &statusReporter{
 		id: cfg.ID, cluster: st.identity.ClusterID, kv: kv, node: node, began: time.Now(), caughtUp: s.caughtUp,
