@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -50,8 +51,16 @@ const (
 // errDiskHangs refuses a write before it is proposed.
 var errDiskHangs = fmt.Errorf("%w: its disk does not answer", errOverloaded)
 
-// diskWatch is what the raft loop knows of the log's way to the disk.
+// diskWatch is what the raft loop knows of the log's way to the disk. All of it
+// belongs to that loop, but for hanging.
 type diskWatch struct {
+	log      *zap.Logger
+	id       uint64        // of this node
+	each     time.Duration // of a tick
+	election uint64        // the election timeout in ticks
+	contacts *contacts
+	hanging  atomic.Bool // as hangs, for anyone to ask
+
 	room    int     // maxUnsynced
 	tick    uint64  // now
 	queued  backlog // waits for the persist loop
@@ -75,6 +84,12 @@ type backlog struct {
 // ack is the highest index that a node has acknowledged, and when that rose.
 type ack struct{ index, tick uint64 }
 
+func newDiskWatch(log *zap.Logger, id uint64, tick, electionTimeout time.Duration, c *contacts) *diskWatch {
+	return &diskWatch{
+		log: log, id: id, each: tick, election: uint64((electionTimeout + tick - 1) / tick), contacts: c, room: maxUnsynced,
+	}
+}
+
 // queue notes a message for the persist loop.
 func (d *diskWatch) queue(m *raftpb.Message) {
 	if d.queued.appends == 0 {
@@ -94,8 +109,8 @@ func (d *diskWatch) hand() {
 
 // done notes that the persist loop has answered. One hang, however long, makes no
 // disk that is slow.
-func (d *diskWatch) done(election uint64) {
-	took := min(d.tick-d.handed.since, election)
+func (d *diskWatch) done() {
+	took := min(d.tick-d.handed.since, d.election)
 	d.usual += (float64(took) - d.usual) / 4
 	d.handed = backlog{}
 }
@@ -118,57 +133,46 @@ func (d *diskWatch) full() bool {
 }
 
 // limit returns after how many ticks the disk hangs.
-func (d *diskWatch) limit(election uint64) uint64 {
-	return min(hangCeiling*election, max(election, uint64(hangFactor*d.usual)))
+func (d *diskWatch) limit() uint64 {
+	return min(hangCeiling*d.election, max(d.election, uint64(hangFactor*d.usual)))
 }
-
-// electionTicks is the election timeout in ticks.
-func (n *raftNode) electionTicks() uint64 { return uint64((n.elected + n.tick - 1) / n.tick) }
-
-// diskHangs reports whether the disk does not answer, for anyone to ask.
-func (n *raftNode) diskHangs() bool { return n.hangs.Load() }
 
 // mayWrite returns nil if a client's write that makes the store grow may be
 // proposed through this node. One that does not, as a delete, is no burden: it
 // waits, like all that was proposed before, for the disk.
-func (n *raftNode) mayWrite() error {
-	if n.diskHangs() {
+func (d *diskWatch) mayWrite() error {
+	if d.hanging.Load() {
 		return errDiskHangs
 	}
 	return nil
 }
 
-// ticked is called on the raft loop at each tick.
-func (n *raftNode) ticked() {
-	d := &n.loop.disk
+// ticked is called at each tick. It reports whether raft may take it: a node whose
+// disk hangs might else stand for election, with a vote of its own that is not
+// durable.
+func (d *diskWatch) ticked(rn *raft.RawNode, leads bool) (counts bool) {
 	d.tick++
-	hangs := d.out() > d.limit(n.electionTicks())
+	hangs := d.out() > d.limit()
 	if hangs != d.hangs {
 		d.hangs = hangs
-		n.hangs.Store(hangs)
+		d.hanging.Store(hangs)
 		if hangs {
-			d.hungAt = time.Now().Add(-time.Duration(d.out()) * n.tick)
-			n.log.Warn("the disk does not answer: it has been at a sync of the log for too long; this node is not ready",
+			d.hungAt = time.Now().Add(-time.Duration(d.out()) * d.each)
+			d.log.Warn("the disk does not answer: it has been at a sync of the log for too long; this node is not ready",
 				zap.Duration("for", time.Since(d.hungAt)), zap.Int("unsynced-bytes", d.queued.bytes+d.handed.bytes))
 		} else {
-			n.log.Info("the disk answers again", zap.Duration("after", time.Since(d.hungAt)), zap.Uint64("refused", d.refused))
+			d.log.Info("the disk answers again", zap.Duration("after", time.Since(d.hungAt)), zap.Uint64("refused", d.refused))
 			d.refused = 0
 		}
 	}
-	leads := n.status.Load().role == raft.StateLeader
 	if hangs && leads {
-		n.leaveLead()
+		d.leaveLead(rn)
 	}
-	// A node whose disk hangs might else stand for election, with a vote of its own
-	// that is not durable; and one that is split, for the other history.
-	if (!hangs || leads) && !n.loop.split {
-		n.loop.rn.Tick()
-	}
+	return !hangs || leads
 }
 
 // noteAck notes what another node has acknowledged, and so has on its disk.
-func (n *raftNode) noteAck(m *raftpb.Message) {
-	st, d := n.status.Load(), &n.loop.disk
+func (d *diskWatch) noteAck(m *raftpb.Message, st *raftStatus) {
 	if m.GetType() != raftpb.MsgAppResp || m.GetReject() || st.role != raft.StateLeader || m.GetTerm() != st.term {
 		return
 	}
@@ -184,8 +188,7 @@ func (n *raftNode) noteAck(m *raftpb.Message) {
 // much on its way to the disk as there may be, what would add to it is not, nor
 // is what asks this node to lead while its disk hangs. To raft that is a lost
 // message, which it must expect.
-func (n *raftNode) takesIn(m *raftpb.Message) bool {
-	d := &n.loop.disk
+func (d *diskWatch) takesIn(m *raftpb.Message) bool {
 	switch m.GetType() {
 	case raftpb.MsgTimeoutNow:
 		if d.hangs {
@@ -219,17 +222,16 @@ func (d *diskWatch) tag(m *raftpb.Message) {
 // acknowledged entries within the last election timeout, so that its disk is
 // known to answer, and so must a majority without this node, whose vote is not
 // durable.
-func (n *raftNode) leaveLead() {
-	d, election := &n.loop.disk, n.electionTicks()
-	if d.moved != 0 && d.tick-d.moved < handOverRest*election {
+func (d *diskWatch) leaveLead(rn *raft.RawNode) {
+	if d.moved != 0 && d.tick-d.moved < handOverRest*d.election {
 		return // one of them is slow, too: to move on and on would stop all writes
 	}
-	st := n.loop.rn.Status()
+	st := rn.Status()
 	fit := make(map[uint64]tracker.Progress)
 	votes, all := make(map[uint64]bool), make(map[uint64]bool)
 	for id, p := range st.Progress {
-		answers := id != n.id && d.term == st.GetTerm() && d.acked[id].tick+election >= d.tick && d.acked[id].index > 0
-		votes[id], all[id] = answers, id != n.id
+		answers := id != d.id && d.term == st.GetTerm() && d.acked[id].tick+d.election >= d.tick && d.acked[id].index > 0
+		votes[id], all[id] = answers, id != d.id
 		if answers && p.State == tracker.StateReplicate {
 			fit[id] = p
 		}
@@ -238,26 +240,25 @@ func (n *raftNode) leaveLead() {
 		return // a majority needs this node
 	}
 	st.Progress = fit
-	to := n.contacts.bestFollower(st, time.Time{})
+	to := d.contacts.bestFollower(st, time.Time{})
 	if to == 0 || st.Config.Voters.VoteResult(votes) != quorum.VoteWon {
-		n.askForAcks(election)
+		d.askForAcks(rn)
 		return
 	}
 	d.moved = d.tick
-	n.log.Warn("this node gives leadership to one whose disk answers", zap.Uint64("to", to))
-	n.loop.rn.TransferLeader(to)
+	d.log.Warn("this node gives leadership to one whose disk answers", zap.Uint64("to", to))
+	rn.TransferLeader(to)
 }
 
 // askForAcks appends an empty entry, once an election timeout: where nothing is
 // written, or nothing more is taken in, that is how others show that they can
 // write.
-func (n *raftNode) askForAcks(election uint64) {
-	d := &n.loop.disk
-	if d.asked != 0 && d.tick-d.asked < election {
+func (d *diskWatch) askForAcks(rn *raft.RawNode) {
+	if d.asked != 0 && d.tick-d.asked < d.election {
 		return
 	}
 	d.asked = d.tick
-	if err := n.loop.rn.Propose(nil); err != nil {
-		n.log.Debug("raft did not take an empty entry", zap.Error(err))
+	if err := rn.Propose(nil); err != nil {
+		d.log.Debug("raft did not take an empty entry", zap.Error(err))
 	}
 }

@@ -402,7 +402,7 @@ func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
 
 // put answers a write.
 func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condition) error {
-	if err := a.status.node.mayWrite(); err != nil {
+	if err := a.status.node.disk.mayWrite(); err != nil {
 		return err
 	}
 	head := make([]byte, 0, writeOverhead+len(key)+int(min(max(r.ContentLength, 0), bodyFirst)))

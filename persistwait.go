@@ -12,22 +12,23 @@ import (
 // awaitRoom returns when the disk has room for storage messages. Until then this
 // node is like one with a slow disk: what nobody has written, nobody has
 // acknowledged. Refusing writes early (room.go) makes it rare. It is called on the
-// persist loop, and takes over from it what may make room.
-func (n *raftNode) awaitRoom(ctx context.Context, msgs []*raftpb.Message) error {
-	room := n.storage.room
+// persist loop, and takes over from it what may make room: it looks again each
+// tick, and when a snapshot has been written.
+func (s *storage) awaitRoom(ctx context.Context, msgs []*raftpb.Message, tick time.Duration, written <-chan *state) error {
+	room := s.room
 	size, entries := sizeOf(msgs)
 	if room.admits(size, entries) {
 		return nil
 	}
-	n.log.Error("the disk has no room for the log: this node takes nothing more until there is some", zap.Int64("bytes", size))
+	s.log.Error("the disk has no room for the log: this node takes nothing more until there is some", zap.Int64("bytes", size))
 	room.waiting.Store(true)
 	defer room.waiting.Store(false)
-	again := time.NewTicker(n.tick)
+	again := time.NewTicker(tick)
 	defer again.Stop()
 	for {
 		select {
-		case st := <-n.writtenC:
-			if err := n.storage.written(st); err != nil {
+		case st := <-written:
+			if err := s.written(st); err != nil {
 				return fmt.Errorf("cannot store: %w", err)
 			}
 		case <-again.C:
@@ -37,7 +38,7 @@ func (n *raftNode) awaitRoom(ctx context.Context, msgs []*raftpb.Message) error 
 			return fmt.Errorf("stopped while it waited: %w; free some before the next start", errNoRoom)
 		}
 		if room.admits(size, entries) {
-			n.log.Info("the disk has room for the log again")
+			s.log.Info("the disk has room for the log again")
 			return nil
 		}
 	}

@@ -116,8 +116,8 @@ type raftNode struct {
 
 	// What the loop last knew, for anyone to read.
 	status   atomic.Pointer[raftStatus]
-	hangs    atomic.Bool // the disk does not answer; diskhang.go
 	contacts contacts
+	disk     *diskWatch
 
 	loop raftLoop
 }
@@ -129,7 +129,6 @@ type raftLoop struct {
 	urgent     bool              // appends hold more than a new commit index
 	term, vote uint64            // as last given to the persist loop
 	notices    *notices
-	disk       diskWatch
 	commits    []commit          // for the apply loop
 	held       []*raftpb.Message // MsgReadIndex that must wait; see readIndex
 	rounds     readRounds        // of heartbeats that this node has sent
@@ -190,7 +189,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	n.loop = raftLoop{rn: rn, notices: newNotices(), disk: diskWatch{room: maxUnsynced}, sending: make(map[uint64]bool),
+	n.loop = raftLoop{rn: rn, notices: newNotices(), sending: make(map[uint64]bool),
 		resend: make(map[uint64]resend),
 		last:   n.storage.last, begunAt: n.storage.hard.GetCommit()}
 	n.publish()
@@ -249,14 +248,17 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		}
 		select {
 		case <-ticker.C:
-			n.ticked()
+			// A node that is split must not stand for the other history either.
+			if leads := n.status.Load().role == raft.StateLeader; n.disk.ticked(n.loop.rn, leads) && !n.loop.split {
+				n.loop.rn.Tick()
+			}
 			n.noteNeeds()
 			n.loop.urgent = len(n.loop.appends) > 0
 		case <-n.loop.notices.due.C:
 			n.send(n.loop.notices.flush())
 		case appendC <- n.loop.appends:
 			n.loop.appends, n.loop.urgent = nil, false
-			n.loop.disk.hand()
+			n.disk.hand()
 		case commitC <- n.loop.commits:
 			n.loop.commits = nil
 		case m := <-n.recvC:
@@ -312,8 +314,8 @@ func (n *raftNode) step(m *raftpb.Message) {
 	if n.room.dropsEntries(m) || !n.sift(m) {
 		return
 	}
-	n.noteAck(m)
-	if !n.takesIn(m) {
+	n.disk.noteAck(m, n.status.Load())
+	if !n.disk.takesIn(m) {
 		return
 	}
 	if m.GetType() == raftpb.MsgReadIndex {
@@ -326,7 +328,7 @@ func (n *raftNode) step(m *raftpb.Message) {
 }
 
 func (n *raftNode) stored(s stored) {
-	n.loop.disk.done(n.electionTicks())
+	n.disk.done()
 	for _, file := range s.installed {
 		// Queued before raft hears of it, so before any entry behind it.
 		n.loop.commits = append(n.loop.commits, commit{install: file, applied: func() {}})
@@ -339,8 +341,8 @@ func (n *raftNode) stored(s stored) {
 func (n *raftNode) propose(p proposal) {
 	err := raft.ErrProposalDropped
 	switch {
-	case n.loop.disk.full():
-		n.loop.disk.refused++
+	case n.disk.full():
+		n.disk.refused++
 	case !n.room.spent():
 		err = n.loop.rn.Propose(p.data)
 	}
@@ -409,7 +411,7 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 		case m.GetType() == raftpb.MsgSnap:
 			n.sendSnapshot(m)
 		default:
-			n.loop.disk.tag(m)
+			n.disk.tag(m)
 			out = n.loop.notices.add(out, m)
 		}
 	}
@@ -429,7 +431,7 @@ func (n *raftNode) append(m *raftpb.Message) {
 		n.loop.last = m.GetSnapshot().GetMetadata().GetIndex()
 	}
 	n.loop.appends = append(n.loop.appends, m)
-	n.loop.disk.queue(m)
+	n.disk.queue(m)
 	n.loop.urgent = n.loop.urgent || !n.onlyCommits(m)
 	if m.Term != nil {
 		n.loop.term, n.loop.vote = m.GetTerm(), m.GetVote()
@@ -498,7 +500,7 @@ func (n *raftNode) call(ctx context.Context, f func(*raft.RawNode)) error {
 
 // store makes storage messages durable, once the disk has room for them.
 func (n *raftNode) store(ctx context.Context, msgs []*raftpb.Message) error {
-	if err := n.awaitRoom(ctx, msgs); err != nil {
+	if err := n.storage.awaitRoom(ctx, msgs, n.tick, n.writtenC); err != nil {
 		return err
 	}
 	return n.storage.append(msgs)

@@ -130,6 +130,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		inbox:    newInbox(log, st.storage),
 		group:    group, life: life, receiving: make(map[uint64]int),
 	}
+	node.disk = newDiskWatch(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
 	s := &server{
 		cfg: cfg, log: log, storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
 		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.clientURL(port), caughtUp: new(atomic.Bool),
@@ -300,7 +301,7 @@ func (s *server) drain(clients *stoppableListener) {
 		}
 	}
 	limit := stopLimit - time.Since(began)
-	if s.node.diskHangs() {
+	if s.node.disk.hanging.Load() {
 		limit -= stopReserve
 	}
 	s.finish(clients, limit)

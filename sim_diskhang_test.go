@@ -307,7 +307,7 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 						c.nodes[leader].disk.set(tt.slow * time.Millisecond)
 					}
 					for _, id := range c.up() {
-						if c.nodes[id].srv.node.diskHangs() {
+						if c.nodes[id].srv.node.disk.hanging.Load() {
 							t.Errorf("after %d ms the disk of node %d is said to hang", 100*i, id)
 						}
 					}
@@ -376,7 +376,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 		node := c.nodes[leader].srv.node
 		const room = 1 << 20
 		must(t, node.call(context.Background(), func(*raft.RawNode) {
-			d := &node.loop.disk
+			d := node.disk
 			d.room, d.moved = room, d.tick // as if it had just come to lead, it stays for a while
 		}))
 		c.nodes[leader].disk.set(simHang)
@@ -394,7 +394,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 		for range 40 {
 			time.Sleep(100 * time.Millisecond)
 			must(t, node.call(context.Background(), func(*raft.RawNode) {
-				highest = max(highest, node.loop.disk.queued.bytes+node.loop.disk.handed.bytes)
+				highest = max(highest, node.disk.queued.bytes+node.disk.handed.bytes)
 			}))
 		}
 		// It is passed by what comes before raft is asked what follows.
@@ -420,7 +420,7 @@ func TestDiskWatch(t *testing.T) {
 	entries := func(n int) *raftpb.Message {
 		return &raftpb.Message{Entries: []*raftpb.Entry{{Data: make([]byte, n)}}}
 	}
-	d := diskWatch{room: maxUnsynced}
+	d := &diskWatch{room: maxUnsynced, election: 10}
 	d.queue(entries(maxUnsynced - entryOverhead - 1))
 	if d.full() {
 		t.Error("full below the bound")
@@ -434,7 +434,7 @@ func TestDiskWatch(t *testing.T) {
 	if !d.full() {
 		t.Error("not full at the bound")
 	}
-	d.done(10)
+	d.done()
 	if d.full() {
 		t.Error("full when the disk has answered")
 	}
@@ -448,7 +448,7 @@ func TestDiskWatch(t *testing.T) {
 		t.Error("not full at the bound of appends")
 	}
 
-	d = diskWatch{}
+	d = &diskWatch{election: 10}
 	d.tick = 100
 	d.queue(entries(1))
 	d.tick += 3
@@ -465,24 +465,24 @@ func TestDiskWatch(t *testing.T) {
 		t.Errorf("out for %d ticks", d.out())
 	}
 	d.tick += 1000
-	d.done(10)
-	if d.limit(10) != 10 {
-		t.Errorf("after one hang it hangs after %d ticks, not after 10", d.limit(10))
+	d.done()
+	if d.limit() != 10 {
+		t.Errorf("after one hang it hangs after %d ticks, not after 10", d.limit())
 	}
 	for range 10 {
 		d.hand()
 		d.tick += 9
-		d.done(10)
+		d.done()
 	}
-	if d.limit(10) != 30 {
-		t.Errorf("with 9 ticks a sync it hangs after %d, not after 30", d.limit(10))
+	if d.limit() != 30 {
+		t.Errorf("with 9 ticks a sync it hangs after %d, not after 30", d.limit())
 	}
 	for _, tt := range []struct {
 		usual float64
 		want  uint64
 	}{{0, 10}, {2.5, 10}, {2.75, 11}, {7.5, 30}, {8, 30}, {1000, 30}} {
-		if d.usual = tt.usual; d.limit(10) != tt.want {
-			t.Errorf("with %v ticks a sync it hangs after %d, not after %d", tt.usual, d.limit(10), tt.want)
+		if d.usual = tt.usual; d.limit() != tt.want {
+			t.Errorf("with %v ticks a sync it hangs after %d, not after %d", tt.usual, d.limit(), tt.want)
 		}
 	}
 }
@@ -490,16 +490,15 @@ func TestDiskWatch(t *testing.T) {
 // With as much on its way to the disk as there may be, what would add to it is
 // lost to raft, and what keeps the cluster together is not.
 func TestDiskHangTakesIn(t *testing.T) {
-	n := &raftNode{}
-	n.loop.disk.room = maxUnsynced
-	takes := func(typ raftpb.MessageType) bool { return n.takesIn(&raftpb.Message{Type: typ.Enum()}) }
+	d := &diskWatch{room: maxUnsynced}
+	takes := func(typ raftpb.MessageType) bool { return d.takesIn(&raftpb.Message{Type: typ.Enum()}) }
 	adding := []raftpb.MessageType{raftpb.MsgApp, raftpb.MsgProp, raftpb.MsgVote, raftpb.MsgPreVote}
 	for _, typ := range adding {
 		if !takes(typ) {
 			t.Errorf("%v is refused", typ)
 		}
 	}
-	n.loop.disk.queued.bytes = maxUnsynced
+	d.queued.bytes = maxUnsynced
 	for _, typ := range adding {
 		if takes(typ) {
 			t.Errorf("%v is taken in, with no room", typ)
@@ -510,7 +509,7 @@ func TestDiskHangTakesIn(t *testing.T) {
 			t.Errorf("%v is refused", typ)
 		}
 	}
-	n.loop.disk.hangs = true
+	d.hangs = true
 	if takes(raftpb.MsgTimeoutNow) {
 		t.Error("it would lead with a disk that hangs")
 	}
@@ -529,7 +528,7 @@ func TestSimPauseIsNoHang(t *testing.T) {
 		// that is stopped as a whole.
 		must(t, node.call(context.Background(), func(*raft.RawNode) { time.Sleep(20 * time.Second) }))
 		synctest.Wait()
-		if node.diskHangs() {
+		if node.disk.hanging.Load() {
 			t.Error("the disk is said to hang")
 		}
 	})

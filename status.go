@@ -88,7 +88,7 @@ func (s *statusReporter) checks() []check {
 		{"has caught up", s.caughtUp.Load()},
 		{"has loaded its data", !s.kv.loading.Load()},
 		{"agrees with the other replicas", s.kv.sound() == nil},
-		{"has a disk that answers", !s.node.diskHangs()},
+		{"has a disk that answers", !s.node.disk.hanging.Load()},
 		{"is not loading a snapshot", !s.kv.pulse.loading()},
 	}
 }

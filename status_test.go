@@ -72,7 +72,7 @@ func TestAPIReady(t *testing.T) {
 		"is a member":   func(at *apiTest) { delete(at.kv.state.membership.members, 1) },
 		"has caught up": func(at *apiTest) { at.a.status.caughtUp.Store(false) },
 		"agrees with":   func(at *apiTest) { at.kv.agreement.unsound.Store(true) },
-		"has a disk":    func(at *apiTest) { at.node.hangs.Store(true) },
+		"has a disk":    func(at *apiTest) { at.node.disk.hanging.Store(true) },
 		"is not loading": func(at *apiTest) {
 			at.kv.pulse.excuse.Store(loadingSnapshot)
 			at.kv.pulse.owed.Store(1)
@@ -118,7 +118,7 @@ func TestAPIStatusAndMembers(t *testing.T) {
 func TestAPIDiskHangs(t *testing.T) {
 	at := newAPITest(t)
 	at.want(at.do("PUT", "/k", "v"), 204, "")
-	at.node.hangs.Store(true)
+	at.node.disk.hanging.Store(true)
 	detail := at.problem("PUT", at.do("PUT", "/k", "w"), 429, "overloaded")
 	if !strings.Contains(detail, "its disk does not answer") {
 		t.Errorf("it says %q", detail)

@@ -13,7 +13,6 @@ import (
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 )
 
 // tightDisk is a node's storage on a file system of its own. free makes it so
@@ -142,20 +141,20 @@ func TestLogWaitsForRoom(t *testing.T) {
 	free(0)
 	for l.appendOne(50<<10) == nil {
 	}
-	n := &raftNode{log: zap.NewNop(), storage: o.storage, tick: time.Millisecond, writtenC: make(chan *state)}
+	written := make(chan *state)
 	next := uint64(len(l.entries)) + 2
 	msgs := []*raftpb.Message{storageAppend(3, 1, 1, someEntries(3, next, next, 50<<10)...)}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := n.awaitRoom(ctx, msgs); !errors.Is(err, errNoRoom) {
+	if err := o.awaitRoom(ctx, msgs, time.Millisecond, written); !errors.Is(err, errNoRoom) {
 		t.Errorf("stopped while it waited: %v", err)
 	}
 	if err := o.append(msgs); !errors.Is(err, errNoRoom) {
 		t.Errorf("written without room: %v", err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- n.awaitRoom(t.Context(), msgs) }()
+	go func() { done <- o.awaitRoom(t.Context(), msgs, time.Millisecond, written) }()
 	for !o.room.waiting.Load() {
 		runtime.Gosched()
 	}
