@@ -36,12 +36,12 @@ type stand struct {
 }
 
 // standFor answers node's question, also about an entry at index.
-func (n *raftNode) standFor(ctx context.Context, node, index uint64) (s stand, err error) {
-	err = n.call(ctx, func(rn *raft.RawNode) {
+func (d *doubts) standFor(ctx context.Context, node, index uint64) (s stand, err error) {
+	err = d.raft.call(ctx, func(rn *raft.RawNode) {
 		st := rn.BasicStatus()
 		s = stand{
-			ClusterID: n.cluster, ID: n.id, Term: st.GetTerm(), Commit: st.GetCommit(),
-			Leads: st.RaftState == raft.StateLeader, Settled: n.loop.committedTerm == st.GetTerm(),
+			ClusterID: d.cluster, ID: d.id, Term: st.GetTerm(), Commit: st.GetCommit(),
+			Leads: st.RaftState == raft.StateLeader, Settled: d.committedTerm() == st.GetTerm(),
 		}
 		if !s.Leads {
 			return
@@ -51,16 +51,16 @@ func (n *raftNode) standFor(ctx context.Context, node, index uint64) (s stand, e
 			switch id {
 			case node:
 				s.Match = pr.Match
-			case n.id:
+			case d.id:
 				own = pr.Match
 			}
 		})
 		// Once an entry of this term is on the disk, so is all before it.
-		if term, err := n.storage.mem.Term(own); err != nil || term != s.Term {
+		if term, err := d.log.Term(own); err != nil || term != s.Term {
 			return
 		}
 		termAt := func(i uint64) uint64 {
-			term, err := n.storage.mem.Term(i)
+			term, err := d.log.Term(i)
 			if err != nil || i > own {
 				return 0
 			}
@@ -79,10 +79,10 @@ func (s stand) vouches(commit uint64) bool {
 
 // oldProgram is what is taken for the answer of a member whose program does not
 // know the question: that it has nothing to say against this node.
-func (n *raftNode) oldProgram(ctx context.Context, id uint64) (s stand) {
-	err := n.call(ctx, func(rn *raft.RawNode) {
+func (d *doubts) oldProgram(ctx context.Context, id uint64) (s stand) {
+	err := d.raft.call(ctx, func(rn *raft.RawNode) {
 		st := rn.BasicStatus()
-		s = stand{ClusterID: n.cluster, ID: id, Term: st.GetTerm(), Leads: st.Lead == id, Settled: true, Commit: st.GetCommit()}
+		s = stand{ClusterID: d.cluster, ID: id, Term: st.GetTerm(), Leads: st.Lead == id, Settled: true, Commit: st.GetCommit()}
 	})
 	if err != nil {
 		return stand{}
@@ -103,24 +103,24 @@ const (
 // index when it asked, index the entry that it asked about. It runs on the raft
 // loop, after the answer has come: what this node has acknowledged in a term it
 // has, and knows the term of, for as long as the term lasts.
-func (n *raftNode) weigh(s stand, commit, index uint64) finding {
-	st := n.loop.rn.BasicStatus()
+func (d *doubts) weigh(rn *raft.RawNode, s stand, commit, index uint64) finding {
+	st := rn.BasicStatus()
 	term := st.GetTerm()
 	switch {
 	case st.RaftState == raft.StateLeader:
-		if s.Term == term && !s.Leads && s.Commit > n.loop.last {
+		if s.Term == term && !s.Leads && s.Commit > d.last {
 			return histories
 		}
 		return noFinding
 	case !s.Leads || s.Term < term:
 		return noFinding
-	case s.Term > term && s.Match > 0, s.Term == term && s.Match > n.loop.last:
+	case s.Term > term && s.Match > 0, s.Term == term && s.Match > d.last:
 		return oldCopy
 	case s.Term > term:
 		return noFinding
 	case s.Settled && s.Commit < commit,
-		s.MatchTerm > 0 && n.differs(s.Match, s.MatchTerm),
-		s.EntryTerm > 0 && n.differs(index, s.EntryTerm):
+		s.MatchTerm > 0 && d.differs(rn, s.Match, s.MatchTerm),
+		s.EntryTerm > 0 && d.differs(rn, index, s.EntryTerm):
 		return histories
 	}
 	return noFinding
@@ -129,30 +129,30 @@ func (n *raftNode) weigh(s stand, commit, index uint64) finding {
 // inquire looks into the signs. Also without any, it asks the first leader that
 // this life hears from: where a copy was put back, the sooner that shows, the
 // less has been promised anew.
-func (n *raftNode) inquire(ctx context.Context) error {
+func (d *doubts) inquire(ctx context.Context) error {
 	met := false
 	for {
-		leader, _, changed := n.leaders.get()
+		leader, _, changed := d.leaders.get()
 		first := make(chan sign, 1)
-		if !met && leader != 0 && leader != n.id {
+		if !met && leader != 0 && leader != d.id {
 			first <- sign{from: leader}
 		}
 		var s sign
 		select {
-		case s = <-n.signs:
+		case s = <-d.signs:
 		case s = <-first:
 		case <-changed:
 			continue
 		case <-ctx.Done():
 			return nil
 		}
-		found, answered := n.lookInto(ctx, s)
+		found, answered := d.lookInto(ctx, s)
 		met = met || answered && s.from == leader
 		switch found {
 		case oldCopy:
 			return errOldCopy
 		case histories:
-			n.kv.agreement.divide()
+			d.divide()
 		}
 		select {
 		case <-time.After(inquiryInterval):
@@ -163,17 +163,16 @@ func (n *raftNode) inquire(ctx context.Context) error {
 }
 
 // lookInto asks a sign's sender, at the URL at which the cluster knows it.
-func (n *raftNode) lookInto(ctx context.Context, s sign) (found finding, answered bool) {
-	m, _ := n.kv.membership()
-	mem, ok := m.members[s.from]
+func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, answered bool) {
+	mem, ok := d.members().members[s.from]
 	if !ok {
 		return noFinding, false
 	}
 	var commit uint64
-	err := n.call(ctx, func(rn *raft.RawNode) {
+	err := d.raft.call(ctx, func(rn *raft.RawNode) {
 		commit = rn.BasicStatus().GetCommit()
 		if s.index == 0 {
-			s.index = n.settled()
+			s.index = d.settled(rn)
 		}
 	})
 	if err != nil {
@@ -181,26 +180,26 @@ func (n *raftNode) lookInto(ctx context.Context, s sign) (found finding, answere
 	}
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	answer, err := n.askStand(asking, mem.PeerURL, n.id, s.index)
+	answer, err := d.askStand(asking, mem.PeerURL, d.id, s.index)
 	if err == nil && answer == (stand{}) {
-		answer = n.oldProgram(ctx, s.from)
+		answer = d.oldProgram(ctx, s.from)
 	}
-	if err != nil || answer.ID != s.from || answer.ClusterID != n.cluster {
-		n.log.Debug("a member did not say where its log stands", zap.Uint64("member", s.from), zap.Error(err))
+	if err != nil || answer.ID != s.from || answer.ClusterID != d.cluster {
+		d.say.Debug("a member did not say where its log stands", zap.Uint64("member", s.from), zap.Error(err))
 		return noFinding, false
 	}
-	err = n.call(ctx, func(rn *raft.RawNode) {
-		found = n.weigh(answer, commit, s.index)
+	err = d.raft.call(ctx, func(rn *raft.RawNode) {
+		found = d.weigh(rn, answer, commit, s.index)
 		st := rn.BasicStatus()
 		switch {
 		case found == histories && st.RaftState != raft.StateLeader:
-			n.loop.split = true
+			d.split = true
 		case found == noFinding && answer.vouches(commit) && answer.Term == st.GetTerm():
-			n.loop.vouched = answer.Term
+			d.vouched = answer.Term
 		}
 	})
 	if found != noFinding {
-		n.log.Error("another member's log contradicts this node's", zap.Uint64("member", s.from),
+		d.say.Error("another member's log contradicts this node's", zap.Uint64("member", s.from),
 			zap.Any("its log", answer), zap.Uint64("own commit index", commit), zap.Uint64("about entry", s.index))
 	}
 	return found, err == nil

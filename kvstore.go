@@ -336,6 +336,12 @@ func (kv *kvstore) membership() (m membership, index uint64) {
 	return kv.state.membership.clone(), kv.state.index
 }
 
+// members returns a copy of the cluster's membership as applied here.
+func (kv *kvstore) members() membership {
+	m, _ := kv.membership()
+	return m
+}
+
 // isRemoved reports whether an ID was removed from the cluster, as far as
 // this node knows.
 func (kv *kvstore) isRemoved(id uint64) bool {

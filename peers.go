@@ -212,7 +212,7 @@ func (s *server) serveStand(w http.ResponseWriter, r *http.Request) {
 		}
 		numbers[i] = n
 	}
-	answer, err := s.node.standFor(r.Context(), numbers[0], numbers[1])
+	answer, err := s.node.doubts.standFor(r.Context(), numbers[0], numbers[1])
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return

@@ -103,9 +103,6 @@ type raftNode struct {
 	room      *roomKeeper
 	// askPeer asks the peer at a URL what it knows of the cluster.
 	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
-	// askStand asks the peer at a URL where its log stands against node's.
-	askStand func(ctx context.Context, peerURL string, node, index uint64) (stand, error)
-	signs    chan sign // from the raft loop: what is to be looked into
 	// askPeerLink asks the peer at a URL for a sign of life; activeSince is what
 	// the transport believes.
 	askPeerLink func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error)
@@ -118,6 +115,7 @@ type raftNode struct {
 	status   atomic.Pointer[raftStatus]
 	contacts contacts
 	disk     *diskWatch
+	doubts   *doubts
 
 	loop raftLoop
 }
@@ -139,15 +137,6 @@ type raftLoop struct {
 	// restored is the index of the newest snapshot that raft took over; its
 	// configuration is from then at least.
 	restored uint64
-	// last is the index of the last entry that was given to the persist loop.
-	last uint64
-	// begunAt is the commit index with which this life began.
-	begunAt uint64
-	// split: a leader's history contradicts this node's; inquiry.go.
-	split bool
-	// vouched is the term whose leader is known to have what this node has
-	// committed.
-	vouched uint64
 }
 
 // stored is the persist loop's answer.
@@ -190,8 +179,8 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 		return err
 	}
 	n.loop = raftLoop{rn: rn, notices: newNotices(), sending: make(map[uint64]bool),
-		resend: make(map[uint64]resend),
-		last:   n.storage.last, begunAt: n.storage.hard.GetCommit()}
+		resend: make(map[uint64]resend)}
+	n.doubts.last, n.doubts.begunAt = n.storage.last, n.storage.hard.GetCommit()
 	n.publish()
 	if n.alone() {
 		// Nobody to wait for: no need to sit out the election timeout.
@@ -203,7 +192,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	n.group.Go(func() error { return n.persist(ctx) })
 	n.group.Go(func() error { return n.watchRemoval(ctx) })
 	n.group.Go(func() error { return n.proveID(ctx) })
-	n.group.Go(func() error { return n.inquire(ctx) })
+	n.group.Go(func() error { return n.doubts.inquire(ctx) })
 	n.group.Go(func() error { return n.getAcquainted(ctx) })
 	return nil
 }
@@ -249,7 +238,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		select {
 		case <-ticker.C:
 			// A node that is split must not stand for the other history either.
-			if leads := n.status.Load().role == raft.StateLeader; n.disk.ticked(n.loop.rn, leads) && !n.loop.split {
+			if leads := n.status.Load().role == raft.StateLeader; n.disk.ticked(n.loop.rn, leads) && !n.doubts.split {
 				n.loop.rn.Tick()
 			}
 			n.noteNeeds()
@@ -311,7 +300,7 @@ func (n *raftNode) step(m *raftpb.Message) {
 		return
 	}
 	n.contacts.note(m, n.status.Load(), n.id, n.loop.rn)
-	if n.room.dropsEntries(m) || !n.sift(m) {
+	if n.room.dropsEntries(m) || !n.doubts.sift(n.loop.rn, m) {
 		return
 	}
 	n.disk.noteAck(m, n.status.Load())
@@ -425,11 +414,7 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 // fsync, since a node that starts again learns it from the others (thesis §3.8).
 func (n *raftNode) append(m *raftpb.Message) {
 	n.loop.restored = max(n.loop.restored, m.GetSnapshot().GetMetadata().GetIndex())
-	if entries := m.GetEntries(); len(entries) > 0 {
-		n.loop.last = lastIndex(entries)
-	} else if m.GetSnapshot() != nil {
-		n.loop.last = m.GetSnapshot().GetMetadata().GetIndex()
-	}
+	n.doubts.appended(m)
 	n.loop.appends = append(n.loop.appends, m)
 	n.disk.queue(m)
 	n.loop.urgent = n.loop.urgent || !n.onlyCommits(m)

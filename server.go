@@ -70,7 +70,7 @@ func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterI
 	s.members.who, s.members.process = ask.who, ask.process
 	s.room.tell = ask.disk
 	s.node.askPeer = ask.cluster
-	s.node.askStand = ask.stand
+	s.node.doubts.askStand = ask.stand
 	s.node.askPeerLink = ask.link
 	t, err := newRafthttp(cfg, s.node, log)
 	if err != nil {
@@ -121,7 +121,6 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		writtenC: make(chan *state),
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
-		signs:    make(chan sign, 1),
 		links:    newLinks(log, st.identity.ClusterID, cfg.ElectionTimeout),
 		peers:    make(map[uint64]string),
 		refusals: newRefusals(log),
@@ -129,6 +128,11 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		seeds:    others(cfg, nil),
 		inbox:    newInbox(log, st.storage),
 		group:    group, life: life, receiving: make(map[uint64]int),
+	}
+	node.doubts = &doubts{
+		say: log, id: cfg.ID, cluster: st.identity.ClusterID, log: st.mem, raft: node, leaders: leaders, refusals: node.refusals,
+		members: kv.members, asked: l.asked, divide: kv.agreement.divide,
+		committedTerm: func() uint64 { return node.loop.committedTerm }, signs: make(chan sign, 1),
 	}
 	node.disk = newDiskWatch(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
 	s := &server{
@@ -143,7 +147,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	}
 	s.watcher = &watcher{
 		log: log, id: cfg.ID, elected: cfg.ElectionTimeout, raft: node, leaders: leaders, contacts: &node.contacts,
-		members: func() membership { m, _ := kv.membership(); return m },
+		members: kv.members,
 		askVersion: func(ctx context.Context, peerURL string) (string, error) {
 			info, err := node.askPeer(ctx, peerURL)
 			return info.Version, err

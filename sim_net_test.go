@@ -339,7 +339,7 @@ func (s *simNet) stander(from uint64) func(context.Context, string, uint64, uint
 		if err != nil {
 			return stand{}, err
 		}
-		answer, err := srv.node.standFor(ctx, node, index)
+		answer, err := srv.node.doubts.standFor(ctx, node, index)
 		time.Sleep(simDelay)
 		return answer, err
 	}

@@ -256,7 +256,7 @@ func TestSimLeaderThatForgot(t *testing.T) {
 		node := c.nodes[leader].srv.node
 		follower := c.followers()[0]
 		term := node.status.Load().term
-		node.askStand = func(context.Context, string, uint64, uint64) (stand, error) {
+		node.doubts.askStand = func(context.Context, string, uint64, uint64) (stand, error) {
 			return stand{ClusterID: node.cluster, ID: follower, Term: term, Commit: 1e9}, nil
 		}
 		m := &raftpb.Message{Type: raftpb.MsgAppResp.Enum(), To: new(leader), From: new(follower), Term: new(term), Index: new(uint64(1e9))}

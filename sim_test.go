@@ -197,7 +197,7 @@ func (c *simCluster) tryStart(id uint64) error {
 	srv.members.ask = c.net.asker(id)
 	srv.members.askView = c.net.viewer(id)
 	srv.node.askPeer = c.net.informer(id)
-	srv.node.askStand = c.net.stander(id)
+	srv.node.doubts.askStand = c.net.stander(id)
 	srv.room.tell = c.net.diskTeller(id)
 	if c.wire != nil {
 		c.wire(srv)

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 )
 
 // Messages that contradict this node's log. In a cluster in which every node
@@ -30,33 +32,83 @@ type sign struct {
 	index uint64 // of an entry that the two have in different terms; 0: not that
 }
 
+// terms is the log, as far as the terms of its entries are known.
+type terms interface {
+	Term(index uint64) (uint64, error)
+}
+
+// doubts is what this node does about messages that contradict its log, and what
+// it has found out.
+type doubts struct {
+	say      *zap.Logger
+	id       uint64
+	cluster  uint64
+	log      terms
+	raft     raftCaller
+	leaders  *leadership
+	refusals *refusals
+	members  func() membership
+	// asked reports whether this life asked for the round of ReadIndex that has
+	// a context.
+	asked func(context []byte) bool
+	// askStand asks the peer at a URL where its log stands against node's.
+	askStand func(ctx context.Context, peerURL string, node, index uint64) (stand, error)
+	// divide is told that there is another history beside this node's.
+	divide func()
+	// committedTerm is the term of the last entry known to be committed. It is
+	// asked on the raft loop.
+	committedTerm func() uint64
+	signs         chan sign // from the raft loop: what is to be looked into
+
+	// Of the raft loop alone:
+
+	// last is the index of the last entry that was given to the persist loop.
+	last uint64
+	// begunAt is the commit index with which this life began.
+	begunAt uint64
+	// split: a leader's history contradicts this node's.
+	split bool
+	// vouched is the term whose leader is known to have what this node has
+	// committed.
+	vouched uint64
+}
+
+// appended notes a storage message for the persist loop.
+func (d *doubts) appended(m *raftpb.Message) {
+	if entries := m.GetEntries(); len(entries) > 0 {
+		d.last = lastIndex(entries)
+	} else if m.GetSnapshot() != nil {
+		d.last = m.GetSnapshot().GetMetadata().GetIndex()
+	}
+}
+
 // contradicts looks for a sign in a message from a peer. If there is one, the
 // message must not get to raft. It runs on the raft loop.
-func (n *raftNode) contradicts(m *raftpb.Message) (s sign, found bool) {
-	st := n.loop.rn.BasicStatus()
+func (d *doubts) contradicts(rn *raft.RawNode, m *raftpb.Message) (s sign, found bool) {
+	st := rn.BasicStatus()
 	s.from = m.GetFrom()
 	switch m.GetType() {
 	case raftpb.MsgHeartbeat:
 		// The leader caps this commit index at what it has heard from this node
 		// in its term (raft, sendHeartbeat). This node was in that term then.
 		ahead := m.GetTerm() > st.GetTerm() && m.GetCommit() > 0
-		return s, ahead || m.GetTerm() == st.GetTerm() && m.GetCommit() > n.loop.last
+		return s, ahead || m.GetTerm() == st.GetTerm() && m.GetCommit() > d.last
 	case raftpb.MsgApp:
-		s.index = n.conflict(m.GetIndex(), m.GetLogTerm(), m.GetEntries())
+		s.index = d.conflict(rn, m.GetIndex(), m.GetLogTerm(), m.GetEntries())
 		return s, s.index > 0 && m.GetTerm() >= st.GetTerm()
 	case raftpb.MsgSnap:
 		meta := m.GetSnapshot().GetMetadata()
-		s.index = n.conflict(meta.GetIndex(), meta.GetTerm(), nil)
+		s.index = d.conflict(rn, meta.GetIndex(), meta.GetTerm(), nil)
 		return s, s.index > 0 && m.GetTerm() >= st.GetTerm()
 	case raftpb.MsgAppResp:
 		// Followers acknowledge what they were sent, and what they know to be
 		// committed; the leader of their term has all of it.
 		leads := st.RaftState == raft.StateLeader && m.GetTerm() == st.GetTerm()
-		return s, leads && !m.GetReject() && m.GetIndex() > n.loop.last
+		return s, leads && !m.GetReject() && m.GetIndex() > d.last
 	case raftpb.MsgReadIndexResp:
 		// A leader answers with its commit index, once it has committed an entry
 		// of its own term: then it knows of everything that was committed before.
-		return s, m.GetTerm() == st.GetTerm() && m.GetFrom() == st.Lead && n.answersBelow(m)
+		return s, m.GetTerm() == st.GetTerm() && m.GetFrom() == st.Lead && d.answersBelow(m)
 	}
 	return s, false
 }
@@ -64,16 +116,16 @@ func (n *raftNode) contradicts(m *raftpb.Message) (s sign, found bool) {
 // conflict returns the first index at which this node has applied an entry of
 // another term than the one named; 0 if there is none, or the log does not reach
 // back so far. Applied entries are on disk, and never change.
-func (n *raftNode) conflict(index, term uint64, entries []*raftpb.Entry) uint64 {
-	if n.differs(index, term) {
+func (d *doubts) conflict(rn *raft.RawNode, index, term uint64, entries []*raftpb.Entry) uint64 {
+	if d.differs(rn, index, term) {
 		return index
 	}
-	settled := n.settled()
+	settled := d.settled(rn)
 	for _, e := range entries {
 		if e.GetIndex() > settled {
 			return 0 // and so is what follows
 		}
-		if n.differs(e.GetIndex(), e.GetTerm()) {
+		if d.differs(rn, e.GetIndex(), e.GetTerm()) {
 			return e.GetIndex()
 		}
 	}
@@ -82,37 +134,37 @@ func (n *raftNode) conflict(index, term uint64, entries []*raftpb.Entry) uint64 
 
 // differs reports whether this node has applied an entry of another term at an
 // index.
-func (n *raftNode) differs(index, term uint64) bool {
-	if index == 0 || index > n.settled() {
+func (d *doubts) differs(rn *raft.RawNode, index, term uint64) bool {
+	if index == 0 || index > d.settled(rn) {
 		return false
 	}
-	own, err := n.storage.mem.Term(index)
+	own, err := d.log.Term(index)
 	return err == nil && own != term
 }
 
 // settled is the index up to which the log on disk is known to be committed. That
 // of raft's own commit index may still be on its way to the disk, and what the
 // disk has in its place may be about to be overwritten.
-func (n *raftNode) settled() uint64 {
-	return max(n.loop.rn.BasicStatus().Applied, n.loop.begunAt)
+func (d *doubts) settled(rn *raft.RawNode) uint64 {
+	return max(rn.BasicStatus().Applied, d.begunAt)
 }
 
 // answersBelow reports whether an answer to a round of this node's is below the
 // commit index that it had when it asked.
-func (n *raftNode) answersBelow(m *raftpb.Message) bool {
+func (d *doubts) answersBelow(m *raftpb.Message) bool {
 	if len(m.GetEntries()) != 1 {
 		return false
 	}
 	context := m.GetEntries()[0].GetData()
-	return n.reads.life.asked(context) && m.GetIndex() < askedAt(context)
+	return d.asked(context) && m.GetIndex() < askedAt(context)
 }
 
 // blind reports whether raft would acknowledge a message without a look at the
 // log: what begins below its commit index it answers with that index, and of
 // the entry there this node has nothing left to compare. The leader may lack
 // that index, or hold another entry there; so it has to vouch for its log first.
-func (n *raftNode) blind(m *raftpb.Message) bool {
-	st := n.loop.rn.BasicStatus()
+func (d *doubts) blind(rn *raft.RawNode, m *raftpb.Message) bool {
+	st := rn.BasicStatus()
 	index := m.GetIndex()
 	switch m.GetType() {
 	case raftpb.MsgSnap:
@@ -121,10 +173,10 @@ func (n *raftNode) blind(m *raftpb.Message) bool {
 	default:
 		return false
 	}
-	if index >= st.GetCommit() || m.GetTerm() < st.GetTerm() || n.loop.vouched == m.GetTerm() {
+	if index >= st.GetCommit() || m.GetTerm() < st.GetTerm() || d.vouched == m.GetTerm() {
 		return false
 	}
-	_, err := n.storage.mem.Term(index)
+	_, err := d.log.Term(index)
 	return err != nil
 }
 
@@ -132,25 +184,25 @@ func (n *raftNode) blind(m *raftpb.Message) bool {
 // A node that is split hears no leader: an acknowledgement would speak for
 // entries that it does not have. It still votes, which concerns the end of its
 // log alone.
-func (n *raftNode) sift(m *raftpb.Message) (passes bool) {
-	if from := m.GetFrom(); raft.IsLocalMsgTarget(from) || from == n.id {
+func (d *doubts) sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
+	if from := m.GetFrom(); raft.IsLocalMsgTarget(from) || from == d.id {
 		return true // its own disk and state machine
 	}
-	if n.loop.split {
+	if d.split {
 		switch m.GetType() {
 		case raftpb.MsgApp, raftpb.MsgSnap, raftpb.MsgHeartbeat, raftpb.MsgTimeoutNow:
 			return false
 		}
 	}
-	s, found := n.contradicts(m)
+	s, found := d.contradicts(rn, m)
 	if found {
-		n.refusals.note(s.from, refusal{http.StatusConflict, refusedContradiction,
+		d.refusals.note(s.from, refusal{http.StatusConflict, refusedContradiction,
 			fmt.Sprintf("a %s message contradicts this node's log", m.GetType())})
-	} else if !n.blind(m) {
+	} else if !d.blind(rn, m) {
 		return true
 	}
 	select {
-	case n.signs <- s:
+	case d.signs <- s:
 	default: // there is something to look into already
 	}
 	return false
