@@ -44,15 +44,44 @@ const (
 // acquaintances is who may talk to this node's raft. The zero value knows
 // nobody.
 type acquaintances struct {
-	wake chan struct{} // an inquiry is wanted
+	log     *zap.Logger
+	self    selfID
+	cluster uint64
+	tick    time.Duration
+	elected time.Duration // the election timeout
+	seeds   []string      // peer URLs of the command line
+	store   acquaintStore
+	applied *indexWait
+	// contacts is who was heard from, and when.
+	contacts *contacts
+	// role is what raft knew of its role last; nil before the start.
+	role func() *raftStatus
+	// askPeer asks the peer at a URL what it knows of the cluster.
+	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
+	gate    gate
+	wake    chan struct{} // an inquiry is wanted
 
 	mu      sync.Mutex
-	peers   transport
-	self    uint64
+	peers   peerDirectory
 	members membership             // as this node's state has them
 	learned map[uint64]*learnedOne // told of by others; in the transport, too
 	claims  map[string]claim       // by the address that it came from
 	term    uint64                 // the highest that a member told of
+}
+
+// acquaintStore is what the state knows of the members, and of this node.
+type acquaintStore interface {
+	membership() (m membership, index uint64)
+	// proven reports whether the cluster has agreed that this node's ID belongs
+	// to its data directory.
+	proven() bool
+}
+
+// peerDirectory is told where the peers are.
+type peerDirectory interface {
+	AddPeer(id types.ID, urls []string)
+	UpdatePeer(id types.ID, urls []string)
+	RemovePeer(id types.ID)
 }
 
 // learnedOne is a member that is not in this node's state yet.
@@ -70,10 +99,10 @@ type claim struct {
 
 // settle takes over the members of the state, and returns those told of by
 // others that have been removed since.
-func (a *acquaintances) settle(self uint64, peers transport, m membership) (gone []uint64) {
+func (a *acquaintances) settle(peers peerDirectory, m membership) (gone []uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.self, a.peers, a.members = self, peers, m
+	a.peers, a.members = peers, m
 	for id := range m.members {
 		a.addMember(id)
 	}
@@ -90,7 +119,7 @@ func (a *acquaintances) settle(self uint64, peers transport, m membership) (gone
 // it. The caller holds a.mu.
 func (a *acquaintances) addMember(id uint64) {
 	mem, ok := a.members.members[id]
-	if !ok || id == a.self {
+	if !ok || id == a.self.node {
 		return
 	}
 	a.peers.AddPeer(types.ID(id), []string{mem.PeerURL}) // it may have been let go a moment ago
@@ -182,7 +211,7 @@ func (a *acquaintances) learn(id uint64, peerURL string) bool {
 	defer a.mu.Unlock()
 	_, isMember := a.members.members[id]
 	_, isLearned := a.learned[id]
-	if isMember || isLearned || id == a.self || checkID(id) != nil || a.members.removed[id] ||
+	if isMember || isLearned || id == a.self.node || checkID(id) != nil || a.members.removed[id] ||
 		!isPlainPeerURL(peerURL) || len(a.learned) >= maxLearned || a.peers == nil {
 		return false
 	}
@@ -210,12 +239,12 @@ func (a *acquaintances) silent(now time.Time) (ids []uint64) {
 // part lets go of one who has been silent. The transport may wait for a
 // connection then, so no lock is held; if the state has come to know the member
 // meanwhile, it is added again.
-func (n *raftNode) part(id uint64) {
-	n.gate.forget(id)
-	n.transport.RemovePeer(types.ID(id))
-	n.known.mu.Lock()
-	defer n.known.mu.Unlock()
-	n.known.addMember(id)
+func (a *acquaintances) part(id uint64) {
+	a.gate.forget(id)
+	a.peers.RemovePeer(types.ID(id))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.addMember(id)
 }
 
 // noteTerm notes a term that a member told of when it was asked.
@@ -232,7 +261,7 @@ func (a *acquaintances) urls(more []string) []string {
 	seen := make(map[string]bool)
 	var urls []string
 	for _, mem := range a.members.sorted() {
-		if mem.ID != a.self && !seen[mem.PeerURL] {
+		if mem.ID != a.self.node && !seen[mem.PeerURL] {
 			seen[mem.PeerURL] = true
 			urls = append(urls, mem.PeerURL)
 		}
@@ -253,46 +282,46 @@ func (a *acquaintances) changes() uint64 {
 }
 
 // introduce takes over what a member says of the others.
-func (n *raftNode) introduce(info clusterInfo) {
-	n.known.noteTerm(info.Term)
-	if info.Changes < n.known.changes() {
+func (a *acquaintances) introduce(info clusterInfo) {
+	a.noteTerm(info.Term)
+	if info.Changes < a.changes() {
 		return // it is behind
 	}
 	for _, m := range info.Members {
-		n.meet(m.ID, m.PeerURL)
+		a.meet(m.ID, m.PeerURL)
 	}
 }
 
 // meet takes a node for a member; its ID may have to be proven to it first.
-func (n *raftNode) meet(id uint64, peerURL string) {
-	if n.known.learn(id, peerURL) {
-		n.gate.learn(id, peerURL)
-		n.log.Info("a member that this node did not know yet", zap.Uint64("id", id), zap.String("peer-url", peerURL))
+func (a *acquaintances) meet(id uint64, peerURL string) {
+	if a.learn(id, peerURL) {
+		a.gate.learn(id, peerURL)
+		a.log.Info("a member that this node did not know yet", zap.Uint64("id", id), zap.String("peer-url", peerURL))
 	}
 }
 
 // getAcquainted asks about strangers when any have knocked, no more than once in
 // askInterval.
-func (n *raftNode) getAcquainted(ctx context.Context) error {
+func (a *acquaintances) getAcquainted(ctx context.Context) error {
 	began := time.Now()
 	for {
 		wanted := true
 		select {
-		case <-n.known.wake:
+		case <-a.wake:
 		case <-time.After(learnedFor):
 			wanted = false
 		case <-ctx.Done():
 			return nil
 		}
-		for _, id := range n.known.silent(time.Now()) {
-			n.part(id)
+		for _, id := range a.silent(time.Now()) {
+			a.part(id)
 		}
 		if !wanted {
 			continue
 		}
-		n.askMembers(ctx)
-		if claims := n.known.takeClaims(); n.lonely(began) {
-			n.askStrangers(ctx, claims)
+		a.askMembers(ctx)
+		if claims := a.takeClaims(); a.lonely(began) {
+			a.askStrangers(ctx, claims)
 		}
 		select {
 		case <-time.After(askInterval):
@@ -304,26 +333,26 @@ func (n *raftNode) getAcquainted(ctx context.Context) error {
 
 // lonely reports whether this node has heard of no leader for long, since began
 // at the earliest.
-func (n *raftNode) lonely(began time.Time) bool {
-	heard := n.contacts.leaderHeard()
+func (a *acquaintances) lonely(began time.Time) bool {
+	heard := a.contacts.leaderHeard()
 	if heard == nil {
 		heard = &began
 	}
-	if st := n.status.Load(); heard.IsZero() || st == nil || st.leader != 0 {
+	if st := a.role(); heard.IsZero() || st == nil || st.leader != 0 {
 		return false
 	}
-	return time.Since(began) >= lonelyAfter*n.elected && time.Since(*heard) >= lonelyAfter*n.elected
+	return time.Since(began) >= lonelyAfter*a.elected && time.Since(*heard) >= lonelyAfter*a.elected
 }
 
 // askMembers asks those whom this node knows who else is a member. The one that
 // knows of the most changes is believed.
-func (n *raftNode) askMembers(ctx context.Context) {
-	urls := n.known.urls(n.seeds)
+func (a *acquaintances) askMembers(ctx context.Context) {
+	urls := a.urls(a.seeds)
 	answers := make(chan clusterInfo, len(urls))
 	var asked sync.WaitGroup
 	for _, u := range urls {
 		asked.Go(func() {
-			if info, err := n.askOne(ctx, u); err == nil {
+			if info, err := a.askOne(ctx, u); err == nil {
 				answers <- info
 			}
 		})
@@ -332,40 +361,40 @@ func (n *raftNode) askMembers(ctx context.Context) {
 	close(answers)
 	var newest clusterInfo
 	for info := range answers {
-		n.known.noteTerm(info.Term)
+		a.noteTerm(info.Term)
 		if info.Changes >= newest.Changes {
 			newest = info
 		}
 	}
-	n.introduce(newest)
+	a.introduce(newest)
 }
 
 // askStrangers asks those who say that they are members, each at the address
 // from which it came.
-func (n *raftNode) askStrangers(ctx context.Context, claims []claim) {
+func (a *acquaintances) askStrangers(ctx context.Context, claims []claim) {
 	for _, c := range claims {
-		info, err := n.askOne(ctx, c.url)
-		if err == nil && n.vouches(info, c.id) {
-			n.known.noteTerm(info.Term)
-			n.meet(c.id, c.url)
+		info, err := a.askOne(ctx, c.url)
+		if err == nil && a.vouches(info, c.id) {
+			a.noteTerm(info.Term)
+			a.meet(c.id, c.url)
 		}
 	}
 }
 
 // vouches reports whether an answer can come from a cluster that has gone on
 // without this node, with a stranger for a member.
-func (n *raftNode) vouches(info clusterInfo, id uint64) bool {
+func (a *acquaintances) vouches(info clusterInfo, id uint64) bool {
 	_, isMember := info.member(id)
-	me, amMember := info.member(n.id)
-	return isMember && amMember && !n.isAnothers(me) && info.Changes > n.known.changes()
+	me, amMember := info.member(a.self.node)
+	return isMember && amMember && !a.isAnothers(me) && info.Changes > a.changes()
 }
 
 // askOne asks the peer at a URL what it knows of this cluster.
-func (n *raftNode) askOne(ctx context.Context, peerURL string) (clusterInfo, error) {
+func (a *acquaintances) askOne(ctx context.Context, peerURL string) (clusterInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	info, err := n.askPeer(ctx, peerURL)
-	if err == nil && info.ClusterID != n.cluster {
+	info, err := a.askPeer(ctx, peerURL)
+	if err == nil && info.ClusterID != a.cluster {
 		err = errOtherCluster
 	}
 	return info, err

@@ -48,8 +48,8 @@ func TestAcquaintancesLearned(t *testing.T) {
 	peers := &notedTransport{peers: make(map[uint64]string)}
 	m := newMembership([]peer{{1, simLikeURL(1)}, {2, simLikeURL(2)}})
 	m.removed[3] = true
-	a := &acquaintances{}
-	a.settle(1, peers, m)
+	a := &acquaintances{self: selfID{node: 1}}
+	a.settle(peers, m)
 	for what, ok := range map[string]bool{
 		"itself":    a.learn(1, learnedURL(1)),
 		"a member":  a.learn(2, learnedURL(2)),
@@ -75,7 +75,7 @@ func TestAcquaintancesLearned(t *testing.T) {
 	m.members[100] = member{ID: 100, PeerURL: learnedURL(100)}
 	m.members[101] = member{ID: 101, PeerURL: learnedURL(201)}
 	m.removed[102] = true
-	if gone := a.settle(1, peers, m); !slices.Equal(gone, []uint64{102}) {
+	if gone := a.settle(peers, m); !slices.Equal(gone, []uint64{102}) {
 		t.Errorf("gone: %v", gone)
 	}
 	if !a.knows(100) || !a.knows(101) || a.knows(102) || peers.peers[101] != learnedURL(201) {
@@ -98,16 +98,16 @@ func TestAcquaintancesLearned(t *testing.T) {
 	}
 
 	// The state gets to know one just when it is let go.
-	n := &raftNode{id: 1, transport: peers}
-	n.known.settle(1, peers, m)
-	n.known.learn(7, learnedURL(7))
-	if ids := n.known.silent(time.Now().Add(learnedFor)); !slices.Equal(ids, []uint64{7}) {
+	a = &acquaintances{self: selfID{node: 1}}
+	a.settle(peers, m)
+	a.learn(7, learnedURL(7))
+	if ids := a.silent(time.Now().Add(learnedFor)); !slices.Equal(ids, []uint64{7}) {
 		t.Errorf("silent: %v", ids)
 	}
 	m = m.clone()
 	m.members[7] = member{ID: 7, PeerURL: learnedURL(7)}
-	n.known.settle(1, peers, m)
-	n.part(7)
+	a.settle(peers, m)
+	a.part(7)
 	if peers.peers[7] != learnedURL(7) {
 		t.Error("a member was taken out of the transport")
 	}
@@ -162,10 +162,10 @@ func TestAcquaintancesClaims(t *testing.T) {
 // A stranger's own word counts only for this cluster, gone on, with this node in
 // it.
 func TestAcquaintancesVouch(t *testing.T) {
-	n := &raftNode{id: 1, kv: &kvstore{self: selfID{1, 111}, applied: &indexWait{}}}
+	a := &acquaintances{self: selfID{1, 111}, applied: &indexWait{}}
 	m := newMembership([]peer{{1, simLikeURL(1)}})
 	m.changes = 2
-	n.known.settle(1, noTransport{}, m)
+	a.settle(noTransport{}, m)
 	good := func() clusterInfo {
 		return clusterInfo{Changes: 3, Members: []memberInfo{{ID: 1, Instance: 111}, {ID: 9}}}
 	}
@@ -182,18 +182,20 @@ func TestAcquaintancesVouch(t *testing.T) {
 	for name, c := range cases {
 		info := good()
 		c.change(&info)
-		if n.vouches(info, 9) != c.ok {
+		if a.vouches(info, 9) != c.ok {
 			t.Errorf("%s: %v", name, !c.ok)
 		}
 	}
-	if good := good(); n.vouches(good, 10) {
+	if good := good(); a.vouches(good, 10) {
 		t.Error("it vouches for another stranger")
 	}
 }
 
 // Only a node that has heard of no leader for long asks strangers.
 func TestAcquaintancesLonely(t *testing.T) {
-	n := &raftNode{elected: time.Second}
+	contacts := &contacts{}
+	var role *raftStatus
+	a := &acquaintances{elected: time.Second, contacts: contacts, role: func() *raftStatus { return role }}
 	long, short := time.Now().Add(-lonelyAfter*time.Second), time.Now().Add(-lonelyAfter*time.Second+500*time.Millisecond)
 	leaderless, led := &raftStatus{}, &raftStatus{leader: 2}
 	for name, c := range map[string]struct {
@@ -210,9 +212,8 @@ func TestAcquaintancesLonely(t *testing.T) {
 		"the only voter":            {long, new(time.Time), leaderless, false},
 		"not started":               {long, nil, nil, false},
 	} {
-		n.contacts.leader = c.heard
-		n.status.Store(c.st)
-		if got := n.lonely(c.began); got != c.want {
+		contacts.leader, role = c.heard, c.st
+		if got := a.lonely(c.began); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

@@ -78,20 +78,20 @@ func (g *gate) left() map[uint64]string {
 // proveID asks the peers until each has answered. Once the ID is proven the
 // gate is open, but a peer that was not there may still know better: then there
 // are two histories, and this node, which has forgotten one, must not go on.
-func (n *raftNode) proveID(ctx context.Context) error {
-	every := n.tick
+func (a *acquaintances) proveID(ctx context.Context) error {
+	every := a.tick
 	for {
-		if n.kv.proven() {
-			n.gate.open.Store(true)
+		if a.store.proven() {
+			a.gate.open.Store(true)
 			every = askInterval
 		}
-		left := n.gate.left()
-		delete(left, n.id)
-		if len(left) == 0 && n.gate.open.Load() {
+		left := a.gate.left()
+		delete(left, a.self.node)
+		if len(left) == 0 && a.gate.open.Load() {
 			return nil
 		}
 		for id, url := range left {
-			if err := n.askAbout(ctx, id, url); err != nil {
+			if err := a.askAbout(ctx, id, url); err != nil {
 				return err
 			}
 		}
@@ -106,36 +106,36 @@ func (n *raftNode) proveID(ctx context.Context) error {
 // isAnothers reports whether what a peer says of this node's ID can only be
 // true of another directory: it has another instance, or the leader has seen a
 // log where here is none.
-func (n *raftNode) isAnothers(m memberInfo) bool {
+func (a *acquaintances) isAnothers(m memberInfo) bool {
 	if m.Instance != 0 {
-		return m.Instance != n.kv.self.instance
+		return m.Instance != a.self.instance
 	}
-	return m.Match > 0 && n.kv.applied.get() == 0
+	return m.Match > 0 && a.applied.get() == 0
 }
 
 // askAbout asks one peer, and lets it through unless it knows better. A peer
 // that does not answer is asked again later.
-func (n *raftNode) askAbout(ctx context.Context, id uint64, url string) error {
+func (a *acquaintances) askAbout(ctx context.Context, id uint64, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	info, err := n.askPeer(ctx, url)
-	if err != nil || info.ClusterID != n.cluster {
-		n.log.Debug("a peer did not say whether this node's ID is free", zap.Uint64("peer", id), zap.Error(err))
+	info, err := a.askPeer(ctx, url)
+	if err != nil || info.ClusterID != a.cluster {
+		a.log.Debug("a peer did not say whether this node's ID is free", zap.Uint64("peer", id), zap.Error(err))
 		return nil
 	}
-	if m, ok := info.member(n.id); ok && n.isAnothers(m) {
+	if m, ok := info.member(a.self.node); ok && a.isAnothers(m) {
 		return errUsedID
 	}
 	// At the start it may not have answered yet; no message has passed since.
-	if m, _ := n.kv.membership(); m.changes == 0 && len(m.members) > 0 {
+	if m, _ := a.store.membership(); m.changes == 0 && len(m.members) > 0 {
 		if err := checkSameFounders(m.peers(), info); err != nil {
 			return err
 		}
 	}
-	n.introduce(info)
-	n.gate.pass(id)
+	a.introduce(info)
+	a.gate.pass(id)
 	for _, m := range info.Members {
-		n.gate.learn(m.ID, m.PeerURL) // who came later may be the leader now
+		a.gate.learn(m.ID, m.PeerURL) // who came later may be the leader now
 	}
 	return nil
 }

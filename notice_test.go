@@ -140,7 +140,7 @@ func (t *recordingTransport) Send(msgs []*raftpb.Message) { t.sent = append(t.se
 func TestNoticeLosesNoOtherMessage(t *testing.T) {
 	tr := &recordingTransport{}
 	n := &raftNode{transport: tr, disk: &diskWatch{}, loop: raftLoop{notices: newNotices()}}
-	n.gate.open.Store(true)
+	n.known.gate.open.Store(true)
 	n.status.Store(&raftStatus{role: raft.StateLeader})
 	to := func(node uint64, m *raftpb.Message) *raftpb.Message {
 		m.To = new(node)

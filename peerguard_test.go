@@ -43,8 +43,8 @@ func newGuardedNode(t *testing.T) *guardedNode {
 		known: acquaintances{wake: make(chan struct{}, 1)}, links: newLinks(zap.NewNop(), 0xc1, time.Second),
 		storage: &storage{trouble: snapshotTrouble{log: zap.NewNop()}},
 	}
-	n.known.settle(1, noTransport{}, st.membership)
-	n.gate.open.Store(true)
+	n.known.settle(noTransport{}, st.membership)
+	n.known.gate.open.Store(true)
 	n.status.Store(&raftStatus{term: 5, role: raft.StateFollower})
 	g := &guardedNode{through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
 	g.peerGuard = newPeerGuard(n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -85,7 +85,6 @@ type raftNode struct {
 	reports  mailbox                  // from rafthttp: what became of messages
 	refusals *refusals                // of what came to the peer port
 	known    acquaintances            // whom messages are taken from
-	seeds    []string                 // peer URLs of the command line
 	errorC   chan error               // from rafthttp: this node was removed
 
 	pulse, persistPulse *pulse // of the raft loop and of the persist loop
@@ -98,11 +97,8 @@ type raftNode struct {
 	peersMu   sync.Mutex
 	peers     map[uint64]string // in the transport, but for those that letGo still has to take out
 	receiving map[uint64]int    // snapshots on their way to a peer
-	gate      gate
 	inbox     *inbox
 	room      *roomKeeper
-	// askPeer asks the peer at a URL what it knows of the cluster.
-	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
 	// askPeerLink asks the peer at a URL for a sign of life; activeSince is what
 	// the transport believes.
 	askPeerLink func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error)
@@ -191,16 +187,16 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	n.group.Go(func() error { return n.run(ctx) })
 	n.group.Go(func() error { return n.persist(ctx) })
 	n.group.Go(func() error { return n.watchRemoval(ctx) })
-	n.group.Go(func() error { return n.proveID(ctx) })
+	n.group.Go(func() error { return n.known.proveID(ctx) })
 	n.group.Go(func() error { return n.doubts.inquire(ctx) })
-	n.group.Go(func() error { return n.getAcquainted(ctx) })
+	n.group.Go(func() error { return n.known.getAcquainted(ctx) })
 	return nil
 }
 
 // send passes messages on to the peers that the gate lets through.
 func (n *raftNode) send(msgs []*raftpb.Message) {
-	if !n.gate.open.Load() {
-		msgs = slices.DeleteFunc(msgs, func(m *raftpb.Message) bool { return !n.gate.passes(m.GetTo()) })
+	if !n.known.gate.open.Load() {
+		msgs = slices.DeleteFunc(msgs, func(m *raftpb.Message) bool { return !n.known.gate.passes(m.GetTo()) })
 	}
 	n.transport.Send(msgs)
 }

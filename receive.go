@@ -63,7 +63,7 @@ func (n *raftNode) admit(m *raftpb.Message) error {
 	if m.GetType() == raftpb.MsgSnap && (m.GetTerm() < term || m.GetTerm() == term && lead) {
 		return refusal{http.StatusConflict, notHostile, fmt.Sprintf("a snapshot of term %d in term %d", m.GetTerm(), term)}
 	}
-	if !n.gate.passes(from) {
+	if !n.known.gate.passes(from) {
 		return refusal{http.StatusServiceUnavailable, notHostile, "this node is still asking whether its ID is its own"}
 	}
 	return nil

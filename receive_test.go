@@ -26,8 +26,8 @@ func TestReceiveRefuses(t *testing.T) {
 		id: 1, log: zap.NewNop(), kv: &kvstore{state: st}, links: newLinks(zap.NewNop(), 7, time.Second),
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: newRefusals(zap.NewNop()),
 	}
-	n.known.settle(1, noTransport{}, st.membership)
-	n.gate.open.Store(true)
+	n.known.settle(noTransport{}, st.membership)
+	n.known.gate.open.Store(true)
 	good := appendCommand(appendBatchHeader(nil, batchID{node: 2, boot: 1}), encodeWrite(kindPut, condition{}, "k", []byte("v")))
 	entry := func(typ raftpb.EntryType, data []byte) []*raftpb.Entry {
 		return []*raftpb.Entry{{Type: typ.Enum(), Data: data}}
@@ -68,13 +68,13 @@ func TestReceiveRefuses(t *testing.T) {
 		})
 	}
 	// A node that has not proven its ID takes nothing from a peer not asked.
-	n.gate.open.Store(false)
-	n.gate.expect(false, map[uint64]string{2: simLikeURL(2)})
+	n.known.gate.open.Store(false)
+	n.known.gate.expect(false, map[uint64]string{2: simLikeURL(2)})
 	m := &raftpb.Message{To: new(uint64(1)), From: new(uint64(2)), Term: new(uint64(1)), Type: raftpb.MsgVote.Enum()}
 	if err := n.Process(t.Context(), m); err == nil {
 		t.Error("a vote request passed the gate")
 	}
-	n.gate.pass(2)
+	n.known.gate.pass(2)
 	if err := n.Process(t.Context(), m); err != nil {
 		t.Error(err)
 	}

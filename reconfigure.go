@@ -57,13 +57,13 @@ func (n *raftNode) addPeers(m membership) {
 			continue
 		case known:
 			n.transport.UpdatePeer(types.ID(id), []string{mem.PeerURL})
-			n.gate.learn(id, mem.PeerURL)
+			n.known.gate.learn(id, mem.PeerURL)
 		default:
 			n.transport.AddPeer(types.ID(id), []string{mem.PeerURL})
 		}
 		n.peers[id] = mem.PeerURL
 	}
-	for _, id := range n.known.settle(n.id, n.transport, m) {
+	for _, id := range n.known.settle(n.transport, m) {
 		n.letGo(id)
 	}
 }
@@ -87,7 +87,7 @@ func (n *raftNode) dropPeers(m membership) {
 		if _, ok := m.members[id]; !ok {
 			n.letGo(id)
 			delete(n.peers, id)
-			n.gate.forget(id)
+			n.known.gate.forget(id)
 			n.reports.put(func(*raft.RawNode) {
 				n.contacts.forget(id)
 				delete(n.loop.resend, id)

@@ -69,7 +69,7 @@ func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterI
 	s.members.askView = ask.view
 	s.members.who, s.members.process = ask.who, ask.process
 	s.room.tell = ask.disk
-	s.node.askPeer = ask.cluster
+	s.node.known.askPeer = ask.cluster
 	s.node.doubts.askStand = ask.stand
 	s.node.askPeerLink = ask.link
 	t, err := newRafthttp(cfg, s.node, log)
@@ -124,11 +124,14 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		links:    newLinks(log, st.identity.ClusterID, cfg.ElectionTimeout),
 		peers:    make(map[uint64]string),
 		refusals: newRefusals(log),
-		known:    acquaintances{wake: make(chan struct{}, 1)},
-		seeds:    others(cfg, nil),
-		inbox:    newInbox(log, st.storage),
-		group:    group, life: life, receiving: make(map[uint64]int),
+		known: acquaintances{
+			log: log, self: kv.self, cluster: st.identity.ClusterID, tick: tick, elected: cfg.ElectionTimeout, seeds: others(cfg, nil),
+			store: kv, applied: applied, wake: make(chan struct{}, 1),
+		},
+		inbox: newInbox(log, st.storage),
+		group: group, life: life, receiving: make(map[uint64]int),
 	}
+	node.known.contacts, node.known.role = &node.contacts, node.status.Load
 	node.doubts = &doubts{
 		say: log, id: cfg.ID, cluster: st.identity.ClusterID, log: st.mem, raft: node, leaders: leaders, refusals: node.refusals,
 		members: kv.members, asked: l.asked, divide: kv.agreement.divide,
@@ -149,7 +152,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		log: log, id: cfg.ID, elected: cfg.ElectionTimeout, raft: node, leaders: leaders, contacts: &node.contacts,
 		members: kv.members,
 		askVersion: func(ctx context.Context, peerURL string) (string, error) {
-			info, err := node.askPeer(ctx, peerURL)
+			info, err := node.known.askPeer(ctx, peerURL)
 			return info.Version, err
 		},
 		toCheck: func() (bool, uint64) { return s.checker.outstanding() },
@@ -192,7 +195,7 @@ func (s *server) connect(t transport, found clusterInfo) {
 		}
 	}
 	s.node.addPeers(m)
-	s.node.gate.expect(s.kv.proven(), s.node.peers)
+	s.node.known.gate.expect(s.kv.proven(), s.node.peers)
 }
 
 // start starts the node's goroutines; doc.go lists them.

@@ -113,8 +113,8 @@ func TestSimStranger(t *testing.T) {
 		leader := c.leader()
 		for _, id := range c.up() {
 			node := c.nodes[id].srv.node
-			asked := node.askPeer
-			node.askPeer = func(ctx context.Context, url string) (clusterInfo, error) {
+			asked := node.known.askPeer
+			node.known.askPeer = func(ctx context.Context, url string) (clusterInfo, error) {
 				if url != simURL(1) && url != simURL(2) && url != simURL(3) {
 					t.Errorf("node %d asks %s", id, url)
 				}

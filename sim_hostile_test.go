@@ -404,7 +404,7 @@ func fuzzProcess(t *testing.T, data []byte) {
 		}
 		c.nodes[1] = &simNode{id: 1, dir: c.nodeDir(1, 0)}
 		c.start(1)
-		c.nodes[1].srv.node.gate.open.Store(true)
+		c.nodes[1].srv.node.known.gate.open.Store(true)
 		f := &forger{data: data}
 		if f.byte()%2 == 0 {
 			c.elect(1)

@@ -196,7 +196,7 @@ func (c *simCluster) tryStart(id uint64) error {
 	srv := newServer(cfg, log, st, 9121)
 	srv.members.ask = c.net.asker(id)
 	srv.members.askView = c.net.viewer(id)
-	srv.node.askPeer = c.net.informer(id)
+	srv.node.known.askPeer = c.net.informer(id)
 	srv.node.doubts.askStand = c.net.stander(id)
 	srv.room.tell = c.net.diskTeller(id)
 	if c.wire != nil {

@@ -135,7 +135,7 @@ var errNotSent = errors.New("the transfer broke off")
 // transferSnapshot returns nil once the receiver's raft has the snapshot.
 func (n *raftNode) transferSnapshot(m *raftpb.Message) error {
 	to := m.GetTo()
-	if !n.gate.passes(to) {
+	if !n.known.gate.passes(to) {
 		return errNotSent
 	}
 	// What a node holds that has diverged must not spread.
