@@ -16,6 +16,7 @@ import (
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 )
 
 // Whether the links to the peers work, and what is done about one that does not.
@@ -115,12 +116,29 @@ func (l *link) madeAnew(now time.Time) {
 	}
 }
 
-// links are the links of a node.
+// links are the links of a node to those that it has told the transport of.
 type links struct {
 	log     *zap.Logger
+	self    uint64
 	cluster uint64
 	limit   time.Duration
+	tick    time.Duration
 	remade  atomic.Uint64 // connections to a peer made anew
+	// ask asks the peer at a URL for a sign of life.
+	ask func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error)
+	// activeSince is since when the transport believes in a connection to a peer.
+	activeSince func(id uint64) time.Time
+	// unreachable is told that what was on its way to a peer is lost.
+	unreachable func(id uint64)
+	group       *errgroup.Group
+
+	// peersMu guards what follows, and is held while a peer is added to the
+	// transport or taken out of it: the apply loop does that as the membership
+	// says, watch when a link is broken.
+	peersMu   sync.Mutex
+	transport peerDirectory
+	connected map[uint64]string // in the transport, but for those that letGo still has to take out
+	receiving map[uint64]int    // snapshots on their way to a peer
 
 	mu      sync.Mutex
 	peers   map[uint64]*link
@@ -133,9 +151,10 @@ type heldStream struct {
 	conn net.Conn
 }
 
-func newLinks(log *zap.Logger, cluster uint64, electionTimeout time.Duration) *links {
+func newLinks(log *zap.Logger, self, cluster uint64, tick, electionTimeout time.Duration) *links {
 	return &links{
-		log: log, cluster: cluster, limit: linkLimit(electionTimeout),
+		log: log, self: self, cluster: cluster, limit: linkLimit(electionTimeout), tick: tick,
+		connected: make(map[uint64]string), receiving: make(map[uint64]int),
 		peers: make(map[uint64]*link), streams: make(map[uint64]map[*heldStream]bool),
 	}
 }
@@ -249,9 +268,62 @@ func (ls *links) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// watchLinks asks the peers, judges and makes anew.
-func (n *raftNode) watchLinks(ctx context.Context) error {
-	every := n.links.limit / linkAsks
+// connect tells the transport where the members are. It returns those that have
+// moved.
+func (ls *links) connect(m membership) (moved map[uint64]string) {
+	ls.peersMu.Lock()
+	defer ls.peersMu.Unlock()
+	moved = make(map[uint64]string)
+	for id, mem := range m.members {
+		url, known := ls.connected[id]
+		switch {
+		case id == ls.self || url == mem.PeerURL:
+			continue
+		case known:
+			ls.transport.UpdatePeer(types.ID(id), []string{mem.PeerURL})
+			moved[id] = mem.PeerURL
+		default:
+			ls.transport.AddPeer(types.ID(id), []string{mem.PeerURL})
+		}
+		ls.connected[id] = mem.PeerURL
+	}
+	return moved
+}
+
+// drop lets go of those that are no longer members, and returns them.
+func (ls *links) drop(life context.Context, m membership) (gone []uint64) {
+	ls.peersMu.Lock()
+	defer ls.peersMu.Unlock()
+	for id := range ls.connected {
+		if _, ok := m.members[id]; !ok {
+			ls.letGo(life, id)
+			delete(ls.connected, id)
+			gone = append(gone, id)
+		}
+	}
+	return gone
+}
+
+// farewellTicks is how long a removed node has to learn of it from its own log.
+const farewellTicks = 3
+
+// letGo takes a former member out of the transport, a little later: its removal
+// may still be on its way to it, and when it learns of that from its own log,
+// requests that wait on it learn that they did not happen.
+func (ls *links) letGo(life context.Context, id uint64) {
+	ls.group.Go(func() error {
+		select {
+		case <-time.After(farewellTicks * ls.tick):
+			ls.transport.RemovePeer(types.ID(id))
+		case <-life.Done(): // the transport stops as a whole
+		}
+		return nil
+	})
+}
+
+// watch asks the peers, judges and makes anew.
+func (ls *links) watch(ctx context.Context) error {
+	every := ls.limit / linkAsks
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	last := time.Now()
@@ -261,47 +333,47 @@ func (n *raftNode) watchLinks(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		now, peers := time.Now(), n.peerURLs()
-		n.links.follow(peers, now, now.Sub(last) > 2*every)
+		now, peers := time.Now(), ls.urls()
+		ls.follow(peers, now, now.Sub(last) > 2*every)
 		last = now
 		for id, url := range peers {
-			n.watchLink(ctx, id, url, now)
+			ls.watchOne(ctx, id, url, now)
 		}
 	}
 }
 
-// watchLink asks a peer, unless it still owes an answer, and makes its
+// watchOne asks a peer, unless it still owes an answer, and makes its
 // connections anew if they are broken.
-func (n *raftNode) watchLink(ctx context.Context, id uint64, url string, now time.Time) {
+func (ls *links) watchOne(ctx context.Context, id uint64, url string, now time.Time) {
 	var ask bool
 	var why string
 	var silent time.Duration
-	active := n.activeSince(id)
-	n.links.update(id, func(l *link) {
+	active := ls.activeSince(id)
+	ls.update(id, func(l *link) {
 		ask, l.asked = !l.asked, true
-		why, silent = l.broken(now, active, n.links.limit), max(0, now.Sub(l.heard))
+		why, silent = l.broken(now, active, ls.limit), max(0, now.Sub(l.heard))
 	})
-	if why != "" && n.remakePeer(id) {
-		n.log.Warn("the link to a peer is broken: its connections are made anew",
+	if why != "" && ls.remake(id) {
+		ls.log.Warn("the link to a peer is broken: its connections are made anew",
 			zap.Uint64("peer", id), zap.String("because", why), zap.Duration("silent", silent.Round(time.Millisecond)))
-		n.links.update(id, func(l *link) { l.madeAnew(now) })
-		n.links.remade.Add(1)
+		ls.update(id, func(l *link) { l.madeAnew(now) })
+		ls.remade.Add(1)
 	}
 	if ask {
-		n.group.Go(func() error {
-			n.askLink(ctx, id, url)
+		ls.group.Go(func() error {
+			ls.askOne(ctx, id, url)
 			return nil
 		})
 	}
 }
 
-// askLink asks a peer for a sign of life.
-func (n *raftNode) askLink(ctx context.Context, id uint64, url string) {
-	ctx, cancel := context.WithTimeout(ctx, n.links.limit)
+// askOne asks a peer for a sign of life.
+func (ls *links) askOne(ctx context.Context, id uint64, url string) {
+	ctx, cancel := context.WithTimeout(ctx, ls.limit)
 	defer cancel()
-	missing, err := n.askPeerLink(ctx, url, n.cluster, n.id)
+	missing, err := ls.ask(ctx, url, ls.cluster, ls.self)
 	now := time.Now()
-	n.links.update(id, func(l *link) {
+	ls.update(id, func(l *link) {
 		l.asked = false
 		switch {
 		case err == nil:
@@ -314,40 +386,40 @@ func (n *raftNode) askLink(ctx context.Context, id uint64, url string) {
 	})
 }
 
-// remakePeer has the transport let a peer go, with all connections, and take it
+// remake has the transport let a peer go, with all connections, and take it
 // in again. It reports false if it may not: the peer has left, or a snapshot is
 // on its way to it, which has limits of its own (stallLimit).
-func (n *raftNode) remakePeer(id uint64) bool {
-	n.peersMu.Lock()
-	defer n.peersMu.Unlock()
-	url, ok := n.peers[id]
-	if !ok || n.receiving[id] > 0 {
+func (ls *links) remake(id uint64) bool {
+	ls.peersMu.Lock()
+	defer ls.peersMu.Unlock()
+	url, ok := ls.connected[id]
+	if !ok || ls.receiving[id] > 0 {
 		return false
 	}
-	n.links.hangUp(id)
-	n.transport.RemovePeer(types.ID(id))
-	n.transport.AddPeer(types.ID(id), []string{url})
-	n.ReportUnreachable(id) // what was on its way is lost: raft sends it again
+	ls.hangUp(id)
+	ls.transport.RemovePeer(types.ID(id))
+	ls.transport.AddPeer(types.ID(id), []string{url})
+	ls.unreachable(id) // what was on its way is lost: raft sends it again
 	return true
 }
 
-// peerURLs returns the peers in the transport.
-func (n *raftNode) peerURLs() map[uint64]string {
-	n.peersMu.Lock()
-	defer n.peersMu.Unlock()
-	return maps.Clone(n.peers)
+// urls returns the peers in the transport.
+func (ls *links) urls() map[uint64]string {
+	ls.peersMu.Lock()
+	defer ls.peersMu.Unlock()
+	return maps.Clone(ls.connected)
 }
 
 // receives notes that a snapshot is on its way to a peer, until done is called.
-func (n *raftNode) receives(id uint64) (done func()) {
-	n.peersMu.Lock()
-	defer n.peersMu.Unlock()
-	n.receiving[id]++
+func (ls *links) receives(id uint64) (done func()) {
+	ls.peersMu.Lock()
+	defer ls.peersMu.Unlock()
+	ls.receiving[id]++
 	return func() {
-		n.peersMu.Lock()
-		defer n.peersMu.Unlock()
-		if n.receiving[id]--; n.receiving[id] == 0 {
-			delete(n.receiving, id)
+		ls.peersMu.Lock()
+		defer ls.peersMu.Unlock()
+		if ls.receiving[id]--; ls.receiving[id] == 0 {
+			delete(ls.receiving, id)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func TestLinkSocketOptions(t *testing.T) {
 	l, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
 	must(t, err)
 	defer func() { must(t, l.cut()) }()
-	ls := newLinks(zap.NewNop(), 7, 1500*time.Millisecond)
+	ls := newLinks(zap.NewNop(), 1, 7, time.Millisecond, 1500*time.Millisecond)
 	options := make(chan [2]int, 1)
 	look := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		conn := connOf(r.Context()).(syscall.Conn)

@@ -105,7 +105,7 @@ func TestLinkVain(t *testing.T) {
 // A node that has slept does not hold its own silence against others.
 func TestLinkFollow(t *testing.T) {
 	t.Parallel()
-	ls := newLinks(zap.NewNop(), 1, time.Second)
+	ls := newLinks(zap.NewNop(), 1, 1, time.Millisecond, time.Second)
 	start := time.Now()
 	ls.follow(map[uint64]string{2: "b", 3: "c"}, start, false)
 	later := start.Add(time.Minute)
@@ -132,7 +132,7 @@ func TestLinkFollow(t *testing.T) {
 // program that does not know the question, that it is there.
 func TestLinkRoute(t *testing.T) {
 	t.Parallel()
-	ls := newLinks(zap.NewNop(), 7, time.Second)
+	ls := newLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second)
 	ls.follow(map[uint64]string{2: "b"}, time.Now(), false)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+linkPath+"{id}", ls.serve)
@@ -204,15 +204,13 @@ func (c *countingTransport) AddPeer(id types.ID, urls []string) {
 	c.did = append(c.did, "add "+id.String()+" at "+urls[0])
 }
 
-// newLinkNode makes a node that has no more than its links to one peer.
-func newLinkNode(tr transport) *raftNode {
-	n := &raftNode{
-		log: zap.NewNop(), id: 1, cluster: 7, transport: tr, links: newLinks(zap.NewNop(), 7, time.Second),
-		peers: map[uint64]string{2: "http://127.0.0.1:1"}, receiving: make(map[uint64]int),
-		reports: mailbox{kick: make(chan struct{}, 1)}, activeSince: func(uint64) time.Time { return time.Time{} },
-	}
-	n.links.follow(n.peers, time.Now(), false)
-	return n
+// newOneLink makes the links of a node that has one peer.
+func newOneLink(tr peerDirectory) *links {
+	ls := newLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second)
+	ls.transport, ls.connected = tr, map[uint64]string{2: "http://127.0.0.1:1"}
+	ls.activeSince, ls.unreachable = func(uint64) time.Time { return time.Time{} }, func(uint64) {}
+	ls.follow(ls.connected, time.Now(), false)
+	return ls
 }
 
 // Connections are made anew with a peer's newest URL; not while a snapshot is
@@ -220,28 +218,30 @@ func newLinkNode(tr transport) *raftNode {
 func TestLinkRemakes(t *testing.T) {
 	t.Parallel()
 	tr := &countingTransport{}
-	n := newLinkNode(tr)
-	first, second := n.receives(2), n.receives(2)
+	ls := newOneLink(tr)
+	lost := 0
+	ls.unreachable = func(uint64) { lost++ }
+	first, second := ls.receives(2), ls.receives(2)
 	for range 2 {
-		if n.remakePeer(2) {
+		if ls.remake(2) {
 			t.Error("connections were made anew with a snapshot on its way")
 		}
 		first()
 		first = func() {}
 	}
 	second()
-	n.peers[2] = "http://127.0.0.1:2"
-	if !n.remakePeer(2) || n.remakePeer(3) {
+	ls.connected[2] = "http://127.0.0.1:2"
+	if !ls.remake(2) || ls.remake(3) {
 		t.Error("of the peers 2 and 3, not 2 alone was made anew")
 	}
 	if want := []string{"remove 2", "add 2 at http://127.0.0.1:2"}; !reflect.DeepEqual(tr.did, want) {
 		t.Errorf("the transport was told %q, want %q", tr.did, want)
 	}
-	if len(n.reports.items) != 1 {
-		t.Errorf("raft hears %d times that what was sent is lost, want once", len(n.reports.items))
+	if lost != 1 {
+		t.Errorf("raft hears %d times that what was sent is lost, want once", lost)
 	}
-	if len(n.receiving) != 0 {
-		t.Errorf("still noted as receivers: %v", n.receiving)
+	if len(ls.receiving) != 0 {
+		t.Errorf("still noted as receivers: %v", ls.receiving)
 	}
 }
 
@@ -263,15 +263,14 @@ func TestLinkWatch(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			tr := &countingTransport{}
-			n := newLinkNode(tr)
-			n.askPeerLink = func(ctx context.Context, _ string, _, _ uint64) (int, error) { return tt.ask(ctx) }
-			n.activeSince = func(uint64) time.Time { return time.Time{} }
-			n.group = new(errgroup.Group)
-			ctx, cancel := context.WithTimeout(t.Context(), 20*n.links.limit)
+			ls := newOneLink(tr)
+			ls.ask = func(ctx context.Context, _ string, _, _ uint64) (int, error) { return tt.ask(ctx) }
+			ls.group = new(errgroup.Group)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*ls.limit)
 			defer cancel()
-			must(t, n.watchLinks(ctx))
-			must(t, n.group.Wait())
-			if got := n.links.remade.Load(); got != tt.want || len(tr.did) != int(2*tt.want) {
+			must(t, ls.watch(ctx))
+			must(t, ls.group.Wait())
+			if got := ls.remade.Load(); got != tt.want || len(tr.did) != int(2*tt.want) {
 				t.Errorf("%s: counted %d, the transport was told %q; want %d", tt.name, got, tr.did, tt.want)
 			}
 		})
@@ -286,18 +285,17 @@ func TestLinkBlockedWriter(t *testing.T) {
 	must(t, err)
 	defer func() { must(t, l.cut()) }()
 	var lost atomic.Int64 // messages for which there was no room
-	n := newLinkNode(nil)
-	n.links.limit = time.Hour // no help from the kernel
-	n.errorC = make(chan error, 1)
+	ls := newOneLink(nil)
+	ls.limit = time.Hour // no help from the kernel
 	tr := &rafthttp.Transport{
-		Logger: zap.NewNop(), ID: 1, ClusterID: 7, Raft: deafRaft{&lost}, ErrorC: n.errorC,
+		Logger: zap.NewNop(), ID: 1, ClusterID: 7, Raft: deafRaft{&lost}, ErrorC: make(chan error, 1),
 		ServerStats: stats.NewServerStats("1", "1"), LeaderStats: stats.NewLeaderStats(zap.NewNop(), "1"),
 	}
 	must(t, tr.Start())
 	defer tr.Stop()
-	n.transport = tr
-	tr.AddPeer(2, []string{n.peers[2]})
-	go func() { _ = l.serve(n.links.holdStreams(tr.Handler())) }()
+	ls.transport = tr
+	tr.AddPeer(2, []string{ls.connected[2]})
+	go func() { _ = l.serve(ls.holdStreams(tr.Handler())) }()
 
 	conn, err := net.Dial("tcp", l.Addr().String())
 	must(t, err)
@@ -337,7 +335,7 @@ func TestLinkBlockedWriter(t *testing.T) {
 		send(64 << 10)
 	}
 	done := make(chan bool)
-	go func() { done <- n.remakePeer(2) }()
+	go func() { done <- ls.remake(2) }()
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):

@@ -139,7 +139,7 @@ func (t *recordingTransport) Send(msgs []*raftpb.Message) { t.sent = append(t.se
 // A message that brings a notice along leaves all others where they belong.
 func TestNoticeLosesNoOtherMessage(t *testing.T) {
 	tr := &recordingTransport{}
-	n := &raftNode{transport: tr, disk: &diskWatch{}, loop: raftLoop{notices: newNotices()}}
+	n := &raftNode{transport: tr, disk: &diskWatch{}, doubts: &doubts{}, loop: raftLoop{notices: newNotices()}}
 	n.known.gate.open.Store(true)
 	n.status.Store(&raftStatus{role: raft.StateLeader})
 	to := func(node uint64, m *raftpb.Message) *raftpb.Message {

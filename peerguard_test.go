@@ -40,7 +40,7 @@ func newGuardedNode(t *testing.T) *guardedNode {
 	n := &raftNode{
 		id: 1, cluster: 0xc1, log: zap.NewNop(), dir: t.TempDir(), kv: &kvstore{state: st},
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: newRefusals(zap.NewNop()),
-		known: acquaintances{wake: make(chan struct{}, 1)}, links: newLinks(zap.NewNop(), 0xc1, time.Second),
+		known: acquaintances{wake: make(chan struct{}, 1)}, links: newLinks(zap.NewNop(), 1, 0xc1, time.Millisecond, time.Second),
 		storage: &storage{trouble: snapshotTrouble{log: zap.NewNop()}},
 	}
 	n.known.settle(noTransport{}, st.membership)

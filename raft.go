@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,7 +24,6 @@ const (
 	maxInflightBytes = 32 << 20 // the same in bytes
 	maxApplyingBytes = 8 << 20  // committed entries handed to the apply loop at once
 	maxUncommitted   = 1 << 30  // past it a leader drops proposals; the proposers' bounds are far below
-	farewellTicks    = 3        // how long a removed node has to learn of it from its own log
 	recvBuffer       = 1024     // messages from peers that wait for the raft loop
 	drainMax         = 256      // events taken in before raft is asked what follows from them
 )
@@ -91,21 +89,10 @@ type raftNode struct {
 
 	transport transport
 	links     *links
-	// peersMu guards peers and receiving, and is held while a peer is added to
-	// the transport or taken out of it: the apply loop does that as the
-	// membership says, watchLinks when a link is broken.
-	peersMu   sync.Mutex
-	peers     map[uint64]string // in the transport, but for those that letGo still has to take out
-	receiving map[uint64]int    // snapshots on their way to a peer
 	inbox     *inbox
 	room      *roomKeeper
-	// askPeerLink asks the peer at a URL for a sign of life; activeSince is what
-	// the transport believes.
-	askPeerLink func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error)
-	activeSince func(id uint64) time.Time
-
-	group *errgroup.Group
-	life  context.Context // ends when the node stops, with the cause
+	group     *errgroup.Group
+	life      context.Context // ends when the node stops, with the cause
 
 	// What the loop last knew, for anyone to read.
 	status   atomic.Pointer[raftStatus]

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -48,23 +47,11 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 
 // addPeers tells the transport where the members are.
 func (n *raftNode) addPeers(m membership) {
-	n.peersMu.Lock()
-	defer n.peersMu.Unlock()
-	for id, mem := range m.members {
-		url, known := n.peers[id]
-		switch {
-		case id == n.id || url == mem.PeerURL:
-			continue
-		case known:
-			n.transport.UpdatePeer(types.ID(id), []string{mem.PeerURL})
-			n.known.gate.learn(id, mem.PeerURL)
-		default:
-			n.transport.AddPeer(types.ID(id), []string{mem.PeerURL})
-		}
-		n.peers[id] = mem.PeerURL
+	for id, url := range n.links.connect(m) {
+		n.known.gate.learn(id, url)
 	}
 	for _, id := range n.known.settle(n.transport, m) {
-		n.letGo(id)
+		n.links.letGo(n.life, id)
 	}
 }
 
@@ -79,36 +66,16 @@ func (n *raftNode) noteMove(m membership) {
 		zap.String("new", me.PeerURL), zap.String("old", n.url))
 }
 
-// dropPeers tells the transport who is no longer a member.
+// dropPeers forgets who is no longer a member.
 func (n *raftNode) dropPeers(m membership) {
-	n.peersMu.Lock()
-	defer n.peersMu.Unlock()
-	for id := range n.peers {
-		if _, ok := m.members[id]; !ok {
-			n.letGo(id)
-			delete(n.peers, id)
-			n.known.gate.forget(id)
-			n.reports.put(func(*raft.RawNode) {
-				n.contacts.forget(id)
-				delete(n.loop.resend, id)
-				n.loop.notices.forget(id)
-			})
-		}
+	for _, id := range n.links.drop(n.life, m) {
+		n.known.gate.forget(id)
+		n.reports.put(func(*raft.RawNode) {
+			n.contacts.forget(id)
+			delete(n.loop.resend, id)
+			n.loop.notices.forget(id)
+		})
 	}
-}
-
-// letGo takes a former member out of the transport, a little later: its removal
-// may still be on its way to it, and when it learns of that from its own log,
-// requests that wait on it learn that they did not happen.
-func (n *raftNode) letGo(id uint64) {
-	n.group.Go(func() error {
-		select {
-		case <-time.After(farewellTicks * n.tick):
-			n.transport.RemovePeer(types.ID(id))
-		case <-n.life.Done(): // the transport stops as a whole
-		}
-		return nil
-	})
 }
 
 // watchRemoval ends the node when a peer says that it was removed: it may have

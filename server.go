@@ -71,12 +71,12 @@ func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterI
 	s.room.tell = ask.disk
 	s.node.known.askPeer = ask.cluster
 	s.node.doubts.askStand = ask.stand
-	s.node.askPeerLink = ask.link
+	s.node.links.ask = ask.link
 	t, err := newRafthttp(cfg, s.node, log)
 	if err != nil {
 		return nil, errors.Join(err, st.close())
 	}
-	s.node.activeSince = func(id uint64) time.Time { return t.ActiveSince(types.ID(id)) }
+	s.node.links.activeSince = func(id uint64) time.Time { return t.ActiveSince(types.ID(id)) }
 	s.connect(t, found)
 	s.peerMux = s.peerHandler(t.Handler())
 	return s, nil
@@ -121,17 +121,17 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		writtenC: make(chan *state),
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
-		links:    newLinks(log, st.identity.ClusterID, cfg.ElectionTimeout),
-		peers:    make(map[uint64]string),
+		links:    newLinks(log, cfg.ID, st.identity.ClusterID, tick, cfg.ElectionTimeout),
 		refusals: newRefusals(log),
 		known: acquaintances{
 			log: log, self: kv.self, cluster: st.identity.ClusterID, tick: tick, elected: cfg.ElectionTimeout, seeds: others(cfg, nil),
 			store: kv, applied: applied, wake: make(chan struct{}, 1),
 		},
 		inbox: newInbox(log, st.storage),
-		group: group, life: life, receiving: make(map[uint64]int),
+		group: group, life: life,
 	}
 	node.known.contacts, node.known.role = &node.contacts, node.status.Load
+	node.links.group, node.links.unreachable = group, node.ReportUnreachable
 	node.doubts = &doubts{
 		say: log, id: cfg.ID, cluster: st.identity.ClusterID, log: st.mem, raft: node, leaders: leaders, refusals: node.refusals,
 		members: kv.members, asked: l.asked, divide: kv.agreement.divide,
@@ -187,7 +187,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 // connect gives the node its transport, and tells that of the members: those
 // of the replicated state, or, before a joining node has any, those found.
 func (s *server) connect(t transport, found clusterInfo) {
-	s.node.transport = t
+	s.node.transport, s.node.links.transport = t, t
 	m := s.storage.state.membership.clone()
 	if s.storage.state.index == 0 {
 		for _, mem := range found.Members {
@@ -195,7 +195,7 @@ func (s *server) connect(t transport, found clusterInfo) {
 		}
 	}
 	s.node.addPeers(m)
-	s.node.known.gate.expect(s.kv.proven(), s.node.peers)
+	s.node.known.gate.expect(s.kv.proven(), s.node.links.urls())
 }
 
 // start starts the node's goroutines; doc.go lists them.
@@ -257,7 +257,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 		return s.remember(errors.Join(err, s.storage.close()))
 	}
 	s.group.Go(func() error { return s.node.serveRaft(peers, s.peerMux) })
-	s.group.Go(func() error { return s.node.watchLinks(s.life) })
+	s.group.Go(func() error { return s.node.links.watch(s.life) })
 	s.group.Go(func() error { return clients.serve(s.api) })
 	s.sayStarted(clients.Addr().String(), peers.Addr().String())
 

@@ -160,7 +160,7 @@ func (n *raftNode) transferSnapshot(m *raftpb.Message) error {
 		return err
 	}
 	msg := snap.NewMessage(m, body, info.Size())
-	defer n.receives(to)() // until it has ended, or was given up
+	defer n.links.receives(to)() // until it has ended, or was given up
 	n.transport.SendSnapshot(msg)
 	watch := time.NewTicker(stallLimit / 10)
 	defer watch.Stop()
