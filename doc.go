@@ -40,7 +40,7 @@ what it owns; the last column says how others reach it.
 	checker.report                   this node's answer            agreement.own: the newest only
 	checker.lead                     when a check is due           its own; gives leadership up
 	liveness.run                     nothing                       asks each loop for a sign of life
-	sendSnapshot, one for each       the file it reads             ends when sent
+	courier.deliver, one for each    the file it reads             ends when sent
 	watchRemoval                     nothing                       errorC
 	watchLinks, askLink              what is known of the links    links.mu; peersMu, shared with the apply loop
 	letGo, one for a removed peer    nothing                       ends after three ticks

@@ -99,6 +99,7 @@ type raftNode struct {
 	contacts contacts
 	disk     *diskWatch
 	doubts   *doubts
+	courier  *courier
 
 	loop raftLoop
 }
@@ -113,8 +114,6 @@ type raftLoop struct {
 	commits    []commit          // for the apply loop
 	held       []*raftpb.Message // MsgReadIndex that must wait; see readIndex
 	rounds     readRounds        // of heartbeats that this node has sent
-	sending    map[uint64]bool   // nodes that a snapshot is on its way to
-	resend     map[uint64]resend // when each may get the next
 	// committedTerm is the term of the last entry known to be committed.
 	committedTerm uint64
 	// restored is the index of the newest snapshot that raft took over; its
@@ -161,8 +160,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	n.loop = raftLoop{rn: rn, notices: newNotices(), sending: make(map[uint64]bool),
-		resend: make(map[uint64]resend)}
+	n.loop = raftLoop{rn: rn, notices: newNotices()}
 	n.doubts.last, n.doubts.begunAt = n.storage.last, n.storage.hard.GetCommit()
 	n.publish()
 	if n.alone() {
@@ -186,6 +184,14 @@ func (n *raftNode) send(msgs []*raftpb.Message) {
 		msgs = slices.DeleteFunc(msgs, func(m *raftpb.Message) bool { return !n.known.gate.passes(m.GetTo()) })
 	}
 	n.transport.Send(msgs)
+}
+
+// maySend returns why a node gets no snapshot of this one's state; nil: it may.
+func (n *raftNode) maySend(to uint64) error {
+	if !n.known.gate.passes(to) {
+		return errNotSent
+	}
+	return n.kv.sound() // what a node holds that has diverged must not spread
 }
 
 // alone reports whether this node is the only voter.
@@ -381,7 +387,7 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 		case m.GetTo() == raft.LocalApplyThread:
 			n.commit(m)
 		case m.GetType() == raftpb.MsgSnap:
-			n.sendSnapshot(m)
+			n.courier.deliver(n.loop.rn, m)
 		default:
 			n.disk.tag(m)
 			out = n.loop.notices.add(out, m)

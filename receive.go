@@ -109,7 +109,7 @@ func (n *raftNode) ReportUnreachable(id uint64) {
 }
 
 // ReportSnapshot implements rafthttp.Raft. It does nothing: rafthttp does not
-// report every outcome, so sendSnapshot does, and it should be done once.
+// report every outcome, so the courier does, and it should be done once.
 func (n *raftNode) ReportSnapshot(uint64, raft.SnapshotStatus) {}
 
 // mailbox holds what must not be lost and whose senders must not wait.

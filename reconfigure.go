@@ -72,7 +72,7 @@ func (n *raftNode) dropPeers(m membership) {
 		n.known.gate.forget(id)
 		n.reports.put(func(*raft.RawNode) {
 			n.contacts.forget(id)
-			delete(n.loop.resend, id)
+			n.courier.forget(id)
 			n.loop.notices.forget(id)
 		})
 	}

@@ -132,6 +132,11 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	}
 	node.known.contacts, node.known.role = &node.contacts, node.status.Load
 	node.links.group, node.links.unreachable = group, node.ReportUnreachable
+	node.courier = &courier{
+		log: log, storage: st.storage, tick: tick, elected: cfg.ElectionTimeout, life: life, group: group, mayGet: node.maySend, members: kv,
+		receives: node.links.receives, later: node.reports.put,
+		sending: make(map[uint64]bool), resend: make(map[uint64]resend),
+	}
 	node.doubts = &doubts{
 		say: log, id: cfg.ID, cluster: st.identity.ClusterID, log: st.mem, raft: node, leaders: leaders, refusals: node.refusals,
 		members: kv.members, asked: l.asked, divide: kv.agreement.divide,
@@ -187,7 +192,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 // connect gives the node its transport, and tells that of the members: those
 // of the replicated state, or, before a joining node has any, those found.
 func (s *server) connect(t transport, found clusterInfo) {
-	s.node.transport, s.node.links.transport = t, t
+	s.node.transport, s.node.links.transport, s.node.courier.send = t, t, t.SendSnapshot
 	m := s.storage.state.membership.clone()
 	if s.storage.state.index == 0 {
 		for _, mem := range found.Members {

@@ -154,7 +154,7 @@ func TestSimSnapshotForANewcomer(t *testing.T) {
 		if err := c.change(1, memberRequest{Op: opRemove, ID: 4}); err != nil {
 			t.Fatal(err)
 		}
-		if snap, err := c.nodes[1].srv.node.snapshotWith(4); !errors.Is(err, errMemberUnknown) {
+		if snap, err := c.nodes[1].srv.node.courier.snapshotWith(4); !errors.Is(err, errMemberUnknown) {
 			t.Errorf("a snapshot for a node that has left: %v, %v", snap, err)
 		}
 		c.awaitVoter(1, 2)

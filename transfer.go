@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 )
 
 // How a snapshot travels from node to node: as a file. raft's message names it
@@ -33,37 +35,70 @@ const (
 	adoptLimit = 5 * time.Minute
 )
 
-// sendSnapshot sends a follower the state file that belongs to a snapshot
-// message, and reports to raft what became of it: until then raft sends that
-// follower nothing else. It is called on the raft loop.
-func (n *raftNode) sendSnapshot(m *raftpb.Message) {
+// courier sends snapshots to followers.
+type courier struct {
+	log     *zap.Logger
+	storage *storage
+	tick    time.Duration
+	elected time.Duration   // the election timeout
+	life    context.Context // ends when the node stops
+	group   *errgroup.Group
+	// mayGet returns why a node gets no snapshot now; nil: it may.
+	mayGet  func(to uint64) error
+	members snapshotMembers
+	// send passes a message with its file to the transport.
+	send func(m *snap.Message)
+	// receives notes that a snapshot is on its way to a node, until done is called.
+	receives func(to uint64) (done func())
+	// later runs a function on the raft loop. It does not wait.
+	later func(f func(*raft.RawNode))
+
+	// Of the raft loop alone:
+	sending map[uint64]bool   // nodes that a snapshot is on its way to
+	resend  map[uint64]resend // when each may get the next
+}
+
+// snapshotMembers is what the courier needs of the state.
+type snapshotMembers interface {
+	membership() (m membership, index uint64)
+	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
+	askForSnapshot(index uint64)
+}
+
+// deliver sends a follower the state file that belongs to a snapshot message,
+// and reports to raft what became of it: until then raft sends that follower
+// nothing else. It is called on the raft loop.
+func (c *courier) deliver(rn *raft.RawNode, m *raftpb.Message) {
 	to := m.GetTo()
-	if n.loop.sending[to] {
+	if c.sending[to] {
 		// One at a time for each receiver. raft asks again when it has heard
 		// that this one failed.
-		n.report(to, raft.SnapshotFailure)
+		c.report(to, raft.SnapshotFailure)
 		return
 	}
-	n.loop.sending[to] = true
-	rest := n.restBefore(to)
-	n.group.Go(func() error {
-		err := n.rest(rest)
+	c.sending[to] = true
+	rest := c.restBefore(rn, to)
+	c.group.Go(func() error {
+		err := c.rest(rest)
 		began := time.Now()
 		if err == nil {
-			err = n.transferSnapshot(m)
+			err = c.transfer(m)
 		}
 		status := raft.SnapshotFinish
 		if err != nil {
 			status = raft.SnapshotFailure
-			n.storage.snapshots.unsent.Add(1)
-			n.log.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err))
+			c.storage.snapshots.unsent.Add(1)
+			c.log.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err))
 		}
 		took := time.Since(began)
-		n.reports.put(func(*raft.RawNode) { n.sent(to, took, err) })
-		n.report(to, status)
+		c.later(func(*raft.RawNode) { c.sent(to, took, err) })
+		c.report(to, status)
 		return nil
 	})
 }
+
+// forget drops what is known of a former member.
+func (c *courier) forget(id uint64) { delete(c.resend, id) }
 
 // resend says of the latest snapshot to a node when the next may go.
 type resend struct {
@@ -84,71 +119,67 @@ const (
 // restBefore returns how long to wait before a node gets a snapshot. One that is
 // no further than when it got the one before has no use for it, and raft would
 // send the next at once.
-func (n *raftNode) restBefore(to uint64) time.Duration {
+func (c *courier) restBefore(rn *raft.RawNode, to uint64) time.Duration {
 	var match uint64
-	n.loop.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+	rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 		if id == to {
 			match = pr.Match
 		}
 	})
-	last, sent := n.loop.resend[to]
+	last, sent := c.resend[to]
 	next := resend{match: match}
 	if sent && match <= last.match {
-		next.rest = min(max(n.tick, 2*last.rest), maxRest)
+		next.rest = min(max(c.tick, 2*last.rest), maxRest)
 		if last.failed {
-			next.rest = min(next.rest, max(n.elected, resendShare*last.took))
+			next.rest = min(next.rest, max(c.elected, resendShare*last.took))
 		}
 	}
-	n.loop.resend[to] = next
+	c.resend[to] = next
 	return next.rest
 }
 
 // sent notes on the raft loop what became of a snapshot.
-func (n *raftNode) sent(to uint64, took time.Duration, err error) {
-	delete(n.loop.sending, to)
-	if last, ok := n.loop.resend[to]; ok {
+func (c *courier) sent(to uint64, took time.Duration, err error) {
+	delete(c.sending, to)
+	if last, ok := c.resend[to]; ok {
 		last.failed, last.took = err != nil, took
-		n.loop.resend[to] = last
+		c.resend[to] = last
 	}
 }
 
-func (n *raftNode) rest(d time.Duration) error {
+func (c *courier) rest(d time.Duration) error {
 	if d == 0 {
 		return nil
 	}
 	select {
 	case <-time.After(d):
 		return nil
-	case <-n.life.Done():
+	case <-c.life.Done():
 		return errStopping
 	}
 }
 
 // report tells raft what became of a snapshot. It does not wait.
-func (n *raftNode) report(to uint64, status raft.SnapshotStatus) {
-	n.reports.put(func(rn *raft.RawNode) { rn.ReportSnapshot(to, status) })
+func (c *courier) report(to uint64, status raft.SnapshotStatus) {
+	c.later(func(rn *raft.RawNode) { rn.ReportSnapshot(to, status) })
 }
 
 // errNotSent: a transfer broke off; raft will ask for another.
 var errNotSent = errors.New("the transfer broke off")
 
-// transferSnapshot returns nil once the receiver's raft has the snapshot.
-func (n *raftNode) transferSnapshot(m *raftpb.Message) error {
+// transfer returns nil once the receiver's raft has the snapshot.
+func (c *courier) transfer(m *raftpb.Message) error {
 	to := m.GetTo()
-	if !n.known.gate.passes(to) {
-		return errNotSent
-	}
-	// What a node holds that has diverged must not spread.
-	if err := n.kv.sound(); err != nil {
+	if err := c.mayGet(to); err != nil {
 		return err
 	}
-	meta, err := n.snapshotWith(to)
+	meta, err := c.snapshotWith(to)
 	if err != nil {
 		return err
 	}
 	m.Snapshot = meta
 	term, index := meta.GetMetadata().GetTerm(), meta.GetMetadata().GetIndex()
-	f, err := os.Open(statePath(n.dir, term, index))
+	f, err := os.Open(statePath(c.storage.dir, term, index))
 	if err != nil {
 		return err // a newer snapshot has taken its place
 	}
@@ -160,8 +191,8 @@ func (n *raftNode) transferSnapshot(m *raftpb.Message) error {
 		return err
 	}
 	msg := snap.NewMessage(m, body, info.Size())
-	defer n.links.receives(to)() // until it has ended, or was given up
-	n.transport.SendSnapshot(msg)
+	defer c.receives(to)() // until it has ended, or was given up
+	c.send(msg)
 	watch := time.NewTicker(stallLimit / 10)
 	defer watch.Stop()
 	for {
@@ -170,14 +201,14 @@ func (n *raftNode) transferSnapshot(m *raftpb.Message) error {
 			if !ok {
 				return errNotSent
 			}
-			n.storage.snapshots.sent.Add(1)
-			n.log.Info("snapshot sent", news, zap.Uint64("to", to), zap.Uint64("index", index), zap.Int64("bytes", info.Size()))
+			c.storage.snapshots.sent.Add(1)
+			c.log.Info("snapshot sent", news, zap.Uint64("to", to), zap.Uint64("index", index), zap.Int64("bytes", info.Size()))
 			return nil
 		case <-watch.C:
 			if body.stalled(time.Now()) {
 				return fmt.Errorf("%w: the receiver takes nothing", errNotSent)
 			}
-		case <-n.life.Done():
+		case <-c.life.Done():
 			return errStopping
 		}
 	}
@@ -220,32 +251,32 @@ func (b *snapshotBody) stalled(now time.Time) bool {
 // snapshotWith returns the newest snapshot in whose membership a node is. A
 // node refuses a snapshot that does not know it; so for one that was added
 // since the newest snapshot, another is taken.
-func (n *raftNode) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
-	again := time.NewTicker(n.tick) // the snapshot writer may be busy when it is asked
+func (c *courier) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
+	again := time.NewTicker(c.tick) // the snapshot writer may be busy when it is asked
 	defer again.Stop()
 	var needed uint64 // an index at which the node is a member
 	for {
-		newest := n.storage.newest.Load()
+		newest := c.storage.newest.Load()
 		cs := newest.GetMetadata().GetConfState()
 		if slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id) {
 			return newest, nil
 		}
-		newer := n.storage.recorded.channel(newest.GetMetadata().GetIndex() + 1)
+		newer := c.storage.recorded.channel(newest.GetMetadata().GetIndex() + 1)
 		for waiting := true; waiting; {
-			m, index := n.kv.membership()
+			m, index := c.members.membership()
 			if m.members[id].ID == 0 {
 				return nil, errMemberUnknown
 			}
 			if needed == 0 {
 				needed = index
 			}
-			n.storage.tail.awaited.Store(true) // again and again, too: see writeSnapshot
-			n.kv.askForSnapshot(needed)
+			c.storage.tail.awaited.Store(true) // again and again, too: see writeSnapshot
+			c.members.askForSnapshot(needed)
 			select {
 			case <-newer:
 				waiting = false
 			case <-again.C:
-			case <-n.life.Done():
+			case <-c.life.Done():
 				return nil, errStopping
 			}
 		}

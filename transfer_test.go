@@ -97,7 +97,7 @@ func TestSnapshotForANewMemberIsAwaited(t *testing.T) {
 		kv := newTestStore()
 		kv.wanted = make(chan struct{}, 1)
 		s := &storage{recorded: &indexWait{}}
-		n := &raftNode{tick: time.Second, kv: kv, storage: s, life: life}
+		c := &courier{tick: time.Second, members: kv, storage: s, life: life}
 		snapshotOf := func(index uint64, voters ...uint64) {
 			s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 				Index: new(index), ConfState: &raftpb.ConfState{Voters: voters}}})
@@ -106,14 +106,14 @@ func TestSnapshotForANewMemberIsAwaited(t *testing.T) {
 		snapshotOf(1, 1)
 		got := make(chan *raftpb.Snapshot)
 		go func() {
-			snap, err := n.snapshotWith(2)
+			snap, err := c.snapshotWith(2)
 			if err != nil {
 				t.Error(err)
 			}
 			got <- snap
 		}()
 		for range 2 { // when the writing begins it is set back, and it must come again
-			time.Sleep(n.tick)
+			time.Sleep(c.tick)
 			synctest.Wait()
 			if !s.tail.awaited.Swap(false) {
 				t.Error("it is not awaited")
