@@ -68,6 +68,76 @@ func checkMessage(m *raftpb.Message) error {
 	return check(m)
 }
 
+// admission decides which messages get to raft.
+type admission struct {
+	id        uint64
+	isRemoved func(id uint64) bool
+	known     admitted
+	// role is what raft knew of its role last; nil before the start.
+	role func() *raftStatus
+}
+
+// admitted is who may talk to this node's raft.
+type admitted interface {
+	// knows reports whether a node is a member, and notes that it was heard of.
+	knows(id uint64) bool
+	// passes reports whether this node's ID is proven to a peer.
+	passes(id uint64) bool
+	// ask has the members asked who else there is. It does not wait.
+	ask()
+	// highestTerm is the highest term that a member told of when it was asked.
+	highestTerm() uint64
+	// claim notes what a stranger says of itself.
+	claim(id uint64, urls, remoteAddr string)
+}
+
+// admit refuses a message that cannot be meant for this node, or would stop it.
+func (a *admission) admit(m *raftpb.Message) error {
+	from := m.GetFrom()
+	switch {
+	case m.GetTo() != a.id:
+		return refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("message for node %d came to node %d", m.GetTo(), a.id)}
+	case from == a.id || checkID(from) != nil:
+		return refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("a %s message does not come from node %d", m.GetType(), from)}
+	case a.isRemoved(from):
+		// rafthttp takes this status for the word that ends the sender.
+		return refusal{http.StatusForbidden, notHostile, fmt.Sprintf("node %d was removed from the cluster", from)}
+	case !a.known.knows(from):
+		a.known.ask()
+		return unknownSender(from)
+	}
+	if err := checkMessage(m); err != nil {
+		return err
+	}
+	term, lead := a.ownTerm()
+	if err := checkTerm(m.GetTerm(), max(term, a.known.highestTerm())); err != nil {
+		a.known.ask() // the others may be that far
+		return err
+	}
+	if m.GetType() == raftpb.MsgSnap && (m.GetTerm() < term || m.GetTerm() == term && lead) {
+		return refusal{http.StatusConflict, notHostile, fmt.Sprintf("a snapshot of term %d in term %d", m.GetTerm(), term)}
+	}
+	if !a.known.passes(from) {
+		return refusal{http.StatusServiceUnavailable, notHostile, "this node is still asking whether its ID is its own"}
+	}
+	return nil
+}
+
+// unknownSender refuses a sender for now: it may be a member that this node has
+// not heard of yet, and tries again.
+func unknownSender(id uint64) refusal {
+	return refusal{http.StatusServiceUnavailable, refusedSender, fmt.Sprintf("this node knows of no member %d", id)}
+}
+
+// ownTerm returns the term of this node, and whether it leads in it.
+func (a *admission) ownTerm() (term uint64, leads bool) {
+	st := a.role()
+	if st == nil {
+		return 0, false // it has not started yet
+	}
+	return st.term, st.role == raft.StateLeader
+}
+
 // checkTerm refuses a term that no election has led to. own is that of this
 // node, or the highest that a member has told it when it asked.
 func checkTerm(term, own uint64) error {
@@ -169,18 +239,17 @@ func (r *readRounds) sent(m *raftpb.Message) {
 	r.last = max(r.last, binary.LittleEndian.Uint64(m.GetContext()))
 }
 
-// checkRound refuses the answer to a round of heartbeats that this node, which
-// leads, has not sent: raft would look for the reads of it, and panic.
-func (n *raftNode) checkRound(m *raftpb.Message) error {
+// check refuses the answer to a round of heartbeats that this node, which leads,
+// has not sent: raft would look for the reads of it, and panic.
+func (r readRounds) check(rn *raft.RawNode, m *raftpb.Message) error {
 	if m.GetType() != raftpb.MsgHeartbeatResp || len(m.GetContext()) != heartbeatContext {
 		return nil
 	}
-	st := n.loop.rn.BasicStatus()
+	st := rn.BasicStatus()
 	if st.RaftState != raft.StateLeader || st.GetTerm() != m.GetTerm() {
 		return nil // raft does not look at the round
 	}
-	sent, got := n.loop.rounds, binary.LittleEndian.Uint64(m.GetContext())
-	if got > sent.last || sent.term != m.GetTerm() {
+	if got := binary.LittleEndian.Uint64(m.GetContext()); got > r.last || r.term != m.GetTerm() {
 		return malformed("an answer to round %d of heartbeats in term %d, which was not sent", got, m.GetTerm())
 	}
 	return nil

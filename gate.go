@@ -75,6 +75,9 @@ func (g *gate) left() map[uint64]string {
 	return maps.Clone(g.asks)
 }
 
+// passes reports whether messages to and from a peer may pass the gate.
+func (a *acquaintances) passes(id uint64) bool { return a.gate.passes(id) }
+
 // proveID asks the peers until each has answered. Once the ID is proven the
 // gate is open, but a peer that was not there may still know better: then there
 // are two histories, and this node, which has forgotten one, must not go on.

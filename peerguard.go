@@ -60,7 +60,7 @@ const (
 
 // peerGuard stands before rafthttp's handler.
 type peerGuard struct {
-	node     *raftNode
+	guardConfig
 	rafthttp http.Handler
 	streams  http.Handler        // rafthttp's, which the links keep an eye on
 	small    *semaphore.Weighted // messages
@@ -70,9 +70,25 @@ type peerGuard struct {
 	readLimit time.Duration
 }
 
-func newPeerGuard(n *raftNode, rafthttp http.Handler) *peerGuard {
+// guardConfig is what the guard needs of its node.
+type guardConfig struct {
+	log       *zap.Logger
+	id        uint64
+	cluster   uint64
+	dir       string
+	admission *admission
+	refusals  *refusals
+	// holdStreams makes a handler that keeps an eye on the streams of another.
+	holdStreams func(http.Handler) http.Handler
+	// keepFree returns how many bytes of the disk a snapshot leaves.
+	keepFree func() int64
+	// notStored is told of a snapshot for which there was no room.
+	notStored func(error)
+}
+
+func newPeerGuard(c guardConfig, rafthttp http.Handler) *peerGuard {
 	return &peerGuard{
-		node: n, rafthttp: rafthttp, streams: n.links.holdStreams(rafthttp),
+		guardConfig: c, rafthttp: rafthttp, streams: c.holdStreams(rafthttp),
 		small: semaphore.NewWeighted(maxSmallMessages), large: semaphore.NewWeighted(maxIncomingBytes),
 		uploads: uploads{freeSpace: freeSpace}, readLimit: messageReadLimit,
 	}
@@ -88,15 +104,15 @@ func (g *peerGuard) routes(mux *http.ServeMux) {
 
 // refuse answers with a refusal and counts it.
 func (g *peerGuard) refuse(w http.ResponseWriter, r *http.Request, from uint64, why refusal) {
-	g.node.refusals.note(from, why)
+	g.refusals.note(from, why)
 	// Without a version rafthttp takes this for a server that has no streams;
 	// the version of who asks will do.
 	if v := r.Header.Get("X-Server-Version"); versionHeader.MatchString(v) {
 		w.Header().Set("X-Server-Version", v)
 	}
-	w.Header().Set("X-Etcd-Cluster-ID", types.ID(g.node.cluster).String())
+	w.Header().Set("X-Etcd-Cluster-ID", types.ID(g.cluster).String())
 	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedReadLimit)); err != nil {
-		g.node.log.Debug("no deadline for a refused request", zap.Error(err))
+		g.log.Debug("no deadline for a refused request", zap.Error(err))
 	}
 	why.WriteTo(w)
 }
@@ -107,7 +123,7 @@ var versionHeader = regexp.MustCompile(`^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-
 // letIn reports whether a request of rafthttp's comes from a member. If not, it
 // is answered. rafthttp never sees the sender's URLs: it would dial them.
 func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string) (from uint64, ok bool) {
-	n, urls := g.node, r.Header.Get("X-PeerURLs")
+	urls := r.Header.Get("X-PeerURLs")
 	r.Header.Del("X-PeerURLs")
 	for _, name := range []string{"X-Server-Version", "X-Min-Cluster-Version"} {
 		if v := r.Header.Get(name); v != "" && !versionHeader.MatchString(v) {
@@ -115,20 +131,20 @@ func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string)
 			return 0, false
 		}
 	}
-	if r.Header.Get("X-Etcd-Cluster-ID") != types.ID(n.cluster).String() {
+	if r.Header.Get("X-Etcd-Cluster-ID") != types.ID(g.cluster).String() {
 		g.rafthttp.ServeHTTP(w, r) // refuses it with the words that its peer understands
 		return 0, false
 	}
 	id, err := types.IDFromString(sender)
 	from = uint64(id)
 	switch {
-	case err != nil || checkID(from) != nil || from == n.id:
+	case err != nil || checkID(from) != nil || from == g.id:
 		g.refuse(w, r, from, refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("%.100q is not the ID of a peer", sender)})
 		return from, false
-	case n.kv.isRemoved(from):
+	case g.admission.isRemoved(from):
 		return from, true // which Process, or rafthttp for a stream, tells it
-	case !n.known.knows(from):
-		n.known.claim(from, urls, r.RemoteAddr)
+	case !g.admission.known.knows(from):
+		g.admission.known.claim(from, urls, r.RemoteAddr)
 		g.refuse(w, r, from, unknownSender(from))
 		return from, false
 	}
@@ -220,7 +236,7 @@ func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *p
 		return nil, &refusal{http.StatusBadRequest, refusedMalformed, "no message: " + err.Error()}
 	}
 	// Process asks again; but a metric of rafthttp's is named after the sender.
-	if err := g.node.admit(m); err != nil {
+	if err := g.admission.admit(m); err != nil {
 		return nil, asRefusal(err)
 	}
 	return body, nil

@@ -27,6 +27,8 @@ import (
 type guardedNode struct {
 	*peerGuard
 	url     string
+	node    *raftNode
+	trouble snapshotTrouble
 	through chan *http.Request
 	bodies  chan []byte
 }
@@ -41,13 +43,16 @@ func newGuardedNode(t *testing.T) *guardedNode {
 		id: 1, cluster: 0xc1, log: zap.NewNop(), dir: t.TempDir(), kv: &kvstore{state: st},
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: newRefusals(zap.NewNop()),
 		known: acquaintances{wake: make(chan struct{}, 1)}, links: newLinks(zap.NewNop(), 1, 0xc1, time.Millisecond, time.Second),
-		storage: &storage{trouble: snapshotTrouble{log: zap.NewNop()}},
 	}
+	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}
 	n.known.settle(noTransport{}, st.membership)
 	n.known.gate.open.Store(true)
 	n.status.Store(&raftStatus{term: 5, role: raft.StateFollower})
-	g := &guardedNode{through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
-	g.peerGuard = newPeerGuard(n, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	g := &guardedNode{node: n, trouble: snapshotTrouble{log: zap.NewNop()}, through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
+	g.peerGuard = newPeerGuard(guardConfig{
+		log: n.log, id: 1, cluster: n.cluster, dir: n.dir, admission: &n.admission, refusals: n.refusals, holdStreams: n.links.holdStreams,
+		keepFree: func() int64 { return snapshotReserve }, notStored: g.trouble.notStored,
+	}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -392,10 +397,10 @@ func TestUploadsRoom(t *testing.T) {
 	if got := g.send(t, "POST", "/raft/snapshot", snapshotUpload(t, 2, 5, file)); got == 204 {
 		t.Error("a file without an end was taken")
 	}
-	if g.node.refusals.count(refusedRoom) == 0 || g.node.storage.trouble.lost.Load() != 1 {
+	if g.node.refusals.count(refusedRoom) == 0 || g.trouble.lost.Load() != 1 {
 		t.Error("it was not counted")
 	}
-	if err := g.node.storage.trouble.present(); err != nil {
+	if err := g.trouble.present(); err != nil {
 		t.Errorf("it counts as a snapshot of the node's own that failed: %v", err)
 	}
 }
@@ -445,11 +450,11 @@ func TestAdmitTerm(t *testing.T) {
 	// A term that members told of counts like one's own.
 	g := newGuardedNode(t)
 	m := heartbeatOf(2, 5+maxTermLeap+1)
-	if err := g.node.admit(m); err == nil {
+	if err := g.admission.admit(m); err == nil {
 		t.Error("a leap was admitted")
 	}
 	g.node.known.noteTerm(6)
-	if err := g.node.admit(m); err != nil {
+	if err := g.admission.admit(m); err != nil {
 		t.Error(err)
 	}
 	g.node.known.noteTerm(1<<64 - 1)

@@ -91,7 +91,7 @@ func (c clusterInfo) member(id uint64) (memberInfo, bool) {
 // peerHandler serves the peer listener: rafthttp's routes and our own.
 func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	door := newPeerGuard(s.node, raftHandler)
+	door := newPeerGuard(s.guardConfig(), raftHandler)
 	door.routes(mux)
 	mux.HandleFunc("GET "+linkPath+"{id}", s.node.links.serve)
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
@@ -122,6 +122,13 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	})
 }
 
+func (s *server) guardConfig() guardConfig {
+	return guardConfig{
+		log: s.log, id: s.cfg.ID, cluster: s.node.cluster, dir: s.cfg.DataDir, admission: &s.node.admission, refusals: s.node.refusals,
+		holdStreams: s.node.links.holdStreams, keepFree: s.room.keep.Load, notStored: s.storage.trouble.notStored,
+	}
+}
+
 func hostOfURL(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -137,7 +144,7 @@ func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 		ClusterID: s.node.cluster, Level: s.kv.status().level, Version: thisBuild().version,
 		Removed: sortedKeys(m.removed), Changes: m.changes,
 	}
-	info.Term, _ = s.node.ownTerm()
+	info.Term, _ = s.node.admission.ownTerm()
 	for _, mem := range m.sorted() {
 		if mem.Instance == 0 {
 			mem.Instance = s.storage.published[mem.ID]

@@ -95,11 +95,12 @@ type raftNode struct {
 	life      context.Context // ends when the node stops, with the cause
 
 	// What the loop last knew, for anyone to read.
-	status   atomic.Pointer[raftStatus]
-	contacts contacts
-	disk     *diskWatch
-	doubts   *doubts
-	courier  *courier
+	status    atomic.Pointer[raftStatus]
+	contacts  contacts
+	disk      *diskWatch
+	doubts    *doubts
+	courier   *courier
+	admission admission
 
 	loop raftLoop
 }
@@ -284,7 +285,7 @@ func (n *raftNode) drain() {
 // step gives raft a message. raft's errors here mean that it has no use for
 // the message, which its sender must expect.
 func (n *raftNode) step(m *raftpb.Message) {
-	if err := n.checkRound(m); err != nil {
+	if err := n.loop.rounds.check(n.loop.rn, m); err != nil {
 		n.refusals.note(m.GetFrom(), err)
 		return
 	}

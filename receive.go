@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"sync"
 
@@ -17,7 +16,7 @@ import (
 // for this node, or would stop it, does not get to raft.
 func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 	n.links.hear(m.GetFrom())
-	err := n.admit(m)
+	err := n.admission.admit(m)
 	if err == nil && m.GetType() == raftpb.MsgSnap && n.kv.agreement.split.Load() {
 		err = refusal{http.StatusServiceUnavailable, notHostile, errHistories.Error()}
 	}
@@ -36,52 +35,6 @@ func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 	case <-n.life.Done():
 		return raft.ErrStopped
 	}
-}
-
-func (n *raftNode) admit(m *raftpb.Message) error {
-	from := m.GetFrom()
-	switch {
-	case m.GetTo() != n.id:
-		return refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("message for node %d came to node %d", m.GetTo(), n.id)}
-	case from == n.id || checkID(from) != nil:
-		return refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("a %s message does not come from node %d", m.GetType(), from)}
-	case n.kv.isRemoved(from):
-		// rafthttp takes this status for the word that ends the sender.
-		return refusal{http.StatusForbidden, notHostile, fmt.Sprintf("node %d was removed from the cluster", from)}
-	case !n.known.knows(from):
-		n.known.ask()
-		return unknownSender(from)
-	}
-	if err := checkMessage(m); err != nil {
-		return err
-	}
-	term, lead := n.ownTerm()
-	if err := checkTerm(m.GetTerm(), max(term, n.known.highestTerm())); err != nil {
-		n.known.ask() // the others may be that far
-		return err
-	}
-	if m.GetType() == raftpb.MsgSnap && (m.GetTerm() < term || m.GetTerm() == term && lead) {
-		return refusal{http.StatusConflict, notHostile, fmt.Sprintf("a snapshot of term %d in term %d", m.GetTerm(), term)}
-	}
-	if !n.known.gate.passes(from) {
-		return refusal{http.StatusServiceUnavailable, notHostile, "this node is still asking whether its ID is its own"}
-	}
-	return nil
-}
-
-// unknownSender refuses a sender for now: it may be a member that this node has
-// not heard of yet, and tries again.
-func unknownSender(id uint64) refusal {
-	return refusal{http.StatusServiceUnavailable, refusedSender, fmt.Sprintf("this node knows of no member %d", id)}
-}
-
-// ownTerm returns the term of this node, and whether it leads in it.
-func (n *raftNode) ownTerm() (term uint64, leads bool) {
-	st := n.status.Load()
-	if st == nil {
-		return 0, false // it has not started yet
-	}
-	return st.term, st.role == raft.StateLeader
 }
 
 // admitSnapshot takes in the file of a snapshot message, or removes it when

@@ -26,6 +26,7 @@ func TestReceiveRefuses(t *testing.T) {
 		id: 1, log: zap.NewNop(), kv: &kvstore{state: st}, links: newLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second),
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: newRefusals(zap.NewNop()),
 	}
+	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}
 	n.known.settle(noTransport{}, st.membership)
 	n.known.gate.open.Store(true)
 	good := appendCommand(appendBatchHeader(nil, batchID{node: 2, boot: 1}), encodeWrite(kindPut, condition{}, "k", []byte("v")))

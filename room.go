@@ -54,6 +54,9 @@ const (
 	compactEvery = time.Minute
 	// roomMargin: this part of the reserve more must be free for a shortage to end.
 	roomMargin = 16
+	// snapshotReserve is what a snapshot that comes in leaves of the disk, until
+	// the reserve is known: the log goes on meanwhile.
+	snapshotReserve = 32 << 20
 	// smallDisk: the reserve is at most this part of the disk.
 	smallDisk = 3
 )

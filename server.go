@@ -137,6 +137,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		receives: node.links.receives, later: node.reports.put,
 		sending: make(map[uint64]bool), resend: make(map[uint64]resend),
 	}
+	node.admission = admission{id: cfg.ID, isRemoved: kv.isRemoved, known: &node.known, role: node.status.Load}
 	node.doubts = &doubts{
 		say: log, id: cfg.ID, cluster: st.identity.ClusterID, log: st.mem, raft: node, leaders: leaders, refusals: node.refusals,
 		members: kv.members, asked: l.asked, divide: kv.agreement.divide,

@@ -26,11 +26,8 @@ const (
 	// maxSnapshotMessage bounds the message before the file: indexes, terms and
 	// the IDs of the members.
 	maxSnapshotMessage = 64 << 10
-	// snapshotReserve is what a snapshot that comes in leaves of the disk, until
-	// the node's own reserve is known (room.go): the log goes on meanwhile. It is
-	// looked at every roomEvery bytes.
-	snapshotReserve = 32 << 20
-	roomEvery       = 4 << 20
+	// roomEvery is after how many bytes the room on the disk is looked at.
+	roomEvery = 4 << 20
 	// takeOverLimit is how long a newer snapshot waits for the end of an older.
 	takeOverLimit = 5 * time.Second
 )
@@ -63,7 +60,7 @@ type upload struct {
 	io.ReadCloser
 	from, term uint64
 	conn       *http.ResponseController
-	node       *raftNode
+	guard      *peerGuard
 	freeSpace  func(dir string) (uint64, error)
 	cut        atomic.Bool
 	unchecked  int           // bytes since the room was looked at
@@ -121,7 +118,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	if u.cut.Load() {
 		return 0, errSuperseded
 	}
-	if term, _ := u.node.ownTerm(); u.term != 0 && term > u.term {
+	if term, _ := u.guard.admission.ownTerm(); u.term != 0 && term > u.term {
 		return 0, fmt.Errorf("%w: term %d has begun", errSuperseded, term)
 	}
 	if u.term != 0 && u.unchecked <= 0 {
@@ -137,18 +134,14 @@ func (u *upload) Read(p []byte) (int, error) {
 
 // checkRoom reports whether the next bytes leave enough of the disk.
 func (u *upload) checkRoom() error {
-	free, err := u.freeSpace(u.node.dir)
+	free, err := u.freeSpace(u.guard.dir)
 	if err != nil {
 		return err
 	}
-	reserve := uint64(snapshotReserve)
-	if r := u.node.room; r != nil {
-		reserve = uint64(r.keep.Load())
-	}
-	if free < reserve+2*roomEvery {
-		u.node.refusals.note(u.from, refusal{http.StatusInsufficientStorage, refusedRoom, errNoSnapshotRoom.Error()})
+	if free < uint64(u.guard.keepFree())+2*roomEvery {
+		u.guard.refusals.note(u.from, refusal{http.StatusInsufficientStorage, refusedRoom, errNoSnapshotRoom.Error()})
 		err := fmt.Errorf("%w: %d bytes are left", errNoSnapshotRoom, free)
-		u.node.storage.trouble.notStored(err)
+		u.guard.notStored(err)
 		return err
 	}
 	return nil
@@ -165,7 +158,7 @@ func (g *peerGuard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	u := &upload{
-		ReadCloser: r.Body, from: from, conn: http.NewResponseController(w), node: g.node,
+		ReadCloser: r.Body, from: from, conn: http.NewResponseController(w), guard: g,
 		freeSpace: g.uploads.freeSpace, done: make(chan struct{}),
 	}
 	r.Body = u
@@ -187,7 +180,7 @@ func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *uplo
 	if why != nil {
 		return why
 	}
-	if err := g.node.admit(m); err != nil {
+	if err := g.admission.admit(m); err != nil {
 		return asRefusal(err)
 	}
 	if m.GetFrom() != u.from {
