@@ -21,30 +21,34 @@ const (
 	backupPiece = 64 << 10
 )
 
+// backupStore gives copies of the state.
+type backupStore interface {
+	status() storeStatus
+	// copyWhole returns the state as of now, in constant time.
+	copyWhole() (*state, error)
+}
+
 // backups streams copies of the state to clients.
 type backups struct {
-	log   *zap.Logger
-	slots chan struct{} // one for each under way
-	pace  time.Duration
+	log     *zap.Logger
+	cluster uint64
+	store   backupStore
+	fresh   *freshness
+	slots   chan struct{} // one for each under way
+	pace    time.Duration
 
 	life context.Context // ends when the node stops
 	end  context.CancelFunc
 }
 
-func newBackups(log *zap.Logger) *backups {
+func newBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *freshness) *backups {
 	life, end := context.WithCancel(context.Background())
-	return &backups{log: log, slots: make(chan struct{}, maxBackups), pace: backupPace, life: life, end: end}
-}
-
-// stop makes the api refuse requests, and ends those that would last.
-func (a *api) stop() {
-	a.stopping.Store(true)
-	a.backups.end()
+	return &backups{log: log, cluster: cluster, store: store, fresh: fresh, slots: make(chan struct{}, maxBackups), pace: backupPace, life: life, end: end}
 }
 
 // serveSnapshot answers GET /v1/snapshot with a state file (statefile.go) of
 // what this node has applied.
-func (a *api) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
+func (b *backups) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 	stale, err := parseQuery(r, true)
 	if err != nil {
 		return err
@@ -54,29 +58,29 @@ func (a *api) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("%w: a backup needs HTTP/1.1", errBadRequest)
 	}
 	if r.Method == http.MethodHead {
-		if err := a.prepareRead(w.Header(), r, stale); err != nil {
+		if err := b.fresh.prepare(w.Header(), r, stale); err != nil {
 			return err
 		}
-		s := a.kv.status()
-		a.describeBackup(w.Header(), s.index, s.revision)
+		s := b.store.status()
+		b.describe(w.Header(), s.index, s.revision)
 		return nil
 	}
 	select {
-	case a.backups.slots <- struct{}{}:
-		defer func() { <-a.backups.slots }()
+	case b.slots <- struct{}{}:
+		defer func() { <-b.slots }()
 	default:
 		return fmt.Errorf("%w: %d backups are under way", errOverloaded, maxBackups)
 	}
-	if err := a.prepareRead(w.Header(), r, stale); err != nil {
+	if err := b.fresh.prepare(w.Header(), r, stale); err != nil {
 		return err
 	}
-	st, err := a.kv.copyWhole()
+	st, err := b.store.copyWhole()
 	if err != nil {
 		return err
 	}
-	a.describeBackup(w.Header(), st.index, st.revision)
-	if err := a.backups.send(w, st); err != nil {
-		a.backups.log.Warn("a backup broke off", zap.String("client", r.RemoteAddr), zap.Error(err))
+	b.describe(w.Header(), st.index, st.revision)
+	if err := b.send(w, st); err != nil {
+		b.log.Warn("a backup broke off", zap.String("client", r.RemoteAddr), zap.Error(err))
 		// The status is sent. What tells the client is that the body does not
 		// end as it should; and the file has no end either.
 		panic(http.ErrAbortHandler)
@@ -84,28 +88,11 @@ func (a *api) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (a *api) describeBackup(h http.Header, index, revision uint64) {
+func (b *backups) describe(h http.Header, index, revision uint64) {
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Disposition", fmt.Sprintf(`attachment; filename="raftkv-%x-%d.state"`, a.status.cluster, index))
+	h.Set("Content-Disposition", fmt.Sprintf(`attachment; filename="raftkv-%x-%d.state"`, b.cluster, index))
 	h.Set("Raftkv-Revision", strconv.FormatUint(revision, 10))
-}
-
-// copyState returns the state as of now, in constant time.
-func (kv *kvstore) copyState() *state {
-	kv.mu.Lock() // copying marks the tree's nodes as shared
-	defer kv.mu.Unlock()
-	return kv.state.copy()
-}
-
-// copyWhole is copyState for a client.
-func (kv *kvstore) copyWhole() (*state, error) {
-	kv.mu.Lock()
-	defer kv.mu.Unlock()
-	if kv.loading.Load() {
-		return nil, errLoading
-	}
-	return kv.state.copy(), nil
 }
 
 // send writes a state to a client, at the client's pace.

@@ -106,7 +106,7 @@ func benchAPI(keys int) (*api, []string) {
 	st, names := benchState(keys)
 	st.index, st.term = 1, 1
 	s := newServer(defaultConfig(), zap.NewNop(), &openedStorage{storage: &storage{}, state: st, boot: 1}, 9121)
-	s.api.confirm = func(context.Context) error { return nil }
+	s.api.fresh.confirm = func(context.Context) error { return nil }
 	s.api.propose = func(context.Context, []byte) result { return result{revision: 12345} }
 	return s.api, names
 }

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"go.uber.org/zap"
 )
 
@@ -322,4 +324,10 @@ func (c *checker) giveUp(ctx context.Context) {
 	if err := c.stepDown(ctx, diverged); err != nil {
 		c.log.Debug("leadership was not given up yet", zap.Error(err))
 	}
+}
+
+// register adds what there is to count.
+func (a *agreement) register(reg prometheus.Registerer) {
+	counter(reg, "raftkv_checks_total", "Checks on which a majority agreed, as applied since the start.",
+		func() float64 { return float64(a.decided.Load()) })
 }

@@ -52,18 +52,11 @@ func (g *gcShare) get(now cpuTimes) float64 {
 	return g.share
 }
 
-// memoryMetrics are what there is to say of memory.
-func memoryMetrics(limit memoryLimit, q *quota) []prometheus.Collector {
-	gauge := func(name, help string, value func() float64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
-	}
+// register adds what there is to say of memory.
+func (l memoryLimit) register(reg prometheus.Registerer) {
 	share := new(gcShare)
-	return []prometheus.Collector{
-		gauge("raftkv_gc_cpu_share", "Part of the process's CPU time, 0 to 1, that garbage collection took in the last 10 seconds or more.",
-			func() float64 { return share.get(readCPUTimes()) }),
-		gauge("raftkv_memory_limit_bytes", "What bounds the memory of the process: control groups, GOMEMLIMIT or the machine; 0 if not known.",
-			func() float64 { return float64(limit.bytes) }),
-		gauge("raftkv_quota_bytes", "Bytes of keys and values that this node lets in; 0 is any number.",
-			func() float64 { return float64(q.limit) }),
-	}
+	gauge(reg, "raftkv_gc_cpu_share", "Part of the process's CPU time, 0 to 1, that garbage collection took in the last 10 seconds or more.",
+		func() float64 { return share.get(readCPUTimes()) })
+	gauge(reg, "raftkv_memory_limit_bytes", "What bounds the memory of the process: control groups, GOMEMLIMIT or the machine; 0 if not known.",
+		func() float64 { return float64(l.bytes) })
 }

@@ -46,7 +46,7 @@ func newHangUpTest(t *testing.T) *hangUpTest {
 		}
 		return propose(ctx, cmd)
 	}
-	at.a.confirm = func(ctx context.Context) error {
+	at.a.fresh.confirm = func(ctx context.Context) error {
 		if !wait(ctx) {
 			return errUnavailable
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,13 +29,13 @@ type api struct {
 	log      *zap.Logger
 	kv       *kvstore
 	propose  func(ctx context.Context, cmd []byte) result
-	confirm  func(ctx context.Context) error
-	members  *members
-	status   *statusReporter
-	live     *liveness
+	fresh    *freshness
+	members  *membersAPI
 	metrics  *metrics
 	backups  *backups
+	routes   map[string]methods // by path, those of no resource below it
 	maxValue int64
+	mayWrite func() error // of the log's disk
 	quota    *quota
 	room     *roomKeeper
 	bodies   *bodyBudget
@@ -69,6 +68,19 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	took := time.Since(start)
 	a.metrics.observe(r.Method, route, rec.status, took)
 	a.noteRequest(r, route, rec.status, took)
+}
+
+// addRoutes adds the paths that are no resource of many.
+func (a *api) addRoutes(status *statusAPI, live *liveness) {
+	a.routes = map[string]methods{
+		"livez":       {"GET": bare(live.serve)},
+		"readyz":      {"GET": status.serveReady},
+		"metrics":     {"GET": bare(a.metrics.serve)},
+		"v1/status":   {"GET": bare(status.serveStatus)},
+		"v1/members":  {"GET": a.members.serveMembers, "POST": a.members.serveAddMember},
+		"v1/leader":   {"POST": bare(a.members.serveLeader)},
+		"v1/snapshot": {"GET": a.backups.serveSnapshot},
+	}
 }
 
 // recorder remembers the status for the metrics.
@@ -116,7 +128,7 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("%w: paths under /%s are reserved; for a key of that name use /v1/kv/%s",
 			errBadRequest, first, url.PathEscape(path))
 	case r.Method == http.MethodPost || r.Method == http.MethodDelete:
-		return a.serveMemberShort(w, r, path)
+		return a.members.serveShort(w, r, path)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPut:
 		return a.serveKey(w, r, path)
 	}
@@ -150,18 +162,9 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 		return notAllowed(w, "GET, HEAD, PUT, DELETE")
 	}
 	if id, ok := strings.CutPrefix(path, "v1/members/"); ok {
-		return a.serveMember(w, r, id)
+		return a.members.serveMember(w, r, id)
 	}
-	routes := map[string]methods{
-		"livez":       {"GET": bare(a.live.serve)},
-		"readyz":      {"GET": a.status.serveReady},
-		"metrics":     {"GET": bare(a.metrics.serve)},
-		"v1/status":   {"GET": bare(a.status.serveStatus)},
-		"v1/members":  {"GET": a.serveMembers, "POST": a.serveAddMember},
-		"v1/leader":   {"POST": bare(a.serveLeader)},
-		"v1/snapshot": {"GET": a.serveSnapshot},
-	}
-	route, ok := routes[path]
+	route, ok := a.routes[path]
 	if !ok && r.Method == http.MethodPut {
 		return fmt.Errorf("%w: /%s is not a key in the short form; use /v1/kv/%s", errBadRequest, path, url.PathEscape(path))
 	}
@@ -169,6 +172,12 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 		return fmt.Errorf("%w: /%s; see GET /", errNoSuchPath, path)
 	}
 	return route.serve(w, r)
+}
+
+// stop makes the api refuse requests, and ends those that would last.
+func (a *api) stop() {
+	a.stopping.Store(true)
+	a.backups.end()
 }
 
 func noQuery(r *http.Request) error {
@@ -296,42 +305,15 @@ func checkKey(key string) error {
 	return nil
 }
 
-// parseQuery reads the query parameters. Anything that is not understood is
-// refused: a misspelt consistency must not silently become another one.
-func parseQuery(r *http.Request, read bool) (stale bool, err error) {
-	if r.URL.RawQuery == "" && !r.URL.ForceQuery {
-		return false, nil
-	}
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", errBadRequest, err)
-	}
-	for name, values := range q {
-		switch {
-		case name != "consistency" || !read:
-			return false, fmt.Errorf("%w: unknown query parameter %q", errBadRequest, name)
-		case len(values) > 1:
-			return false, fmt.Errorf("%w: query parameter %q is given twice", errBadRequest, name)
-		case values[0] == "stale":
-			stale = true
-		case values[0] != "linearizable":
-			return false, fmt.Errorf("%w: consistency is %q, not linearizable or stale", errBadRequest, values[0])
-		}
-	}
-	return stale, nil
-}
-
 // Header values that every answer to a read shares. Nobody may change them.
 var (
-	headerBytes        = []string{"application/octet-stream"}
-	headerNoSniff      = []string{"nosniff"}
-	headerLinearizable = []string{"linearizable"}
-	headerStale        = []string{"stale"}
+	headerBytes   = []string{"application/octet-stream"}
+	headerNoSniff = []string{"nosniff"}
 )
 
 // get answers a read.
 func (a *api) get(w http.ResponseWriter, r *http.Request, key string, pre preconditions, stale bool) error {
-	if err := a.prepareRead(w.Header(), r, stale); err != nil {
+	if err := a.fresh.prepare(w.Header(), r, stale); err != nil {
 		return err
 	}
 	it, revision, err := a.kv.read(key)
@@ -367,7 +349,7 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, pre precon
 // refuse answers a write whose condition cannot hold, and costs no log entry
 // therefore, with the current ETag like every other 412.
 func (a *api) refuse(w http.ResponseWriter, r *http.Request, key string, why error) error {
-	if err := a.fresh(r.Context()); err != nil {
+	if err := a.fresh.now(r.Context()); err != nil {
 		return err
 	}
 	if it, _ := a.kv.get(key); it != nil {
@@ -376,33 +358,9 @@ func (a *api) refuse(w http.ResponseWriter, r *http.Request, key string, why err
 	return why
 }
 
-// fresh returns nil once this node has applied every write that was acknowledged
-// before the call. A node that has just started may learn only by this what is
-// wrong with it.
-func (a *api) fresh(ctx context.Context) error {
-	return cmp.Or(a.confirm(ctx), a.kv.sound())
-}
-
-// prepareRead makes sure that what this node has applied is as fresh as the
-// request wants it, and says in the headers which it was.
-func (a *api) prepareRead(h http.Header, r *http.Request, stale bool) error {
-	if !stale {
-		h["Raftkv-Consistency"] = headerLinearizable
-		return a.fresh(r.Context())
-	}
-	if a.kv.applied.get() == 0 {
-		return errNotReady // it joins, and has not got anything yet
-	}
-	h["Raftkv-Consistency"] = headerStale
-	if ms, ok := a.status.leaderContact(); ok {
-		h["Raftkv-Leader-Contact"] = []string{strconv.FormatInt(ms, 10)}
-	}
-	return nil
-}
-
 // put answers a write.
 func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condition) error {
-	if err := a.status.node.disk.mayWrite(); err != nil {
+	if err := a.mayWrite(); err != nil {
 		return err
 	}
 	head := make([]byte, 0, writeOverhead+len(key)+int(min(max(r.ContentLength, 0), bodyFirst)))
@@ -483,88 +441,57 @@ func bodyError(err error) error {
 	return fmt.Errorf("%w: the body broke off: %w", errBadRequest, err)
 }
 
-// serveMemberShort serves POST /ID and DELETE /ID.
-func (a *api) serveMemberShort(w http.ResponseWriter, r *http.Request, path string) error {
-	id, err := parseMemberID(path)
-	if err != nil {
-		return fmt.Errorf("%w: %s /%s: POST and DELETE here add and remove nodes and take a node ID, a positive decimal number; "+
-			"a key is deleted with DELETE /v1/kv/%s", errBadRequest, r.Method, clip(path), url.PathEscape(clip(path)))
-	}
-	req := memberRequest{Op: opRemove, ID: id}
-	if req.Force, err = parseForce(r, r.Method == http.MethodDelete); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), a.members.timeout)
-	defer cancel()
-	if r.Method == http.MethodPost {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMemberBytes))
-		if err != nil {
-			return bodyError(err)
-		}
-		req.Op = opAdd
-		if req.PeerURL, err = checkPeerURL(strings.TrimSpace(string(body))); err != nil {
-			return fmt.Errorf("%w: %w", errBadPeerURL, err)
-		}
-	} else if !req.Force {
-		if err := a.checkNoKey(ctx, path); err != nil {
-			return err
-		}
-	}
-	if _, err := a.members.change(ctx, req); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-// checkNoKey refuses to remove a node by a number that is also a key: the node
-// would be gone for good, and the key may have been meant.
-func (a *api) checkNoKey(ctx context.Context, path string) error {
-	if err := a.fresh(ctx); err != nil {
-		return err
-	}
-	if it, _ := a.kv.get(path); it == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: there is a key %s; DELETE /v1/kv/%s deletes the key, DELETE /v1/members/%s removes the node",
-		errAmbiguous, path, path, path)
-}
-
-// parseMemberID reads a node's ID as it stands in a path.
-func parseMemberID(path string) (uint64, error) {
-	id, err := strconv.ParseUint(path, 10, 64)
-	if err == nil && strconv.FormatUint(id, 10) != path {
-		err = strconv.ErrSyntax
-	}
-	if err == nil {
-		err = checkID(id)
-	}
-	return id, err
-}
-
-// parseForce reads ?force=true, where that is allowed, from a request that
-// changes a member. A member has no ETag, so a condition cannot hold; who gives
-// one may have meant a key.
-func parseForce(r *http.Request, allowed bool) (bool, error) {
-	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
-		return false, fmt.Errorf("%w: If-Match and If-None-Match are for keys, /v1/kv/KEY; this is about a node", errBadRequest)
-	}
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", errBadRequest, err)
-	}
-	for name, values := range q {
-		if name != "force" || !allowed || len(values) != 1 || values[0] != "true" {
-			return false, fmt.Errorf("%w: unknown query parameter %s=%s", errBadRequest, name, strings.Join(values, ","))
-		}
-	}
-	return len(q) > 0, nil
-}
-
 // clip shortens what a message repeats of a request.
 func clip(s string) string {
 	if len(s) > 64 {
 		return s[:64] + "..."
 	}
 	return s
+}
+
+// errEnding: the node has met a fault with which it cannot go on, such as an
+// error of the log's disk. Its process ends once its clients know.
+var errEnding = newProblem(http.StatusInternalServerError, "internal", notApplied, retryLater,
+	"this node cannot go on, and ends")
+
+// fault returns what ends this node, nil as long as nothing does, or what does
+// was asked for.
+func (a *api) fault() error {
+	if a.life.Err() == nil {
+		return nil
+	}
+	cause := context.Cause(a.life)
+	if errors.Is(cause, context.Canceled) || errors.Is(cause, errRemoved) {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errEnding, cause)
+}
+
+// explain gives the cause in place of the error that a request ends in because
+// its node does, which may be that it is stopping, or that the outcome is unknown.
+func (a *api) explain(h http.Header, err error) error {
+	fault := a.fault()
+	p := problemOf(err)
+	if fault == nil || p.status < http.StatusInternalServerError {
+		return err
+	}
+	h.Set("Connection", "close")
+	if p.outcome == maybeApplied {
+		return unsettled{fault}
+	}
+	return fault
+}
+
+// slowRequestAfter is how long a request may take before an operator should hear
+// of it. One that waits for an election takes longer, at the default election
+// timeout.
+const slowRequestAfter = time.Second
+
+// noteRequest says that a request was slow. Which key it was of is nobody's
+// business. How long a download takes is up to who takes it.
+func (a *api) noteRequest(r *http.Request, route string, status int, took time.Duration) {
+	if took > slowRequestAfter && route != "snapshot" && route != "pprof" {
+		a.log.Warn("slow request", zap.String("method", methodLabel(r.Method)), zap.String("route", route),
+			zap.Int("status", status), zap.Duration("took", took))
+	}
 }

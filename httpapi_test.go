@@ -25,6 +25,7 @@ import (
 type apiTest struct {
 	*testing.T
 	a        *api
+	srv      *server
 	kv       *kvstore
 	node     *raftNode
 	leaders  *leadership
@@ -43,11 +44,11 @@ func newAPITest(t *testing.T) *apiTest {
 	st := newState(testPeers)
 	st.index, st.term = 1, 1
 	s := newServer(cfg, zap.NewNop(), &openedStorage{storage: &storage{}, state: st, boot: 1}, 9121)
-	at := &apiTest{T: t, a: s.api, kv: s.kv, node: s.node, leaders: s.node.leaders}
+	at := &apiTest{T: t, a: s.api, srv: s, kv: s.kv, node: s.node, leaders: s.node.leaders}
 	s.node.status.Store(&raftStatus{term: 1, commit: 1, leader: 2, role: raft.StateFollower})
 	at.leaders.set(2, 1)
 	s.caughtUp.Store(true)
-	s.api.confirm = func(context.Context) error {
+	s.api.fresh.confirm = func(context.Context) error {
 		at.asked++
 		return at.fails
 	}
@@ -663,7 +664,7 @@ func TestAPIMemberOrKey(t *testing.T) {
 	at.do("PUT", "/77", "a key that is no node's")
 	// This node has not heard of the key yet: only a linearizable read finds it.
 	at.kv.state.items.Delete("2")
-	at.a.confirm = func(context.Context) error {
+	at.a.fresh.confirm = func(context.Context) error {
 		at.asked++
 		at.kv.state.items.Set("2", &item{modRevision: 1})
 		return at.fails

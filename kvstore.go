@@ -306,6 +306,12 @@ func (kv *kvstore) read(key string) (it *item, revision uint64, err error) {
 	return it, kv.state.revision, nil
 }
 
+// has reports whether there is a key of that name.
+func (kv *kvstore) has(key string) bool {
+	it, _ := kv.get(key)
+	return it != nil
+}
+
 // errLoading: another node has what is asked for, and this one will soon.
 var errLoading = fmt.Errorf("%w: a snapshot from the leader is being loaded", errNotReady)
 

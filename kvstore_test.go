@@ -419,7 +419,8 @@ func TestReplicasAreEqual(t *testing.T) {
 // newTestStore returns a kvstore of node 1 without the goroutines around it.
 func newTestStore() *kvstore {
 	return &kvstore{
-		log: zap.NewNop(), applied: &indexWait{}, conf: newConfWait(), state: newState(testPeers),
+		agreement: newAgreement(zap.NewNop(), 1, 0, 0),
+		log:       zap.NewNop(), applied: &indexWait{}, conf: newConfWait(), state: newState(testPeers),
 		proposals: newProposer(zap.NewNop(), config{ID: 1}, newLife(1, 1), nil, newLeadership()),
 	}
 }

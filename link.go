@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -447,4 +449,10 @@ type answerError struct {
 
 func (e *answerError) Error() string {
 	return fmt.Sprintf("%s answered %s: %s", e.url, e.status, e.text)
+}
+
+// register adds what there is to count.
+func (ls *links) register(reg prometheus.Registerer) {
+	counter(reg, "raftkv_links_remade_total", "Times that all connections to a peer were made anew because the link was broken.",
+		func() float64 { return float64(ls.remade.Load()) })
 }

@@ -127,11 +127,11 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	go func() {
 		done <- kv.install(file, func(uint64, *raftpb.ConfChange, membership) error { return nil })
 	}()
-	node := &raftNode{}
+	node := &raftNode{disk: &diskWatch{}}
 	node.status.Store(&raftStatus{})
-	s := &statusReporter{kv: kv, node: node, caughtUp: new(atomic.Bool)}
+	s := &server{kv: kv, node: node, caughtUp: new(atomic.Bool)}
 	ready := func() bool {
-		for _, c := range s.checks() {
+		for _, c := range s.readyChecks() {
 			if c.name == "is not loading a snapshot" {
 				return c.ok
 			}

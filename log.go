@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -191,4 +193,17 @@ func (c *logCore) Dropped() uint64 {
 // Sync writes what was held back, and waits until everything is written.
 func (c *logCore) Sync() error {
 	return errors.Join(c.repeats.flush(), c.Core.Sync())
+}
+
+// lineDropper is a log that drops lines rather than wait for whoever reads them.
+type lineDropper interface{ Dropped() uint64 }
+
+// registerDropped adds how many lines a log has dropped.
+func registerDropped(reg prometheus.Registerer, log *zap.Logger) {
+	counter(reg, "raftkv_log_lines_dropped_total", "Lines of the log that nobody took in time.", func() float64 {
+		if d, ok := log.Core().(lineDropper); ok {
+			return float64(d.Dropped())
+		}
+		return 0
+	})
 }

@@ -381,3 +381,14 @@ func newURLOf(id uint64, e *raftpb.Entry) string {
 func sortedKeys[V any](m map[uint64]V) []uint64 {
 	return slices.Sorted(maps.Keys(m))
 }
+
+// roleName is what a member is called by whether it is a learner.
+func roleName(learner bool) string {
+	if learner {
+		return "learner"
+	}
+	return "voter"
+}
+
+// role is what a member is called.
+func (m member) role() string { return roleName(m.Learner) }

@@ -1,11 +1,27 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
 )
 
 // The routes that change the cluster: /v1/members and /v1/leader.
+
+// membersAPI serves what concerns the members.
+type membersAPI struct {
+	members *members
+	fresh   *freshness
+	leaders *leadership
+	current func() membership // as applied here
+	// isKey reports whether there is a key of a name, as applied here.
+	isKey func(name string) bool
+}
 
 // roleOp returns the change that a role in a request stands for.
 func roleOp(role *string, none, voter, learner changeOp) (changeOp, error) {
@@ -29,7 +45,7 @@ func readChange(w http.ResponseWriter, r *http.Request, body any) (force bool, e
 }
 
 // serveAddMember serves POST /v1/members.
-func (a *api) serveAddMember(w http.ResponseWriter, r *http.Request) error {
+func (a *membersAPI) serveAddMember(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		PeerURL string  `json:"peer_url"`
 		ID      *uint64 `json:"id"`
@@ -61,7 +77,7 @@ func (a *api) serveAddMember(w http.ResponseWriter, r *http.Request) error {
 }
 
 // serveMember serves GET, PATCH and DELETE of /v1/members/ID.
-func (a *api) serveMember(w http.ResponseWriter, r *http.Request, path string) error {
+func (a *membersAPI) serveMember(w http.ResponseWriter, r *http.Request, path string) error {
 	id, err := parseMemberID(path)
 	if err != nil {
 		return fmt.Errorf("%w: /v1/members/%s: expected a node ID, a positive decimal number", errBadRequest, clip(path))
@@ -72,7 +88,7 @@ func (a *api) serveMember(w http.ResponseWriter, r *http.Request, path string) e
 		if err != nil {
 			return err
 		}
-		if err := a.prepareRead(w.Header(), r, stale); err != nil {
+		if err := a.fresh.prepare(w.Header(), r, stale); err != nil {
 			return err
 		}
 		return a.answerMember(w, r, id, http.StatusOK)
@@ -93,7 +109,7 @@ func (a *api) serveMember(w http.ResponseWriter, r *http.Request, path string) e
 }
 
 // patchMember gives a member another URL or role, or both in one step.
-func (a *api) patchMember(w http.ResponseWriter, r *http.Request, id uint64) error {
+func (a *membersAPI) patchMember(w http.ResponseWriter, r *http.Request, id uint64) error {
 	var body struct {
 		PeerURL *string `json:"peer_url"`
 		Role    *string `json:"role"`
@@ -121,19 +137,19 @@ func (a *api) patchMember(w http.ResponseWriter, r *http.Request, id uint64) err
 }
 
 // answerMember answers with one member as this node now knows it.
-func (a *api) answerMember(w http.ResponseWriter, r *http.Request, id uint64, status int) error {
-	m, _ := a.kv.membership()
+func (a *membersAPI) answerMember(w http.ResponseWriter, r *http.Request, id uint64, status int) error {
+	m := a.current()
 	mem, ok := m.members[id]
 	if !ok {
 		return errMemberUnknown
 	}
-	leader, _, _ := a.members.leaders.get()
+	leader, _, _ := a.leaders.get()
 	writeJSON(w, status, a.newMemberStatus(mem, leader, a.members.view(r.Context())))
 	return nil
 }
 
 // serveLeader serves POST /v1/leader.
-func (a *api) serveLeader(w http.ResponseWriter, r *http.Request) error {
+func (a *membersAPI) serveLeader(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		ID *uint64 `json:"id"`
 	}
@@ -155,4 +171,129 @@ func (a *api) serveLeader(w http.ResponseWriter, r *http.Request) error {
 		Leader uint64 `json:"leader"`
 	}{leader})
 	return nil
+}
+
+// memberStatus is one member in the answers of /v1/members. What only the
+// leader knows is missing when the leader could not be asked.
+type memberStatus struct {
+	ID         uint64  `json:"id"`
+	PeerURL    string  `json:"peer_url"`
+	ClientURL  string  `json:"client_url"`
+	Role       string  `json:"role"`
+	Leader     bool    `json:"leader"`
+	Reachable  *bool   `json:"reachable,omitempty"`
+	MatchIndex *uint64 `json:"match_index,omitempty"`
+	// Version is that of the member's program; see memberversions.go.
+	Version string `json:"version,omitempty"`
+}
+
+func (a *membersAPI) serveMembers(w http.ResponseWriter, r *http.Request) error {
+	stale, err := parseQuery(r, true)
+	if err != nil {
+		return err
+	}
+	if err := a.fresh.prepare(w.Header(), r, stale); err != nil {
+		return err
+	}
+	m := a.current()
+	leader, _, _ := a.leaders.get()
+	view := a.members.view(r.Context())
+	out := struct {
+		Members []memberStatus `json:"members"`
+		Removed []uint64       `json:"removed"`
+	}{Removed: append([]uint64{}, sortedKeys(m.removed)...)}
+	for _, mem := range m.sorted() {
+		out.Members = append(out.Members, a.newMemberStatus(mem, leader, view))
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+func (a *membersAPI) newMemberStatus(mem member, leader uint64, view map[uint64]peerView) memberStatus {
+	ms := memberStatus{
+		ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: mem.role(), Leader: mem.ID == leader,
+		Version: cmp.Or(a.members.version(mem.ID), view[mem.ID].Version),
+	}
+	if p, ok := view[mem.ID]; ok {
+		ms.Reachable, ms.MatchIndex = &p.Reachable, &p.Match
+	}
+	return ms
+}
+
+// serveShort serves POST /ID and DELETE /ID.
+func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path string) error {
+	id, err := parseMemberID(path)
+	if err != nil {
+		return fmt.Errorf("%w: %s /%s: POST and DELETE here add and remove nodes and take a node ID, a positive decimal number; "+
+			"a key is deleted with DELETE /v1/kv/%s", errBadRequest, r.Method, clip(path), url.PathEscape(clip(path)))
+	}
+	req := memberRequest{Op: opRemove, ID: id}
+	if req.Force, err = parseForce(r, r.Method == http.MethodDelete); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), a.members.timeout)
+	defer cancel()
+	if r.Method == http.MethodPost {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMemberBytes))
+		if err != nil {
+			return bodyError(err)
+		}
+		req.Op = opAdd
+		if req.PeerURL, err = checkPeerURL(strings.TrimSpace(string(body))); err != nil {
+			return fmt.Errorf("%w: %w", errBadPeerURL, err)
+		}
+	} else if !req.Force {
+		if err := a.checkNoKey(ctx, path); err != nil {
+			return err
+		}
+	}
+	if _, err := a.members.change(ctx, req); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// checkNoKey refuses to remove a node by a number that is also a key: the node
+// would be gone for good, and the key may have been meant.
+func (a *membersAPI) checkNoKey(ctx context.Context, path string) error {
+	if err := a.fresh.now(ctx); err != nil {
+		return err
+	}
+	if !a.isKey(path) {
+		return nil
+	}
+	return fmt.Errorf("%w: there is a key %s; DELETE /v1/kv/%s deletes the key, DELETE /v1/members/%s removes the node",
+		errAmbiguous, path, path, path)
+}
+
+// parseMemberID reads a node's ID as it stands in a path.
+func parseMemberID(path string) (uint64, error) {
+	id, err := strconv.ParseUint(path, 10, 64)
+	if err == nil && strconv.FormatUint(id, 10) != path {
+		err = strconv.ErrSyntax
+	}
+	if err == nil {
+		err = checkID(id)
+	}
+	return id, err
+}
+
+// parseForce reads ?force=true, where that is allowed, from a request that
+// changes a member. A member has no ETag, so a condition cannot hold; who gives
+// one may have meant a key.
+func parseForce(r *http.Request, allowed bool) (bool, error) {
+	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
+		return false, fmt.Errorf("%w: If-Match and If-None-Match are for keys, /v1/kv/KEY; this is about a node", errBadRequest)
+	}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	for name, values := range q {
+		if name != "force" || !allowed || len(values) != 1 || values[0] != "true" {
+			return false, fmt.Errorf("%w: unknown query parameter %s=%s", errBadRequest, name, strings.Join(values, ","))
+		}
+	}
+	return len(q) > 0, nil
 }

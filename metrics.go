@@ -18,7 +18,9 @@ type metrics struct {
 	handler  http.Handler
 }
 
-func newMetrics(s *statusReporter, p *proposer, more ...prometheus.Collector) *metrics {
+// newMetrics makes the metrics of what clients ask, and of what a node says of
+// itself. The parts of the node register their own.
+func newMetrics(status func() nodeStatus) *metrics {
 	reg := prometheus.NewRegistry()
 	m := &metrics{registry: reg, requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "raftkv_request_duration_seconds",
@@ -28,50 +30,37 @@ func newMetrics(s *statusReporter, p *proposer, more ...prometheus.Collector) *m
 		Name: "raftkv_requests_in_flight",
 		Help: "Client requests that are being served, downloads of backups included.",
 	})}
-	reg.MustRegister(m.requests, s.node.refusals.total)
-	reg.MustRegister(more...)
+	reg.MustRegister(m.requests, m.inFlight)
+	b := thisBuild()
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "raftkv_build_info", Help: "1; the labels tell what program this is.",
+		ConstLabels: prometheus.Labels{"version": b.version, "revision": b.revision, "go": b.goVersion},
+	}, func() float64 { return 1 }))
 
-	gauge := func(name, help string, value func() float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+	of := func(name, help string, value func(nodeStatus) uint64) {
+		gauge(reg, name, help, func() float64 { return float64(value(status())) })
 	}
-	gauge("raftkv_term", "Current raft term.", func() float64 { return float64(s.get().Term) })
-	gauge("raftkv_commit_index", "Highest log index known to be committed.", func() float64 { return float64(s.get().CommitIndex) })
-	gauge("raftkv_applied_index", "Highest log index applied to the store.", func() float64 { return float64(s.get().AppliedIndex) })
-	gauge("raftkv_snapshot_index", "Log index of the newest snapshot.", func() float64 { return float64(s.get().SnapshotIndex) })
-	gauge("raftkv_leader", "ID of the leader, 0 if none is known.", func() float64 { return float64(s.get().Leader) })
-	gauge("raftkv_is_leader", "1 if this node leads.", func() float64 {
-		if s.get().Role == "leader" {
-			return 1
-		}
-		return 0
-	})
-	gauge("raftkv_revision", "Revision of the store.", func() float64 { return float64(s.get().Revision) })
-	gauge("raftkv_keys", "Number of keys.", func() float64 { return float64(s.get().Keys) })
-	gauge("raftkv_bytes", "Size of all keys and values.", func() float64 { return float64(s.get().Bytes) })
-	gauge("raftkv_diverged", "1 if the checks of the replicas keep this node from serving.", func() float64 {
-		if s.kv.sound() != nil {
-			return 1
-		}
-		return 0
-	})
-	gauge("raftkv_checked_index", "Log index of the newest check on which a majority agreed.", func() float64 {
-		return float64(s.get().CheckedIndex)
-	})
-	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "raftkv_checks_total",
-		Help: "Checks on which a majority agreed, as applied since the start.",
-	}, func() float64 { return float64(s.kv.agreement.decided.Load()) }))
-	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "raftkv_links_remade_total",
-		Help: "Times that all connections to a peer were made anew because the link was broken.",
-	}, func() float64 { return float64(s.node.links.remade.Load()) }))
-	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "raftkv_batch_retries_total",
-		Help: "Batches proposed again because raft may have lost them.",
-	}, func() float64 { return float64(p.retried()) }))
+	flag := func(name, help string, value func(nodeStatus) bool) {
+		of(name, help, func(s nodeStatus) uint64 {
+			if value(s) {
+				return 1
+			}
+			return 0
+		})
+	}
+	of("raftkv_term", "Current raft term.", func(s nodeStatus) uint64 { return s.Term })
+	of("raftkv_commit_index", "Highest log index known to be committed.", func(s nodeStatus) uint64 { return s.CommitIndex })
+	of("raftkv_applied_index", "Highest log index applied to the store.", func(s nodeStatus) uint64 { return s.AppliedIndex })
+	of("raftkv_snapshot_index", "Log index of the newest snapshot.", func(s nodeStatus) uint64 { return s.SnapshotIndex })
+	of("raftkv_leader", "ID of the leader, 0 if none is known.", func(s nodeStatus) uint64 { return s.Leader })
+	flag("raftkv_is_leader", "1 if this node leads.", func(s nodeStatus) bool { return s.Role == "leader" })
+	of("raftkv_revision", "Revision of the store.", func(s nodeStatus) uint64 { return s.Revision })
+	of("raftkv_keys", "Number of keys.", func(s nodeStatus) uint64 { return s.Keys })
+	of("raftkv_bytes", "Size of all keys and values.", func(s nodeStatus) uint64 { return s.Bytes })
+	flag("raftkv_diverged", "1 if the checks of the replicas keep this node from serving.", func(s nodeStatus) bool { return s.Diverged })
+	of("raftkv_checked_index", "Log index of the newest check on which a majority agreed.", func(s nodeStatus) uint64 { return s.CheckedIndex })
 
-	all := prometheus.Gatherers{reg, prometheus.DefaultGatherer}
-	m.handler = promhttp.HandlerFor(all, promhttp.HandlerOpts{})
+	m.handler = promhttp.HandlerFor(prometheus.Gatherers{reg, prometheus.DefaultGatherer}, promhttp.HandlerOpts{})
 	return m
 }
 

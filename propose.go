@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"go.uber.org/zap"
 )
 
@@ -450,4 +452,21 @@ func (p *proposer) retried() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.retries
+}
+
+// register adds what there is to count.
+func (p *proposer) register(reg prometheus.Registerer) {
+	counter(reg, "raftkv_batch_retries_total", "Batches proposed again because raft may have lost them.",
+		func() float64 { return float64(p.retried()) })
+	gauge(reg, "raftkv_commands_queued", "Commands that wait to be proposed.",
+		func() float64 { commands, _ := p.backlog(); return float64(commands) })
+	gauge(reg, "raftkv_commands_queued_bytes", "Size of the commands that wait to be proposed.",
+		func() float64 { _, size := p.backlog(); return float64(size) })
+}
+
+// backlog returns what waits to be proposed.
+func (p *proposer) backlog() (commands, bytes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.queue), p.queued
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"go.uber.org/zap"
 )
 
@@ -143,4 +145,10 @@ func (kv *kvstore) size() (bytes, keys uint64) { return kv.sizeNow.Load(), kv.ke
 func (kv *kvstore) publishSize() {
 	kv.sizeNow.Store(kv.state.bytes)
 	kv.keysNow.Store(uint64(kv.state.items.Len()))
+}
+
+// register adds what there is to say.
+func (q *quota) register(reg prometheus.Registerer) {
+	gauge(reg, "raftkv_quota_bytes", "Bytes of keys and values that this node lets in; 0 is any number.",
+		func() float64 { return float64(q.limit) })
 }

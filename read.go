@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // maxReadRounds bounds the ReadIndex rounds under way at once. Rounds may
@@ -326,4 +328,23 @@ func (r *reader) stop() {
 		r.waiting.fail(errStopping)
 	}
 	r.rounds, r.waiting = nil, nil
+}
+
+// register adds what there is to count.
+func (r *reader) register(reg prometheus.Registerer) {
+	gauge(reg, "raftkv_reads_waiting", "Linearizable reads that wait for the leader's word, or for this node to catch up.",
+		func() float64 { return float64(r.backlog()) })
+}
+
+// backlog returns how many readers wait.
+func (r *reader) backlog() (readers int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting != nil {
+		readers = r.waiting.readers
+	}
+	for _, round := range r.rounds {
+		readers += round.readers
+	}
+	return readers
 }

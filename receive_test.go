@@ -23,7 +23,7 @@ func TestReceiveRefuses(t *testing.T) {
 	life, stop := context.WithCancel(t.Context())
 	defer stop()
 	n := &raftNode{
-		id: 1, log: zap.NewNop(), kv: &kvstore{state: st}, links: newLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second),
+		id: 1, log: zap.NewNop(), kv: &kvstore{state: st, agreement: newAgreement(zap.NewNop(), 1, 0, 0)}, links: newLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second),
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: newRefusals(zap.NewNop()),
 	}
 	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}

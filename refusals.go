@@ -109,3 +109,6 @@ func asRefusal(err error) *refusal {
 	}
 	return &r
 }
+
+// register adds what there is to count.
+func (r *refusals) register(reg prometheus.Registerer) { reg.MustRegister(r.total) }

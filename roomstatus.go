@@ -9,9 +9,8 @@ import (
 
 // notes are the lines of /readyz?verbose about what does not keep a node from
 // serving, and should be seen to.
-func (s *statusReporter) notes() string {
+func (r *roomKeeper) notes() string {
 	var b strings.Builder
-	r := s.node.room
 	if err := r.storage.trouble.present(); err != nil {
 		fmt.Fprintf(&b, "note the last snapshot failed, and will be tried again: %v\n", err)
 	}
@@ -29,14 +28,11 @@ func (s *statusReporter) notes() string {
 
 // register adds what there is to count.
 func (r *roomKeeper) register(reg prometheus.Registerer) {
-	gauge := func(name, help string, value func() float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
-	}
-	gauge("raftkv_disk_free_bytes", "What is free on the disk of the data directory.", func() float64 { return float64(r.free.Load()) })
-	gauge("raftkv_disk_shortage", "How short this disk is: 1 for growing writes, 2 for all writes, 3 for deletes too, 4 for entries.", func() float64 {
+	gauge(reg, "raftkv_disk_free_bytes", "What is free on the disk of the data directory.", func() float64 { return float64(r.free.Load()) })
+	gauge(reg, "raftkv_disk_shortage", "How short this disk is: 1 for growing writes, 2 for all writes, 3 for deletes too, 4 for entries.", func() float64 {
 		return float64(r.short.Load())
 	})
-	gauge("raftkv_disk_refusing", "For which shortage of the cluster's disks this node refuses writes; as raftkv_disk_shortage.", func() float64 {
+	gauge(reg, "raftkv_disk_refusing", "For which shortage of the cluster's disks this node refuses writes; as raftkv_disk_shortage.", func() float64 {
 		return float64(r.refusing().refuse)
 	})
 }

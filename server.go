@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -23,6 +24,7 @@ import (
 type server struct {
 	cfg       config
 	log       *zap.Logger
+	began     time.Time
 	storage   *openedStorage
 	kv        *kvstore
 	node      *raftNode
@@ -145,7 +147,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	}
 	node.disk = newDiskWatch(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
 	s := &server{
-		cfg: cfg, log: log, storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
+		cfg: cfg, log: log, began: time.Now(), storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
 		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.clientURL(port), caughtUp: new(atomic.Bool),
 		members: &members{
 			log: log, id: cfg.ID, cluster: st.identity.ClusterID, timeout: cfg.RequestTimeout,
@@ -171,22 +173,24 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		log: log, id: cfg.ID, interval: cfg.CheckInterval, tick: tick, elected: cfg.ElectionTimeout,
 		store: kv, found: kv.agreement, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.propose, stepDown: s.members.stepDown,
 	}
-	status := &statusReporter{
-		id: cfg.ID, cluster: st.identity.ClusterID, kv: kv, node: node, began: time.Now(), caughtUp: s.caughtUp,
-	}
 	s.live = &liveness{[]*pulse{node.pulse, node.persistPulse, kv.pulse, proposals.pulse, reads.pulse}}
+	fresh := &freshness{confirm: reads.confirm, sound: kv.sound, applied: applied, contacts: &node.contacts}
 	quota := newQuota(log, cfg, kv)
 	s.api = &api{
-		live: s.live,
-		log:  log, kv: kv, propose: proposals.propose, confirm: reads.confirm, members: s.members,
-		status: status, metrics: newMetrics(status, proposals, memoryMetrics(cfg.memory, quota)...), backups: newBackups(log), maxValue: cfg.MaxValueSize,
-		quota:  quota,
-		room:   s.room,
-		bodies: newBodyBudget(max(bodyBudgetBytes, 4*cfg.MaxValueSize)),
+		log: log, kv: kv, propose: proposals.propose, fresh: fresh, metrics: newMetrics(s.status),
+		members: &membersAPI{members: s.members, fresh: fresh, leaders: leaders, current: kv.members, isKey: kv.has},
+		backups: newBackups(log, st.identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.mayWrite,
+		quota: quota, room: s.room, bodies: newBodyBudget(max(bodyBudgetBytes, 4*cfg.MaxValueSize)),
 		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: life,
 	}
-	s.api.metrics.addVitals(s)
-	s.room.register(s.api.metrics.registry)
+	s.api.addRoutes(&statusAPI{get: s.status, checks: s.readyChecks, notes: s.room.notes}, s.live)
+	for _, part := range []interface{ register(prometheus.Registerer) }{
+		node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.memory,
+	} {
+		part.register(s.api.metrics.registry)
+	}
+	st.snapshots.register(s.api.metrics.registry, st.trouble.lost.Load)
+	registerDropped(s.api.metrics.registry, log)
 	return s
 }
 

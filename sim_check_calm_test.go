@@ -89,7 +89,7 @@ func TestSimCheckedAtAfterRestart(t *testing.T) {
 			srv := c.nodes[id].srv
 			c.await("the node to catch up", srv.caughtUp.Load)
 			time.Sleep(srv.cfg.ElectionTimeout) // it has looked
-			if st := srv.api.status.get(); st.CheckedIndex == 0 || st.CheckedAt != nil {
+			if st := srv.status(); st.CheckedIndex == 0 || st.CheckedAt != nil {
 				t.Errorf("node %d: check %d was seen at %v", id, st.CheckedIndex, st.CheckedAt)
 			}
 		}
@@ -98,7 +98,7 @@ func TestSimCheckedAtAfterRestart(t *testing.T) {
 		c.awaitCheck(c.up()...)
 		time.Sleep(time.Second)
 		for _, id := range c.up() {
-			if at := c.nodes[id].srv.api.status.get().CheckedAt; at == nil || at.Before(began) || at.After(time.Now()) {
+			if at := c.nodes[id].srv.status().CheckedAt; at == nil || at.Before(began) || at.After(time.Now()) {
 				t.Errorf("node %d: the check was seen at %v, between %v and %v", id, at, began, time.Now())
 			}
 		}

@@ -70,7 +70,7 @@ func TestAPIReady(t *testing.T) {
 	for name, spoil := range map[string]func(at *apiTest){
 		"has a leader":  func(at *apiTest) { at.node.status.Store(&raftStatus{term: 2}) },
 		"is a member":   func(at *apiTest) { delete(at.kv.state.membership.members, 1) },
-		"has caught up": func(at *apiTest) { at.a.status.caughtUp.Store(false) },
+		"has caught up": func(at *apiTest) { at.srv.caughtUp.Store(false) },
 		"agrees with":   func(at *apiTest) { at.kv.agreement.unsound.Store(true) },
 		"has a disk":    func(at *apiTest) { at.node.disk.hanging.Store(true) },
 		"is not loading": func(at *apiTest) {

@@ -364,3 +364,15 @@ func statePath(dir string, term, index uint64) string {
 func incomingPath(dir string, term, index uint64) string {
 	return strings.TrimSuffix(statePath(dir, term, index), ".state") + ".incoming"
 }
+
+// slowSyncAfter is how long the log may take to be written and synced before an
+// operator should hear of it. Nothing is acknowledged sooner, and past the
+// election timeout leaders are lost to it.
+const slowSyncAfter = 100 * time.Millisecond
+
+// noteSync says that a sync of the log, which began then, was slow.
+func (s *storage) noteSync(began time.Time) {
+	if took := time.Since(began); took > slowSyncAfter {
+		s.log.Warn("slow sync of the log: the disk is slow, or busy", zap.Duration("took", took))
+	}
+}

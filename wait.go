@@ -130,3 +130,10 @@ func (w *confWait) done(request uint64, err error) {
 		c <- err
 	}
 }
+
+// heardOf returns how many changes of the leader this node has seen.
+func (l *leadership) heardOf() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changes
+}

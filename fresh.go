@@ -1,0 +1,105 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// freshness makes sure that what this node has applied is as fresh as a request
+// wants it.
+type freshness struct {
+	// confirm waits until this node has applied all that was acknowledged before.
+	confirm func(ctx context.Context) error
+	// sound returns nil, or why this node must not serve.
+	sound    func() error
+	applied  *indexWait
+	contacts *contacts
+}
+
+// now returns nil once this node has applied every write that was acknowledged
+// before the call. A node that has just started may learn only by this what is
+// wrong with it.
+func (f *freshness) now(ctx context.Context) error {
+	return cmp.Or(f.confirm(ctx), f.sound())
+}
+
+// prepare makes sure that what this node has applied is as fresh as the request
+// wants it, and says in the headers which it was.
+func (f *freshness) prepare(h http.Header, r *http.Request, stale bool) error {
+	if !stale {
+		h["Raftkv-Consistency"] = headerLinearizable
+		return f.now(r.Context())
+	}
+	if f.applied.get() == 0 {
+		return errNotReady // it joins, and has not got anything yet
+	}
+	h["Raftkv-Consistency"] = headerStale
+	if ms, ok := f.leaderContact(); ok {
+		h["Raftkv-Leader-Contact"] = []string{strconv.FormatInt(ms, 10)}
+	}
+	return nil
+}
+
+// Header values that every answer to a read shares. Nobody may change them.
+var (
+	headerLinearizable = []string{"linearizable"}
+	headerStale        = []string{"stale"}
+)
+
+// leaderContact returns how long ago, in milliseconds, this node last heard
+// from a leader or, leading, from a majority that follows it. False: never.
+func (f *freshness) leaderContact() (ms int64, ok bool) {
+	at := f.contacts.leaderHeard()
+	switch {
+	case at == nil:
+		return 0, false
+	case at.IsZero():
+		return 0, true
+	}
+	return time.Since(*at).Milliseconds(), true
+}
+
+// register adds what there is to count.
+func (f *freshness) register(reg prometheus.Registerer) {
+	gauge(reg, "raftkv_leader_contact_seconds", "Time since the leader, or on the leader a majority, was last heard from; 0 on a lone node, NaN if never.",
+		func() float64 {
+			ms, ok := f.leaderContact()
+			if !ok {
+				return math.NaN()
+			}
+			return float64(ms) / 1000
+		})
+}
+
+// parseQuery reads the query parameters. Anything that is not understood is
+// refused: a misspelt consistency must not silently become another one.
+func parseQuery(r *http.Request, read bool) (stale bool, err error) {
+	if r.URL.RawQuery == "" && !r.URL.ForceQuery {
+		return false, nil
+	}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	for name, values := range q {
+		switch {
+		case name != "consistency" || !read:
+			return false, fmt.Errorf("%w: unknown query parameter %q", errBadRequest, name)
+		case len(values) > 1:
+			return false, fmt.Errorf("%w: query parameter %q is given twice", errBadRequest, name)
+		case values[0] == "stale":
+			stale = true
+		case values[0] != "linearizable":
+			return false, fmt.Errorf("%w: consistency is %q, not linearizable or stale", errBadRequest, values[0])
+		}
+	}
+	return stale, nil
+}

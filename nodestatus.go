@@ -1,0 +1,78 @@
+package main
+
+import (
+	"strconv"
+	"time"
+
+	"go.etcd.io/raft/v3"
+)
+
+// What a node says of itself is put together here from its parts.
+
+func (s *server) status() nodeStatus {
+	rs, ks := s.node.status.Load(), s.kv.status()
+	return nodeStatus{
+		ID: s.cfg.ID, ClusterID: strconv.FormatUint(s.node.cluster, 16),
+		Role: s.role(rs.role), Leader: rs.leader, Term: rs.term,
+		CommitIndex: max(rs.commit, ks.index), AppliedIndex: ks.index,
+		SnapshotIndex: s.storage.snapIndex.Load(), Revision: ks.revision, Keys: ks.keys, Bytes: ks.bytes,
+		Version: thisBuild().version, BuildRevision: thisBuild().revision, UptimeSeconds: int64(time.Since(s.began).Seconds()),
+		Diverged: s.kv.sound() != nil, CheckedIndex: ks.checked, CheckedAt: s.kv.agreement.seen.Load(), Level: ks.level,
+	}
+}
+
+func (s *server) role(role raft.StateType) string {
+	m, _ := s.kv.membership()
+	switch {
+	case role == raft.StateLeader:
+		return "leader"
+	case role != raft.StateFollower:
+		return "candidate"
+	case m.members[s.cfg.ID].Learner:
+		return "learner"
+	}
+	return "follower"
+}
+
+// readyChecks are what a node must be to be ready.
+func (s *server) readyChecks() []check {
+	m, _ := s.kv.membership()
+	_, isMember := m.members[s.cfg.ID]
+	return []check{
+		{"has a leader", s.node.status.Load().leader != 0},
+		{"is a member", isMember},
+		{"has caught up", s.caughtUp.Load()},
+		{"has loaded its data", !s.kv.loading.Load()},
+		{"agrees with the other replicas", s.kv.sound() == nil},
+		{"has a disk that answers", !s.node.disk.hanging.Load()},
+		{"is not loading a snapshot", !s.kv.pulse.loading()},
+	}
+}
+
+// copyState returns the state as of now, in constant time.
+func (kv *kvstore) copyState() *state {
+	kv.mu.Lock() // copying marks the tree's nodes as shared
+	defer kv.mu.Unlock()
+	return kv.state.copy()
+}
+
+// copyWhole is copyState for a client.
+func (kv *kvstore) copyWhole() (*state, error) {
+	kv.mu.Lock()
+	defer kv.mu.Unlock()
+	if kv.loading.Load() {
+		return nil, errLoading
+	}
+	return kv.state.copy(), nil
+}
+
+// clientHosts returns the names, beside IP literals and localhost, under which
+// clients may address this node.
+func clientHosts(cfg config, port int) map[string]bool {
+	hosts := make(map[string]bool)
+	for _, h := range cfg.AllowedHosts {
+		hosts[h] = true
+	}
+	hosts[hostOfURL(cfg.clientURL(port))] = true
+	return hosts
+}
