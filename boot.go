@@ -80,7 +80,7 @@ func checkInterrupted(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, next := range []string{besideDir(real), volumeRecovery{real}.next()} {
+	for _, next := range []string{besideDir(real), filepath.Join(real, recoveringName)} {
 		complete, err := booted(next)
 		if err != nil {
 			return err
@@ -91,6 +91,29 @@ func checkInterrupted(dir string) error {
 		}
 	}
 	return nil
+}
+
+// oldCopyName is a file that a node leaves in its directory when it ends for
+// errOldCopy. The next life would be counted higher, so nothing in the log would
+// contradict it; and it must not vote before it has what it acknowledged.
+const oldCopyName = "old-copy"
+
+// noteOldCopy leaves that file. Durable on return.
+func noteOldCopy(dir string) error {
+	return writeFileAtomic(filepath.Join(dir, oldCopyName), func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, errOldCopy)
+		return err
+	})
+}
+
+// checkOldCopy refuses to start from a directory in which that file is.
+func checkOldCopy(dir string) error {
+	path := filepath.Join(dir, oldCopyName)
+	if !exists(path) {
+		return nil
+	}
+	return fmt.Errorf("%w. An earlier start has found this out, and left the file %s; only who has stopped "+
+		"another process for good that ran with a copy may remove it", errOldCopy, path)
 }
 
 // booted reports whether a node has ever started from this directory.

@@ -512,6 +512,9 @@ func (c *config) validateRelations(r *review) {
 	}
 }
 
+// maxValueLimit is the largest --max-value-size.
+const maxValueLimit = 64 << 20
+
 func within[T cmp.Ordered](v, least, most T) error {
 	if v < least || v > most {
 		return fmt.Errorf("expected %v to %v", least, most)
@@ -524,6 +527,15 @@ func oneOf(v string, options ...string) error {
 		return fmt.Errorf("expected one of %s", strings.Join(options, ", "))
 	}
 	return nil
+}
+
+// checkLogLevel notes everything that is wrong with --log-level.
+func (c *config) checkLogLevel(r *review) {
+	_, problems := parseLogLevels(c.LogLevel)
+	for item := range strings.SplitSeq(c.LogLevel, ",") {
+		r.check("log-level", item, problems[item])
+		delete(problems, item) // once, if it stands there twice
+	}
 }
 
 // listenPeer returns the host:port where the peer server listens.

@@ -36,7 +36,8 @@ type watcher struct {
 	id      uint64
 	elected time.Duration // the election timeout
 	leaders *leadership
-	raft    raftCaller
+	// call runs a function where the state of raft is, and returns when it is done.
+	call func(ctx context.Context, f func(*raft.RawNode)) error
 	// contacts is who was heard from, and when.
 	contacts *contacts
 	members  func() membership
@@ -146,7 +147,7 @@ func (w *watcher) sayLeaderless(ctx context.Context) {
 func (w *watcher) look(ctx context.Context) {
 	v := clusterView{members: make(map[uint64]memberView)}
 	now := time.Now()
-	err := w.raft.call(ctx, func(rn *raft.RawNode) {
+	err := w.call(ctx, func(rn *raft.RawNode) {
 		st := rn.BasicStatus()
 		v.leads, v.commit = st.RaftState == raft.StateLeader, st.GetCommit()
 		if !v.leads {

@@ -68,7 +68,7 @@ func examineDir(dir string) (*findings, error) {
 	}
 	f.note(f.readSnapshot())
 	if logRead && f.mark != nil {
-		f.note(f.log.checkReach(walDir, *f.mark))
+		f.note(checkReach(&f.log, walDir, *f.mark))
 	}
 	return f, nil
 }

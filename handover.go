@@ -68,7 +68,7 @@ func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err err
 	tick := time.NewTicker(ms.elected / 10)
 	defer tick.Stop()
 	for began := time.Now(); ; {
-		err = ms.raft.call(ctx, func(rn *raft.RawNode) {
+		err = ms.call(ctx, func(rn *raft.RawNode) {
 			since := time.Now().Add(-ms.elected)
 			ok = !ms.contacts.last(id).Before(since) || (id == 0 && ms.contacts.bestFollower(rn.Status(), since) != 0)
 		})
@@ -86,7 +86,7 @@ func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err err
 // stepDown hands leadership, if this node has it, to a voter that is up and not
 // among those named. It does not wait for what comes of it.
 func (ms *members) stepDown(ctx context.Context, except []uint64) error {
-	return ms.raft.call(ctx, func(rn *raft.RawNode) {
+	return ms.call(ctx, func(rn *raft.RawNode) {
 		st := rn.Status()
 		for _, id := range except {
 			delete(st.Progress, id)
@@ -132,7 +132,7 @@ func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err 
 	if leader != ms.id {
 		return leader, nil
 	}
-	err = ms.raft.call(ctx, func(rn *raft.RawNode) {
+	err = ms.call(ctx, func(rn *raft.RawNode) {
 		if to == 0 {
 			to = ms.contacts.bestFollower(rn.Status(), time.Now().Add(-ms.elected))
 		}

@@ -16,6 +16,9 @@ import (
 // and then so may a thousand; a true one comes again.
 const inquiryInterval = time.Second
 
+// standTimeout is how long a node that is asked has for its answer.
+const standTimeout = time.Second
+
 // stand is what a node says of its log. Terms of entries are 0 where the log
 // does not reach back so far, or where it may still change.
 type stand struct {
@@ -37,7 +40,7 @@ type stand struct {
 
 // standFor answers node's question, also about an entry at index.
 func (d *doubts) standFor(ctx context.Context, node, index uint64) (s stand, err error) {
-	err = d.raft.call(ctx, func(rn *raft.RawNode) {
+	err = d.call(ctx, func(rn *raft.RawNode) {
 		st := rn.BasicStatus()
 		s = stand{
 			ClusterID: d.cluster, ID: d.id, Term: st.GetTerm(), Commit: st.GetCommit(),
@@ -80,7 +83,7 @@ func (s stand) vouches(commit uint64) bool {
 // oldProgram is what is taken for the answer of a member whose program does not
 // know the question: that it has nothing to say against this node.
 func (d *doubts) oldProgram(ctx context.Context, id uint64) (s stand) {
-	err := d.raft.call(ctx, func(rn *raft.RawNode) {
+	err := d.call(ctx, func(rn *raft.RawNode) {
 		st := rn.BasicStatus()
 		s = stand{ClusterID: d.cluster, ID: id, Term: st.GetTerm(), Leads: st.Lead == id, Settled: true, Commit: st.GetCommit()}
 	})
@@ -169,7 +172,7 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, answered 
 		return noFinding, false
 	}
 	var commit uint64
-	err := d.raft.call(ctx, func(rn *raft.RawNode) {
+	err := d.call(ctx, func(rn *raft.RawNode) {
 		commit = rn.BasicStatus().GetCommit()
 		if s.index == 0 {
 			s.index = d.settled(rn)
@@ -178,7 +181,7 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, answered 
 	if err != nil {
 		return noFinding, false
 	}
-	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	asking, cancel := context.WithTimeout(ctx, standTimeout)
 	defer cancel()
 	answer, err := d.askStand(asking, mem.PeerURL, d.id, s.index)
 	if err == nil && answer == (stand{}) {
@@ -188,7 +191,7 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, answered 
 		d.say.Debug("a member did not say where its log stands", zap.Uint64("member", s.from), zap.Error(err))
 		return noFinding, false
 	}
-	err = d.raft.call(ctx, func(rn *raft.RawNode) {
+	err = d.call(ctx, func(rn *raft.RawNode) {
 		found = d.weigh(rn, answer, commit, s.index)
 		st := rn.BasicStatus()
 		switch {

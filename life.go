@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
 	"math/rand/v2"
-	"path/filepath"
 )
 
 // life is one run of a node on its data directory.
@@ -32,29 +29,6 @@ var errOldCopy = errors.New("this node's data directory is an older copy of the 
 	"or another process runs with a copy of it. If there is such a process, stop one of the two for good. " +
 	"Else remove this node through another one (DELETE /ID) and join under a new ID with an empty data directory")
 
-// oldCopyName is a file that a node leaves in its directory when it ends for
-// errOldCopy. The next life would be counted higher, so nothing in the log would
-// contradict it; and it must not vote before it has what it acknowledged.
-const oldCopyName = "old-copy"
-
-// noteOldCopy leaves that file. Durable on return.
-func noteOldCopy(dir string) error {
-	return writeFileAtomic(filepath.Join(dir, oldCopyName), func(w io.Writer) error {
-		_, err := fmt.Fprintln(w, errOldCopy)
-		return err
-	})
-}
-
-// checkOldCopy refuses to start from a directory in which that file is.
-func checkOldCopy(dir string) error {
-	path := filepath.Join(dir, oldCopyName)
-	if !exists(path) {
-		return nil
-	}
-	return fmt.Errorf("%w. An earlier start has found this out, and left the file %s; only who has stopped "+
-		"another process for good that ran with a copy may remove it", errOldCopy, path)
-}
-
 // isAnothers reports whether a batch comes from a life that this one, with the
 // directory that it has, cannot know of: a later life of this node, or another
 // with the same number. Batches of earlier lives are what every crash leaves.
@@ -65,9 +39,9 @@ func (l life) isAnothers(id batchID) bool {
 	return id.boot > l.boot || id.life != 0 && id.life != l.nonce
 }
 
-// contradicts reports whether a window of this node's shows another life in the
-// same way, when this one has begun batches with sequences below next.
-func (w window) contradicts(l life, next uint64) bool {
+// contradictedBy reports whether a window of this node's shows another life in
+// the same way, when this one has begun batches with sequences below next.
+func (l life) contradictedBy(w window, next uint64) bool {
 	if w.boot < l.boot {
 		return false
 	}
@@ -79,7 +53,7 @@ func (w window) contradicts(l life, next uint64) bool {
 func (p *proposer) checkWindow(w window) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if w.contradicts(p.life, p.nextSeq) {
+	if p.life.contradictedBy(w, p.nextSeq) {
 		return errOldCopy
 	}
 	return nil

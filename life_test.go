@@ -43,7 +43,7 @@ func TestLifeIsAnothers(t *testing.T) {
 		{window{boot: 7, life: 71}, true},
 		{window{boot: 8}, true},
 	} {
-		if got := tt.w.contradicts(own, 5); got != tt.want {
+		if got := own.contradictedBy(tt.w, 5); got != tt.want {
 			t.Errorf("%+v: %t", tt.w, got)
 		}
 	}

@@ -21,6 +21,9 @@ import (
 // logVoices are the names that --log-level takes beside the node's own level.
 var logVoices = []string{"raft", "rafthttp", "snap", "wal", "http", "peer-http"}
 
+// levelNames are the levels that --log-level takes.
+var levelNames = []string{"debug", "info", "warn", "error"}
+
 // quiet reports whether a voice is heard from warn on unless it is asked for.
 // The two HTTP servers have but one level, info, and say little.
 func quiet(voice string) bool {
@@ -60,8 +63,10 @@ func parseLogLevels(text string) (logLevels, map[string]error) {
 		if !pair {
 			name, level = "", item
 		}
-		err := oneOf(level, "debug", "info", "warn", "error")
+		var err error
 		switch {
+		case !slices.Contains(levelNames, level):
+			err = fmt.Errorf("expected one of %s", strings.Join(levelNames, ", "))
 		case pair && !slices.Contains(logVoices, name):
 			err = fmt.Errorf("expected one of the names %s", strings.Join(logVoices, ", "))
 		case given[name] && pair:
@@ -86,15 +91,6 @@ func parseLogLevels(text string) (logLevels, map[string]error) {
 	return levels, problems
 }
 
-// checkLogLevel notes everything that is wrong with --log-level.
-func (c *config) checkLogLevel(r *review) {
-	_, problems := parseLogLevels(c.LogLevel)
-	for item := range strings.SplitSeq(c.LogLevel, ",") {
-		r.check("log-level", item, problems[item])
-		delete(problems, item) // once, if it stands there twice
-	}
-}
-
 // of returns the level from which on a logger is heard: as it was asked for; or,
 // for the libraries, from warn on, unless all are to be heard.
 func (l logLevels) of(logger string) zapcore.Level {
@@ -117,20 +113,20 @@ func (l logLevels) lowest() zapcore.Level {
 	return lowest
 }
 
-// newLogger makes the one logger of a node, which writes to w. parseConfig has
-// checked the levels and the format.
-func newLogger(cfg config, w zapcore.WriteSyncer) *zap.Logger {
-	levels, _ := parseLogLevels(cfg.LogLevel)
+// newLogger makes the one logger of a node, which writes to w, as console or as
+// json. parseLogLevels has checked the levels.
+func newLogger(id uint64, format, level string, w zapcore.WriteSyncer) *zap.Logger {
+	levels, _ := parseLogLevels(level)
 	enc := zap.NewProductionEncoderConfig()
 	enc.EncodeTime = zapcore.ISO8601TimeEncoder
 	encoder := zapcore.NewConsoleEncoder(enc)
-	if cfg.LogFormat == "json" {
+	if format == "json" {
 		encoder = zapcore.NewJSONEncoder(enc)
 	}
 	core := newLogCore(levels, zapcore.NewCore(encoder, zapcore.Lock(w), zapcore.DebugLevel))
 	core.dropped, _ = w.(lineDropper)
-	if cfg.LogFormat == "json" {
-		return zap.New(core).With(zap.Uint64("node", cfg.ID)) // where lines of many nodes come together
+	if format == "json" {
+		return zap.New(core).With(zap.Uint64("node", id)) // where lines of many nodes come together
 	}
 	return zap.New(core)
 }

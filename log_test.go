@@ -236,7 +236,7 @@ func (*droppingWriter) Dropped() uint64 { return 42 }
 // many lines its writer has dropped.
 func TestLogFormat(t *testing.T) {
 	var w droppingWriter
-	log := newLogger(config{ID: 3, LogLevel: "info", LogFormat: "json"}, &w)
+	log := newLogger(3, "json", "info", &w)
 	log.Info("one", news)
 	log.Named("rafthttp").With(zap.String("peer", "2")).Warn("two")
 	for line := range strings.Lines(w.String()) {
@@ -254,7 +254,7 @@ func TestLogFormat(t *testing.T) {
 	if d, ok := log.Named("x").Core().(lineDropper); !ok || d.Dropped() != 42 {
 		t.Error("the number of dropped lines got lost")
 	}
-	if d := newLogger(config{LogLevel: "info"}, zapcore.AddSync(&bytes.Buffer{})).Core().(lineDropper); d.Dropped() != 0 {
+	if d := newLogger(0, "", "info", zapcore.AddSync(&bytes.Buffer{})).Core().(lineDropper); d.Dropped() != 0 {
 		t.Error("a writer that drops nothing has dropped something")
 	}
 }

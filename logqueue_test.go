@@ -48,7 +48,7 @@ func TestLogQueueNeverWaits(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		r := &logReader{gate: make(chan struct{})}
 		q := newLogQueue(r)
-		log := newLogger(config{LogLevel: "error", LogFormat: "json"}, q)
+		log := newLogger(0, "json", "error", q)
 		q.reportLost(log)
 		write := func(n int) {
 			line := append(bytes.Repeat([]byte("x"), n-1-lineOverhead), '\n')
@@ -105,7 +105,7 @@ func TestLogQueueOutlivesItsReader(t *testing.T) {
 		r := &logReader{gate: make(chan struct{})}
 		close(r.gate)
 		q := newLogQueue(r)
-		log := newLogger(config{LogLevel: "info", LogFormat: "console"}, q)
+		log := newLogger(0, "console", "info", q)
 		q.reportLost(log)
 		log.Info("one")
 		synctest.Wait()

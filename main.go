@@ -76,7 +76,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 		fmt.Fprint(stdout, thisBuild().text())
 		return exitOK
 	}
-	log := newLogger(cfg, lines)
+	log := newLogger(cfg.ID, cfg.LogFormat, cfg.LogLevel, lines)
 	lines.reportLost(log)
 	defer zap.RedirectStdLog(log)() // where packages write what they have no logger for
 	b := thisBuild()

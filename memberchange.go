@@ -50,11 +50,6 @@ type memberStore interface {
 	sound() error
 }
 
-// raftCaller runs a function where raft's state is, and returns when it is done.
-type raftCaller interface {
-	call(ctx context.Context, f func(*raft.RawNode)) error
-}
-
 // members carries out membership changes.
 type members struct {
 	log     *zap.Logger
@@ -63,7 +58,8 @@ type members struct {
 	timeout time.Duration // of a request
 	elected time.Duration // the election timeout
 	store   memberStore
-	raft    raftCaller
+	// call runs a function where the state of raft is, and returns when it is done.
+	call    func(ctx context.Context, f func(*raft.RawNode)) error
 	leaders *leadership
 	// contacts is who was heard from, and when.
 	contacts *contacts
@@ -394,7 +390,7 @@ func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, er
 // commit, or by the node that asked.
 func (ms *members) propose(ctx context.Context, c memberChange) error {
 	leads := false
-	err := ms.raft.call(ctx, func(rn *raft.RawNode) {
+	err := ms.call(ctx, func(rn *raft.RawNode) {
 		if leads = rn.BasicStatus().RaftState == raft.StateLeader; leads {
 			err := rn.ProposeConfChange(c.confChange())
 			if err != nil {
@@ -423,7 +419,7 @@ type peerView struct {
 // if it does not lead.
 func (ms *members) leaderView(ctx context.Context) map[uint64]peerView {
 	view := make(map[uint64]peerView)
-	err := ms.raft.call(ctx, func(rn *raft.RawNode) {
+	err := ms.call(ctx, func(rn *raft.RawNode) {
 		for id, p := range rn.Status().Progress {
 			near := id == ms.id || time.Since(ms.contacts.last(id)) <= ms.elected
 			view[id] = peerView{Reachable: near, Match: p.Match, Version: ms.version(id)}
@@ -497,7 +493,7 @@ func (ms *members) promote(ctx context.Context) {
 // come back as if it had never voted.
 func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
 	m, _ := ms.store.membership()
-	err = ms.raft.call(ctx, func(rn *raft.RawNode) {
+	err = ms.call(ctx, func(rn *raft.RawNode) {
 		st := rn.Status()
 		for i, p := range st.Progress {
 			recent := time.Since(ms.contacts.last(i)) <= ms.elected

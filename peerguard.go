@@ -27,8 +27,6 @@ import (
 // opened them, to the URLs of members; rafthttp bounds what it reads there.
 
 const (
-	// maxValueLimit is the largest --max-value-size.
-	maxValueLimit = 64 << 20
 	// maxMessageBytes is the largest message: one entry of one command with the
 	// largest value that any node may take, and what surrounds it.
 	maxMessageBytes = maxValueLimit + 1<<20

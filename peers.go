@@ -14,12 +14,15 @@ import (
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
 	"go.uber.org/zap"
 )
 
-// newRafthttp makes the production transport of a node.
-func newRafthttp(cfg config, n *raftNode, log *zap.Logger) (*rafthttp.Transport, error) {
+// newRafthttp makes the production transport of a node. It puts the snapshots
+// that come in where snapshots says, and tells removed when a peer says that this
+// node was removed.
+func newRafthttp(cfg config, log *zap.Logger, cluster uint64, n rafthttp.Raft, snapshots *snap.Snapshotter, removed chan error) (*rafthttp.Transport, error) {
 	urls, err := types.NewURLs([]string{cfg.PeerURL})
 	if err != nil {
 		return nil, err
@@ -30,12 +33,12 @@ func newRafthttp(cfg config, n *raftNode, log *zap.Logger) (*rafthttp.Transport,
 		DialTimeout: time.Second + cfg.ElectionTimeout,
 		ID:          id,
 		URLs:        urls,
-		ClusterID:   types.ID(n.cluster),
+		ClusterID:   types.ID(cluster),
 		Raft:        n,
-		Snapshotter: n.inbox.Snapshotter,
+		Snapshotter: snapshots,
 		ServerStats: stats.NewServerStats(id.String(), id.String()),
 		LeaderStats: stats.NewLeaderStats(log, id.String()),
-		ErrorC:      n.errorC,
+		ErrorC:      removed,
 	}
 	return t, t.Start()
 }

@@ -74,7 +74,7 @@ func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterI
 	s.node.known.askPeer = ask.cluster
 	s.node.doubts.askStand = ask.stand
 	s.node.links.ask = ask.link
-	t, err := newRafthttp(cfg, s.node, log)
+	t, err := newRafthttp(cfg, log, st.identity.ClusterID, s.node, s.node.inbox.Snapshotter, s.node.errorC)
 	if err != nil {
 		return nil, errors.Join(err, st.close())
 	}
@@ -141,7 +141,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	}
 	node.admission = admission{id: cfg.ID, isRemoved: kv.isRemoved, known: &node.known, role: node.status.Load}
 	node.doubts = &doubts{
-		say: log, id: cfg.ID, cluster: st.identity.ClusterID, log: st.mem, raft: node, leaders: leaders, refusals: node.refusals,
+		say: log, id: cfg.ID, cluster: st.identity.ClusterID, log: st.mem, call: node.call, leaders: leaders, refusals: node.refusals,
 		members: kv.members, asked: l.asked, divide: kv.agreement.divide,
 		committedTerm: func() uint64 { return node.loop.committedTerm }, signs: make(chan sign, 1),
 	}
@@ -151,13 +151,13 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.clientURL(port), caughtUp: new(atomic.Bool),
 		members: &members{
 			log: log, id: cfg.ID, cluster: st.identity.ClusterID, timeout: cfg.RequestTimeout,
-			elected: cfg.ElectionTimeout, store: kv, raft: node, leaders: leaders, contacts: &node.contacts,
+			elected: cfg.ElectionTimeout, store: kv, call: node.call, leaders: leaders, contacts: &node.contacts,
 			confirm: reads.confirm, appliedIndex: applied, outcomes: kv.conf, life: life,
 			turn: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaitingChanges),
 		},
 	}
 	s.watcher = &watcher{
-		log: log, id: cfg.ID, elected: cfg.ElectionTimeout, raft: node, leaders: leaders, contacts: &node.contacts,
+		log: log, id: cfg.ID, elected: cfg.ElectionTimeout, call: node.call, leaders: leaders, contacts: &node.contacts,
 		members: kv.members,
 		askVersion: func(ctx context.Context, peerURL string) (string, error) {
 			info, err := node.known.askPeer(ctx, peerURL)

@@ -171,7 +171,7 @@ func (c *simCluster) tryStart(id uint64) error {
 	if c.log != nil {
 		log = c.log(id)
 	} else if os.Getenv("RAFTKV_SIM_LOG") != "" {
-		log = newLogger(config{LogLevel: "debug", LogFormat: "console"}, os.Stderr).With(zap.Uint64("node", id))
+		log = newLogger(0, "console", "debug", os.Stderr).With(zap.Uint64("node", id))
 	}
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {
 		return err

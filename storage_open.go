@@ -78,7 +78,7 @@ func inspect(log *zap.Logger, dir string, m mark, tailLimit int64, check func(id
 	if err != nil {
 		return nil, refused(dir, err)
 	}
-	if err := c.checkReach(walDir, m); err != nil {
+	if err := checkReach(&c, walDir, m); err != nil {
 		return nil, refused(dir, err)
 	}
 	l := newLogLoader(id.Node, st, c.hard.GetCommit(), tailLimit)
@@ -142,7 +142,7 @@ func checkTail(walDir string) (tailReport, error) {
 }
 
 // checkReach compares the log with the mark.
-func (c *walContents) checkReach(walDir string, m mark) error {
+func checkReach(c *walContents, walDir string, m mark) error {
 	switch last, hard := c.last(), c.hard; {
 	case last < m.Index:
 		return fmt.Errorf("%s ends at entry %d, but entry %d was synced to it: its end is missing", walDir, last, m.Index)

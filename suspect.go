@@ -40,11 +40,12 @@ type terms interface {
 // doubts is what this node does about messages that contradict its log, and what
 // it has found out.
 type doubts struct {
-	say      *zap.Logger
-	id       uint64
-	cluster  uint64
-	log      terms
-	raft     raftCaller
+	say     *zap.Logger
+	id      uint64
+	cluster uint64
+	log     terms
+	// call runs a function where the state of raft is, and returns when it is done.
+	call     func(ctx context.Context, f func(*raft.RawNode)) error
 	leaders  *leadership
 	refusals *refusals
 	members  func() membership
