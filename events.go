@@ -77,6 +77,7 @@ func (v clusterView) lag(id uint64) uint64 { return v.commit - min(v.commit, v.m
 
 // contact is what the leader has said of a member.
 type contact struct {
+	since  time.Time // when the leader first looked at it
 	met    bool      // it was heard from at some time while this node led
 	silent int       // looks in a row at which it was not
 	downAt time.Time // when it was last heard from, if it was said to be down; else zero
@@ -194,22 +195,22 @@ func (w *watcher) noteMember(id uint64, v clusterView, now time.Time) {
 	m := v.members[id]
 	c := w.near[id]
 	if c == nil {
-		c = &contact{}
+		c = &contact{since: now}
 		w.near[id] = c
 	}
 	if m.near {
 		if !c.downAt.IsZero() {
 			w.log.Info("member up", news, zap.Uint64("member", id), zap.Duration("after", now.Sub(c.downAt)), zap.Uint64("lag", v.lag(id)))
 		}
-		*c = contact{met: true}
+		*c = contact{since: c.since, met: true}
 		return
 	}
 	c.silent++
 	met := c.met || !m.heard.IsZero()
-	if !c.downAt.IsZero() || c.silent < 2 || !met && now.Sub(w.ledSince) < firstContact*w.elected {
+	if !c.downAt.IsZero() || c.silent < 2 || !met && now.Sub(c.since) < firstContact*w.elected {
 		return
 	}
-	c.downAt = w.ledSince
+	c.downAt = c.since
 	if met {
 		c.downAt = m.heard
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -12,12 +13,19 @@ import (
 // Where this node's log stands against another's: what a node says when it is
 // asked, and what follows from it.
 
-// inquiryInterval is the least time between two questions. A sign may be forged,
-// and then so may a thousand; a true one comes again.
+// inquiryInterval is the least time between two questions, but for the first to a
+// new leader. A sign may be forged, and then so may a thousand; a true one comes
+// again.
 const inquiryInterval = time.Second
 
-// standTimeout is how long a node that is asked has for its answer.
-const standTimeout = time.Second
+const (
+	// standTimeout is how long a node that is asked has for its answer.
+	standTimeout = time.Second
+	// standPatience is how long a new leader waits for its disk before it answers,
+	// and standTick how often it looks.
+	standPatience = standTimeout / 2
+	standTick     = 2 * time.Millisecond
+)
 
 // stand is what a node says of its log. Terms of entries are 0 where the log
 // does not reach back so far, or where it may still change.
@@ -36,42 +44,61 @@ type stand struct {
 	MatchTerm uint64 `json:"match_term"`
 	// EntryTerm is the term of its entry at the index asked about.
 	EntryTerm uint64 `json:"entry_term"`
+	// State is how far its state has come. Programs before this one leave it out.
+	State *standing `json:"state,omitempty"`
 }
 
-// standFor answers node's question, also about an entry at index.
+// standFor answers node's question, also about an entry at index. A leader whose
+// first entry is still on its way to the disk waits for that a little.
 func (d *doubts) standFor(ctx context.Context, node, index uint64) (s stand, err error) {
-	err = d.call(ctx, func(rn *raft.RawNode) {
-		st := rn.BasicStatus()
-		s = stand{
-			ClusterID: d.cluster, ID: d.id, Term: st.GetTerm(), Commit: st.GetCommit(),
-			Leads: st.RaftState == raft.StateLeader, Settled: d.committedTerm() == st.GetTerm(),
+	for began := time.Now(); ; {
+		durable := false
+		err = d.call(ctx, func(rn *raft.RawNode) { s, durable = d.standNow(rn, node, index) })
+		if err != nil || durable || time.Since(began) >= standPatience {
+			return s, err
 		}
-		if !s.Leads {
-			return
+		select {
+		case <-time.After(standTick):
+		case <-ctx.Done():
+			return s, ctx.Err()
 		}
-		var own uint64
-		rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
-			switch id {
-			case node:
-				s.Match = pr.Match
-			case d.id:
-				own = pr.Match
-			}
-		})
-		// Once an entry of this term is on the disk, so is all before it.
-		if term, err := d.log.Term(own); err != nil || term != s.Term {
-			return
+	}
+}
+
+// standNow is standFor, on the raft loop. It is not durable yet while a leader's
+// own disk has no entry of its term: until then, what the disk has may be about to
+// be overwritten.
+func (d *doubts) standNow(rn *raft.RawNode, node, index uint64) (s stand, durable bool) {
+	st, state := rn.BasicStatus(), d.standing()
+	s = stand{
+		ClusterID: d.cluster, ID: d.id, Term: st.GetTerm(), Commit: st.GetCommit(),
+		Leads: st.RaftState == raft.StateLeader, Settled: d.committedTerm() == st.GetTerm(), State: &state,
+	}
+	if !s.Leads {
+		return s, true
+	}
+	var own uint64
+	rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		switch id {
+		case node:
+			s.Match = pr.Match
+		case d.id:
+			own = pr.Match
 		}
-		termAt := func(i uint64) uint64 {
-			term, err := d.log.Term(i)
-			if err != nil || i > own {
-				return 0
-			}
-			return term
-		}
-		s.MatchTerm, s.EntryTerm = termAt(s.Match), termAt(index)
 	})
-	return s, err
+	// Once an entry of this term is on the disk, so is all before it.
+	if term, err := d.log.Term(own); err != nil || term != s.Term {
+		return s, false
+	}
+	termAt := func(i uint64) uint64 {
+		term, err := d.log.Term(i)
+		if err != nil || i > own {
+			return 0
+		}
+		return term
+	}
+	s.MatchTerm, s.EntryTerm = termAt(s.Match), termAt(index)
+	return s, true
 }
 
 // vouches reports whether a leader's log covers an index that this node has
@@ -110,6 +137,8 @@ func (d *doubts) weigh(rn *raft.RawNode, s stand, commit, index uint64) finding 
 	st := rn.BasicStatus()
 	term := st.GetTerm()
 	switch {
+	case s.State != nil && !d.standing().isOneHistoryWith(*s.State):
+		return histories
 	case st.RaftState == raft.StateLeader:
 		if s.Term == term && !s.Leads && s.Commit > d.last {
 			return histories
@@ -129,49 +158,74 @@ func (d *doubts) weigh(rn *raft.RawNode, s stand, commit, index uint64) finding 
 	return noFinding
 }
 
-// inquire looks into the signs. Also without any, it asks the first leader that
-// this life hears from: where a copy was put back, the sooner that shows, the
-// less has been promised anew.
+// inquire looks into the signs. Also without any, it asks each leader that this
+// node hears from, and on the leader the others: where a copy was put back, the
+// sooner that shows, the less has been promised anew.
 func (d *doubts) inquire(ctx context.Context) error {
-	met := false
+	var (
+		seen, met leaderInTerm // the leader, and the last one that has answered for all
+		pending   *sign
+		next      = time.Now() // the earliest time of the next question
+		asked     = next       // the time of the last
+	)
 	for {
-		leader, _, changed := d.leaders.get()
-		first := make(chan sign, 1)
-		if !met && leader != 0 && leader != d.id {
-			first <- sign{from: leader}
+		leader, term, changed := d.leaders.get()
+		if now := (leaderInTerm{leader, term}); now != seen {
+			// A new leader need not wait: without its answer nothing is acknowledged.
+			seen, pending = now, nil
+			if soon := asked.Add(d.tick); soon.Before(next) {
+				next = soon
+			}
 		}
-		var s sign
+		if pending == nil && leader != 0 && seen != met {
+			pending = &sign{from: leader}
+		}
+		signs, due := d.signs, (<-chan time.Time)(nil)
+		if pending != nil {
+			signs, due = nil, time.After(time.Until(next))
+		}
 		select {
-		case s = <-d.signs:
-		case s = <-first:
+		case s := <-signs:
+			pending = &s
+			continue
+		case <-d.reopened:
+			met = leaderInTerm{}
+			continue
 		case <-changed:
 			continue
+		case <-due:
 		case <-ctx.Done():
 			return nil
 		}
-		found, answered := d.lookInto(ctx, s)
-		met = met || answered && s.from == leader
+		asked = time.Now()
+		next = asked.Add(inquiryInterval)
+		found, forAll := d.lookInto(ctx, *pending)
+		if forAll && pending.from == seen.id {
+			met = seen
+		}
+		pending = nil
 		switch found {
 		case oldCopy:
 			return errOldCopy
 		case histories:
 			d.divide()
 		}
-		select {
-		case <-time.After(inquiryInterval):
-		case <-ctx.Done():
-			return nil
-		}
 	}
 }
 
-// lookInto asks a sign's sender, at the URL at which the cluster knows it.
-func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, answered bool) {
-	mem, ok := d.members().members[s.from]
+// lookInto asks a sign's sender, at the URL at which the cluster knows it; of this
+// node, all the others. forAll: what was asked covers all that this node has.
+func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bool) {
+	m := d.members()
+	if s.from == d.id {
+		return d.meetFollowers(ctx, m)
+	}
+	mem, ok := m.members[s.from]
 	if !ok {
 		return noFinding, false
 	}
 	var commit uint64
+	before := d.standing()
 	err := d.call(ctx, func(rn *raft.RawNode) {
 		commit = rn.BasicStatus().GetCommit()
 		if s.index == 0 {
@@ -181,29 +235,114 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, answered 
 	if err != nil {
 		return noFinding, false
 	}
-	asking, cancel := context.WithTimeout(ctx, standTimeout)
-	defer cancel()
-	answer, err := d.askStand(asking, mem.PeerURL, d.id, s.index)
-	if err == nil && answer == (stand{}) {
-		answer = d.oldProgram(ctx, s.from)
-	}
-	if err != nil || answer.ID != s.from || answer.ClusterID != d.cluster {
-		d.say.Debug("a member did not say where its log stands", zap.Uint64("member", s.from), zap.Error(err))
+	answer, ok := d.ask(ctx, mem, s.index)
+	if !ok {
 		return noFinding, false
 	}
+	var mine standing
 	err = d.call(ctx, func(rn *raft.RawNode) {
-		found = d.weigh(rn, answer, commit, s.index)
-		st := rn.BasicStatus()
-		switch {
-		case found == histories && st.RaftState != raft.StateLeader:
-			d.split = true
-		case found == noFinding && answer.vouches(commit) && answer.Term == st.GetTerm():
-			d.vouched = answer.Term
+		found, mine = d.weigh(rn, answer, commit, s.index), d.standing()
+		if found == noFinding && answer.vouches(commit) && answer.Term == rn.BasicStatus().GetTerm() {
+			d.vouch(leaderInTerm{s.from, answer.Term})
 		}
 	})
-	if found != noFinding {
-		d.say.Error("another member's log contradicts this node's", zap.Uint64("member", s.from),
-			zap.Any("its log", answer), zap.Uint64("own commit index", commit), zap.Uint64("about entry", s.index))
+	if err != nil || found == noFinding {
+		return noFinding, err == nil && (answer.State == nil || answer.State.Index >= before.Index)
 	}
-	return found, err == nil
+	d.say.Error("another member's log contradicts this node's", zap.Uint64("member", s.from),
+		zap.Any("its log", answer), zap.Uint64("own commit index", commit), zap.Uint64("about entry", s.index))
+	if found == histories && answer.State != nil {
+		others := d.askAll(ctx, m, s.from)
+		if hasMajority(len(m.voters()), mine, *answer.State, others) {
+			d.say.Warn("a majority of the voters is of one history with this node, and not with that member", zap.Uint64("member", s.from))
+			return noFinding, false
+		}
+	}
+	return found, d.part(ctx, found)
+}
+
+// part has the raft loop know what was found, and reports whether it does.
+func (d *doubts) part(ctx context.Context, found finding) bool {
+	return d.call(ctx, func(*raft.RawNode) { d.split = d.split || found == histories }) == nil
+}
+
+// vouch lets pass what a leader sends, and what it has sent.
+func (d *doubts) vouch(leader leaderInTerm) {
+	d.vouched = leader
+	held := d.held
+	d.held = nil
+	for _, m := range held {
+		if m.GetFrom() == leader.id && m.GetTerm() == leader.term {
+			d.again(m)
+		}
+	}
+}
+
+// ask asks a member where its log stands against this node's, also at an index.
+func (d *doubts) ask(ctx context.Context, mem member, index uint64) (answer stand, ok bool) {
+	asking, cancel := context.WithTimeout(ctx, standTimeout)
+	defer cancel()
+	answer, err := d.askStand(asking, mem.PeerURL, d.id, index)
+	if err == nil && answer == (stand{}) {
+		answer = d.oldProgram(ctx, mem.ID)
+	}
+	if err != nil || answer.ID != mem.ID || answer.ClusterID != d.cluster {
+		d.say.Debug("a member did not say where its log stands", zap.Uint64("member", mem.ID), zap.Error(err))
+		return stand{}, false
+	}
+	return answer, true
+}
+
+// askAll asks the voters but this node and one other how far their states have
+// come. Those that do not say are left out.
+func (d *doubts) askAll(ctx context.Context, m membership, but uint64) map[uint64]standing {
+	var (
+		mu      sync.Mutex
+		answers = make(map[uint64]standing)
+		asked   sync.WaitGroup
+	)
+	for _, id := range m.voters() {
+		if id == d.id || id == but {
+			continue
+		}
+		asked.Go(func() {
+			if answer, ok := d.ask(ctx, m.members[id], 0); ok && answer.State != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				answers[id] = *answer.State
+			}
+		})
+	}
+	asked.Wait()
+	return answers
+}
+
+// meetFollowers compares a new leader's state with those of the others. If it is
+// of a history that a majority does not share, its followers wait for ever for it
+// to vouch; so it has to leave.
+func (d *doubts) meetFollowers(ctx context.Context, m membership) (found finding, forAll bool) {
+	answers := d.askAll(ctx, m, d.id)
+	mine, voters := d.standing(), len(m.voters())
+	for id, theirs := range answers {
+		if mine.isOneHistoryWith(theirs) || hasMajority(voters, mine, theirs, answers) {
+			continue
+		}
+		d.say.Error("a member's state is of another history than this node's", zap.Uint64("member", id),
+			zap.Any("its state", theirs), zap.Any("own state", mine))
+		return histories, d.part(ctx, histories)
+	}
+	return noFinding, 1+len(answers) > voters/2
+}
+
+// hasMajority reports whether, of two states that are not of one history, a
+// majority of the voters is with mine: this node, and those whose states can be of
+// one history with it and not with theirs.
+func hasMajority(voters int, mine, theirs standing, answers map[uint64]standing) bool {
+	with := 1
+	for _, s := range answers {
+		if s.isOneHistoryWith(mine) && !s.isOneHistoryWith(theirs) {
+			with++
+		}
+	}
+	return with > voters/2
 }

@@ -56,7 +56,35 @@ func decodeStrict(body []byte, v any) error {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("there is something behind the JSON value")
 	}
-	return json.Unmarshal(body, v)
+	err := json.Unmarshal(body, v)
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Errorf("%q: %s in place of %s", wrong.Field, article(wrong.Value), kindName(wrong.Type))
+	}
+	return err
+}
+
+// article puts the article before what encoding/json calls a kind of value.
+func article(value string) string {
+	kind, _, _ := strings.Cut(value, " ") // of a number, the number follows
+	if kind == "array" || kind == "object" {
+		return "an " + kind
+	}
+	return "a " + value
+}
+
+// kindName is what JSON calls the kind of value that a Go type takes.
+func kindName(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "an array"
+	case reflect.Uint64:
+		return "a whole number from 0 to 2^64-1"
+	}
+	return "an object"
 }
 
 // checkNames reads one JSON value that is to become a t, and refuses names that

@@ -348,6 +348,13 @@ func (kv *kvstore) members() membership {
 	return m
 }
 
+// standing is how far the state has come.
+func (kv *kvstore) standing() standing {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	return kv.state.standing()
+}
+
 // isRemoved reports whether an ID was removed from the cluster, as far as
 // this node knows.
 func (kv *kvstore) isRemoved(id uint64) bool {

@@ -132,7 +132,9 @@ type links struct {
 	activeSince func(id uint64) time.Time
 	// unreachable is told that what was on its way to a peer is lost.
 	unreachable func(id uint64)
-	group       *errgroup.Group
+	// opened is told that a peer has begun to read a stream from this node.
+	opened func()
+	group  *errgroup.Group
 
 	// peersMu guards what follows, and is held while a peer is added to the
 	// transport or taken out of it: the apply loop does that as the membership
@@ -156,7 +158,7 @@ type heldStream struct {
 func newLinks(log *zap.Logger, self, cluster uint64, tick, electionTimeout time.Duration) *links {
 	return &links{
 		log: log, self: self, cluster: cluster, limit: linkLimit(electionTimeout), tick: tick,
-		connected: make(map[uint64]string), receiving: make(map[uint64]int),
+		opened: func() {}, connected: make(map[uint64]string), receiving: make(map[uint64]int),
 		peers: make(map[uint64]*link), streams: make(map[uint64]map[*heldStream]bool),
 	}
 }
@@ -252,6 +254,7 @@ func (ls *links) holdStreams(next http.Handler) http.Handler {
 		if err := limitUnacked(conn, ls.limit); err != nil {
 			ls.log.Warn("a stream has no time limit", zap.Stringer("to", id), zap.Error(err))
 		}
+		ls.opened()
 		defer ls.hold(uint64(id), &heldStream{path.Dir(r.URL.Path), conn})()
 		next.ServeHTTP(w, r)
 	})

@@ -86,6 +86,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 	goLimit := debug.SetMemoryLimit(-1) // asks
 	cfg.memory = findMemoryLimit(os.DirFS("/"), goLimit)
 	limitMemory(cfg.memory, goLimit)
+	warnScarce(cfg.memory, log)
 	go tuneGC(ctx)
 	err = stopWithin(ctx, stopLimit, func(serving func()) error { return runNode(ctx, cfg, log, serving) })
 	_ = log.Sync() // writes what was held back as a repeat; nobody is left to tell of an error

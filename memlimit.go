@@ -10,6 +10,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+
+	"go.uber.org/zap"
 )
 
 // How much memory the process may take, and what follows for the store, all of
@@ -22,6 +24,8 @@ const (
 	// memoryBase is what a node takes beside the store: the program, the log's
 	// tail, requests and messages under way.
 	memoryBase = 48 << 20
+	// memoryLeast is the least memory with which a node has room for some data.
+	memoryLeast = 64 << 20
 	// quotaMost is the default quota where there is enough memory.
 	quotaMost = 2 << 30
 	// roomLeast: less would be of no use.
@@ -139,6 +143,14 @@ func memoryGroups(root fs.FS) (groups []memoryGroup) {
 		groups = append(groups, g)
 	}
 	return groups
+}
+
+// warnScarce says that a limit is below what a node needs beside its data.
+func warnScarce(l memoryLimit, log *zap.Logger) {
+	if l.bytes > 0 && l.bytes < memoryLeast {
+		log.Warn("there is too little memory for a node: the process may be killed, and again at each start",
+			zap.Stringer("limit", l), zap.String("at-least", fmt.Sprintf("%d MiB", memoryLeast>>20)))
+	}
 }
 
 // limitMemory has Go's collector hold the process at a part of the limit, unless

@@ -133,6 +133,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		group: group, life: life,
 	}
 	node.known.contacts, node.known.role = &node.contacts, node.status.Load
+	node.links.opened = func() { node.doubts.meetAgain() }
 	node.links.group, node.links.unreachable = group, node.ReportUnreachable
 	node.courier = &courier{
 		log: log, storage: st.storage, tick: tick, elected: cfg.ElectionTimeout, life: life, group: group, mayGet: node.maySend, members: kv,
@@ -142,8 +143,8 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	node.admission = admission{id: cfg.ID, isRemoved: kv.isRemoved, known: &node.known, role: node.status.Load}
 	node.doubts = &doubts{
 		say: log, id: cfg.ID, cluster: st.identity.ClusterID, log: st.mem, call: node.call, leaders: leaders, refusals: node.refusals,
-		members: kv.members, asked: l.asked, divide: kv.agreement.divide,
-		committedTerm: func() uint64 { return node.loop.committedTerm }, signs: make(chan sign, 1),
+		members: kv.members, asked: l.asked, standing: kv.standing, again: node.step, divide: kv.agreement.divide, tick: tick,
+		committedTerm: func() uint64 { return node.loop.committedTerm }, signs: make(chan sign, 1), reopened: make(chan struct{}, 1),
 	}
 	node.disk = newDiskWatch(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
 	s := &server{

@@ -293,5 +293,20 @@ func TestMemberDownAfterAPause(t *testing.T) {
 		if got := messages(logs); !slices.Equal(got, []string{"member down"}) {
 			t.Errorf("one that never came is %q", got)
 		}
+		// So has one that is added to a cluster that this node has led for long.
+		time.Sleep(time.Minute)
+		delete(w.near, 2)
+		logs.TakeAll()
+		for range 8 {
+			look(false, time.Time{})
+			time.Sleep(time.Second / 4)
+		}
+		if logs.Len() != 0 {
+			t.Errorf("when it has just been added it is %q", messages(logs))
+		}
+		look(false, time.Time{})
+		if got := logs.All(); len(got) != 1 || got[0].ContextMap()["silent"] != 2*time.Second {
+			t.Errorf("when it never came, it says %v", got)
+		}
 	})
 }

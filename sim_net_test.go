@@ -50,6 +50,14 @@ func newSimNet(t *testing.T, seed uint64) *simNet {
 	}
 }
 
+// forget has the network take what follows for another history, in which others
+// may lead in the same terms.
+func (s *simNet) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.leaders)
+}
+
 func (s *simNet) attach(srv *server) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

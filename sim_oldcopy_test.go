@@ -269,3 +269,100 @@ func TestSimLeaderThatForgot(t *testing.T) {
 		c.put(follower, "k", c.value())
 	})
 }
+
+// elections makes the cluster of two hold elections until its term is at least so
+// high, and returns the term.
+func (c *simCluster) elections(term uint64) uint64 {
+	c.t.Helper()
+	for {
+		leader := c.leader()
+		srv := c.nodes[leader].srv
+		if now := srv.node.status.Load().term; now >= term {
+			return now
+		}
+		_, _ = srv.members.transfer(context.Background(), 0) // if it fails, it is tried again
+		time.Sleep(time.Second)
+	}
+}
+
+// Two histories whose terms are the same, entry by entry, are told apart, whichever
+// of the two is longer, and also when the node that a majority has forgotten comes
+// to lead. That node serves nothing of its own, and nobody else is accused.
+func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
+	for name, tt := range map[string]struct {
+		lost, writes int  // in the one, and in the other
+		together     bool // all three start at one time
+	}{
+		"the forgotten one is shorter": {10, 60, false},
+		"the forgotten one is longer":  {60, 10, false},
+		"they are as long":             {20, 20, false},
+		"shorter, all start":           {10, 60, true},
+		"longer, all start":            {60, 10, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, 3, func(c *simCluster) {
+				c.doubts = true
+				knows := c.leader()
+				c.named()
+				c.put(knows, "base", c.value())
+				followers := c.followers()
+				forgot, third := followers[0], followers[1]
+				c.stop(forgot)
+				dir := c.nodes[forgot].dir + ".copy"
+				must(t, os.CopyFS(dir, os.DirFS(c.nodes[forgot].dir)))
+				c.crash(third)
+				c.start(forgot)
+				term := c.elections(c.nodes[c.leader()].srv.node.status.Load().term + 3)
+				for range tt.lost {
+					c.put(knows, "k", c.value())
+				}
+				time.Sleep(time.Second) // so that it knows what is committed after a crash, too
+				c.crash(knows)
+				c.crash(forgot)
+				c.net.forget()
+				c.putBack(forgot, dir)
+				c.start(third)
+				c.leader()
+				c.history = nil // what was acknowledged is gone, and nobody there can know
+				if now := c.elections(term); now != term {
+					t.Skipf("this history is in term %d, the other is in term %d", now, term)
+				}
+				for range tt.writes {
+					c.put(forgot, "k", c.value())
+				}
+				if tt.together {
+					c.crash(forgot)
+					c.crash(third)
+					c.start(forgot)
+					c.start(third)
+				}
+				c.start(knows)
+				srv := c.nodes[knows].srv
+				var clients sync.WaitGroup
+				for i := range 2 {
+					clients.Go(func() {
+						for range 50 {
+							c.doOn(10+i, srv, chaosInput{kind: chaosGet, key: "k"})
+							c.doOn(12+i, srv, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+							time.Sleep(20 * time.Millisecond)
+						}
+					})
+				}
+				c.await("the forgotten one notices", func() bool { return errors.Is(srv.kv.sound(), errHistories) })
+				c.await("another leads", func() bool {
+					leader, _, _ := c.nodes[third].srv.node.leaders.get()
+					return leader != 0 && leader != knows
+				})
+				clients.Wait()
+				for _, id := range []uint64{forgot, third} {
+					c.put(id, "k", c.value())
+					if err := c.nodes[id].srv.kv.sound(); err != nil {
+						t.Errorf("node %d, of the majority, says %v", id, err)
+					}
+				}
+				c.crash(knows)
+				delete(c.nodes, knows)
+			})
+		})
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -20,6 +22,10 @@ import (
 // towards the majority. So they do not get to raft. But whoever reaches the peer
 // port can write one, so they prove nothing either: the node that a message names
 // as its sender is asked, over a connection of this node's own (inquiry.go).
+//
+// Where the terms agree, the logs may still be of two histories, with as many
+// elections in each. So before this node acknowledges anything of a leader, it
+// compares how far their states have come (standing.go).
 //
 // What looks alike, and is lawful, goes through: messages of other terms, whose
 // senders may have been behind; a commit index in an append or a snapshot, which
@@ -54,12 +60,18 @@ type doubts struct {
 	asked func(context []byte) bool
 	// askStand asks the peer at a URL where its log stands against node's.
 	askStand func(ctx context.Context, peerURL string, node, index uint64) (stand, error)
+	// standing is how far this node's state has come.
+	standing func() standing
+	// again gives raft a message that was held back. It runs on the raft loop.
+	again func(m *raftpb.Message)
 	// divide is told that there is another history beside this node's.
 	divide func()
 	// committedTerm is the term of the last entry known to be committed. It is
 	// asked on the raft loop.
 	committedTerm func() uint64
-	signs         chan sign // from the raft loop: what is to be looked into
+	tick          time.Duration
+	signs         chan sign     // from the raft loop: what is to be looked into
+	reopened      chan struct{} // a peer reads from this node anew: it may have started again
 
 	// Of the raft loop alone:
 
@@ -67,11 +79,29 @@ type doubts struct {
 	last uint64
 	// begunAt is the commit index with which this life began.
 	begunAt uint64
-	// split: a leader's history contradicts this node's.
+	// split: another history contradicts this node's, which has no majority.
 	split bool
-	// vouched is the term whose leader is known to have what this node has
+	// vouched is the leader, in its term, that is known to have what this node has
 	// committed.
-	vouched uint64
+	vouched leaderInTerm
+	// held is what has come from a leader that has not vouched yet.
+	held []*raftpb.Message
+}
+
+// maxHeld bounds the messages that wait for a leader to vouch. What is lost beside
+// them is sent again.
+const maxHeld = 64
+
+type leaderInTerm struct{ id, term uint64 }
+
+// meetAgain has the leader asked anew, because a peer reads from this node anew:
+// the leader may have started again, on an older copy of its directory. It does
+// not wait.
+func (d *doubts) meetAgain() {
+	select {
+	case d.reopened <- struct{}{}:
+	default:
+	}
 }
 
 // appended notes a storage message for the persist loop.
@@ -160,25 +190,53 @@ func (d *doubts) answersBelow(m *raftpb.Message) bool {
 	return d.asked(context) && m.GetIndex() < askedAt(context)
 }
 
-// blind reports whether raft would acknowledge a message without a look at the
-// log: what begins below its commit index it answers with that index, and of
-// the entry there this node has nothing left to compare. The leader may lack
-// that index, or hold another entry there; so it has to vouch for its log first.
-func (d *doubts) blind(rn *raft.RawNode, m *raftpb.Message) bool {
-	st := rn.BasicStatus()
-	index := m.GetIndex()
+// unvouched reports whether a message comes from a leader that has not shown yet
+// that it has what this node has committed, and would make this node acknowledge
+// its log, or read from a state of it. raft compares no more than the term of one
+// entry, and of what begins below its commit index nothing. So the leader has to
+// vouch for its log first, in each term once.
+func (d *doubts) unvouched(rn *raft.RawNode, m *raftpb.Message) bool {
 	switch m.GetType() {
-	case raftpb.MsgSnap:
-		index = m.GetSnapshot().GetMetadata().GetIndex()
-	case raftpb.MsgApp:
+	case raftpb.MsgApp, raftpb.MsgSnap, raftpb.MsgReadIndexResp:
 	default:
 		return false
 	}
-	if index >= st.GetCommit() || m.GetTerm() < st.GetTerm() || d.vouched == m.GetTerm() {
-		return false
+	if m.GetTerm() < rn.BasicStatus().GetTerm() || d.settled(rn) <= firstIndex {
+		return false // it is late; or this node has nothing to lose
 	}
-	_, err := d.log.Term(index)
-	return err != nil
+	return d.vouched != leaderInTerm{m.GetFrom(), m.GetTerm()}
+}
+
+// hold keeps a message back until its sender has vouched. raft hears that it
+// leads, so that nobody stands for election meanwhile.
+func (d *doubts) hold(rn *raft.RawNode, m *raftpb.Message) {
+	// Of the appends one is enough: raft sends the next when it is answered.
+	if m.GetType() == raftpb.MsgApp {
+		d.held = slices.DeleteFunc(d.held, func(h *raftpb.Message) bool { return h.GetType() == raftpb.MsgApp })
+	}
+	if m.GetType() != raftpb.MsgSnap && len(d.held) < maxHeld {
+		d.held = append(d.held, m)
+	}
+	st := rn.BasicStatus()
+	if m.GetType() == raftpb.MsgReadIndexResp || st.RaftState == raft.StateLeader || m.GetTerm() == st.GetTerm() && st.Lead == m.GetFrom() {
+		return
+	}
+	leads := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: m.From, To: m.To, Term: m.Term}
+	if err := rn.Step(leads); err != nil {
+		d.say.Debug("raft took no notice of a new leader", zap.Error(err))
+	}
+}
+
+// leave has a node that is split, and leads, hear that there is another term.
+func (d *doubts) leave(rn *raft.RawNode, m *raftpb.Message) {
+	st := rn.BasicStatus()
+	if st.RaftState != raft.StateLeader || m.GetTerm() <= st.GetTerm() {
+		return
+	}
+	over := &raftpb.Message{Type: raftpb.MsgHeartbeatResp.Enum(), From: m.From, To: m.To, Term: m.Term}
+	if err := rn.Step(over); err != nil {
+		d.say.Debug("raft took no notice of another term", zap.Error(err))
+	}
 }
 
 // sift keeps from raft what contradicts this node's log, and has it looked into.
@@ -192,14 +250,18 @@ func (d *doubts) sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
 	if d.split {
 		switch m.GetType() {
 		case raftpb.MsgApp, raftpb.MsgSnap, raftpb.MsgHeartbeat, raftpb.MsgTimeoutNow:
+			d.leave(rn, m)
 			return false
 		}
 	}
 	s, found := d.contradicts(rn, m)
-	if found {
+	switch {
+	case found:
 		d.refusals.note(s.from, refusal{http.StatusConflict, refusedContradiction,
 			fmt.Sprintf("a %s message contradicts this node's log", m.GetType())})
-	} else if !d.blind(rn, m) {
+	case d.unvouched(rn, m):
+		d.hold(rn, m)
+	default:
 		return true
 	}
 	select {

@@ -1,0 +1,60 @@
+package main
+
+// standing is how far a state has come, by numbers that never sink while a log is
+// applied. So it tells histories apart: of two states of one history, the one at
+// the higher index continues the other. Terms do not tell that: two histories may
+// have had as many elections.
+type standing struct {
+	Index    uint64 `json:"index"`
+	Revision uint64 `json:"revision"`
+	Changes  uint64 `json:"changes"` // of the members
+	// Windows says what was applied of each node's batches. Each life of a node
+	// draws a number of its own, so no two histories have the same ones for long.
+	Windows map[uint64]windowStanding `json:"windows"`
+}
+
+type windowStanding struct {
+	Boot uint64 `json:"boot"`
+	Life uint64 `json:"life"`
+	End  uint64 `json:"end"`
+}
+
+func (s *state) standing() standing {
+	st := standing{Index: s.index, Revision: s.revision, Changes: s.membership.changes, Windows: make(map[uint64]windowStanding)}
+	for node, w := range s.windows {
+		st.Windows[node] = windowStanding{w.boot, w.life, w.end()}
+	}
+	return st
+}
+
+// isOneHistoryWith reports whether two states can be of one history.
+func (s standing) isOneHistoryWith(other standing) bool {
+	switch {
+	case s.Index < other.Index:
+		return s.isContinuedBy(other)
+	case s.Index > other.Index:
+		return other.isContinuedBy(s)
+	}
+	return s.isContinuedBy(other) && other.isContinuedBy(s)
+}
+
+// isContinuedBy reports whether a state at the same index or a higher one can have
+// come from this one.
+func (s standing) isContinuedBy(later standing) bool {
+	if later.Revision < s.Revision || later.Changes < s.Changes {
+		return false
+	}
+	for node, w := range s.Windows {
+		now, ok := later.Windows[node]
+		switch {
+		case !ok && later.Changes == s.Changes:
+			return false
+		case !ok: // the node was removed since
+		case now.Boot < w.Boot:
+			return false
+		case now.Boot == w.Boot && (w.Life != 0 && now.Life != w.Life || now.End < w.End):
+			return false
+		}
+	}
+	return true
+}
