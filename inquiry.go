@@ -209,6 +209,7 @@ func (d *doubts) inquire(ctx context.Context) error {
 			return errOldCopy
 		case histories:
 			d.divide()
+			return nil // it takes part in nothing any more that an answer could change
 		}
 	}
 }
