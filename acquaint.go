@@ -275,6 +275,20 @@ func (a *acquaintances) urls(more []string) []string {
 	return urls
 }
 
+// url returns where a member is, as the state or another member says; "" if none
+// of them does.
+func (a *acquaintances) url(id uint64) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if mem, ok := a.members.members[id]; ok {
+		return mem.PeerURL
+	}
+	if l, ok := a.learned[id]; ok {
+		return l.url
+	}
+	return ""
+}
+
 func (a *acquaintances) changes() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()

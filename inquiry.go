@@ -221,8 +221,8 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	if s.from == d.id {
 		return d.meetFollowers(ctx, m)
 	}
-	mem, ok := m.members[s.from]
-	if !ok {
+	url := d.urlOf(s.from)
+	if url == "" {
 		return noFinding, false
 	}
 	var commit uint64
@@ -236,7 +236,7 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	if err != nil {
 		return noFinding, false
 	}
-	answer, ok := d.ask(ctx, mem, s.index)
+	answer, ok := d.ask(ctx, s.from, url, s.index)
 	if !ok {
 		return noFinding, false
 	}
@@ -280,15 +280,15 @@ func (d *doubts) vouch(leader leaderInTerm) {
 }
 
 // ask asks a member where its log stands against this node's, also at an index.
-func (d *doubts) ask(ctx context.Context, mem member, index uint64) (answer stand, ok bool) {
+func (d *doubts) ask(ctx context.Context, id uint64, url string, index uint64) (answer stand, ok bool) {
 	asking, cancel := context.WithTimeout(ctx, standTimeout)
 	defer cancel()
-	answer, err := d.askStand(asking, mem.PeerURL, d.id, index)
+	answer, err := d.askStand(asking, url, d.id, index)
 	if err == nil && answer == (stand{}) {
-		answer = d.oldProgram(ctx, mem.ID)
+		answer = d.oldProgram(ctx, id)
 	}
-	if err != nil || answer.ID != mem.ID || answer.ClusterID != d.cluster {
-		d.say.Debug("a member did not say where its log stands", zap.Uint64("member", mem.ID), zap.Error(err))
+	if err != nil || answer.ID != id || answer.ClusterID != d.cluster {
+		d.say.Debug("a member did not say where its log stands", zap.Uint64("member", id), zap.Error(err))
 		return stand{}, false
 	}
 	return answer, true
@@ -307,7 +307,7 @@ func (d *doubts) askAll(ctx context.Context, m membership, but uint64) map[uint6
 			continue
 		}
 		asked.Go(func() {
-			if answer, ok := d.ask(ctx, m.members[id], 0); ok && answer.State != nil {
+			if answer, ok := d.ask(ctx, id, m.members[id].PeerURL, 0); ok && answer.State != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				answers[id] = *answer.State

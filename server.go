@@ -143,7 +143,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	node.admission = admission{id: cfg.ID, isRemoved: kv.isRemoved, known: &node.known, role: node.status.Load}
 	node.doubts = &doubts{
 		say: log, id: cfg.ID, cluster: st.identity.ClusterID, log: st.mem, call: node.call, leaders: leaders, refusals: node.refusals,
-		members: kv.members, asked: l.asked, standing: kv.standing, again: node.step, divide: kv.agreement.divide, tick: tick,
+		members: kv.members, urlOf: node.known.url, asked: l.asked, standing: kv.standing, again: node.step, divide: kv.agreement.divide, tick: tick,
 		committedTerm: func() uint64 { return node.loop.committedTerm }, signs: make(chan sign, 1), reopened: make(chan struct{}, 1),
 	}
 	node.disk = newDiskWatch(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)

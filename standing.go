@@ -3,11 +3,11 @@ package main
 // standing is how far a state has come, by numbers that never sink while a log is
 // applied. So it tells histories apart: of two states of one history, the one at
 // the higher index continues the other. Terms do not tell that: two histories may
-// have had as many elections.
+// have had as many elections. Nor does the store's revision: where that is wrong,
+// the log was the same, and a replica has gone wrong by itself (checks.go).
 type standing struct {
-	Index    uint64 `json:"index"`
-	Revision uint64 `json:"revision"`
-	Changes  uint64 `json:"changes"` // of the members
+	Index   uint64 `json:"index"`
+	Changes uint64 `json:"changes"` // of the members
 	// Windows says what was applied of each node's batches. Each life of a node
 	// draws a number of its own, so no two histories have the same ones for long.
 	Windows map[uint64]windowStanding `json:"windows"`
@@ -20,7 +20,7 @@ type windowStanding struct {
 }
 
 func (s *state) standing() standing {
-	st := standing{Index: s.index, Revision: s.revision, Changes: s.membership.changes, Windows: make(map[uint64]windowStanding)}
+	st := standing{Index: s.index, Changes: s.membership.changes, Windows: make(map[uint64]windowStanding)}
 	for node, w := range s.windows {
 		st.Windows[node] = windowStanding{w.boot, w.life, w.end()}
 	}
@@ -41,7 +41,7 @@ func (s standing) isOneHistoryWith(other standing) bool {
 // isContinuedBy reports whether a state at the same index or a higher one can have
 // come from this one.
 func (s standing) isContinuedBy(later standing) bool {
-	if later.Revision < s.Revision || later.Changes < s.Changes {
+	if later.Changes < s.Changes {
 		return false
 	}
 	for node, w := range s.Windows {

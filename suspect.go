@@ -55,6 +55,9 @@ type doubts struct {
 	leaders  *leadership
 	refusals *refusals
 	members  func() membership
+	// urlOf returns where a member is, also one that the state does not know yet; ""
+	// if it is none.
+	urlOf func(id uint64) string
 	// asked reports whether this life asked for the round of ReadIndex that has
 	// a context.
 	asked func(context []byte) bool
