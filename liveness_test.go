@@ -29,6 +29,7 @@ func (c *simCluster) probe(id uint64, path string) (status int, body string) {
 // Without this an orchestrator never starts it again.
 func TestSimLivezNamesTheLoop(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
+		c.awaitReady(1, 2, 3) // a read that waits would have the reader loop wait, too
 		victim := c.followers()[0]
 		srv := c.nodes[victim].srv
 		release := make(chan struct{})
