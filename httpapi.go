@@ -395,7 +395,7 @@ func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
 	}
 	res := a.propose(r.Context(), cmd)
 	if err := a.kv.sound(); err != nil {
-		return unsettled{err} // the write may have happened, but what this node says of it is not to be trusted
+		return perhapsDone(err) // the write may have happened, but what this node says of it is not to be trusted
 	}
 	h := w.Header()
 	if res.err != nil {
@@ -477,7 +477,7 @@ func (a *api) explain(h http.Header, err error) error {
 	}
 	h.Set("Connection", "close")
 	if p.outcome == maybeApplied {
-		return unsettled{fault}
+		return perhapsDone(fault)
 	}
 	return fault
 }

@@ -49,9 +49,14 @@ func newProblem(status int, code string, o problemOutcome, r retry, text string)
 
 // unsettled is an error that came up when the request had been handed to the
 // cluster already, so it may have happened.
-type unsettled struct{ error }
+type unsettled struct{ err error }
 
-func (u unsettled) Unwrap() error { return u.error }
+func (u unsettled) Error() string { return u.err.Error() }
+func (u unsettled) Unwrap() error { return u.err }
+
+// perhapsDone returns an error for a request that had been handed to the cluster
+// already: whatever it says, it may have happened.
+func perhapsDone(err error) error { return unsettled{err} }
 
 // The errors of the HTTP interface itself.
 var (
