@@ -2,7 +2,6 @@ package main
 
 import (
 	"maps"
-	"net/http"
 
 	"github.com/tidwall/btree"
 )
@@ -157,27 +156,6 @@ func (c *checks) contradicted() bool {
 	}
 	return len(seen) > 1
 }
-
-// What the checks found of a node. Each ends every request to it.
-var (
-	errDiverged = newProblem(http.StatusServiceUnavailable, "diverged", notApplied, noRetry,
-		"this node's data is not that of the other replicas: nothing that it holds can be relied on. "+
-			"Remove it through another node (DELETE /ID) and join under a new ID with an empty data directory")
-	// errHistories: not found by a check, but from a log that contradicts this node's.
-	errHistories = newProblem(http.StatusServiceUnavailable, "diverged", notApplied, noRetry,
-		"this node's log and another member's contradict each other: there are two histories, and writes that were "+
-			"acknowledged in one are missing in the other, as when a data directory was put back from an older copy. "+
-			"To keep the history of the others, remove this node through one of them (DELETE /ID) and join under a new ID with an empty "+
-			"data directory. To keep this node's, stop all nodes and make a new cluster of its directory (raftkv recover)")
-	errNoMajority = newProblem(http.StatusServiceUnavailable, "diverged", notApplied, retryLater,
-		"the replicas hold different data, and no majority of them agrees: "+
-			"nothing is served before a check finds one. Nodes that are down may make it; else restore a backup")
-	// errMemory: found by this node alone, in itself. Its disk may be sound,
-	// because what is not the sum's does not get there (writeState).
-	errMemory = newProblem(http.StatusServiceUnavailable, "diverged", notApplied, noRetry,
-		"what this node holds in memory is not what was written into it: the memory has failed. "+
-			"Start it again, so that it loads its data from its disk; if it then says diverged, the others have noticed, and it is to be replaced")
-)
 
 // verdict returns what the checks have found of a node, nil if nothing.
 func (c *checks) verdict(node uint64) error {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -11,13 +10,6 @@ import (
 )
 
 // How leadership goes from one voter to another (thesis §3.10).
-
-var (
-	errNotVoter = newProblem(http.StatusConflict, "not_voter", notApplied, noRetry,
-		"only a voter can lead")
-	errNotHandedOver = newProblem(http.StatusServiceUnavailable, "not_handed_over", maybeApplied, retrySoon,
-		"leadership was not handed over")
-)
 
 // maxTransfers is how often a request for another leader is tried: while one
 // try lasts, up to an election timeout, raft takes no proposals.

@@ -449,11 +449,6 @@ func clip(s string) string {
 	return s
 }
 
-// errEnding: the node has met a fault with which it cannot go on, such as an
-// error of the log's disk. Its process ends once its clients know.
-var errEnding = newProblem(http.StatusInternalServerError, "internal", notApplied, retryLater,
-	"this node cannot go on, and ends")
-
 // fault returns what ends this node, nil as long as nothing does, or what does
 // was asked for.
 func (a *api) fault() error {

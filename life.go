@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"math/rand/v2"
 )
 
@@ -22,13 +21,6 @@ type life struct {
 func newLife(node, boot uint64) life {
 	return life{node: node, boot: boot, nonce: max(rand.Uint64(), 1)}
 }
-
-// errOldCopy ends a node whose directory forgot what the cluster heard from it.
-// It broke promises, votes or acknowledgements, that others may have relied on.
-var errOldCopy = errors.New("this node's data directory is an older copy of the one with which it took part in the cluster, " +
-	"or another process runs with a copy of it. If there is such a process, stop one of the two for good. " +
-	"Else remove this node through another one (DELETE /ID) and join under a new ID with an empty data directory. " +
-	"If so many nodes end like this that no majority is left, run raftkv recover --force-new-cluster on one that does not")
 
 // isAnothers reports whether a batch comes from a life that this one, with the
 // directory that it has, cannot know of: a later life of this node, or another

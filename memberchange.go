@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"time"
 
@@ -93,10 +92,6 @@ const (
 	// lastWords is how long messages of a node that has died may be under way.
 	lastWords = 100 * time.Millisecond
 )
-
-// errElsewhere: this node does not lead; ask another.
-var errElsewhere = newProblem(http.StatusServiceUnavailable, "not_leader", notApplied, retrySoon,
-	"this node is not the leader")
 
 // change carries out a membership change, on whichever node it was asked for,
 // and returns the member's ID once this node has applied it too. A change that

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -184,21 +183,6 @@ type memberChange struct {
 	// applied.
 	request uint64
 }
-
-// The reasons for which a membership change is refused. Each means that the
-// change did not happen.
-var (
-	errMemberExists = newProblem(http.StatusConflict, "member_exists", notApplied, noRetry,
-		"another member has this ID or this URL")
-	errMemberRemoved = newProblem(http.StatusConflict, "member_removed", notApplied, noRetry,
-		"this ID was removed; an ID is used once in the life of a cluster")
-	errMemberUnknown = newProblem(http.StatusNotFound, "not_found", notApplied, noRetry,
-		"no member has this ID")
-	errLastVoter = newProblem(http.StatusConflict, "last_voter", notApplied, noRetry,
-		"the last voter can neither be removed nor become a learner")
-	errBadPeerURL = newProblem(http.StatusBadRequest, "bad_request", notApplied, noRetry,
-		"bad peer URL")
-)
 
 // check decides whether c can be applied to m. done means that m already is
 // as c wants it. It is deterministic, and is asked twice: before a change is

@@ -58,30 +58,6 @@ func (u unsettled) Unwrap() error { return u.err }
 // already: whatever it says, it may have happened.
 func perhapsDone(err error) error { return unsettled{err} }
 
-// The errors of the HTTP interface itself.
-var (
-	errBadRequest = newProblem(http.StatusBadRequest, "bad_request", notApplied, noRetry,
-		"bad request")
-	errNoSuchPath = newProblem(http.StatusNotFound, "no_such_path", notApplied, noRetry,
-		"no such path")
-	errMethodNotAllowed = newProblem(http.StatusMethodNotAllowed, "method_not_allowed", notApplied, noRetry,
-		"method not allowed")
-	errTooLarge = newProblem(http.StatusRequestEntityTooLarge, "too_large", notApplied, noRetry,
-		"the value is too large")
-	errMediaType = newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", notApplied, noRetry,
-		"the body has a type that is not taken here")
-	errRequestTimeout = newProblem(http.StatusRequestTimeout, "request_timeout", notApplied, retryLater,
-		"the request did not arrive in time")
-	errWrongHost = newProblem(http.StatusMisdirectedRequest, "wrong_host", notApplied, noRetry,
-		"this name is not one of this node's")
-	errCrossOrigin = newProblem(http.StatusForbidden, "cross_origin", notApplied, noRetry,
-		"a browser sent this on behalf of another site")
-	errAmbiguous = newProblem(http.StatusConflict, "ambiguous", notApplied, noRetry,
-		"a node and a key have this name")
-	errInternal = newProblem(http.StatusInternalServerError, "internal", maybeApplied, noRetry,
-		"internal error")
-)
-
 // problemOf finds what a client is told of an error.
 func problemOf(err error) problem {
 	found := errInternal

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -60,10 +59,6 @@ const (
 	// smallDisk: the reserve is at most this part of the disk.
 	smallDisk = 3
 )
-
-// errDiskFull: a disk on which the cluster depends is almost full.
-var errDiskFull = newProblem(http.StatusInsufficientStorage, "disk_full", notApplied, retryLater,
-	"the disks have no room for this")
 
 // diskNote is what nodes tell each other of their disks.
 type diskNote struct {

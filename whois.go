@@ -75,10 +75,6 @@ func processes(ctx context.Context, urls []string, who func(context.Context, str
 	return got
 }
 
-// errSameNode: the change did not happen, and no other ID would help.
-var errSameNode = newProblem(http.StatusConflict, "member_exists", notApplied, noRetry,
-	"this URL is another name of a member's")
-
 // checkOneNode refuses a URL, for the member id, that leads to another member.
 // Nobody has to answer: a member may be added before it runs.
 func (ms *members) checkOneNode(ctx context.Context, m membership, id uint64, peerURL string) error {
