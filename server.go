@@ -84,6 +84,11 @@ func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterI
 	return s, nil
 }
 
+// registrant is a part that has something to count.
+type registrant interface {
+	register(reg prometheus.Registerer)
+}
+
 // newServer wires a node's parts, without a network.
 func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server {
 	var (
@@ -185,7 +190,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: life,
 	}
 	s.api.addRoutes(&statusAPI{get: s.status, checks: s.readyChecks, notes: s.room.notes}, s.live)
-	for _, part := range []interface{ register(prometheus.Registerer) }{
+	for _, part := range []registrant{
 		node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.memory,
 	} {
 		part.register(s.api.metrics.registry)

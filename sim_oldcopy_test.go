@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -292,12 +293,14 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 	for name, tt := range map[string]struct {
 		lost, writes int  // in the one, and in the other
 		together     bool // all three start at one time
+		leads        bool // and the one that is forgotten comes to lead
 	}{
-		"the forgotten one is shorter": {10, 60, false},
-		"the forgotten one is longer":  {60, 10, false},
-		"they are as long":             {20, 20, false},
-		"shorter, all start":           {10, 60, true},
-		"longer, all start":            {60, 10, true},
+		"the forgotten one is shorter": {10, 60, false, false},
+		"the forgotten one is longer":  {60, 10, false, false},
+		"they are as long":             {20, 20, false, false},
+		"shorter, all start":           {10, 60, true, false},
+		"longer, all start":            {60, 10, true, false},
+		"longer, and it leads":         {60, 10, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
@@ -338,6 +341,13 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 				}
 				c.start(knows)
 				srv := c.nodes[knows].srv
+				if tt.leads {
+					c.await("the forgotten one to lead", func() bool {
+						must(t, srv.node.call(context.Background(), func(rn *raft.RawNode) { must(t, rn.Campaign()) }))
+						time.Sleep(10 * time.Millisecond)
+						return srv.node.status.Load().role == raft.StateLeader
+					})
+				}
 				var clients sync.WaitGroup
 				for i := range 2 {
 					clients.Go(func() {
