@@ -101,10 +101,13 @@ func (d *doubts) standNow(rn *raft.RawNode, node, index uint64) (s stand, durabl
 	return s, true
 }
 
-// vouches reports whether a leader's log covers an index that this node has
-// committed. weigh has seen that it has no other entry there.
-func (s stand) vouches(commit uint64) bool {
-	return s.Leads && (s.EntryTerm > 0 || s.Settled && s.Commit >= commit)
+// vouches reports whether a leader covers what this node has committed: its log
+// reaches back to index, up to which this node's log is settled; or its state has
+// come further; or it knows of everything that was committed, which is more than
+// commit. weigh has seen that nothing there contradicts. A program that tells
+// nothing of its state has never been asked to vouch: it is believed.
+func (s stand) vouches(index, commit uint64) bool {
+	return s.Leads && (s.EntryTerm > 0 || s.State == nil || s.State.Index >= index || s.Settled && s.Commit >= commit)
 }
 
 // oldProgram is what is taken for the answer of a member whose program does not
@@ -243,7 +246,7 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	var mine standing
 	err = d.call(ctx, func(rn *raft.RawNode) {
 		found, mine = d.weigh(rn, answer, commit, s.index), d.standing()
-		if found == noFinding && answer.vouches(commit) && answer.Term == rn.BasicStatus().GetTerm() {
+		if found == noFinding && answer.vouches(s.index, commit) && answer.Term == rn.BasicStatus().GetTerm() {
 			d.vouch(leaderInTerm{s.from, answer.Term})
 		}
 	})

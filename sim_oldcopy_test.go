@@ -376,3 +376,27 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 		})
 	}
 }
+
+// A leader whose log does not reach back to where a follower is vouches by its
+// state. It cannot commit anything before that follower hears it.
+func TestSimLeaderVouchesByItsState(t *testing.T) {
+	small := func(cfg *config) { cfg.SnapshotCount = 5 }
+	simulateWith(t, 3, small, func(c *simCluster) {
+		c.named()
+		leader, followers := c.leader(), c.followers()
+		behind, other := followers[0], followers[1]
+		c.put(behind, "k", c.value())
+		c.crash(behind)
+		for range 100 {
+			c.put(leader, "k", c.value())
+		}
+		c.crash(other)
+		c.crash(leader)
+		c.start(leader)
+		c.start(behind)
+		c.put(behind, "k", c.value())
+		if first, err := c.nodes[leader].srv.storage.mem.FirstIndex(); err != nil || first < 50 {
+			t.Errorf("the log reaches back to entry %d, %v: this tests nothing", first, err)
+		}
+	})
+}
