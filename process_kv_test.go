@@ -42,6 +42,7 @@ func TestProcSingleNode(t *testing.T) {
 			return nil
 		})
 	}
+	c.waitReady(1) // a moment after the first answer
 	for _, path := range []string{"/livez", "/readyz", "/readyz?verbose", "/metrics", "/v1/status", "/v1/members", "/"} {
 		if r := c.do(http.MethodGet, 1, path, nil); r.status != http.StatusOK || r.body == "" {
 			t.Errorf("GET %s: %v, want 200 and a body", path, r)
