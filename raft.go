@@ -68,7 +68,8 @@ type raftNode struct {
 
 	storage *storage
 	leaders *leadership
-	kv      *kvstore
+	kv      nodeStore
+	applied *indexWait
 	reads   *reader
 
 	proposeC <-chan proposal          // from the proposer
@@ -103,6 +104,16 @@ type raftNode struct {
 	admission admission
 
 	loop raftLoop
+}
+
+// nodeStore is what the raft node asks of the store. Entries go there by commitC.
+type nodeStore interface {
+	// isRemoved reports whether an ID was removed from the cluster.
+	isRemoved(id uint64) bool
+	// sound returns nil, or why this node must not serve.
+	sound() error
+	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
+	askForSnapshot(index uint64)
 }
 
 // raftLoop is the state of the raft loop; nobody else touches it.
@@ -156,7 +167,7 @@ func raftConfig(cfg config, s raftStorage, log *zap.Logger) *raft.Config {
 func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	log := raftStorage{n.storage.mem, n.storage, n.kv.askForSnapshot}
 	c := raftConfig(cfg, log, n.log)
-	c.Applied = n.kv.applied.get() // the start has applied what was known to be committed
+	c.Applied = n.applied.get() // the start has applied what was known to be committed
 	rn, err := raft.NewRawNode(c)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 
@@ -17,7 +18,7 @@ import (
 func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 	n.links.hear(m.GetFrom())
 	err := n.admission.admit(m)
-	if err == nil && m.GetType() == raftpb.MsgSnap && n.kv.agreement.split.Load() {
+	if err == nil && m.GetType() == raftpb.MsgSnap && errors.Is(n.kv.sound(), errHistories) {
 		err = refusal{http.StatusServiceUnavailable, notHostile, errHistories.Error()}
 	}
 	if m.GetType() == raftpb.MsgSnap {

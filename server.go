@@ -118,7 +118,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	node := &raftNode{
 		pulse: newPulse("raft"), persistPulse: newPulse("persist"),
 		log: log, id: cfg.ID, url: cfg.PeerURL, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick, elected: cfg.ElectionTimeout,
-		storage: st.storage, leaders: leaders, kv: kv, reads: reads,
+		storage: st.storage, leaders: leaders, kv: kv, applied: applied, reads: reads,
 		proposeC: proposeC, commitC: commitC, roundC: roundC,
 		recvC:    make(chan *raftpb.Message, recvBuffer),
 		callC:    make(chan func(*raft.RawNode)),
