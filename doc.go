@@ -35,14 +35,14 @@ what it owns; the last column says how others reach it.
 	watcher.askVersions              nothing                       versions.mu guards the answers
 	takePart, proveID                nothing; end once the node    gate.mu
 	                                 has published who it is
-	inquire                          nothing                       signs
-	getAcquainted                    nothing                       known.wake; asks about strangers
+	doubts.inquire                   nothing                       signs, reopened; ends when the node is split
+	getAcquainted                    nothing                       acquaintances.wake; asks about strangers
 	checker.report                   this node's answer            agreement.own: the newest only
 	checker.lead                     when a check is due           its own; gives leadership up
 	liveness.run                     nothing                       asks each loop for a sign of life
 	courier.deliver, one for each    the file it reads             ends when sent
 	watchRemoval                     nothing                       errorC
-	watchLinks, askLink              what is known of the links    links.mu; peersMu, shared with the apply loop
+	links.watch, askOne              what is known of the links    links.mu; peersMu, shared with the apply loop
 	letGo, one for a removed peer    nothing                       ends after three ticks
 	logQueue, one for the process    the lines of the log          logQueue.mu guards the queue
 	endWindow, after a minute with   nothing                       repeats.mu; not waited for
@@ -70,7 +70,8 @@ and the mailbox are taken under peersMu.
   - A batch is applied at most once, however often it was proposed: its
     identity is in the state (kvstore.go, window). Nobody is answered from an
     entry that is not, byte for byte, the batch that was sent (life.go).
-  - What contradicts this node's log does not get to raft (suspect.go).
+  - What contradicts this node's log does not get to raft, and nothing is
+    acknowledged to a leader that has not vouched for its own (suspect.go).
   - The members in the state are those of raft's configuration at the same
     index; checked at each change.
   - The mark on disk never claims more than the log has synced.
