@@ -308,6 +308,9 @@ func (n *raftNode) step(m *raftpb.Message) {
 	if !n.disk.takesIn(m) {
 		return
 	}
+	if n.goesBack(m) {
+		return
+	}
 	if m.GetType() == raftpb.MsgReadIndex {
 		n.readIndex(m)
 		return
@@ -315,6 +318,17 @@ func (n *raftNode) step(m *raftpb.Message) {
 	if err := n.loop.rn.Step(m); err != nil {
 		n.log.Debug("raft took no notice of a message", zap.Stringer("type", m.GetType()), zap.Error(err))
 	}
+}
+
+// goesBack reports whether raft would pass a message on to the node that it came
+// from, which has come to lead meanwhile. That node would take it for a forged one;
+// and it proposes and asks again by itself.
+func (n *raftNode) goesBack(m *raftpb.Message) bool {
+	switch m.GetType() {
+	case raftpb.MsgProp, raftpb.MsgReadIndex:
+		return m.GetFrom() != raft.None && m.GetFrom() == n.loop.rn.BasicStatus().Lead
+	}
+	return false
 }
 
 func (n *raftNode) stored(s stored) {
@@ -382,7 +396,9 @@ func (n *raftNode) handleReady() {
 			held := n.loop.held
 			n.loop.held = nil
 			for _, m := range held {
-				n.readIndex(m)
+				if !n.goesBack(m) {
+					n.readIndex(m)
+				}
 			}
 		}
 	}

@@ -2,6 +2,14 @@
 
 package main
 
+import (
+	"context"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
 // hostileKinds are the refusals that no cluster without a stranger at its peer
 // ports has, however bad its network is.
 var hostileKinds = []refusalKind{refusedAddress, refusedTerm, refusedMalformed, refusedSize, refusedBusy, refusedRoom}
@@ -33,4 +41,25 @@ func (c *simCluster) checkRefusals() {
 			c.t.Errorf("%d messages between nodes were refused: %s", n, kind)
 		}
 	}
+}
+
+// What a node proposed or asked before it came to lead, and a former leader passes
+// on, does not come back to it: it would be taken for forged.
+func TestSimNothingComesBack(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		leader := c.leader()
+		former := c.followers()[0]
+		node := c.nodes[former].srv.node
+		for _, m := range []*raftpb.Message{
+			{Type: raftpb.MsgProp.Enum(), Entries: []*raftpb.Entry{{Data: putBatch("k", "v")}}},
+			{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: make([]byte, roundContext)}}},
+		} {
+			m.From, m.To = new(leader), new(former)
+			must(t, node.Process(context.Background(), m))
+		}
+		time.Sleep(time.Second)
+		if n := c.nodes[leader].srv.node.refusals.count(refusedAddress); n != 0 {
+			t.Errorf("%d messages came back to the node that had sent them", n)
+		}
+	})
 }
