@@ -47,7 +47,7 @@ soak-faults:
 
 soak-sim:
 	$(SOAK) -run 'TestSoak(Sim|Hostile)' .
-	go test -run '^$$' -fuzz '^FuzzProcess$$' -fuzztime 10m .
+	go test -run '^$$' -fuzz '^FuzzProcess$$' -fuzztime 10m -fuzzminimizetime 10x .
 
 # What git sees, to compare before and after go generate.
 STATE = { git status --porcelain; git diff; } 2>/dev/null | git hash-object --stdin

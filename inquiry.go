@@ -256,7 +256,7 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	d.say.Error("another member's log contradicts this node's", zap.Uint64("member", s.from),
 		zap.Any("its log", answer), zap.Uint64("own commit index", commit), zap.Uint64("about entry", s.index))
 	if found == histories && answer.State != nil {
-		others := d.askAll(ctx, m, s.from)
+		_, others := d.askAll(ctx, m, s.from)
 		if hasMajority(len(m.voters()), mine, *answer.State, others) {
 			d.say.Warn("a majority of the voters is of one history with this node, and not with that member", zap.Uint64("member", s.from))
 			return noFinding, false
@@ -298,34 +298,40 @@ func (d *doubts) ask(ctx context.Context, id uint64, url string, index uint64) (
 }
 
 // askAll asks the voters but this node and one other how far their states have
-// come. Those that do not say are left out.
-func (d *doubts) askAll(ctx context.Context, m membership, but uint64) map[uint64]standing {
+// come. It returns how many have answered, and what those say that know the
+// question.
+func (d *doubts) askAll(ctx context.Context, m membership, but uint64) (answered int, answers map[uint64]standing) {
 	var (
-		mu      sync.Mutex
-		answers = make(map[uint64]standing)
-		asked   sync.WaitGroup
+		mu    sync.Mutex
+		asked sync.WaitGroup
 	)
+	answers = make(map[uint64]standing)
 	for _, id := range m.voters() {
 		if id == d.id || id == but {
 			continue
 		}
 		asked.Go(func() {
-			if answer, ok := d.ask(ctx, id, m.members[id].PeerURL, 0); ok && answer.State != nil {
-				mu.Lock()
-				defer mu.Unlock()
+			answer, ok := d.ask(ctx, id, m.members[id].PeerURL, 0)
+			if !ok {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			answered++
+			if answer.State != nil {
 				answers[id] = *answer.State
 			}
 		})
 	}
 	asked.Wait()
-	return answers
+	return answered, answers
 }
 
 // meetFollowers compares a new leader's state with those of the others. If it is
 // of a history that a majority does not share, its followers wait for ever for it
 // to vouch; so it has to leave.
 func (d *doubts) meetFollowers(ctx context.Context, m membership) (found finding, forAll bool) {
-	answers := d.askAll(ctx, m, d.id)
+	answered, answers := d.askAll(ctx, m, d.id)
 	mine, voters := d.standing(), len(m.voters())
 	for id, theirs := range answers {
 		if mine.isOneHistoryWith(theirs) || hasMajority(voters, mine, theirs, answers) {
@@ -335,7 +341,7 @@ func (d *doubts) meetFollowers(ctx context.Context, m membership) (found finding
 			zap.Any("its state", theirs), zap.Any("own state", mine))
 		return histories, d.part(ctx, histories)
 	}
-	return noFinding, 1+len(answers) > voters/2
+	return noFinding, 1+answered > voters/2
 }
 
 // hasMajority reports whether, of two states that are not of one history, a

@@ -396,6 +396,7 @@ func (f *forger) message(tg target) *raftpb.Message {
 // so nothing else is asked of it. The others of its cluster are the forger alone.
 func fuzzProcess(t *testing.T, data []byte) {
 	dir := t.TempDir()
+	defer func() { must(t, os.RemoveAll(dir)) }() // a soak strikes ten thousand times in one test
 	inBubble(t, func(t *testing.T) {
 		c := newSimCluster(t, dir, 1, 0, func(c *simCluster) {
 			c.attacked = true

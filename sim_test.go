@@ -115,6 +115,7 @@ func simulateSet(t *testing.T, n int, set func(*simCluster), test func(c *simClu
 		test(c)
 		c.check()
 	})
+	must(t, os.RemoveAll(dir)) // a soak runs a thousand of these in one test
 }
 
 // newSimCluster makes a cluster of n nodes and starts them. It is called in a
