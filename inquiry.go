@@ -256,10 +256,10 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	d.say.Error("another member's log contradicts this node's", zap.Uint64("member", s.from),
 		zap.Any("its log", answer), zap.Uint64("own commit index", commit), zap.Uint64("about entry", s.index))
 	if found == histories && answer.State != nil {
-		_, others := d.askAll(ctx, m, s.from)
-		if hasMajority(len(m.voters()), mine, *answer.State, others) {
-			d.say.Warn("a majority of the voters is of one history with this node, and not with that member", zap.Uint64("member", s.from))
-			return noFinding, false
+		_, states := d.askAll(ctx, m, s.from)
+		states[d.id], states[s.from] = mine, *answer.State
+		if !isOut(m.voters(), states, mine, *answer.State) {
+			return noFinding, false // its sender has not vouched, and is asked again
 		}
 	}
 	return found, d.part(ctx, found)
@@ -331,28 +331,43 @@ func (d *doubts) askAll(ctx context.Context, m membership, but uint64) (answered
 // of a history that a majority does not share, its followers wait for ever for it
 // to vouch; so it has to leave.
 func (d *doubts) meetFollowers(ctx context.Context, m membership) (found finding, forAll bool) {
-	answered, answers := d.askAll(ctx, m, d.id)
-	mine, voters := d.standing(), len(m.voters())
-	for id, theirs := range answers {
-		if mine.isOneHistoryWith(theirs) || hasMajority(voters, mine, theirs, answers) {
+	answered, states := d.askAll(ctx, m, d.id)
+	mine, voters := d.standing(), m.voters()
+	states[d.id] = mine
+	forAll = 1+answered > len(voters)/2
+	for id, theirs := range states {
+		if mine.isOneHistoryWith(theirs) {
 			continue
 		}
 		d.say.Error("a member's state is of another history than this node's", zap.Uint64("member", id),
 			zap.Any("its state", theirs), zap.Any("own state", mine))
-		return histories, d.part(ctx, histories)
+		if isOut(voters, states, mine, theirs) {
+			return histories, d.part(ctx, histories)
+		}
+		forAll = false
 	}
-	return noFinding, 1+answered > voters/2
+	return noFinding, forAll
 }
 
-// hasMajority reports whether, of two states that are not of one history, a
-// majority of the voters is with mine: this node, and those whose states can be of
-// one history with it and not with theirs.
-func hasMajority(voters int, mine, theirs standing, answers map[uint64]standing) bool {
-	with := 1
-	for _, s := range answers {
-		if s.isOneHistoryWith(mine) && !s.isOneHistoryWith(theirs) {
-			with++
+// isOut reports whether, of two states that are not of one history, mine is to go:
+// a majority of the voters is with theirs, or all voters are known and no majority
+// is with mine. Until that shows, nobody is accused; a leader that has not vouched
+// commits nothing, and confirms no read, meanwhile. A voter is with a state if its
+// own can be of one history with that and not with the other.
+func isOut(voters []uint64, states map[uint64]standing, mine, theirs standing) bool {
+	var forMine, forTheirs, unknown int
+	for _, id := range voters {
+		s, known := states[id]
+		withMine, withTheirs := s.isOneHistoryWith(mine), s.isOneHistoryWith(theirs)
+		switch {
+		case !known:
+			unknown++
+		case withMine && !withTheirs:
+			forMine++
+		case withTheirs && !withMine:
+			forTheirs++
 		}
 	}
-	return with > voters/2
+	majority := len(voters)/2 + 1
+	return forTheirs >= majority || unknown == 0 && forMine < majority
 }

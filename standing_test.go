@@ -84,3 +84,41 @@ func TestStandingOnlyGrows(t *testing.T) {
 		t.Errorf("%v: %+v, want %+v", err, back, now)
 	}
 }
+
+// Without this a healthy node is accused because others are down, or one of a lost
+// history goes on because nobody says so.
+func TestWhoIsOut(t *testing.T) {
+	common := standing{Index: 5, Windows: map[uint64]windowStanding{1: {1, 10, 1}}}
+	mine := standing{Index: 9, Windows: map[uint64]windowStanding{1: {1, 10, 1}, 2: {1, 20, 3}}}
+	theirs := standing{Index: 9, Windows: map[uint64]windowStanding{1: {1, 10, 1}, 2: {1, 21, 3}}}
+	for name, tt := range map[string]struct {
+		voters int
+		others []standing // of voters 3, 4, ...; those that are left are not known
+		out    bool
+	}{
+		"the third is with it":                 {3, []standing{mine}, false},
+		"the third is with the other":          {3, []standing{theirs}, true},
+		"the third is down":                    {3, nil, false},
+		"the third can be of both, all known":  {3, []standing{common}, true},
+		"two of five are with it":              {5, []standing{mine}, false},
+		"two and two of five":                  {5, []standing{mine, theirs}, false},
+		"three of five are with the other":     {5, []standing{theirs, theirs}, true},
+		"three of five are with it":            {5, []standing{mine, mine, theirs}, false},
+		"there are but two":                    {2, nil, true},
+		"four, of which two are with each":     {4, []standing{mine, theirs}, true},
+		"four, of which one is down":           {4, []standing{theirs}, false},
+		"four, of which three are not with it": {4, []standing{theirs, theirs}, true},
+	} {
+		states := map[uint64]standing{1: mine, 2: theirs}
+		var voters []uint64
+		for id := range uint64(tt.voters) {
+			voters = append(voters, id+1)
+		}
+		for i, s := range tt.others {
+			states[uint64(3+i)] = s
+		}
+		if got := isOut(voters, states, mine, theirs); got != tt.out {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
