@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -98,6 +99,12 @@ func TestProcEndlessSnapshot(t *testing.T) {
 		}
 		return err
 	})
-	c.put(2, "k", "1")
+	// The disk was short for a moment; then it takes writes again.
+	procEventually(t, 10*time.Second, "writes to be taken", func() error {
+		if r := c.do(http.MethodPut, 2, "/k", []byte("1")); r.status != http.StatusNoContent {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
 	c.wantGet(1, "k", "1")
 }
