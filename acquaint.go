@@ -241,7 +241,10 @@ func (a *acquaintances) silent(now time.Time) (ids []uint64) {
 // meanwhile, it is added again.
 func (a *acquaintances) part(id uint64) {
 	a.gate.forget(id)
-	a.peers.RemovePeer(types.ID(id))
+	a.mu.Lock()
+	peers := a.peers
+	a.mu.Unlock()
+	peers.RemovePeer(types.ID(id))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.addMember(id)

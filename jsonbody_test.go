@@ -79,3 +79,20 @@ func TestReadJSON(t *testing.T) {
 		t.Errorf("empty: %v", err)
 	}
 }
+
+// A value of the wrong kind is named in JSON's words.
+func TestWrongKindIsNamed(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"id":"2"}`:    `"id": a string in place of a whole number from 0 to 2^64-1`,
+		`{"role":[1]}`:  `does not belong`,
+		`{"role":true}`: `"role": a bool in place of a string`,
+	} {
+		var v struct {
+			ID   *uint64 `json:"id"`
+			Role *string `json:"role"`
+		}
+		if err := decodeStrict([]byte(body), &v); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", body, err, want)
+		}
+	}
+}

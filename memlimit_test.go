@@ -181,3 +181,14 @@ func TestGCShare(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 }
+
+// A limit below the least is warned of, one at it is not.
+func TestScarceMemoryIsWarnedOf(t *testing.T) {
+	for bytes, want := range map[uint64]int{0: 0, memoryLeast: 0, memoryLeast - 1: 1} {
+		core, logs := observer.New(zap.InfoLevel)
+		warnScarce(memoryLimit{bytes: bytes, source: "a test"}, zap.New(core))
+		if logs.Len() != want {
+			t.Errorf("of %d bytes it says %v", bytes, logs.All())
+		}
+	}
+}
