@@ -457,3 +457,19 @@ func TestParseSize(t *testing.T) {
 		}
 	}
 }
+
+// Guarantee: of --log-level, everything that is not understood is named.
+func TestLogLevelFlag(t *testing.T) {
+	_, err := parseConfig([]string{"--log-level", "loud,raft=,rafthttp=debug,rafthttp=info,disk=info,info,warn", "--log-format", "xml"}, mapEnv(nil))
+	wantProblems(t, err,
+		[]string{`--log-level "loud"`, "debug, info, warn, error"},
+		[]string{`--log-level "raft="`, "debug, info, warn, error"},
+		[]string{`--log-level "rafthttp=info"`, "once"},
+		[]string{`--log-level "disk=info"`, "raft, rafthttp, snap, wal"},
+		[]string{`--log-level "info"`, "one level"},
+		[]string{`--log-level "warn"`, "one level"},
+		[]string{"--log-format"})
+	if _, err := parseConfig([]string{"--log-level", "info,"}, mapEnv(nil)); err == nil {
+		t.Error("a comma at the end is taken")
+	}
+}

@@ -386,8 +386,9 @@ func wantHard(t *testing.T, o *openedStorage, term, vote, minCommit uint64) {
 // markOf is the mark as it is on disk.
 func markOf(t *testing.T, dir string) mark {
 	t.Helper()
-	m, err := readMarkFile(filepath.Join(dir, "mark"))
+	f, m, err := openMark(filepath.Join(dir, "mark"))
 	must(t, err)
+	must(t, f.close())
 	return m
 }
 

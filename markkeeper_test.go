@@ -50,7 +50,7 @@ func TestMarkKeeperFollows(t *testing.T) {
 			k.raise(m.Index, m.Term, m.Vote)
 			time.Sleep(time.Duration(rnd.IntN(40)) * time.Millisecond * time.Duration(1+rnd.IntN(6)))
 			synctest.Wait()
-			got := markOf(t, filepath.Dir(path))
+			got := markIn(t, filepath.Dir(path))
 			// What was raised an interval ago is covered; nothing is that was not raised.
 			for i := len(history) - 1; ; i-- {
 				if i < 0 {
@@ -95,19 +95,19 @@ func TestMarkKeeperLowersAtOnce(t *testing.T) {
 		dir := filepath.Dir(path)
 		k.raise(20, 3, 1)
 		must(t, k.lower(5))
-		if m := markOf(t, dir); m.Index != 5 || m.Boot != 1 || m.Term > 3 {
+		if m := markIn(t, dir); m.Index != 5 || m.Boot != 1 || m.Term > 3 {
 			t.Fatalf("the mark is %+v", m)
 		}
 		// It stays low until the log is said to be longer.
 		time.Sleep(5 * markInterval)
 		synctest.Wait()
-		if m := markOf(t, dir); m.Index != 5 {
+		if m := markIn(t, dir); m.Index != 5 {
 			t.Fatalf("the mark is %+v", m)
 		}
 		k.raise(7, 4, 2)
 		time.Sleep(markInterval)
 		synctest.Wait()
-		if m := markOf(t, dir); m != (mark{Boot: 1, Index: 7, Term: 4, Vote: 2}) {
+		if m := markIn(t, dir); m != (mark{Boot: 1, Index: 7, Term: 4, Vote: 2}) {
 			t.Fatalf("the mark is %+v", m)
 		}
 		// What it does not cover needs no write, but must not be raised to.
@@ -115,7 +115,7 @@ func TestMarkKeeperLowersAtOnce(t *testing.T) {
 		must(t, k.lower(8))
 		time.Sleep(2 * markInterval)
 		synctest.Wait()
-		if m := markOf(t, dir); m.Index > 8 {
+		if m := markIn(t, dir); m.Index > 8 {
 			t.Fatalf("the mark is %+v", m)
 		}
 	})
@@ -133,7 +133,7 @@ func TestMarkKeeperCloses(t *testing.T) {
 	}
 	k.raise(9, 2, 1)
 	must(t, k.close())
-	if m := markOf(t, filepath.Dir(path)); m != (mark{Boot: 3, Index: 9, Term: 2, Vote: 1}) {
+	if m := markIn(t, filepath.Dir(path)); m != (mark{Boot: 3, Index: 9, Term: 2, Vote: 1}) {
 		t.Fatalf("the mark is %+v", m)
 	}
 
@@ -154,4 +154,12 @@ func TestMarkKeeperCloses(t *testing.T) {
 	if k.run(t.Context()) == nil {
 		t.Error("run has no error")
 	}
+}
+
+// markIn is the mark in a directory, as it is on disk.
+func markIn(t *testing.T, dir string) mark {
+	t.Helper()
+	m, err := readMarkFile(filepath.Join(dir, "mark"))
+	must(t, err)
+	return m
 }
