@@ -34,7 +34,7 @@ func (pt *proposeTest) mustGather() {
 	if len(p.queue) == 0 || len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= windowSize {
 		return
 	}
-	if wait, _ := p.gather.hold(len(p.queue), len(p.inFlight), now); wait == 0 || p.queued >= fullBatchBytes {
+	if pause, _ := p.gather.hold(len(p.queue), len(p.inFlight), now); pause == 0 || p.queued >= fullBatchBytes {
 		pt.Fatalf("run sleeps, but %d requests of %d bytes may go beside %d batches: enough %d, %+v",
 			len(p.queue), p.queued, len(p.inFlight), p.enough, p.gather)
 	}

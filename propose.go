@@ -166,9 +166,9 @@ func (p *proposer) run(ctx context.Context) error {
 	for {
 		leader, term, changed := p.leaders.get()
 		for leader != 0 {
-			b, wait := p.next(term)
+			b, pause := p.next(term)
 			if b == nil {
-				gathered.Reset(wait)
+				gathered.Reset(pause)
 				break
 			}
 			if !p.offer(ctx, b) {
@@ -205,7 +205,7 @@ func (p *proposer) idle() bool {
 // next picks the batch to hand to raft now: one in flight that needs another
 // try, else a new one. If there is none, it returns when to look again, unless
 // it is woken before.
-func (p *proposer) next(term uint64) (b *batch, wait time.Duration) {
+func (p *proposer) next(term uint64) (b *batch, pause time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -227,8 +227,8 @@ func (p *proposer) next(term uint64) (b *batch, wait time.Duration) {
 		p.enough = maxQueuedCommands
 		return nil, never
 	case p.queued < fullBatchBytes:
-		if wait, p.enough = p.gather.hold(len(p.queue), len(p.inFlight), now); wait > 0 {
-			return nil, wait
+		if pause, p.enough = p.gather.hold(len(p.queue), len(p.inFlight), now); pause > 0 {
+			return nil, pause
 		}
 	}
 	p.gather.begin(len(p.queue), len(p.inFlight), now)

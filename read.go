@@ -129,9 +129,9 @@ func (r *reader) run(ctx context.Context) error {
 			lastLeader, lastTerm = leader, term
 		}
 		for leader != 0 {
-			c, wait := r.next()
+			c, pause := r.next()
 			if c == nil {
-				gathered.Reset(wait)
+				gathered.Reset(pause)
 				break
 			}
 			select {
@@ -165,7 +165,7 @@ func (r *reader) idle() bool {
 
 // next returns the context of the round to ask for now. If there is none, it
 // returns when to look again, unless it is woken before.
-func (r *reader) next() (context []byte, wait time.Duration) {
+func (r *reader) next() (context []byte, pause time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -183,8 +183,8 @@ func (r *reader) next() (context []byte, wait time.Duration) {
 	if r.waiting == nil || asked >= maxReadRounds {
 		return nil, never
 	}
-	if wait, r.enough = r.gather.hold(r.waiting.readers, asked, now); wait > 0 {
-		return nil, wait
+	if pause, r.enough = r.gather.hold(r.waiting.readers, asked, now); pause > 0 {
+		return nil, pause
 	}
 	r.gather.begin(r.waiting.readers, asked, now)
 	round := r.waiting
