@@ -224,7 +224,7 @@ func TestBootCrashAfterEachStepOfOpen(t *testing.T) {
 	must(t, keeper.file.writeSlot(next))
 	steps["one slot of the mark"] = crashed(t, dir)
 	torn := crashed(t, dir)
-	damageMark(t, filepath.Join(torn, "mark"), 40, 0xff) // in the slot that writeSlot has written
+	patch(t, filepath.Join(torn, "mark"), 40, []byte{0xff}) // in the slot that writeSlot has written
 	steps["a torn slot of the mark"] = torn
 	must(t, keeper.file.writeSlot(next))
 	steps["mark"] = crashed(t, dir)
@@ -260,7 +260,7 @@ func TestBootNumberRises(t *testing.T) {
 		}
 		// Damage to one slot must not set the number back either.
 		hurt := crashed(t, dir)
-		damageMark(t, filepath.Join(hurt, "mark"), int(life%2)*markSlotSize+24, 0xee)
+		patch(t, filepath.Join(hurt, "mark"), int64(life%2)*markSlotSize+24, []byte{0xee})
 		if h := openDisk(t, hurt); h.boot != life+1 {
 			t.Fatalf("after damage to a slot in life %d, the next has number %d", life, h.boot)
 		}

@@ -63,7 +63,7 @@ func (rt *readTest) mustGather() {
 	if r.waiting == nil || asked >= maxReadRounds {
 		return
 	}
-	if wait, _ := r.gather.hold(r.waiting.readers, asked, now); wait == 0 {
+	if pause, _ := r.gather.hold(r.waiting.readers, asked, now); pause == 0 {
 		rt.Fatalf("run sleeps, but %d readers may go beside %d rounds: enough %d, %+v", r.waiting.readers, asked, r.enough, r.gather)
 	}
 }
