@@ -417,4 +417,4 @@ func (a *acquaintances) askOne(ctx context.Context, peerURL string) (clusterInfo
 	return info, err
 }
 
-var errOtherCluster = refusal{http.StatusPreconditionFailed, notHostile, "this is another cluster"}
+var errOtherCluster = refusal{status: http.StatusPreconditionFailed, kind: notHostile, reason: "this is another cluster"}

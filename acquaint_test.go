@@ -46,7 +46,7 @@ func learnedURL(id uint64) string { return fmt.Sprintf("http://10.1.%d.%d:2380",
 // state's business when that knows of it.
 func TestAcquaintancesLearned(t *testing.T) {
 	peers := &notedTransport{peers: make(map[uint64]string)}
-	m := newMembership([]peer{{1, simLikeURL(1)}, {2, simLikeURL(2)}})
+	m := newMembership([]peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
 	m.removed[3] = true
 	a := &acquaintances{self: selfID{node: 1}}
 	a.settle(peers, m)
@@ -163,7 +163,7 @@ func TestAcquaintancesClaims(t *testing.T) {
 // it.
 func TestAcquaintancesVouch(t *testing.T) {
 	a := &acquaintances{self: selfID{1, 111}, applied: &indexWait{}}
-	m := newMembership([]peer{{1, simLikeURL(1)}})
+	m := newMembership([]peer{{ID: 1, URL: simLikeURL(1)}})
 	m.changes = 2
 	a.settle(noTransport{}, m)
 	good := func() clusterInfo {

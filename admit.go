@@ -48,7 +48,7 @@ var peerMessages = map[raftpb.MessageType]func(*raftpb.Message) error{
 }
 
 func malformed(format string, args ...any) error {
-	return refusal{http.StatusBadRequest, refusedMalformed, fmt.Sprintf(format, args...)}
+	return refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: fmt.Sprintf(format, args...)}
 }
 
 // checkMessage refuses what no peer sends.
@@ -96,12 +96,12 @@ func (a *admission) admit(m *raftpb.Message) error {
 	from := m.GetFrom()
 	switch {
 	case m.GetTo() != a.id:
-		return refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("message for node %d came to node %d", m.GetTo(), a.id)}
+		return refusal{status: http.StatusBadRequest, kind: refusedAddress, reason: fmt.Sprintf("message for node %d came to node %d", m.GetTo(), a.id)}
 	case from == a.id || checkID(from) != nil:
-		return refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("a %s message does not come from node %d", m.GetType(), from)}
+		return refusal{status: http.StatusBadRequest, kind: refusedAddress, reason: fmt.Sprintf("a %s message does not come from node %d", m.GetType(), from)}
 	case a.isRemoved(from):
 		// rafthttp takes this status for the word that ends the sender.
-		return refusal{http.StatusForbidden, notHostile, fmt.Sprintf("node %d was removed from the cluster", from)}
+		return refusal{status: http.StatusForbidden, kind: notHostile, reason: fmt.Sprintf("node %d was removed from the cluster", from)}
 	case !a.known.knows(from):
 		a.known.ask()
 		return unknownSender(from)
@@ -115,10 +115,10 @@ func (a *admission) admit(m *raftpb.Message) error {
 		return err
 	}
 	if m.GetType() == raftpb.MsgSnap && (m.GetTerm() < term || m.GetTerm() == term && lead) {
-		return refusal{http.StatusConflict, notHostile, fmt.Sprintf("a snapshot of term %d in term %d", m.GetTerm(), term)}
+		return refusal{status: http.StatusConflict, kind: notHostile, reason: fmt.Sprintf("a snapshot of term %d in term %d", m.GetTerm(), term)}
 	}
 	if !a.known.passes(from) {
-		return refusal{http.StatusServiceUnavailable, notHostile, "this node is still asking whether its ID is its own"}
+		return refusal{status: http.StatusServiceUnavailable, kind: notHostile, reason: "this node is still asking whether its ID is its own"}
 	}
 	return nil
 }
@@ -126,7 +126,7 @@ func (a *admission) admit(m *raftpb.Message) error {
 // unknownSender refuses a sender for now: it may be a member that this node has
 // not heard of yet, and tries again.
 func unknownSender(id uint64) refusal {
-	return refusal{http.StatusServiceUnavailable, refusedSender, fmt.Sprintf("this node knows of no member %d", id)}
+	return refusal{status: http.StatusServiceUnavailable, kind: refusedSender, reason: fmt.Sprintf("this node knows of no member %d", id)}
 }
 
 // ownTerm returns the term of this node, and whether it leads in it.
@@ -143,9 +143,9 @@ func (a *admission) ownTerm() (term uint64, leads bool) {
 func checkTerm(term, own uint64) error {
 	switch {
 	case term > maxTerm:
-		return refusal{http.StatusBadRequest, refusedTerm, fmt.Sprintf("no cluster gets to term %d", term)}
+		return refusal{status: http.StatusBadRequest, kind: refusedTerm, reason: fmt.Sprintf("no cluster gets to term %d", term)}
 	case term > own && term-own > maxTermLeap:
-		return refusal{http.StatusBadRequest, refusedTerm, fmt.Sprintf("term %d is too far above term %d", term, own)}
+		return refusal{status: http.StatusBadRequest, kind: refusedTerm, reason: fmt.Sprintf("term %d is too far above term %d", term, own)}
 	}
 	return nil
 }

@@ -305,7 +305,7 @@ func TestLockDirImpossible(t *testing.T) {
 // Without this a node would run on the log of another node or cluster, under
 // its own ID: it would vote and acknowledge for a log it does not have.
 func TestIdentityOfAnother(t *testing.T) {
-	others := []peer{{1, "http://10.0.0.1:2380"}, {2, "http://10.0.0.2:2380"}, {4, "http://10.0.0.4:2380"}}
+	others := []peer{{ID: 1, URL: "http://10.0.0.1:2380"}, {ID: 2, URL: "http://10.0.0.2:2380"}, {ID: 4, URL: "http://10.0.0.4:2380"}}
 	for name, c := range map[string]struct {
 		change func(*config)
 		words  []string

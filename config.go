@@ -504,7 +504,7 @@ func (c *config) validateRelations(r *review) {
 	if c.Join && len(c.Seeds) == 0 {
 		r.check("cluster", c.PeerURL, fmt.Errorf("expected also the URL of a running member, because of %s", r.name("join")))
 	}
-	if !c.Join && !slices.Contains(c.Cluster, peer{c.ID, c.PeerURL}) {
+	if !c.Join && !slices.Contains(c.Cluster, peer{ID: c.ID, URL: c.PeerURL}) {
 		r.check("id", c.ID, fmt.Errorf("expected a member in %s %s, or --join", r.name("cluster"), formatPeers(c.Cluster)))
 	}
 	if r.sound("host", "port", "listen-peer") && sameListener(joinHostPort(c.Host, c.Port), c.listenPeer()) {

@@ -23,7 +23,7 @@ import (
 // Helpers of the tests of the data directory.
 
 func diskPeers() []peer {
-	return []peer{{1, "http://10.0.0.1:2380"}, {2, "http://10.0.0.2:2380"}, {3, "http://10.0.0.3:2380"}}
+	return []peer{{ID: 1, URL: "http://10.0.0.1:2380"}, {ID: 2, URL: "http://10.0.0.2:2380"}, {ID: 3, URL: "http://10.0.0.3:2380"}}
 }
 
 func diskIdentity() identity {

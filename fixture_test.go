@@ -152,7 +152,7 @@ func TestFixtureRecover(t *testing.T) {
 			if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != exitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
-			wantRefounded(t, dir, st, []peer{{f.identity.Node, simURL(f.identity.Node)}})
+			wantRefounded(t, dir, st, []peer{{ID: f.identity.Node, URL: simURL(f.identity.Node)}})
 		})
 	}
 }
@@ -172,7 +172,7 @@ func TestFixtureBackups(t *testing.T) {
 			if code, out, errs := runCommand(t, "restore", path, "--data-dir", dir, "--id", "7", "--cluster", "7="+simURL(7)); code != exitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
-			wantRefounded(t, dir, st, []peer{{7, simURL(7)}})
+			wantRefounded(t, dir, st, []peer{{ID: 7, URL: simURL(7)}})
 		})
 	}
 }

@@ -97,7 +97,7 @@ func (m *membership) publish(id, instance uint64, clientURL string, level uint64
 func (m membership) peers() []peer {
 	var peers []peer
 	for _, mem := range m.sorted() {
-		peers = append(peers, peer{mem.ID, mem.PeerURL})
+		peers = append(peers, peer{ID: mem.ID, URL: mem.PeerURL})
 	}
 	return peers
 }

@@ -188,7 +188,7 @@ func TestRestoreFromElsewhere(t *testing.T) {
 			stdin: bytes.NewReader(stateBytes(t, old)), stdout: new(bytes.Buffer),
 		}
 		must(t, runRestore(o))
-		wantRefounded(t, to, old, []peer{{1, simURL(1)}})
+		wantRefounded(t, to, old, []peer{{ID: 1, URL: simURL(1)}})
 	}
 }
 

@@ -125,7 +125,7 @@ func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string)
 	r.Header.Del("X-PeerURLs")
 	for _, name := range []string{"X-Server-Version", "X-Min-Cluster-Version"} {
 		if v := r.Header.Get(name); v != "" && !versionHeader.MatchString(v) {
-			g.refuse(w, r, 0, refusal{http.StatusBadRequest, refusedMalformed, fmt.Sprintf("%s: %.100q is no version", name, v)})
+			g.refuse(w, r, 0, refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: fmt.Sprintf("%s: %.100q is no version", name, v)})
 			return 0, false
 		}
 	}
@@ -137,7 +137,7 @@ func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string)
 	from = uint64(id)
 	switch {
 	case err != nil || checkID(from) != nil || from == g.id:
-		g.refuse(w, r, from, refusal{http.StatusBadRequest, refusedAddress, fmt.Sprintf("%.100q is not the ID of a peer", sender)})
+		g.refuse(w, r, from, refusal{status: http.StatusBadRequest, kind: refusedAddress, reason: fmt.Sprintf("%.100q is not the ID of a peer", sender)})
 		return from, false
 	case g.admission.isRemoved(from):
 		return from, true // which Process, or rafthttp for a stream, tells it
@@ -201,12 +201,12 @@ func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *p
 	size := r.ContentLength
 	switch {
 	case size < 0:
-		return nil, &refusal{http.StatusLengthRequired, refusedMalformed, "a message without a length"}
+		return nil, &refusal{status: http.StatusLengthRequired, kind: refusedMalformed, reason: "a message without a length"}
 	case size > maxMessageBytes:
-		return nil, &refusal{http.StatusRequestEntityTooLarge, refusedSize,
-			fmt.Sprintf("a message of %d bytes, where %d are allowed", size, maxMessageBytes)}
+		return nil, &refusal{status: http.StatusRequestEntityTooLarge, kind: refusedSize,
+			reason: fmt.Sprintf("a message of %d bytes, where %d are allowed", size, maxMessageBytes)}
 	case size <= smallMessageBytes && !place.take(g.small, 1), size > smallMessageBytes && !place.take(g.large, size):
-		return nil, &refusal{http.StatusServiceUnavailable, refusedBusy, "too many messages are coming in"}
+		return nil, &refusal{status: http.StatusServiceUnavailable, kind: refusedBusy, reason: "too many messages are coming in"}
 	}
 	limit := g.readLimit + time.Duration(size/messageReadRate)*time.Second
 	conn := http.NewResponseController(w)
@@ -219,7 +219,7 @@ func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *p
 		err = conn.SetReadDeadline(time.Time{})
 	}
 	if err != nil {
-		return nil, &refusal{http.StatusBadRequest, notHostile, "the message broke off: " + err.Error()}
+		return nil, &refusal{status: http.StatusBadRequest, kind: notHostile, reason: "the message broke off: " + err.Error()}
 	}
 	// Entries of two bytes each take fifty times as much when they are decoded.
 	entries, why := countEntries(body, fieldEntries)
@@ -227,11 +227,11 @@ func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *p
 		return nil, why
 	}
 	if more := int64(entries) * entryBytes; more > smallMessageBytes && !place.take(g.large, more) {
-		return nil, &refusal{http.StatusServiceUnavailable, refusedBusy, fmt.Sprintf("%d entries, while others are coming in", entries)}
+		return nil, &refusal{status: http.StatusServiceUnavailable, kind: refusedBusy, reason: fmt.Sprintf("%d entries, while others are coming in", entries)}
 	}
 	m := new(raftpb.Message)
 	if err := proto.Unmarshal(body, m); err != nil {
-		return nil, &refusal{http.StatusBadRequest, refusedMalformed, "no message: " + err.Error()}
+		return nil, &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: "no message: " + err.Error()}
 	}
 	// Process asks again; but a metric of rafthttp's is named after the sender.
 	if err := g.admission.admit(m); err != nil {
@@ -248,9 +248,9 @@ func countEntries(b []byte, allowed protowire.Number) (entries int, why *refusal
 		num, _, n := protowire.ConsumeField(b)
 		switch {
 		case n < 0:
-			return 0, &refusal{http.StatusBadRequest, refusedMalformed, "no message: " + protowire.ParseError(n).Error()}
+			return 0, &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: "no message: " + protowire.ParseError(n).Error()}
 		case num == fieldResponses, (num == fieldEntries || num == fieldSnapshot) && num != allowed:
-			return 0, &refusal{http.StatusBadRequest, refusedMalformed, fmt.Sprintf("a message with field %d, which does not belong here", num)}
+			return 0, &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: fmt.Sprintf("a message with field %d, which does not belong here", num)}
 		case num == fieldEntries:
 			entries++
 		}

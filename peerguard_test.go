@@ -35,7 +35,7 @@ type guardedNode struct {
 
 func newGuardedNode(t *testing.T) *guardedNode {
 	t.Helper()
-	st := newState([]peer{{1, simLikeURL(1)}, {2, simLikeURL(2)}, {3, simLikeURL(3)}})
+	st := newState([]peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}, {ID: 3, URL: simLikeURL(3)}})
 	st.membership.removed[4] = true
 	life, stop := context.WithCancel(t.Context())
 	t.Cleanup(stop)
@@ -478,9 +478,9 @@ func TestRefusalsAreCounted(t *testing.T) {
 	core, lines := observer.New(zap.WarnLevel)
 	r := newRefusals(zap.New(core))
 	for range 1000 {
-		r.note(7, refusal{400, refusedTerm, "no"})
-		r.note(7, fmt.Errorf("wrapped: %w", refusal{400, refusedMalformed, "no"}))
-		r.note(7, refusal{503, notHostile, "later"})
+		r.note(7, refusal{status: 400, kind: refusedTerm, reason: "no"})
+		r.note(7, fmt.Errorf("wrapped: %w", refusal{status: 400, kind: refusedMalformed, reason: "no"}))
+		r.note(7, refusal{status: 503, kind: notHostile, reason: "later"})
 		r.note(7, errors.New("another error"))
 	}
 	if lines.Len() != 2 {

@@ -8,7 +8,7 @@ import (
 )
 
 func TestFormatPeers(t *testing.T) {
-	peers := []peer{{10, urlC}, {2, urlB}}
+	peers := []peer{{ID: 10, URL: urlC}, {ID: 2, URL: urlB}}
 	const want = "2=" + urlB + ",10=" + urlC
 	if got := formatPeers(peers); got != want {
 		t.Errorf("got %s, want %s", got, want)
@@ -29,9 +29,9 @@ func TestClusterID(t *testing.T) {
 		peers []peer
 		want  uint64
 	}{
-		{[]peer{{1, defaultPeerURL}}, 0x0fbc1e76dedfe996},
-		{[]peer{{1, urlA}, {2, urlB}, {3, urlC}}, 0x18b7f6f2253f42e8},
-		{[]peer{{3, urlC}, {1, urlA}, {2, urlB}}, 0x18b7f6f2253f42e8},
+		{[]peer{{ID: 1, URL: defaultPeerURL}}, 0x0fbc1e76dedfe996},
+		{[]peer{{ID: 1, URL: urlA}, {ID: 2, URL: urlB}, {ID: 3, URL: urlC}}, 0x18b7f6f2253f42e8},
+		{[]peer{{ID: 3, URL: urlC}, {ID: 1, URL: urlA}, {ID: 2, URL: urlB}}, 0x18b7f6f2253f42e8},
 	}
 	seen := map[uint64]bool{}
 	for _, tt := range tests {
@@ -41,7 +41,7 @@ func TestClusterID(t *testing.T) {
 		}
 		seen[got] = true
 	}
-	seen[clusterIDOf([]peer{{2, urlA}, {1, urlB}, {3, urlC}})] = true
+	seen[clusterIDOf([]peer{{ID: 2, URL: urlA}, {ID: 1, URL: urlB}, {ID: 3, URL: urlC}})] = true
 	if len(seen) != 3 {
 		t.Errorf("got %d cluster IDs of 3 clusters", len(seen))
 	}

@@ -19,7 +19,7 @@ func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 	n.links.hear(m.GetFrom())
 	err := n.admission.admit(m)
 	if err == nil && m.GetType() == raftpb.MsgSnap && errors.Is(n.kv.sound(), errHistories) {
-		err = refusal{http.StatusServiceUnavailable, notHostile, errHistories.Error()}
+		err = refusal{status: http.StatusServiceUnavailable, kind: notHostile, reason: errHistories.Error()}
 	}
 	if m.GetType() == raftpb.MsgSnap {
 		err = n.admitSnapshot(m, err)
@@ -50,7 +50,7 @@ func (n *raftNode) admitSnapshot(m *raftpb.Message, refused error) error {
 		return err
 	}
 	n.log.Warn("refused a snapshot", zap.Uint64("from", m.GetFrom()), zap.Error(err))
-	return refusal{http.StatusBadRequest, notHostile, err.Error()}
+	return refusal{status: http.StatusBadRequest, kind: notHostile, reason: err.Error()}
 }
 
 // IsIDRemoved implements rafthttp.Raft: rafthttp tells removed nodes so.

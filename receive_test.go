@@ -18,7 +18,7 @@ import (
 // send, one from a removed node, or a proposal that no node could apply gets
 // to raft: it disturbs the cluster, or stops every node at every start.
 func TestReceiveRefuses(t *testing.T) {
-	st := newState([]peer{{1, simLikeURL(1)}, {2, simLikeURL(2)}})
+	st := newState([]peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
 	st.membership.removed[3] = true
 	life, stop := context.WithCancel(t.Context())
 	defer stop()

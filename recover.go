@@ -292,7 +292,7 @@ func (r recovery) replace(out io.Writer, node uint64, me member, st *state) (err
 	if err := r.clear(); err != nil {
 		return err
 	}
-	if err := st.refound([]peer{{node, me.PeerURL}}); err != nil {
+	if err := st.refound([]peer{{ID: node, URL: me.PeerURL}}); err != nil {
 		return err
 	}
 	id := identity{Format: dirFormat, Node: node, Instance: newInstance(), ClusterID: max(1, rand.Uint64())}

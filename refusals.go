@@ -105,7 +105,7 @@ func (r *refusals) count(kind refusalKind) uint64 {
 func asRefusal(err error) *refusal {
 	var r refusal
 	if !errors.As(err, &r) {
-		r = refusal{http.StatusInternalServerError, notHostile, err.Error()}
+		r = refusal{status: http.StatusInternalServerError, kind: notHostile, reason: err.Error()}
 	}
 	return &r
 }

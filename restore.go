@@ -84,7 +84,7 @@ func runRestore(o offline) error {
 	if r.sound("id", "cluster") {
 		r.check("cluster", list, c.resolveCluster(peers))
 	}
-	if r.sound("id", "cluster") && !slices.Contains(c.Cluster, peer{c.ID, c.PeerURL}) {
+	if r.sound("id", "cluster") && !slices.Contains(c.Cluster, peer{ID: c.ID, URL: c.PeerURL}) {
 		r.check("id", c.ID, fmt.Errorf("expected a member in %s %s", r.name("cluster"), formatPeers(c.Cluster)))
 	}
 	if err := r.verdict(); err != nil {

@@ -90,7 +90,7 @@ func TestSimRestore(t *testing.T) {
 		old := oldState()
 		file := backupFile(t, old)
 		for id := range uint64(3) {
-			c.peers = append(c.peers, peer{id + 1, simURL(id + 1)})
+			c.peers = append(c.peers, peer{ID: id + 1, URL: simURL(id + 1)})
 		}
 		for _, p := range c.peers {
 			n := &simNode{id: p.ID, dir: c.nodeDir(p.ID, 0)}

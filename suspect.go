@@ -260,8 +260,8 @@ func (d *doubts) sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
 	s, found := d.contradicts(rn, m)
 	switch {
 	case found:
-		d.refusals.note(s.from, refusal{http.StatusConflict, refusedContradiction,
-			fmt.Sprintf("a %s message contradicts this node's log", m.GetType())})
+		d.refusals.note(s.from, refusal{status: http.StatusConflict, kind: refusedContradiction,
+			reason: fmt.Sprintf("a %s message contradicts this node's log", m.GetType())})
 	case d.unvouched(rn, m):
 		d.hold(rn, m)
 	default:

@@ -78,7 +78,7 @@ func (s *uploads) begin(u *upload) *refusal {
 		select {
 		case <-cur.done:
 		case <-limit:
-			return &refusal{http.StatusServiceUnavailable, notHostile, "the snapshot before it is being taken in"}
+			return &refusal{status: http.StatusServiceUnavailable, kind: notHostile, reason: "the snapshot before it is being taken in"}
 		}
 	}
 }
@@ -92,7 +92,7 @@ func (s *uploads) tryBegin(u *upload) (cur *upload, why *refusal) {
 	case cur == nil:
 		s.current = u
 	case u.term < cur.term, u.term == cur.term && u.from != cur.from:
-		return cur, &refusal{http.StatusServiceUnavailable, refusedBusy, fmt.Sprintf("a snapshot of node %d is coming in", cur.from)}
+		return cur, &refusal{status: http.StatusServiceUnavailable, kind: refusedBusy, reason: fmt.Sprintf("a snapshot of node %d is coming in", cur.from)}
 	default:
 		cur.breakOff()
 	}
@@ -139,7 +139,7 @@ func (u *upload) checkRoom() error {
 		return err
 	}
 	if free < uint64(u.guard.keepFree())+2*roomEvery {
-		u.guard.refusals.note(u.from, refusal{http.StatusInsufficientStorage, refusedRoom, errNoSnapshotRoom.Error()})
+		u.guard.refusals.note(u.from, refusal{status: http.StatusInsufficientStorage, kind: refusedRoom, reason: errNoSnapshotRoom.Error()})
 		err := fmt.Errorf("%w: %d bytes are left", errNoSnapshotRoom, free)
 		u.guard.notStored(err)
 		return err
@@ -173,7 +173,7 @@ func (g *peerGuard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 // to be taken.
 func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *upload) *refusal {
 	if !g.small.TryAcquire(1) {
-		return &refusal{http.StatusServiceUnavailable, refusedBusy, "too many messages are coming in"}
+		return &refusal{status: http.StatusServiceUnavailable, kind: refusedBusy, reason: "too many messages are coming in"}
 	}
 	m, head, why := readSnapshotMessage(r.Body)
 	g.small.Release(1)
@@ -184,11 +184,11 @@ func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *uplo
 		return asRefusal(err)
 	}
 	if m.GetFrom() != u.from {
-		return &refusal{http.StatusBadRequest, refusedMalformed, fmt.Sprintf("node %d sends a snapshot of node %d", u.from, m.GetFrom())}
+		return &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: fmt.Sprintf("node %d sends a snapshot of node %d", u.from, m.GetFrom())}
 	}
 	u.term = m.GetTerm()
 	if err := u.checkRoom(); err != nil {
-		return &refusal{http.StatusInsufficientStorage, notHostile, err.Error()} // it is counted already
+		return &refusal{status: http.StatusInsufficientStorage, kind: notHostile, reason: err.Error()} // it is counted already
 	}
 	if why := g.uploads.begin(u); why != nil {
 		return why
@@ -207,26 +207,26 @@ func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *uplo
 func readSnapshotMessage(r io.Reader) (m *raftpb.Message, head []byte, why *refusal) {
 	head = make([]byte, 8)
 	if _, err := io.ReadFull(r, head); err != nil {
-		return nil, nil, &refusal{http.StatusBadRequest, notHostile, "the snapshot broke off: " + err.Error()}
+		return nil, nil, &refusal{status: http.StatusBadRequest, kind: notHostile, reason: "the snapshot broke off: " + err.Error()}
 	}
 	size := binary.BigEndian.Uint64(head)
 	if size > maxSnapshotMessage {
-		return nil, nil, &refusal{http.StatusRequestEntityTooLarge, refusedSize,
-			fmt.Sprintf("a snapshot message of %d bytes, where %d are allowed", size, maxSnapshotMessage)}
+		return nil, nil, &refusal{status: http.StatusRequestEntityTooLarge, kind: refusedSize,
+			reason: fmt.Sprintf("a snapshot message of %d bytes, where %d are allowed", size, maxSnapshotMessage)}
 	}
 	head = append(head, make([]byte, size)...)
 	if _, err := io.ReadFull(r, head[8:]); err != nil {
-		return nil, nil, &refusal{http.StatusBadRequest, notHostile, "the snapshot broke off: " + err.Error()}
+		return nil, nil, &refusal{status: http.StatusBadRequest, kind: notHostile, reason: "the snapshot broke off: " + err.Error()}
 	}
 	if _, why := countEntries(head[8:], fieldSnapshot); why != nil {
 		return nil, nil, why
 	}
 	m = new(raftpb.Message)
 	if err := proto.Unmarshal(head[8:], m); err != nil {
-		return nil, nil, &refusal{http.StatusBadRequest, refusedMalformed, "no message: " + err.Error()}
+		return nil, nil, &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: "no message: " + err.Error()}
 	}
 	if m.GetType() != raftpb.MsgSnap {
-		return nil, nil, &refusal{http.StatusBadRequest, refusedMalformed, fmt.Sprintf("a %s message came as a snapshot", m.GetType())}
+		return nil, nil, &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: fmt.Sprintf("a %s message came as a snapshot", m.GetType())}
 	}
 	return m, head, nil
 }

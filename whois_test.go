@@ -92,7 +92,7 @@ func TestOneNode(t *testing.T) {
 		}
 		return 0, errors.New("nobody answers")
 	}}
-	m := newMembership([]peer{{1, "http://a:1"}, {2, "http://b:1"}, {3, "http://c:1"}, {4, "http://down:1"}})
+	m := newMembership([]peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:1"}, {ID: 3, URL: "http://c:1"}, {ID: 4, URL: "http://down:1"}})
 	for _, test := range []struct {
 		id   uint64
 		url  string
