@@ -80,6 +80,8 @@ type liveness struct {
 	loops []*pulse
 }
 
+func newLiveness(loops ...*pulse) *liveness { return &liveness{loops} }
+
 // run asks all loops until ctx ends.
 func (l *liveness) run(ctx context.Context) error {
 	every := time.NewTicker(liveInterval)

@@ -172,7 +172,7 @@ func TestGCShare(t *testing.T) {
 		{20, 6, 30, 0},
 		{20, 6, 30, 0},
 	} {
-		now := cpuTimes{at.Add(time.Duration(c.after * float64(time.Second))), c.gc, c.busy}
+		now := cpuTimes{at: at.Add(time.Duration(c.after * float64(time.Second))), gc: c.gc, busy: c.busy}
 		if got := g.get(now); math.Abs(got-c.want) > 1e-9 {
 			t.Errorf("%d: %v, want %v", i, got, c.want)
 		}

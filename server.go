@@ -179,7 +179,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		log: log, id: cfg.ID, interval: cfg.CheckInterval, tick: tick, elected: cfg.ElectionTimeout,
 		store: kv, found: kv.agreement, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.propose, stepDown: s.members.stepDown,
 	}
-	s.live = &liveness{[]*pulse{node.pulse, node.persistPulse, kv.pulse, proposals.pulse, reads.pulse}}
+	s.live = newLiveness(node.pulse, node.persistPulse, kv.pulse, proposals.pulse, reads.pulse)
 	fresh := &freshness{confirm: reads.confirm, sound: kv.sound, applied: applied, contacts: &node.contacts}
 	quota := newQuota(log, cfg, kv)
 	s.api = &api{

@@ -321,7 +321,7 @@ func writeFileAtomic(path string, write func(io.Writer) error) error {
 // fillAndClose writes and syncs f; it is closed in any case.
 func fillAndClose(f *os.File, write func(io.Writer) error) error {
 	fill := func() error {
-		buf := bufio.NewWriterSize(&steadyFile{File: f}, stateBlockSize)
+		buf := bufio.NewWriterSize(&steadyFile{File: f}, copySize)
 		if err := write(buf); err != nil {
 			return err
 		}
@@ -341,7 +341,10 @@ type steadyFile struct {
 	behind, size int64 // up to where it is on the disk, and written
 }
 
-const steadyPiece = 256 << 10
+const (
+	steadyPiece = 256 << 10
+	copySize    = 64 << 10 // of the buffer before a file that is written
+)
 
 func (f *steadyFile) Write(b []byte) (int, error) {
 	n, err := f.File.Write(b)
