@@ -175,22 +175,22 @@ func (c *checks) clone() checks {
 }
 
 // write passes on the records of c; there are none before the first checkpoint.
-func (c *checks) write(record func(kind byte, payload []byte) error) error {
+func (c *checks) write(put func(kind byte, payload []byte) error) error {
 	if c.index == 0 {
 		return nil
 	}
 	b := appendUvarints(nil, c.index, c.full, c.checked, c.agreed, c.noMajority)
-	if err := record(checkRecord, appendUvarints(b, c.voters...)); err != nil {
+	if err := put(checkRecord, appendUvarints(b, c.voters...)); err != nil {
 		return err
 	}
 	for _, node := range sortedKeys(c.reports) {
 		r := c.reports[node]
-		if err := record(reportRecord, appendUvarints(b[:0], node, uint64(boolByte(r.void)), r.hash)); err != nil {
+		if err := put(reportRecord, appendUvarints(b[:0], node, uint64(boolByte(r.void)), r.hash)); err != nil {
 			return err
 		}
 	}
 	for _, node := range sortedKeys(c.diverged) {
-		if err := record(divergedRecord, appendUvarints(b[:0], node, c.diverged[node])); err != nil {
+		if err := put(divergedRecord, appendUvarints(b[:0], node, c.diverged[node])); err != nil {
 			return err
 		}
 	}

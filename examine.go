@@ -108,17 +108,17 @@ func peekMark(path string) (mark, error) {
 
 // readSnapshot reads the state file that the log names.
 func (f *findings) readSnapshot() error {
-	record := f.log.snapshot
-	if record.GetIndex() == 0 {
+	snap := f.log.snapshot
+	if snap.GetIndex() == 0 {
 		f.snapshot = newState(nil)
 		return nil
 	}
-	f.file = statePath(f.dir, record.GetTerm(), record.GetIndex())
+	f.file = statePath(f.dir, snap.GetTerm(), snap.GetIndex())
 	st, digest, err := readBackup(nil, f.file)
 	if err != nil {
 		return err
 	}
-	if st.index != record.GetIndex() || st.term != record.GetTerm() {
+	if st.index != snap.GetIndex() || st.term != snap.GetTerm() {
 		return fmt.Errorf("state file %s holds another state, of term %d and index %d", f.file, st.term, st.index)
 	}
 	f.snapshot, f.digest = st, digest

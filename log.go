@@ -123,8 +123,8 @@ func newLogger(id uint64, format, level string, w zapcore.WriteSyncer) *zap.Logg
 	if format == "json" {
 		encoder = zapcore.NewJSONEncoder(enc)
 	}
-	core := newLogCore(levels, zapcore.NewCore(encoder, zapcore.Lock(w), zapcore.DebugLevel))
-	core.dropped, _ = w.(lineDropper)
+	dropped, _ := w.(lineDropper)
+	core := newLogCore(levels, zapcore.NewCore(encoder, zapcore.Lock(w), zapcore.DebugLevel), dropped)
 	if format == "json" {
 		return zap.New(core).With(zap.Uint64("node", id)) // where lines of many nodes come together
 	}
@@ -139,8 +139,9 @@ type logCore struct {
 	dropped      lineDropper // nil: it drops none
 }
 
-func newLogCore(levels logLevels, inner zapcore.Core) *logCore {
-	return &logCore{Core: inner, levels: levels, repeats: newRepeats()}
+// newLogCore stands before inner, which takes every level. dropped may be nil.
+func newLogCore(levels logLevels, inner zapcore.Core, dropped lineDropper) zapcore.Core {
+	return &logCore{inner, levels, newRepeats(), dropped}
 }
 
 // Enabled tells what cannot be heard whoever says it.

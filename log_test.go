@@ -43,7 +43,7 @@ func TestLogLevels(t *testing.T) {
 func observed(levels string) (*zap.Logger, *observer.ObservedLogs) {
 	inner, logs := observer.New(zap.DebugLevel)
 	parsed, _ := parseLogLevels(levels)
-	return zap.New(newLogCore(parsed, inner)), logs
+	return zap.New(newLogCore(parsed, inner, nil)), logs
 }
 
 func messages(logs *observer.ObservedLogs) (got []string) {
@@ -90,7 +90,7 @@ func TestLogVoices(t *testing.T) {
 	if say(log); logs.Len() != 10 {
 		t.Errorf("at debug there are %d lines, want all 10", logs.Len())
 	}
-	if log.Core().Enabled(zap.DebugLevel) != true || zap.New(newLogCore(logLevels{}, zapcore.NewNopCore())).Core().Enabled(zap.DebugLevel) {
+	if log.Core().Enabled(zap.DebugLevel) != true || zap.New(newLogCore(logLevels{}, zapcore.NewNopCore(), nil)).Core().Enabled(zap.DebugLevel) {
 		t.Error("Enabled does not follow the levels")
 	}
 }

@@ -163,8 +163,8 @@ func TestSizeInLog(t *testing.T) {
 	for _, size := range []int{0, 1, 7, 100, 127, 128, 1 << 14, 1 << 20} {
 		for _, n := range []uint64{1, 127, 128, 1 << 40, 1<<64 - 1} {
 			e := &raftpb.Entry{Term: new(n), Index: new(n), Type: raftpb.EntryNormal.Enum(), Data: bytes.Repeat([]byte("x"), size)}
-			record := proto.Size(e) + 2 + 6 + 1 + int(varintSize(uint64(proto.Size(e))))
-			least := int64(8 + (record+7)/8*8)
+			size := proto.Size(e) + 2 + 6 + 1 + int(varintSize(uint64(proto.Size(e))))
+			least := int64(8 + (size+7)/8*8)
 			if got := sizeInLog(nil, []*raftpb.Entry{e}); got < least || got > least+16 {
 				t.Errorf("%d bytes at %d: %d, want %d or a little more", size, n, got, least)
 			}

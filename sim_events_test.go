@@ -22,7 +22,7 @@ func (l simLogs) logger(id uint64) *zap.Logger {
 	if l[id] == nil {
 		inner, logs := observer.New(zap.DebugLevel)
 		levels, _ := parseLogLevels("info")
-		l[id] = &simLog{zap.New(newLogCore(levels, inner)), logs}
+		l[id] = &simLog{zap.New(newLogCore(levels, inner, nil)), logs}
 	}
 	return l[id].log // of a later life, too
 }

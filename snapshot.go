@@ -62,9 +62,9 @@ func writeState(w io.Writer, s *state) error {
 
 // writeRest passes on the records of all that is not an item, in a fixed order.
 // The hash of the state is made from them, so they may not change: see hash.go.
-func (s *state) writeRest(record func(kind byte, payload []byte) error) error {
+func (s *state) writeRest(write func(kind byte, payload []byte) error) error {
 	var b []byte
-	put := func(kind byte) error { return record(kind, b) }
+	put := func(kind byte) error { return write(kind, b) }
 
 	b = appendUvarints(nil, s.index, s.term, s.revision, s.membership.changes)
 	b = appendOptional(b, s.level)
@@ -91,7 +91,7 @@ func (s *state) writeRest(record func(kind byte, payload []byte) error) error {
 			return err
 		}
 	}
-	return s.checks.write(record)
+	return s.checks.write(write)
 }
 
 // readState reads what writeState wrote.

@@ -158,16 +158,16 @@ func checkReach(c *walContents, walDir string, m mark) error {
 
 // loadState loads the state of the snapshot that counts. A node that joins and
 // has not heard from the cluster yet has none.
-func loadState(dir string, record *walpb.Snapshot) (*state, error) {
-	if record.GetIndex() == 0 {
+func loadState(dir string, snap *walpb.Snapshot) (*state, error) {
+	if snap.GetIndex() == 0 {
 		return newState(nil), nil
 	}
-	path := statePath(dir, record.GetTerm(), record.GetIndex())
+	path := statePath(dir, snap.GetTerm(), snap.GetIndex())
 	st, err := readStateFile(path)
 	if err != nil {
 		return nil, err
 	}
-	if st.index != record.GetIndex() || st.term != record.GetTerm() {
+	if st.index != snap.GetIndex() || st.term != snap.GetTerm() {
 		return nil, fmt.Errorf("state file %s holds another state, of term %d and index %d", path, st.term, st.index)
 	}
 	return st, nil
