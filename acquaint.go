@@ -5,6 +5,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"raftkv/internal/address"
+	"raftkv/internal/refusal"
+	"raftkv/internal/wait"
 	"strings"
 	"sync"
 	"time"
@@ -51,7 +54,7 @@ type acquaintances struct {
 	elected time.Duration // the election timeout
 	seeds   []string      // peer URLs of the command line
 	store   acquaintStore
-	applied *indexWait
+	applied *wait.Index
 	// contacts is who was heard from, and when.
 	contacts *contacts
 	// role is what raft knew of its role last; nil before the start.
@@ -172,7 +175,7 @@ func (a *acquaintances) claim(id uint64, urls, remoteAddr string) {
 	if err != nil || u.Port() == "" {
 		return
 	}
-	at, err := checkPeerURL("http://" + net.JoinHostPort(host, u.Port()))
+	at, err := address.CheckPeerURL("http://" + net.JoinHostPort(host, u.Port()))
 	if err != nil {
 		return // an address with a zone, which rafthttp cannot dial
 	}
@@ -211,8 +214,8 @@ func (a *acquaintances) learn(id uint64, peerURL string) bool {
 	defer a.mu.Unlock()
 	_, isMember := a.members.members[id]
 	_, isLearned := a.learned[id]
-	if isMember || isLearned || id == a.self.node || checkID(id) != nil || a.members.removed[id] ||
-		!isPlainPeerURL(peerURL) || len(a.learned) >= maxLearned || a.peers == nil {
+	if isMember || isLearned || id == a.self.node || address.CheckID(id) != nil || a.members.removed[id] ||
+		!address.IsPlainPeerURL(peerURL) || len(a.learned) >= maxLearned || a.peers == nil {
 		return false
 	}
 	if a.learned == nil {
@@ -417,4 +420,4 @@ func (a *acquaintances) askOne(ctx context.Context, peerURL string) (clusterInfo
 	return info, err
 }
 
-var errOtherCluster = refusal{status: http.StatusPreconditionFailed, kind: notHostile, reason: "this is another cluster"}
+var errOtherCluster = refusal.Refusal{Status: http.StatusPreconditionFailed, Kind: refusal.NotHostile, Reason: "this is another cluster"}

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"net"
+	"raftkv/internal/address"
+	"raftkv/internal/wait"
 	"slices"
 	"sync"
 	"testing"
@@ -46,7 +48,7 @@ func learnedURL(id uint64) string { return fmt.Sprintf("http://10.1.%d.%d:2380",
 // state's business when that knows of it.
 func TestAcquaintancesLearned(t *testing.T) {
 	peers := &notedTransport{peers: make(map[uint64]string)}
-	m := newMembership([]peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
+	m := newMembership([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
 	m.removed[3] = true
 	a := &acquaintances{self: selfID{node: 1}}
 	a.settle(peers, m)
@@ -162,8 +164,8 @@ func TestAcquaintancesClaims(t *testing.T) {
 // A stranger's own word counts only for this cluster, gone on, with this node in
 // it.
 func TestAcquaintancesVouch(t *testing.T) {
-	a := &acquaintances{self: selfID{1, 111}, applied: &indexWait{}}
-	m := newMembership([]peer{{ID: 1, URL: simLikeURL(1)}})
+	a := &acquaintances{self: selfID{1, 111}, applied: &wait.Index{}}
+	m := newMembership([]address.Peer{{ID: 1, URL: simLikeURL(1)}})
 	m.changes = 2
 	a.settle(noTransport{}, m)
 	good := func() clusterInfo {

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/http"
+	"raftkv/internal/address"
+	"raftkv/internal/refusal"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -48,7 +50,7 @@ var peerMessages = map[raftpb.MessageType]func(*raftpb.Message) error{
 }
 
 func malformed(format string, args ...any) error {
-	return refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: fmt.Sprintf(format, args...)}
+	return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf(format, args...)}
 }
 
 // checkMessage refuses what no peer sends.
@@ -96,12 +98,12 @@ func (a *admission) admit(m *raftpb.Message) error {
 	from := m.GetFrom()
 	switch {
 	case m.GetTo() != a.id:
-		return refusal{status: http.StatusBadRequest, kind: refusedAddress, reason: fmt.Sprintf("message for node %d came to node %d", m.GetTo(), a.id)}
-	case from == a.id || checkID(from) != nil:
-		return refusal{status: http.StatusBadRequest, kind: refusedAddress, reason: fmt.Sprintf("a %s message does not come from node %d", m.GetType(), from)}
+		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("message for node %d came to node %d", m.GetTo(), a.id)}
+	case from == a.id || address.CheckID(from) != nil:
+		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("a %s message does not come from node %d", m.GetType(), from)}
 	case a.isRemoved(from):
 		// rafthttp takes this status for the word that ends the sender.
-		return refusal{status: http.StatusForbidden, kind: notHostile, reason: fmt.Sprintf("node %d was removed from the cluster", from)}
+		return refusal.Refusal{Status: http.StatusForbidden, Kind: refusal.NotHostile, Reason: fmt.Sprintf("node %d was removed from the cluster", from)}
 	case !a.known.knows(from):
 		a.known.ask()
 		return unknownSender(from)
@@ -115,18 +117,18 @@ func (a *admission) admit(m *raftpb.Message) error {
 		return err
 	}
 	if m.GetType() == raftpb.MsgSnap && (m.GetTerm() < term || m.GetTerm() == term && lead) {
-		return refusal{status: http.StatusConflict, kind: notHostile, reason: fmt.Sprintf("a snapshot of term %d in term %d", m.GetTerm(), term)}
+		return refusal.Refusal{Status: http.StatusConflict, Kind: refusal.NotHostile, Reason: fmt.Sprintf("a snapshot of term %d in term %d", m.GetTerm(), term)}
 	}
 	if !a.known.passes(from) {
-		return refusal{status: http.StatusServiceUnavailable, kind: notHostile, reason: "this node is still asking whether its ID is its own"}
+		return refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.NotHostile, Reason: "this node is still asking whether its ID is its own"}
 	}
 	return nil
 }
 
 // unknownSender refuses a sender for now: it may be a member that this node has
 // not heard of yet, and tries again.
-func unknownSender(id uint64) refusal {
-	return refusal{status: http.StatusServiceUnavailable, kind: refusedSender, reason: fmt.Sprintf("this node knows of no member %d", id)}
+func unknownSender(id uint64) refusal.Refusal {
+	return refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedSender, Reason: fmt.Sprintf("this node knows of no member %d", id)}
 }
 
 // ownTerm returns the term of this node, and whether it leads in it.
@@ -143,9 +145,9 @@ func (a *admission) ownTerm() (term uint64, leads bool) {
 func checkTerm(term, own uint64) error {
 	switch {
 	case term > maxTerm:
-		return refusal{status: http.StatusBadRequest, kind: refusedTerm, reason: fmt.Sprintf("no cluster gets to term %d", term)}
+		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedTerm, Reason: fmt.Sprintf("no cluster gets to term %d", term)}
 	case term > own && term-own > maxTermLeap:
-		return refusal{status: http.StatusBadRequest, kind: refusedTerm, reason: fmt.Sprintf("term %d is too far above term %d", term, own)}
+		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedTerm, Reason: fmt.Sprintf("term %d is too far above term %d", term, own)}
 	}
 	return nil
 }
@@ -215,7 +217,7 @@ func checkSnapshot(m *raftpb.Message) error {
 	seen := make(map[uint64]bool)
 	for _, ids := range [][]uint64{cs.GetVoters(), cs.GetLearners()} {
 		for _, id := range ids {
-			if checkID(id) != nil || seen[id] {
+			if address.CheckID(id) != nil || seen[id] {
 				return malformed("a snapshot of the configuration %v", cs)
 			}
 			seen[id] = true

@@ -6,6 +6,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"raftkv/internal/address"
+	"raftkv/internal/liveness"
+	"raftkv/internal/logging"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -52,7 +57,7 @@ func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, rec
 				// believes to be unapplied.
 				kv.snapshotIfDue()
 			}
-		case <-kv.pulse.comes():
+		case <-kv.pulse.Comes():
 		case <-kv.wanted:
 			kv.snapshotIfDue()
 		case <-ctx.Done():
@@ -67,7 +72,7 @@ func (kv *kvstore) checkOwnID() error {
 	defer kv.mu.RUnlock()
 	me := kv.state.membership.members[kv.self.node]
 	if me.Instance != 0 && me.Instance != kv.self.instance {
-		return errUsedID
+		return problem.ErrUsedID
 	}
 	return nil
 }
@@ -147,7 +152,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 		return err
 	}
 	// Only now that readers see the new state may anyone be told of it.
-	kv.applied.advance(entries[len(entries)-1].GetIndex())
+	kv.applied.Advance(entries[len(entries)-1].GetIndex())
 	for _, o := range own {
 		if o.results != nil {
 			kv.proposals.applied(o.id, o.results)
@@ -156,7 +161,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 	return nil
 }
 
-// checkOwn returns errOldCopy when batches in the log that are marked as this
+// checkOwn returns problem.ErrOldCopy when batches in the log that are marked as this
 // node's cannot be its own. Nobody has been answered from them yet.
 func (kv *kvstore) checkOwn(own []outcome, w window) error {
 	if len(own) == 0 {
@@ -184,7 +189,7 @@ func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
 	if commands > 0 {
 		kv.agreement.worked.Store(e.GetIndex())
 	}
-	if errors.Is(err, errMalformed) {
+	if errors.Is(err, record.ErrMalformed) {
 		kv.log.Error("ignoring an entry that no version of raftkv wrote; who can reach the peer port?",
 			zap.Uint64("index", e.GetIndex()))
 		return outcome{}, nil
@@ -193,7 +198,7 @@ func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
 }
 
 // applyEntry applies one normal entry, of so many commands beside those of the
-// checks. errMalformed means that it counts as one without any.
+// checks. record.ErrMalformed means that it counts as one without any.
 func (s *state) applyEntry(e *raftpb.Entry) (o outcome, commands int, err error) {
 	if e.GetIndex() != s.index+1 {
 		return o, 0, fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.index)
@@ -203,7 +208,7 @@ func (s *state) applyEntry(e *raftpb.Entry) (o outcome, commands int, err error)
 		return o, 0, nil // a new leader's first entry (thesis §6.4, step 1)
 	}
 	id, cmds, err := decodeBatch(e.GetData())
-	if errors.Is(err, errMalformed) {
+	if errors.Is(err, record.ErrMalformed) {
 		return o, 0, err
 	}
 	if err != nil {
@@ -216,7 +221,7 @@ func (s *state) applyEntry(e *raftpb.Entry) (o outcome, commands int, err error)
 // applyConfEntry applies a membership change.
 func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	cc, change, err := decodeConfEntry(e)
-	if errors.Is(err, errUnknownCommand) {
+	if errors.Is(err, record.ErrUnknownCommand) {
 		return err
 	}
 	changed := false
@@ -238,13 +243,13 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 		zap.Uint64("member", change.id), zap.Stringer("change", change.op), zap.Error(err))
 	kv.sayChange(e.GetIndex(), before, m.members[change.id])
 	if rerr := reconf(e.GetIndex(), cc, m); rerr != nil {
-		if errors.Is(rerr, errRemoved) {
+		if errors.Is(rerr, problem.ErrRemoved) {
 			kv.proposals.void()
 		}
 		return rerr
 	}
-	kv.applied.advance(e.GetIndex())
-	kv.conf.done(change.request, err)
+	kv.applied.Advance(e.GetIndex())
+	kv.conf.Done(change.request, err)
 	return nil
 }
 
@@ -252,10 +257,10 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 func decodeConfEntry(e *raftpb.Entry) (*raftpb.ConfChange, memberChange, error) {
 	cc := &raftpb.ConfChange{}
 	if e.GetType() != raftpb.EntryConfChange || proto.Unmarshal(e.GetData(), cc) != nil {
-		return cc, memberChange{}, errMalformed
+		return cc, memberChange{}, record.ErrMalformed
 	}
 	change, err := decodeMemberChange(cc.GetContext())
-	if errors.Is(err, errUnknownCommand) {
+	if errors.Is(err, record.ErrUnknownCommand) {
 		err = fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
 	}
 	return cc, change, err
@@ -268,7 +273,7 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	began := time.Now()
 	kv.letGo()
 	var s *state
-	err := kv.pulse.excused(loadingSnapshot, func() (err error) {
+	err := kv.pulse.Excused(liveness.LoadingSnapshot, func() (err error) {
 		s, err = readState(file)
 		return err
 	})
@@ -291,10 +296,10 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	if err := reconf(s.index, nil, m); err != nil {
 		return err
 	}
-	kv.applied.advance(s.index)
+	kv.applied.Advance(s.index)
 	kv.proposals.settle(window)
-	kv.log.Info("snapshot installed", news, zap.Uint64("index", s.index), zap.Uint64("term", s.term),
-		zap.Duration("loaded-in", time.Since(began)), zap.String("members", formatPeers(m.peers())))
+	kv.log.Info("snapshot installed", logging.News, zap.Uint64("index", s.index), zap.Uint64("term", s.term),
+		zap.Duration("loaded-in", time.Since(began)), zap.String("members", address.FormatPeers(m.peers())))
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"raftkv/internal/problem"
 	"strconv"
 	"time"
 
@@ -55,7 +56,7 @@ func (b *backups) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 	}
 	if !r.ProtoAtLeast(1, 1) {
 		// There a body that breaks off looks like one that has ended.
-		return fmt.Errorf("%w: a backup needs HTTP/1.1", errBadRequest)
+		return fmt.Errorf("%w: a backup needs HTTP/1.1", problem.ErrBadRequest)
 	}
 	if r.Method == http.MethodHead {
 		if err := b.fresh.prepare(w.Header(), r, stale); err != nil {
@@ -69,7 +70,7 @@ func (b *backups) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 	case b.slots <- struct{}{}:
 		defer func() { <-b.slots }()
 	default:
-		return fmt.Errorf("%w: %d backups are under way", errOverloaded, maxBackups)
+		return fmt.Errorf("%w: %d backups are under way", problem.ErrOverloaded, maxBackups)
 	}
 	if err := b.fresh.prepare(w.Header(), r, stale); err != nil {
 		return err
@@ -121,7 +122,7 @@ func (p *pacedWriter) Write(b []byte) (n int, err error) {
 		// Behind the deadline: one that was set when the node began to stop
 		// may just have been overwritten.
 		if p.ctx.Err() != nil {
-			return n, errStopping
+			return n, problem.ErrStopping
 		}
 		var m int
 		m, err = p.out.Write(b[:min(len(b), backupPiece)])

@@ -8,6 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"raftkv/internal/problem"
+	"raftkv/internal/statefile"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -29,7 +32,7 @@ type backupTest struct {
 
 // inBackupBubble runs a test with a store of some MiB.
 func inBackupBubble(t *testing.T, test func(b *backupTest)) {
-	inBubble(t, func(t *testing.T) {
+	testkit.InBubble(t, func(t *testing.T) {
 		b := &backupTest{apiTest: newAPITest(t), conns: make(chan net.Conn), closed: make(chan struct{})}
 		value := bytes.Repeat([]byte("0123456789abcdef"), 4096)
 		for i := range 64 {
@@ -43,7 +46,7 @@ func inBackupBubble(t *testing.T, test func(b *backupTest)) {
 		b.stop = b.a.stop
 		defer func() {
 			b.client.CloseIdleConnections()
-			must(t, server.Close())
+			testkit.Must(t, server.Close())
 			if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 				t.Errorf("the server ended with %v", err)
 			}
@@ -82,9 +85,9 @@ func (b *backupTest) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 
 func (b *backupTest) open(method, query string) *http.Response {
 	b.Helper()
 	req, err := http.NewRequestWithContext(b.Context(), method, "http://127.0.0.1:9121/v1/snapshot"+query, nil)
-	must(b.T, err)
+	testkit.Must(b.T, err)
 	resp, err := b.client.Do(req)
-	must(b.T, err)
+	testkit.Must(b.T, err)
 	b.Cleanup(func() { resp.Body.Close() })
 	return resp
 }
@@ -116,7 +119,7 @@ func TestBackup(t *testing.T) {
 					continue
 				}
 				st, err := readState(resp.Body)
-				must(t, err)
+				testkit.Must(t, err)
 				if got := dumpState(st); got != want {
 					t.Errorf("the backup has\n%s\nwant\n%s", got, want)
 				}
@@ -135,12 +138,12 @@ func TestBackupRefused(t *testing.T) {
 	if w := at.do("PUT", "/v1/snapshot", ""); w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("PUT: %d", w.Code)
 	}
-	at.fails = errNoLeader
+	at.fails = problem.ErrNoLeader
 	for range maxBackups + 1 { // a refused one holds no slot
 		at.problem("no leader", at.do("GET", "/v1/snapshot", ""), 503, "no_leader")
 	}
 	at.fails = nil
-	at.kv.applied.index = 0
+	at.kv.applied.Index = 0
 	at.problem("a node that joins", at.do("GET", "/v1/snapshot?consistency=stale", ""), 503, "not_ready")
 }
 
@@ -157,7 +160,7 @@ func TestBackupOfAMoment(t *testing.T) {
 			if errors.Is(err, io.EOF) {
 				break
 			}
-			must(t, err)
+			testkit.Must(t, err)
 			time.Sleep(backupPace / 2)
 			for _, key := range []string{"key/63", "key/0", fmt.Sprint("new/", i)} {
 				if w := b.do("PUT", "/"+key, "other"); w.Code != http.StatusNoContent {
@@ -169,7 +172,7 @@ func TestBackupOfAMoment(t *testing.T) {
 			t.Errorf("it took only %v: the test shows nothing", took)
 		}
 		st, err := readState(&got)
-		must(t, err)
+		testkit.Must(t, err)
 		if dumpState(st) != want {
 			t.Error("the backup is not the state of the moment when it began")
 		}
@@ -183,7 +186,7 @@ func (b *backupTest) cutOff(resp *http.Response) {
 	if _, err := io.Copy(&got, resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
 		b.Errorf("the body ends with %v, want an unexpected end", err)
 	}
-	if _, err := readState(&got); !errors.Is(err, errBadStateFile) {
+	if _, err := readState(&got); !errors.Is(err, statefile.ErrBad) {
 		b.Errorf("the file that broke off: %v", err)
 	}
 }
@@ -198,7 +201,7 @@ func TestBackupSlowReaders(t *testing.T) {
 		}
 		resp := b.open("GET", "")
 		body, err := io.ReadAll(resp.Body)
-		must(t, err)
+		testkit.Must(t, err)
 		if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(body), `"overloaded"`) {
 			t.Errorf("one more backup: %d %s", resp.StatusCode, body)
 		}
@@ -222,7 +225,7 @@ func TestBackupSlowReaders(t *testing.T) {
 			b.cutOff(resp)
 		}
 		_, err = readState(b.open("GET", "").Body)
-		must(t, err)
+		testkit.Must(t, err)
 	})
 }
 
@@ -231,7 +234,7 @@ func TestBackupEndsWithTheNode(t *testing.T) {
 	inBackupBubble(t, func(b *backupTest) {
 		hangs, reads := b.open("GET", ""), b.open("GET", "")
 		_, err := io.CopyN(io.Discard, reads.Body, backupPiece)
-		must(t, err)
+		testkit.Must(t, err)
 		b.stop()
 		synctest.Wait()
 		if n := len(b.a.backups.slots); n != 0 {
@@ -248,7 +251,7 @@ func TestBackupEndsWithTheNode(t *testing.T) {
 func TestBackupClientGone(t *testing.T) {
 	inBackupBubble(t, func(b *backupTest) {
 		resp := b.open("GET", "")
-		must(t, resp.Body.Close())
+		testkit.Must(t, resp.Body.Close())
 		synctest.Wait()
 		if n := len(b.a.backups.slots); n != 0 {
 			t.Errorf("%d backups are under way", n)

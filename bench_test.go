@@ -10,6 +10,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
+	"raftkv/internal/record"
+	"raftkv/internal/testkit"
+	"raftkv/internal/wait"
 	"runtime"
 	"testing"
 
@@ -87,8 +91,10 @@ type nowhere struct {
 	size   int
 }
 
-func (w *nowhere) Header() http.Header    { return w.header }
+func (w *nowhere) Header() http.Header { return w.header }
+
 func (w *nowhere) WriteHeader(status int) { w.status = status }
+
 func (w *nowhere) Write(b []byte) (int, error) {
 	w.size += len(b)
 	return len(b), nil
@@ -153,8 +159,8 @@ func BenchmarkHandler(b *testing.B) {
 // benchProposer is a proposer before a raft that applies each batch as soon as it gets it.
 func benchProposer(b *testing.B) *proposer {
 	proposeC := make(chan proposal)
-	leaders := newLeadership()
-	leaders.set(1, 1)
+	leaders := wait.NewLeadership()
+	leaders.Set(1, 1)
 	p := newProposer(zap.NewNop(), defaultConfig(), newLife(1, 1), proposeC, leaders)
 	p.life.node = 1
 	ctx, cancel := context.WithCancel(context.Background())
@@ -178,8 +184,8 @@ func applyAll(ctx context.Context, p *proposer, proposeC <-chan proposal) error 
 		select {
 		case offered := <-proposeC:
 			offered.done(true, 1, true)
-			r := fields{b: offered.data[1:]} // behind the format
-			p.applied(batchID{node: r.uvarint(), boot: r.uvarint(), seq: r.uvarint()}, results)
+			r := record.Reader{B: offered.data[1:]} // behind the format
+			p.applied(batchID{node: r.Uvarint(), boot: r.Uvarint(), seq: r.Uvarint()}, results)
 		case <-ctx.Done():
 			return nil
 		}
@@ -229,8 +235,8 @@ func BenchmarkAppend(b *testing.B) {
 		id := batchID{node: 1, boot: 1, seq: index, low: index}
 		data := append(appendBatchHeader(make([]byte, 0, len(commands)+64), id), commands...)
 		e := &raftpb.Entry{Term: new(uint64(1)), Index: new(index), Data: data}
-		must(b, o.append([]*raftpb.Message{storageAppend(1, 1, index-1, e)}))
-		must(b, o.trim())
+		testkit.Must(b, o.append([]*raftpb.Message{storageAppend(1, 1, index-1, e)}))
+		testkit.Must(b, o.trim())
 	}
 }
 
@@ -240,14 +246,14 @@ func BenchmarkSnapshot(b *testing.B) {
 	s, _ := benchState(100_000)
 	path := filepath.Join(b.TempDir(), "state")
 	write := func(w io.Writer) error { return writeState(w, s) }
-	must(b, writeFileAtomic(path, write))
+	testkit.Must(b, durable.WriteFile(path, write))
 	info, err := os.Stat(path)
-	must(b, err)
+	testkit.Must(b, err)
 	b.Run("write", func(b *testing.B) {
 		b.ReportAllocs()
 		b.SetBytes(info.Size())
 		for b.Loop() {
-			must(b, writeFileAtomic(path, write))
+			testkit.Must(b, durable.WriteFile(path, write))
 		}
 	})
 	b.Run("load", func(b *testing.B) {
@@ -255,7 +261,7 @@ func BenchmarkSnapshot(b *testing.B) {
 		b.SetBytes(info.Size())
 		for b.Loop() {
 			got, err := readStateFile(path)
-			if must(b, err); got.sum != s.sum {
+			if testkit.Must(b, err); got.sum != s.sum {
 				b.Fatal("another state")
 			}
 		}

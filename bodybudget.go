@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"raftkv/internal/problem"
 	"slices"
 	"sync"
 	"time"
@@ -76,7 +77,7 @@ func (b *bodyBudget) take(h *heldBody, n int64) error {
 }
 
 // errTooManyBodies: more bodies are on their way than there is memory for.
-var errTooManyBodies = fmt.Errorf("%w: more bodies are under way than it has memory for", errOverloaded)
+var errTooManyBodies = fmt.Errorf("%w: more bodies are under way than it has memory for", problem.ErrOverloaded)
 
 // cutOld ends bodies that have taken long until so much comes back. The caller
 // holds mu.
@@ -122,7 +123,7 @@ func (b *bodyBudget) read(w http.ResponseWriter, r *http.Request, buf []byte, mo
 		err = errTooManyBodies
 	}
 	var tooLarge *http.MaxBytesError
-	if errors.Is(err, errOverloaded) || errors.As(err, &tooLarge) {
+	if errors.Is(err, problem.ErrOverloaded) || errors.As(err, &tooLarge) {
 		w.Header().Set("Connection", "close") // what is left of the body is not read
 	}
 	return buf, err

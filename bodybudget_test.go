@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/problem"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -36,7 +37,7 @@ func (b *bodyBudget) begin(size int64) *slowBody {
 	w := slowAnswer{httptest.NewRecorder(), func() { _ = in.CloseWithError(context.DeadlineExceeded) }}
 	go func() {
 		_, err := b.read(w, s.r, nil, 1<<30)
-		if errors.Is(err, errOverloaded) && w.Header().Get("Connection") != "close" {
+		if errors.Is(err, problem.ErrOverloaded) && w.Header().Get("Connection") != "close" {
 			err = errors.New("the connection is kept")
 		}
 		_ = out.Close() // nobody reads what is still sent
@@ -68,7 +69,7 @@ func TestBodyBudget(t *testing.T) {
 		}
 		late := b.begin(size)
 		_, _ = late.in.Write(make([]byte, size-1)) // it is not read to its end
-		if err := <-late.got; !errors.Is(err, errOverloaded) {
+		if err := <-late.got; !errors.Is(err, problem.ErrOverloaded) {
 			t.Fatalf("one too many: %v", err)
 		}
 		small := b.begin(bodyFirst)
@@ -82,7 +83,7 @@ func TestBodyBudget(t *testing.T) {
 		if err := <-honest.got; err != nil {
 			t.Errorf("one that comes when others have been slow: %v", err)
 		}
-		if err := <-slow[0].got; !errors.Is(err, errOverloaded) {
+		if err := <-slow[0].got; !errors.Is(err, problem.ErrOverloaded) {
 			t.Errorf("the oldest ended with %v", err)
 		}
 		for _, s := range slow[1:] {

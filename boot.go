@@ -8,7 +8,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
+	"raftkv/internal/address"
+	"raftkv/internal/durable"
+	"raftkv/internal/problem"
+	"raftkv/internal/watermark"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/storage/wal"
@@ -44,7 +47,7 @@ func decodeIdentity(b []byte) (identity, error) {
 		return id, fmt.Errorf("write-ahead log: its metadata is not raftkv's: %w", err)
 	}
 	if id.Format != dirFormat {
-		return id, fmt.Errorf("%w: write-ahead log of format %d, this version knows format %d", errNewerFormat, id.Format, dirFormat)
+		return id, fmt.Errorf("%w: write-ahead log of format %d, this version knows format %d", durable.ErrNewer, id.Format, dirFormat)
 	}
 	return id, nil
 }
@@ -94,14 +97,14 @@ func checkInterrupted(dir string) error {
 }
 
 // oldCopyName is a file that a node leaves in its directory when it ends for
-// errOldCopy. The next life would be counted higher, so nothing in the log would
+// problem.ErrOldCopy. The next life would be counted higher, so nothing in the log would
 // contradict it; and it must not vote before it has what it acknowledged.
 const oldCopyName = "old-copy"
 
 // noteOldCopy leaves that file. Durable on return.
 func noteOldCopy(dir string) error {
-	return writeFileAtomic(filepath.Join(dir, oldCopyName), func(w io.Writer) error {
-		_, err := fmt.Fprintln(w, errOldCopy)
+	return durable.WriteFile(filepath.Join(dir, oldCopyName), func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, problem.ErrOldCopy)
 		return err
 	})
 }
@@ -113,7 +116,7 @@ func checkOldCopy(dir string) error {
 		return nil
 	}
 	return fmt.Errorf("%w. An earlier start has found this out, and left the file %s; only who has stopped "+
-		"another process for good that ran with a copy may remove it", errOldCopy, path)
+		"another process for good that ran with a copy may remove it", problem.ErrOldCopy, path)
 }
 
 // booted reports whether a node has ever started from this directory.
@@ -135,7 +138,7 @@ const (
 
 // firstState is the state that a new cluster of these voters starts from; of
 // nobody, it is the empty one of a node that joins.
-func firstState(peers []peer) *state {
+func firstState(peers []address.Peer) *state {
 	st := newState(peers)
 	if len(peers) > 0 {
 		st.index, st.term = firstIndex, firstTerm
@@ -162,23 +165,23 @@ func createStorage(log *zap.Logger, dir string, id identity, st *state) error {
 	}
 	if st.index > 0 {
 		path := statePath(dir, st.term, st.index)
-		if err := writeFileAtomic(path, func(w io.Writer) error { return writeState(w, st) }); err != nil {
+		if err := durable.WriteFile(path, func(w io.Writer) error { return writeState(w, st) }); err != nil {
 			return err
 		}
 	}
-	if err := createMark(filepath.Join(dir, "mark"), mark{Index: st.index, Term: st.term}); err != nil {
+	if err := watermark.Create(filepath.Join(dir, "mark"), watermark.Mark{Index: st.index, Term: st.term}); err != nil {
 		return err
 	}
 	if err := createLog(log, filepath.Join(dir, "wal.new"), id, st); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
-	if err := syncDir(filepath.Join(dir, "wal.new")); err != nil {
+	if err := durable.SyncDir(filepath.Join(dir, "wal.new")); err != nil {
 		return err // the WAL does not sync the name of its first segment
 	}
 	if err := os.Rename(filepath.Join(dir, "wal.new"), filepath.Join(dir, "wal")); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 // removeLeftovers clears what an earlier first start did not complete, after
@@ -205,7 +208,7 @@ func checkNew(dir string) error {
 		switch {
 		case name == "lock" && f.Type().IsRegular(), name == restoringName && f.Type().IsRegular():
 		case name == "wal.new" && f.IsDir(), name == "wal.new.tmp" && f.IsDir():
-		case isTemp(name, "mark"), isFileSystems(f):
+		case durable.IsTemp(name, "mark"), isFileSystems(f):
 		case name == "mark" && f.Type().IsRegular():
 			err = checkNewMark(dir)
 		case name == "snap" && f.IsDir():
@@ -224,26 +227,20 @@ func foreign(dir, name string) error {
 	return fmt.Errorf("data directory %s holds %s, which is not this program's; use a directory of its own", dir, name)
 }
 
-// isTemp reports whether a name is that of a temporary file of base.
-func isTemp(name, base string) bool {
-	digits, ok := strings.CutPrefix(name, base+".tmp")
-	return ok && strings.Trim(digits, "0123456789") == ""
-}
-
 func noLog(dir string) error {
 	return refused(dir, fmt.Errorf("%s is missing", filepath.Join(dir, "wal")))
 }
 
 // checkNewMark: the mark of a directory that was in use has counted its lives.
 func checkNewMark(dir string) error {
-	f, m, err := openMark(filepath.Join(dir, "mark"))
+	f, m, err := watermark.OpenFile(filepath.Join(dir, "mark"))
 	if err != nil {
 		return foreign(dir, "mark")
 	}
 	if m.Boot > 0 || m.Index > firstIndex {
 		err = noLog(dir)
 	}
-	return errors.Join(err, f.close())
+	return errors.Join(err, f.Close())
 }
 
 func checkNewSnaps(dir string) error {
@@ -254,7 +251,7 @@ func checkNewSnaps(dir string) error {
 	first := filepath.Base(statePath(dir, firstTerm, firstIndex))
 	for _, f := range files {
 		name := f.Name()
-		if name == first || isTemp(name, first) {
+		if name == first || durable.IsTemp(name, first) {
 			continue
 		}
 		if _, kind := parseSnapName(name); kind == ".state" {
@@ -269,7 +266,7 @@ func checkNewSnaps(dir string) error {
 func removeMarkTemps(dir string) error {
 	files, err := os.ReadDir(dir)
 	for _, f := range files {
-		if isTemp(f.Name(), "mark") {
+		if durable.IsTemp(f.Name(), "mark") {
 			err = errors.Join(err, os.Remove(filepath.Join(dir, f.Name())))
 		}
 	}
@@ -320,7 +317,7 @@ func checkIdentity(cfg config, id identity, reconfigured bool) error {
 		return fmt.Errorf("data directory %s belongs to cluster %x, but --cluster-id is %x; leave the flag out, or use an empty directory",
 			cfg.DataDir, id.ClusterID, cfg.ClusterID)
 	}
-	now := formatPeers(cfg.Cluster)
+	now := address.FormatPeers(cfg.Cluster)
 	if id.Initial == "" || cfg.Join || reconfigured || now == id.Initial {
 		return nil
 	}

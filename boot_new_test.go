@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 
@@ -14,8 +15,8 @@ import (
 // because their names are like ours.
 func TestBootOnlyWhatIsNew(t *testing.T) {
 	write := func(t *testing.T, path string) {
-		must(t, os.MkdirAll(filepath.Dir(path), 0o700))
-		must(t, os.WriteFile(path, []byte("mine"), 0o600))
+		testkit.Must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		testkit.Must(t, os.WriteFile(path, []byte("mine"), 0o600))
 	}
 	cases := map[string]struct {
 		make func(t *testing.T, dir string)
@@ -23,7 +24,7 @@ func TestBootOnlyWhatIsNew(t *testing.T) {
 	}{
 		"log lost after use": {func(t *testing.T, dir string) {
 			startDisk(t, dir, diskPeers())
-			must(t, os.RemoveAll(filepath.Join(dir, "wal")))
+			testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal")))
 		}, "wal is missing"},
 		"log and mark lost": {func(t *testing.T, dir string) {
 			write(t, statePath(dir, 2, 15))

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/testkit"
+	"raftkv/internal/watermark"
 	"strings"
 	"testing"
 
@@ -15,12 +18,12 @@ import (
 
 // startDisk is the normal start of a node: make the directory if it was never
 // booted, then open it.
-func startDisk(t *testing.T, dir string, peers []peer) *openedStorage {
+func startDisk(t *testing.T, dir string, peers []address.Peer) *openedStorage {
 	t.Helper()
 	old, err := booted(dir)
-	must(t, err)
+	testkit.Must(t, err)
 	if !old {
-		must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(peers)))
+		testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(peers)))
 	}
 	return openDisk(t, dir)
 }
@@ -75,10 +78,10 @@ func partOf(tree map[string]string, keep func(path string) bool) map[string]stri
 
 // firstBootSteps are the directories that a crash during createStorage leaves,
 // in the order of its steps.
-func firstBootSteps(t *testing.T, peers []peer) map[string]map[string]string {
+func firstBootSteps(t *testing.T, peers []address.Peer) map[string]map[string]string {
 	t.Helper()
 	done := t.TempDir()
-	must(t, createStorage(zap.NewNop(), done, diskIdentity(), firstState(peers)))
+	testkit.Must(t, createStorage(zap.NewNop(), done, diskIdentity(), firstState(peers)))
 	all := diskTree(t, done)
 	isSnap := func(p string) bool { return strings.HasPrefix(p, "snap") }
 	notWAL := func(p string) bool { return !strings.HasPrefix(p, "wal") }
@@ -91,26 +94,26 @@ func firstBootSteps(t *testing.T, peers []peer) map[string]map[string]string {
 	// The log as wal.Create leaves it, and how it grows from there.
 	blank := t.TempDir()
 	meta, err := diskIdentity().encode()
-	must(t, err)
+	testkit.Must(t, err)
 	w, err := wal.Create(nil, filepath.Join(blank, "wal"), meta)
-	must(t, err)
-	must(t, w.Close())
+	testkit.Must(t, err)
+	testkit.Must(t, w.Close())
 	created, err := os.ReadFile(filepath.Join(blank, "wal", segmentZero))
-	must(t, err)
-	must(t, os.RemoveAll(filepath.Join(blank, "wal")))
+	testkit.Must(t, err)
+	testkit.Must(t, os.RemoveAll(filepath.Join(blank, "wal")))
 	w, err = wal.Create(nil, filepath.Join(blank, "wal"), meta)
-	must(t, err)
-	must(t, w.Save(&raftpb.HardState{Term: new(uint64(firstTerm)), Vote: new(uint64(0)), Commit: new(uint64(firstIndex))}, nil))
-	must(t, w.Close())
+	testkit.Must(t, err)
+	testkit.Must(t, w.Save(&raftpb.HardState{Term: new(uint64(firstTerm)), Vote: new(uint64(0)), Commit: new(uint64(firstIndex))}, nil))
+	testkit.Must(t, w.Close())
 	withHard, err := os.ReadFile(filepath.Join(blank, "wal", segmentZero))
-	must(t, err)
+	testkit.Must(t, err)
 
 	base := partOf(all, notWAL)
 	newSegment := filepath.Join("wal.new", segmentZero)
 	steps := map[string]map[string]string{
 		"nothing":                            {},
 		"snap":                               {"snap": "/"},
-		"temporary mark":                     with(partOf(all, isSnap), "mark.tmp123", all["mark"][:markSlotSize]),
+		"temporary mark":                     with(partOf(all, isSnap), "mark.tmp123", all["mark"][:watermark.SlotSize]),
 		"snap complete":                      partOf(all, isSnap),
 		"mark":                               base,
 		"wal.new.tmp/ empty":                 with(base, "wal.new.tmp", "/"),
@@ -137,7 +140,7 @@ func firstBootSteps(t *testing.T, peers []peer) map[string]map[string]string {
 func inspectPath(t *testing.T, walDir string) tailReport {
 	t.Helper()
 	r, err := inspectTail(walDir)
-	must(t, err)
+	testkit.Must(t, err)
 	return r
 }
 
@@ -164,7 +167,7 @@ func TestBootCrashAfterEachStepOfCreate(t *testing.T) {
 				}
 				wantOnlyNeeded(t, dir)
 				// And it is a directory to live on.
-				must(t, o.append([]*raftpb.Message{storageAppend(5, 3, o.last, someEntries(5, o.last+1, o.last+3, 10)...)}))
+				testkit.Must(t, o.append([]*raftpb.Message{storageAppend(5, 3, o.last, someEntries(5, o.last+1, o.last+3, 10)...)}))
 				again := openDisk(t, crashed(t, dir))
 				wantHard(t, again, 5, 3, 0)
 				wantEntries(t, again, someEntries(5, o.state.index+1, o.state.index+3, 10))
@@ -195,7 +198,7 @@ func TestBootCrashDuringRemovalOfLeftovers(t *testing.T) {
 		if old, err := booted(dir); err != nil || old {
 			t.Fatalf("%v counts as booted: %v", names, err)
 		}
-		must(t, removeLeftovers(dir))
+		testkit.Must(t, removeLeftovers(dir))
 		if left := diskTree(t, dir); len(left) > 0 {
 			t.Fatalf("left: %v", left)
 		}
@@ -208,25 +211,25 @@ func TestBootCrashDuringRemovalOfLeftovers(t *testing.T) {
 func TestBootCrashAfterEachStepOfOpen(t *testing.T) {
 	dir := newDisk(t)
 	steps := map[string]string{"created": crashed(t, dir)}
-	keeper, m, err := openMarkKeeper(filepath.Join(dir, "mark"))
-	must(t, err)
-	defer keeper.close()
+	keeper, m, err := watermark.Open(filepath.Join(dir, "mark"))
+	testkit.Must(t, err)
+	defer keeper.Close()
 	o, err := inspect(zap.NewNop(), dir, m, tailWeight, anyIdentity)
-	must(t, err)
-	must(t, o.open())
+	testkit.Must(t, err)
+	testkit.Must(t, o.open())
 	defer o.wal.Close()
 	steps["log read"] = crashed(t, dir)
-	must(t, o.wal.Save(o.hard, nil))
+	testkit.Must(t, o.wal.Save(o.hard, nil))
 	steps["hard state not synced"] = crashed(t, dir)
-	must(t, o.wal.Sync())
+	testkit.Must(t, o.wal.Sync())
 	steps["hard state synced"] = crashed(t, dir)
-	next := mark{Boot: m.Boot + 1, Index: o.last, Term: o.hard.GetTerm(), Vote: o.hard.GetVote()}
-	must(t, keeper.file.writeSlot(next))
+	next := watermark.Mark{Boot: m.Boot + 1, Index: o.last, Term: o.hard.GetTerm(), Vote: o.hard.GetVote()}
+	testkit.Must(t, keeper.File.WriteSlot(next))
 	steps["one slot of the mark"] = crashed(t, dir)
 	torn := crashed(t, dir)
-	patch(t, filepath.Join(torn, "mark"), 40, []byte{0xff}) // in the slot that writeSlot has written
+	patch(t, filepath.Join(torn, "mark"), 40, []byte{0xff}) // in the slot that WriteSlot has written
 	steps["a torn slot of the mark"] = torn
-	must(t, keeper.file.writeSlot(next))
+	testkit.Must(t, keeper.File.WriteSlot(next))
 	steps["mark"] = crashed(t, dir)
 
 	for name, crash := range steps {
@@ -260,12 +263,12 @@ func TestBootNumberRises(t *testing.T) {
 		}
 		// Damage to one slot must not set the number back either.
 		hurt := crashed(t, dir)
-		patch(t, filepath.Join(hurt, "mark"), int64(life%2)*markSlotSize+24, []byte{0xee})
+		patch(t, filepath.Join(hurt, "mark"), int64(life%2)*watermark.SlotSize+24, []byte{0xee})
 		if h := openDisk(t, hurt); h.boot != life+1 {
 			t.Fatalf("after damage to a slot in life %d, the next has number %d", life, h.boot)
 		}
 		if life%2 == 0 {
-			must(t, o.close())
+			testkit.Must(t, o.close())
 			continue
 		}
 		dir = crashed(t, dir)
@@ -276,24 +279,24 @@ func TestBootNumberRises(t *testing.T) {
 func TestLockDirTwice(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "data")
 	lock, err := lockDir(dir)
-	must(t, err)
+	testkit.Must(t, err)
 	if second, err := lockDir(dir); err == nil {
 		second.Close()
 		t.Fatal("locked twice")
 	} else if !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), "--data-dir") {
 		t.Errorf("message: %v", err)
 	}
-	must(t, lock.Close())
+	testkit.Must(t, lock.Close())
 	again, err := lockDir(dir)
-	must(t, err)
-	must(t, again.Close())
+	testkit.Must(t, err)
+	testkit.Must(t, again.Close())
 }
 
 // Without this a directory that cannot be made or locked would look like one
 // in use.
 func TestLockDirImpossible(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
-	must(t, os.WriteFile(file, nil, 0o600))
+	testkit.Must(t, os.WriteFile(file, nil, 0o600))
 	if _, err := lockDir(file); err == nil || strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), file) {
 		t.Errorf("error %v", err)
 	}
@@ -305,14 +308,14 @@ func TestLockDirImpossible(t *testing.T) {
 // Without this a node would run on the log of another node or cluster, under
 // its own ID: it would vote and acknowledge for a log it does not have.
 func TestIdentityOfAnother(t *testing.T) {
-	others := []peer{{ID: 1, URL: "http://10.0.0.1:2380"}, {ID: 2, URL: "http://10.0.0.2:2380"}, {ID: 4, URL: "http://10.0.0.4:2380"}}
+	others := []address.Peer{{ID: 1, URL: "http://10.0.0.1:2380"}, {ID: 2, URL: "http://10.0.0.2:2380"}, {ID: 4, URL: "http://10.0.0.4:2380"}}
 	for name, c := range map[string]struct {
 		change func(*config)
 		words  []string
 	}{
 		"node":       {func(c *config) { c.ID = 2 }, []string{"node 1", "--id is 2", "use the directory of node 2"}},
 		"cluster id": {func(c *config) { c.ClusterID = 0xdef }, []string{"cluster abc", "--cluster-id is def"}},
-		"members":    {func(c *config) { c.Cluster = others }, []string{formatPeers(others), "use an empty --data-dir"}},
+		"members":    {func(c *config) { c.Cluster = others }, []string{address.FormatPeers(others), "use an empty --data-dir"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := newDisk(t)
@@ -344,11 +347,11 @@ func TestIdentityAfterAChange(t *testing.T) {
 	}
 	entry := someEntries(1, 2, 2, 0)[0]
 	entry.Type = raftpb.EntryConfChange.Enum()
-	must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, entry)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, entry)}))
 	o = openDisk(t, crashed(t, dir))
-	must(t, checkIdentity(cfg, o.identity, o.reconfigured))
+	testkit.Must(t, checkIdentity(cfg, o.identity, o.reconfigured))
 	cfg.Join, cfg.ClusterID = true, 0xabc
-	must(t, checkIdentity(cfg, o.identity, false))
+	testkit.Must(t, checkIdentity(cfg, o.identity, false))
 }
 
 // Without this an older version would read a directory whose layout it does
@@ -357,7 +360,7 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 	newer := t.TempDir()
 	id := diskIdentity()
 	id.Format = dirFormat + 1
-	must(t, createStorage(zap.NewNop(), newer, id, firstState(diskPeers())))
+	testkit.Must(t, createStorage(zap.NewNop(), newer, id, firstState(diskPeers())))
 	t.Run("newer", func(t *testing.T) {
 		before := diskSums(t, newer)
 		_, err := openStorage(zap.NewNop(), newer, anyIdentity)
@@ -381,11 +384,11 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 	})
 	t.Run("of another program", func(t *testing.T) {
 		dir := newDisk(t)
-		must(t, os.RemoveAll(filepath.Join(dir, "wal")))
+		testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal")))
 		w, err := wal.Create(nil, filepath.Join(dir, "wal"), []byte("\x08\x01\x10\x02"))
-		must(t, err)
-		must(t, w.Save(&raftpb.HardState{Term: new(uint64(9)), Commit: new(uint64(1)), Vote: new(uint64(1))}, someEntries(9, 1, 1, 10)))
-		must(t, w.Close())
+		testkit.Must(t, err)
+		testkit.Must(t, w.Save(&raftpb.HardState{Term: new(uint64(9)), Commit: new(uint64(1)), Vote: new(uint64(1))}, someEntries(9, 1, 1, 10)))
+		testkit.Must(t, w.Close())
 		wantRefused(t, dir, "metadata is not raftkv's")
 	})
 }

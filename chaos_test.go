@@ -2,11 +2,6 @@
 
 package main
 
-// Random requests to random nodes under random faults; porcupine judges the history.
-//
-//	RAFTKV_CHAOS_SECONDS=30 how long each of the tests makes trouble (8 by default, 600 in a soak)
-//	RAFTKV_CHAOS_SEED=N     replays the faults and requests of a run (the timing of processes does not repeat)
-
 import (
 	"fmt"
 	"maps"

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"raftkv/internal/meter"
+	"raftkv/internal/problem"
+	"raftkv/internal/wait"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
 	"go.uber.org/zap"
 )
 
@@ -51,19 +53,19 @@ func newAgreement(log *zap.Logger, self, worked, checked uint64) *agreement {
 // divide notes that another history contradicts this node's.
 func (a *agreement) divide() {
 	if !a.split.Swap(true) {
-		a.log.Error("this node stops serving: "+errHistories.Error(), zap.Uint64("id", a.self))
+		a.log.Error("this node stops serving: "+problem.ErrHistories.Error(), zap.Uint64("id", a.self))
 	}
 }
 
-// sound returns nil, or why this node must not serve: errDiverged,
-// errHistories, errNoMajority or errMemory.
+// sound returns nil, or why this node must not serve: problem.ErrDiverged,
+// problem.ErrHistories, problem.ErrNoMajority or problem.ErrMemory.
 func (a *agreement) sound() error {
 	if a.split.Load() {
-		return errHistories
+		return problem.ErrHistories
 	}
 	f := a.fault.Load()
-	if a.unsound.Load() && (f == nil || f.err == errNoMajority) {
-		return errMemory // says more
+	if a.unsound.Load() && (f == nil || f.err == problem.ErrNoMajority) {
+		return problem.ErrMemory // says more
 	}
 	if f != nil {
 		return f.err
@@ -139,7 +141,7 @@ type checker struct {
 	elected  time.Duration // the election timeout
 	store    checkStore
 	found    *agreement
-	leaders  *leadership
+	leaders  *wait.Leadership
 	caughtUp *atomic.Bool
 	// stepDown hands leadership to a voter that is not among those named.
 	stepDown func(ctx context.Context, except []uint64) error
@@ -198,7 +200,7 @@ func (c *checker) recompute(own *ownCheck) {
 		return
 	}
 	c.found.unsound.Store(true)
-	c.log.Error("this node stops serving: "+errMemory.Error(), zap.Uint64("checkpoint", own.index), zap.Uint64("id", c.id))
+	c.log.Error("this node stops serving: "+problem.ErrMemory.Error(), zap.Uint64("checkpoint", own.index), zap.Uint64("id", c.id))
 }
 
 func (c *checker) pending(index uint64) (is bool) {
@@ -233,7 +235,7 @@ func (c *checker) lead(ctx context.Context) error {
 		select {
 		case <-look.C:
 			c.see()
-			leader, _, _ := c.leaders.get()
+			leader, _, _ := c.leaders.Get()
 			leads := leader == c.id
 			if leads {
 				c.giveUp(ctx)
@@ -284,7 +286,7 @@ func (c *checker) outstanding() (pending bool, checked uint64) {
 
 func (c *checker) askIfDue(ctx context.Context) {
 	wanted, full := c.due()
-	if leader, _, _ := c.leaders.get(); !wanted || leader != c.id {
+	if leader, _, _ := c.leaders.Get(); !wanted || leader != c.id {
 		return
 	}
 	if err := c.propose(ctx, encodeCheckpoint(full)).err; err != nil {
@@ -316,7 +318,7 @@ func (c *checker) see() {
 // decides does, and snapshots.
 func (c *checker) giveUp(ctx context.Context) {
 	err := c.found.sound()
-	if err == nil || errors.Is(err, errNoMajority) {
+	if err == nil || errors.Is(err, problem.ErrNoMajority) {
 		return // without a majority nobody is fitter
 	}
 	var diverged []uint64
@@ -326,8 +328,8 @@ func (c *checker) giveUp(ctx context.Context) {
 	}
 }
 
-// register adds what there is to count.
-func (a *agreement) register(reg prometheus.Registerer) {
-	counter(reg, "raftkv_checks_total", "Checks on which a majority agreed, as applied since the start.",
+// Register adds what there is to count.
+func (a *agreement) Register(reg prometheus.Registerer) {
+	meter.Counter(reg, "raftkv_checks_total", "Checks on which a majority agreed, as applied since the start.",
 		func() float64 { return float64(a.decided.Load()) })
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"maps"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
 
 	"github.com/tidwall/btree"
 )
@@ -161,9 +163,9 @@ func (c *checks) contradicted() bool {
 func (c *checks) verdict(node uint64) error {
 	switch {
 	case c.diverged[node] != 0:
-		return errDiverged
+		return problem.ErrDiverged
 	case c.noMajority != 0:
-		return errNoMajority
+		return problem.ErrNoMajority
 	}
 	return nil
 }
@@ -179,18 +181,18 @@ func (c *checks) write(put func(kind byte, payload []byte) error) error {
 	if c.index == 0 {
 		return nil
 	}
-	b := appendUvarints(nil, c.index, c.full, c.checked, c.agreed, c.noMajority)
-	if err := put(checkRecord, appendUvarints(b, c.voters...)); err != nil {
+	b := record.AppendUvarints(nil, c.index, c.full, c.checked, c.agreed, c.noMajority)
+	if err := put(checkRecord, record.AppendUvarints(b, c.voters...)); err != nil {
 		return err
 	}
 	for _, node := range sortedKeys(c.reports) {
 		r := c.reports[node]
-		if err := put(reportRecord, appendUvarints(b[:0], node, uint64(boolByte(r.void)), r.hash)); err != nil {
+		if err := put(reportRecord, record.AppendUvarints(b[:0], node, uint64(record.BoolByte(r.void)), r.hash)); err != nil {
 			return err
 		}
 	}
 	for _, node := range sortedKeys(c.diverged) {
-		if err := put(divergedRecord, appendUvarints(b[:0], node, c.diverged[node])); err != nil {
+		if err := put(divergedRecord, record.AppendUvarints(b[:0], node, c.diverged[node])); err != nil {
 			return err
 		}
 	}
@@ -198,26 +200,26 @@ func (c *checks) write(put func(kind byte, payload []byte) error) error {
 }
 
 // restore takes over one record that write wrote.
-func (c *checks) restore(kind byte, f *fields) {
+func (c *checks) restore(kind byte, f *record.Reader) {
 	switch kind {
 	case checkRecord:
-		c.index, c.full, c.checked, c.agreed, c.noMajority = f.uvarint(), f.uvarint(), f.uvarint(), f.uvarint(), f.uvarint()
-		for len(f.b) > 0 && !f.bad {
-			c.voters = append(c.voters, f.uvarint())
+		c.index, c.full, c.checked, c.agreed, c.noMajority = f.Uvarint(), f.Uvarint(), f.Uvarint(), f.Uvarint(), f.Uvarint()
+		for len(f.B) > 0 && !f.Bad {
+			c.voters = append(c.voters, f.Uvarint())
 		}
 		c.reports, c.diverged = make(map[uint64]report), make(map[uint64]uint64)
 	case reportRecord:
-		node, void := f.uvarint(), f.uvarint() == 1
-		if r := (report{hash: f.uvarint(), void: void}); c.reports != nil {
+		node, void := f.Uvarint(), f.Uvarint() == 1
+		if r := (report{hash: f.Uvarint(), void: void}); c.reports != nil {
 			c.reports[node] = r
 		} else {
-			f.bad = true
+			f.Bad = true
 		}
 	case divergedRecord:
-		if node, at := f.uvarint(), f.uvarint(); c.diverged != nil {
+		if node, at := f.Uvarint(), f.Uvarint(); c.diverged != nil {
 			c.diverged[node] = at
 		} else {
-			f.bad = true
+			f.Bad = true
 		}
 	}
 }

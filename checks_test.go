@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"raftkv/internal/address"
+	"raftkv/internal/durable"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,9 +21,9 @@ import (
 
 // checkState has the voters 1 to n, and the learner 9.
 func checkState(n int) *state {
-	var peers []peer
+	var peers []address.Peer
 	for id := range n {
-		peers = append(peers, peer{ID: uint64(id + 1), URL: fmt.Sprintf("http://h:%d", id+1)})
+		peers = append(peers, address.Peer{ID: uint64(id + 1), URL: fmt.Sprintf("http://h:%d", id+1)})
 	}
 	s := newState(peers)
 	s.membership.members[9] = member{ID: 9, PeerURL: "http://h:9", Learner: true}
@@ -126,10 +130,10 @@ func TestVerdict(t *testing.T) {
 		for id := uint64(1); id < 10; id++ {
 			var want error
 			if tt.noMajority {
-				want = errNoMajority
+				want = problem.ErrNoMajority
 			}
 			if slices.Contains(tt.diverged, id) {
-				want = errDiverged
+				want = problem.ErrDiverged
 			}
 			if got := c.verdict(id); !errors.Is(got, want) {
 				t.Errorf("%s: node %d: %v, want %v", tt.name, id, got, want)
@@ -264,10 +268,10 @@ func TestStorageNewerCommandIsRefused(t *testing.T) {
 		o := openDisk(t, dir)
 		entries := someEntries(2, 2, 3, 10)
 		entries[1].Data = appendCommand(appendBatchHeader(nil, batchID{node: 1, boot: 1}), []byte{99})
-		must(t, o.append([]*raftpb.Message{storageAppend(2, 3, commit, entries...)}))
+		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 3, commit, entries...)}))
 		crash := crashed(t, dir)
 		before := diskSums(t, crash)
-		if _, err := openStorage(zap.NewNop(), crash, anyIdentity); !errors.Is(err, errNewerFormat) ||
+		if _, err := openStorage(zap.NewNop(), crash, anyIdentity); !errors.Is(err, durable.ErrNewer) ||
 			!strings.Contains(err.Error(), "entry 3") || !strings.Contains(err.Error(), "upgrade this node") {
 			t.Errorf("committed to %d: %v", commit, err)
 		}
@@ -281,10 +285,10 @@ func TestLevelOfTheFuture(t *testing.T) {
 	s := newState(testPeers)
 	s.level = programLevel + 1
 	_, err := readState(bytes.NewReader(snapshotBytes(t, s)))
-	if !errors.Is(err, errNewerFormat) || !bytes.Contains([]byte(err.Error()), []byte("upgrade this node")) {
+	if !errors.Is(err, durable.ErrNewer) || !bytes.Contains([]byte(err.Error()), []byte("upgrade this node")) {
 		t.Errorf("reading it: %v", err)
 	}
-	if err := checkJoinLevel(clusterInfo{Level: programLevel + 1}); !errors.Is(err, errNewerFormat) {
+	if err := checkJoinLevel(clusterInfo{Level: programLevel + 1}); !errors.Is(err, durable.ErrNewer) {
 		t.Errorf("joining: %v", err)
 	}
 	if err := checkJoinLevel(clusterInfo{Level: programLevel}); err != nil {

@@ -2,8 +2,8 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
+	"raftkv/internal/record"
 )
 
 // A raft entry of type EntryNormal carries one batch: the commands that one
@@ -89,32 +89,22 @@ type batchID struct {
 	life uint64
 }
 
-// Errors of decoding.
-var (
-	// errMalformed: the bytes are not a batch. No version writes such an
-	// entry, so every node ignores it in the same way.
-	errMalformed = errors.New("malformed command")
-	// errUnknownCommand: a newer version wrote this entry. The node must
-	// stop: skipping what others apply would make it diverge.
-	errUnknownCommand = errors.New("command of a kind that this version does not know")
-)
-
 // appendBatchHeader starts the encoding of a batch.
 func appendBatchHeader(b []byte, id batchID) []byte {
 	if id.life == 0 {
-		return appendUvarints(append(b, batchFormat), id.node, id.boot, id.seq, id.low)
+		return record.AppendUvarints(append(b, batchFormat), id.node, id.boot, id.seq, id.low)
 	}
-	b = appendUvarints(append(b, lifeBatchFormat), id.node, id.boot, id.seq, id.low)
+	b = record.AppendUvarints(append(b, lifeBatchFormat), id.node, id.boot, id.seq, id.low)
 	return binary.LittleEndian.AppendUint64(b, id.life)
 }
 
 // batchNode returns the node that gathered a batch; 0 if data is none.
 func batchNode(data []byte) uint64 {
-	r := fields{b: data}
-	if !knowsFormat(r.byte(), programLevel) {
+	r := record.Reader{B: data}
+	if !knowsFormat(r.Byte(), programLevel) {
 		return 0
 	}
-	return r.uvarint()
+	return r.Uvarint()
 }
 
 // appendCommand adds one encoded command to a batch.
@@ -145,168 +135,95 @@ func appendWriteHead(b []byte, kind commandKind, c condition, key string) []byte
 // encodeAnnounce encodes a node's announcement of its client URL, the instance
 // of its data directory, and the level of commands that its program knows.
 func encodeAnnounce(member, instance, level uint64, clientURL string) []byte {
-	b := appendUvarints([]byte{byte(kindAnnounce)}, member, instance, level)
+	b := record.AppendUvarints([]byte{byte(kindAnnounce)}, member, instance, level)
 	return append(b, clientURL...)
 }
 
 func encodeCheckpoint(full bool) []byte {
-	return []byte{byte(kindCheckpoint), boolByte(full)}
+	return []byte{byte(kindCheckpoint), record.BoolByte(full)}
 }
 
 // encodeReport encodes a node's answer to the checkpoint at an index.
 func encodeReport(member, checkpoint uint64, r report) []byte {
-	b := appendUvarints([]byte{byte(kindReport)}, member, checkpoint)
-	b = append(b, boolByte(r.void))
+	b := record.AppendUvarints([]byte{byte(kindReport)}, member, checkpoint)
+	b = append(b, record.BoolByte(r.void))
 	return binary.LittleEndian.AppendUint64(b, r.hash)
-}
-
-func boolByte(v bool) byte {
-	if v {
-		return 1
-	}
-	return 0
 }
 
 // decodeBatch splits an entry into its identity and its commands.
 func decodeBatch(data []byte) (batchID, []command, error) {
-	r := fields{b: data}
-	format := r.byte()
-	if !r.bad && !knowsFormat(format, programLevel) {
-		return batchID{}, nil, fmt.Errorf("%w: batch format %d", errUnknownCommand, format)
+	r := record.Reader{B: data}
+	format := r.Byte()
+	if !r.Bad && !knowsFormat(format, programLevel) {
+		return batchID{}, nil, fmt.Errorf("%w: batch format %d", record.ErrUnknownCommand, format)
 	}
-	id := batchID{node: r.uvarint(), boot: r.uvarint(), seq: r.uvarint(), low: r.uvarint()}
+	id := batchID{node: r.Uvarint(), boot: r.Uvarint(), seq: r.Uvarint(), low: r.Uvarint()}
 	if format == lifeBatchFormat {
-		id.life = r.uint64()
-		r.bad = r.bad || id.life == 0
+		id.life = r.Uint64()
+		r.Bad = r.Bad || id.life == 0
 	}
 	cmds := make([]command, 0, countCommands(r))
-	for !r.bad && len(r.b) > 0 {
-		c, err := decodeCommand(r.bytes())
+	for !r.Bad && len(r.B) > 0 {
+		c, err := decodeCommand(r.Bytes())
 		if err != nil {
 			return batchID{}, nil, err
 		}
 		cmds = append(cmds, c)
 	}
-	if r.bad {
-		return batchID{}, nil, errMalformed
+	if r.Bad {
+		return batchID{}, nil, record.ErrMalformed
 	}
 	return id, cmds, nil
 }
 
 // countCommands counts the commands in front of r.
-func countCommands(r fields) (n int) {
-	for len(r.b) > 0 && !r.bad {
-		r.bytes()
+func countCommands(r record.Reader) (n int) {
+	for len(r.B) > 0 && !r.Bad {
+		r.Bytes()
 		n++
 	}
 	return n
 }
 
 func decodeCommand(b []byte) (command, error) {
-	r := fields{b: b}
-	c := command{kind: commandKind(r.byte())}
-	if r.bad {
-		return c, errMalformed
+	r := record.Reader{B: b}
+	c := command{kind: commandKind(r.Byte())}
+	if r.Bad {
+		return c, record.ErrMalformed
 	}
 	if levelOf(c.kind) > programLevel {
-		return c, fmt.Errorf("%w: kind %d", errUnknownCommand, c.kind)
+		return c, fmt.Errorf("%w: kind %d", record.ErrUnknownCommand, c.kind)
 	}
 	switch c.kind {
 	case kindPut, kindDelete:
-		c.condition.kind = conditionKind(r.byte())
+		c.condition.kind = conditionKind(r.Byte())
 		if c.condition.kind > ifAtRevision {
-			return c, fmt.Errorf("%w: condition %d", errUnknownCommand, c.condition.kind)
+			return c, fmt.Errorf("%w: condition %d", record.ErrUnknownCommand, c.condition.kind)
 		}
 		if c.condition.kind == ifAtRevision {
-			c.condition.revision = r.uvarint()
+			c.condition.revision = r.Uvarint()
 		}
-		c.key, c.value = string(r.bytes()), r.b
+		c.key, c.value = string(r.Bytes()), r.B
 		if c.kind == kindDelete && len(c.value) > 0 {
-			return c, errMalformed
+			return c, record.ErrMalformed
 		}
 	case kindPublish:
-		c.member, c.instance, c.clientURL = r.uvarint(), r.uvarint(), string(r.b)
+		c.member, c.instance, c.clientURL = r.Uvarint(), r.Uvarint(), string(r.B)
 	case kindAnnounce:
-		c.member, c.instance, c.level = r.uvarint(), r.uvarint(), r.uvarint()
-		c.clientURL = string(r.b)
+		c.member, c.instance, c.level = r.Uvarint(), r.Uvarint(), r.Uvarint()
+		c.clientURL = string(r.B)
 	case kindCheckpoint:
-		c.full = r.bool()
-		r.end()
+		c.full = r.Bool()
+		r.End()
 	case kindReport:
-		c.member, c.checkpoint = r.uvarint(), r.uvarint()
-		c.report = report{void: r.bool(), hash: r.uint64()}
-		r.end()
+		c.member, c.checkpoint = r.Uvarint(), r.Uvarint()
+		c.report = report{void: r.Bool(), hash: r.Uint64()}
+		r.End()
 	default:
-		return c, fmt.Errorf("%w: kind %d", errUnknownCommand, c.kind)
+		return c, fmt.Errorf("%w: kind %d", record.ErrUnknownCommand, c.kind)
 	}
-	if r.bad {
-		return c, errMalformed
+	if r.Bad {
+		return c, record.ErrMalformed
 	}
 	return c, nil
-}
-
-// fields takes fields off the front of a byte slice. The first short read
-// makes it bad for good, so that callers check once, at the end.
-type fields struct {
-	b   []byte
-	bad bool
-}
-
-func (r *fields) byte() byte {
-	if r.bad || len(r.b) == 0 {
-		r.bad = true
-		return 0
-	}
-	c := r.b[0]
-	r.b = r.b[1:]
-	return c
-}
-
-func (r *fields) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if r.bad || n <= 0 {
-		r.bad = true
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-// optional reads a uvarint that may be left out at the end, which means 0.
-func (r *fields) optional() uint64 {
-	if len(r.b) == 0 {
-		return 0
-	}
-	return r.uvarint()
-}
-
-func (r *fields) bool() bool {
-	b := r.byte()
-	r.bad = r.bad || b > 1
-	return b == 1
-}
-
-func (r *fields) uint64() uint64 {
-	if r.bad || len(r.b) < 8 {
-		r.bad = true
-		return 0
-	}
-	v := binary.LittleEndian.Uint64(r.b)
-	r.b = r.b[8:]
-	return v
-}
-
-// end: nothing may follow.
-func (r *fields) end() { r.bad = r.bad || len(r.b) > 0 }
-
-// bytes reads a length and that many bytes.
-func (r *fields) bytes() []byte {
-	n := r.uvarint()
-	if r.bad || n > uint64(len(r.b)) {
-		r.bad = true
-		return nil
-	}
-	b := r.b[:n:n]
-	r.b = r.b[n:]
-	return b
 }

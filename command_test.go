@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"raftkv/internal/record"
 	"reflect"
 	"testing"
 )
@@ -14,7 +15,7 @@ import (
 func encodeCommand(c command) []byte {
 	switch c.kind {
 	case kindPublish: // no longer written
-		return append(appendUvarints([]byte{byte(kindPublish)}, c.member, c.instance), c.clientURL...)
+		return append(record.AppendUvarints([]byte{byte(kindPublish)}, c.member, c.instance), c.clientURL...)
 	case kindAnnounce:
 		return encodeAnnounce(c.member, c.instance, c.level, c.clientURL)
 	case kindCheckpoint:
@@ -107,35 +108,35 @@ func TestDecodeBatchStrict(t *testing.T) {
 		data []byte
 		want error
 	}{
-		{"nothing", nil, errMalformed},
-		{"format 0", append([]byte{0}, head[1:]...), errUnknownCommand},
-		{"format 3", append([]byte{3}, head[1:]...), errUnknownCommand},
-		{"a life of 0", append(append([]byte{2}, head[1:]...), make([]byte, 8)...), errMalformed},
-		{"half a life", append(append([]byte{2}, head[1:]...), 1, 2, 3, 4), errMalformed},
-		{"format 3 alone", []byte{3}, errUnknownCommand},
-		{"half an identity", head[:3], errMalformed},
-		{"identity overflows", append([]byte{batchFormat}, over...), errMalformed},
-		{"command longer than the entry", append(bytes.Clone(head), 200, 1), errMalformed},
-		{"command length of 2^63", append(binary.AppendUvarint(bytes.Clone(head), 1<<63), 1), errMalformed},
-		{"length overflows", append(bytes.Clone(head), over...), errMalformed},
-		{"empty command", with(nil), errMalformed},
-		{"kind alone", with([]byte{byte(kindPut)}), errMalformed},
-		{"no key", with([]byte{byte(kindPut), 0}), errMalformed},
-		{"key longer than the command", with([]byte{byte(kindPut), 0, 9, 'k'}), errMalformed},
-		{"no revision", with([]byte{byte(kindPut), byte(ifAtRevision)}), errMalformed},
-		{"publish of nobody", with([]byte{byte(kindPublish)}), errMalformed},
-		{"kind 0", with([]byte{0, 0, 1, 'k'}), errUnknownCommand},
-		{"announcement of nobody", with([]byte{byte(kindAnnounce)}), errMalformed},
-		{"checkpoint of two minds", with([]byte{byte(kindCheckpoint), 2}), errMalformed},
-		{"checkpoint and more", with([]byte{byte(kindCheckpoint), 1, 1}), errMalformed},
-		{"report cut short", with([]byte{byte(kindReport), 1, 1, 0, 1, 2, 3, 4, 5, 6, 7}), errMalformed},
-		{"report and more", with([]byte{byte(kindReport), 1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9}), errMalformed},
-		{"kind 7", with([]byte{7, 0, 1, 'k'}), errUnknownCommand},
-		{"kind 255", with([]byte{255}), errUnknownCommand},
-		{"unknown after known", with(good, []byte{77}), errUnknownCommand},
-		{"malformed after known", with(good, nil), errMalformed},
-		{"another condition", with([]byte{byte(kindPut), byte(ifAtRevision) + 1, 5, 1, 'k'}), errUnknownCommand},
-		{"condition 255", with([]byte{byte(kindDelete), 255, 1, 'k'}), errUnknownCommand},
+		{"nothing", nil, record.ErrMalformed},
+		{"format 0", append([]byte{0}, head[1:]...), record.ErrUnknownCommand},
+		{"format 3", append([]byte{3}, head[1:]...), record.ErrUnknownCommand},
+		{"a life of 0", append(append([]byte{2}, head[1:]...), make([]byte, 8)...), record.ErrMalformed},
+		{"half a life", append(append([]byte{2}, head[1:]...), 1, 2, 3, 4), record.ErrMalformed},
+		{"format 3 alone", []byte{3}, record.ErrUnknownCommand},
+		{"half an identity", head[:3], record.ErrMalformed},
+		{"identity overflows", append([]byte{batchFormat}, over...), record.ErrMalformed},
+		{"command longer than the entry", append(bytes.Clone(head), 200, 1), record.ErrMalformed},
+		{"command length of 2^63", append(binary.AppendUvarint(bytes.Clone(head), 1<<63), 1), record.ErrMalformed},
+		{"length overflows", append(bytes.Clone(head), over...), record.ErrMalformed},
+		{"empty command", with(nil), record.ErrMalformed},
+		{"kind alone", with([]byte{byte(kindPut)}), record.ErrMalformed},
+		{"no key", with([]byte{byte(kindPut), 0}), record.ErrMalformed},
+		{"key longer than the command", with([]byte{byte(kindPut), 0, 9, 'k'}), record.ErrMalformed},
+		{"no revision", with([]byte{byte(kindPut), byte(ifAtRevision)}), record.ErrMalformed},
+		{"publish of nobody", with([]byte{byte(kindPublish)}), record.ErrMalformed},
+		{"kind 0", with([]byte{0, 0, 1, 'k'}), record.ErrUnknownCommand},
+		{"announcement of nobody", with([]byte{byte(kindAnnounce)}), record.ErrMalformed},
+		{"checkpoint of two minds", with([]byte{byte(kindCheckpoint), 2}), record.ErrMalformed},
+		{"checkpoint and more", with([]byte{byte(kindCheckpoint), 1, 1}), record.ErrMalformed},
+		{"report cut short", with([]byte{byte(kindReport), 1, 1, 0, 1, 2, 3, 4, 5, 6, 7}), record.ErrMalformed},
+		{"report and more", with([]byte{byte(kindReport), 1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9}), record.ErrMalformed},
+		{"kind 7", with([]byte{7, 0, 1, 'k'}), record.ErrUnknownCommand},
+		{"kind 255", with([]byte{255}), record.ErrUnknownCommand},
+		{"unknown after known", with(good, []byte{77}), record.ErrUnknownCommand},
+		{"malformed after known", with(good, nil), record.ErrMalformed},
+		{"another condition", with([]byte{byte(kindPut), byte(ifAtRevision) + 1, 5, 1, 'k'}), record.ErrUnknownCommand},
+		{"condition 255", with([]byte{byte(kindDelete), 255, 1, 'k'}), record.ErrUnknownCommand},
 	} {
 		id, cmds, err := decodeBatch(tt.data)
 		if !errors.Is(err, tt.want) || id != (batchID{}) || cmds != nil {
@@ -153,7 +154,7 @@ func TestDecodeBatchCut(t *testing.T) {
 		if err == nil && (got != id || len(cmds) >= len(commandSamples) || !sameCommands(cmds, commandSamples[:len(cmds)])) {
 			t.Fatalf("the first %d bytes decode as %+v %+v", n, got, cmds)
 		}
-		if err != nil && !errors.Is(err, errMalformed) {
+		if err != nil && !errors.Is(err, record.ErrMalformed) {
 			t.Fatalf("the first %d bytes: %v", n, err)
 		}
 	}
@@ -177,7 +178,7 @@ func checkDecode(t *testing.T, data []byte) {
 	t.Helper()
 	id, cmds, err := decodeBatch(data)
 	if err != nil {
-		if !errors.Is(err, errMalformed) && !errors.Is(err, errUnknownCommand) {
+		if !errors.Is(err, record.ErrMalformed) && !errors.Is(err, record.ErrUnknownCommand) {
 			t.Fatalf("%x: an error of neither kind: %v", data, err)
 		}
 		return

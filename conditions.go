@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"raftkv/internal/problem"
 	"strconv"
 	"strings"
 )
@@ -72,12 +73,12 @@ func parseTags(h http.Header, name string) (*tagList, error) {
 		tag, behind, ok := cutEntityTag(rest)
 		if rest = strings.TrimLeft(behind, " \t"); !ok || rest != "" && rest[0] != ',' {
 			return nil, fmt.Errorf(`%w: %s: %s; expected *, or what an ETag was, with its quotes, as in "17"`,
-				errBadRequest, name, clip(strings.Join(lines, ", ")))
+				problem.ErrBadRequest, name, clip(strings.Join(lines, ", ")))
 		}
 		list.tags = append(list.tags, tag)
 	}
 	if len(list.tags) == 0 {
-		return nil, fmt.Errorf("%w: %s is empty", errBadRequest, name)
+		return nil, fmt.Errorf("%w: %s is empty", problem.ErrBadRequest, name)
 	}
 	return list, nil
 }
@@ -109,26 +110,26 @@ func (l *tagList) has(it *item, weakly bool) bool {
 	return false
 }
 
-// ofRead decides the conditions of a read: errPrecondition for 412, and whether
+// ofRead decides the conditions of a read: problem.ErrPrecondition for 412, and whether
 // the client has the value already.
 func (p preconditions) ofRead(it *item) (unchanged bool, err error) {
 	if p.match != nil && !p.match.has(it, false) {
-		return false, errPrecondition
+		return false, problem.ErrPrecondition
 	}
 	return p.noneMatch != nil && p.noneMatch.has(it, true), nil
 }
 
 // ofWrite puts the conditions of a write into the form in which they are decided
-// in the log. An error that is errPrecondition says that no state of the key can
+// in the log. An error that is problem.ErrPrecondition says that no state of the key can
 // fulfil them.
 func (p preconditions) ofWrite() (condition, error) {
 	switch {
 	case p.noneMatch != nil && !p.noneMatch.any:
-		return condition{}, fmt.Errorf("%w: If-None-Match on a write takes only *", errBadRequest)
+		return condition{}, fmt.Errorf("%w: If-None-Match on a write takes only *", problem.ErrBadRequest)
 	case p.match != nil && len(p.match.tags) > 1:
-		return condition{}, fmt.Errorf("%w: If-Match on a write takes one tag, not a list", errBadRequest)
+		return condition{}, fmt.Errorf("%w: If-Match on a write takes one tag, not a list", problem.ErrBadRequest)
 	case p.match != nil && p.noneMatch != nil:
-		return condition{}, fmt.Errorf("%w: If-Match wants the key to be there, If-None-Match wants it not to be", errPrecondition)
+		return condition{}, fmt.Errorf("%w: If-Match wants the key to be there, If-None-Match wants it not to be", problem.ErrPrecondition)
 	case p.noneMatch != nil:
 		return condition{kind: ifMissing}, nil
 	case p.match == nil:
@@ -140,10 +141,10 @@ func (p preconditions) ofWrite() (condition, error) {
 	rev, ours := tag.revision()
 	switch {
 	case !ours:
-		return condition{}, fmt.Errorf("%w: this store gives out no tag like %s", errPrecondition, clip(tag.String()))
+		return condition{}, fmt.Errorf("%w: this store gives out no tag like %s", problem.ErrPrecondition, clip(tag.String()))
 	case tag.weak:
 		return condition{}, fmt.Errorf(`%w: a weak tag never matches on a write. This store gave out "%d"; `+
-			"what is between made %s of it, as proxies do that compress", errPrecondition, rev, tag)
+			"what is between made %s of it, as proxies do that compress", problem.ErrPrecondition, rev, tag)
 	}
 	return condition{kind: ifAtRevision, revision: rev}, nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 	"time"
@@ -101,9 +103,9 @@ func TestPreconditions(t *testing.T) {
 			unchanged, err := pre.ofRead(it)
 			got := ok
 			switch {
-			case errors.Is(perr, errBadRequest):
+			case errors.Is(perr, problem.ErrBadRequest):
 				got = bad
-			case errors.Is(err, errPrecondition):
+			case errors.Is(err, problem.ErrPrecondition):
 				got = fail
 			case unchanged:
 				got = not
@@ -114,9 +116,9 @@ func TestPreconditions(t *testing.T) {
 		}
 		cond, err := pre.ofWrite()
 		switch {
-		case perr != nil || errors.Is(err, errBadRequest):
+		case perr != nil || errors.Is(err, problem.ErrBadRequest):
 			cond = refused
-		case errors.Is(err, errPrecondition):
+		case errors.Is(err, problem.ErrPrecondition):
 			cond = never
 		}
 		if cond != tt.write {
@@ -142,7 +144,7 @@ func TestAPIWeakenedTag(t *testing.T) {
 		if at.proposed != 0 || at.asked != 2 {
 			t.Errorf("%s: %d proposals, %d linearizable reads; want none and one each", method, at.proposed, at.asked)
 		}
-		at.fails = errUnavailable // then nobody knows what the tag is
+		at.fails = problem.ErrUnavailable // then nobody knows what the tag is
 		w := at.do(method, "/v1/kv/k", body, "If-Match", `W/"1"`)
 		at.problem(method, w, 503, "unavailable")
 		if w.Header().Get("ETag") != "" {
@@ -191,26 +193,26 @@ func TestAPICacheControl(t *testing.T) {
 	check("a deletion", "DELETE", "/v1/kv/k", 204, never)
 	check("a method", "BREW", "/k", 405, never)
 	check("a member", "DELETE", "/3?force=true", 204, never)
-	at.a.fresh.confirm = func(context.Context) error { return errUnavailable }
+	at.a.fresh.confirm = func(context.Context) error { return problem.ErrUnavailable }
 	check("unconfirmed", "GET", "/k", 503, never)
 	check("unconfirmed", "GET", "/v1/members", 503, never)
 	at.a.stopping.Store(true)
 	check("stopping", "GET", "/k", 503, never)
 
 	refusal, err := tooManyConns()
-	must(t, err)
+	testkit.Must(t, err)
 	if !strings.Contains(refusal, "\r\nCache-Control: no-store\r\n") {
 		t.Errorf("one connection too many: %q", refusal)
 	}
 	l, err := listen("127.0.0.1:0", newClientServer(time.Second, zap.NewNop())) // that of a node that starts
-	must(t, err)
-	defer func() { must(t, l.cut()) }()
+	testkit.Must(t, err)
+	defer func() { testkit.Must(t, l.cut()) }()
 	for path, status := range map[string]int{"/livez": 200, "/k": 503} {
 		resp, err := http.Get(fmt.Sprintf("http://%s%s", l.Addr(), path))
-		must(t, err)
+		testkit.Must(t, err)
 		if got := resp.Header["Cache-Control"]; resp.StatusCode != status || len(got) != 1 || got[0] != never {
 			t.Errorf("GET %s of a node that starts: %d, Cache-Control %q; want %d, %q", path, resp.StatusCode, got, status, never)
 		}
-		must(t, resp.Body.Close())
+		testkit.Must(t, resp.Body.Close())
 	}
 }

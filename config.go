@@ -8,6 +8,9 @@ import (
 	"io"
 	"math"
 	"net"
+	"raftkv/internal/address"
+	"raftkv/internal/logging"
+	"raftkv/internal/memory"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +21,7 @@ import (
 // variables (parseConfig). A field's flag is its name in lower case with dashes;
 // PeerURL and Seeds are parts of --cluster.
 type config struct {
-	// ID is the node's raft ID, 1 to maxID. Default 1. It is used once in the
+	// ID is the node's raft ID, 1 to address.MaxID. Default 1. It is used once in the
 	// life of a cluster: a node that lost its disk comes back under a new one,
 	// because it no longer knows whom it voted for.
 	ID uint64
@@ -26,7 +29,7 @@ type config struct {
 	// Cluster is the list of initial members, sorted by ID, and this node is
 	// one of them. Default 1=http://127.0.0.1:9021. It counts at the first
 	// start only; afterwards the membership in DataDir does. Empty with Join.
-	Cluster []peer
+	Cluster []address.Peer
 
 	// PeerURL is the URL at which the other members reach this node, taken
 	// from --cluster: the URL of member ID or, with Join, this node's `id=url`
@@ -67,7 +70,7 @@ type config struct {
 
 	// ClusterID keeps the nodes of different clusters apart, on the wire and
 	// on disk. Default 0, which derives it from the initial members with
-	// clusterIDOf. Set it to tell apart two clusters that have had the same
+	// address.ClusterIDOf. Set it to tell apart two clusters that have had the same
 	// members. With Join it is learned from the cluster, or the one to expect.
 	ClusterID uint64
 
@@ -110,7 +113,7 @@ type config struct {
 	Quota int64
 
 	// memory is what bounds that of the process; main finds it.
-	memory memoryLimit
+	memory memory.Limit
 	// MinFree is how many bytes of the disk are kept free, 0 for none. Default
 	// 128MiB, and at most a third of the disk. When less is free on the leader,
 	// or on so many voters that one more would cost the majority, writes that
@@ -146,7 +149,7 @@ const defaultPeerURL = "http://127.0.0.1:9021"
 func defaultConfig() config {
 	return config{
 		ID:                1,
-		Cluster:           []peer{{ID: 1, URL: defaultPeerURL}},
+		Cluster:           []address.Peer{{ID: 1, URL: defaultPeerURL}},
 		PeerURL:           defaultPeerURL,
 		Host:              "127.0.0.1",
 		Port:              9121,
@@ -178,14 +181,14 @@ type setting struct {
 func (c *config) settings(list *string) []setting {
 	const number, period = "a whole number", "a time with its unit, as in 100ms or 5s"
 	return []setting{
-		{"id", "N", "this node's raft ID, used once in the life of a cluster (1)", into(&c.ID, parseID, "")},
+		{"id", "N", "this node's raft ID, used once in the life of a cluster (1)", into(&c.ID, address.ParseID, "")},
 		{"cluster", "LIST", "peer URLs: the n-th is member n, or id=url pairs (http://127.0.0.1:9021)", into(list, parseText, "")},
 		{"port", "N", "port of the client HTTP API; 0 is any free one (9121)", into(&c.Port, strconv.Atoi, number)},
 		{"join", "", "join a running cluster: --cluster is some members and this node (false)", into(&c.Join, strconv.ParseBool, "true or false")},
-		{"host", "HOST", "address of the client API; 0.0.0.0 opens it to the network (127.0.0.1)", into(&c.Host, checkHost, "")},
+		{"host", "HOST", "address of the client API; 0.0.0.0 opens it to the network (127.0.0.1)", into(&c.Host, address.CheckHost, "")},
 		{"allowed-host", "LIST", "further names for clients to use; may be repeated (none)", c.addAllowedHosts},
 		{"listen-peer", "HOST:PORT", "where the peer server listens (as in its own peer URL)", into(&c.ListenPeer, parseText, "")},
-		{"advertise-client-url", "URL", "what others are told of the client API (host and port above, or the peer URL's host)", into(&c.AdvertiseClientURL, checkURL, "")},
+		{"advertise-client-url", "URL", "what others are told of the client API (host and port above, or the peer URL's host)", into(&c.AdvertiseClientURL, address.CheckURL, "")},
 		{"data-dir", "DIR", "this node's files (raftkv-<id>)", into(&c.DataDir, parseText, "")},
 		{"cluster-id", "HEX", "keeps clusters apart (a hash of the initial members)", into(&c.ClusterID, parseHex, "1 to 16 hexadecimal digits, not all zero")},
 		{"snapshot-count", "N", "applied commands between snapshots (100000)", into(&c.SnapshotCount, parseCount, number)},
@@ -313,7 +316,7 @@ func parseConfig(args []string, getenv func(string) (string, bool)) (config, err
 	c.PortIgnored = r.portIgnored
 
 	c.DataDir = cmp.Or(c.DataDir, fmt.Sprintf("raftkv-%d", c.ID))
-	peers, err := parsePeers(list)
+	peers, err := address.ParsePeers(list)
 	r.check("cluster", list, err)
 	if r.sound("id", "join", "cluster") {
 		r.check("cluster", list, c.resolveCluster(peers))
@@ -428,7 +431,7 @@ func envName(flag string) string {
 
 // resolveCluster sets Cluster, or Seeds with Join, and PeerURL from the items
 // of --cluster.
-func (c *config) resolveCluster(list []peer) error {
+func (c *config) resolveCluster(list []address.Peer) error {
 	c.Cluster, c.PeerURL = nil, ""
 	if c.Join {
 		return c.resolveJoin(list)
@@ -446,13 +449,13 @@ func (c *config) resolveCluster(list []peer) error {
 			c.PeerURL = p.URL
 		}
 	}
-	c.Cluster = sortedPeers(c.Cluster)
+	c.Cluster = address.SortedPeers(c.Cluster)
 	return nil
 }
 
 // resolveJoin splits the list into this node's own URL and the seeds.
-func (c *config) resolveJoin(list []peer) error {
-	own := slices.IndexFunc(list, func(p peer) bool { return p.ID == c.ID })
+func (c *config) resolveJoin(list []address.Peer) error {
+	own := slices.IndexFunc(list, func(p address.Peer) bool { return p.ID == c.ID })
 	if own < 0 {
 		own = int(min(c.ID, uint64(len(list)))) - 1
 		if list[own].ID != 0 {
@@ -468,16 +471,16 @@ func (c *config) resolveJoin(list []peer) error {
 
 // validate notes all problems of the values in c, and of how they fit together.
 func (c *config) validate(r *review) {
-	r.check("id", c.ID, checkID(c.ID))
+	r.check("id", c.ID, address.CheckID(c.ID))
 	r.check("port", c.Port, within(c.Port, 0, math.MaxUint16))
-	_, err := checkHost(c.Host)
+	_, err := address.CheckHost(c.Host)
 	r.check("host", c.Host, err)
 	for _, host := range c.AllowedHosts {
-		_, err := checkHost(host)
+		_, err := address.CheckHost(host)
 		r.check("allowed-host", host, err)
 	}
 	if c.ListenPeer != "" {
-		r.check("listen-peer", c.ListenPeer, checkListen(c.ListenPeer))
+		r.check("listen-peer", c.ListenPeer, address.CheckListen(c.ListenPeer))
 	}
 	r.check("snapshot-count", c.SnapshotCount, within(c.SnapshotCount, 1, math.MaxUint64))
 	r.check("heartbeat-interval", c.HeartbeatInterval, within(c.HeartbeatInterval, time.Millisecond, 20*time.Second))
@@ -504,10 +507,10 @@ func (c *config) validateRelations(r *review) {
 	if c.Join && len(c.Seeds) == 0 {
 		r.check("cluster", c.PeerURL, fmt.Errorf("expected also the URL of a running member, because of %s", r.name("join")))
 	}
-	if !c.Join && !slices.Contains(c.Cluster, peer{ID: c.ID, URL: c.PeerURL}) {
-		r.check("id", c.ID, fmt.Errorf("expected a member in %s %s, or --join", r.name("cluster"), formatPeers(c.Cluster)))
+	if !c.Join && !slices.Contains(c.Cluster, address.Peer{ID: c.ID, URL: c.PeerURL}) {
+		r.check("id", c.ID, fmt.Errorf("expected a member in %s %s, or --join", r.name("cluster"), address.FormatPeers(c.Cluster)))
 	}
-	if r.sound("host", "port", "listen-peer") && sameListener(joinHostPort(c.Host, c.Port), c.listenPeer()) {
+	if r.sound("host", "port", "listen-peer") && address.SameListener(address.JoinHostPort(c.Host, c.Port), c.listenPeer()) {
 		r.check("port", c.Port, fmt.Errorf("expected another one, because the peer server listens on %s", c.listenPeer()))
 	}
 }
@@ -531,7 +534,7 @@ func oneOf(v string, options ...string) error {
 
 // checkLogLevel notes everything that is wrong with --log-level.
 func (c *config) checkLogLevel(r *review) {
-	_, problems := parseLogLevels(c.LogLevel)
+	_, problems := logging.ParseLevels(c.LogLevel)
 	for item := range strings.SplitSeq(c.LogLevel, ",") {
 		r.check("log-level", item, problems[item])
 		delete(problems, item) // once, if it stands there twice
@@ -543,7 +546,7 @@ func (c config) listenPeer() string {
 	if c.ListenPeer != "" {
 		return c.ListenPeer
 	}
-	return hostPortOf(c.PeerURL)
+	return address.HostPortOf(c.PeerURL)
 }
 
 // clientURL returns what the node tells the others of its client API, given
@@ -553,11 +556,11 @@ func (c config) clientURL(port int) string {
 		return c.AdvertiseClientURL
 	}
 	host := c.Host
-	if isUnspecified(host) {
+	if address.IsUnspecified(host) {
 		// The others reach this machine there; its clients may, too.
-		host, _, _ = net.SplitHostPort(hostPortOf(c.PeerURL))
+		host, _, _ = net.SplitHostPort(address.HostPortOf(c.PeerURL))
 	}
-	return "http://" + joinHostPort(host, port)
+	return "http://" + address.JoinHostPort(host, port)
 }
 
 // ticks translates the two durations into raft's clock: how long a tick is,

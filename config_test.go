@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"raftkv/internal/address"
 	"reflect"
 	"strings"
 	"testing"
@@ -55,7 +56,7 @@ func wantProblems(t *testing.T, err error, want ...[]string) {
 func TestDefaults(t *testing.T) {
 	want := config{
 		ID:                1,
-		Cluster:           []peer{{ID: 1, URL: "http://127.0.0.1:9021"}},
+		Cluster:           []address.Peer{{ID: 1, URL: "http://127.0.0.1:9021"}},
 		PeerURL:           "http://127.0.0.1:9021",
 		Host:              "127.0.0.1",
 		Port:              9121,
@@ -93,7 +94,7 @@ var settingTests = []struct {
 	want        any
 }{
 	{"id", "7", func(c config) any { return c.ID }, uint64(7)},
-	{"cluster", "7=" + urlA, func(c config) any { return c.Cluster }, []peer{{ID: 7, URL: urlA}}},
+	{"cluster", "7=" + urlA, func(c config) any { return c.Cluster }, []address.Peer{{ID: 7, URL: urlA}}},
 	{"port", "0", func(c config) any { return c.Port }, 0},
 	{"join", "true", func(c config) any { return c.Join }, true},
 	{"host", "::1", func(c config) any { return c.Host }, "::1"},
@@ -347,16 +348,16 @@ func TestBadValues(t *testing.T) {
 }
 
 func TestClusterList(t *testing.T) {
-	three := []peer{{ID: 1, URL: urlA}, {ID: 2, URL: urlB}, {ID: 3, URL: urlC}}
+	three := []address.Peer{{ID: 1, URL: urlA}, {ID: 2, URL: urlB}, {ID: 3, URL: urlC}}
 	tests := []struct {
 		id, list string
-		want     []peer
+		want     []address.Peer
 		own      string
 	}{
 		{"2", urlA + "," + urlB + "," + urlC, three, urlB},
 		{"2", urlA + ", " + urlB + ", " + urlC, three, urlB},
 		{"3", "3=" + urlC + ",1=" + urlA + ",2=" + urlB, three, urlC},
-		{"10", "10=HTTP://LocalHost:123,9=" + urlA, []peer{{ID: 9, URL: urlA}, {ID: 10, URL: "http://localhost:123"}}, "http://localhost:123"},
+		{"10", "10=HTTP://LocalHost:123,9=" + urlA, []address.Peer{{ID: 9, URL: urlA}, {ID: 10, URL: "http://localhost:123"}}, "http://localhost:123"},
 	}
 	for _, tt := range tests {
 		c := mustParse(t, "--id", tt.id, "--cluster", tt.list)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"raftkv/internal/problem"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -40,7 +41,7 @@ type connLimit struct {
 }
 
 // errTooManyConns is answered before the request was read.
-var errTooManyConns = fmt.Errorf("%w: too many connections are open", errOverloaded)
+var errTooManyConns = fmt.Errorf("%w: too many connections are open", problem.ErrOverloaded)
 
 // tooManyConns is the whole answer to a connection too many.
 func tooManyConns() (string, error) {
@@ -62,14 +63,17 @@ type plainAnswer struct {
 	body   bytes.Buffer
 }
 
-func (a *plainAnswer) Header() http.Header         { return a.header }
-func (a *plainAnswer) WriteHeader(status int)      { a.status = status }
+func (a *plainAnswer) Header() http.Header { return a.header }
+
+func (a *plainAnswer) WriteHeader(status int) { a.status = status }
+
 func (a *plainAnswer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
 // clientConns and peerConns are how many connections a process with so many
 // descriptors takes.
 func clientConns(files int) int64 { return int64(files) - 2*peerConns(files) }
-func peerConns(files int) int64   { return int64(min(files/4, max(filesKept/2, files/8))) }
+
+func peerConns(files int) int64 { return int64(min(files/4, max(filesKept/2, files/8))) }
 
 // limitTo bounds the connections of a listener from now on.
 func (l *stoppableListener) limitTo(most int64, log *zap.Logger, word string) {

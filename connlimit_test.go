@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"net/http"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,7 @@ import (
 func TestConnLimit(t *testing.T) {
 	l := newTestListener(t)
 	refusal, err := tooManyConns()
-	must(t, err)
+	testkit.Must(t, err)
 	core, logs := observer.New(zap.WarnLevel)
 	l.limitTo(5, zap.New(core), refusal)
 	var kept []*keptConn
@@ -25,9 +26,9 @@ func TestConnLimit(t *testing.T) {
 		c := dialKept(t, l.Addr().String())
 		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // one that is refused may not take it
 		resp, err := http.ReadResponse(c.r, nil)
-		must(t, err)
+		testkit.Must(t, err)
 		body, err := io.ReadAll(resp.Body)
-		must(t, err)
+		testkit.Must(t, err)
 		if resp.StatusCode == 429 && (!strings.Contains(string(body), `"code":"overloaded"`) || resp.Header.Get("Retry-After") != "1" || !resp.Close) {
 			t.Errorf("refused with %v %s", resp.Header, body)
 		}
@@ -53,7 +54,7 @@ func TestConnLimit(t *testing.T) {
 	if got := l.limit.Load().refused.Load(); got != 3 {
 		t.Errorf("%d refused", got)
 	}
-	must(t, kept[0].Close())
+	testkit.Must(t, kept[0].Close())
 	for end := time.Now().Add(30 * time.Second); ; {
 		if _, code := get(); code == 200 {
 			break

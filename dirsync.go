@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
 	"syscall"
 )
 
@@ -39,11 +40,11 @@ func makeDirAll(dir string) error {
 	return nil
 }
 
-// syncAbove is syncDir for a directory that may be anybody's. One that may not be
+// syncAbove is durable.SyncDir for a directory that may be anybody's. One that may not be
 // read, or is on a file system that cannot be written or synced, has no name in
 // it that this program made.
 func syncAbove(dir string) error {
-	err := syncDir(dir)
+	err := durable.SyncDir(dir)
 	for _, lawful := range []error{fs.ErrPermission, syscall.EINVAL, syscall.ENOTSUP, syscall.EROFS} {
 		if errors.Is(err, lawful) {
 			return nil

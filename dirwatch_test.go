@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 
@@ -14,34 +15,38 @@ import (
 // Without this a node goes on acknowledging writes into files that nobody will find again.
 func TestWatchNoticesWhatIsGone(t *testing.T) {
 	copyOver := func(t *testing.T, path string) {
-		must(t, copySparse(path+".copy", path))
-		must(t, os.Rename(path+".copy", path))
+		testkit.Must(t, copySparse(path+".copy", path))
+		testkit.Must(t, os.Rename(path+".copy", path))
 	}
 	for name, c := range map[string]struct {
 		do   func(t *testing.T, dir string, segments []string)
 		want string
 	}{
-		"nothing":                  {func(*testing.T, string, []string) {}, ""},
-		"another file comes":       {func(t *testing.T, dir string, _ []string) { must(t, os.WriteFile(filepath.Join(dir, "x"), nil, 0o600)) }, ""},
-		"the directory":            {func(t *testing.T, dir string, _ []string) { must(t, os.RemoveAll(dir)) }, "no such file"},
-		"the directory is renamed": {func(t *testing.T, dir string, _ []string) { must(t, os.Rename(dir, dir+".x")) }, "no such file"},
+		"nothing": {func(*testing.T, string, []string) {}, ""},
+		"another file comes": {func(t *testing.T, dir string, _ []string) {
+			testkit.Must(t, os.WriteFile(filepath.Join(dir, "x"), nil, 0o600))
+		}, ""},
+		"the directory":            {func(t *testing.T, dir string, _ []string) { testkit.Must(t, os.RemoveAll(dir)) }, "no such file"},
+		"the directory is renamed": {func(t *testing.T, dir string, _ []string) { testkit.Must(t, os.Rename(dir, dir+".x")) }, "no such file"},
 		"the directory is another": {func(t *testing.T, dir string, _ []string) {
-			must(t, os.Rename(dir, dir+".x"))
-			must(t, os.Rename(crashed(t, dir+".x"), dir))
+			testkit.Must(t, os.Rename(dir, dir+".x"))
+			testkit.Must(t, os.Rename(crashed(t, dir+".x"), dir))
 		}, "another one"},
-		"wal":              {func(t *testing.T, dir string, _ []string) { must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, "no such file"},
-		"snap":             {func(t *testing.T, dir string, _ []string) { must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, "no such file"},
-		"the mark":         {func(t *testing.T, dir string, _ []string) { must(t, os.Remove(filepath.Join(dir, "mark"))) }, "no such file"},
-		"another mark":     {func(t *testing.T, dir string, _ []string) { copyOver(t, filepath.Join(dir, "mark")) }, "another one"},
-		"the state file":   {func(t *testing.T, dir string, _ []string) { must(t, os.Remove(statePath(dir, firstTerm, firstIndex))) }, "no such file"},
-		"the first":        {func(t *testing.T, _ string, s []string) { must(t, os.Remove(s[0])) }, "is missing"},
-		"one between":      {func(t *testing.T, _ string, s []string) { must(t, os.Remove(s[1])) }, "is missing"},
-		"the last":         {func(t *testing.T, _ string, s []string) { must(t, os.Remove(s[len(s)-1])) }, "is missing"},
+		"wal":          {func(t *testing.T, dir string, _ []string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, "no such file"},
+		"snap":         {func(t *testing.T, dir string, _ []string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, "no such file"},
+		"the mark":     {func(t *testing.T, dir string, _ []string) { testkit.Must(t, os.Remove(filepath.Join(dir, "mark"))) }, "no such file"},
+		"another mark": {func(t *testing.T, dir string, _ []string) { copyOver(t, filepath.Join(dir, "mark")) }, "another one"},
+		"the state file": {func(t *testing.T, dir string, _ []string) {
+			testkit.Must(t, os.Remove(statePath(dir, firstTerm, firstIndex)))
+		}, "no such file"},
+		"the first":        {func(t *testing.T, _ string, s []string) { testkit.Must(t, os.Remove(s[0])) }, "is missing"},
+		"one between":      {func(t *testing.T, _ string, s []string) { testkit.Must(t, os.Remove(s[1])) }, "is missing"},
+		"the last":         {func(t *testing.T, _ string, s []string) { testkit.Must(t, os.Remove(s[len(s)-1])) }, "is missing"},
 		"the last is new":  {func(t *testing.T, _ string, s []string) { copyOver(t, s[len(s)-1]) }, "another one"},
 		"the first is new": {func(t *testing.T, _ string, s []string) { copyOver(t, s[0]) }, "another one"},
 		"all of them": {func(t *testing.T, _ string, s []string) {
 			for _, path := range s {
-				must(t, os.Remove(path))
+				testkit.Must(t, os.Remove(path))
 			}
 		}, "is missing"},
 	} {
@@ -50,7 +55,7 @@ func TestWatchNoticesWhatIsGone(t *testing.T) {
 			c.do(t, o.dir, segments(t, o.dir))
 			err := w.check(context.Background())
 			if c.want == "" {
-				must(t, err)
+				testkit.Must(t, err)
 				return
 			}
 			if !errors.Is(err, errDirLost) || !strings.Contains(err.Error(), c.want) {
@@ -65,10 +70,10 @@ func watched(t *testing.T) (*openedStorage, *dirWatch) {
 	t.Helper()
 	o := openDisk(t, newDisk(t))
 	for i := uint64(2); len(segments(t, o.dir)) < 4; i++ {
-		must(t, o.append([]*raftpb.Message{storageAppend(2, 1, i, someEntries(2, i, i, 300<<10)...)}))
+		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, i, someEntries(2, i, i, 300<<10)...)}))
 	}
 	w := newDirWatch(o.storage)
-	must(t, w.check(context.Background()))
+	testkit.Must(t, w.check(context.Background()))
 	return o, w
 }
 
@@ -93,17 +98,17 @@ func TestWatchRaisesNoFalseAlarm(t *testing.T) {
 	for round := range 40 {
 		for range 12 {
 			index++
-			must(t, o.append([]*raftpb.Message{storageAppend(2, 1, index, someEntries(2, index, index, 200<<10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, index, someEntries(2, index, index, 200<<10)...)}))
 		}
 		if round%4 == 3 {
 			index += 10
-			must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(2, index), 2, 1)}))
-			must(t, o.clean(index))
+			testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(2, index), 2, 1)}))
+			testkit.Must(t, o.clean(index))
 			continue
 		}
 		takeSnapshot(t, o, someState(2, index-3))
 	}
 	cancel()
-	must(t, <-ended)
+	testkit.Must(t, <-ended)
 	t.Logf("%d looks", looks)
 }

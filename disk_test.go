@@ -10,6 +10,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/durable"
+	"raftkv/internal/testkit"
+	"raftkv/internal/watermark"
 	"slices"
 	"strings"
 	"testing"
@@ -22,34 +26,27 @@ import (
 
 // Helpers of the tests of the data directory.
 
-func diskPeers() []peer {
-	return []peer{{ID: 1, URL: "http://10.0.0.1:2380"}, {ID: 2, URL: "http://10.0.0.2:2380"}, {ID: 3, URL: "http://10.0.0.3:2380"}}
+func diskPeers() []address.Peer {
+	return []address.Peer{{ID: 1, URL: "http://10.0.0.1:2380"}, {ID: 2, URL: "http://10.0.0.2:2380"}, {ID: 3, URL: "http://10.0.0.3:2380"}}
 }
 
 func diskIdentity() identity {
-	return identity{Format: dirFormat, Node: 1, ClusterID: 0xabc, Initial: formatPeers(diskPeers())}
+	return identity{Format: dirFormat, Node: 1, ClusterID: 0xabc, Initial: address.FormatPeers(diskPeers())}
 }
 
 // newDisk is the data directory of a node that has not run yet.
 func newDisk(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers())))
+	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers())))
 	return dir
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // openDisk starts a life. Closing it early is allowed.
 func openDisk(t testing.TB, dir string) *openedStorage {
 	t.Helper()
 	o, err := openStorage(zap.NewNop(), dir, anyIdentity)
-	must(t, err)
+	testkit.Must(t, err)
 	t.Cleanup(func() { o.close() })
 	wantOneSnapshot(t, o)
 	return o
@@ -60,7 +57,7 @@ func openDisk(t testing.TB, dir string) *openedStorage {
 func wantOneSnapshot(t testing.TB, o *openedStorage) {
 	t.Helper()
 	snap, err := o.mem.Snapshot()
-	must(t, err)
+	testkit.Must(t, err)
 	meta := snap.GetMetadata()
 	if meta.GetIndex() != o.state.index || meta.GetTerm() != o.state.term || o.snapIndex.Load() > o.state.index {
 		t.Fatalf("raft has the snapshot %d/%d, the state is %d/%d, the storage says %d",
@@ -70,7 +67,7 @@ func wantOneSnapshot(t testing.TB, o *openedStorage) {
 		t.Fatalf("raft has the members %v, the state has %v", meta.GetConfState(), want)
 	}
 	last, err := o.mem.LastIndex()
-	must(t, err)
+	testkit.Must(t, err)
 	if last != o.last {
 		t.Fatalf("raft's log ends at %d, the storage's at %d", last, o.last)
 	}
@@ -81,7 +78,7 @@ func wantOneSnapshot(t testing.TB, o *openedStorage) {
 func crashed(t *testing.T, dir string) string {
 	t.Helper()
 	to := t.TempDir()
-	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	testkit.Must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		rel, rerr := filepath.Rel(dir, path)
 		if err = errors.Join(err, rerr); err != nil || path == dir {
 			return err
@@ -128,20 +125,20 @@ func copySparse(to, from string) error {
 // plant makes a directory hold a tree.
 func plant(t *testing.T, tree map[string]string) string {
 	t.Helper()
-	dir, zeros := t.TempDir(), string(zeroPage[:])
+	dir, zeros := t.TempDir(), string(durable.ZeroPage[:])
 	for path, content := range tree {
 		name := filepath.Join(dir, path)
 		if content == "/" {
-			must(t, os.MkdirAll(name, 0o700))
+			testkit.Must(t, os.MkdirAll(name, 0o700))
 			continue
 		}
-		must(t, os.MkdirAll(filepath.Dir(name), 0o700))
+		testkit.Must(t, os.MkdirAll(filepath.Dir(name), 0o700))
 		size := int64(len(content))
 		for strings.HasSuffix(content, zeros) {
 			content = content[:len(content)-len(zeros)] // most of a log's file
 		}
-		must(t, os.WriteFile(name, []byte(content), 0o600))
-		must(t, os.Truncate(name, size))
+		testkit.Must(t, os.WriteFile(name, []byte(content), 0o600))
+		testkit.Must(t, os.Truncate(name, size))
 	}
 	return dir
 }
@@ -151,7 +148,7 @@ func plant(t *testing.T, tree map[string]string) string {
 func diskTree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	tree := make(map[string]string)
-	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	testkit.Must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || path == dir || path == filepath.Join(dir, "lock") {
 			return err
 		}
@@ -175,7 +172,7 @@ func diskSums(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	sums := make(map[string]string)
 	buf := make([]byte, 64<<10)
-	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	testkit.Must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || path == filepath.Join(dir, "lock") {
 			return err
 		}
@@ -220,7 +217,7 @@ func wantRefused(t *testing.T, dir string, words ...string) {
 	before := diskSums(t, dir)
 	o, err := openStorage(zap.NewNop(), dir, anyIdentity)
 	if err == nil {
-		must(t, o.close())
+		testkit.Must(t, o.close())
 		t.Fatalf("started, with a log up to %d", o.last)
 	}
 	for _, w := range append(words, dir, "The way out", "remove this member", "new ID") {
@@ -230,7 +227,7 @@ func wantRefused(t *testing.T, dir string, words ...string) {
 	}
 	// And raftkv inspect sees it, too.
 	f, err := examineDir(dir)
-	must(t, err)
+	testkit.Must(t, err)
 	for _, w := range words {
 		if damage := fmt.Sprint(f.damage); !strings.Contains(damage, w) {
 			t.Errorf("no %q in the damage found by reading: %s", w, damage)
@@ -243,7 +240,7 @@ func wantRefused(t *testing.T, dir string, words ...string) {
 func segments(t *testing.T, dir string) []string {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "wal", "*.wal"))
-	must(t, err)
+	testkit.Must(t, err)
 	return names // Glob sorts
 }
 
@@ -251,7 +248,7 @@ func segments(t *testing.T, dir string) []string {
 func snapFiles(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Join(dir, "snap"))
-	must(t, err)
+	testkit.Must(t, err)
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name())
@@ -311,21 +308,21 @@ func wantState(t *testing.T, o *openedStorage, index uint64) {
 
 func writeSomeState(t *testing.T, dir string, st *state) {
 	t.Helper()
-	must(t, writeFileAtomic(statePath(dir, st.term, st.index), func(w io.Writer) error { return writeState(w, st) }))
+	testkit.Must(t, durable.WriteFile(statePath(dir, st.term, st.index), func(w io.Writer) error { return writeState(w, st) }))
 }
 
 // takeSnapshot goes the way of a snapshot of this node's own.
 func takeSnapshot(t *testing.T, o *openedStorage, st *state) {
 	t.Helper()
 	writeSomeState(t, o.dir, st)
-	must(t, o.written(st))
-	must(t, o.clean(st.index))
+	testkit.Must(t, o.written(st))
+	testkit.Must(t, o.clean(st.index))
 }
 
 func stateBytes(t *testing.T, st *state) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	must(t, writeState(&b, st))
+	testkit.Must(t, writeState(&b, st))
 	return b.Bytes()
 }
 
@@ -343,7 +340,7 @@ func receive(t *testing.T, s *storage, term, index uint64, data []byte) error {
 	t.Helper()
 	b := newInbox(zap.NewNop(), s)
 	_, err := b.SaveDBFrom(bytes.NewReader(data), index)
-	must(t, err)
+	testkit.Must(t, err)
 	return b.take(snapMessage(term, index), 0, nil)
 }
 
@@ -351,7 +348,7 @@ func receive(t *testing.T, s *storage, term, index uint64, data []byte) error {
 // the storage.
 func received(t *testing.T, s *storage, st *state, term, vote uint64, entries ...*raftpb.Entry) *raftpb.Message {
 	t.Helper()
-	must(t, receive(t, s, st.term, st.index, stateBytes(t, st)))
+	testkit.Must(t, receive(t, s, st.term, st.index, stateBytes(t, st)))
 	app := storageAppend(term, vote, st.index, entries...)
 	app.Snapshot = snapMessage(st.term, st.index).GetSnapshot()
 	return app
@@ -361,12 +358,12 @@ func received(t *testing.T, s *storage, st *state, term, vote uint64, entries ..
 func wantEntries(t *testing.T, o *openedStorage, want []*raftpb.Entry) {
 	t.Helper()
 	last, err := o.mem.LastIndex()
-	must(t, err)
+	testkit.Must(t, err)
 	if last != lastIndex(want) {
 		t.Fatalf("the log ends at %d, not at %d", last, lastIndex(want))
 	}
 	got, err := o.mem.Entries(want[0].GetIndex(), last+1, ^uint64(0))
-	must(t, err)
+	testkit.Must(t, err)
 	for i, e := range got {
 		if !proto.Equal(e, want[i]) {
 			t.Fatalf("entry %d is not what was written", want[i].GetIndex())
@@ -377,27 +374,27 @@ func wantEntries(t *testing.T, o *openedStorage, want []*raftpb.Entry) {
 func wantHard(t *testing.T, o *openedStorage, term, vote, minCommit uint64) {
 	t.Helper()
 	h, _, err := o.mem.InitialState()
-	must(t, err)
+	testkit.Must(t, err)
 	if h.GetTerm() != term || h.GetVote() != vote || h.GetCommit() < minCommit {
 		t.Fatalf("the hard state is %v, not term %d, vote %d, commit %d or more", h, term, vote, minCommit)
 	}
 }
 
 // markOf is the mark as it is on disk.
-func markOf(t *testing.T, dir string) mark {
+func markOf(t *testing.T, dir string) watermark.Mark {
 	t.Helper()
-	f, m, err := openMark(filepath.Join(dir, "mark"))
-	must(t, err)
-	must(t, f.close())
+	f, m, err := watermark.OpenFile(filepath.Join(dir, "mark"))
+	testkit.Must(t, err)
+	testkit.Must(t, f.Close())
 	return m
 }
 
-// flushMark does what markKeeper.run does every tenth of a second.
+// flushMark does what watermark.Keeper.run does every tenth of a second.
 func flushMark(t *testing.T, o *openedStorage) {
 	t.Helper()
-	o.mark.mu.Lock()
-	defer o.mark.mu.Unlock()
-	must(t, o.mark.write())
+	o.mark.Mu.Lock()
+	defer o.mark.Mu.Unlock()
+	testkit.Must(t, o.mark.Write())
 }
 
 // anyIdentity accepts every directory.

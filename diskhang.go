@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"raftkv/internal/problem"
 	"sync/atomic"
 	"time"
 
@@ -49,7 +50,7 @@ const (
 )
 
 // errDiskHangs refuses a write before it is proposed.
-var errDiskHangs = fmt.Errorf("%w: its disk does not answer", errOverloaded)
+var errDiskHangs = fmt.Errorf("%w: its disk does not answer", problem.ErrOverloaded)
 
 // diskWatch is what the raft loop knows of the log's way to the disk. All of it
 // belongs to that loop, but for hanging.

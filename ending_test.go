@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/problem"
 	"strings"
 	"testing"
 )
@@ -20,12 +21,12 @@ func TestAPINodeEnds(t *testing.T) {
 		meanwhile       string
 		statusMeanwhile int
 	}{
-		{disk, errOutcomeUnknown, 500, "internal", "not_applied", "unknown", 500},
-		{disk, errStopping, 500, "internal", "not_applied", "not_applied", 500},
-		{disk, errNoLeader, 500, "internal", "not_applied", "not_applied", 500},
-		{disk, errPrecondition, 500, "internal", "not_applied", "not_applied", 412},
-		{errRemoved, errStopping, 503, "stopping", "not_applied", "not_applied", 503},
-		{context.Canceled, errStopping, 503, "stopping", "not_applied", "not_applied", 503},
+		{disk, problem.ErrOutcomeUnknown, 500, "internal", "not_applied", "unknown", 500},
+		{disk, problem.ErrStopping, 500, "internal", "not_applied", "not_applied", 500},
+		{disk, problem.ErrNoLeader, 500, "internal", "not_applied", "not_applied", 500},
+		{disk, problem.ErrPrecondition, 500, "internal", "not_applied", "not_applied", 412},
+		{problem.ErrRemoved, problem.ErrStopping, 503, "stopping", "not_applied", "not_applied", 503},
+		{context.Canceled, problem.ErrStopping, 503, "stopping", "not_applied", "not_applied", 503},
 	} {
 		at := newAPITest(t)
 		life, end := context.WithCancelCause(t.Context())

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"raftkv/internal/address"
+	"raftkv/internal/logging"
+	"raftkv/internal/wait"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -35,7 +38,7 @@ type watcher struct {
 	log     *zap.Logger
 	id      uint64
 	elected time.Duration // the election timeout
-	leaders *leadership
+	leaders *wait.Leadership
 	// call runs a function where the state of raft is, and returns when it is done.
 	call func(ctx context.Context, f func(*raft.RawNode)) error
 	// contacts is who was heard from, and when.
@@ -90,7 +93,7 @@ func (w *watcher) run(ctx context.Context) error {
 	leaderless := time.NewTimer(firstElections * w.elected)
 	defer leaderless.Stop()
 	for {
-		leader, term, changed := w.leaders.get()
+		leader, term, changed := w.leaders.Get()
 		switch {
 		case leader == 0 && w.lostAt.IsZero():
 			w.lostAt = time.Now()
@@ -115,7 +118,7 @@ func (w *watcher) run(ctx context.Context) error {
 // sayLeader says who leads, if that is news.
 func (w *watcher) sayLeader(leader, term uint64) {
 	if leader != w.leader || term != w.term {
-		fields := []zap.Field{news, zap.Uint64("leader", leader), zap.Uint64("term", term), zap.Bool("this-node", leader == w.id)}
+		fields := []zap.Field{logging.News, zap.Uint64("leader", leader), zap.Uint64("term", term), zap.Bool("this-node", leader == w.id)}
 		if !w.lostAt.IsZero() {
 			fields = append(fields, zap.Duration("after", time.Since(w.lostAt)))
 		}
@@ -127,8 +130,8 @@ func (w *watcher) sayLeader(leader, term uint64) {
 // sayLeaderless says that there is no leader, and whom of the voters this node
 // hears; without a majority of them there will be none.
 func (w *watcher) sayLeaderless(ctx context.Context) {
-	_, term, _ := w.leaders.get()
-	fields := []zap.Field{news, zap.Duration("for", time.Since(w.lostAt)), zap.Uint64("term", term), zap.Uint64("last-leader", w.leader)}
+	_, term, _ := w.leaders.Get()
+	fields := []zap.Field{logging.News, zap.Duration("for", time.Since(w.lostAt)), zap.Uint64("term", term), zap.Uint64("last-leader", w.leader)}
 	if since := firstElections * w.elected; time.Since(w.lostAt) >= since {
 		// By then every voter that is up has asked this node for its vote, or was asked.
 		m := w.members()
@@ -200,7 +203,7 @@ func (w *watcher) noteMember(id uint64, v clusterView, now time.Time) {
 	}
 	if m.near {
 		if !c.downAt.IsZero() {
-			w.log.Info("member up", news, zap.Uint64("member", id), zap.Duration("after", now.Sub(c.downAt)), zap.Uint64("lag", v.lag(id)))
+			w.log.Info("member up", logging.News, zap.Uint64("member", id), zap.Duration("after", now.Sub(c.downAt)), zap.Uint64("lag", v.lag(id)))
 		}
 		*c = contact{since: c.since, met: true}
 		return
@@ -215,7 +218,7 @@ func (w *watcher) noteMember(id uint64, v clusterView, now time.Time) {
 		c.downAt = m.heard
 	}
 	w.versions.forget(id)
-	w.log.Warn("member down", news, zap.Uint64("member", id), zap.String("role", roleName(m.learner)),
+	w.log.Warn("member down", logging.News, zap.Uint64("member", id), zap.String("role", roleName(m.learner)),
 		zap.Bool("ever-heard", met), zap.Duration("silent", now.Sub(c.downAt)), zap.Uint64("lag", v.lag(id)))
 }
 
@@ -225,7 +228,7 @@ func (kv *kvstore) sayChange(index uint64, before, after member) {
 	if index <= kv.toldBefore {
 		return
 	}
-	about := []zap.Field{news, zap.Uint64("member", max(before.ID, after.ID)), zap.Uint64("index", index)}
+	about := []zap.Field{logging.News, zap.Uint64("member", max(before.ID, after.ID)), zap.Uint64("index", index)}
 	where := append(about, zap.String("peer-url", after.PeerURL))
 	switch {
 	case before.ID == 0 && after.ID == 0:
@@ -250,6 +253,6 @@ func (kv *kvstore) sayChange(index uint64, before, after member) {
 func (s *server) sayStarted(clients, peers string) {
 	m, index := s.kv.membership()
 	s.log.Info("started", zap.String("version", thisBuild().version), zap.Uint64("id", s.cfg.ID), zap.String("data-dir", s.cfg.DataDir),
-		zap.String("cluster", strconv.FormatUint(s.node.cluster, 16)), zap.String("members", formatPeers(m.peers())),
+		zap.String("cluster", strconv.FormatUint(s.node.cluster, 16)), zap.String("members", address.FormatPeers(m.peers())),
 		zap.Uint64("index", index), zap.Uint64("boot", s.storage.boot), zap.String("clients", clients), zap.String("peers", peers))
 }

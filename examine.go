@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
+	"raftkv/internal/record"
+	"raftkv/internal/watermark"
 	"strings"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
@@ -16,7 +19,7 @@ import (
 // not be read is nil, and the reason among the damage.
 type findings struct {
 	dir      string
-	mark     *mark
+	mark     *watermark.Mark
 	tail     tailReport
 	identity *identity
 	log      walContents // as far as it can be read
@@ -93,17 +96,17 @@ func checkHasData(dir string) error {
 }
 
 // peekMark reads a mark file that it may not be allowed to write.
-func peekMark(path string) (mark, error) {
+func peekMark(path string) (watermark.Mark, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return mark{}, err
+		return watermark.Mark{}, err
 	}
 	defer func() { _ = f.Close() }() // only read from
-	mf, err := readMark(f)
+	mf, err := watermark.Read(f)
 	if err != nil {
-		return mark{}, fmt.Errorf("mark file %s: %w", path, err)
+		return watermark.Mark{}, fmt.Errorf("mark file %s: %w", path, err)
 	}
-	return mf.last, nil
+	return mf.Last, nil
 }
 
 // readSnapshot reads the state file that the log names.
@@ -151,13 +154,13 @@ func (s *state) replay(e *raftpb.Entry) error {
 func (s *state) replayCounting(e *raftpb.Entry) (commands int, err error) {
 	if e.GetType() == raftpb.EntryNormal {
 		_, commands, err = s.applyEntry(e)
-		if errors.Is(err, errMalformed) {
+		if errors.Is(err, record.ErrMalformed) {
 			err = nil
 		}
 		return commands, err
 	}
 	_, change, err := decodeConfEntry(e)
-	if errors.Is(err, errUnknownCommand) {
+	if errors.Is(err, record.ErrUnknownCommand) {
 		return 0, err
 	}
 	s.index, s.term = e.GetIndex(), e.GetTerm()
@@ -196,7 +199,7 @@ func (f *findings) leftovers() (temporary, foreign []string, err error) {
 			case sub == "" && (name == "lock" || name == "mark" || name == "wal" || name == "snap"):
 			case sub == "" && (isFileSystems(file) || isSetAside(file)):
 			case sub == "wal" && segment, sub == "snap" && name == counts:
-			case sub == "" && isTemp(name, "mark"), sub == "snap", sub == "wal" && strings.HasSuffix(name, ".tmp"):
+			case sub == "" && durable.IsTemp(name, "mark"), sub == "snap", sub == "wal" && strings.HasSuffix(name, ".tmp"):
 				temporary = append(temporary, filepath.Join(sub, name))
 			default:
 				foreign = append(foreign, filepath.Join(sub, name))

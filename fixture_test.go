@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 
@@ -19,7 +21,7 @@ func fixtures(t *testing.T, ending string) map[string]string {
 	t.Helper()
 	found := make(map[string]string)
 	paths, err := filepath.Glob(fixturePath("*" + ending))
-	must(t, err)
+	testkit.Must(t, err)
 	for _, path := range paths {
 		found[strings.TrimSuffix(filepath.Base(path), ending)] = path
 	}
@@ -33,17 +35,17 @@ func fixtures(t *testing.T, ending string) map[string]string {
 func golden(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(fixturePath(name + ".txt"))
-	must(t, err)
+	testkit.Must(t, err)
 	return string(text)
 }
 
 func unpackFixture(t *testing.T, path string) string {
 	t.Helper()
 	packed, err := os.ReadFile(path)
-	must(t, err)
+	testkit.Must(t, err)
 	dir := filepath.Join(t.TempDir(), "data")
-	must(t, os.Mkdir(dir, 0o700))
-	must(t, unpackDir(bytes.NewReader(packed), dir))
+	testkit.Must(t, os.Mkdir(dir, 0o700))
+	testkit.Must(t, unpackDir(bytes.NewReader(packed), dir))
 	return dir
 }
 
@@ -67,7 +69,7 @@ func wantGolden(t *testing.T, what string, st *state, name string) {
 func stamps(t *testing.T, dir string) string {
 	t.Helper()
 	var b strings.Builder
-	must(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+	testkit.Must(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -87,7 +89,7 @@ func TestFixtureDirs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := unpackFixture(t, path)
 			f, err := examineDir(dir)
-			must(t, err)
+			testkit.Must(t, err)
 			if len(f.damage) > 0 {
 				t.Fatalf("damage: %v", f.damage)
 			}
@@ -95,7 +97,7 @@ func TestFixtureDirs(t *testing.T) {
 				t.Errorf("the snapshot is of entry %d, with %d entries behind it: the fixture shows too little", f.snapshot.index, len(f.log.entries))
 			}
 			st, err := f.replay(f.log.last())
-			must(t, err)
+			testkit.Must(t, err)
 			wantGolden(t, "the directory", st, name)
 
 			o, err := openStorage(zap.NewNop(), dir, func(id identity, _ bool) error {
@@ -104,12 +106,12 @@ func TestFixtureDirs(t *testing.T) {
 				}
 				return nil
 			})
-			must(t, err)
+			testkit.Must(t, err)
 			defer o.close()
 			entries, err := o.mem.Entries(o.state.index+1, o.last+1, 1<<30)
-			must(t, err)
+			testkit.Must(t, err)
 			for _, e := range entries {
-				must(t, o.state.replay(e))
+				testkit.Must(t, o.state.replay(e))
 			}
 			wantGolden(t, "the opened directory", o.state, name)
 		})
@@ -146,13 +148,13 @@ func TestFixtureRecover(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := unpackFixture(t, path)
 			f, err := examineDir(dir)
-			must(t, err)
+			testkit.Must(t, err)
 			st, err := f.replay(f.log.last())
-			must(t, err)
+			testkit.Must(t, err)
 			if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != exitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
-			wantRefounded(t, dir, st, []peer{{ID: f.identity.Node, URL: simURL(f.identity.Node)}})
+			wantRefounded(t, dir, st, []address.Peer{{ID: f.identity.Node, URL: simURL(f.identity.Node)}})
 		})
 	}
 }
@@ -162,7 +164,7 @@ func TestFixtureBackups(t *testing.T) {
 	for name, path := range fixtures(t, ".backup") {
 		t.Run(name, func(t *testing.T) {
 			st, digest, err := readBackup(nil, path)
-			must(t, err)
+			testkit.Must(t, err)
 			wantGolden(t, "the backup", st, name)
 			code, out, errs := runCommand(t, "inspect", path)
 			if code != exitOK || !strings.Contains(out, fmt.Sprintf("%x", digest)) {
@@ -172,7 +174,7 @@ func TestFixtureBackups(t *testing.T) {
 			if code, out, errs := runCommand(t, "restore", path, "--data-dir", dir, "--id", "7", "--cluster", "7="+simURL(7)); code != exitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
-			wantRefounded(t, dir, st, []peer{{ID: 7, URL: simURL(7)}})
+			wantRefounded(t, dir, st, []address.Peer{{ID: 7, URL: simURL(7)}})
 		})
 	}
 }

@@ -2,20 +2,6 @@
 
 package main
 
-// A fixture is a data directory and a backup as some version wrote them, and
-// what must come out of both:
-//
-//	testdata/NAME.dir.tar.gz  the data directory of a node that was stopped
-//	testdata/NAME.backup      a backup of the same state
-//	testdata/NAME.txt         the state, as describeState prints it
-//
-// Every later version must open them (fixture_test.go). What a version adds to
-// a format gets a fixture of its own, next to the old ones, which stay:
-//
-//	RAFTKV_WRITE_FIXTURE=NAME go test -count=1 -run '^TestWriteFixture$' .
-//
-// A fixture that is there is never written over.
-
 import (
 	"archive/tar"
 	"bytes"
@@ -29,6 +15,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 	"time"
@@ -86,7 +74,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 	fixtureWrites(c, "old/")
 	fixtureTerm(c)
 	c.fixtureChange(memberRequest{Op: opRemove, ID: 3, Force: true})
-	if err := c.ended(3); !errors.Is(err, errRemoved) {
+	if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
 		c.t.Fatalf("the removed node ended with: %v", err)
 	}
 	c.fixtureChange(memberRequest{Op: opAddLearner, ID: 4, PeerURL: simURL(4)}) // it never comes up
@@ -95,7 +83,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 	for _, id := range c.up() {
 		srv := c.nodes[id].srv
 		before := srv.storage.snapIndex.Load()
-		srv.kv.askForSnapshot(srv.kv.applied.get())
+		srv.kv.askForSnapshot(srv.kv.applied.Get())
 		c.await("a snapshot", func() bool { return srv.storage.snapIndex.Load() > before })
 	}
 	fixtureWrites(c, "tail/")
@@ -171,7 +159,7 @@ func fixtureWrites(c *simCluster, prefix string) {
 	c.fixturePut(prefix+"twice", []byte("twice"))
 	c.fixturePut(prefix+"gone", []byte("x"))
 	c.fixtureWrite(encodeWrite(kindDelete, condition{}, prefix+"gone", nil), nil)
-	c.fixtureWrite(encodeWrite(kindPut, condition{kind: ifExists}, prefix+"gone", nil), errPrecondition)
+	c.fixtureWrite(encodeWrite(kindPut, condition{kind: ifExists}, prefix+"gone", nil), problem.ErrPrecondition)
 	c.fixturePut(prefix+"€/../\x01//?", []byte("a key is taken literally"))
 	c.fixturePut(prefix+strings.Repeat("k", maxKeyBytes-len(prefix)), []byte("the longest key"))
 	c.fixturePut("every", []byte(prefix)) // once a round
@@ -290,8 +278,8 @@ func unpackDir(r io.Reader, dir string) error {
 func TestPackDir(t *testing.T) {
 	from, to := newDisk(t), t.TempDir()
 	var b bytes.Buffer
-	must(t, packDir(&b, from))
-	must(t, unpackDir(&b, to))
+	testkit.Must(t, packDir(&b, from))
+	testkit.Must(t, unpackDir(&b, to))
 	if was, is := diskTree(t, from), diskTree(t, to); !maps.Equal(was, is) {
 		t.Errorf("%d files were packed, %d other ones came out", len(was), len(is))
 	}

@@ -7,6 +7,9 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"raftkv/internal/meter"
+	"raftkv/internal/problem"
+	"raftkv/internal/wait"
 	"strconv"
 	"time"
 
@@ -20,7 +23,7 @@ type freshness struct {
 	confirm func(ctx context.Context) error
 	// sound returns nil, or why this node must not serve.
 	sound    func() error
-	applied  *indexWait
+	applied  *wait.Index
 	contacts *contacts
 }
 
@@ -38,8 +41,8 @@ func (f *freshness) prepare(h http.Header, r *http.Request, stale bool) error {
 		h["Raftkv-Consistency"] = headerLinearizable
 		return f.now(r.Context())
 	}
-	if f.applied.get() == 0 {
-		return errNotReady // it joins, and has not got anything yet
+	if f.applied.Get() == 0 {
+		return problem.ErrNotReady // it joins, and has not got anything yet
 	}
 	h["Raftkv-Consistency"] = headerStale
 	if ms, ok := f.leaderContact(); ok {
@@ -67,9 +70,9 @@ func (f *freshness) leaderContact() (ms int64, ok bool) {
 	return time.Since(*at).Milliseconds(), true
 }
 
-// register adds what there is to count.
-func (f *freshness) register(reg prometheus.Registerer) {
-	gauge(reg, "raftkv_leader_contact_seconds", "Time since the leader, or on the leader a majority, was last heard from; 0 on a lone node, NaN if never.",
+// Register adds what there is to count.
+func (f *freshness) Register(reg prometheus.Registerer) {
+	meter.Gauge(reg, "raftkv_leader_contact_seconds", "Time since the leader, or on the leader a majority, was last heard from; 0 on a lone node, NaN if never.",
 		func() float64 {
 			ms, ok := f.leaderContact()
 			if !ok {
@@ -87,18 +90,18 @@ func parseQuery(r *http.Request, read bool) (stale bool, err error) {
 	}
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", errBadRequest, err)
+		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
 	}
 	for name, values := range q {
 		switch {
 		case name != "consistency" || !read:
-			return false, fmt.Errorf("%w: unknown query parameter %q", errBadRequest, name)
+			return false, fmt.Errorf("%w: unknown query parameter %q", problem.ErrBadRequest, name)
 		case len(values) > 1:
-			return false, fmt.Errorf("%w: query parameter %q is given twice", errBadRequest, name)
+			return false, fmt.Errorf("%w: query parameter %q is given twice", problem.ErrBadRequest, name)
 		case values[0] == "stale":
 			stale = true
 		case values[0] != "linearizable":
-			return false, fmt.Errorf("%w: consistency is %q, not linearizable or stale", errBadRequest, values[0])
+			return false, fmt.Errorf("%w: consistency is %q, not linearizable or stale", problem.ErrBadRequest, values[0])
 		}
 	}
 	return stale, nil

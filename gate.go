@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"maps"
+	"raftkv/internal/problem"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,7 +114,7 @@ func (a *acquaintances) isAnothers(m memberInfo) bool {
 	if m.Instance != 0 {
 		return m.Instance != a.self.instance
 	}
-	return m.Match > 0 && a.applied.get() == 0
+	return m.Match > 0 && a.applied.Get() == 0
 }
 
 // askAbout asks one peer, and lets it through unless it knows better. A peer
@@ -127,7 +128,7 @@ func (a *acquaintances) askAbout(ctx context.Context, id uint64, url string) err
 		return nil
 	}
 	if m, ok := info.member(a.self.node); ok && a.isAnothers(m) {
-		return errUsedID
+		return problem.ErrUsedID
 	}
 	// At the start it may not have answered yet; no message has passed since.
 	if m, _ := a.store.membership(); m.changes == 0 && len(m.members) > 0 {

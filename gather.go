@@ -1,6 +1,8 @@
 package main
 
-import "time"
+import (
+	"time"
+)
 
 // Whether the next round begins now, or waits for more to share it. A round, of
 // a batch of writes or of a read index, costs the cluster about half a

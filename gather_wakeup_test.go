@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"raftkv/internal/problem"
+	"raftkv/internal/wait"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,7 +21,7 @@ import (
 // all goroutines sleep.
 func (pt *proposeTest) mustGather() {
 	pt.Helper()
-	leader, term, _ := pt.leaders.get()
+	leader, term, _ := pt.leaders.Get()
 	p, now := pt.p, time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -43,7 +45,7 @@ func (pt *proposeTest) mustGather() {
 // mustGather is the same for the reader.
 func (rt *readTest) mustGather() {
 	rt.Helper()
-	leader, _, _ := rt.leaders.get()
+	leader, _, _ := rt.leaders.Get()
 	r, now := rt.r, time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -138,15 +140,15 @@ func (c *crowd) end() {
 }
 
 // election loses the leader, or finds one, perhaps the same.
-func election(leaders *leadership, rnd *rand.Rand) {
-	leader, term, _ := leaders.get()
+func election(leaders *wait.Leadership, rnd *rand.Rand) {
+	leader, term, _ := leaders.Get()
 	switch {
 	case leader == 0:
-		leaders.set(1+rnd.Uint64N(3), term+rnd.Uint64N(2))
+		leaders.Set(1+rnd.Uint64N(3), term+rnd.Uint64N(2))
 	case rnd.IntN(3) == 0:
-		leaders.set(1+rnd.Uint64N(3), term+1)
+		leaders.Set(1+rnd.Uint64N(3), term+1)
 	default:
-		leaders.set(0, term+rnd.Uint64N(2))
+		leaders.Set(0, term+rnd.Uint64N(2))
 	}
 }
 
@@ -161,7 +163,7 @@ func (f *fickleRaft) run(rnd *rand.Rand) {
 	for {
 		select {
 		case p := <-f.proposeC:
-			_, term, _ := f.leaders.get()
+			_, term, _ := f.leaders.Get()
 			taken := rnd.IntN(6) > 0
 			id, cmds := f.open(p)
 			if taken {
@@ -256,11 +258,11 @@ func TestReadNeverForgets(t *testing.T) {
 					case 6:
 						election(rt.leaders, rnd)
 					case 7:
-						rt.applied.advance(rt.applied.get() + 1)
+						rt.applied.Advance(rt.applied.Get() + 1)
 					default:
 						if len(asked) > 0 {
 							if round := <-asked; rnd.IntN(4) > 0 { // else it is lost
-								rt.r.confirmed(round, rt.applied.get()+uint64(rnd.IntN(2)))
+								rt.r.confirmed(round, rt.applied.Get()+uint64(rnd.IntN(2)))
 							}
 						}
 					}
@@ -328,7 +330,7 @@ func rushes(t *testing.T, f func(t *testing.T, ru rush)) {
 func TestProposeIsPrompt(t *testing.T) {
 	rushes(t, func(t *testing.T, ru rush) {
 		testProposer(t, func(pt *proposeTest) {
-			pt.leaders.set(1, 1)
+			pt.leaders.Set(1, 1)
 			go func() {
 				rnd := rand.New(rand.NewPCG(5, 5))
 				for {
@@ -353,7 +355,7 @@ func TestProposeIsPrompt(t *testing.T) {
 func TestReadIsPrompt(t *testing.T) {
 	rushes(t, func(t *testing.T, ru rush) {
 		testReader(t, func(rt *readTest) {
-			rt.leaders.set(1, 1)
+			rt.leaders.Set(1, 1)
 			go func() {
 				rnd := rand.New(rand.NewPCG(6, 6))
 				for {
@@ -380,7 +382,7 @@ func TestProposeWaitsForThoseAnswered(t *testing.T) {
 		pt.write("b")
 		pt.write("c")
 		pt.write("d")
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		pt.takes(0, 0, "a", "b", "c", "d")
 		time.Sleep(round)
 		pt.apply(0, 4)
@@ -412,7 +414,7 @@ func TestReadWaitsForThoseAnswered(t *testing.T) {
 		rt.read()
 		rt.read()
 		rt.read()
-		rt.leaders.set(1, 1)
+		rt.leaders.Set(1, 1)
 		c := rt.next()
 		time.Sleep(round)
 		rt.r.confirmed(c, 10)
@@ -440,7 +442,7 @@ func TestReadWaitsForThoseAnswered(t *testing.T) {
 func TestProposeFullBatch(t *testing.T) {
 	for _, tt := range []struct{ n, size int }{{fullRound, 1}, {2, fullBatchBytes / 2}} {
 		testProposer(t, func(pt *proposeTest) {
-			pt.leaders.set(1, 1)
+			pt.leaders.Set(1, 1)
 			pt.write("first")
 			pt.takes(0, 0, "first")
 			for range tt.n {
@@ -457,7 +459,7 @@ func TestProposeFullBatch(t *testing.T) {
 // Guarantee: the same for readers.
 func TestReadFullRound(t *testing.T) {
 	testReader(t, func(rt *readTest) {
-		rt.leaders.set(1, 1)
+		rt.leaders.Set(1, 1)
 		rt.read()
 		rt.next()
 		for range fullRound {
@@ -473,17 +475,17 @@ func TestReadFullRound(t *testing.T) {
 // unnoticed, it would wait until there is a leader again.
 func TestProposeAfterLostLeader(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		lost := pt.write("lost")
 		pt.takes(0, 0, "lost")
 		held := pt.write("held") // beside it: only many would wake run
-		pt.leaders.set(0, 1)
+		pt.leaders.Set(0, 1)
 		time.Sleep(testTimeout + testSlack)
-		pt.want(lost, result{err: errOutcomeUnknown})
-		pt.want(held, result{err: errNoLeader})
+		pt.want(lost, result{err: problem.ErrOutcomeUnknown})
+		pt.want(held, result{err: problem.ErrNoLeader})
 		res := pt.write("later")
 		time.Sleep(testTimeout + testSlack)
-		pt.want(res, result{err: errNoLeader})
+		pt.want(res, result{err: problem.ErrNoLeader})
 	})
 }
 
@@ -492,7 +494,7 @@ func TestProposeAfterLostLeader(t *testing.T) {
 func TestProposeCanceledAreNotWaitedForLong(t *testing.T) {
 	for _, others := range []bool{true, false} {
 		testProposer(t, func(pt *proposeTest) {
-			pt.leaders.set(1, 1)
+			pt.leaders.Set(1, 1)
 			pt.write("first")
 			pt.takes(0, 0, "first")
 			ctx, hangUp := context.WithCancel(pt.Context())

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"raftkv/internal/problem"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -26,17 +27,17 @@ func (ms *members) letLead(ctx context.Context, id uint64) (memberReply, error) 
 	case id == ms.id:
 		return memberReply{ID: id}, nil
 	case id == 0 && len(m.voters()) == 1:
-		return memberReply{}, fmt.Errorf("%w, and there is no other", errNotVoter)
+		return memberReply{}, fmt.Errorf("%w, and there is no other", problem.ErrNotVoter)
 	case id != 0 && !isMember:
-		return memberReply{}, errMemberUnknown
+		return memberReply{}, problem.ErrMemberUnknown
 	case mem.Learner:
-		return memberReply{}, fmt.Errorf("%w: member %d is a learner", errNotVoter, id)
+		return memberReply{}, fmt.Errorf("%w: member %d is a learner", problem.ErrNotVoter, id)
 	}
 	for try := 1; ; try++ {
 		if ok, err := ms.canTakeOver(ctx, id); err != nil {
-			return memberReply{}, fmt.Errorf("%w: %w", errNotHandedOver, err)
+			return memberReply{}, fmt.Errorf("%w: %w", problem.ErrNotHandedOver, err)
 		} else if !ok {
-			return memberReply{}, fmt.Errorf("%w: the leader has not heard from who is to take over of late", errNotHandedOver)
+			return memberReply{}, fmt.Errorf("%w: the leader has not heard from who is to take over of late", problem.ErrNotHandedOver)
 		}
 		// A voter that has not applied the latest membership change yet
 		// does not stand for election, so one failure is no verdict.
@@ -45,7 +46,7 @@ func (ms *members) letLead(ctx context.Context, id uint64) (memberReply, error) 
 		case err == nil && (id == 0 || leader == id):
 			return memberReply{ID: leader}, nil
 		case err == nil:
-			return memberReply{}, errElsewhere
+			return memberReply{}, problem.ErrElsewhere
 		case try == maxTransfers || ctx.Err() != nil:
 			return memberReply{}, err
 		}
@@ -92,16 +93,16 @@ func (ms *members) stepDown(ctx context.Context, except []uint64) error {
 // knowsLeader waits until this node knows that id leads.
 func (ms *members) knowsLeader(ctx context.Context, id uint64) error {
 	for {
-		leader, _, changed := ms.leaders.get()
+		leader, _, changed := ms.leaders.Get()
 		if leader == id {
 			return nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return errOutcomeUnknown
+			return problem.ErrOutcomeUnknown
 		case <-ms.life.Done():
-			return errOutcomeUnknown
+			return problem.ErrOutcomeUnknown
 		}
 	}
 }
@@ -111,16 +112,16 @@ func (ms *members) knowsLeader(ctx context.Context, id uint64) error {
 func (ms *members) handOver(ctx context.Context) error {
 	if _, err := ms.transfer(ctx, 0); err != nil {
 		ms.log.Info("a membership change waits for another leader", zap.Error(err))
-		return errNoLeader
+		return problem.ErrNoLeader
 	}
-	return errElsewhere
+	return problem.ErrElsewhere
 }
 
 // transfer hands leadership to a voter, with to 0 to the one that is furthest
 // along, and returns who leads when another node does. After one election
-// timeout, when raft gives up, it is errNotHandedOver.
+// timeout, when raft gives up, it is problem.ErrNotHandedOver.
 func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err error) {
-	leader, _, changed := ms.leaders.get()
+	leader, _, changed := ms.leaders.Get()
 	if leader != ms.id {
 		return leader, nil
 	}
@@ -134,18 +135,18 @@ func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err 
 		}
 	})
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", errNotHandedOver, err)
+		return 0, fmt.Errorf("%w: %w", problem.ErrNotHandedOver, err)
 	}
 	limit := time.NewTimer(ms.elected)
 	defer limit.Stop()
 	for leader == ms.id || leader == 0 {
 		select {
 		case <-changed:
-			leader, _, changed = ms.leaders.get()
+			leader, _, changed = ms.leaders.Get()
 		case <-limit.C:
-			return 0, fmt.Errorf("%w within one election timeout", errNotHandedOver)
+			return 0, fmt.Errorf("%w within one election timeout", problem.ErrNotHandedOver)
 		case <-ctx.Done():
-			return 0, fmt.Errorf("%w in time", errNotHandedOver)
+			return 0, fmt.Errorf("%w in time", problem.ErrNotHandedOver)
 		}
 	}
 	return leader, nil

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +29,7 @@ type hangUpTest struct {
 func newHangUpTest(t *testing.T) *hangUpTest {
 	at := newAPITest(t)
 	l, err := listen("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()))
-	must(t, err)
+	testkit.Must(t, err)
 	ht := &hangUpTest{at, l, make(chan struct{}, 16), make(chan struct{}), make(chan struct{}, 16), make(chan struct{}, 16)}
 	wait := func(ctx context.Context) bool {
 		ht.waiting <- struct{}{}
@@ -42,13 +44,13 @@ func newHangUpTest(t *testing.T) *hangUpTest {
 	propose := at.a.propose
 	at.a.propose = func(ctx context.Context, cmd []byte) result {
 		if !wait(ctx) {
-			return result{err: errOutcomeUnknown}
+			return result{err: problem.ErrOutcomeUnknown}
 		}
 		return propose(ctx, cmd)
 	}
 	at.a.fresh.confirm = func(ctx context.Context) error {
 		if !wait(ctx) {
-			return errUnavailable
+			return problem.ErrUnavailable
 		}
 		return nil
 	}
@@ -60,16 +62,16 @@ func newHangUpTest(t *testing.T) *hangUpTest {
 		at.a.ServeHTTP(w, r)
 	})
 	l.handler.Store(&h)
-	t.Cleanup(func() { must(t, l.cut()) })
+	t.Cleanup(func() { testkit.Must(t, l.cut()) })
 	return ht
 }
 
 func (ht *hangUpTest) dial() *net.TCPConn {
 	ht.Helper()
 	c, err := net.Dial("tcp", ht.Addr().String())
-	must(ht, err)
+	testkit.Must(ht, err)
 	ht.Cleanup(func() { _ = c.Close() })
-	must(ht, c.SetDeadline(time.Now().Add(30*time.Second)))
+	testkit.Must(ht, c.SetDeadline(time.Now().Add(30*time.Second)))
 	return c.(*net.TCPConn)
 }
 
@@ -108,8 +110,8 @@ func TestHalfClosed(t *testing.T) {
 			ht := newHangUpTest(t)
 			c := ht.dial()
 			_, err := io.WriteString(c, strings.Join(tt.requests, "")) // in one segment
-			must(t, err)
-			must(t, c.CloseWrite())
+			testkit.Must(t, err)
+			testkit.Must(t, c.CloseWrite())
 			r := bufio.NewReader(c)
 			for n, want := range tt.statuses {
 				ht.happens("the request waits for the cluster", ht.waiting)
@@ -117,7 +119,7 @@ func TestHalfClosed(t *testing.T) {
 				ht.release <- struct{}{}
 				method, _, _ := strings.Cut(tt.requests[n], " ")
 				resp, err := http.ReadResponse(r, &http.Request{Method: method})
-				must(t, err)
+				testkit.Must(t, err)
 				body, err := io.ReadAll(resp.Body)
 				if resp.StatusCode != want || err != nil {
 					t.Fatalf("answer %d is %d %s, %v; want %d", n, resp.StatusCode, body, err, want)
@@ -136,10 +138,10 @@ func TestHungUp(t *testing.T) {
 	for _, request := range []string{"GET /k HTTP/1.1\r\nHost: localhost\r\n\r\n", "PUT /k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nv"} {
 		c := ht.dial()
 		_, err := io.WriteString(c, request)
-		must(t, err)
+		testkit.Must(t, err)
 		ht.happens("the request waits for the cluster", ht.waiting)
-		must(t, c.SetLinger(0)) // so that closing resets the connection
-		must(t, c.Close())
+		testkit.Must(t, c.SetLinger(0)) // so that closing resets the connection
+		testkit.Must(t, c.Close())
 		select {
 		case <-ht.gaveUp:
 		case <-time.After(30 * time.Second):
@@ -155,8 +157,8 @@ func TestHungUp(t *testing.T) {
 // write that fails.
 func TestHungUpByWrite(t *testing.T) {
 	l, err := listen("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()))
-	must(t, err)
-	defer func() { must(t, l.cut()) }()
+	testkit.Must(t, err)
+	defer func() { testkit.Must(t, l.cut()) }()
 	gone, ended := make(chan struct{}), make(chan bool, 1)
 	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done() // net/http has met the FIN
@@ -172,10 +174,10 @@ func TestHungUpByWrite(t *testing.T) {
 	})
 	l.handler.Store(&h)
 	c, err := net.Dial("tcp", l.Addr().String())
-	must(t, err)
+	testkit.Must(t, err)
 	_, err = io.WriteString(c, "GET /k HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	must(t, err)
-	must(t, c.Close())
+	testkit.Must(t, err)
+	testkit.Must(t, c.Close())
 	close(gone)
 	select {
 	case ok := <-ended:

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
+	"raftkv/internal/statefile"
 	"testing"
 )
 
@@ -136,7 +139,7 @@ func TestAlteredItemShows(t *testing.T) {
 		if s.hash() != other.hash() || hashItems(&s.items) == s.sum {
 			t.Fatalf("%s: altered: the sum is %x, was %x, the items have %x", name, s.sum, other.sum, hashItems(&s.items))
 		}
-		if err := writeState(new(bytes.Buffer), s); !errors.Is(err, errMemory) {
+		if err := writeState(new(bytes.Buffer), s); !errors.Is(err, problem.ErrMemory) {
 			t.Errorf("%s: writing it: %v", name, err)
 		}
 		s.apply(touch)
@@ -144,7 +147,7 @@ func TestAlteredItemShows(t *testing.T) {
 		if s.hash() == other.hash() {
 			t.Errorf("%s: nothing shows", name)
 		}
-		if err := writeState(new(bytes.Buffer), s); !errors.Is(err, errMemory) {
+		if err := writeState(new(bytes.Buffer), s); !errors.Is(err, problem.ErrMemory) {
 			t.Errorf("%s: writing it: %v", name, err)
 		}
 	}
@@ -156,23 +159,23 @@ func TestStateFileSum(t *testing.T) {
 	s := fullState([]int{1, 2, 3})
 	write := func(keep func(kind byte) bool, sum uint64) []byte {
 		var old bytes.Buffer
-		w := newStateWriter(&old)
-		r, err := newStateReader(bytes.NewReader(snapshotBytes(t, s)))
+		w := statefile.NewWriter(&old)
+		r, err := statefile.NewReader(bytes.NewReader(snapshotBytes(t, s)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for kind, payload, err := r.next(); err == nil; kind, payload, err = r.next() {
+		for kind, payload, err := r.Next(); err == nil; kind, payload, err = r.Next() {
 			if kind == sumRecord {
-				payload = appendUvarints(nil, sum)
+				payload = record.AppendUvarints(nil, sum)
 			}
 			if !keep(kind) {
 				continue
 			}
-			if err := w.record(kind, payload); err != nil {
+			if err := w.Record(kind, payload); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := w.finish(); err != nil {
+		if err := w.Finish(); err != nil {
 			t.Fatal(err)
 		}
 		return old.Bytes()
@@ -185,7 +188,7 @@ func TestStateFileSum(t *testing.T) {
 	if _, err := readState(bytes.NewReader(write(all, s.sum))); err != nil {
 		t.Error(err)
 	}
-	if _, err := readState(bytes.NewReader(write(all, s.sum+1))); !errors.Is(err, errBadStateFile) {
+	if _, err := readState(bytes.NewReader(write(all, s.sum+1))); !errors.Is(err, statefile.ErrBad) {
 		t.Errorf("with another sum: %v", err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"raftkv/internal/liveness"
+	"raftkv/internal/problem"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -71,9 +73,9 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // addRoutes adds the paths that are no resource of many.
-func (a *api) addRoutes(status *statusAPI, live *liveness) {
+func (a *api) addRoutes(status *statusAPI, live *liveness.Monitor) {
 	a.routes = map[string]methods{
-		"livez":       {"GET": bare(live.serve)},
+		"livez":       {"GET": bare(live.Serve)},
 		"readyz":      {"GET": status.serveReady},
 		"metrics":     {"GET": bare(a.metrics.serve)},
 		"v1/status":   {"GET": bare(status.serveStatus)},
@@ -107,11 +109,11 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/")
 	if !ok {
-		return fmt.Errorf("%w: the path must begin with a slash", errBadRequest)
+		return fmt.Errorf("%w: the path must begin with a slash", problem.ErrBadRequest)
 	}
 	if a.stopping.Load() && path != "livez" {
 		w.Header().Set("Connection", "close")
-		return errStopping
+		return problem.ErrStopping
 	}
 	if err := a.kv.sound(); err != nil && !aboutItself(path) {
 		return err
@@ -126,7 +128,7 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 		return serveProfiles(w, r)
 	case reserved(first):
 		return fmt.Errorf("%w: paths under /%s are reserved; for a key of that name use /v1/kv/%s",
-			errBadRequest, first, url.PathEscape(path))
+			problem.ErrBadRequest, first, url.PathEscape(path))
 	case r.Method == http.MethodPost || r.Method == http.MethodDelete:
 		return a.members.serveShort(w, r, path)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPut:
@@ -166,10 +168,10 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 	}
 	route, ok := a.routes[path]
 	if !ok && r.Method == http.MethodPut {
-		return fmt.Errorf("%w: /%s is not a key in the short form; use /v1/kv/%s", errBadRequest, path, url.PathEscape(path))
+		return fmt.Errorf("%w: /%s is not a key in the short form; use /v1/kv/%s", problem.ErrBadRequest, path, url.PathEscape(path))
 	}
 	if !ok {
-		return fmt.Errorf("%w: /%s; see GET /", errNoSuchPath, path)
+		return fmt.Errorf("%w: /%s; see GET /", problem.ErrNoSuchPath, path)
 	}
 	return route.serve(w, r)
 }
@@ -184,12 +186,12 @@ func noQuery(r *http.Request) error {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
-	return fmt.Errorf("%w: unknown query parameter in ?%s", errBadRequest, clip(r.URL.RawQuery))
+	return fmt.Errorf("%w: unknown query parameter in ?%s", problem.ErrBadRequest, clip(r.URL.RawQuery))
 }
 
 func notAllowed(w http.ResponseWriter, allow string) error {
 	w.Header().Set("Allow", allow)
-	return fmt.Errorf("%w; allowed are %s", errMethodNotAllowed, allow)
+	return fmt.Errorf("%w; allowed are %s", problem.ErrMethodNotAllowed, allow)
 }
 
 // originGuard refuses what a browser may have been tricked into sending: to a
@@ -206,12 +208,12 @@ func (g originGuard) check(r *http.Request) error {
 		}
 	}
 	if err := g.cross.Check(r); err != nil {
-		return fmt.Errorf("%w: %w", errCrossOrigin, err)
+		return fmt.Errorf("%w: %w", problem.ErrCrossOrigin, err)
 	}
 	return nil
 }
 
-// checkHost refuses a Host header that is not one of this node's names.
+// address.CheckHost refuses a Host header that is not one of this node's names.
 func (g originGuard) checkHost(header string) error {
 	host := header
 	if h, _, err := net.SplitHostPort(host); err == nil {
@@ -219,7 +221,7 @@ func (g originGuard) checkHost(header string) error {
 	}
 	host = strings.ToLower(strings.Trim(host, "[]"))
 	if host != "localhost" && !g.hosts[host] && net.ParseIP(host) == nil {
-		return fmt.Errorf("%w: %q; name it with --allowed-host to allow it", errWrongHost, header)
+		return fmt.Errorf("%w: %q; name it with --allowed-host to allow it", problem.ErrWrongHost, header)
 	}
 	return nil
 }
@@ -256,10 +258,10 @@ func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error
 	}
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if r.Header["Idempotency-Key"] != nil {
-		return fmt.Errorf("%w: Idempotency-Key is not supported by this version", errBadRequest)
+		return fmt.Errorf("%w: Idempotency-Key is not supported by this version", problem.ErrBadRequest)
 	}
 	if r.Method == http.MethodPut && r.Header["Content-Range"] != nil {
-		return fmt.Errorf("%w: a part of a value cannot be written", errBadRequest) // RFC 9110 §14.5
+		return fmt.Errorf("%w: a part of a value cannot be written", problem.ErrBadRequest) // RFC 9110 §14.5
 	}
 	stale, err := parseQuery(r, read)
 	if err != nil {
@@ -280,7 +282,7 @@ func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error
 	}
 	cond, err := pre.ofWrite()
 	switch {
-	case errors.Is(err, errPrecondition):
+	case errors.Is(err, problem.ErrPrecondition):
 		return a.refuse(w, r, key, err)
 	case err != nil:
 		return err
@@ -294,13 +296,13 @@ func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error
 func checkKey(key string) error {
 	switch {
 	case key == "":
-		return fmt.Errorf("%w: the key is empty", errBadRequest)
+		return fmt.Errorf("%w: the key is empty", problem.ErrBadRequest)
 	case len(key) > maxKeyBytes:
-		return fmt.Errorf("%w: the key has %d bytes, %d are allowed", errBadRequest, len(key), maxKeyBytes)
+		return fmt.Errorf("%w: the key has %d bytes, %d are allowed", problem.ErrBadRequest, len(key), maxKeyBytes)
 	case !utf8.ValidString(key):
-		return fmt.Errorf("%w: the key is not valid UTF-8", errBadRequest)
+		return fmt.Errorf("%w: the key is not valid UTF-8", problem.ErrBadRequest)
 	case strings.IndexByte(key, 0) >= 0:
-		return fmt.Errorf("%w: the key has a NUL byte", errBadRequest)
+		return fmt.Errorf("%w: the key has a NUL byte", problem.ErrBadRequest)
 	}
 	return nil
 }
@@ -335,7 +337,7 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, pre precon
 		return nil
 	}
 	if it == nil {
-		return errNotFound
+		return problem.ErrNotFound
 	}
 	h["Content-Type"], h["X-Content-Type-Options"] = headerBytes, headerNoSniff
 	h["Content-Length"] = []string{strconv.Itoa(len(it.value))}
@@ -388,14 +390,14 @@ func (a *api) delete(w http.ResponseWriter, r *http.Request, key string, cond co
 }
 
 func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
-	if a.kv.applied.get() == 0 {
+	if a.kv.applied.Get() == 0 {
 		// It joins. The snapshot that it gets could cover the write, and
 		// then nobody could tell what became of it.
-		return errNotReady
+		return problem.ErrNotReady
 	}
 	res := a.propose(r.Context(), cmd)
 	if err := a.kv.sound(); err != nil {
-		return perhapsDone(err) // the write may have happened, but what this node says of it is not to be trusted
+		return problem.PerhapsDone(err) // the write may have happened, but what this node says of it is not to be trusted
 	}
 	h := w.Header()
 	if res.err != nil {
@@ -417,7 +419,7 @@ func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
 // before it is read whole.
 func (a *api) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]byte, error) {
 	if r.ContentLength > a.maxValue {
-		return nil, fmt.Errorf("%w: %d bytes, %d are allowed", errTooLarge, r.ContentLength, a.maxValue)
+		return nil, fmt.Errorf("%w: %d bytes, %d are allowed", problem.ErrTooLarge, r.ContentLength, a.maxValue)
 	}
 	// What a request announces is not what it sends: the buffer grows with
 	// what comes.
@@ -432,13 +434,13 @@ func bodyError(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &tooLarge):
-		return fmt.Errorf("%w: more than %d bytes", errTooLarge, tooLarge.Limit)
-	case errors.Is(err, errOverloaded):
+		return fmt.Errorf("%w: more than %d bytes", problem.ErrTooLarge, tooLarge.Limit)
+	case errors.Is(err, problem.ErrOverloaded):
 		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return errRequestTimeout
+		return problem.ErrRequestTimeout
 	}
-	return fmt.Errorf("%w: the body broke off: %w", errBadRequest, err)
+	return fmt.Errorf("%w: the body broke off: %w", problem.ErrBadRequest, err)
 }
 
 // clip shortens what a message repeats of a request.
@@ -456,23 +458,23 @@ func (a *api) fault() error {
 		return nil
 	}
 	cause := context.Cause(a.life)
-	if errors.Is(cause, context.Canceled) || errors.Is(cause, errRemoved) {
+	if errors.Is(cause, context.Canceled) || errors.Is(cause, problem.ErrRemoved) {
 		return nil
 	}
-	return fmt.Errorf("%w: %w", errEnding, cause)
+	return fmt.Errorf("%w: %w", problem.ErrEnding, cause)
 }
 
 // explain gives the cause in place of the error that a request ends in because
 // its node does, which may be that it is stopping, or that the outcome is unknown.
 func (a *api) explain(h http.Header, err error) error {
 	fault := a.fault()
-	p := problemOf(err)
-	if fault == nil || p.status < http.StatusInternalServerError {
+	p := problem.Of(err)
+	if fault == nil || p.Status < http.StatusInternalServerError {
 		return err
 	}
 	h.Set("Connection", "close")
-	if p.outcome == maybeApplied {
-		return perhapsDone(fault)
+	if p.Outcome == problem.MaybeApplied {
+		return problem.PerhapsDone(fault)
 	}
 	return fault
 }

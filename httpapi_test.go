@@ -11,6 +11,9 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
+	"raftkv/internal/wait"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,7 +31,7 @@ type apiTest struct {
 	srv      *server
 	kv       *kvstore
 	node     *raftNode
-	leaders  *leadership
+	leaders  *wait.Leadership
 	proposed int
 	asked    int   // confirmations
 	fails    error // what proposals and confirmations end in, if not nil
@@ -46,7 +49,7 @@ func newAPITest(t *testing.T) *apiTest {
 	s := newServer(cfg, zap.NewNop(), &openedStorage{storage: &storage{}, state: st, boot: 1}, 9121)
 	at := &apiTest{T: t, a: s.api, srv: s, kv: s.kv, node: s.node, leaders: s.node.leaders}
 	s.node.status.Store(&raftStatus{term: 1, commit: 1, leader: 2, role: raft.StateFollower})
-	at.leaders.set(2, 1)
+	at.leaders.Set(2, 1)
 	s.caughtUp.Store(true)
 	s.api.fresh.confirm = func(context.Context) error {
 		at.asked++
@@ -69,7 +72,7 @@ func newAPITest(t *testing.T) *apiTest {
 	}
 	at.leader = func(memberRequest) (memberReply, error) { return memberReply{}, nil }
 	s.members.ask = func(_ context.Context, _ string, _ uint64, r memberRequest) (memberReply, error) { return at.leader(r) }
-	s.members.askView = func(context.Context, string) (map[uint64]peerView, error) { return nil, errElsewhere }
+	s.members.askView = func(context.Context, string) (map[uint64]peerView, error) { return nil, problem.ErrElsewhere }
 	return at
 }
 
@@ -342,7 +345,7 @@ func TestAPIValues(t *testing.T) {
 func TestAPIStaleRead(t *testing.T) {
 	at := newAPITest(t)
 	at.do("PUT", "/k", "v")
-	at.fails = errUnavailable
+	at.fails = problem.ErrUnavailable
 	w := at.do("GET", "/k", "")
 	at.problem("unconfirmed", w, 503, "unavailable")
 	if w.Header().Get("ETag") != "" {
@@ -359,7 +362,7 @@ func TestAPIStaleRead(t *testing.T) {
 	if ms, err := strconv.Atoi(w.Header().Get("Raftkv-Leader-Contact")); err != nil || ms < 3000 || ms > 60000 {
 		t.Errorf("leader contact %v", w.Header())
 	}
-	at.kv.applied.index = 0 // a node that joins and has got nothing yet
+	at.kv.applied.Index = 0 // a node that joins and has got nothing yet
 	at.problem("stale too early", at.do("GET", "/k?consistency=stale", ""), 503, "not_ready")
 }
 
@@ -502,48 +505,48 @@ func TestAPIProblems(t *testing.T) {
 		status  int
 		code    string
 		outcome string
-		retry   retry
+		retry   problem.Retry
 	}{
-		{errBadRequest, 400, "bad_request", "not_applied", noRetry},
-		{errBadPeerURL, 400, "bad_request", "not_applied", noRetry},
-		{errCrossOrigin, 403, "cross_origin", "not_applied", noRetry},
-		{errNotFound, 404, "not_found", "not_applied", noRetry},
-		{errNoSuchPath, 404, "no_such_path", "not_applied", noRetry},
-		{errMemberUnknown, 404, "not_found", "not_applied", noRetry},
-		{errMethodNotAllowed, 405, "method_not_allowed", "not_applied", noRetry},
-		{errRequestTimeout, 408, "request_timeout", "not_applied", retryLater},
-		{errAmbiguous, 409, "ambiguous", "not_applied", noRetry},
-		{errMemberExists, 409, "member_exists", "not_applied", noRetry},
-		{errSameNode, 409, "member_exists", "not_applied", noRetry},
-		{errMemberRemoved, 409, "member_removed", "not_applied", noRetry},
-		{errLastVoter, 409, "last_voter", "not_applied", noRetry},
-		{errWouldLose, 409, "would_lose_quorum", "not_applied", retryLater},
-		{errNotVoter, 409, "not_voter", "not_applied", noRetry},
-		{errInProgress, 409, "change_in_progress", "not_applied", retrySoon},
-		{errPrecondition, 412, "precondition_failed", "not_applied", noRetry},
-		{errTooLarge, 413, "too_large", "not_applied", noRetry},
-		{errMediaType, 415, "unsupported_media_type", "not_applied", noRetry},
-		{errWrongHost, 421, "wrong_host", "not_applied", noRetry},
-		{errOverloaded, 429, "overloaded", "not_applied", retrySoon},
-		{errInternal, 500, "internal", "unknown", noRetry},
-		{errors.New("never heard of"), 500, "internal", "unknown", noRetry},
-		{errEnding, 500, "internal", "not_applied", retryLater},
-		{perhapsDone(errEnding), 500, "internal", "unknown", retryLater},
-		{errNoLeader, 503, "no_leader", "not_applied", retrySoon},
-		{errStopping, 503, "stopping", "not_applied", retrySoon},
-		{errNotReady, 503, "not_ready", "not_applied", retrySoon},
-		{errUnavailable, 503, "unavailable", "not_applied", retrySoon},
-		{errNotHandedOver, 503, "not_handed_over", "unknown", retrySoon},
-		{errElsewhere, 503, "not_leader", "not_applied", retrySoon},
-		{errDiverged, 503, "diverged", "not_applied", noRetry},
-		{errHistories, 503, "diverged", "not_applied", noRetry},
-		{errNoMajority, 503, "diverged", "not_applied", retryLater},
-		{errMemory, 503, "diverged", "not_applied", noRetry},
-		{perhapsDone(errDiverged), 503, "diverged", "unknown", noRetry},
-		{errStuck, 503, "stuck", "not_applied", retryLater},
-		{errOutcomeUnknown, 504, "outcome_unknown", "unknown", retryLater},
-		{errDiskFull, 507, "disk_full", "not_applied", retryLater},
-		{errQuota, 507, "quota_exceeded", "not_applied", retryLater},
+		{problem.ErrBadRequest, 400, "bad_request", "not_applied", problem.NoRetry},
+		{problem.ErrBadPeerURL, 400, "bad_request", "not_applied", problem.NoRetry},
+		{problem.ErrCrossOrigin, 403, "cross_origin", "not_applied", problem.NoRetry},
+		{problem.ErrNotFound, 404, "not_found", "not_applied", problem.NoRetry},
+		{problem.ErrNoSuchPath, 404, "no_such_path", "not_applied", problem.NoRetry},
+		{problem.ErrMemberUnknown, 404, "not_found", "not_applied", problem.NoRetry},
+		{problem.ErrMethodNotAllowed, 405, "method_not_allowed", "not_applied", problem.NoRetry},
+		{problem.ErrRequestTimeout, 408, "request_timeout", "not_applied", problem.RetryLater},
+		{problem.ErrAmbiguous, 409, "ambiguous", "not_applied", problem.NoRetry},
+		{problem.ErrMemberExists, 409, "member_exists", "not_applied", problem.NoRetry},
+		{problem.ErrSameNode, 409, "member_exists", "not_applied", problem.NoRetry},
+		{problem.ErrMemberRemoved, 409, "member_removed", "not_applied", problem.NoRetry},
+		{problem.ErrLastVoter, 409, "last_voter", "not_applied", problem.NoRetry},
+		{problem.ErrWouldLose, 409, "would_lose_quorum", "not_applied", problem.RetryLater},
+		{problem.ErrNotVoter, 409, "not_voter", "not_applied", problem.NoRetry},
+		{problem.ErrInProgress, 409, "change_in_progress", "not_applied", problem.RetrySoon},
+		{problem.ErrPrecondition, 412, "precondition_failed", "not_applied", problem.NoRetry},
+		{problem.ErrTooLarge, 413, "too_large", "not_applied", problem.NoRetry},
+		{problem.ErrMediaType, 415, "unsupported_media_type", "not_applied", problem.NoRetry},
+		{problem.ErrWrongHost, 421, "wrong_host", "not_applied", problem.NoRetry},
+		{problem.ErrOverloaded, 429, "overloaded", "not_applied", problem.RetrySoon},
+		{problem.ErrInternal, 500, "internal", "unknown", problem.NoRetry},
+		{errors.New("never heard of"), 500, "internal", "unknown", problem.NoRetry},
+		{problem.ErrEnding, 500, "internal", "not_applied", problem.RetryLater},
+		{problem.PerhapsDone(problem.ErrEnding), 500, "internal", "unknown", problem.RetryLater},
+		{problem.ErrNoLeader, 503, "no_leader", "not_applied", problem.RetrySoon},
+		{problem.ErrStopping, 503, "stopping", "not_applied", problem.RetrySoon},
+		{problem.ErrNotReady, 503, "not_ready", "not_applied", problem.RetrySoon},
+		{problem.ErrUnavailable, 503, "unavailable", "not_applied", problem.RetrySoon},
+		{problem.ErrNotHandedOver, 503, "not_handed_over", "unknown", problem.RetrySoon},
+		{problem.ErrElsewhere, 503, "not_leader", "not_applied", problem.RetrySoon},
+		{problem.ErrDiverged, 503, "diverged", "not_applied", problem.NoRetry},
+		{problem.ErrHistories, 503, "diverged", "not_applied", problem.NoRetry},
+		{problem.ErrNoMajority, 503, "diverged", "not_applied", problem.RetryLater},
+		{problem.ErrMemory, 503, "diverged", "not_applied", problem.NoRetry},
+		{problem.PerhapsDone(problem.ErrDiverged), 503, "diverged", "unknown", problem.NoRetry},
+		{problem.ErrStuck, 503, "stuck", "not_applied", problem.RetryLater},
+		{problem.ErrOutcomeUnknown, 504, "outcome_unknown", "unknown", problem.RetryLater},
+		{problem.ErrDiskFull, 507, "disk_full", "not_applied", problem.RetryLater},
+		{problem.ErrQuota, 507, "quota_exceeded", "not_applied", problem.RetryLater},
 	}
 	listed := make(map[error]bool)
 	for _, tt := range rows {
@@ -556,26 +559,26 @@ func TestAPIProblems(t *testing.T) {
 				if detail := at.problem(err.Error(), w, tt.status, tt.code); detail != err.Error() {
 					t.Errorf("%v: the detail is %q", err, detail)
 				}
-				want := fmt.Sprintf(`"outcome":%q,"retry":%v}`, tt.outcome, tt.retry != noRetry)
+				want := fmt.Sprintf(`"outcome":%q,"retry":%v}`, tt.outcome, tt.retry != problem.NoRetry)
 				if !strings.Contains(w.Body.String(), want) {
 					t.Errorf("%v: %s, want %s", err, w.Body, want)
 				}
-				if got := w.Header().Get("Retry-After"); (got != "") != (tt.retry == retrySoon) {
+				if got := w.Header().Get("Retry-After"); (got != "") != (tt.retry == problem.RetrySoon) {
 					t.Errorf("%v: Retry-After is %q", err, got)
 				}
 			}
 			// And from node to node.
-			if back := errorOfCode(codeOf(err), "detail"); codeOf(back) != tt.code || problemOf(back).status != tt.status || back.Error() == "" {
+			if back := problem.FromCode(problem.CodeOf(err), "detail"); problem.CodeOf(back) != tt.code || problem.Of(back).Status != tt.status || back.Error() == "" {
 				t.Errorf("%v came from another node as %v", err, back)
 			}
 		}
 	}
-	for _, p := range problems {
+	for _, p := range problem.Problems {
 		if !listed[p] {
 			t.Errorf("%v is not in this test", p)
 		}
 	}
-	if errorOfCode("", "") != nil || codeOf(errorOfCode("from_the_future", "x")) != "internal" {
+	if problem.FromCode("", "") != nil || problem.CodeOf(problem.FromCode("from_the_future", "x")) != "internal" {
 		t.Error("codes that are none")
 	}
 }
@@ -586,7 +589,7 @@ func TestAPIDivergedMeanwhile(t *testing.T) {
 	at := newAPITest(t)
 	propose := at.a.propose
 	at.a.propose = func(ctx context.Context, cmd []byte) result {
-		defer at.kv.agreement.fault.Store(&fault{errDiverged})
+		defer at.kv.agreement.fault.Store(&fault{problem.ErrDiverged})
 		return propose(ctx, cmd)
 	}
 	for _, outcome := range []string{"unknown", "not_applied"} {
@@ -642,9 +645,11 @@ func TestAPIMemberShortForm(t *testing.T) {
 			t.Errorf("%s %s: %+v, want %+v", tt.method, tt.target, got, tt.want)
 		}
 	}
-	for _, err := range []error{errMemberExists, errMemberRemoved, errLastVoter, errMemberUnknown, errWouldLose, errInProgress} {
-		at.leader = func(memberRequest) (memberReply, error) { return memberReply{Code: codeOf(err), Detail: "why"}, nil }
-		if detail := at.problem(err.Error(), at.do("POST", "/4", "http://d:4"), problemOf(err).status, codeOf(err)); detail != "why" {
+	for _, err := range []error{problem.ErrMemberExists, problem.ErrMemberRemoved, problem.ErrLastVoter, problem.ErrMemberUnknown, problem.ErrWouldLose, problem.ErrInProgress} {
+		at.leader = func(memberRequest) (memberReply, error) {
+			return memberReply{Code: problem.CodeOf(err), Detail: "why"}, nil
+		}
+		if detail := at.problem(err.Error(), at.do("POST", "/4", "http://d:4"), problem.Of(err).Status, problem.CodeOf(err)); detail != "why" {
 			t.Errorf("%v: the detail is %q", err, detail)
 		}
 	}
@@ -681,7 +686,7 @@ func TestAPIMemberOrKey(t *testing.T) {
 			t.Errorf("%d linearizable reads, want one", at.asked)
 		}
 	}
-	at.fails = errUnavailable
+	at.fails = problem.ErrUnavailable
 	at.problem("DELETE, unconfirmed", at.do("DELETE", "/2", ""), 503, "unavailable")
 	at.problem("DELETE, unconfirmed", at.do("DELETE", "/3", ""), 503, "unavailable")
 	if len(got) != 0 {
@@ -706,12 +711,12 @@ func TestAPIMemberOrKey(t *testing.T) {
 // have happened: not if no leader was ever asked.
 func TestAPIMemberTimeout(t *testing.T) {
 	for _, asked := range []bool{false, true} {
-		inBubble(t, func(t *testing.T) {
+		testkit.InBubble(t, func(t *testing.T) {
 			at := newAPITest(t)
 			if asked {
 				at.leader = func(memberRequest) (memberReply, error) { return memberReply{}, errors.New("connection refused") }
 			} else {
-				at.leaders.set(0, 2)
+				at.leaders.Set(0, 2)
 			}
 			start := time.Now()
 			w := at.do("DELETE", "/2", "")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"raftkv/internal/problem"
 	"sync"
 	"time"
 
@@ -128,8 +129,8 @@ type finding int
 
 const (
 	noFinding finding = iota
-	oldCopy           // this node has forgotten what it acknowledged: errOldCopy
-	histories         // there is another history beside this node's: errHistories
+	oldCopy           // this node has forgotten what it acknowledged: problem.ErrOldCopy
+	histories         // there is another history beside this node's: problem.ErrHistories
 )
 
 // weigh judges by what another node has answered. commit is this node's commit
@@ -172,7 +173,7 @@ func (d *doubts) inquire(ctx context.Context) error {
 		asked     = next       // the time of the last
 	)
 	for {
-		leader, term, changed := d.leaders.get()
+		leader, term, changed := d.leaders.Get()
 		if now := (leaderInTerm{leader, term}); now != seen {
 			// A new leader need not wait: without its answer nothing is acknowledged.
 			seen, pending = now, nil
@@ -209,7 +210,7 @@ func (d *doubts) inquire(ctx context.Context) error {
 		pending = nil
 		switch found {
 		case oldCopy:
-			return errOldCopy
+			return problem.ErrOldCopy
 		case histories:
 			d.divide()
 			return nil // it takes part in nothing any more that an answer could change

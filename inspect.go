@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
+	"raftkv/internal/record"
 	"strings"
 	"time"
 )
@@ -118,7 +120,7 @@ func (p *printer) directory(f *findings, busy bool) {
 	}
 	for _, err := range f.damage {
 		name := "DAMAGED"
-		if errors.Is(err, errNewerFormat) || errors.Is(err, errUnknownCommand) {
+		if errors.Is(err, durable.ErrNewer) || errors.Is(err, record.ErrUnknownCommand) {
 			name = "NEWER"
 		}
 		p.line(name, "%v", err)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
 	"strings"
@@ -44,14 +46,14 @@ func wantLines(t *testing.T, out string, patterns ...string) {
 func TestInspect(t *testing.T) {
 	dir := oldDisk(t)
 	f, err := examineDir(dir)
-	must(t, err)
+	testkit.Must(t, err)
 	st, err := f.replay(20)
-	must(t, err)
+	testkit.Must(t, err)
 	digest, err := digestOf(st)
-	must(t, err)
+	testkit.Must(t, err)
 	out := inspected(t, dir, exitOK)
 	wantLines(t, out,
-		"format +1", "node +1", "cluster +abc", "instance +0", "made with +--cluster "+formatPeers(diskPeers()),
+		"format +1", "node +1", "cluster +abc", "instance +0", "made with +--cluster "+address.FormatPeers(diskPeers()),
 		"mark +start 1; synced are entry 30, term 3, vote for node 2", "log +entries 16 to 30, the last of term 3", "term +3, vote for node 2",
 		"committed +entry 20, .*", "segment +wal/0000000000000000-0000000000000000.wal, 1048576 bytes, from entry 0, written .*", "tail +clean, at offset [0-9]+",
 		"snapshot +snap/0000000000000003-000000000000000f.state, [0-9]+ bytes, written .*",
@@ -77,17 +79,17 @@ func TestInspect(t *testing.T) {
 // nothing of this is damage.
 func TestInspectUnusual(t *testing.T) {
 	joining := t.TempDir()
-	must(t, createStorage(zap.NewNop(), joining, identity{Format: dirFormat, Node: 4, ClusterID: 1, Instance: 9}, firstState(nil)))
+	testkit.Must(t, createStorage(zap.NewNop(), joining, identity{Format: dirFormat, Node: 4, ClusterID: 1, Instance: 9}, firstState(nil)))
 	wantLines(t, inspected(t, joining, exitOK), "node +4", "made +by joining.*", "snapshot +none.*", "log +no entries behind entry 0")
 
 	dir := oldDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 30, putEntries(3, 31, 32)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 30, putEntries(3, 31, 32)...)}))
 	torn := crashed(t, dir)
 	last := frameAt(t, segments(t, torn)[0], -1)
-	must(t, os.Truncate(segments(t, torn)[0], last.end-4))
+	testkit.Must(t, os.Truncate(segments(t, torn)[0], last.end-4))
 	for _, name := range []string{"mark.tmp12", "wal/0.tmp", "snap/0000000000000003-0000000000000010.state", "snap/x.tmp1", "thesis.pdf", "wal/odd"} {
-		must(t, os.WriteFile(filepath.Join(torn, name), nil, 0o600))
+		testkit.Must(t, os.WriteFile(filepath.Join(torn, name), nil, 0o600))
 	}
 	wantLines(t, inspected(t, torn, exitOK), "tail +torn at offset .*", "left over +mark.tmp12,.*", "left over +wal/0.tmp,.*",
 		"left over +snap/0000000000000003-0000000000000010.state,.*", "left over +snap/x.tmp1,.*", "not raftkv's +thesis.pdf", "not raftkv's +wal/odd", "sound .*")
@@ -101,21 +103,21 @@ func TestInspectDamaged(t *testing.T) {
 		damage func(dir string)
 		lines  []string
 	}{
-		"mark":     {func(dir string) { must(t, os.Remove(filepath.Join(dir, "mark"))) }, []string{"DAMAGED +.*/mark: no such.*", "node +1", "  index +20", "log .*"}},
+		"mark":     {func(dir string) { testkit.Must(t, os.Remove(filepath.Join(dir, "mark"))) }, []string{"DAMAGED +.*/mark: no such.*", "node +1", "  index +20", "log .*"}},
 		"snapshot": {func(dir string) { patch(t, filepath.Join(dir, "snap", snap), 40, []byte("x")) }, []string{"DAMAGED +.*" + snap + ".*", "node +1", "mark .*", "log +entries 16 to 30.*"}},
-		"no snap":  {func(dir string) { must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{"DAMAGED +.*" + snap + ".*", "node +1", "log +entries 16 to 30.*"}},
+		"no snap":  {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{"DAMAGED +.*" + snap + ".*", "node +1", "log +entries 16 to 30.*"}},
 		"entry": {func(dir string) {
 			f := frameAt(t, segments(t, dir)[0], -5)
 			patch(t, segments(t, dir)[0], f.end-12, []byte("x"))
 		}, []string{"DAMAGED .*", "node +1", "mark .*", "state file +snap/" + snap + ", whole.*", "  index +15"}},
-		"log": {func(dir string) { must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, []string{"DAMAGED +.*wal.*", "node +not known", "mark .*", "state file +snap/" + snap + ", whole.*"}},
+		"log": {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, []string{"DAMAGED +.*wal.*", "node +not known", "mark .*", "state file +snap/" + snap + ", whole.*"}},
 		"only a mark": {func(dir string) {
-			must(t, os.RemoveAll(filepath.Join(dir, "wal")))
-			must(t, os.RemoveAll(filepath.Join(dir, "snap")))
+			testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal")))
+			testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap")))
 		}, []string{"DAMAGED .*", "mark .*"}},
 		"all but snap": {func(dir string) {
-			must(t, os.RemoveAll(filepath.Join(dir, "wal")))
-			must(t, os.Remove(filepath.Join(dir, "mark")))
+			testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal")))
+			testkit.Must(t, os.Remove(filepath.Join(dir, "mark")))
 		}, []string{"DAMAGED .*"}},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -135,7 +137,7 @@ func TestInspectDamaged(t *testing.T) {
 func TestInspectInUseAndElsewhere(t *testing.T) {
 	dir := oldDisk(t)
 	lock, err := lockDir(dir)
-	must(t, err)
+	testkit.Must(t, err)
 	defer lock.Close()
 	wantLines(t, inspected(t, dir, exitOK), "in use .*", "sound .*")
 	if l, err := lockDir(dir); err == nil {
@@ -174,11 +176,11 @@ func TestSimInspectTellsReplicasAlike(t *testing.T) {
 		}
 		for _, dir := range dirs {
 			f, err := examineDir(dir)
-			must(t, err)
+			testkit.Must(t, err)
 			now, err := f.replay(st.index)
-			must(t, err)
+			testkit.Must(t, err)
 			digest, err := digestOf(now)
-			must(t, err)
+			testkit.Must(t, err)
 			sums = append(sums, fmt.Sprintf("%x", digest))
 		}
 		_, out, _ := runCommand(t, "inspect", backupFile(t, st))

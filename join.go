@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/address"
+	"raftkv/internal/problem"
 	"slices"
 	"time"
 
@@ -42,7 +44,7 @@ func checkIdentityNow(ctx context.Context, cfg config, id identity, reconfigured
 	if err == nil || checkIdentity(cfg, id, true) != nil {
 		return err
 	}
-	old, _ := parsePeers(id.Initial) // it was made by formatPeers
+	old, _ := address.ParsePeers(id.Initial) // it was made by address.FormatPeers
 	for _, info := range askCluster(ctx, ask, others(cfg, old), askTimeout) {
 		if info.ClusterID == id.ClusterID && info.Changes > 0 {
 			return nil
@@ -53,7 +55,7 @@ func checkIdentityNow(ctx context.Context, cfg config, id identity, reconfigured
 
 // others returns the URLs of the peers, and of those on the command line, at
 // which this node may hear of the cluster.
-func others(cfg config, peers []peer) []string {
+func others(cfg config, peers []address.Peer) []string {
 	urls := slices.Clone(cfg.Seeds)
 	for _, p := range slices.Concat(peers, cfg.Cluster) {
 		if p.ID != cfg.ID && p.URL != cfg.PeerURL && !slices.Contains(urls, p.URL) {
@@ -95,7 +97,7 @@ func checkAddressNow(ctx context.Context, cfg config, log *zap.Logger, st *opene
 		select {
 		case <-time.After(askInterval):
 		case <-ctx.Done():
-			return errStopping
+			return problem.ErrStopping
 		}
 	}
 	return err
@@ -134,7 +136,7 @@ func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClie
 		select {
 		case <-time.After(askInterval):
 		case <-ctx.Done():
-			return clusterInfo{}, errStopping
+			return clusterInfo{}, problem.ErrStopping
 		}
 	}
 }
@@ -163,12 +165,12 @@ func addSelf(ctx context.Context, cfg config, info clusterInfo, ask *peerClient)
 			ctx, cancel := context.WithTimeout(ctx, cfg.RequestTimeout+askTimeout)
 			defer cancel()
 			reply, err := ask.join(ctx, seed, info.ClusterID, r)
-			return errors.Join(err, errorOfCode(reply.Code, reply.Detail))
+			return errors.Join(err, problem.FromCode(reply.Code, reply.Detail))
 		}()
 		switch {
 		case err == nil:
 			return nil, false
-		case errors.Is(err, errMemberExists), errors.Is(err, errMemberRemoved):
+		case errors.Is(err, problem.ErrMemberExists), errors.Is(err, problem.ErrMemberRemoved):
 			return fmt.Errorf("the cluster does not take in node %d at %s: %w", cfg.ID, cfg.PeerURL, err), true
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"raftkv/internal/problem"
 	"reflect"
 	"strconv"
 	"strings"
@@ -21,7 +22,7 @@ import (
 func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	if ct := r.Header.Get("Content-Type"); ct != "" {
 		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
-			return fmt.Errorf("%w: %s; send JSON with -H 'Content-Type: application/json'", errMediaType, clip(ct))
+			return fmt.Errorf("%w: %s; send JSON with -H 'Content-Type: application/json'", problem.ErrMediaType, clip(ct))
 		}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
@@ -32,7 +33,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 		return nil
 	}
 	if err := decodeStrict(body, v); err != nil {
-		return fmt.Errorf("%w: %w", errBadRequest, err)
+		return fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/http/httptest"
+	"raftkv/internal/problem"
 	"strings"
 	"testing"
 )
@@ -59,8 +60,8 @@ func FuzzDecodeStrict(f *testing.F) {
 // Guarantee: what says that it is no JSON is not read as such.
 func TestReadJSON(t *testing.T) {
 	for ct, want := range map[string]error{
-		"": nil, "application/json": nil, "Application/JSON; charset=utf-8": nil, "application/x-www-form-urlencoded": errMediaType,
-		"text/plain": errMediaType, "application/json-patch+json": errMediaType, ";": errMediaType,
+		"": nil, "application/json": nil, "Application/JSON; charset=utf-8": nil, "application/x-www-form-urlencoded": problem.ErrMediaType,
+		"text/plain": problem.ErrMediaType, "application/json-patch+json": problem.ErrMediaType, ";": problem.ErrMediaType,
 	} {
 		r := httptest.NewRequest("POST", "/", strings.NewReader(`{"a":"x"}`))
 		if ct != "" {
@@ -72,7 +73,7 @@ func TestReadJSON(t *testing.T) {
 		}
 	}
 	r := httptest.NewRequest("POST", "/", strings.NewReader(`{"a":"`+strings.Repeat("x", 100)+`"}`))
-	if err := readJSON(httptest.NewRecorder(), r, 100, new(strictBody)); !errors.Is(err, errTooLarge) {
+	if err := readJSON(httptest.NewRecorder(), r, 100, new(strictBody)); !errors.Is(err, problem.ErrTooLarge) {
 		t.Errorf("too long: %v", err)
 	}
 	if err := readJSON(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil), 100, new(strictBody)); err != nil {

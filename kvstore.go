@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"math/bits"
+	"raftkv/internal/address"
+	"raftkv/internal/liveness"
+	"raftkv/internal/problem"
+	"raftkv/internal/wait"
 	"sync"
 	"sync/atomic"
 
@@ -36,7 +40,7 @@ type state struct {
 	checks      checks
 }
 
-func newState(peers []peer) *state {
+func newState(peers []address.Peer) *state {
 	return &state{windows: make(map[uint64]window), membership: newMembership(peers)}
 }
 
@@ -125,7 +129,7 @@ func (w window) settled(id batchID) bool {
 
 // result is what became of one command.
 type result struct {
-	err error // nil, errNotFound or errPrecondition
+	err error // nil, problem.ErrNotFound or problem.ErrPrecondition
 	// revision is the mod_revision of the key as it is now: the ETag to
 	// report. 0: there is no such key.
 	revision uint64
@@ -175,7 +179,7 @@ func (s *state) apply(c command) result {
 func (s *state) put(c command) result {
 	if c.condition.kind != always {
 		if old, _ := s.items.Get(c.key); !c.condition.holds(old) {
-			return failed(errPrecondition, old)
+			return failed(problem.ErrPrecondition, old)
 		}
 	}
 	s.revision++
@@ -203,10 +207,10 @@ func (s *state) put(c command) result {
 func (s *state) delete(c command) result {
 	old, exists := s.items.Get(c.key)
 	if !c.condition.holds(old) {
-		return failed(errPrecondition, old)
+		return failed(problem.ErrPrecondition, old)
 	}
 	if !exists {
-		return failed(errNotFound, nil)
+		return failed(problem.ErrNotFound, nil)
 	}
 	s.revision++
 	s.bytes -= uint64(len(c.key) + len(old.value))
@@ -260,9 +264,9 @@ type kvstore struct {
 	log       *zap.Logger
 	self      selfID
 	proposals *proposer
-	applied   *indexWait
-	conf      *confWait
-	pulse     *pulse // of the apply loop
+	applied   *wait.Index
+	conf      *wait.Outcomes
+	pulse     *liveness.Pulse // of the apply loop
 
 	snapshots chan<- *state // states to write to disk; see apply.go
 	writer    chan struct{} // held by the snapshot that is being written
@@ -313,7 +317,7 @@ func (kv *kvstore) has(key string) bool {
 }
 
 // errLoading: another node has what is asked for, and this one will soon.
-var errLoading = fmt.Errorf("%w: a snapshot from the leader is being loaded", errNotReady)
+var errLoading = fmt.Errorf("%w: a snapshot from the leader is being loaded", problem.ErrNotReady)
 
 // view lends the state for a look at it.
 func (kv *kvstore) view(look func(*state)) {

@@ -7,6 +7,10 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"raftkv/internal/address"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
+	"raftkv/internal/wait"
 	"reflect"
 	"slices"
 	"testing"
@@ -16,7 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-var testPeers = []peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:2"}, {ID: 3, URL: "http://c:3"}}
+var testPeers = []address.Peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:2"}, {ID: 3, URL: "http://c:3"}}
 
 // dumpState writes out all of a state but the way in which its windows are kept.
 func dumpState(s *state) string {
@@ -55,21 +59,21 @@ func TestConditions(t *testing.T) {
 		{"put", put("k", "w", condition{}), result{revision: 2}},
 		{"put new", put("n", "w", condition{}), result{revision: 2}},
 		{"put if exists", put("k", "w", exists), result{revision: 2}},
-		{"put new if exists", put("n", "w", exists), result{err: errPrecondition}},
-		{"put if missing", put("k", "w", missing), result{err: errPrecondition, revision: 1}},
+		{"put new if exists", put("n", "w", exists), result{err: problem.ErrPrecondition}},
+		{"put if missing", put("k", "w", missing), result{err: problem.ErrPrecondition, revision: 1}},
 		{"put new if missing", put("n", "w", missing), result{revision: 2}},
 		{"put at revision", put("k", "w", matching), result{revision: 2}},
-		{"put at other revision", put("k", "w", other), result{err: errPrecondition, revision: 1}},
-		{"put new at revision", put("n", "w", matching), result{err: errPrecondition}},
-		{"put new at revision 0", put("n", "w", condition{ifAtRevision, 0}), result{err: errPrecondition}},
+		{"put at other revision", put("k", "w", other), result{err: problem.ErrPrecondition, revision: 1}},
+		{"put new at revision", put("n", "w", matching), result{err: problem.ErrPrecondition}},
+		{"put new at revision 0", put("n", "w", condition{ifAtRevision, 0}), result{err: problem.ErrPrecondition}},
 		{"delete", del("k", condition{}), result{deletion: 2}},
-		{"delete new", del("n", condition{}), result{err: errNotFound}},
+		{"delete new", del("n", condition{}), result{err: problem.ErrNotFound}},
 		{"delete if exists", del("k", exists), result{deletion: 2}},
-		{"delete new if exists", del("n", exists), result{err: errPrecondition}},
-		{"delete if missing", del("k", missing), result{err: errPrecondition, revision: 1}},
-		{"delete new if missing", del("n", missing), result{err: errNotFound}},
+		{"delete new if exists", del("n", exists), result{err: problem.ErrPrecondition}},
+		{"delete if missing", del("k", missing), result{err: problem.ErrPrecondition, revision: 1}},
+		{"delete new if missing", del("n", missing), result{err: problem.ErrNotFound}},
 		{"delete at revision", del("k", matching), result{deletion: 2}},
-		{"delete at other revision", del("k", other), result{err: errPrecondition, revision: 1}},
+		{"delete at other revision", del("k", other), result{err: problem.ErrPrecondition, revision: 1}},
 		{"publish", command{kind: kindPublish, member: 1, clientURL: "http://x"}, result{}},
 	} {
 		s := newState(testPeers)
@@ -148,11 +152,11 @@ func (d *dumbStore) apply(c command) result {
 	}
 	switch {
 	case !ok && exists:
-		return result{err: errPrecondition, revision: old.modRevision}
+		return result{err: problem.ErrPrecondition, revision: old.modRevision}
 	case !ok:
-		return result{err: errPrecondition}
+		return result{err: problem.ErrPrecondition}
 	case c.kind == kindDelete && !exists:
-		return result{err: errNotFound}
+		return result{err: problem.ErrNotFound}
 	}
 	d.revision++
 	if c.kind == kindDelete {
@@ -420,8 +424,8 @@ func TestReplicasAreEqual(t *testing.T) {
 func newTestStore() *kvstore {
 	return &kvstore{
 		agreement: newAgreement(zap.NewNop(), 1, 0, 0),
-		log:       zap.NewNop(), applied: &indexWait{}, conf: newConfWait(), state: newState(testPeers),
-		proposals: newProposer(zap.NewNop(), config{ID: 1}, newLife(1, 1), nil, newLeadership()),
+		log:       zap.NewNop(), applied: &wait.Index{}, conf: wait.NewOutcomes(), state: newState(testPeers),
+		proposals: newProposer(zap.NewNop(), config{ID: 1}, newLife(1, 1), nil, wait.NewLeadership()),
 	}
 }
 
@@ -445,7 +449,7 @@ func TestApplyEntries(t *testing.T) {
 		{"twice", []*raftpb.Entry{entryAt(1, good), entryAt(2, good)}, nil, false, 1},
 		{"empty", []*raftpb.Entry{entryAt(1, nil), entryAt(2, good)}, nil, false, 1},
 		{"malformed", []*raftpb.Entry{entryAt(1, []byte{1, 2, 3}), entryAt(2, good)}, nil, false, 1},
-		{"newer", []*raftpb.Entry{entryAt(1, newer), entryAt(2, good)}, errUnknownCommand, true, 0},
+		{"newer", []*raftpb.Entry{entryAt(1, newer), entryAt(2, good)}, record.ErrUnknownCommand, true, 0},
 		{"a gap", []*raftpb.Entry{entryAt(2, good)}, nil, true, 0},
 		{"a repetition", []*raftpb.Entry{entryAt(1, nil), entryAt(1, good)}, nil, true, 0},
 	} {
@@ -454,8 +458,8 @@ func TestApplyEntries(t *testing.T) {
 		if (err != nil) != tt.fails || tt.want != nil && !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
-		if kv.state.revision != tt.revision || err == nil && kv.applied.get() != uint64(len(tt.entries)) {
-			t.Errorf("%s: at revision %d, applied %d", tt.name, kv.state.revision, kv.applied.get())
+		if kv.state.revision != tt.revision || err == nil && kv.applied.Get() != uint64(len(tt.entries)) {
+			t.Errorf("%s: at revision %d, applied %d", tt.name, kv.state.revision, kv.applied.Get())
 		}
 	}
 }
@@ -471,12 +475,12 @@ func TestApplyConfChange(t *testing.T) {
 	}{
 		{"add", memberChange{op: opAdd, id: 4, peerURL: "http://d:4", request: 7}, 4, nil},
 		{"add again", memberChange{op: opAdd, id: 3, peerURL: "http://c:3", request: 7}, 0, nil},
-		{"refused", memberChange{op: opAdd, id: 4, peerURL: "http://c:3", request: 7}, 0, errMemberExists},
-		{"bad URL", memberChange{op: opAdd, id: 4, peerURL: "http://d:4/", request: 7}, 0, errBadPeerURL},
+		{"refused", memberChange{op: opAdd, id: 4, peerURL: "http://c:3", request: 7}, 0, problem.ErrMemberExists},
+		{"bad URL", memberChange{op: opAdd, id: 4, peerURL: "http://d:4/", request: 7}, 0, problem.ErrBadPeerURL},
 		{"remove", memberChange{op: opRemove, id: 3, request: 7}, 3, nil},
 	} {
 		kv := newTestStore()
-		outcome, cancel := kv.conf.register(7)
+		outcome, cancel := kv.conf.Register(7)
 		defer cancel()
 		data, err := proto.Marshal(tt.change.confChange())
 		if err != nil {

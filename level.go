@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"raftkv/internal/durable"
+)
 
 // A command that one node writes into the log is applied by all, and a node
 // that does not know its kind has to stop. So a new kind is proposed only once
@@ -54,5 +57,5 @@ func (s *state) raiseLevel() {
 // errLevel: the cluster uses commands that this program does not know.
 func errLevel(level uint64) error {
 	return fmt.Errorf("%w: the cluster uses commands of level %d, this program knows level %d: upgrade this node",
-		errNewerFormat, level, programLevel)
+		durable.ErrNewer, level, programLevel)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
+	"raftkv/internal/problem"
 )
 
 // life is one run of a node on its data directory.
@@ -41,22 +42,22 @@ func (l life) contradictedBy(w window, next uint64) bool {
 	return w.boot > l.boot || w.life != 0 && w.life != l.nonce || w.end() > next
 }
 
-// checkWindow returns errOldCopy when the replicated state has seen another life
+// checkWindow returns problem.ErrOldCopy when the replicated state has seen another life
 // of this node.
 func (p *proposer) checkWindow(w window) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.life.contradictedBy(w, p.nextSeq) {
-		return errOldCopy
+		return problem.ErrOldCopy
 	}
 	return nil
 }
 
-// checkBatch returns errOldCopy when a batch in the log cannot be one that this
+// checkBatch returns problem.ErrOldCopy when a batch in the log cannot be one that this
 // life of this node has sent, though it is marked as its own.
 func (p *proposer) checkBatch(id batchID, data []byte) error {
 	if p.life.isAnothers(id) {
-		return errOldCopy
+		return problem.ErrOldCopy
 	}
 	if id.node != p.life.node || id.boot != p.life.boot {
 		return nil
@@ -64,11 +65,11 @@ func (p *proposer) checkBatch(id batchID, data []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if id.seq >= p.nextSeq {
-		return errOldCopy
+		return problem.ErrOldCopy
 	}
 	for _, b := range p.inFlight {
 		if b.id.seq == id.seq && !bytes.Equal(b.data, data) {
-			return errOldCopy
+			return problem.ErrOldCopy
 		}
 	}
 	return nil

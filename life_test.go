@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"raftkv/internal/problem"
 	"testing"
 )
 
@@ -80,7 +81,7 @@ func TestCheckBatch(t *testing.T) {
 	for _, named := range []bool{false, true} {
 		testProposer(t, func(pt *proposeTest) {
 			pt.p.named.Store(named)
-			pt.leaders.set(1, 1)
+			pt.leaders.Set(1, 1)
 			res := pt.write("a")
 			offer := pt.next()
 			b := pt.p.inFlight[0]
@@ -92,12 +93,12 @@ func TestCheckBatch(t *testing.T) {
 			}
 			other := bytes.Clone(b.data)
 			other[len(other)-1] ^= 1
-			if err := pt.p.checkBatch(b.id, other); !errors.Is(err, errOldCopy) {
+			if err := pt.p.checkBatch(b.id, other); !errors.Is(err, problem.ErrOldCopy) {
 				t.Errorf("other bytes: %v", err)
 			}
 			later := b.id
 			later.seq++
-			if err := pt.p.checkBatch(later, b.data); !errors.Is(err, errOldCopy) {
+			if err := pt.p.checkBatch(later, b.data); !errors.Is(err, problem.ErrOldCopy) {
 				t.Errorf("a batch that was not begun yet: %v", err)
 			}
 			offer.done(true, 1, true)

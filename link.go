@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"path"
+	"raftkv/internal/address"
+	"raftkv/internal/meter"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -15,7 +17,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -262,7 +263,7 @@ func (ls *links) holdStreams(next http.Handler) http.Handler {
 
 // serve answers a peer that asks whether this node is there.
 func (ls *links) serve(w http.ResponseWriter, r *http.Request) {
-	id, err := parseID(r.PathValue("id"))
+	id, err := address.ParseID(r.PathValue("id"))
 	switch {
 	case r.Header.Get(clusterHeader) != strconv.FormatUint(ls.cluster, 16):
 		http.Error(w, "this is another cluster", http.StatusPreconditionFailed)
@@ -454,8 +455,8 @@ func (e *answerError) Error() string {
 	return fmt.Sprintf("%s answered %s: %s", e.url, e.status, e.text)
 }
 
-// register adds what there is to count.
-func (ls *links) register(reg prometheus.Registerer) {
-	counter(reg, "raftkv_links_remade_total", "Times that all connections to a peer were made anew because the link was broken.",
+// Register adds what there is to count.
+func (ls *links) Register(reg prometheus.Registerer) {
+	meter.Counter(reg, "raftkv_links_remade_total", "Times that all connections to a peer were made anew because the link was broken.",
 		func() float64 { return float64(ls.remade.Load()) })
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"raftkv/internal/testkit"
 	"syscall"
 	"testing"
 	"time"
@@ -13,10 +14,10 @@ import (
 func sockopt(t *testing.T, c syscall.Conn, level, opt int) (value int) {
 	t.Helper()
 	raw, err := c.SyscallConn()
-	must(t, err)
+	testkit.Must(t, err)
 	var operr error
-	must(t, raw.Control(func(fd uintptr) { value, operr = unix.GetsockoptInt(int(fd), level, opt) }))
-	must(t, operr)
+	testkit.Must(t, raw.Control(func(fd uintptr) { value, operr = unix.GetsockoptInt(int(fd), level, opt) }))
+	testkit.Must(t, operr)
 	return value
 }
 
@@ -26,8 +27,8 @@ func sockopt(t *testing.T, c syscall.Conn, level, opt int) (value int) {
 func TestLinkSocketOptions(t *testing.T) {
 	t.Parallel()
 	l, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
-	must(t, err)
-	defer func() { must(t, l.cut()) }()
+	testkit.Must(t, err)
+	defer func() { testkit.Must(t, l.cut()) }()
 	ls := newLinks(zap.NewNop(), 1, 7, time.Millisecond, 1500*time.Millisecond)
 	options := make(chan [2]int, 1)
 	look := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -47,15 +48,15 @@ func TestLinkSocketOptions(t *testing.T) {
 	} {
 		c := &http.Client{Transport: &http.Transport{}} // with a connection of its own
 		resp, err := c.Get("http://" + l.Addr().String() + path)
-		must(t, err)
-		must(t, resp.Body.Close())
+		testkit.Must(t, err)
+		testkit.Must(t, resp.Body.Close())
 		if got := <-options; got != want {
 			t.Errorf("%s: limit and keep-alive %v, want %v", path, got, want)
 		}
 		c.CloseIdleConnections()
 	}
 	conn, err := newPeerDialer().DialContext(t.Context(), "tcp", l.Addr().String())
-	must(t, err)
+	testkit.Must(t, err)
 	defer conn.Close()
 	if got := sockopt(t, conn.(syscall.Conn), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); got != int(peerUnacked.Milliseconds()) {
 		t.Errorf("what this node asks is limited to %d ms, want %v", got, peerUnacked)

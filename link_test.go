@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/testkit"
 	"reflect"
 	"sync/atomic"
 	"syscall"
@@ -175,7 +176,7 @@ func TestLinkRoute(t *testing.T) {
 	wireEventually(t, "the streams to end", func() bool { return ls.missing(2) == 2 })
 	for path, status := range map[string]int{linkPath + "2": http.StatusPreconditionFailed, linkPath + "x": http.StatusPreconditionFailed} {
 		resp, err := http.Get(srv.URL + path)
-		must(t, err)
+		testkit.Must(t, err)
 		resp.Body.Close()
 		if resp.StatusCode != status {
 			t.Errorf("GET %s without the cluster's ID: %s, want %d", path, resp.Status, status)
@@ -195,11 +196,16 @@ type countingTransport struct {
 	did []string
 }
 
-func (c *countingTransport) Send([]*raftpb.Message)        {}
-func (c *countingTransport) SendSnapshot(*snap.Message)    {}
+func (c *countingTransport) Send([]*raftpb.Message) {}
+
+func (c *countingTransport) SendSnapshot(*snap.Message) {}
+
 func (c *countingTransport) UpdatePeer(types.ID, []string) {}
-func (c *countingTransport) Stop()                         {}
-func (c *countingTransport) RemovePeer(id types.ID)        { c.did = append(c.did, "remove "+id.String()) }
+
+func (c *countingTransport) Stop() {}
+
+func (c *countingTransport) RemovePeer(id types.ID) { c.did = append(c.did, "remove "+id.String()) }
+
 func (c *countingTransport) AddPeer(id types.ID, urls []string) {
 	c.did = append(c.did, "add "+id.String()+" at "+urls[0])
 }
@@ -268,8 +274,8 @@ func TestLinkWatch(t *testing.T) {
 			ls.group = new(errgroup.Group)
 			ctx, cancel := context.WithTimeout(t.Context(), 20*ls.limit)
 			defer cancel()
-			must(t, ls.watch(ctx))
-			must(t, ls.group.Wait())
+			testkit.Must(t, ls.watch(ctx))
+			testkit.Must(t, ls.group.Wait())
 			if got := ls.remade.Load(); got != tt.want || len(tr.did) != int(2*tt.want) {
 				t.Errorf("%s: counted %d, the transport was told %q; want %d", tt.name, got, tr.did, tt.want)
 			}
@@ -282,8 +288,8 @@ func TestLinkWatch(t *testing.T) {
 func TestLinkBlockedWriter(t *testing.T) {
 	t.Parallel()
 	l, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
-	must(t, err)
-	defer func() { must(t, l.cut()) }()
+	testkit.Must(t, err)
+	defer func() { testkit.Must(t, l.cut()) }()
 	var lost atomic.Int64 // messages for which there was no room
 	ls := newOneLink(nil)
 	ls.limit = time.Hour // no help from the kernel
@@ -291,28 +297,28 @@ func TestLinkBlockedWriter(t *testing.T) {
 		Logger: zap.NewNop(), ID: 1, ClusterID: 7, Raft: deafRaft{&lost}, ErrorC: make(chan error, 1),
 		ServerStats: stats.NewServerStats("1", "1"), LeaderStats: stats.NewLeaderStats(zap.NewNop(), "1"),
 	}
-	must(t, tr.Start())
+	testkit.Must(t, tr.Start())
 	defer tr.Stop()
 	ls.transport = tr
 	tr.AddPeer(2, []string{ls.connected[2]})
 	go func() { _ = l.serve(ls.holdStreams(tr.Handler())) }()
 
 	conn, err := net.Dial("tcp", l.Addr().String())
-	must(t, err)
+	testkit.Must(t, err)
 	defer conn.Close()
 	req, err := http.NewRequest(http.MethodGet, "http://"+l.Addr().String()+"/raft/stream/message/2", nil)
-	must(t, err)
+	testkit.Must(t, err)
 	refusal, err := http.Get(req.URL.String()) // without a version; it names its own
-	must(t, err)
-	must(t, refusal.Body.Close())
+	testkit.Must(t, err)
+	testkit.Must(t, refusal.Body.Close())
 	speaks := refusal.Header.Get("X-Server-Version")
 	for name, value := range map[string]string{"X-Server-From": "2", "X-Server-Version": speaks,
 		"X-Min-Cluster-Version": speaks, "X-Etcd-Cluster-Id": "7", "X-Raft-To": "1"} {
 		req.Header.Set(name, value)
 	}
-	must(t, req.Write(conn))
+	testkit.Must(t, req.Write(conn))
 	resp, err := http.ReadResponse(bufio.NewReaderSize(conn, 16), req)
-	must(t, err)
+	testkit.Must(t, err)
 	send := func(size int) {
 		entry := &raftpb.Entry{Data: make([]byte, size)}
 		tr.Send([]*raftpb.Message{{Type: raftpb.MsgApp.Enum(), From: new(uint64(1)), To: new(uint64(2)), Entries: []*raftpb.Entry{entry}}})
@@ -324,7 +330,7 @@ func TestLinkBlockedWriter(t *testing.T) {
 		send(1)
 		select {
 		case err := <-came:
-			must(t, err)
+			testkit.Must(t, err)
 			waiting = false
 		case <-time.After(time.Millisecond):
 		}
@@ -340,7 +346,7 @@ func TestLinkBlockedWriter(t *testing.T) {
 	case <-done:
 	case <-time.After(10 * time.Second):
 		t.Error("the peer cannot be let go while the writer is held up")
-		must(t, conn.Close())
+		testkit.Must(t, conn.Close())
 		<-done
 	}
 }
@@ -349,6 +355,9 @@ func TestLinkBlockedWriter(t *testing.T) {
 type deafRaft struct{ unreachable *atomic.Int64 }
 
 func (deafRaft) Process(context.Context, *raftpb.Message) error { return nil }
-func (deafRaft) IsIDRemoved(uint64) bool                        { return false }
-func (r deafRaft) ReportUnreachable(uint64)                     { r.unreachable.Add(1) }
-func (deafRaft) ReportSnapshot(uint64, raft.SnapshotStatus)     {}
+
+func (deafRaft) IsIDRemoved(uint64) bool { return false }
+
+func (r deafRaft) ReportUnreachable(uint64) { r.unreachable.Add(1) }
+
+func (deafRaft) ReportSnapshot(uint64, raft.SnapshotStatus) {}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strconv"
+	"raftkv/internal/problem"
 	"sync/atomic"
 	"time"
 
@@ -86,7 +86,7 @@ func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, err := fmt.Fprintln(w, "ok")
 		_ = ignoreWriteError(err)
 	default:
-		writeProblem(w, fmt.Errorf("%w: it is starting", errNotReady))
+		writeProblem(w, fmt.Errorf("%w: it is starting", problem.ErrNotReady))
 	}
 }
 
@@ -164,5 +164,3 @@ func newPeerServer(log *zap.Logger) *http.Server {
 func (n *raftNode) serveRaft(l *stoppableListener, h http.Handler) error {
 	return l.serve(h)
 }
-
-func joinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

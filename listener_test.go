@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,20 +28,20 @@ type testListener struct {
 func newTestListener(t *testing.T) *testListener {
 	t.Helper()
 	l, err := listen("127.0.0.1:0", newClientServer(5*time.Second, zap.NewNop()))
-	must(t, err)
+	testkit.Must(t, err)
 	tl := &testListener{stoppableListener: l}
 	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if tl.refuse.Load() {
 			w.Header().Set("Connection", "close")
-			writeProblem(w, errStopping)
+			writeProblem(w, problem.ErrStopping)
 		}
 	})
 	l.handler.Store(&h) // serve does so too, but later
 	served := make(chan error)
 	go func() { served <- l.serve(h) }()
 	t.Cleanup(func() {
-		must(t, l.cut())
-		must(t, <-served)
+		testkit.Must(t, l.cut())
+		testkit.Must(t, <-served)
 	})
 	return tl
 }
@@ -53,9 +55,9 @@ type keptConn struct {
 func dialKept(t *testing.T, addr string) *keptConn {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
-	must(t, err)
+	testkit.Must(t, err)
 	t.Cleanup(func() { _ = c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
+	testkit.Must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
 	return &keptConn{c, bufio.NewReader(c)}
 }
 
@@ -100,7 +102,7 @@ func TestListenerAnswersWhileItStops(t *testing.T) {
 		}
 		c.want(t, http.StatusServiceUnavailable, true)
 	}
-	must(t, <-stopped)
+	testkit.Must(t, <-stopped)
 	if n := l.conns.Load(); n != 0 {
 		t.Errorf("%d connections open", n)
 	}
@@ -121,7 +123,7 @@ func TestListenerStopsWithIdleConnections(t *testing.T) {
 			if err := l.stop(ctx, linger); err != nil && name == "linger" {
 				t.Fatal(err)
 			}
-			must(t, l.cut())
+			testkit.Must(t, l.cut())
 			if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
 				t.Errorf("the connection is open: %v", err)
 			}
@@ -132,7 +134,7 @@ func TestListenerStopsWithIdleConnections(t *testing.T) {
 // Guarantee: README.md names the limits that are set.
 func TestReadmeNamesLimits(t *testing.T) {
 	data, err := os.ReadFile("README.md")
-	must(t, err)
+	testkit.Must(t, err)
 	readme := strings.Join(strings.Fields(string(data)), " ")
 	wait := defaultConfig().RequestTimeout
 	srv := newClientServer(wait, zap.NewNop())
@@ -165,18 +167,18 @@ func TestRequestReadLimit(t *testing.T) {
 			{"POST /v1/members", "Content-Type: application/json\r\nContent-Length: 10"},
 		} {
 			conn, err := b.dial(b.Context(), "", "")
-			must(t, err)
+			testkit.Must(t, err)
 			defer conn.Close()
 			began := time.Now()
 			_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: 127.0.0.1\r\n%s\r\n\r\n", tt.target, tt.headers)
-			must(t, err)
+			testkit.Must(t, err)
 			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			must(t, err)
+			testkit.Must(t, err)
 			if took := time.Since(began); resp.StatusCode != 408 || took != limit {
 				t.Errorf("%+v: %s after %v, want 408 after %v", tt, resp.Status, took, limit)
 			}
 			body, err := io.ReadAll(resp.Body)
-			must(t, err)
+			testkit.Must(t, err)
 			if !strings.Contains(string(body), `"code":"request_timeout"`) {
 				t.Errorf("%+v: %s", tt, body)
 			}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"raftkv/internal/liveness"
+	"raftkv/internal/testkit"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -38,12 +40,12 @@ func TestSimLivezNamesTheLoop(t *testing.T) {
 				t.Error(err)
 			}
 		}()
-		for began := time.Now(); time.Since(began) < (stuckAfter-2)*liveInterval; time.Sleep(liveInterval) {
+		for began := time.Now(); time.Since(began) < (liveness.StuckAfter-2)*liveness.LiveInterval; time.Sleep(liveness.LiveInterval) {
 			if status, body := c.probe(victim, "/livez"); status != http.StatusOK {
 				t.Fatalf("after %v: %d %s", time.Since(began), status, body)
 			}
 		}
-		time.Sleep(5 * liveInterval)
+		time.Sleep(5 * liveness.LiveInterval)
 		status, body := c.probe(victim, "/livez")
 		if status != http.StatusServiceUnavailable || !strings.Contains(body, "the raft loop for 1m") || !strings.Contains(body, `"code":"stuck"`) {
 			t.Errorf("%d %s", status, body)
@@ -54,12 +56,12 @@ func TestSimLivezNamesTheLoop(t *testing.T) {
 			}
 		}
 		close(release)
-		time.Sleep(2 * liveInterval)
+		time.Sleep(2 * liveness.LiveInterval)
 		if status, body := c.probe(victim, "/livez"); status != http.StatusOK {
 			t.Errorf("when it comes round again: %d %s", status, body)
 		}
 		for _, id := range c.up() {
-			if err := c.nodes[id].srv.live.check(); err != nil {
+			if err := c.nodes[id].srv.live.Check(); err != nil {
 				t.Errorf("node %d: %v", id, err)
 			}
 		}
@@ -68,51 +70,51 @@ func TestSimLivezNamesTheLoop(t *testing.T) {
 
 // The bound, at it and one past it, and what is no reason to start a node again.
 func TestPulse(t *testing.T) {
-	p := newPulse("some")
+	p := liveness.NewPulse("some")
 	ask := func(n int) {
 		for range n {
-			p.ask()
+			p.Ask()
 		}
 	}
-	ask(stuckAfter) // the first is waiting to be taken, the others are owed
-	if p.stuck() {
+	ask(liveness.StuckAfter) // the first is waiting to be taken, the others are owed
+	if p.Stuck() {
 		t.Error("stuck one too early")
 	}
-	if ask(1); !p.stuck() {
+	if ask(1); !p.Stuck() {
 		t.Error("not stuck")
 	}
-	<-p.comes()
-	if ask(1); p.stuck() {
+	<-p.Comes()
+	if ask(1); p.Stuck() {
 		t.Error("stuck when it has come round")
 	}
-	for _, reason := range []int32{waitsForDisk, loadingSnapshot} {
-		must(t, p.excused(reason, func() error {
-			if p.loading() {
+	for _, reason := range []int32{liveness.WaitsForDisk, liveness.LoadingSnapshot} {
+		testkit.Must(t, p.Excused(reason, func() error {
+			if p.Loading() {
 				t.Error("loading, from the first moment")
 			}
-			if ask(2 * stuckAfter); p.stuck() {
+			if ask(2 * liveness.StuckAfter); p.Stuck() {
 				t.Errorf("stuck, with the excuse %d", reason)
 			}
-			if p.loading() != (reason == loadingSnapshot) {
-				t.Errorf("loading is %t, with the excuse %d", p.loading(), reason)
+			if p.Loading() != (reason == liveness.LoadingSnapshot) {
+				t.Errorf("loading is %t, with the excuse %d", p.Loading(), reason)
 			}
 			return nil
 		}))
-		if p.stuck() || p.loading() {
+		if p.Stuck() || p.Loading() {
 			t.Error("what was owed with an excuse counts without")
 		}
-		if ask(stuckAfter - 1); p.stuck() {
+		if ask(liveness.StuckAfter - 1); p.Stuck() {
 			t.Error("stuck too early after an excuse")
 		}
-		if ask(1); !p.stuck() {
+		if ask(1); !p.Stuck() {
 			t.Error("not stuck after an excuse")
 		}
 	}
 	failed := errors.New("failed")
-	if err := p.excused(waitsForDisk, func() error { return failed }); err != failed {
+	if err := p.Excused(liveness.WaitsForDisk, func() error { return failed }); err != failed {
 		t.Error(err)
 	}
-	if (*pulse)(nil).comes() != nil || (*pulse)(nil).excused(waitsForDisk, func() error { return failed }) != failed {
+	if (*liveness.Pulse)(nil).Comes() != nil || (*liveness.Pulse)(nil).Excused(liveness.WaitsForDisk, func() error { return failed }) != failed {
 		t.Error("a loop without a pulse does not run as ever")
 	}
 }
@@ -120,10 +122,10 @@ func TestPulse(t *testing.T) {
 // A node that loads a snapshot is alive, however long that takes, but not ready.
 func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	kv := newTestStore()
-	kv.pulse = newPulse("apply")
+	kv.pulse = liveness.NewPulse("apply")
 	kv.snapshots, kv.writer = make(chan *state, 1), make(chan struct{}, 1)
 	file, leader, err := os.Pipe() // of which the end is long in coming
-	must(t, err)
+	testkit.Must(t, err)
 	done := make(chan error)
 	go func() {
 		done <- kv.install(file, func(uint64, *raftpb.ConfChange, membership) error { return nil })
@@ -140,7 +142,7 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 		t.Fatal("it is not checked")
 		return false
 	}
-	for began := time.Now(); kv.pulse.excuse.Load() != loadingSnapshot; time.Sleep(time.Millisecond) {
+	for began := time.Now(); kv.pulse.Excuse.Load() != liveness.LoadingSnapshot; time.Sleep(time.Millisecond) {
 		if time.Since(began) > 10*time.Second {
 			t.Fatal("it does not say that it is loading one")
 		}
@@ -148,16 +150,16 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	if !ready() {
 		t.Error("not ready from the first moment")
 	}
-	for range 2 * stuckAfter {
-		kv.pulse.ask()
+	for range 2 * liveness.StuckAfter {
+		kv.pulse.Ask()
 	}
-	if ready() || kv.pulse.stuck() {
-		t.Errorf("ready: %t, stuck: %t", ready(), kv.pulse.stuck())
+	if ready() || kv.pulse.Stuck() {
+		t.Errorf("ready: %t, stuck: %t", ready(), kv.pulse.Stuck())
 	}
-	must(t, writeState(leader, someState(2, 50)))
-	must(t, leader.Close())
-	must(t, <-done)
-	if !ready() || kv.pulse.stuck() {
-		t.Errorf("when it is loaded, ready: %t, stuck: %t", ready(), kv.pulse.stuck())
+	testkit.Must(t, writeState(leader, someState(2, 50)))
+	testkit.Must(t, leader.Close())
+	testkit.Must(t, <-done)
+	if !ready() || kv.pulse.Stuck() {
+		t.Errorf("when it is loaded, ready: %t, stuck: %t", ready(), kv.pulse.Stuck())
 	}
 }

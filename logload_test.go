@@ -1,6 +1,7 @@
 package main
 
 import (
+	"raftkv/internal/testkit"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -14,14 +15,14 @@ func TestLogLoader(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	entries := someEntries(2, 2, 101, 100<<10)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 81, entries...)}))
-	must(t, o.close())
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 81, entries...)}))
+	testkit.Must(t, o.close())
 	const tail = 1 << 20 // ten entries
 	o, err := openStorageTail(zap.NewNop(), dir, tail, anyIdentity)
-	must(t, err)
+	testkit.Must(t, err)
 	defer o.close()
 	first, err := o.mem.FirstIndex()
-	must(t, err)
+	testkit.Must(t, err)
 	if o.state.index != 81 || o.snapIndex.Load() != firstIndex || first != 82 || o.last != 101 {
 		t.Errorf("the state is of entry %d, the snapshot of %d, in memory are entries %d to %d", o.state.index, o.snapIndex.Load(), first, o.last)
 	}
@@ -44,11 +45,11 @@ func TestLogLoaderStopsBeforeItsRemoval(t *testing.T) {
 		dir := newDisk(t)
 		o := openDisk(t, dir)
 		data, err := proto.Marshal(memberChange{op: opRemove, id: id}.confChange())
-		must(t, err)
+		testkit.Must(t, err)
 		entries := someEntries(2, 2, 4, 10)
 		entries[1] = &raftpb.Entry{Term: new(uint64(2)), Index: new(uint64(3)), Type: raftpb.EntryConfChange.Enum(), Data: data}
-		must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 4, entries...)}))
-		must(t, o.close())
+		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 4, entries...)}))
+		testkit.Must(t, o.close())
 		o = openDisk(t, dir)
 		if o.state.index != want || !o.reconfigured {
 			t.Errorf("node %d is removed: the state is of entry %d, want %d", id, o.state.index, want)

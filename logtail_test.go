@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"raftkv/internal/testkit"
 	"testing"
 
 	"go.etcd.io/raft/v3"
@@ -17,7 +18,7 @@ func tailOf(t *testing.T, n uint64, size int) *storage {
 	for i := range n {
 		entries = append(entries, &raftpb.Entry{Term: new(uint64(1)), Index: new(i + 1), Data: data})
 	}
-	must(t, s.mem.Append(entries))
+	testkit.Must(t, s.mem.Append(entries))
 	s.tail.add(entries)
 	return s
 }
@@ -52,7 +53,7 @@ func TestLogTail(t *testing.T) {
 			s.tail.needed.Store(c.needed)
 			s.tail.snapshot = c.snapshot
 			for range 2 { // a second time changes nothing
-				must(t, s.trim())
+				testkit.Must(t, s.trim())
 				if first, err := s.mem.FirstIndex(); err != nil || first != c.first {
 					t.Fatalf("the log begins at %d, not at %d: %v", first, c.first, err)
 				}
@@ -82,9 +83,9 @@ func TestLogTailSnapshot(t *testing.T) {
 	}
 	s.tail.applied.Store(64)
 	s.tail.needed.Store(64)
-	must(t, s.trim())
+	testkit.Must(t, s.trim())
 	first, err := s.mem.FirstIndex()
-	must(t, err)
+	testkit.Must(t, err)
 	want := func(n int) {
 		t.Helper()
 		if _, err := log.Snapshot(); !errors.Is(err, raft.ErrSnapshotTemporarilyUnavailable) || wanted != n {

@@ -7,6 +7,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"raftkv/internal/address"
+	"raftkv/internal/durable"
+	"raftkv/internal/logging"
+	"raftkv/internal/memory"
+	"raftkv/internal/problem"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -62,7 +67,7 @@ func isServer(args []string) bool { return len(args) == 0 || strings.HasPrefix(a
 // runServer is the server. It returns when the node has stopped. What it writes
 // to stderr, the log, waits for nobody (logqueue.go).
 func runServer(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
-	lines := newLogQueue(stderr)
+	lines := logging.NewQueue(stderr)
 	defer func() { _ = lines.Close() }() // it never fails
 	cfg, err := parseConfig(args, env)
 	switch {
@@ -70,34 +75,34 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 		fmt.Fprint(stdout, usage())
 		return exitOK
 	case err != nil:
-		lines.last(fmt.Appendf(nil, "raftkv: %v\nRun raftkv --help for the flags.\n", err))
+		lines.Last(fmt.Appendf(nil, "raftkv: %v\nRun raftkv --help for the flags.\n", err))
 		return exitUsage
 	case cfg.Version:
 		fmt.Fprint(stdout, thisBuild().text())
 		return exitOK
 	}
-	log := newLogger(cfg.ID, cfg.LogFormat, cfg.LogLevel, lines)
-	lines.reportLost(log)
+	log := logging.New(cfg.ID, cfg.LogFormat, cfg.LogLevel, lines)
+	lines.ReportLost(log)
 	defer zap.RedirectStdLog(log)() // where packages write what they have no logger for
 	b := thisBuild()
 	log.Info("starting", zap.String("version", b.version), zap.String("revision", b.revision), zap.String("go", b.goVersion),
 		zap.Uint64("id", cfg.ID), zap.String("data-dir", cfg.DataDir))
 	warnEnvironment(cfg, os.Environ(), log)
 	goLimit := debug.SetMemoryLimit(-1) // asks
-	cfg.memory = findMemoryLimit(os.DirFS("/"), goLimit)
-	limitMemory(cfg.memory, goLimit)
-	warnScarce(cfg.memory, log)
-	go tuneGC(ctx)
+	cfg.memory = memory.FindLimit(os.DirFS("/"), goLimit)
+	memory.SetLimit(cfg.memory, goLimit)
+	memory.WarnScarce(cfg.memory, log)
+	go memory.TuneGC(ctx)
 	err = stopWithin(ctx, stopLimit, func(serving func()) error { return runNode(ctx, cfg, log, serving) })
 	_ = log.Sync() // writes what was held back as a repeat; nobody is left to tell of an error
-	if errors.Is(err, errRemoved) {
+	if errors.Is(err, problem.ErrRemoved) {
 		log.Info("this node was removed from the cluster and has stopped; its data directory is of no more use",
 			zap.Uint64("id", cfg.ID), zap.String("data-dir", cfg.DataDir))
 		return exitOK
 	}
 	if err != nil {
 		log.Debug("stopped", zap.Error(err))
-		lines.last(fmt.Appendf(nil, "raftkv: %v\n", err))
+		lines.Last(fmt.Appendf(nil, "raftkv: %v\n", err))
 		return exitFault
 	}
 	log.Info("stopped")
@@ -108,7 +113,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 // else happens, then the data directory, calls serving, and serves until ctx ends
 // or the node cannot go on.
 func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (err error) {
-	clients, err := listen(joinHostPort(cfg.Host, cfg.Port), newClientServer(cfg.RequestTimeout, log))
+	clients, err := listen(address.JoinHostPort(cfg.Host, cfg.Port), newClientServer(cfg.RequestTimeout, log))
 	if err != nil {
 		return err
 	}
@@ -117,14 +122,14 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (
 	if err != nil {
 		return err
 	}
-	clients.limitTo(clientConns(maxFiles()), log, refusal)
+	clients.limitTo(clientConns(durable.MaxFiles()), log, refusal)
 	ask := newPeerClient()
 	peers, err := listenAs(cfg.listenPeer(), newPeerServer(log), ask.process)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, peers.cut()) }()
-	peers.limitTo(peerConns(maxFiles()), log.Named("peer-http"), "")
+	peers.limitTo(peerConns(durable.MaxFiles()), log.Named("peer-http"), "")
 	lock, err := lockDir(cfg.DataDir)
 	if err != nil {
 		return err
@@ -137,7 +142,7 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (
 
 	fitSegments(log, cfg.DataDir)
 	found, err := prepareDir(ctx, cfg, log, ask)
-	if errors.Is(err, errStopping) {
+	if errors.Is(err, problem.ErrStopping) {
 		return nil // by a signal, while it was waiting to join
 	}
 	if err != nil {
@@ -145,7 +150,7 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (
 	}
 	warnUnprotected(cfg, log)
 	s, err := openServer(ctx, cfg, log, found, clients.port(), ask)
-	if errors.Is(err, errStopping) {
+	if errors.Is(err, problem.ErrStopping) {
 		return nil // likewise, while it was waiting to hear where the cluster knows it
 	}
 	if err != nil {
@@ -158,11 +163,11 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (
 
 // warnUnprotected says what whoever reaches this node's ports can do.
 func warnUnprotected(cfg config, log *zap.Logger) {
-	if !isLoopback(cfg.Host) {
+	if !address.IsLoopback(cfg.Host) {
 		log.Warn("the client API is open to the network: whoever reaches it can read, write, and add and remove nodes",
 			zap.String("host", cfg.Host))
 	}
-	if !isLoopback(hostOf(cfg.listenPeer())) {
+	if !address.IsLoopback(address.HostOf(cfg.listenPeer())) {
 		log.Warn("the peer listener is open to the network: whoever reaches it can write raft messages; "+
 			"keep it on a private network", zap.String("address", cfg.listenPeer()))
 	}

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"raftkv/internal/address"
+	"raftkv/internal/problem"
+	"raftkv/internal/wait"
 	"slices"
 	"time"
 
@@ -59,13 +62,13 @@ type members struct {
 	store   memberStore
 	// call runs a function where the state of raft is, and returns when it is done.
 	call    func(ctx context.Context, f func(*raft.RawNode)) error
-	leaders *leadership
+	leaders *wait.Leadership
 	// contacts is who was heard from, and when.
 	contacts *contacts
 	// confirm makes sure that this node knows of everything that was committed.
 	confirm      func(ctx context.Context) error
-	appliedIndex *indexWait
-	outcomes     *confWait
+	appliedIndex *wait.Index
+	outcomes     *wait.Outcomes
 	life         context.Context // ends when the node stops, with the cause
 	// ask passes a request to the leader at peerURL.
 	ask func(ctx context.Context, peerURL string, cluster uint64, r memberRequest) (memberReply, error)
@@ -104,19 +107,19 @@ func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err 
 	}
 	handed := false
 	for {
-		leader, _, changed := ms.leaders.get()
+		leader, _, changed := ms.leaders.Get()
 		if leader != 0 {
 			reply, err := ms.at(ctx, leader, r)
 			if err == nil {
 				return reply.ID, ms.applied(ctx, r, reply)
 			}
-			if handed && (errors.Is(err, errInProgress) || errors.Is(err, errOverloaded)) {
-				err = errOutcomeUnknown // it did not happen this time, but may have before
+			if handed && (errors.Is(err, problem.ErrInProgress) || errors.Is(err, problem.ErrOverloaded)) {
+				err = problem.ErrOutcomeUnknown // it did not happen this time, but may have before
 			}
 			if !retryable(err) {
 				return 0, err
 			}
-			handed = handed || errors.Is(err, errOutcomeUnknown)
+			handed = handed || errors.Is(err, problem.ErrOutcomeUnknown)
 		}
 		pause := time.NewTimer(ms.elected / 10)
 		select {
@@ -125,15 +128,15 @@ func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err 
 		case <-ctx.Done():
 			pause.Stop()
 			if handed {
-				return 0, errOutcomeUnknown
+				return 0, problem.ErrOutcomeUnknown
 			}
-			return 0, errNoLeader
+			return 0, problem.ErrNoLeader
 		case <-ms.life.Done():
 			pause.Stop()
-			if r.Op == opRemove && r.ID == ms.id && errors.Is(context.Cause(ms.life), errRemoved) {
+			if r.Op == opRemove && r.ID == ms.id && errors.Is(context.Cause(ms.life), problem.ErrRemoved) {
 				return r.ID, nil // that is what was asked for
 			}
-			return 0, errStopping
+			return 0, problem.ErrStopping
 		}
 		pause.Stop()
 	}
@@ -141,7 +144,7 @@ func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err 
 
 // retryable reports whether another try, perhaps at another leader, may end better.
 func retryable(err error) bool {
-	return errors.Is(err, errElsewhere) || errors.Is(err, errOutcomeUnknown) || errors.Is(err, errNoLeader)
+	return errors.Is(err, problem.ErrElsewhere) || errors.Is(err, problem.ErrOutcomeUnknown) || errors.Is(err, problem.ErrNoLeader)
 }
 
 // at asks the leader, which may be this node.
@@ -152,16 +155,16 @@ func (ms *members) at(ctx context.Context, leader uint64, r memberRequest) (memb
 	m, _ := ms.store.membership()
 	mem, ok := m.members[leader]
 	if !ok {
-		return memberReply{}, errElsewhere // this node is behind
+		return memberReply{}, problem.ErrElsewhere // this node is behind
 	}
 	reply, err := ms.ask(ctx, mem.PeerURL, ms.cluster, r)
 	if err != nil {
 		ms.log.Info("the leader did not answer a membership request", zap.Uint64("leader", leader), zap.Error(err))
-		return memberReply{}, errOutcomeUnknown
+		return memberReply{}, problem.ErrOutcomeUnknown
 	}
-	err = errorOfCode(reply.Code, reply.Detail)
-	if errors.Is(err, errStopping) {
-		err = errElsewhere // another will lead
+	err = problem.FromCode(reply.Code, reply.Detail)
+	if errors.Is(err, problem.ErrStopping) {
+		err = problem.ErrElsewhere // another will lead
 	}
 	return reply, err
 }
@@ -172,7 +175,7 @@ func (ms *members) serve(ctx context.Context, r memberRequest) memberReply {
 	defer cancel()
 	reply, err := ms.lead(ctx, r)
 	if err != nil {
-		return memberReply{Code: codeOf(err), Detail: err.Error()}
+		return memberReply{Code: problem.CodeOf(err), Detail: err.Error()}
 	}
 	return reply
 }
@@ -181,7 +184,7 @@ func (ms *members) serve(ctx context.Context, r memberRequest) memberReply {
 func (ms *members) serveJoin(ctx context.Context, r memberRequest) memberReply {
 	id, err := ms.change(ctx, memberRequest{Op: opAdd, ID: r.ID, PeerURL: r.PeerURL})
 	if err != nil {
-		return memberReply{Code: codeOf(err), Detail: err.Error()}
+		return memberReply{Code: problem.CodeOf(err), Detail: err.Error()}
 	}
 	return memberReply{ID: id}
 }
@@ -196,12 +199,12 @@ func (ms *members) applied(ctx context.Context, r memberRequest, reply memberRep
 		return ms.knowsLeader(ctx, reply.ID)
 	}
 	select {
-	case <-ms.appliedIndex.channel(reply.Index):
+	case <-ms.appliedIndex.Channel(reply.Index):
 		return nil
 	case <-ctx.Done():
-		return errOutcomeUnknown
+		return problem.ErrOutcomeUnknown
 	case <-ms.life.Done():
-		return errOutcomeUnknown
+		return problem.ErrOutcomeUnknown
 	}
 }
 
@@ -211,15 +214,15 @@ func (ms *members) lead(ctx context.Context, r memberRequest) (memberReply, erro
 	case ms.waiting <- struct{}{}:
 		defer func() { <-ms.waiting }()
 	default:
-		return memberReply{}, errOverloaded
+		return memberReply{}, problem.ErrOverloaded
 	}
 	select {
 	case ms.turn <- struct{}{}:
 		defer func() { <-ms.turn }()
 	case <-ctx.Done():
-		return memberReply{}, errInProgress
+		return memberReply{}, problem.ErrInProgress
 	case <-ms.life.Done():
-		return memberReply{}, errStopping
+		return memberReply{}, problem.ErrStopping
 	}
 	if r.Op == opLead {
 		return ms.letLead(ctx, r.ID)
@@ -228,7 +231,7 @@ func (ms *members) lead(ctx context.Context, r memberRequest) (memberReply, erro
 		reply, err := ms.makeChange(ctx, r)
 		// An ID that was free a moment ago may have gone to a change that was
 		// on its way by then; the next one is as good.
-		taken := errors.Is(err, errMemberExists) || errors.Is(err, errMemberRemoved)
+		taken := errors.Is(err, problem.ErrMemberExists) || errors.Is(err, problem.ErrMemberRemoved)
 		if !taken || r.ID != 0 || !ms.stillFree(ctx, r) {
 			return reply, err
 		}
@@ -254,12 +257,12 @@ func (ms *members) makeChange(ctx context.Context, r memberRequest) (memberReply
 		c.id = m.freeID(c.request)
 	}
 	if c.peerURL != "" {
-		canonical, err := checkPeerURL(c.peerURL)
+		canonical, err := address.CheckPeerURL(c.peerURL)
 		if err != nil {
-			return memberReply{}, fmt.Errorf("%w: %w", errBadPeerURL, err)
+			return memberReply{}, fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 		}
 		if canonical != c.peerURL {
-			return memberReply{}, fmt.Errorf("%w: expected %s", errBadPeerURL, canonical)
+			return memberReply{}, fmt.Errorf("%w: expected %s", problem.ErrBadPeerURL, canonical)
 		}
 	}
 	done, err := m.check(c)
@@ -287,14 +290,14 @@ func (ms *members) makeChange(ctx context.Context, r memberRequest) (memberReply
 // everything applied that was committed before it came to lead. Else a former
 // leader's change could be overlooked.
 func (ms *members) freshMembership(ctx context.Context) (membership, uint64, error) {
-	if leader, _, _ := ms.leaders.get(); leader != ms.id {
-		return membership{}, 0, errElsewhere
+	if leader, _, _ := ms.leaders.Get(); leader != ms.id {
+		return membership{}, 0, problem.ErrElsewhere
 	}
 	if ms.store.sound() != nil {
-		return membership{}, 0, errElsewhere // it is giving up leadership
+		return membership{}, 0, problem.ErrElsewhere // it is giving up leadership
 	}
 	if err := ms.confirm(ctx); err != nil {
-		return membership{}, 0, errNoLeader
+		return membership{}, 0, problem.ErrNoLeader
 	}
 	m, index := ms.store.membership()
 	return m, index, nil
@@ -314,11 +317,11 @@ func (ms *members) guard(ctx context.Context, m membership, c memberChange) erro
 	select {
 	case <-time.After(min(lastWords, ms.elected/10)):
 	case <-ctx.Done():
-		return errInProgress
+		return problem.ErrInProgress
 	}
 	asked := time.Now()
 	if err := ms.confirm(ctx); err != nil {
-		return errNoLeader
+		return problem.ErrNoLeader
 	}
 	tick := time.NewTicker(ms.elected / 50)
 	defer tick.Stop()
@@ -328,14 +331,14 @@ func (ms *members) guard(ctx context.Context, m membership, c memberChange) erro
 			return nil
 		}
 		if time.Since(asked) >= ms.elected {
-			return fmt.Errorf("%w: %d of %d voters would be reachable", errWouldLose, n, len(voters))
+			return fmt.Errorf("%w: %d of %d voters would be reachable", problem.ErrWouldLose, n, len(voters))
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return errInProgress
+			return problem.ErrInProgress
 		case <-ms.life.Done():
-			return errStopping
+			return problem.ErrStopping
 		}
 	}
 }
@@ -358,7 +361,7 @@ func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, er
 	if c.request == 0 {
 		c.request = max(rand.Uint64(), 1)
 	}
-	outcome, cancel := ms.outcomes.register(c.request)
+	outcome, cancel := ms.outcomes.Register(c.request)
 	defer cancel()
 	for {
 		err := ms.propose(ctx, c)
@@ -369,14 +372,14 @@ func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, er
 		select {
 		case err := <-outcome:
 			again.Stop()
-			return ms.appliedIndex.get(), err
+			return ms.appliedIndex.Get(), err
 		case <-again.C:
 		case <-ctx.Done():
 			again.Stop()
-			return 0, errOutcomeUnknown
+			return 0, problem.ErrOutcomeUnknown
 		case <-ms.life.Done():
 			again.Stop()
-			return 0, errOutcomeUnknown
+			return 0, problem.ErrOutcomeUnknown
 		}
 	}
 }
@@ -394,10 +397,10 @@ func (ms *members) propose(ctx context.Context, c memberChange) error {
 		}
 	})
 	if err != nil {
-		return errOutcomeUnknown
+		return problem.ErrOutcomeUnknown
 	}
 	if !leads {
-		return errOutcomeUnknown // an earlier try may still be committed
+		return problem.ErrOutcomeUnknown // an earlier try may still be committed
 	}
 	return nil
 }
@@ -428,7 +431,7 @@ func (ms *members) leaderView(ctx context.Context) map[uint64]peerView {
 
 // view returns how the leader sees the members; nil if it cannot be asked.
 func (ms *members) view(ctx context.Context) map[uint64]peerView {
-	leader, _, _ := ms.leaders.get()
+	leader, _, _ := ms.leaders.Get()
 	if leader == ms.id {
 		return ms.leaderView(ctx)
 	}
@@ -453,7 +456,7 @@ func (ms *members) run(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
-			if leader, _, _ := ms.leaders.get(); leader == ms.id {
+			if leader, _, _ := ms.leaders.Get(); leader == ms.id {
 				ms.promote(ctx)
 			}
 		case <-ctx.Done():

@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"raftkv/internal/address"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -49,7 +52,7 @@ type membership struct {
 	changes uint64
 }
 
-func newMembership(peers []peer) membership {
+func newMembership(peers []address.Peer) membership {
 	m := membership{members: make(map[uint64]member), removed: make(map[uint64]bool)}
 	for _, p := range peers {
 		m.members[p.ID] = member{ID: p.ID, PeerURL: p.URL}
@@ -94,10 +97,10 @@ func (m *membership) publish(id, instance uint64, clientURL string, level uint64
 }
 
 // peers returns the members as a list of --cluster.
-func (m membership) peers() []peer {
-	var peers []peer
+func (m membership) peers() []address.Peer {
+	var peers []address.Peer
 	for _, mem := range m.sorted() {
-		peers = append(peers, peer{ID: mem.ID, URL: mem.PeerURL})
+		peers = append(peers, address.Peer{ID: mem.ID, URL: mem.PeerURL})
 	}
 	return peers
 }
@@ -192,17 +195,17 @@ func (m membership) check(c memberChange) (done bool, err error) {
 	mem, isMember := m.members[c.id]
 	switch {
 	case c.op < opAddFirst || c.op > lastOp:
-		return false, errUnknownCommand
+		return false, record.ErrUnknownCommand
 	case c.op.adds():
 		return m.checkAdd(c)
 	case c.op == opRemove && m.removed[c.id]:
 		return true, nil
 	case !isMember:
-		return false, errMemberUnknown
+		return false, problem.ErrMemberUnknown
 	case c.op == opPromote && (!mem.Learner || mem.Pinned):
 		return true, nil
 	case (c.op == opRemove || c.op == opMakeLearner) && !mem.Learner && len(m.voters()) == 1:
-		return false, errLastVoter
+		return false, problem.ErrLastVoter
 	case c.op == opRemove:
 		return false, nil
 	}
@@ -221,23 +224,23 @@ func (m membership) checkUpdate(mem member, c memberChange) (done bool, err erro
 
 // checkNewURL says whether a URL can be that of the member id.
 func (m membership) checkNewURL(peerURL string, id uint64) error {
-	if !isPlainPeerURL(peerURL) {
-		return fmt.Errorf("%w: %.300q", errBadPeerURL, peerURL)
+	if !address.IsPlainPeerURL(peerURL) {
+		return fmt.Errorf("%w: %.300q", problem.ErrBadPeerURL, peerURL)
 	}
 	for _, mem := range m.sorted() {
 		if mem.PeerURL == peerURL && mem.ID != id {
-			return fmt.Errorf("%w: member %d is at %s", errMemberExists, mem.ID, mem.PeerURL)
+			return fmt.Errorf("%w: member %d is at %s", problem.ErrMemberExists, mem.ID, mem.PeerURL)
 		}
 	}
 	return nil
 }
 
 func (m membership) checkAdd(c memberChange) (done bool, err error) {
-	if err := checkID(c.id); err != nil {
-		return false, fmt.Errorf("%w: %w", errBadRequest, err)
+	if err := address.CheckID(c.id); err != nil {
+		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
 	}
 	if m.removed[c.id] {
-		return false, errMemberRemoved
+		return false, problem.ErrMemberRemoved
 	}
 	if err := m.checkNewURL(c.peerURL, c.id); err != nil {
 		return false, err
@@ -248,11 +251,11 @@ func (m membership) checkAdd(c memberChange) (done bool, err error) {
 	case !ok:
 		return false, nil
 	case mem.PeerURL != c.peerURL:
-		return false, fmt.Errorf("%w: member %d is at %s", errMemberExists, mem.ID, mem.PeerURL)
+		return false, fmt.Errorf("%w: member %d is at %s", problem.ErrMemberExists, mem.ID, mem.PeerURL)
 	case c.op == opAdd, c.op == opAddFirst, c.request != 0 && mem.Added == c.request, mem.Learner == wanted.Learner && mem.Pinned == wanted.Pinned:
 		return true, nil
 	}
-	return false, fmt.Errorf("%w: member %d is there in another role; PATCH changes that", errMemberExists, mem.ID)
+	return false, fmt.Errorf("%w: member %d is there in another role; PATCH changes that", problem.ErrMemberExists, mem.ID)
 }
 
 // freeID returns the ID of the member that a request without one adds: the one
@@ -268,7 +271,7 @@ func (m membership) freeID(request uint64) uint64 {
 	for id := range m.removed {
 		last = max(last, id)
 	}
-	if last < maxID {
+	if last < address.MaxID {
 		return last + 1
 	}
 	for id := uint64(1); ; id++ { // somebody has used the last one
@@ -339,13 +342,13 @@ func (c memberChange) encode() []byte {
 }
 
 func decodeMemberChange(b []byte) (memberChange, error) {
-	r := fields{b: b}
-	c := memberChange{op: changeOp(r.byte()), id: r.uvarint(), request: r.uvarint(), peerURL: string(r.b)}
-	if r.bad {
-		return c, errMalformed
+	r := record.Reader{B: b}
+	c := memberChange{op: changeOp(r.Byte()), id: r.Uvarint(), request: r.Uvarint(), peerURL: string(r.B)}
+	if r.Bad {
+		return c, record.ErrMalformed
 	}
 	if c.op < opAddFirst || c.op > lastOp {
-		return c, fmt.Errorf("%w: membership change %d", errUnknownCommand, c.op)
+		return c, fmt.Errorf("%w: membership change %d", record.ErrUnknownCommand, c.op)
 	}
 	return c, nil
 }

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"raftkv/internal/address"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
 	"reflect"
 	"slices"
 	"testing"
@@ -43,8 +46,8 @@ func TestFreeID(t *testing.T) {
 		t.Errorf("for the request that added 3: %d", got)
 	}
 	last := testMembership()
-	last.removed[maxID] = true
-	if got := last.freeID(0); checkID(got) != nil || last.members[got].ID != 0 || last.removed[got] {
+	last.removed[address.MaxID] = true
+	if got := last.freeID(0); address.CheckID(got) != nil || last.members[got].ID != 0 || last.removed[got] {
 		t.Errorf("with the last ID used, the next is %d", got)
 	}
 	if got := m.freeID(0); got != 10 {
@@ -67,31 +70,31 @@ func TestCheckMemberChange(t *testing.T) {
 		{"add", testMembership(), memberChange{op: opAdd, id: 4, peerURL: "http://d:4"}, false, nil},
 		{"add again", testMembership(), memberChange{op: opAdd, id: 2, peerURL: "http://b:2"}, true, nil},
 		{"add a learner again", testMembership(), memberChange{op: opAdd, id: 3, peerURL: "http://c:3"}, true, nil},
-		{"add under another URL", testMembership(), memberChange{op: opAdd, id: 2, peerURL: "http://d:4"}, false, errMemberExists},
-		{"add under another's URL", testMembership(), memberChange{op: opAdd, id: 4, peerURL: "http://b:2"}, false, errMemberExists},
-		{"swap URLs", testMembership(), memberChange{op: opAdd, id: 1, peerURL: "http://b:2"}, false, errMemberExists},
-		{"add a removed ID", testMembership(), memberChange{op: opAdd, id: 9, peerURL: "http://d:4"}, false, errMemberRemoved},
-		{"add a removed ID under a used URL", testMembership(), memberChange{op: opAdd, id: 9, peerURL: "http://b:2"}, false, errMemberRemoved},
+		{"add under another URL", testMembership(), memberChange{op: opAdd, id: 2, peerURL: "http://d:4"}, false, problem.ErrMemberExists},
+		{"add under another's URL", testMembership(), memberChange{op: opAdd, id: 4, peerURL: "http://b:2"}, false, problem.ErrMemberExists},
+		{"swap URLs", testMembership(), memberChange{op: opAdd, id: 1, peerURL: "http://b:2"}, false, problem.ErrMemberExists},
+		{"add a removed ID", testMembership(), memberChange{op: opAdd, id: 9, peerURL: "http://d:4"}, false, problem.ErrMemberRemoved},
+		{"add a removed ID under a used URL", testMembership(), memberChange{op: opAdd, id: 9, peerURL: "http://b:2"}, false, problem.ErrMemberRemoved},
 		{"promote", testMembership(), memberChange{op: opPromote, id: 3}, false, nil},
 		{"promote a voter", testMembership(), memberChange{op: opPromote, id: 2}, true, nil},
-		{"promote nobody", testMembership(), memberChange{op: opPromote, id: 4}, false, errMemberUnknown},
-		{"promote a removed ID", testMembership(), memberChange{op: opPromote, id: 9}, false, errMemberUnknown},
+		{"promote nobody", testMembership(), memberChange{op: opPromote, id: 4}, false, problem.ErrMemberUnknown},
+		{"promote a removed ID", testMembership(), memberChange{op: opPromote, id: 9}, false, problem.ErrMemberUnknown},
 		{"remove", testMembership(), memberChange{op: opRemove, id: 2}, false, nil},
 		{"remove a learner", testMembership(), memberChange{op: opRemove, id: 3}, false, nil},
 		{"remove again", testMembership(), memberChange{op: opRemove, id: 9}, true, nil},
-		{"remove nobody", testMembership(), memberChange{op: opRemove, id: 4}, false, errMemberUnknown},
-		{"remove the last voter", one, memberChange{op: opRemove, id: 1}, false, errLastVoter},
+		{"remove nobody", testMembership(), memberChange{op: opRemove, id: 4}, false, problem.ErrMemberUnknown},
+		{"remove the last voter", one, memberChange{op: opRemove, id: 1}, false, problem.ErrLastVoter},
 		{"remove the learner of a last voter", one, memberChange{op: opRemove, id: 3}, false, nil},
-		{"no operation", testMembership(), memberChange{op: 0, id: 2}, false, errUnknownCommand},
-		{"a new operation", testMembership(), memberChange{op: lastOp + 1, id: 2}, false, errUnknownCommand},
-		{"another leader", testMembership(), memberChange{op: opLead, id: 2}, false, errUnknownCommand},
+		{"no operation", testMembership(), memberChange{op: 0, id: 2}, false, record.ErrUnknownCommand},
+		{"a new operation", testMembership(), memberChange{op: lastOp + 1, id: 2}, false, record.ErrUnknownCommand},
+		{"another leader", testMembership(), memberChange{op: opLead, id: 2}, false, record.ErrUnknownCommand},
 		{"add a voter", testMembership(), memberChange{op: opAddVoter, id: 4, peerURL: "http://d:4"}, false, nil},
 		{"add a voter again", testMembership(), memberChange{op: opAddVoter, id: 2, peerURL: "http://b:2"}, true, nil},
-		{"add a learner as a voter", testMembership(), memberChange{op: opAddVoter, id: 3, peerURL: "http://c:3"}, false, errMemberExists},
-		{"add to stay, what is to become a voter", testMembership(), memberChange{op: opAddLearner, id: 3, peerURL: "http://c:3"}, false, errMemberExists},
+		{"add a learner as a voter", testMembership(), memberChange{op: opAddVoter, id: 3, peerURL: "http://c:3"}, false, problem.ErrMemberExists},
+		{"add to stay, what is to become a voter", testMembership(), memberChange{op: opAddLearner, id: 3, peerURL: "http://c:3"}, false, problem.ErrMemberExists},
 		{"add a learner to stay again", withPinned(), memberChange{op: opAddLearner, id: 3, peerURL: "http://c:3"}, true, nil},
 		{"add by the request that did", withPinned(), memberChange{op: opAddVoter, id: 3, peerURL: "http://c:3", request: 7}, true, nil},
-		{"add by another request", withPinned(), memberChange{op: opAddVoter, id: 3, peerURL: "http://c:3", request: 8}, false, errMemberExists},
+		{"add by another request", withPinned(), memberChange{op: opAddVoter, id: 3, peerURL: "http://c:3", request: 8}, false, problem.ErrMemberExists},
 		{"promote what is pinned", withPinned(), memberChange{op: opPromote, id: 3}, true, nil},
 		{"make a voter of what is pinned", withPinned(), memberChange{op: opMakeVoter, id: 3}, false, nil},
 		{"make a voter a voter", testMembership(), memberChange{op: opMakeVoter, id: 2}, true, nil},
@@ -99,15 +102,15 @@ func TestCheckMemberChange(t *testing.T) {
 		{"make a learner", testMembership(), memberChange{op: opMakeLearner, id: 2}, false, nil},
 		{"make a learner stay", testMembership(), memberChange{op: opMakeLearner, id: 3}, false, nil},
 		{"make a learner stay again", withPinned(), memberChange{op: opMakeLearner, id: 3}, true, nil},
-		{"make a learner at another's URL", testMembership(), memberChange{op: opMakeLearner, id: 3, peerURL: "http://b:2"}, false, errMemberExists},
-		{"make a learner of the last voter", one, memberChange{op: opMakeLearner, id: 1}, false, errLastVoter},
-		{"make a learner of nobody", testMembership(), memberChange{op: opMakeLearner, id: 4}, false, errMemberUnknown},
+		{"make a learner at another's URL", testMembership(), memberChange{op: opMakeLearner, id: 3, peerURL: "http://b:2"}, false, problem.ErrMemberExists},
+		{"make a learner of the last voter", one, memberChange{op: opMakeLearner, id: 1}, false, problem.ErrLastVoter},
+		{"make a learner of nobody", testMembership(), memberChange{op: opMakeLearner, id: 4}, false, problem.ErrMemberUnknown},
 		{"move", testMembership(), memberChange{op: opMove, id: 2, peerURL: "http://d:4"}, false, nil},
 		{"move again", testMembership(), memberChange{op: opMove, id: 2, peerURL: "http://b:2"}, true, nil},
-		{"move to another's URL", testMembership(), memberChange{op: opMove, id: 2, peerURL: "http://c:3"}, false, errMemberExists},
-		{"move nowhere", testMembership(), memberChange{op: opMove, id: 2}, false, errBadPeerURL},
-		{"move to another spelling", testMembership(), memberChange{op: opMove, id: 2, peerURL: "http://D:4"}, false, errBadPeerURL},
-		{"move a removed ID", testMembership(), memberChange{op: opMove, id: 9, peerURL: "http://d:4"}, false, errMemberUnknown},
+		{"move to another's URL", testMembership(), memberChange{op: opMove, id: 2, peerURL: "http://c:3"}, false, problem.ErrMemberExists},
+		{"move nowhere", testMembership(), memberChange{op: opMove, id: 2}, false, problem.ErrBadPeerURL},
+		{"move to another spelling", testMembership(), memberChange{op: opMove, id: 2, peerURL: "http://D:4"}, false, problem.ErrBadPeerURL},
+		{"move a removed ID", testMembership(), memberChange{op: opMove, id: 9, peerURL: "http://d:4"}, false, problem.ErrMemberUnknown},
 	} {
 		before := tt.m.clone()
 		done, err := tt.m.check(tt.c)
@@ -127,7 +130,7 @@ func TestCheckRefusesBadURLs(t *testing.T) {
 		"", "d:4", "http://d", "http://d:4/", "http://d:4/x", "http://:4", "http://d:0", "http://d:99999", "ftp://d:4", "https://d:4",
 		"http://u@d:4", "http://d:4?", "http://d:4#", "http://d:4 ", "unix://d:4", "http://d:4,http://e:5", "http://\x00:4",
 	} {
-		if done, err := testMembership().check(memberChange{op: opAdd, id: 4, peerURL: url}); done || !errors.Is(err, errBadPeerURL) {
+		if done, err := testMembership().check(memberChange{op: opAdd, id: 4, peerURL: url}); done || !errors.Is(err, problem.ErrBadPeerURL) {
 			t.Errorf("%q: %v, %v", url, done, err)
 		}
 	}
@@ -261,12 +264,12 @@ func TestMemberChangeEncoding(t *testing.T) {
 		data []byte
 		want error
 	}{
-		{nil, errMalformed},
-		{[]byte{byte(opAdd)}, errMalformed},
-		{[]byte{byte(opAdd), 1}, errMalformed},
-		{[]byte{byte(opAdd), 0x80}, errMalformed},
-		{[]byte{0, 1, 1}, errUnknownCommand},
-		{[]byte{byte(lastOp) + 1, 1, 1}, errUnknownCommand},
+		{nil, record.ErrMalformed},
+		{[]byte{byte(opAdd)}, record.ErrMalformed},
+		{[]byte{byte(opAdd), 1}, record.ErrMalformed},
+		{[]byte{byte(opAdd), 0x80}, record.ErrMalformed},
+		{[]byte{0, 1, 1}, record.ErrUnknownCommand},
+		{[]byte{byte(lastOp) + 1, 1, 1}, record.ErrUnknownCommand},
 	} {
 		if _, err := decodeMemberChange(tt.data); !errors.Is(err, tt.want) {
 			t.Errorf("%x: %v, want %v", tt.data, err, tt.want)
@@ -281,7 +284,7 @@ func FuzzDecodeMemberChange(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := decodeMemberChange(data)
 		if err != nil {
-			if !errors.Is(err, errMalformed) && !errors.Is(err, errUnknownCommand) {
+			if !errors.Is(err, record.ErrMalformed) && !errors.Is(err, record.ErrUnknownCommand) {
 				t.Fatal(err)
 			}
 			return

@@ -7,6 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"raftkv/internal/address"
+	"raftkv/internal/problem"
+	"raftkv/internal/wait"
 	"strconv"
 	"strings"
 )
@@ -17,7 +20,7 @@ import (
 type membersAPI struct {
 	members *members
 	fresh   *freshness
-	leaders *leadership
+	leaders *wait.Leadership
 	current func() membership // as applied here
 	// isKey reports whether there is a key of a name, as applied here.
 	isKey func(name string) bool
@@ -33,7 +36,7 @@ func roleOp(role *string, none, voter, learner changeOp) (changeOp, error) {
 	case *role == "learner":
 		return learner, nil
 	}
-	return 0, fmt.Errorf("%w: role is %q, not voter or learner", errBadRequest, clip(*role))
+	return 0, fmt.Errorf("%w: role is %q, not voter or learner", problem.ErrBadRequest, clip(*role))
 }
 
 // readChange reads the query and the body of a request that changes a member.
@@ -56,15 +59,15 @@ func (a *membersAPI) serveAddMember(w http.ResponseWriter, r *http.Request) erro
 		return err
 	}
 	req := memberRequest{Force: force}
-	if req.PeerURL, err = checkPeerURL(body.PeerURL); err != nil {
-		return fmt.Errorf("%w: %w", errBadPeerURL, err)
+	if req.PeerURL, err = address.CheckPeerURL(body.PeerURL); err != nil {
+		return fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 	}
 	if req.Op, err = roleOp(body.Role, opAdd, opAddVoter, opAddLearner); err != nil {
 		return err
 	}
 	if body.ID != nil {
-		if err := checkID(*body.ID); err != nil {
-			return fmt.Errorf("%w: id: %w", errBadRequest, err)
+		if err := address.CheckID(*body.ID); err != nil {
+			return fmt.Errorf("%w: id: %w", problem.ErrBadRequest, err)
 		}
 		req.ID = *body.ID
 	}
@@ -80,7 +83,7 @@ func (a *membersAPI) serveAddMember(w http.ResponseWriter, r *http.Request) erro
 func (a *membersAPI) serveMember(w http.ResponseWriter, r *http.Request, path string) error {
 	id, err := parseMemberID(path)
 	if err != nil {
-		return fmt.Errorf("%w: /v1/members/%s: expected a node ID, a positive decimal number", errBadRequest, clip(path))
+		return fmt.Errorf("%w: /v1/members/%s: expected a node ID, a positive decimal number", problem.ErrBadRequest, clip(path))
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
@@ -119,15 +122,15 @@ func (a *membersAPI) patchMember(w http.ResponseWriter, r *http.Request, id uint
 		return err
 	}
 	if body.PeerURL == nil && body.Role == nil {
-		return fmt.Errorf("%w: nothing to change; give peer_url or role", errBadRequest)
+		return fmt.Errorf("%w: nothing to change; give peer_url or role", problem.ErrBadRequest)
 	}
 	req := memberRequest{ID: id, Force: force}
 	if req.Op, err = roleOp(body.Role, opMove, opMakeVoter, opMakeLearner); err != nil {
 		return err
 	}
 	if body.PeerURL != nil {
-		if req.PeerURL, err = checkPeerURL(*body.PeerURL); err != nil {
-			return fmt.Errorf("%w: %w", errBadPeerURL, err)
+		if req.PeerURL, err = address.CheckPeerURL(*body.PeerURL); err != nil {
+			return fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 		}
 	}
 	if _, err := a.members.change(r.Context(), req); err != nil {
@@ -141,9 +144,9 @@ func (a *membersAPI) answerMember(w http.ResponseWriter, r *http.Request, id uin
 	m := a.current()
 	mem, ok := m.members[id]
 	if !ok {
-		return errMemberUnknown
+		return problem.ErrMemberUnknown
 	}
-	leader, _, _ := a.leaders.get()
+	leader, _, _ := a.leaders.Get()
 	writeJSON(w, status, a.newMemberStatus(mem, leader, a.members.view(r.Context())))
 	return nil
 }
@@ -158,8 +161,8 @@ func (a *membersAPI) serveLeader(w http.ResponseWriter, r *http.Request) error {
 	}
 	req := memberRequest{Op: opLead}
 	if body.ID != nil {
-		if err := checkID(*body.ID); err != nil {
-			return fmt.Errorf("%w: id: %w", errBadRequest, err)
+		if err := address.CheckID(*body.ID); err != nil {
+			return fmt.Errorf("%w: id: %w", problem.ErrBadRequest, err)
 		}
 		req.ID = *body.ID
 	}
@@ -196,7 +199,7 @@ func (a *membersAPI) serveMembers(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	m := a.current()
-	leader, _, _ := a.leaders.get()
+	leader, _, _ := a.leaders.Get()
 	view := a.members.view(r.Context())
 	out := struct {
 		Members []memberStatus `json:"members"`
@@ -225,7 +228,7 @@ func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path str
 	id, err := parseMemberID(path)
 	if err != nil {
 		return fmt.Errorf("%w: %s /%s: POST and DELETE here add and remove nodes and take a node ID, a positive decimal number; "+
-			"a key is deleted with DELETE /v1/kv/%s", errBadRequest, r.Method, clip(path), url.PathEscape(clip(path)))
+			"a key is deleted with DELETE /v1/kv/%s", problem.ErrBadRequest, r.Method, clip(path), url.PathEscape(clip(path)))
 	}
 	req := memberRequest{Op: opRemove, ID: id}
 	if req.Force, err = parseForce(r, r.Method == http.MethodDelete); err != nil {
@@ -239,8 +242,8 @@ func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path str
 			return bodyError(err)
 		}
 		req.Op = opAdd
-		if req.PeerURL, err = checkPeerURL(strings.TrimSpace(string(body))); err != nil {
-			return fmt.Errorf("%w: %w", errBadPeerURL, err)
+		if req.PeerURL, err = address.CheckPeerURL(strings.TrimSpace(string(body))); err != nil {
+			return fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 		}
 	} else if !req.Force {
 		if err := a.checkNoKey(ctx, path); err != nil {
@@ -264,7 +267,7 @@ func (a *membersAPI) checkNoKey(ctx context.Context, path string) error {
 		return nil
 	}
 	return fmt.Errorf("%w: there is a key %s; DELETE /v1/kv/%s deletes the key, DELETE /v1/members/%s removes the node",
-		errAmbiguous, path, path, path)
+		problem.ErrAmbiguous, path, path, path)
 }
 
 // parseMemberID reads a node's ID as it stands in a path.
@@ -274,7 +277,7 @@ func parseMemberID(path string) (uint64, error) {
 		err = strconv.ErrSyntax
 	}
 	if err == nil {
-		err = checkID(id)
+		err = address.CheckID(id)
 	}
 	return id, err
 }
@@ -284,15 +287,15 @@ func parseMemberID(path string) (uint64, error) {
 // one may have meant a key.
 func parseForce(r *http.Request, allowed bool) (bool, error) {
 	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
-		return false, fmt.Errorf("%w: If-Match and If-None-Match are for keys, /v1/kv/KEY; this is about a node", errBadRequest)
+		return false, fmt.Errorf("%w: If-Match and If-None-Match are for keys, /v1/kv/KEY; this is about a node", problem.ErrBadRequest)
 	}
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", errBadRequest, err)
+		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
 	}
 	for name, values := range q {
 		if name != "force" || !allowed || len(values) != 1 || values[0] != "true" {
-			return false, fmt.Errorf("%w: unknown query parameter %s=%s", errBadRequest, name, strings.Join(values, ","))
+			return false, fmt.Errorf("%w: unknown query parameter %s=%s", problem.ErrBadRequest, name, strings.Join(values, ","))
 		}
 	}
 	return len(q) > 0, nil

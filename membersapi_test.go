@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/http"
+	"raftkv/internal/problem"
 	"strings"
 	"testing"
 )
@@ -112,7 +113,7 @@ func TestMembersAPIOutcomeUnknownStays(t *testing.T) {
 		case 1:
 			return memberReply{}, errors.New("connection reset")
 		case 2:
-			return memberReply{Code: codeOf(errInProgress), Detail: "busy"}, nil
+			return memberReply{Code: problem.CodeOf(problem.ErrInProgress), Detail: "busy"}, nil
 		}
 		return memberReply{ID: 2, Index: 1}, nil
 	}

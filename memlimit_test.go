@@ -6,6 +6,8 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"raftkv/internal/memory"
+	"raftkv/internal/problem"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -68,11 +70,11 @@ func TestMemoryLimit(t *testing.T) {
 		for path, text := range c.files {
 			root[path] = &fstest.MapFile{Data: []byte(text)}
 		}
-		if l := findMemoryLimit(root, c.goLimit); l.bytes != c.want || !strings.Contains(l.source, c.source) {
-			t.Errorf("%s: %d (%s), want %d (%s)", name, l.bytes, l.source, c.want, c.source)
+		if l := memory.FindLimit(root, c.goLimit); l.Bytes != c.want || !strings.Contains(l.Source, c.source) {
+			t.Errorf("%s: %d (%s), want %d (%s)", name, l.Bytes, l.Source, c.want, c.source)
 		}
 	}
-	if l := findMemoryLimit(os.DirFS("/"), math.MaxInt64); l.bytes == 0 && exists("/proc/meminfo") {
+	if l := memory.FindLimit(os.DirFS("/"), math.MaxInt64); l.Bytes == 0 && exists("/proc/meminfo") {
 		t.Error("this machine has no memory")
 	}
 }
@@ -87,12 +89,12 @@ func TestQuotaFromMemory(t *testing.T) {
 		limit, room uint64
 		warns       bool
 	}{
-		"not known":              {quotaFromMemory, 0, 0, 0, quotaMost, math.MaxInt64, false},
-		"large":                  {quotaFromMemory, 24 << 30, 1 << 30, 1, quotaMost, (24<<30 - memoryBase) / 2, false},
+		"not known":              {quotaFromMemory, 0, 0, 0, memory.QuotaMost, math.MaxInt64, false},
+		"large":                  {quotaFromMemory, 24 << 30, 1 << 30, 1, memory.QuotaMost, (24<<30 - memory.Base) / 2, false},
 		"300 MiB":                {quotaFromMemory, 300 << 20, 1 << 20, 1, 126 << 20, 126 << 20, false},
-		"tiny":                   {quotaFromMemory, 16 << 20, 0, 0, roomLeast, roomLeast, false},
-		"just full":              {quotaFromMemory, 300 << 20, 126<<20 - keyCost, 1, 126 << 20, 126 << 20, false},
-		"one byte more":          {quotaFromMemory, 300 << 20, 126<<20 - keyCost + 1, 1, (126<<20 - keyCost + 1) * 11 / 10, (126<<20 + 1) * 11 / 10, true},
+		"tiny":                   {quotaFromMemory, 16 << 20, 0, 0, memory.RoomLeast, memory.RoomLeast, false},
+		"just full":              {quotaFromMemory, 300 << 20, 126<<20 - memory.KeyCost, 1, 126 << 20, 126 << 20, false},
+		"one byte more":          {quotaFromMemory, 300 << 20, 126<<20 - memory.KeyCost + 1, 1, (126<<20 - memory.KeyCost + 1) * 11 / 10, (126<<20 + 1) * 11 / 10, true},
 		"much more":              {quotaFromMemory, 300 << 20, 1000 << 20, 0, 1100 << 20, 1100 << 20, true},
 		"asked for":              {100 << 20, 300 << 20, 0, 0, 100 << 20, 0, false},
 		"asked for as much":      {126 << 20, 300 << 20, 0, 0, 126 << 20, 0, false},
@@ -108,7 +110,7 @@ func TestQuotaFromMemory(t *testing.T) {
 		for i := range c.keys {
 			st.items.Set(fmt.Sprint(i), &item{})
 		}
-		q := newQuota(zap.New(core), config{Quota: c.quota, memory: memoryLimit{bytes: c.memory, source: "a test"}}, &kvstore{state: st})
+		q := newQuota(zap.New(core), config{Quota: c.quota, memory: memory.Limit{Bytes: c.memory, Source: "a test"}}, &kvstore{state: st})
 		if q.limit != c.limit || q.room != c.room || (logs.Len() > 0) != c.warns {
 			t.Errorf("%s: limit %d, room %d, %d warnings; want %d, %d, %v", name, q.limit, q.room, logs.Len(), c.limit, c.room, c.warns)
 		}
@@ -118,7 +120,7 @@ func TestQuotaFromMemory(t *testing.T) {
 // Without this many small keys take several times the memory that their bytes do.
 func TestQuotaCountsKeys(t *testing.T) {
 	at := newAPITest(t)
-	at.a.quota.room = 3 * (keyCost + 10)
+	at.a.quota.room = 3 * (memory.KeyCost + 10)
 	put := func(key string, n, status int) {
 		t.Helper()
 		if w := at.do(http.MethodPut, "/"+key, strings.Repeat("x", n)); w.Code != status {
@@ -152,17 +154,17 @@ func TestReadsWhileASnapshotIsLoaded(t *testing.T) {
 			t.Errorf("GET %s: %d", path, w.Code)
 		}
 	}
-	if _, _, err := at.kv.read("k"); !errors.Is(err, errNotReady) {
+	if _, _, err := at.kv.read("k"); !errors.Is(err, problem.ErrNotReady) {
 		t.Errorf("read: %v", err)
 	}
-	if _, err := at.kv.copyWhole(); !errors.Is(err, errNotReady) {
+	if _, err := at.kv.copyWhole(); !errors.Is(err, problem.ErrNotReady) {
 		t.Errorf("copy: %v", err)
 	}
 }
 
 // The share is that of the last while, however often it is asked for.
 func TestGCShare(t *testing.T) {
-	var g gcShare
+	var g memory.GCShare
 	at := time.Now()
 	for i, c := range []struct{ after, gc, busy, want float64 }{
 		{0, 1, 10, 0.1},
@@ -172,21 +174,21 @@ func TestGCShare(t *testing.T) {
 		{20, 6, 30, 0},
 		{20, 6, 30, 0},
 	} {
-		now := cpuTimes{at: at.Add(time.Duration(c.after * float64(time.Second))), gc: c.gc, busy: c.busy}
-		if got := g.get(now); math.Abs(got-c.want) > 1e-9 {
+		now := memory.CPUTimes{At: at.Add(time.Duration(c.after * float64(time.Second))), Gc: c.gc, Busy: c.busy}
+		if got := g.Get(now); math.Abs(got-c.want) > 1e-9 {
 			t.Errorf("%d: %v, want %v", i, got, c.want)
 		}
 	}
-	if c := readCPUTimes(); c.busy < c.gc || c.gc < 0 {
+	if c := memory.ReadCPUTimes(); c.Busy < c.Gc || c.Gc < 0 {
 		t.Errorf("%+v", c)
 	}
 }
 
 // A limit below the least is warned of, one at it is not.
 func TestScarceMemoryIsWarnedOf(t *testing.T) {
-	for bytes, want := range map[uint64]int{0: 0, memoryLeast: 0, memoryLeast - 1: 1} {
+	for bytes, want := range map[uint64]int{0: 0, memory.MemoryLeast: 0, memory.MemoryLeast - 1: 1} {
 		core, logs := observer.New(zap.InfoLevel)
-		warnScarce(memoryLimit{bytes: bytes, source: "a test"}, zap.New(core))
+		memory.WarnScarce(memory.Limit{Bytes: bytes, Source: "a test"}, zap.New(core))
 		if logs.Len() != want {
 			t.Errorf("of %d bytes it says %v", bytes, logs.All())
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"raftkv/internal/meter"
 	"strconv"
 	"time"
 
@@ -38,7 +39,7 @@ func newMetrics(status func() nodeStatus) *metrics {
 	}, func() float64 { return 1 }))
 
 	of := func(name, help string, value func(nodeStatus) uint64) {
-		gauge(reg, name, help, func() float64 { return float64(value(status())) })
+		meter.Gauge(reg, name, help, func() float64 { return float64(value(status())) })
 	}
 	flag := func(name, help string, value func(nodeStatus) bool) {
 		of(name, help, func(s nodeStatus) uint64 {

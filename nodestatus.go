@@ -1,6 +1,7 @@
 package main
 
 import (
+	"raftkv/internal/address"
 	"strconv"
 	"time"
 
@@ -45,7 +46,7 @@ func (s *server) readyChecks() []check {
 		{"has loaded its data", !s.kv.loading.Load()},
 		{"agrees with the other replicas", s.kv.sound() == nil},
 		{"has a disk that answers", !s.node.disk.hanging.Load()},
-		{"is not loading a snapshot", !s.kv.pulse.loading()},
+		{"is not loading a snapshot", !s.kv.pulse.Loading()},
 	}
 }
 
@@ -73,6 +74,6 @@ func clientHosts(cfg config, port int) map[string]bool {
 	for _, h := range cfg.AllowedHosts {
 		hosts[h] = true
 	}
-	hosts[hostOfURL(cfg.clientURL(port))] = true
+	hosts[address.HostOfURL(cfg.clientURL(port))] = true
 	return hosts
 }

@@ -10,6 +10,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/testkit"
 	"slices"
 	"strings"
 	"syscall"
@@ -43,13 +45,13 @@ func oldState() *state {
 func backupFile(t *testing.T, st *state) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "backup.state")
-	must(t, os.WriteFile(path, stateBytes(t, st), 0o600))
+	testkit.Must(t, os.WriteFile(path, stateBytes(t, st), 0o600))
 	return path
 }
 
 // wantRefounded checks that a directory is that of a new cluster with the keys
 // of an old state.
-func wantRefounded(t *testing.T, dir string, old *state, voters []peer) identity {
+func wantRefounded(t *testing.T, dir string, old *state, voters []address.Peer) identity {
 	t.Helper()
 	var id identity
 	o, err := openStorage(zap.NewNop(), dir, func(have identity, reconfigured bool) error {
@@ -58,7 +60,7 @@ func wantRefounded(t *testing.T, dir string, old *state, voters []peer) identity
 		}
 		return nil
 	})
-	must(t, err)
+	testkit.Must(t, err)
 	defer o.close()
 	wantOneSnapshot(t, o)
 	want := old.copy()
@@ -138,7 +140,7 @@ func TestCommandUsage(t *testing.T) {
 func TestRestore(t *testing.T) {
 	old := oldState()
 	file, dir := backupFile(t, old), t.TempDir()
-	list := formatPeers(diskPeers())
+	list := address.FormatPeers(diskPeers())
 	seen := make(map[uint64]bool)
 	var ids []identity
 	for _, p := range diskPeers() {
@@ -159,13 +161,13 @@ func TestRestore(t *testing.T) {
 		seen[id.Instance] = true
 		ids = append(ids, id)
 	}
-	if ids[0].ClusterID != ids[1].ClusterID || ids[1].ClusterID != ids[2].ClusterID || ids[0].ClusterID == clusterIDOf(diskPeers()) {
+	if ids[0].ClusterID != ids[1].ClusterID || ids[1].ClusterID != ids[2].ClusterID || ids[0].ClusterID == address.ClusterIDOf(diskPeers()) {
 		t.Errorf("the nodes have %x, %x and %x for their cluster", ids[0].ClusterID, ids[1].ClusterID, ids[2].ClusterID)
 	}
 
 	other := oldState()
 	other.put(put("one more", "", condition{}))
-	for i, args := range [][]string{{backupFile(t, other), list}, {file, formatPeers(diskPeers()[:2])}} {
+	for i, args := range [][]string{{backupFile(t, other), list}, {file, address.FormatPeers(diskPeers()[:2])}} {
 		to := filepath.Join(dir, fmt.Sprint("other", i))
 		if code, out, errs := runCommand(t, "restore", args[0], "--data-dir", to, "--cluster", args[1]); code != exitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
@@ -180,15 +182,15 @@ func TestRestore(t *testing.T) {
 func TestRestoreFromElsewhere(t *testing.T) {
 	old := oldState()
 	snap := filepath.Join(newDisk(t), "snap", "x.state")
-	must(t, os.WriteFile(snap, stateBytes(t, old), 0o600))
+	testkit.Must(t, os.WriteFile(snap, stateBytes(t, old), 0o600))
 	for i, file := range []string{snap, "-"} {
 		to := filepath.Join(t.TempDir(), fmt.Sprint(i))
 		o := offline{
 			args: []string{"--data-dir", to, file, "--cluster=" + simURL(1)}, env: os.LookupEnv,
 			stdin: bytes.NewReader(stateBytes(t, old)), stdout: new(bytes.Buffer),
 		}
-		must(t, runRestore(o))
-		wantRefounded(t, to, old, []peer{{ID: 1, URL: simURL(1)}})
+		testkit.Must(t, runRestore(o))
+		wantRefounded(t, to, old, []address.Peer{{ID: 1, URL: simURL(1)}})
 	}
 }
 
@@ -202,7 +204,7 @@ func TestRestoreRefusesDamage(t *testing.T) {
 	refused := func(what string, b []byte) {
 		t.Helper()
 		file, to := filepath.Join(dir, "file"), filepath.Join(dir, "to")
-		must(t, os.WriteFile(file, b, 0o600))
+		testkit.Must(t, os.WriteFile(file, b, 0o600))
 		code, out, errs := runCommand(t, "restore", file, "--data-dir", to)
 		if _, err := os.Stat(to); code != exitFault || out != "" || !strings.Contains(errs, file) || !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("%s: exit %d, %v\n%s%s", what, code, err, out, errs)
@@ -231,12 +233,12 @@ func TestRestoreRefusesDamage(t *testing.T) {
 func TestRestoreRefusesUsedDirs(t *testing.T) {
 	file := backupFile(t, oldState())
 	used, lost, foreign := newDisk(t), newDisk(t), t.TempDir()
-	must(t, openDisk(t, lost).close())
-	must(t, os.RemoveAll(filepath.Join(lost, "wal")))
-	must(t, os.WriteFile(filepath.Join(foreign, "thesis.pdf"), nil, 0o600))
+	testkit.Must(t, openDisk(t, lost).close())
+	testkit.Must(t, os.RemoveAll(filepath.Join(lost, "wal")))
+	testkit.Must(t, os.WriteFile(filepath.Join(foreign, "thesis.pdf"), nil, 0o600))
 	for _, dir := range []string{used, lost, foreign} {
 		before := diskSums(t, dir)
-		code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", formatPeers(diskPeers()))
+		code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(diskPeers()))
 		if code != exitFault || out != "" || !strings.Contains(errs, dir) {
 			t.Errorf("exit %d\n%s%s", code, out, errs)
 		}
@@ -244,9 +246,9 @@ func TestRestoreRefusesUsedDirs(t *testing.T) {
 	}
 	busy := filepath.Join(t.TempDir(), "busy")
 	lock, err := lockDir(busy)
-	must(t, err)
+	testkit.Must(t, err)
 	defer lock.Close()
-	if code, _, errs := runCommand(t, "restore", file, "--data-dir", busy, "--cluster", formatPeers(diskPeers())); code != exitFault || !strings.Contains(errs, "in use") {
+	if code, _, errs := runCommand(t, "restore", file, "--data-dir", busy, "--cluster", address.FormatPeers(diskPeers())); code != exitFault || !strings.Contains(errs, "in use") {
 		t.Errorf("exit %d, %s", code, errs)
 	}
 }
@@ -258,18 +260,18 @@ func TestRestoreAgain(t *testing.T) {
 	done := filepath.Join(t.TempDir(), "done")
 	restore := func(dir string) {
 		t.Helper()
-		if code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", formatPeers(diskPeers())); code != exitOK {
+		if code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(diskPeers())); code != exitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
 		}
 	}
 	restore(done)
-	must(t, os.Rename(filepath.Join(done, "wal"), filepath.Join(done, "wal.new")))
+	testkit.Must(t, os.Rename(filepath.Join(done, "wal"), filepath.Join(done, "wal.new")))
 	for _, gone := range []string{"", "wal.new", "mark", "snap/0000000000000001-0000000000000001.state", "snap", "lock"} {
 		if gone != "" {
-			must(t, os.RemoveAll(filepath.Join(done, gone)))
+			testkit.Must(t, os.RemoveAll(filepath.Join(done, gone)))
 		}
 		dir := crashed(t, done)
-		must(t, os.WriteFile(filepath.Join(dir, restoringName), nil, 0o600))
+		testkit.Must(t, os.WriteFile(filepath.Join(dir, restoringName), nil, 0o600))
 		wantNoStart(t, dir, "did not complete") // an empty cluster in its place
 		restore(dir)
 		if exists(filepath.Join(dir, restoringName)) {
@@ -282,7 +284,7 @@ func TestRestoreAgain(t *testing.T) {
 // Guarantee: a signal ends a command at once, whatever it waits for.
 func TestCommandInterrupted(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
-	must(t, syscall.Mkfifo(pipe, 0o600))
+	testkit.Must(t, syscall.Mkfifo(pipe, 0o600))
 	to := filepath.Join(t.TempDir(), "to")
 	ctx, cancel := context.WithCancel(t.Context())
 	var out, errs bytes.Buffer
@@ -295,8 +297,8 @@ func TestCommandInterrupted(t *testing.T) {
 		t.Errorf("exit %d\n%s%s", got, out.String(), errs.String())
 	}
 	w, err := os.OpenFile(pipe, os.O_RDWR, 0) // what still waits for the pipe reads an end
-	must(t, err)
-	must(t, w.Close())
+	testkit.Must(t, err)
+	testkit.Must(t, w.Close())
 	if _, err := os.Stat(to); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"path"
+	"raftkv/internal/address"
+	"raftkv/internal/refusal"
 	"regexp"
 	"time"
 
@@ -75,7 +77,7 @@ type guardConfig struct {
 	cluster   uint64
 	dir       string
 	admission *admission
-	refusals  *refusals
+	refusals  *refusal.Refusals
 	// holdStreams makes a handler that keeps an eye on the streams of another.
 	holdStreams func(http.Handler) http.Handler
 	// keepFree returns how many bytes of the disk a snapshot leaves.
@@ -101,8 +103,8 @@ func (g *peerGuard) routes(mux *http.ServeMux) {
 }
 
 // refuse answers with a refusal and counts it.
-func (g *peerGuard) refuse(w http.ResponseWriter, r *http.Request, from uint64, why refusal) {
-	g.refusals.note(from, why)
+func (g *peerGuard) refuse(w http.ResponseWriter, r *http.Request, from uint64, why refusal.Refusal) {
+	g.refusals.Note(from, why)
 	// Without a version rafthttp takes this for a server that has no streams;
 	// the version of who asks will do.
 	if v := r.Header.Get("X-Server-Version"); versionHeader.MatchString(v) {
@@ -125,7 +127,7 @@ func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string)
 	r.Header.Del("X-PeerURLs")
 	for _, name := range []string{"X-Server-Version", "X-Min-Cluster-Version"} {
 		if v := r.Header.Get(name); v != "" && !versionHeader.MatchString(v) {
-			g.refuse(w, r, 0, refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: fmt.Sprintf("%s: %.100q is no version", name, v)})
+			g.refuse(w, r, 0, refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("%s: %.100q is no version", name, v)})
 			return 0, false
 		}
 	}
@@ -136,8 +138,8 @@ func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string)
 	id, err := types.IDFromString(sender)
 	from = uint64(id)
 	switch {
-	case err != nil || checkID(from) != nil || from == g.id:
-		g.refuse(w, r, from, refusal{status: http.StatusBadRequest, kind: refusedAddress, reason: fmt.Sprintf("%.100q is not the ID of a peer", sender)})
+	case err != nil || address.CheckID(from) != nil || from == g.id:
+		g.refuse(w, r, from, refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("%.100q is not the ID of a peer", sender)})
 		return from, false
 	case g.admission.isRemoved(from):
 		return from, true // which Process, or rafthttp for a stream, tells it
@@ -197,16 +199,16 @@ func (p *places) release() {
 }
 
 // readMessage reads a message that would be admitted.
-func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *places) (body []byte, why *refusal) {
+func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *places) (body []byte, why *refusal.Refusal) {
 	size := r.ContentLength
 	switch {
 	case size < 0:
-		return nil, &refusal{status: http.StatusLengthRequired, kind: refusedMalformed, reason: "a message without a length"}
+		return nil, &refusal.Refusal{Status: http.StatusLengthRequired, Kind: refusal.RefusedMalformed, Reason: "a message without a length"}
 	case size > maxMessageBytes:
-		return nil, &refusal{status: http.StatusRequestEntityTooLarge, kind: refusedSize,
-			reason: fmt.Sprintf("a message of %d bytes, where %d are allowed", size, maxMessageBytes)}
+		return nil, &refusal.Refusal{Status: http.StatusRequestEntityTooLarge, Kind: refusal.RefusedSize,
+			Reason: fmt.Sprintf("a message of %d bytes, where %d are allowed", size, maxMessageBytes)}
 	case size <= smallMessageBytes && !place.take(g.small, 1), size > smallMessageBytes && !place.take(g.large, size):
-		return nil, &refusal{status: http.StatusServiceUnavailable, kind: refusedBusy, reason: "too many messages are coming in"}
+		return nil, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: "too many messages are coming in"}
 	}
 	limit := g.readLimit + time.Duration(size/messageReadRate)*time.Second
 	conn := http.NewResponseController(w)
@@ -219,7 +221,7 @@ func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *p
 		err = conn.SetReadDeadline(time.Time{})
 	}
 	if err != nil {
-		return nil, &refusal{status: http.StatusBadRequest, kind: notHostile, reason: "the message broke off: " + err.Error()}
+		return nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.NotHostile, Reason: "the message broke off: " + err.Error()}
 	}
 	// Entries of two bytes each take fifty times as much when they are decoded.
 	entries, why := countEntries(body, fieldEntries)
@@ -227,15 +229,15 @@ func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *p
 		return nil, why
 	}
 	if more := int64(entries) * entryBytes; more > smallMessageBytes && !place.take(g.large, more) {
-		return nil, &refusal{status: http.StatusServiceUnavailable, kind: refusedBusy, reason: fmt.Sprintf("%d entries, while others are coming in", entries)}
+		return nil, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: fmt.Sprintf("%d entries, while others are coming in", entries)}
 	}
 	m := new(raftpb.Message)
 	if err := proto.Unmarshal(body, m); err != nil {
-		return nil, &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: "no message: " + err.Error()}
+		return nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: "no message: " + err.Error()}
 	}
 	// Process asks again; but a metric of rafthttp's is named after the sender.
 	if err := g.admission.admit(m); err != nil {
-		return nil, asRefusal(err)
+		return nil, refusal.As(err)
 	}
 	return body, nil
 }
@@ -243,14 +245,14 @@ func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *p
 // countEntries looks through an encoded message. It refuses one that nests
 // others, which no node sends, and of entries and snapshot the one that it is
 // not asked to let pass.
-func countEntries(b []byte, allowed protowire.Number) (entries int, why *refusal) {
+func countEntries(b []byte, allowed protowire.Number) (entries int, why *refusal.Refusal) {
 	for len(b) > 0 {
 		num, _, n := protowire.ConsumeField(b)
 		switch {
 		case n < 0:
-			return 0, &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: "no message: " + protowire.ParseError(n).Error()}
+			return 0, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: "no message: " + protowire.ParseError(n).Error()}
 		case num == fieldResponses, (num == fieldEntries || num == fieldSnapshot) && num != allowed:
-			return 0, &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: fmt.Sprintf("a message with field %d, which does not belong here", num)}
+			return 0, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("a message with field %d, which does not belong here", num)}
 		case num == fieldEntries:
 			entries++
 		}

@@ -9,6 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/address"
+	"raftkv/internal/refusal"
+	"raftkv/internal/testkit"
 	"strings"
 	"sync"
 	"testing"
@@ -35,13 +38,13 @@ type guardedNode struct {
 
 func newGuardedNode(t *testing.T) *guardedNode {
 	t.Helper()
-	st := newState([]peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}, {ID: 3, URL: simLikeURL(3)}})
+	st := newState([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}, {ID: 3, URL: simLikeURL(3)}})
 	st.membership.removed[4] = true
 	life, stop := context.WithCancel(t.Context())
 	t.Cleanup(stop)
 	n := &raftNode{
 		id: 1, cluster: 0xc1, log: zap.NewNop(), dir: t.TempDir(), kv: &kvstore{state: st},
-		recvC: make(chan *raftpb.Message, 1), life: life, refusals: newRefusals(zap.NewNop()),
+		recvC: make(chan *raftpb.Message, 1), life: life, refusals: refusal.NewRefusals(zap.NewNop()),
 		known: acquaintances{wake: make(chan struct{}, 1)}, links: newLinks(zap.NewNop(), 1, 0xc1, time.Millisecond, time.Second),
 	}
 	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}
@@ -74,7 +77,7 @@ func newGuardedNode(t *testing.T) *guardedNode {
 func (g *guardedNode) send(t *testing.T, method, path string, body io.Reader, headers ...string) int {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, g.url+path, body)
-	must(t, err)
+	testkit.Must(t, err)
 	req.Header.Set("X-Server-From", types.ID(2).String())
 	req.Header.Set("X-Server-Version", "3.7.3")
 	req.Header.Set("X-Min-Cluster-Version", "3.0.0")
@@ -95,7 +98,7 @@ func (g *guardedNode) send(t *testing.T, method, path string, body io.Reader, he
 func encoded(t *testing.T, m *raftpb.Message) []byte {
 	t.Helper()
 	b, err := proto.Marshal(m)
-	must(t, err)
+	testkit.Must(t, err)
 	return b
 }
 
@@ -112,29 +115,29 @@ func TestPeerGuardSenders(t *testing.T) {
 		method, path string
 		headers      []string
 		status       int
-		kind         refusalKind
+		kind         refusal.Kind
 	}{
-		"message of a member":   {"POST", "/raft", nil, 204, notHostile},
-		"stream of a member":    {"GET", "/raft/stream/message/2", nil, 204, notHostile},
-		"other cluster":         {"POST", "/raft", []string{"X-Etcd-Cluster-ID", "c2"}, 204, notHostile}, // rafthttp says so
-		"removed":               {"GET", "/raft/stream/msgapp/4", nil, 204, notHostile},                  // likewise
-		"stranger's message":    {"POST", "/raft", []string{"X-Server-From", "1000"}, 503, refusedSender},
-		"stranger's stream":     {"GET", "/raft/stream/message/1000", nil, 503, refusedSender},
-		"stranger's snapshot":   {"POST", "/raft/snapshot", []string{"X-Server-From", "1000"}, 503, refusedSender},
-		"nobody":                {"POST", "/raft", []string{"X-Server-From", ""}, 400, refusedAddress},
-		"ID 0":                  {"POST", "/raft", []string{"X-Server-From", "0"}, 400, refusedAddress},
-		"itself":                {"POST", "/raft", []string{"X-Server-From", "1"}, 400, refusedAddress},
-		"stream of itself":      {"GET", "/raft/stream/message/1", nil, 400, refusedAddress},
-		"a version that is not": {"POST", "/raft", []string{"X-Server-Version", "three"}, 400, refusedMalformed},
-		"and the other":         {"GET", "/raft/stream/message/2", []string{"X-Min-Cluster-Version", "3.7.99999999999999999999"}, 400, refusedMalformed},
-		"probing":               {"GET", "/raft/probing", []string{"X-Server-From", "1000"}, 204, notHostile},
+		"message of a member":   {"POST", "/raft", nil, 204, refusal.NotHostile},
+		"stream of a member":    {"GET", "/raft/stream/message/2", nil, 204, refusal.NotHostile},
+		"other cluster":         {"POST", "/raft", []string{"X-Etcd-Cluster-ID", "c2"}, 204, refusal.NotHostile}, // rafthttp says so
+		"removed":               {"GET", "/raft/stream/msgapp/4", nil, 204, refusal.NotHostile},                  // likewise
+		"stranger's message":    {"POST", "/raft", []string{"X-Server-From", "1000"}, 503, refusal.RefusedSender},
+		"stranger's stream":     {"GET", "/raft/stream/message/1000", nil, 503, refusal.RefusedSender},
+		"stranger's snapshot":   {"POST", "/raft/snapshot", []string{"X-Server-From", "1000"}, 503, refusal.RefusedSender},
+		"nobody":                {"POST", "/raft", []string{"X-Server-From", ""}, 400, refusal.RefusedAddress},
+		"ID 0":                  {"POST", "/raft", []string{"X-Server-From", "0"}, 400, refusal.RefusedAddress},
+		"itself":                {"POST", "/raft", []string{"X-Server-From", "1"}, 400, refusal.RefusedAddress},
+		"stream of itself":      {"GET", "/raft/stream/message/1", nil, 400, refusal.RefusedAddress},
+		"a version that is not": {"POST", "/raft", []string{"X-Server-Version", "three"}, 400, refusal.RefusedMalformed},
+		"and the other":         {"GET", "/raft/stream/message/2", []string{"X-Min-Cluster-Version", "3.7.99999999999999999999"}, 400, refusal.RefusedMalformed},
+		"probing":               {"GET", "/raft/probing", []string{"X-Server-From", "1000"}, 204, refusal.NotHostile},
 	}
 	for name, c := range cases {
-		before := g.node.refusals.count(c.kind)
+		before := g.node.refusals.Count(c.kind)
 		if got := g.send(t, c.method, c.path, bytes.NewReader(hb), c.headers...); got != c.status {
 			t.Errorf("%s: status %d, want %d", name, got, c.status)
 		}
-		if now := g.node.refusals.count(c.kind); c.kind != notHostile && now != before+1 {
+		if now := g.node.refusals.Count(c.kind); c.kind != refusal.NotHostile && now != before+1 {
 			t.Errorf("%s: %d refusals counted of %q", name, now-before, c.kind)
 		}
 		for len(g.through) > 0 {
@@ -182,11 +185,11 @@ func TestPeerGuardMessageSize(t *testing.T) {
 func (g *guardedNode) slowly(t *testing.T, path string, length int, body []byte) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
-	must(t, err)
+	testkit.Must(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nX-Server-From: 2\r\nX-Server-Version: 3.7.3\r\n"+
 		"X-Min-Cluster-Version: 3.0.0\r\nX-Etcd-Cluster-ID: c1\r\nContent-Length: %d\r\n\r\n%s", path, length, body)
-	must(t, err)
+	testkit.Must(t, err)
 	return conn
 }
 
@@ -242,7 +245,7 @@ func TestPeerGuardSum(t *testing.T) {
 	if got := g.send(t, "POST", "/raft", bytes.NewReader(encoded(t, heartbeatOf(2, 5)))); got != 503 {
 		t.Errorf("one small message too many: status %d", got)
 	}
-	must(t, conns[0].Close())
+	testkit.Must(t, conns[0].Close())
 	wireEventually(t, "the place of one that broke off", func() bool {
 		return g.send(t, "POST", "/raft", bytes.NewReader(encoded(t, heartbeatOf(2, 5)))) == 204
 	})
@@ -397,7 +400,7 @@ func TestUploadsRoom(t *testing.T) {
 	if got := g.send(t, "POST", "/raft/snapshot", snapshotUpload(t, 2, 5, file)); got == 204 {
 		t.Error("a file without an end was taken")
 	}
-	if g.node.refusals.count(refusedRoom) == 0 || g.trouble.lost.Load() != 1 {
+	if g.node.refusals.Count(refusal.RefusedRoom) == 0 || g.trouble.lost.Load() != 1 {
 		t.Error("it was not counted")
 	}
 	if err := g.trouble.present(); err != nil {
@@ -476,17 +479,17 @@ func TestAdmitReadContext(t *testing.T) {
 // A flood of refusals gets one line, and a count.
 func TestRefusalsAreCounted(t *testing.T) {
 	core, lines := observer.New(zap.WarnLevel)
-	r := newRefusals(zap.New(core))
+	r := refusal.NewRefusals(zap.New(core))
 	for range 1000 {
-		r.note(7, refusal{status: 400, kind: refusedTerm, reason: "no"})
-		r.note(7, fmt.Errorf("wrapped: %w", refusal{status: 400, kind: refusedMalformed, reason: "no"}))
-		r.note(7, refusal{status: 503, kind: notHostile, reason: "later"})
-		r.note(7, errors.New("another error"))
+		r.Note(7, refusal.Refusal{Status: 400, Kind: refusal.RefusedTerm, Reason: "no"})
+		r.Note(7, fmt.Errorf("wrapped: %w", refusal.Refusal{Status: 400, Kind: refusal.RefusedMalformed, Reason: "no"}))
+		r.Note(7, refusal.Refusal{Status: 503, Kind: refusal.NotHostile, Reason: "later"})
+		r.Note(7, errors.New("another error"))
 	}
 	if lines.Len() != 2 {
 		t.Errorf("%d lines for two kinds", lines.Len())
 	}
-	if r.count(refusedTerm) != 1000 || r.count(refusedMalformed) != 1000 || r.count(notHostile) != 0 {
-		t.Errorf("counts %v", r.counts)
+	if r.Count(refusal.RefusedTerm) != 1000 || r.Count(refusal.RefusedMalformed) != 1000 || r.Count(refusal.NotHostile) != 0 {
+		t.Errorf("counts %v", r.Counts)
 	}
 }

@@ -7,7 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
+	"raftkv/internal/address"
+	"raftkv/internal/problem"
 	"strconv"
 	"strings"
 	"time"
@@ -111,14 +112,14 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux.HandleFunc("POST "+memberPath, s.servePeerMember(s.members.serve))
 	mux.HandleFunc("POST "+joinPath, s.servePeerMember(s.members.serveJoin))
 	// Our own requests never come from a browser, not even the harmless ones.
-	guard := originGuard{map[string]bool{hostOfURL(s.cfg.PeerURL): true}, http.NewCrossOriginProtection()}
+	guard := originGuard{map[string]bool{address.HostOfURL(s.cfg.PeerURL): true}, http.NewCrossOriginProtection()}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := guard.check(r)
 		if err == nil && (r.Header["Origin"] != nil || r.Header["Sec-Fetch-Site"] != nil) {
-			err = errCrossOrigin
+			err = problem.ErrCrossOrigin
 		}
 		if err != nil {
-			http.Error(w, err.Error(), problemOf(err).status)
+			http.Error(w, err.Error(), problem.Of(err).Status)
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -130,14 +131,6 @@ func (s *server) guardConfig() guardConfig {
 		log: s.log, id: s.cfg.ID, cluster: s.node.cluster, dir: s.cfg.DataDir, admission: &s.node.admission, refusals: s.node.refusals,
 		holdStreams: s.node.links.holdStreams, keepFree: s.room.keep.Load, notStored: s.storage.trouble.notStored,
 	}
-}
-
-func hostOfURL(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return ""
-	}
-	return strings.ToLower(u.Hostname())
 }
 
 func (s *server) clusterInfo(ctx context.Context) clusterInfo {
@@ -321,9 +314,11 @@ func (l raftLogger) Infof(format string, v ...any) {
 	l.SugaredLogger.Infof(format, v...)
 }
 
-func (l raftLogger) Warning(v ...any)                 { l.Warn(v...) }
+func (l raftLogger) Warning(v ...any) { l.Warn(v...) }
+
 func (l raftLogger) Warningf(format string, v ...any) { l.Warnf(format, v...) }
 
 // Fatal panics: only main ends the process.
-func (l raftLogger) Fatal(v ...any)                 { l.Panic(v...) }
+func (l raftLogger) Fatal(v ...any) { l.Panic(v...) }
+
 func (l raftLogger) Fatalf(format string, v ...any) { l.Panicf(format, v...) }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"raftkv/internal/address"
 	"strings"
 	"testing"
 
@@ -8,16 +9,16 @@ import (
 )
 
 func TestFormatPeers(t *testing.T) {
-	peers := []peer{{ID: 10, URL: urlC}, {ID: 2, URL: urlB}}
+	peers := []address.Peer{{ID: 10, URL: urlC}, {ID: 2, URL: urlB}}
 	const want = "2=" + urlB + ",10=" + urlC
-	if got := formatPeers(peers); got != want {
+	if got := address.FormatPeers(peers); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if peers[0].ID != 10 {
 		t.Error("the argument was sorted")
 	}
 	c := mustParse(t, "--id=2", "--cluster", want)
-	if got := formatPeers(c.Cluster); got != want {
+	if got := address.FormatPeers(c.Cluster); got != want {
 		t.Errorf("read back: got %s, want %s", got, want)
 	}
 }
@@ -26,22 +27,22 @@ func TestFormatPeers(t *testing.T) {
 // makes all of them refuse to start.
 func TestClusterID(t *testing.T) {
 	tests := []struct {
-		peers []peer
+		peers []address.Peer
 		want  uint64
 	}{
-		{[]peer{{ID: 1, URL: defaultPeerURL}}, 0x0fbc1e76dedfe996},
-		{[]peer{{ID: 1, URL: urlA}, {ID: 2, URL: urlB}, {ID: 3, URL: urlC}}, 0x18b7f6f2253f42e8},
-		{[]peer{{ID: 3, URL: urlC}, {ID: 1, URL: urlA}, {ID: 2, URL: urlB}}, 0x18b7f6f2253f42e8},
+		{[]address.Peer{{ID: 1, URL: defaultPeerURL}}, 0x0fbc1e76dedfe996},
+		{[]address.Peer{{ID: 1, URL: urlA}, {ID: 2, URL: urlB}, {ID: 3, URL: urlC}}, 0x18b7f6f2253f42e8},
+		{[]address.Peer{{ID: 3, URL: urlC}, {ID: 1, URL: urlA}, {ID: 2, URL: urlB}}, 0x18b7f6f2253f42e8},
 	}
 	seen := map[uint64]bool{}
 	for _, tt := range tests {
-		got := clusterIDOf(tt.peers)
+		got := address.ClusterIDOf(tt.peers)
 		if got != tt.want {
 			t.Errorf("clusterIDOf(%v) = %#x, want %#x", tt.peers, got, tt.want)
 		}
 		seen[got] = true
 	}
-	seen[clusterIDOf([]peer{{ID: 2, URL: urlA}, {ID: 1, URL: urlB}, {ID: 3, URL: urlC}})] = true
+	seen[address.ClusterIDOf([]address.Peer{{ID: 2, URL: urlA}, {ID: 1, URL: urlB}, {ID: 3, URL: urlC}})] = true
 	if len(seen) != 3 {
 		t.Errorf("got %d cluster IDs of 3 clusters", len(seen))
 	}
@@ -121,12 +122,12 @@ var badPeerURLs = map[string]string{
 
 func TestCheckPeerURL(t *testing.T) {
 	for raw, want := range goodPeerURLs {
-		if got, err := checkPeerURL(raw); err != nil || got != want {
+		if got, err := address.CheckPeerURL(raw); err != nil || got != want {
 			t.Errorf("checkPeerURL(%q) = %q, %v; want %q", raw, got, err, want)
 		}
 	}
 	for raw, want := range badPeerURLs {
-		if got, err := checkPeerURL(raw); err == nil || !strings.Contains(err.Error(), want) {
+		if got, err := address.CheckPeerURL(raw); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("checkPeerURL(%q) = %q, %v; want an error with %q", raw, got, err, want)
 		}
 	}
@@ -143,7 +144,7 @@ func FuzzCheckPeerURL(f *testing.F) {
 	}
 	f.Add("http://::1:1234")
 	f.Fuzz(func(t *testing.T, raw string) {
-		got, err := checkPeerURL(raw)
+		got, err := address.CheckPeerURL(raw)
 		if err != nil {
 			if msg := err.Error(); strings.Contains(msg, "\n") {
 				t.Fatalf("not a line of text: %q", msg)
@@ -157,10 +158,10 @@ func FuzzCheckPeerURL(f *testing.F) {
 		if s := urls.String(); s != got {
 			t.Fatalf("%q became %q, which rafthttp changes to %q", raw, got, s)
 		}
-		if !isPlainPeerURL(got) {
+		if !address.IsPlainPeerURL(got) {
 			t.Fatalf("%q became %q, which no replica would take in", raw, got)
 		}
-		if again, err := checkPeerURL(got); err != nil || again != got {
+		if again, err := address.CheckPeerURL(got); err != nil || again != got {
 			t.Fatalf("%q became %q, and that %q, %v", raw, got, again, err)
 		}
 		if got == "" || !strings.HasPrefix(got, "http://") || strings.HasSuffix(got, "/") {
@@ -179,7 +180,7 @@ func TestPlainPeerURLIsForever(t *testing.T) {
 		"http://a:1/": false, "http://a": false, "http://:1": false, "http://[1.2.3.4]:1": false, "http://::1:1": false,
 		"http://a b:1": false, "http://é:1": false, "http://a:1\n": false, "": false,
 	} {
-		if got := isPlainPeerURL(url); got != want {
+		if got := address.IsPlainPeerURL(url); got != want {
 			t.Errorf("%q: %v", url, got)
 		}
 	}

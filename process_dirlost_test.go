@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func TestProcDirectoryLost(t *testing.T) {
 				t.Fatalf("PUT: %v", r)
 			}
 			time.Sleep(2 * watchInterval) // it has looked at what there is, and goes on
-			must(t, do(c.nodes[1].dataDir))
+			testkit.Must(t, do(c.nodes[1].dataDir))
 			out := c.waitExit(1, exitFault, procStopWithin)
 			for _, want := range []string{"changed under the running node", c.nodes[1].dataDir} {
 				if !strings.Contains(out, want) {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,7 +25,7 @@ import (
 func (c *procCluster) smallDisk(i, mib int) {
 	c.t.Helper()
 	dir := c.nodes[i].dataDir
-	must(c.t, os.MkdirAll(dir, 0o700))
+	testkit.Must(c.t, os.MkdirAll(dir, 0o700))
 	if err := syscall.Mount("none", dir, "tmpfs", 0, fmt.Sprintf("size=%dm", mib)); err != nil {
 		cannotRun(c.t, "no tmpfs: "+err.Error())
 	}
@@ -33,14 +34,14 @@ func (c *procCluster) smallDisk(i, mib int) {
 
 func (c *procCluster) resizeDisk(i, mib int) {
 	c.t.Helper()
-	must(c.t, syscall.Mount("none", c.nodes[i].dataDir, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%dm", mib)))
+	testkit.Must(c.t, syscall.Mount("none", c.nodes[i].dataDir, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%dm", mib)))
 }
 
 // fillDisk makes node i's disk so large that just so many bytes are free on it.
 func (c *procCluster) fillDisk(i int, free int64) {
 	c.t.Helper()
 	var st unix.Statfs_t
-	must(c.t, unix.Statfs(c.nodes[i].dataDir, &st))
+	testkit.Must(c.t, unix.Statfs(c.nodes[i].dataDir, &st))
 	used := int64(st.Blocks-st.Bfree)*st.Bsize + free
 	err := syscall.Mount("none", c.nodes[i].dataDir, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", used))
 	if err != nil && !errors.Is(err, syscall.EINVAL) { // it has grown meanwhile
@@ -173,10 +174,10 @@ func (c *procCluster) unfinishedPut(i, n, size int) (net.Conn, error) {
 func (c *procCluster) limited(i, files int) {
 	c.t.Helper()
 	bin, err := procBinary()
-	must(c.t, err)
+	testkit.Must(c.t, err)
 	n := c.nodes[i]
 	n.bin = filepath.Join(c.dir, fmt.Sprintf("limited%d.sh", i))
-	must(c.t, os.WriteFile(n.bin, fmt.Appendf(nil, "#!/bin/sh\nulimit -n %d\nexec %s \"$@\"\n", files, bin), 0o700))
+	testkit.Must(c.t, os.WriteFile(n.bin, fmt.Appendf(nil, "#!/bin/sh\nulimit -n %d\nexec %s \"$@\"\n", files, bin), 0o700))
 }
 
 // A node with few descriptors is given more connections than it has. It takes
@@ -219,7 +220,7 @@ func TestProcFewDescriptors(t *testing.T) {
 	}
 	refused, heard := 0, 0
 	for _, conn := range conns[128:] {
-		must(t, conn.SetReadDeadline(time.Now().Add(time.Second)))
+		testkit.Must(t, conn.SetReadDeadline(time.Now().Add(time.Second)))
 		answer, err := io.ReadAll(conn)
 		if strings.Contains(string(answer), `"code":"overloaded"`) {
 			heard++

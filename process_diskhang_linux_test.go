@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strconv"
 	"strings"
 	"sync"
@@ -198,7 +199,7 @@ func TestProcDiskHangsAtTheStart(t *testing.T) {
 	strace := findStrace(t)
 	c := newProcCluster(t, 1)
 	bin, err := procBinary()
-	must(t, err)
+	testkit.Must(t, err)
 	n := c.nodes[1]
 	n.args = append([]string{"-D", "-f", "-qq", "-o", filepath.Join(c.dir, "trace"),
 		"-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:delay_enter=60000000", "--", bin}, n.args...)
@@ -213,6 +214,6 @@ func TestProcDiskHangsAtTheStart(t *testing.T) {
 	n.ending = true
 	c.signal(1, syscall.SIGTERM)
 	c.waitSaid(1, leftBehind, procStopWithin)
-	must(t, syscall.Kill(c.traced(1), syscall.SIGKILL))
+	testkit.Must(t, syscall.Kill(c.traced(1), syscall.SIGKILL))
 	c.waitExit(1, 1, 3*time.Second)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strings"
 	"sync"
 	"syscall"
@@ -57,16 +58,16 @@ func TestProcDiskErrorIsAnswered(t *testing.T) {
 func (c *procCluster) failLog(i int) {
 	c.t.Helper()
 	segments, err := filepath.Glob(filepath.Join(c.nodes[i].dataDir, "wal", "*.wal"))
-	must(c.t, err)
+	testkit.Must(c.t, err)
 	said := filepath.Join(c.dir, fmt.Sprintf("strace%d", i))
 	out, err := os.Create(said)
-	must(c.t, err)
+	testkit.Must(c.t, err)
 	defer out.Close()
 	cmd := exec.Command("strace", "-f", "-p", fmt.Sprint(c.nodes[i].cmd.Process.Pid), "-o", os.DevNull,
 		"-P", segments[len(segments)-1], "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO:delay_enter=1000000")
 	cmd.Stderr = out
 	cmd.SysProcAttr = procAttr(syscall.SIGKILL)
-	must(c.t, procStartCmd(cmd))
+	testkit.Must(c.t, procStartCmd(cmd))
 	ended := make(chan struct{})
 	go func() {
 		_ = cmd.Wait() // it ends with the node

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ import (
 func TestProcFailedSyncIsWrittenAgain(t *testing.T) {
 	strace := findStrace(t)
 	bin, err := procBinary()
-	must(t, err)
+	testkit.Must(t, err)
 	c := newProcCluster(t, 1)
 	n := c.nodes[1]
 	plain := n.args

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -450,17 +451,17 @@ func TestProcHalfClosed(t *testing.T) {
 			get := "GET /k HTTP/1.1\r\nHost: localhost\r\n\r\n"
 			for _, requests := range []string{put, get, put + get, get + put + get, "GET /v1/members HTTP/1.1\r\nHost: localhost\r\n\r\n"} {
 				conn, err := net.Dial("tcp", strings.TrimPrefix(c.url(i), "http://"))
-				must(t, err)
-				must(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+				testkit.Must(t, err)
+				testkit.Must(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
 				_, err = io.WriteString(conn, requests)
-				must(t, err)
-				must(t, conn.(*net.TCPConn).CloseWrite())
+				testkit.Must(t, err)
+				testkit.Must(t, conn.(*net.TCPConn).CloseWrite())
 				answer, err := io.ReadAll(conn)
 				good := strings.Count(string(answer), "HTTP/1.1 20")
 				if want := strings.Count(requests, "HTTP/1.1"); err != nil || good != want {
 					t.Fatalf("node %d answers %q\nwith %q, %v; want %d times 2xx", i, requests, answer, err, want)
 				}
-				must(t, conn.Close())
+				testkit.Must(t, conn.Close())
 			}
 			c.wantGet(i, "k", value)
 		}

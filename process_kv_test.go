@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 	"time"
@@ -293,14 +294,14 @@ func TestProcRefusals(t *testing.T) {
 	// What checks the health of a node may speak HTTP/1.0, without a Host.
 	for _, path := range []string{"/readyz", "/livez", "/v1/status", "/k"} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(c.url(1), "http://"))
-		must(t, err)
-		must(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+		testkit.Must(t, err)
+		testkit.Must(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
 		_, err = fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n\r\n", path)
-		must(t, err)
+		testkit.Must(t, err)
 		if answer, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.0 200 ") {
 			t.Errorf("GET %s without Host: %q, %v, want 200", path, answer, err)
 		}
-		must(t, conn.Close())
+		testkit.Must(t, conn.Close())
 	}
 	c.put(1, "k", "v")
 	r := c.do("PUT", 1, "/k", []byte("evil"), "Sec-Fetch-Site", "cross-site", "Origin", "http://evil.example")

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,11 +19,11 @@ import (
 func pipeLog(t *testing.T, n *procNode) *os.File {
 	t.Helper()
 	bin, err := procBinary()
-	must(t, err)
+	testkit.Must(t, err)
 	path := filepath.Join(t.TempDir(), "log")
-	must(t, syscall.Mkfifo(path, 0o600))
+	testkit.Must(t, syscall.Mkfifo(path, 0o600))
 	both, err := os.OpenFile(path, os.O_RDWR, 0) // for writing too, or it waits for a writer
-	must(t, err)
+	testkit.Must(t, err)
 	t.Cleanup(func() { both.Close() })
 	const setPipeSize = 1031 // F_SETPIPE_SZ
 	_, _, errno := syscall.Syscall(syscall.SYS_FCNTL, both.Fd(), setPipeSize, 4096)
@@ -95,7 +96,7 @@ func TestProcLogThatIsClosed(t *testing.T) {
 func TestProcHangUp(t *testing.T) {
 	c := newProcCluster(t, 3)
 	bin, err := procBinary()
-	must(t, err)
+	testkit.Must(t, err)
 	n := c.nodes[3]
 	n.bin, n.args = "nohup", slices.Concat([]string{bin}, n.args)
 	c.start()

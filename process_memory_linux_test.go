@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/memory"
+	"raftkv/internal/testkit"
 	"slices"
 	"strings"
 	"sync"
@@ -54,7 +56,7 @@ func TestSoakMemoryLimit(t *testing.T) {
 			procs := memoryCgroup(t, fmt.Sprint(limit))
 			c := newProcCluster(t, 1)
 			bin, err := procBinary()
-			must(t, err)
+			testkit.Must(t, err)
 			n := c.nodes[1]
 			n.bin, n.args = "/bin/sh", slices.Concat([]string{"-c", `echo $$ >"$0" && exec "$@"`, procs, bin}, n.args)
 			c.start()
@@ -95,7 +97,7 @@ func TestSoakMemoryLimit(t *testing.T) {
 			if text := full.Load(); text == nil || !strings.Contains(*text, "quota_exceeded") {
 				t.Fatalf("after %d keys: %s, want the quota to say no", filled.Load(), *text)
 			}
-			if held := filled.Load() * uint64(size+keyCost); held < limit/3 {
+			if held := filled.Load() * uint64(size+memory.KeyCost); held < limit/3 {
 				t.Errorf("only %d keys fit", filled.Load())
 			}
 			late := cost(writes, filled.Load()/2)
@@ -111,7 +113,7 @@ func TestSoakMemoryLimit(t *testing.T) {
 					t.Errorf("GET after a start within the limit: %v", r)
 				}
 			}
-			must(t, put(0))
+			testkit.Must(t, put(0))
 			if r := c.do(http.MethodPut, 1, "/one-more", bytes.Repeat(value, 2)); r.status != http.StatusInsufficientStorage {
 				t.Errorf("a new key of %d bytes after the start: %v, want 507", 2*size, r)
 			}
@@ -143,11 +145,11 @@ func atOnce(t *testing.T, f func(i uint64) error) {
 func (n *procNode) cpuTime(t *testing.T) time.Duration {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.cmd.Process.Pid))
-	must(t, err)
+	testkit.Must(t, err)
 	var user, system int64
 	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
 	_, err = fmt.Sscan(fields[11]+" "+fields[12], &user, &system)
-	must(t, err)
+	testkit.Must(t, err)
 	const ticks = 100 // a second; the kernel's for every architecture
 	return time.Duration(user+system) * time.Second / ticks
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
 	"strconv"
@@ -196,7 +197,7 @@ func TestProcNamesAreSynced(t *testing.T) {
 		"segments": func(c *procCluster, want map[string]string) {
 			big := procBlob(1 << 20)
 			for i := range 140 { // MB: two segments more, and snapshots that release some
-				must(t, c.do(http.MethodPut, 1, fmt.Sprint("/big", i%20), []byte(big)).err)
+				testkit.Must(t, c.do(http.MethodPut, 1, fmt.Sprint("/big", i%20), []byte(big)).err)
 				want[fmt.Sprint("big", i%20)] = big
 			}
 		},
@@ -205,7 +206,7 @@ func TestProcNamesAreSynced(t *testing.T) {
 			c := newProcCluster(t, 1, "--snapshot-count", "20")
 			n := c.nodes[1]
 			bin, err := procBinary()
-			must(t, err)
+			testkit.Must(t, err)
 			n.dataDir = filepath.Join(c.dir, "made", "with", "it")
 			n.args = c.args(n, c.list)
 			trace := filepath.Join(c.dir, "trace")
@@ -232,7 +233,7 @@ func TestProcNamesAreSynced(t *testing.T) {
 			}
 			left := m.survivors(c.dir)
 			// What is left, under another name: the old directory stays for comparison.
-			must(t, os.Rename(filepath.Join(c.dir, "made"), filepath.Join(c.dir, "was")))
+			testkit.Must(t, os.Rename(filepath.Join(c.dir, "made"), filepath.Join(c.dir, "was")))
 			for _, path := range slices.Sorted(maps.Keys(left)) { // directories first
 				from := strings.Replace(left[path], filepath.Join(c.dir, "made"), filepath.Join(c.dir, "was"), 1)
 				copyNode(t, path, from)
@@ -265,12 +266,12 @@ func copyNode(t *testing.T, to, from string) {
 	if errors.Is(err, fs.ErrNotExist) || filepath.Base(from) == "trace" || strings.HasSuffix(from, ".log") {
 		return
 	}
-	must(t, err)
+	testkit.Must(t, err)
 	if info.IsDir() {
-		must(t, os.MkdirAll(to, 0o700))
+		testkit.Must(t, os.MkdirAll(to, 0o700))
 		return
 	}
-	must(t, copySparse(to, from))
+	testkit.Must(t, copySparse(to, from))
 }
 
 // The model is worth nothing unless it drops what was not synced.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,7 +27,7 @@ func startNginx(t *testing.T, servers string, ports ...int) {
 	if os.Geteuid() == 0 {
 		user = "user root;" // who may look into the test's directory
 	}
-	must(t, os.WriteFile(conf, fmt.Appendf(nil, `daemon off; worker_processes 1; pid %[1]s/pid; error_log %[1]s/error.log; %[2]s
+	testkit.Must(t, os.WriteFile(conf, fmt.Appendf(nil, `daemon off; worker_processes 1; pid %[1]s/pid; error_log %[1]s/error.log; %[2]s
 events {}
 http {
 	access_log off;
@@ -38,7 +39,7 @@ http {
 `, dir, user, servers), 0o600))
 	cmd := exec.Command("nginx", "-p", dir, "-c", conf, "-e", filepath.Join(dir, "error.log"))
 	cmd.SysProcAttr = procAttr(syscall.SIGTERM)
-	must(t, procStartCmd(cmd))
+	testkit.Must(t, procStartCmd(cmd))
 	ended := make(chan struct{})
 	go func() {
 		_ = cmd.Wait() // by the signal

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,7 +23,8 @@ func procKeys() int {
 	return 1_000_000
 }
 
-func procScaleKey(i int) string   { return fmt.Sprintf("scale/%08d", i) }
+func procScaleKey(i int) string { return fmt.Sprintf("scale/%08d", i) }
+
 func procScaleValue(i int) string { return strings.Repeat(fmt.Sprintf("%016d", i*i), 8) } // 128 bytes
 
 // newLargeCluster lays out three nodes whose data directories are restored from
@@ -34,9 +37,9 @@ func newLargeCluster(t *testing.T, n int, flags ...string) *procCluster {
 	}
 	file := filepath.Join(t.TempDir(), "backup.state")
 	f, err := os.Create(file)
-	must(t, err)
-	must(t, writeState(f, st))
-	must(t, f.Close())
+	testkit.Must(t, err)
+	testkit.Must(t, writeState(f, st))
+	testkit.Must(t, f.Close())
 	c := newProcCluster(t, 3, flags...)
 	for _, i := range c.ids() {
 		procCommand(t, exitOK, "restore", file, "--data-dir", c.nodes[i].dataDir, "--id", fmt.Sprint(i), "--cluster", c.list)
@@ -63,7 +66,7 @@ func TestProcJoinLargeCluster(t *testing.T) {
 	c.launch(4)
 	procEventually(t, 2*time.Minute, "node 4 is ready", func() error {
 		if !c.ready(4) {
-			return errNotReady
+			return problem.ErrNotReady
 		}
 		return nil
 	})

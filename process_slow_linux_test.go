@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"raftkv/internal/testkit"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,7 +21,7 @@ func (c *procCluster) slowDisk(i int, delay time.Duration) (end func()) {
 		"-e", "inject=fdatasync:delay_enter="+strconv.FormatInt(delay.Microseconds(), 10), "-p", strconv.Itoa(c.nodes[i].cmd.Process.Pid))
 	var said strings.Builder
 	cmd.Stderr, cmd.SysProcAttr = &said, procAttr(0)
-	must(c.t, procStartCmd(cmd))
+	testkit.Must(c.t, procStartCmd(cmd))
 	ended := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }()
 	end = func() {

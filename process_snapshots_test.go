@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,8 @@ func (c *procCluster) lag(i, via int, want map[string]string) {
 }
 
 func procOwnTemp(name string) bool { return strings.Contains(name, ".state.tmp") }
-func procUpload(name string) bool  { return strings.HasPrefix(name, "tmp") }
+
+func procUpload(name string) bool { return strings.HasPrefix(name, "tmp") }
 
 // Guarantee: SIGKILL in the middle of saving, sending, receiving or loading a
 // snapshot costs nothing: the node starts again, what was half done is gone, and
@@ -110,7 +112,7 @@ func TestProcKilledDuringSnapshots(t *testing.T) {
 	c.untilHit("loading", func() bool {
 		c.lag(loading, c.leader(), want)
 		before, err := os.ReadDir(filepath.Join(c.nodes[loading].dataDir, "snap"))
-		must(t, err)
+		testkit.Must(t, err)
 		old := make(map[string]bool)
 		for _, f := range before {
 			old[f.Name()] = true

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/problem"
 	"regexp"
 	"strings"
 	"syscall"
@@ -269,6 +270,6 @@ func TestProcFoundersMustAgreeAtOnce(t *testing.T) {
 				return nil
 			}
 		}
-		return errNotReady
+		return problem.ErrNotReady
 	})
 }

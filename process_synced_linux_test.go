@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
 	"sync"
@@ -62,7 +63,7 @@ func newTracedCluster(t *testing.T) *tracedCluster {
 	// Traced processes are slow: no election because of that.
 	c := &tracedCluster{procCluster: newProcCluster(t, 3, "--election-timeout", "2s", "--request-timeout", "20s")}
 	bin, err := procBinary()
-	must(t, err)
+	testkit.Must(t, err)
 	for i, n := range c.nodes {
 		delay := time.Duration(0)
 		if i > 1 {
@@ -148,7 +149,7 @@ func TestProcAcknowledgedIsSynced(t *testing.T) {
 		c.lead(leads.leader)
 		for _, via := range []int{leads.leader, leads.follower} {
 			for range syncedOneByOne {
-				must(t, c.write(via))
+				testkit.Must(t, c.write(via))
 			}
 		}
 		c.writeAtOnce(leads.leader, leads.follower)

@@ -2,12 +2,6 @@
 
 package main
 
-// The process tests start the real binary and talk to it as a user would: flags, signals, HTTP. They use nothing of
-// the package but its name, so they hold for any build of the server. This file is the harness.
-//
-//	RAFTKV_TEST_RACE=1      builds the server with the race detector
-//	RAFTKV_TEST_BINARY=FILE tests that binary instead of building one
-
 import (
 	"bytes"
 	"encoding/json"
@@ -300,7 +294,8 @@ func (c *procCluster) kill(ids ...int) {
 	}
 }
 
-func (c *procCluster) pause(i int)  { c.t.Helper(); c.signal(i, syscall.SIGSTOP) }
+func (c *procCluster) pause(i int) { c.t.Helper(); c.signal(i, syscall.SIGSTOP) }
+
 func (c *procCluster) resume(i int) { c.t.Helper(); c.signal(i, syscall.SIGCONT) }
 
 // waitExit waits until node i has ended by itself, checks its exit code and returns what it printed.

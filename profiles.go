@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
+	"raftkv/internal/problem"
 	rtpprof "runtime/pprof"
 	"strings"
 )
@@ -33,7 +34,7 @@ func serveProfiles(w http.ResponseWriter, r *http.Request) error {
 		pprof.Trace(w, r)
 	default:
 		if name != "" && rtpprof.Lookup(name) == nil {
-			return fmt.Errorf("%w: there is no profile %q; see GET /debug/pprof/", errNoSuchPath, clip(name))
+			return fmt.Errorf("%w: there is no profile %q; see GET /debug/pprof/", problem.ErrNoSuchPath, clip(name))
 		}
 		pprof.Index(w, r) // and those that it lists
 	}

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"raftkv/internal/liveness"
+	"raftkv/internal/meter"
+	"raftkv/internal/problem"
+	"raftkv/internal/wait"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
 	"go.uber.org/zap"
 )
 
@@ -84,11 +87,11 @@ type proposer struct {
 	timeout    time.Duration // how long a request may wait
 	retryAfter time.Duration // how long a forwarded batch may be on its way
 	proposeC   chan<- proposal
-	leaders    *leadership
+	leaders    *wait.Leadership
 	kick       chan struct{} // wakes run; buffered, so kicking never blocks
 	// named: batches name their life, as all members can read by now (level.go).
 	named atomic.Bool
-	pulse *pulse
+	pulse *liveness.Pulse
 
 	mu       sync.Mutex
 	queue    []*request
@@ -102,18 +105,18 @@ type proposer struct {
 	retries uint64 // how often a batch was proposed again; guarded by mu
 }
 
-func newProposer(log *zap.Logger, cfg config, l life, proposeC chan<- proposal, leaders *leadership) *proposer {
+func newProposer(log *zap.Logger, cfg config, l life, proposeC chan<- proposal, leaders *wait.Leadership) *proposer {
 	return &proposer{
 		log: log, life: l,
 		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
 		proposeC: proposeC, leaders: leaders,
-		kick: make(chan struct{}, 1), pulse: newPulse("proposer"),
+		kick: make(chan struct{}, 1), pulse: liveness.NewPulse("proposer"),
 	}
 }
 
 // propose hands a command to the cluster and waits until this node has
-// applied it. The result's error is errOverloaded, errNoLeader or errStopping
-// when it did not happen, errOutcomeUnknown when it may have happened, else
+// applied it. The result's error is problem.ErrOverloaded, problem.ErrNoLeader or problem.ErrStopping
+// when it did not happen, problem.ErrOutcomeUnknown when it may have happened, else
 // the outcome of the command itself.
 func (p *proposer) propose(ctx context.Context, cmd []byte) result {
 	r := &request{cmd: cmd, done: make(chan result, 1)}
@@ -127,7 +130,7 @@ func (p *proposer) propose(ctx context.Context, cmd []byte) result {
 		p.mu.Lock()
 		r.canceled = true
 		p.mu.Unlock()
-		return result{err: errOutcomeUnknown}
+		return result{err: problem.ErrOutcomeUnknown}
 	}
 }
 
@@ -135,10 +138,10 @@ func (p *proposer) enqueue(r *request) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {
-		return errStopping
+		return problem.ErrStopping
 	}
 	if len(p.queue) >= maxQueuedCommands || (len(p.queue) > 0 && p.queued+len(r.cmd) > maxQueuedBytes) {
-		return errOverloaded
+		return problem.ErrOverloaded
 	}
 	r.deadline = time.Now().Add(p.timeout) // under the lock: the queue is in the order of deadlines
 	p.queue = append(p.queue, r)
@@ -164,7 +167,7 @@ func (p *proposer) run(ctx context.Context) error {
 	gathered := time.NewTimer(0) // when what has gathered by then goes
 	defer gathered.Stop()
 	for {
-		leader, term, changed := p.leaders.get()
+		leader, term, changed := p.leaders.Get()
 		for leader != 0 {
 			b, pause := p.next(term)
 			if b == nil {
@@ -181,7 +184,7 @@ func (p *proposer) run(ctx context.Context) error {
 		}
 		select {
 		case <-p.kick:
-		case <-p.pulse.comes():
+		case <-p.pulse.Comes():
 		case <-changed:
 		case <-gathered.C:
 		case <-tick:
@@ -354,7 +357,7 @@ func (p *proposer) settle(w window) {
 			continue
 		}
 		for _, r := range b.requests {
-			r.answer(result{err: errOutcomeUnknown})
+			r.answer(result{err: problem.ErrOutcomeUnknown})
 		}
 	}
 }
@@ -386,7 +389,7 @@ func (p *proposer) expire(now time.Time) {
 		}
 		n++
 		p.queued -= len(r.cmd)
-		r.answer(result{err: errNoLeader})
+		r.answer(result{err: problem.ErrNoLeader})
 	}
 	clear(p.queue[:n])
 	p.queue = p.queue[n:]
@@ -395,11 +398,11 @@ func (p *proposer) expire(now time.Time) {
 	for _, b := range p.inFlight {
 		if b.offered || now.Before(b.deadline) {
 			// Others in it wait on, so for them it will be offered again.
-			b.fail(errOutcomeUnknown, now)
+			b.fail(problem.ErrOutcomeUnknown, now)
 			kept = append(kept, b)
 			continue
 		}
-		b.fail(errNoLeader, now)
+		b.fail(problem.ErrNoLeader, now)
 	}
 	clear(p.inFlight[len(kept):])
 	p.inFlight = kept
@@ -409,7 +412,7 @@ func (p *proposer) expire(now time.Time) {
 // being asked to, it may still be applied.
 func (b *batch) fail(err error, now time.Time) {
 	if b.accepted || b.offered {
-		err = errOutcomeUnknown
+		err = problem.ErrOutcomeUnknown
 	}
 	for _, r := range b.requests {
 		if !now.Before(r.deadline) {
@@ -439,10 +442,10 @@ func (p *proposer) end(fail func(b *batch, err error, at time.Time)) {
 	defer p.mu.Unlock()
 	p.stopped = true
 	for _, r := range p.queue {
-		r.answer(result{err: errStopping})
+		r.answer(result{err: problem.ErrStopping})
 	}
 	for _, b := range p.inFlight {
-		fail(b, errStopping, b.deadline)
+		fail(b, problem.ErrStopping, b.deadline)
 	}
 	p.queue, p.inFlight = nil, nil
 }
@@ -454,13 +457,13 @@ func (p *proposer) retried() uint64 {
 	return p.retries
 }
 
-// register adds what there is to count.
-func (p *proposer) register(reg prometheus.Registerer) {
-	counter(reg, "raftkv_batch_retries_total", "Batches proposed again because raft may have lost them.",
+// Register adds what there is to count.
+func (p *proposer) Register(reg prometheus.Registerer) {
+	meter.Counter(reg, "raftkv_batch_retries_total", "Batches proposed again because raft may have lost them.",
 		func() float64 { return float64(p.retried()) })
-	gauge(reg, "raftkv_commands_queued", "Commands that wait to be proposed.",
+	meter.Gauge(reg, "raftkv_commands_queued", "Commands that wait to be proposed.",
 		func() float64 { commands, _ := p.backlog(); return float64(commands) })
-	gauge(reg, "raftkv_commands_queued_bytes", "Size of the commands that wait to be proposed.",
+	meter.Gauge(reg, "raftkv_commands_queued_bytes", "Size of the commands that wait to be proposed.",
 		func() float64 { _, size := p.backlog(); return float64(size) })
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"raftkv/internal/problem"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -26,7 +27,7 @@ func (pt *proposeTest) takes(seq, low uint64, cmds ...string) {
 // applied: no timer holds anyone back.
 func TestProposeGathers(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		start := time.Now()
 		var results []<-chan result
 		results = append(results, pt.write("a"))
@@ -56,7 +57,7 @@ func TestProposeGathers(t *testing.T) {
 // are settled, whatever their order.
 func TestProposeOverlaps(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		results := []<-chan result{pt.write("0")}
 		pt.takes(0, 0, "0")
 		for i := 1; i < maxBatchesInFlight; i++ {
@@ -104,7 +105,7 @@ func TestProposeBatchBounds(t *testing.T) {
 		queue(maxBatchCommands+1, 1)
 		queue(1, 2*maxBatchBytes)
 		queue(3, maxBatchBytes/2)
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		for seq, want := range []int{maxBatchCommands, 1, 1, 1, 1, 1} {
 			p := pt.next()
 			id, cmds := pt.open(p)
@@ -131,7 +132,7 @@ func TestProposeOverload(t *testing.T) {
 					pt.Fatal(err)
 				}
 			}
-			pt.want(pt.write("one more"), result{err: errOverloaded})
+			pt.want(pt.write("one more"), result{err: problem.ErrOverloaded})
 			time.Sleep(testTimeout + testSlack)
 			synctest.Wait()
 			if pt.p.queued != 0 || len(pt.p.queue) != 0 {

@@ -6,6 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
+	"raftkv/internal/testkit"
+	"raftkv/internal/wait"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -20,7 +24,7 @@ type proposeTest struct {
 	*testing.T
 	p        *proposer
 	proposeC chan proposal
-	leaders  *leadership
+	leaders  *wait.Leadership
 	stop     func()
 }
 
@@ -34,8 +38,8 @@ const (
 // testProposer runs f in a bubble.
 func testProposer(t *testing.T, f func(pt *proposeTest)) {
 	t.Helper()
-	inBubble(t, func(t *testing.T) {
-		pt := &proposeTest{T: t, proposeC: make(chan proposal), leaders: newLeadership()}
+	testkit.InBubble(t, func(t *testing.T) {
+		pt := &proposeTest{T: t, proposeC: make(chan proposal), leaders: wait.NewLeadership()}
 		cfg := config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
 		pt.p = newProposer(zap.NewNop(), cfg, newLife(cfg.ID, 7), pt.proposeC, pt.leaders)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -91,16 +95,16 @@ func (pt *proposeTest) quiet() {
 // open splits a batch into its commands, which need not mean anything here.
 func (pt *proposeTest) open(p proposal) (batchID, []string) {
 	pt.Helper()
-	r := fields{b: p.data}
-	if r.byte() != batchFormat {
+	r := record.Reader{B: p.data}
+	if r.Byte() != batchFormat {
 		pt.Fatalf("not a batch: %x", p.data)
 	}
-	id := batchID{node: r.uvarint(), boot: r.uvarint(), seq: r.uvarint(), low: r.uvarint()}
+	id := batchID{node: r.Uvarint(), boot: r.Uvarint(), seq: r.Uvarint(), low: r.Uvarint()}
 	var cmds []string
-	for len(r.b) > 0 && !r.bad {
-		cmds = append(cmds, string(r.bytes()))
+	for len(r.B) > 0 && !r.Bad {
+		cmds = append(cmds, string(r.Bytes()))
 	}
-	if r.bad || id.node != 1 || id.boot != 7 {
+	if r.Bad || id.node != 1 || id.boot != 7 {
 		pt.Fatalf("a bad batch of %+v: %x", id, p.data)
 	}
 	return id, cmds
@@ -154,9 +158,9 @@ func TestProposeNoLeader(t *testing.T) {
 		time.Sleep(testTimeout - 2*time.Second - 1)
 		pt.waits(early)
 		time.Sleep(1 + testSlack)
-		pt.want(early, result{err: errNoLeader})
+		pt.want(early, result{err: problem.ErrNoLeader})
 		pt.waits(late)
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		if _, cmds := pt.open(pt.next()); !slices.Equal(cmds, []string{"late"}) {
 			pt.Fatalf("proposed %q", cmds)
 		}
@@ -180,7 +184,7 @@ func TestProposeTimeout(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			testProposer(t, func(pt *proposeTest) {
-				pt.leaders.set(1, 1)
+				pt.leaders.Set(1, 1)
 				res := pt.write("w")
 				go func() {
 					for {
@@ -196,12 +200,12 @@ func TestProposeTimeout(t *testing.T) {
 				pt.waits(res)
 				time.Sleep(1 + testSlack)
 				if tt.may {
-					pt.want(res, result{err: errOutcomeUnknown})
+					pt.want(res, result{err: problem.ErrOutcomeUnknown})
 					return
 				}
 				synctest.Wait()
 				got := <-res
-				if p := problemOf(got.err); p.outcome != notApplied || p.retry != retrySoon {
+				if p := problem.Of(got.err); p.Outcome != problem.NotApplied || p.Retry != problem.RetrySoon {
 					pt.Fatalf("the result is %v, want one that says it did not happen, and to try again", got.err)
 				}
 			})
@@ -213,7 +217,7 @@ func TestProposeTimeout(t *testing.T) {
 // last attempt was dropped: the first may still be applied.
 func TestProposeTakenThenDropped(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(2, 1)
+		pt.leaders.Set(2, 1)
 		res := pt.write("w")
 		pt.next().done(true, 1, false)
 		go func() {
@@ -227,7 +231,7 @@ func TestProposeTakenThenDropped(t *testing.T) {
 			}
 		}()
 		time.Sleep(testTimeout + testSlack)
-		pt.want(res, result{err: errOutcomeUnknown})
+		pt.want(res, result{err: problem.ErrOutcomeUnknown})
 	})
 }
 
@@ -235,7 +239,7 @@ func TestProposeTakenThenDropped(t *testing.T) {
 // very same bytes, or it could be applied twice, or differently.
 func TestProposeDropped(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(2, 1)
+		pt.leaders.Set(2, 1)
 		res := pt.write("w")
 		p := pt.next()
 		first := bytes.Clone(p.data)
@@ -262,15 +266,15 @@ func TestProposeLeaderChange(t *testing.T) {
 	for _, leads := range []bool{true, false} {
 		t.Run(fmt.Sprintf("led=%v", leads), func(t *testing.T) {
 			testProposer(t, func(pt *proposeTest) {
-				pt.leaders.set(1, 1)
+				pt.leaders.Set(1, 1)
 				res := pt.write("w")
 				p := pt.next()
 				p.done(true, 1, leads)
 				time.Sleep(30 * time.Millisecond)
 				pt.quiet()
-				pt.leaders.set(0, 2)
+				pt.leaders.Set(0, 2)
 				pt.quiet()
-				pt.leaders.set(2, 2)
+				pt.leaders.Set(2, 2)
 				again := pt.next()
 				if !bytes.Equal(again.data, p.data) {
 					pt.Fatalf("%x was offered again as %x", p.data, again.data)
@@ -290,7 +294,7 @@ func TestProposeLeaderChange(t *testing.T) {
 // while the term lasts; what was passed on can get lost, and is.
 func TestProposeAgainInTheSameTerm(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		own := pt.write("own")
 		pt.next().done(true, 1, true)
 		time.Sleep(testTimeout - 1)
@@ -298,7 +302,7 @@ func TestProposeAgainInTheSameTerm(t *testing.T) {
 		pt.apply(0, 1)
 		pt.want(own, result{})
 
-		pt.leaders.set(2, 2)
+		pt.leaders.Set(2, 2)
 		passed := pt.write("passed")
 		p := pt.next()
 		p.done(true, 2, false)
@@ -328,8 +332,8 @@ func TestProposeCanceled(t *testing.T) {
 		synctest.Wait()
 		after := pt.write("after")
 		hangUp()
-		pt.want(gone, result{err: errOutcomeUnknown})
-		pt.leaders.set(1, 1)
+		pt.want(gone, result{err: problem.ErrOutcomeUnknown})
+		pt.leaders.Set(1, 1)
 		p := pt.next()
 		if _, cmds := pt.open(p); !slices.Equal(cmds, []string{"before", "after"}) {
 			pt.Fatalf("proposed %q", cmds)
@@ -339,13 +343,13 @@ func TestProposeCanceled(t *testing.T) {
 		pt.want(after, result{revision: 1})
 
 		// All of a queue: no empty batch.
-		pt.leaders.set(0, 2)
+		pt.leaders.Set(0, 2)
 		ctx, hangUp = context.WithCancel(pt.Context())
 		go func() { gone <- pt.p.propose(ctx, []byte("gone")) }()
 		synctest.Wait()
 		hangUp()
-		pt.want(gone, result{err: errOutcomeUnknown})
-		pt.leaders.set(1, 3)
+		pt.want(gone, result{err: problem.ErrOutcomeUnknown})
+		pt.leaders.Set(1, 3)
 		pt.quiet()
 		if pt.p.queued != 0 || len(pt.p.queue) != 0 {
 			pt.Fatalf("%d bytes, %d commands are left", pt.p.queued, len(pt.p.queue))
@@ -356,7 +360,7 @@ func TestProposeCanceled(t *testing.T) {
 		go func() { gone <- pt.p.propose(ctx, []byte("gone")) }()
 		pt.next().done(true, 3, true)
 		hangUp()
-		pt.want(gone, result{err: errOutcomeUnknown})
+		pt.want(gone, result{err: problem.ErrOutcomeUnknown})
 		pt.apply(1, 1)
 		if len(pt.p.inFlight) != 0 {
 			pt.Fatal("the batch is left in flight")
@@ -368,7 +372,7 @@ func TestProposeCanceled(t *testing.T) {
 // known, and later requests are refused.
 func TestProposeStop(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		taken := pt.write("taken")
 		pt.next().done(true, 1, true)
 		dropped := pt.write("dropped")
@@ -376,18 +380,18 @@ func TestProposeStop(t *testing.T) {
 		pt.next().done(false, 1, true)
 		queued := pt.write("queued")
 		pt.stop()
-		pt.want(taken, result{err: errOutcomeUnknown})
-		pt.want(dropped, result{err: errStopping})
-		pt.want(queued, result{err: errStopping})
-		pt.want(pt.write("later"), result{err: errStopping})
+		pt.want(taken, result{err: problem.ErrOutcomeUnknown})
+		pt.want(dropped, result{err: problem.ErrStopping})
+		pt.want(queued, result{err: problem.ErrStopping})
+		pt.want(pt.write("later"), result{err: problem.ErrStopping})
 		pt.apply(0, 1) // too late, and harmless
 	})
 	testProposer(t, func(pt *proposeTest) { // while the raft loop is asked
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		offered := pt.write("offered")
 		synctest.Wait()
 		pt.stop()
-		pt.want(offered, result{err: errOutcomeUnknown})
+		pt.want(offered, result{err: problem.ErrOutcomeUnknown})
 	})
 }
 
@@ -395,7 +399,7 @@ func TestProposeStop(t *testing.T) {
 // still waits will ever happen, whatever raft took.
 func TestProposeVoid(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		taken := pt.write("taken")
 		pt.next().done(true, 1, true)
 		offered := pt.write("offered")
@@ -406,10 +410,10 @@ func TestProposeVoid(t *testing.T) {
 			pt.Fatalf("%d batches in flight, %d requests wait", len(pt.p.inFlight), len(pt.p.queue))
 		}
 		pt.p.void()
-		pt.want(taken, result{err: errStopping})
-		pt.want(offered, result{err: errStopping})
-		pt.want(queued, result{err: errStopping})
-		pt.want(pt.write("later"), result{err: errStopping})
+		pt.want(taken, result{err: problem.ErrStopping})
+		pt.want(offered, result{err: problem.ErrStopping})
+		pt.want(queued, result{err: problem.ErrStopping})
+		pt.want(pt.write("later"), result{err: problem.ErrStopping})
 	})
 }
 
@@ -420,14 +424,14 @@ func TestProposeDeadlinesInABatch(t *testing.T) {
 		early := pt.write("early")
 		time.Sleep(2 * time.Second)
 		late := pt.write("late")
-		pt.leaders.set(2, 1)
+		pt.leaders.Set(2, 1)
 		pt.next().done(true, 1, false)
 		for range 5 {
 			time.Sleep(testElection/2 + testSlack)
 			pt.next().done(true, 1, false)
 		}
 		time.Sleep(testElection / 2)
-		pt.want(early, result{err: errOutcomeUnknown})
+		pt.want(early, result{err: problem.ErrOutcomeUnknown})
 		pt.waits(late)
 		pt.apply(0, 2)
 		pt.want(late, result{revision: 1})
@@ -441,14 +445,14 @@ func TestProposeExpiredInABatchThatGoesOn(t *testing.T) {
 		early := pt.write("early")
 		time.Sleep(2 * time.Second)
 		late := pt.write("late")
-		pt.leaders.set(2, 1)
+		pt.leaders.Set(2, 1)
 		p := pt.next()
-		pt.leaders.set(0, 1)
+		pt.leaders.Set(0, 1)
 		p.done(false, 1, false)
 		time.Sleep(testTimeout - 2*time.Second + testSlack)
-		pt.want(early, result{err: errOutcomeUnknown})
+		pt.want(early, result{err: problem.ErrOutcomeUnknown})
 		pt.waits(late)
-		pt.leaders.set(2, 2)
+		pt.leaders.Set(2, 2)
 		_, cmds := pt.open(pt.next())
 		if len(cmds) != 2 {
 			pt.Errorf("offered again: %q", cmds)
@@ -473,7 +477,7 @@ func TestProposeDeadlinesOutOfOrder(t *testing.T) {
 					}
 					rs = append(rs, r)
 				}
-				pt.leaders.set(1, 1)
+				pt.leaders.Set(1, 1)
 				pt.next().done(true, 1, true)
 				if stop {
 					pt.stop()
@@ -481,7 +485,7 @@ func TestProposeDeadlinesOutOfOrder(t *testing.T) {
 					time.Sleep(2 * testTimeout)
 				}
 				for _, r := range rs {
-					pt.want(r.done, result{err: errOutcomeUnknown})
+					pt.want(r.done, result{err: problem.ErrOutcomeUnknown})
 				}
 			})
 		})
@@ -492,7 +496,7 @@ func TestProposeDeadlinesOutOfOrder(t *testing.T) {
 // in vain; one that it does not cover goes on.
 func TestProposeSettle(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(2, 1)
+		pt.leaders.Set(2, 1)
 		covered := pt.write("covered")
 		pt.next().done(true, 1, false)
 		open := pt.write("open")
@@ -502,7 +506,7 @@ func TestProposeSettle(t *testing.T) {
 		pt.p.settle(window{boot: 6, low: 100})
 		pt.waits(covered, open)
 		pt.p.settle(window{boot: 7, low: 1})
-		pt.want(covered, result{err: errOutcomeUnknown})
+		pt.want(covered, result{err: problem.ErrOutcomeUnknown})
 		pt.waits(open)
 		next := pt.write("next")
 		time.Sleep(roundSpacing)
@@ -510,7 +514,7 @@ func TestProposeSettle(t *testing.T) {
 			pt.Fatalf("the next batch is %+v", id)
 		}
 		pt.p.settle(window{boot: 7, low: 1, applied: 2})
-		pt.want(next, result{err: errOutcomeUnknown})
+		pt.want(next, result{err: problem.ErrOutcomeUnknown})
 		pt.apply(1, 1)
 		pt.want(open, result{revision: 100})
 		time.Sleep(testTimeout)
@@ -522,7 +526,7 @@ func TestProposeSettle(t *testing.T) {
 // window holds: one more, and a batch could be applied twice.
 func TestProposeWindowBound(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		stuck := pt.write("stuck")
 		pt.next().done(true, 1, true)
 		for seq := uint64(1); seq < windowSize; seq++ {
@@ -552,7 +556,7 @@ func TestProposeWindowBound(t *testing.T) {
 // that it is not applied after a write that the client made later.
 func TestProposeGivenUpIsSettled(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(2, 1)
+		pt.leaders.Set(2, 1)
 		lost := pt.write("lost")
 		p := pt.next()
 		p.done(true, 1, false)
@@ -561,7 +565,7 @@ func TestProposeGivenUpIsSettled(t *testing.T) {
 			pt.next().done(true, 1, false)
 		}
 		time.Sleep(testElection)
-		pt.want(lost, result{err: errOutcomeUnknown})
+		pt.want(lost, result{err: problem.ErrOutcomeUnknown})
 		pt.write("next")
 		next := pt.next()
 		first, _ := pt.open(p)
@@ -576,7 +580,7 @@ func TestProposeGivenUpIsSettled(t *testing.T) {
 // life, are not taken for those of its own.
 func TestProposeResultsOfOthers(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
-		pt.leaders.set(1, 1)
+		pt.leaders.Set(1, 1)
 		res := pt.write("w")
 		pt.next().done(true, 1, true)
 		for _, id := range []batchID{{node: 2, boot: 7}, {node: 1, boot: 6}, {node: 1, boot: 7, seq: 1}} {
@@ -620,7 +624,7 @@ func TestProposeThroughLossyRaft(t *testing.T) {
 						case 1: // lost: by a follower, or with the term
 							p.done(true, term, leads)
 							term++
-							pt.leaders.set(1+term%3, term)
+							pt.leaders.Set(1+term%3, term)
 						case 2:
 							p.done(true, term, false)
 							late = append(late, p.data)
@@ -640,7 +644,7 @@ func TestProposeThroughLossyRaft(t *testing.T) {
 					}
 				}
 			}()
-			pt.leaders.set(1, 1)
+			pt.leaders.Set(1, 1)
 			const writers, each = 20, 10
 			results := make(chan result)
 			for w := range writers {

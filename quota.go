@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"raftkv/internal/memory"
+	"raftkv/internal/meter"
+	"raftkv/internal/problem"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
-
 	"go.uber.org/zap"
 )
 
@@ -15,7 +17,7 @@ import (
 // states.
 type quota struct {
 	limit uint64 // bytes; 0: none
-	room  uint64 // bytes, and keyCost for each key; 0: none
+	room  uint64 // bytes, and memory.KeyCost for each key; 0: none
 	store sizes
 
 	// By writes on their way:
@@ -28,18 +30,18 @@ type quota struct {
 // that may have come from a larger machine, or an earlier version: it gets a tenth
 // more than it holds.
 func newQuota(log *zap.Logger, cfg config, store sizes) *quota {
-	l, room := cfg.memory, cfg.memory.room()
+	l, room := cfg.memory, cfg.memory.Room()
 	if cfg.Quota != quotaFromMemory {
-		if asked := uint64(cfg.Quota); asked == 0 && l.bytes > 0 || asked > room {
+		if asked := uint64(cfg.Quota); asked == 0 && l.Bytes > 0 || asked > room {
 			log.Warn("--quota lets in more than there is memory for: the process may be killed, and again at each start",
 				zap.Int64("quota", cfg.Quota), zap.Uint64("fits", room), zap.Stringer("limit", l))
 		}
 		return &quota{limit: uint64(cfg.Quota), store: store}
 	}
-	q := &quota{limit: min(quotaMost, room), room: room, store: store}
+	q := &quota{limit: min(memory.QuotaMost, room), room: room, store: store}
 	holds := store.used("")
 	bytes, keys := holds.bytes, holds.keys
-	if cost := bytes + keys*keyCost; bytes > q.limit || cost > q.room {
+	if cost := bytes + keys*memory.KeyCost; bytes > q.limit || cost > q.room {
 		q.limit, q.room = max(q.limit, bytes+bytes/10), max(q.room, cost+cost/10)
 		log.Warn("the data directory holds more than there is memory for; it may grow by a tenth. Delete keys, or give the process more memory",
 			zap.Uint64("bytes", bytes), zap.Uint64("keys", keys), zap.Uint64("fits", room), zap.Stringer("limit", l))
@@ -109,15 +111,15 @@ func (q *quota) fits(bytes, keys, spare uint64) bool {
 		}
 		return n <= limit
 	}
-	return (q.limit == 0 || within(bytes, q.limit)) && (q.room == 0 || within(bytes+keys*keyCost, q.room))
+	return (q.limit == 0 || within(bytes, q.limit)) && (q.room == 0 || within(bytes+keys*memory.KeyCost, q.room))
 }
 
 func (q *quota) refusal(bytes, keys uint64) error {
-	if cost := bytes + keys*keyCost; q.room > 0 && q.limit-min(q.limit, bytes) > q.room-min(q.room, cost) {
+	if cost := bytes + keys*memory.KeyCost; q.room > 0 && q.limit-min(q.limit, bytes) > q.room-min(q.room, cost) {
 		return fmt.Errorf("%w: %d keys take about %d bytes of memory with their values, and %d are allowed, by the memory that this node has",
-			errQuota, keys, cost, q.room)
+			problem.ErrQuota, keys, cost, q.room)
 	}
-	return fmt.Errorf("%w: they take %d bytes, %d are allowed", errQuota, bytes, q.limit)
+	return fmt.Errorf("%w: they take %d bytes, %d are allowed", problem.ErrQuota, bytes, q.limit)
 }
 
 // holding is what the store holds, and one key of it.
@@ -147,8 +149,8 @@ func (kv *kvstore) publishSize() {
 	kv.keysNow.Store(uint64(kv.state.items.Len()))
 }
 
-// register adds what there is to say.
-func (q *quota) register(reg prometheus.Registerer) {
-	gauge(reg, "raftkv_quota_bytes", "Bytes of keys and values that this node lets in; 0 is any number.",
+// Register adds what there is to say.
+func (q *quota) Register(reg prometheus.Registerer) {
+	meter.Gauge(reg, "raftkv_quota_bytes", "Bytes of keys and values that this node lets in; 0 is any number.",
 		func() float64 { return float64(q.limit) })
 }

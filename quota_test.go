@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"raftkv/internal/problem"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,7 +55,7 @@ func TestQuotaConcurrent(t *testing.T) {
 		inside++
 		at.problem("PUT while another is on its way", at.do(http.MethodPut, "/b", strings.Repeat("x", 50)),
 			http.StatusInsufficientStorage, "quota_exceeded")
-		return result{err: errOutcomeUnknown}
+		return result{err: problem.ErrOutcomeUnknown}
 	}
 	at.problem("PUT", at.do(http.MethodPut, "/a", strings.Repeat("x", 50)), http.StatusGatewayTimeout, "outcome_unknown")
 	if inside != 1 {
@@ -63,7 +64,7 @@ func TestQuotaConcurrent(t *testing.T) {
 	if _, err := at.a.quota.reserve("b", 99); err != nil {
 		t.Errorf("after a write that did not make it: %v", err)
 	}
-	if _, err := at.a.quota.reserve("c", 1); !errors.Is(err, errQuota) {
+	if _, err := at.a.quota.reserve("c", 1); !errors.Is(err, problem.ErrQuota) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -5,6 +5,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"raftkv/internal/liveness"
+	"raftkv/internal/problem"
+	"raftkv/internal/refusal"
+	"raftkv/internal/wait"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -67,9 +71,9 @@ type raftNode struct {
 	elected time.Duration // the election timeout
 
 	storage *storage
-	leaders *leadership
+	leaders *wait.Leadership
 	kv      nodeStore
-	applied *indexWait
+	applied *wait.Index
 	reads   *reader
 
 	proposeC <-chan proposal          // from the proposer
@@ -82,11 +86,11 @@ type raftNode struct {
 	appliedC chan *raftpb.Message     // from the apply loop
 	writtenC chan *state              // from the snapshot writer to the persist loop
 	reports  mailbox                  // from rafthttp: what became of messages
-	refusals *refusals                // of what came to the peer port
+	refusals *refusal.Refusals        // of what came to the peer port
 	known    acquaintances            // whom messages are taken from
 	errorC   chan error               // from rafthttp: this node was removed
 
-	pulse, persistPulse *pulse // of the raft loop and of the persist loop
+	pulse, persistPulse *liveness.Pulse // of the raft loop and of the persist loop
 
 	transport transport
 	links     *links
@@ -167,7 +171,7 @@ func raftConfig(cfg config, s raftStorage, log *zap.Logger) *raft.Config {
 func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
 	log := raftStorage{n.storage.mem, n.storage, n.kv.askForSnapshot}
 	c := raftConfig(cfg, log, n.log)
-	c.Applied = n.applied.get() // the start has applied what was known to be committed
+	c.Applied = n.applied.Get() // the start has applied what was known to be committed
 	rn, err := raft.NewRawNode(c)
 	if err != nil {
 		return err
@@ -265,7 +269,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 			f(n.loop.rn)
 		case <-n.reports.kick:
 			n.reports.empty(n.loop.rn)
-		case <-n.pulse.comes():
+		case <-n.pulse.Comes():
 		case <-ctx.Done():
 			return nil
 		}
@@ -297,7 +301,7 @@ func (n *raftNode) drain() {
 // the message, which its sender must expect.
 func (n *raftNode) step(m *raftpb.Message) {
 	if err := n.loop.rounds.check(n.loop.rn, m); err != nil {
-		n.refusals.note(m.GetFrom(), err)
+		n.refusals.Note(m.GetFrom(), err)
 		return
 	}
 	n.contacts.note(m, n.status.Load(), n.id, n.loop.rn)
@@ -474,7 +478,7 @@ func (n *raftNode) publish() {
 	st := n.loop.rn.BasicStatus()
 	now := &raftStatus{term: st.GetTerm(), commit: st.GetCommit(), leader: st.Lead, role: st.RaftState}
 	n.status.Store(now)
-	n.leaders.set(st.Lead, st.GetTerm())
+	n.leaders.Set(st.Lead, st.GetTerm())
 	n.contacts.noteMajority(now, n.id, n.loop.rn)
 }
 
@@ -489,13 +493,13 @@ func (n *raftNode) call(ctx context.Context, f func(*raft.RawNode)) error {
 		completed = true
 	}:
 	case <-n.life.Done():
-		return errStopping
+		return problem.ErrStopping
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	<-done
 	if !completed {
-		return errStopping
+		return problem.ErrStopping
 	}
 	return nil
 }
@@ -515,14 +519,14 @@ func (n *raftNode) persist(ctx context.Context) error {
 	defer trim.Stop()
 	for {
 		select {
-		case <-n.persistPulse.comes():
+		case <-n.persistPulse.Comes():
 		case <-trim.C:
 			if err := n.storage.trim(); err != nil {
 				return err
 			}
 			n.storage.room.tend()
 		case msgs := <-n.appendC:
-			if err := n.persistPulse.excused(waitsForDisk, func() error { return n.store(ctx, msgs) }); err != nil {
+			if err := n.persistPulse.Excused(liveness.WaitsForDisk, func() error { return n.store(ctx, msgs) }); err != nil {
 				return fmt.Errorf("cannot store: %w", err)
 			}
 			s, err := n.answer(msgs)
@@ -534,12 +538,12 @@ func (n *raftNode) persist(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			}
-			_ = n.persistPulse.excused(waitsForDisk, func() error {
+			_ = n.persistPulse.Excused(liveness.WaitsForDisk, func() error {
 				n.storage.next.step() // now that nobody waits for it
 				return nil
 			})
 		case st := <-n.writtenC:
-			if err := n.persistPulse.excused(waitsForDisk, func() error { return n.storage.written(st) }); err != nil {
+			if err := n.persistPulse.Excused(liveness.WaitsForDisk, func() error { return n.storage.written(st) }); err != nil {
 				return fmt.Errorf("cannot store: %w", err)
 			}
 		case <-ctx.Done():

@@ -4,6 +4,10 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"raftkv/internal/liveness"
+	"raftkv/internal/meter"
+	"raftkv/internal/problem"
+	"raftkv/internal/wait"
 	"slices"
 	"sync"
 	"time"
@@ -29,10 +33,10 @@ type reader struct {
 	timeout    time.Duration // how long a reader may wait
 	retryAfter time.Duration // a round can be lost on its way; then another one is asked for
 	roundC     chan<- []byte // to the raft loop: asks for a round with this context
-	leaders    *leadership
-	applied    *indexWait
+	leaders    *wait.Leadership
+	applied    *wait.Index
 	kick       chan struct{}
-	pulse      *pulse
+	pulse      *liveness.Pulse
 
 	mu      sync.Mutex
 	waiting *readRound // readers that no round serves yet; nil if none
@@ -57,23 +61,23 @@ type readRound struct {
 	index    uint64 // which raft has answered; 0: it has not
 }
 
-func newReader(cfg config, l life, roundC chan<- []byte, leaders *leadership, applied *indexWait) *reader {
+func newReader(cfg config, l life, roundC chan<- []byte, leaders *wait.Leadership, applied *wait.Index) *reader {
 	return &reader{
 		life:    l,
 		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
 		roundC: roundC, leaders: leaders, applied: applied,
-		kick: make(chan struct{}, 1), pulse: newPulse("reader"),
+		kick: make(chan struct{}, 1), pulse: liveness.NewPulse("reader"),
 	}
 }
 
 // confirm returns nil once this node has applied every write that was
-// acknowledged anywhere before the call; errNoLeader, errUnavailable or
-// errStopping when that could not be established.
+// acknowledged anywhere before the call; problem.ErrNoLeader, problem.ErrUnavailable or
+// problem.ErrStopping when that could not be established.
 func (r *reader) confirm(ctx context.Context) error {
 	deadline := time.Now().Add(r.timeout)
 	for {
 		err := r.round(ctx, deadline)
-		retry := errors.Is(err, errNoLeader) || errors.Is(err, errUnavailable)
+		retry := errors.Is(err, problem.ErrNoLeader) || errors.Is(err, problem.ErrUnavailable)
 		if !retry || ctx.Err() != nil || !time.Now().Before(deadline) {
 			return err
 		}
@@ -86,7 +90,7 @@ func (r *reader) round(ctx context.Context, deadline time.Time) error {
 	r.mu.Lock()
 	if r.stopped {
 		r.mu.Unlock()
-		return errStopping
+		return problem.ErrStopping
 	}
 	if r.waiting == nil {
 		r.waiting = &readRound{done: make(chan struct{}), deadline: deadline}
@@ -103,7 +107,7 @@ func (r *reader) round(ctx context.Context, deadline time.Time) error {
 	case <-round.done:
 		return round.err
 	case <-ctx.Done():
-		return errUnavailable
+		return problem.ErrUnavailable
 	}
 }
 
@@ -123,7 +127,7 @@ func (r *reader) run(ctx context.Context) error {
 	defer gathered.Stop()
 	var lastLeader, lastTerm uint64
 	for {
-		leader, term, changed := r.leaders.get()
+		leader, term, changed := r.leaders.Get()
 		if leader != lastLeader || term != lastTerm {
 			r.retryAll() // rounds of the old leader are lost
 			lastLeader, lastTerm = leader, term
@@ -146,7 +150,7 @@ func (r *reader) run(ctx context.Context) error {
 		}
 		select {
 		case <-r.kick:
-		case <-r.pulse.comes():
+		case <-r.pulse.Comes():
 		case <-changed:
 		case <-gathered.C:
 		case <-tick:
@@ -248,7 +252,7 @@ func (r *reader) await(round *readRound, index uint64) {
 	}
 	r.mu.Unlock()
 	if first {
-		r.applied.reached(index, r.catchUp)
+		r.applied.Reached(index, r.catchUp)
 	}
 }
 
@@ -256,7 +260,7 @@ func (r *reader) await(round *readRound, index uint64) {
 // called again for the next. However many rounds come and expire while a node
 // applies nothing, there is one call to come.
 func (r *reader) catchUp() {
-	applied := r.applied.get()
+	applied := r.applied.Get()
 	r.mu.Lock()
 	kept := r.rounds[:0]
 	r.watched = 0
@@ -276,7 +280,7 @@ func (r *reader) catchUp() {
 	next := r.watched
 	r.mu.Unlock()
 	if next != 0 {
-		r.applied.reached(next, r.catchUp)
+		r.applied.Reached(next, r.catchUp)
 	}
 }
 
@@ -292,9 +296,9 @@ func (r *reader) retryAll() {
 func (r *reader) expire(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	err := errUnavailable
-	if leader, _, _ := r.leaders.get(); leader == 0 {
-		err = errNoLeader
+	err := problem.ErrUnavailable
+	if leader, _, _ := r.leaders.Get(); leader == 0 {
+		err = problem.ErrNoLeader
 	}
 	if r.waiting != nil && !now.Before(r.waiting.deadline) {
 		r.waiting.fail(err)
@@ -322,17 +326,17 @@ func (r *reader) stop() {
 	defer r.mu.Unlock()
 	r.stopped = true
 	for _, round := range r.rounds {
-		round.fail(errStopping)
+		round.fail(problem.ErrStopping)
 	}
 	if r.waiting != nil {
-		r.waiting.fail(errStopping)
+		r.waiting.fail(problem.ErrStopping)
 	}
 	r.rounds, r.waiting = nil, nil
 }
 
-// register adds what there is to count.
-func (r *reader) register(reg prometheus.Registerer) {
-	gauge(reg, "raftkv_reads_waiting", "Linearizable reads that wait for the leader's word, or for this node to catch up.",
+// Register adds what there is to count.
+func (r *reader) Register(reg prometheus.Registerer) {
+	meter.Gauge(reg, "raftkv_reads_waiting", "Linearizable reads that wait for the leader's word, or for this node to catch up.",
 		func() float64 { return float64(r.backlog()) })
 }
 

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
+	"raftkv/internal/wait"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,16 +18,16 @@ type readTest struct {
 	*testing.T
 	r       *reader
 	roundC  chan []byte
-	leaders *leadership
-	applied *indexWait
+	leaders *wait.Leadership
+	applied *wait.Index
 	stop    func()
 }
 
 // testReader runs f in a bubble.
 func testReader(t *testing.T, f func(rt *readTest)) {
 	t.Helper()
-	inBubble(t, func(t *testing.T) {
-		rt := &readTest{T: t, roundC: make(chan []byte), leaders: newLeadership(), applied: &indexWait{index: 10}}
+	testkit.InBubble(t, func(t *testing.T) {
+		rt := &readTest{T: t, roundC: make(chan []byte), leaders: wait.NewLeadership(), applied: &wait.Index{Index: 10}}
 		cfg := config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
 		rt.r = newReader(cfg, newLife(cfg.ID, 7), rt.roundC, rt.leaders, rt.applied)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -111,11 +114,11 @@ func TestReadNoLeader(t *testing.T) {
 		rt.waits(res)
 		rt.quiet()
 		time.Sleep(1 + testSlack)
-		rt.want(res, errNoLeader)
+		rt.want(res, problem.ErrNoLeader)
 
 		res = rt.read()
 		time.Sleep(testTimeout - 1)
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		rt.r.confirmed(rt.next(), 10)
 		rt.want(res, nil)
 	})
@@ -125,15 +128,15 @@ func TestReadNoLeader(t *testing.T) {
 // committed when it was asked, and not before; no timer holds it back.
 func TestReadWaitsForApply(t *testing.T) {
 	testReader(t, func(rt *readTest) {
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		start := time.Now()
 		res := rt.read()
 		rt.r.confirmed(rt.next(), 12)
 		for _, index := range []uint64{10, 11} {
-			rt.applied.advance(index)
+			rt.applied.Advance(index)
 			rt.waits(res)
 		}
-		rt.applied.advance(12)
+		rt.applied.Advance(12)
 		rt.want(res, nil)
 		again := rt.read()
 		rt.r.confirmed(rt.next(), 12) // nothing to wait for
@@ -148,7 +151,7 @@ func TestReadWaitsForApply(t *testing.T) {
 // acknowledged in between would be missing.
 func TestReadNotServedByAnEarlierRound(t *testing.T) {
 	testReader(t, func(rt *readTest) {
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		early := rt.read()
 		first := rt.next()
 		late := rt.read()
@@ -159,11 +162,11 @@ func TestReadNotServedByAnEarlierRound(t *testing.T) {
 		rt.waits(late)
 		rt.r.confirmed(rt.next(), 11)
 		rt.waits(late)
-		rt.applied.advance(11)
+		rt.applied.Advance(11)
 		rt.want(late, nil)
 	})
 	testReader(t, func(rt *readTest) { // also not when its own is under way as well
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		early := rt.read()
 		first := rt.next()
 		late := rt.read()
@@ -182,7 +185,7 @@ func TestReadNotServedByAnEarlierRound(t *testing.T) {
 // than maxReadRounds are under way, however many wait.
 func TestReadRoundsAreShared(t *testing.T) {
 	testReader(t, func(rt *readTest) {
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		reads := []<-chan error{rt.read()}
 		rounds := [][]byte{rt.next()}
 		for len(rounds) < maxReadRounds {
@@ -217,7 +220,7 @@ func TestReadRoundsAreShared(t *testing.T) {
 		rt.quiet()
 	})
 	testReader(t, func(rt *readTest) { // no timer holds anyone back
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		start := time.Now()
 		a := rt.read()
 		round := rt.next()
@@ -239,7 +242,7 @@ func TestReadRoundsAreShared(t *testing.T) {
 func TestReadLostRound(t *testing.T) {
 	for answered := range 3 {
 		testReader(t, func(rt *readTest) {
-			rt.leaders.set(2, 1)
+			rt.leaders.Set(2, 1)
 			res := rt.read()
 			rounds := [][]byte{rt.next()}
 			for range 2 {
@@ -257,7 +260,7 @@ func TestReadLostRound(t *testing.T) {
 			rt.waits(res)
 			rt.r.confirmed(rounds[answered], 11)
 			rt.r.confirmed(rounds[0], 99) // an answer that comes late changes nothing
-			rt.applied.advance(11)
+			rt.applied.Advance(11)
 			rt.want(res, nil)
 			time.Sleep(testTimeout)
 			rt.quiet()
@@ -269,24 +272,24 @@ func TestReadLostRound(t *testing.T) {
 // for again at once, also when new reads come at the same moment.
 func TestReadLeaderChange(t *testing.T) {
 	testReader(t, func(rt *readTest) {
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		res := rt.read()
 		rt.next()
-		rt.leaders.set(0, 2)
+		rt.leaders.Set(0, 2)
 		rt.quiet()
-		rt.leaders.set(3, 2)
+		rt.leaders.Set(3, 2)
 		rt.r.confirmed(rt.next(), 10)
 		rt.want(res, nil)
 	})
 	for range 30 { // which of two events comes first is up to the scheduler
 		testReader(t, func(rt *readTest) {
-			rt.leaders.set(2, 1)
+			rt.leaders.Set(2, 1)
 			a := rt.read()
 			rt.next()
 			b := rt.read()
 			time.Sleep(roundSpacing)
 			synctest.Wait()
-			rt.leaders.set(3, 2) // while b's round is handed to the raft loop
+			rt.leaders.Set(3, 2) // while b's round is handed to the raft loop
 			rt.read()
 			roundB := rt.next()
 			rt.r.confirmed(rt.next(), 10)
@@ -301,7 +304,7 @@ func TestReadLeaderChange(t *testing.T) {
 // nobody confirms nothing.
 func TestReadForeignAnswers(t *testing.T) {
 	testReader(t, func(rt *readTest) {
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		res := rt.read()
 		own := rt.next()
 		for i := range own[:24] { // what follows is a note to the node itself
@@ -323,7 +326,7 @@ func TestReadForeignAnswers(t *testing.T) {
 func TestReadTimeout(t *testing.T) {
 	for _, answered := range []bool{false, true} {
 		testReader(t, func(rt *readTest) {
-			rt.leaders.set(2, 1)
+			rt.leaders.Set(2, 1)
 			res := rt.read()
 			var last []byte
 			go func() {
@@ -342,9 +345,9 @@ func TestReadTimeout(t *testing.T) {
 			time.Sleep(testTimeout - 1)
 			rt.waits(res)
 			time.Sleep(1 + testSlack)
-			rt.want(res, errUnavailable)
+			rt.want(res, problem.ErrUnavailable)
 			rt.r.confirmed(last, 11)
-			rt.applied.advance(11)
+			rt.applied.Advance(11)
 			synctest.Wait()
 			if !rt.r.idle() {
 				rt.Fatal("something is left")
@@ -357,17 +360,17 @@ func TestReadTimeout(t *testing.T) {
 // its round do not notice.
 func TestReadCanceled(t *testing.T) {
 	testReader(t, func(rt *readTest) {
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		ctx, hangUp := context.WithCancel(rt.Context())
 		gone := make(chan error, 1)
-		rt.leaders.set(0, 1)
+		rt.leaders.Set(0, 1)
 		go func() { gone <- rt.r.confirm(ctx) }()
 		synctest.Wait()
 		other := rt.read()
 		hangUp()
-		rt.want(gone, errUnavailable)
+		rt.want(gone, problem.ErrUnavailable)
 		rt.waits(other)
-		rt.leaders.set(2, 2)
+		rt.leaders.Set(2, 2)
 		rt.r.confirmed(rt.next(), 10)
 		rt.want(other, nil)
 	})
@@ -377,7 +380,7 @@ func TestReadCanceled(t *testing.T) {
 // are refused.
 func TestReadStop(t *testing.T) {
 	testReader(t, func(rt *readTest) {
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		asked := rt.read()
 		rt.next()
 		behind := rt.read()
@@ -389,62 +392,62 @@ func TestReadStop(t *testing.T) {
 		waiting := rt.read()
 		rt.stop()
 		for _, c := range []<-chan error{asked, behind, taken, waiting, rt.read()} {
-			rt.want(c, errStopping)
+			rt.want(c, problem.ErrStopping)
 		}
-		rt.applied.advance(11)
+		rt.applied.Advance(11)
 	})
 	testReader(t, func(rt *readTest) { // while the raft loop is asked
-		rt.leaders.set(2, 1)
+		rt.leaders.Set(2, 1)
 		res := rt.read()
 		rt.stop()
-		rt.want(res, errStopping)
+		rt.want(res, problem.ErrStopping)
 	})
 }
 
 // Guarantee: who waits for an index is woken when it is reached, in whatever
 // order they came, and once.
 func TestIndexWait(t *testing.T) {
-	w := &indexWait{index: 5}
+	w := &wait.Index{Index: 5}
 	woken := make(map[uint64]int)
 	for _, index := range []uint64{9, 5, 7, 6, 7, 4} {
-		w.reached(index, func() { woken[index]++ })
+		w.Reached(index, func() { woken[index]++ })
 	}
 	if woken[4] != 1 || woken[5] != 1 || len(woken) != 2 {
 		t.Fatalf("at 5: %v", woken)
 	}
-	w.advance(7)
-	w.advance(3) // a state never goes back
-	if w.get() != 7 || woken[6] != 1 || woken[7] != 2 || woken[9] != 0 {
-		t.Fatalf("at %d: %v", w.get(), woken)
+	w.Advance(7)
+	w.Advance(3) // a state never goes back
+	if w.Get() != 7 || woken[6] != 1 || woken[7] != 2 || woken[9] != 0 {
+		t.Fatalf("at %d: %v", w.Get(), woken)
 	}
 	select {
-	case <-w.channel(8):
+	case <-w.Channel(8):
 		t.Fatal("8 is not reached")
-	case <-w.channel(7):
+	case <-w.Channel(7):
 	}
-	w.advance(9)
-	w.advance(9)
-	if woken[9] != 1 || woken[4] != 1 || len(w.waiters) != 0 {
-		t.Fatalf("%v, %d left", woken, len(w.waiters))
+	w.Advance(9)
+	w.Advance(9)
+	if woken[9] != 1 || woken[4] != 1 || len(w.Waiters) != 0 {
+		t.Fatalf("%v, %d left", woken, len(w.Waiters))
 	}
 }
 
 // Guarantee: the proposer of a membership change learns the outcome once, and
 // nobody else's.
 func TestConfWait(t *testing.T) {
-	w := newConfWait()
-	c, cancel := w.register(1)
-	w.done(2, errMemberExists)
-	w.done(1, nil)
-	w.done(1, errMemberExists) // the second of two proposals
+	w := wait.NewOutcomes()
+	c, cancel := w.Register(1)
+	w.Done(2, problem.ErrMemberExists)
+	w.Done(1, nil)
+	w.Done(1, problem.ErrMemberExists) // the second of two proposals
 	if err := <-c; err != nil || len(c) != 0 {
 		t.Fatal(err, len(c))
 	}
 	cancel()
-	_, cancel = w.register(3)
+	_, cancel = w.Register(3)
 	cancel()
-	w.done(3, nil)
-	if len(w.waiting) != 0 {
-		t.Fatalf("%d left", len(w.waiting))
+	w.Done(3, nil)
+	if len(w.Waiting) != 0 {
+		t.Fatalf("%d left", len(w.Waiting))
 	}
 }

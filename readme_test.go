@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
 	"strconv"
@@ -255,11 +256,11 @@ var readmePort = regexp.MustCompile(`(?:127\.0\.0\.1|localhost):([0-9]{2,5})\b`)
 // goreman does, and its last line is the command to type.
 func TestReadme(t *testing.T) {
 	markdown, err := os.ReadFile("README.md")
-	must(t, err)
+	testkit.Must(t, err)
 	text := strings.Replace(string(markdown), "### Stop a node", "```sh\ncp run/cluster.log cluster.log\n```\n### Stop a node", 1)
 	dir := runTutorial(t, text)
 	log, err := os.ReadFile(filepath.Join(dir, "cluster.log"))
-	must(t, err)
+	testkit.Must(t, err)
 	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
 	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "run: all nodes are ready") || !strings.Contains(last, "curl -X PUT -d hello http://127.0.0.1:12380/my-key") {
 		t.Errorf("the last line of make run is\n%s", last)
@@ -344,7 +345,7 @@ func runTutorial(t *testing.T, markdown string) string {
 	}
 	needTools(t, "bash", "git", "make", "curl")
 	commands, err := readmeCommands(markdown)
-	must(t, err)
+	testkit.Must(t, err)
 	if len(commands) < 5 {
 		t.Fatalf("only %d commands in the sh blocks", len(commands))
 	}
@@ -382,7 +383,7 @@ var (
 // commands begins with a $.
 func TestReadmeBoxes(t *testing.T) {
 	markdown, err := os.ReadFile("README.md")
-	must(t, err)
+	testkit.Must(t, err)
 	boxes := docFence.FindAllStringSubmatch(string(markdown), -1)
 	if len(boxes) < 10 {
 		t.Fatalf("only %d boxes", len(boxes))
@@ -420,7 +421,7 @@ func TestReadmeLeavesNothingForGit(t *testing.T) {
 		}
 	}
 	markdown, err := os.ReadFile("README.md")
-	must(t, err)
+	testkit.Must(t, err)
 	// Whatever a command of the README writes is in run, but for the program.
 	for _, m := range regexp.MustCompile(`(?:>|-o |--data-dir )([a-zA-Z][^\s;&]*)`).FindAllStringSubmatch(strings.Join(shBoxes(string(markdown)), "\n"), -1) {
 		if !strings.HasPrefix(m[1], "run/") {

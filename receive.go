@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"raftkv/internal/problem"
+	"raftkv/internal/refusal"
 	"sync"
 
 	"go.etcd.io/raft/v3"
@@ -18,14 +20,14 @@ import (
 func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 	n.links.hear(m.GetFrom())
 	err := n.admission.admit(m)
-	if err == nil && m.GetType() == raftpb.MsgSnap && errors.Is(n.kv.sound(), errHistories) {
-		err = refusal{status: http.StatusServiceUnavailable, kind: notHostile, reason: errHistories.Error()}
+	if err == nil && m.GetType() == raftpb.MsgSnap && errors.Is(n.kv.sound(), problem.ErrHistories) {
+		err = refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.NotHostile, Reason: problem.ErrHistories.Error()}
 	}
 	if m.GetType() == raftpb.MsgSnap {
 		err = n.admitSnapshot(m, err)
 	}
 	if err != nil {
-		n.refusals.note(m.GetFrom(), err)
+		n.refusals.Note(m.GetFrom(), err)
 		return err
 	}
 	select {
@@ -50,7 +52,7 @@ func (n *raftNode) admitSnapshot(m *raftpb.Message, refused error) error {
 		return err
 	}
 	n.log.Warn("refused a snapshot", zap.Uint64("from", m.GetFrom()), zap.Error(err))
-	return refusal{status: http.StatusBadRequest, kind: notHostile, reason: err.Error()}
+	return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.NotHostile, Reason: err.Error()}
 }
 
 // IsIDRemoved implements rafthttp.Raft: rafthttp tells removed nodes so.

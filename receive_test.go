@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"raftkv/internal/address"
+	"raftkv/internal/refusal"
 	"testing"
 	"time"
 
@@ -18,13 +20,13 @@ import (
 // send, one from a removed node, or a proposal that no node could apply gets
 // to raft: it disturbs the cluster, or stops every node at every start.
 func TestReceiveRefuses(t *testing.T) {
-	st := newState([]peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
+	st := newState([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
 	st.membership.removed[3] = true
 	life, stop := context.WithCancel(t.Context())
 	defer stop()
 	n := &raftNode{
 		id: 1, log: zap.NewNop(), kv: &kvstore{state: st, agreement: newAgreement(zap.NewNop(), 1, 0, 0)}, links: newLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second),
-		recvC: make(chan *raftpb.Message, 1), life: life, refusals: newRefusals(zap.NewNop()),
+		recvC: make(chan *raftpb.Message, 1), life: life, refusals: refusal.NewRefusals(zap.NewNop()),
 	}
 	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}
 	n.known.settle(noTransport{}, st.membership)
@@ -59,11 +61,11 @@ func TestReceiveRefuses(t *testing.T) {
 				m.Term = new(uint64(1))
 			}
 			err := n.Process(t.Context(), m)
-			var r refusal
+			var r refusal.Refusal
 			switch {
 			case c.status == 0 && err == nil:
 				<-n.recvC
-			case !errors.As(err, &r) || r.status != c.status:
+			case !errors.As(err, &r) || r.Status != c.status:
 				t.Errorf("got %v, want status %d", err, c.status)
 			}
 		})
@@ -84,11 +86,16 @@ func TestReceiveRefuses(t *testing.T) {
 // noTransport sends nothing.
 type noTransport struct{}
 
-func (noTransport) Send([]*raftpb.Message)        {}
-func (noTransport) SendSnapshot(*snap.Message)    {}
-func (noTransport) AddPeer(types.ID, []string)    {}
+func (noTransport) Send([]*raftpb.Message) {}
+
+func (noTransport) SendSnapshot(*snap.Message) {}
+
+func (noTransport) AddPeer(types.ID, []string) {}
+
 func (noTransport) UpdatePeer(types.ID, []string) {}
-func (noTransport) RemovePeer(types.ID)           {}
-func (noTransport) Stop()                         {}
+
+func (noTransport) RemovePeer(types.ID) {}
+
+func (noTransport) Stop() {}
 
 func simLikeURL(id uint64) string { return "http://10.0.0." + string(rune('0'+id)) + ":2380" }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/problem"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -28,7 +29,7 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 				cs = rn.ApplyConfChange(cc)
 			}
 		})
-		if errors.Is(err, errStopping) {
+		if errors.Is(err, problem.ErrStopping) {
 			return nil
 		}
 		if want := m.confState(); err == nil && cs != nil && !proto.Equal(cs, want) {
@@ -40,7 +41,7 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 		n.noteMove(m)
 	}
 	if m.removed[n.id] {
-		return errRemoved
+		return problem.ErrRemoved
 	}
 	return nil
 }
@@ -85,7 +86,7 @@ func (n *raftNode) watchRemoval(ctx context.Context) error {
 	case err := <-n.errorC:
 		select {
 		case <-time.After(farewellTicks * n.tick):
-			return fmt.Errorf("%w (a peer says: %w)", errRemoved, err)
+			return fmt.Errorf("%w (a peer says: %w)", problem.ErrRemoved, err)
 		case <-ctx.Done():
 			return nil
 		}

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/durable"
 	"strconv"
 
 	"go.uber.org/zap"
@@ -99,7 +101,7 @@ func besideDir(dir string) string { return dir + ".recovering" }
 
 func newRecovery(dir string) (recovery, error) {
 	within := volumeRecovery{dir}.next()
-	mounted, err := isMountPoint(dir)
+	mounted, err := durable.IsMountPoint(dir)
 	if err != nil {
 		return recovery{}, err
 	}
@@ -292,7 +294,7 @@ func (r recovery) replace(out io.Writer, node uint64, me member, st *state) (err
 	if err := r.clear(); err != nil {
 		return err
 	}
-	if err := st.refound([]peer{{ID: node, URL: me.PeerURL}}); err != nil {
+	if err := st.refound([]address.Peer{{ID: node, URL: me.PeerURL}}); err != nil {
 		return err
 	}
 	id := identity{Format: dirFormat, Node: node, Instance: newInstance(), ClusterID: max(1, rand.Uint64())}
@@ -333,7 +335,7 @@ func (r recovery) swap() (old string, err error) {
 	if old, err = r.setAside(); err != nil {
 		return "", err
 	}
-	if err = syncDir(filepath.Dir(r.dir)); err == nil {
+	if err = durable.SyncDir(filepath.Dir(r.dir)); err == nil {
 		err = r.place()
 	}
 	return old, err
@@ -372,5 +374,5 @@ func (r recovery) place() error {
 	if err := os.Rename(r.next, r.dir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(r.dir))
+	return durable.SyncDir(filepath.Dir(r.dir))
 }

@@ -10,6 +10,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/durable"
+	"raftkv/internal/statefile"
 	"slices"
 
 	"go.uber.org/zap"
@@ -51,7 +54,7 @@ const revisionJump = 1_000_000_000
 // Who was a member, who was removed, which batches were applied and what the
 // replicas found of one another is the old cluster's: here those IDs have not
 // been used yet.
-func (s *state) refound(voters []peer) error {
+func (s *state) refound(voters []address.Peer) error {
 	if s.revision > math.MaxUint64-revisionJump {
 		return fmt.Errorf("its revision %d is too high to go on from", s.revision)
 	}
@@ -65,8 +68,8 @@ func (s *state) refound(voters []peer) error {
 
 // restoredClusterID derives a cluster ID from what every node of the cluster is
 // made from, so that all arrive at the same one. It is never 0.
-func restoredClusterID(digest [sha256.Size]byte, voters []peer) uint64 {
-	text := fmt.Appendf(nil, "restore %x\n%s\n", digest, formatPeers(voters))
+func restoredClusterID(digest [sha256.Size]byte, voters []address.Peer) uint64 {
+	text := fmt.Appendf(nil, "restore %x\n%s\n", digest, address.FormatPeers(voters))
 	sum := sha256.Sum256(text)
 	return max(1, binary.BigEndian.Uint64(sum[:]))
 }
@@ -79,13 +82,13 @@ func runRestore(o offline) error {
 	if err != nil {
 		return err
 	}
-	peers, err := parsePeers(list)
+	peers, err := address.ParsePeers(list)
 	r.check("cluster", list, err)
 	if r.sound("id", "cluster") {
 		r.check("cluster", list, c.resolveCluster(peers))
 	}
-	if r.sound("id", "cluster") && !slices.Contains(c.Cluster, peer{ID: c.ID, URL: c.PeerURL}) {
-		r.check("id", c.ID, fmt.Errorf("expected a member in %s %s", r.name("cluster"), formatPeers(c.Cluster)))
+	if r.sound("id", "cluster") && !slices.Contains(c.Cluster, address.Peer{ID: c.ID, URL: c.PeerURL}) {
+		r.check("id", c.ID, fmt.Errorf("expected a member in %s %s", r.name("cluster"), address.FormatPeers(c.Cluster)))
 	}
 	if err := r.verdict(); err != nil {
 		return err
@@ -111,7 +114,7 @@ func restore(o offline, c config, file string) error {
 	}
 	id := identity{
 		Format: dirFormat, Node: c.ID, Instance: newInstance(),
-		ClusterID: restoredClusterID(digest, c.Cluster), Initial: formatPeers(c.Cluster),
+		ClusterID: restoredClusterID(digest, c.Cluster), Initial: address.FormatPeers(c.Cluster),
 	}
 	if err := makeDir(c.DataDir, id, st); err != nil {
 		return err
@@ -139,14 +142,14 @@ func readBackup(stdin io.Reader, file string) (st *state, digest [sha256.Size]by
 		defer func() { _ = f.Close() }() // only read from
 		in = f
 	}
-	sr, err := newStateReader(in)
+	sr, err := statefile.NewReader(in)
 	if err == nil {
 		st, err = readRecords(sr)
 	}
 	if err != nil {
 		return nil, digest, fmt.Errorf("backup %s: %w", file, err)
 	}
-	return st, sr.digest, nil
+	return st, sr.Digest, nil
 }
 
 // checkVacant refuses a directory in which there is a node, or anything else.
@@ -176,7 +179,7 @@ func makeDir(dir string, id identity, st *state) (err error) {
 		return err
 	}
 	mark := filepath.Join(dir, restoringName)
-	if err := errors.Join(os.WriteFile(mark, nil, 0o600), syncDir(dir)); err != nil {
+	if err := errors.Join(os.WriteFile(mark, nil, 0o600), durable.SyncDir(dir)); err != nil {
 		return err
 	}
 	fitSegments(zap.NewNop(), dir)
@@ -186,5 +189,5 @@ func makeDir(dir string, id identity, st *state) (err error) {
 	if err := os.Remove(mark); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+	return errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir)))
 }

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"raftkv/internal/durable"
+	"raftkv/internal/problem"
+	"raftkv/internal/wait"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -96,10 +99,10 @@ type roomKeeper struct {
 	dir     string
 	minFree int64 // --min-free
 	store   roomStore
-	applied *indexWait
-	leaders *leadership
+	applied *wait.Index
+	leaders *wait.Leadership
 	storage *storage
-	disk    func(dir string) (disk, error)
+	disk    func(dir string) (durable.Disk, error)
 	// tell sends a note to the node at peerURL.
 	tell func(ctx context.Context, peerURL string, cluster uint64, n diskNote) error
 
@@ -127,10 +130,10 @@ type heardNote struct {
 	at time.Time
 }
 
-func newRoomKeeper(log *zap.Logger, cfg config, st *openedStorage, store roomStore, applied *indexWait, leaders *leadership) *roomKeeper {
+func newRoomKeeper(log *zap.Logger, cfg config, st *openedStorage, store roomStore, applied *wait.Index, leaders *wait.Leadership) *roomKeeper {
 	r := &roomKeeper{
 		log: log, id: cfg.ID, cluster: st.identity.ClusterID, dir: cfg.DataDir, minFree: cfg.MinFree, store: store, applied: applied, leaders: leaders,
-		storage: st.storage, disk: diskOf, heard: make(map[uint64]heardNote), sending: make(map[uint64]bool),
+		storage: st.storage, disk: durable.DiskOf, heard: make(map[uint64]heardNote), sending: make(map[uint64]bool),
 	}
 	r.keep.Store(snapshotReserve)
 	return r
@@ -167,7 +170,7 @@ func (r *roomKeeper) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		leader, _, changed := r.leaders.get()
+		leader, _, changed := r.leaders.Get()
 		select {
 		case <-timer.C:
 		case <-changed:
@@ -192,21 +195,21 @@ func (r *roomKeeper) look() time.Duration {
 		}
 		return time.Minute
 	}
-	if reserve := reserveOf(r.minFree, d.total); !r.measured || reserve != r.reserve {
+	if reserve := reserveOf(r.minFree, d.Total); !r.measured || reserve != r.reserve {
 		r.reserve, r.measured = reserve, true
 		if reserve < r.minFree {
 			r.log.Warn("the data directory is on a small disk: less than --min-free is kept free",
-				zap.Int64("disk", d.total), zap.Int64("min-free", r.minFree), zap.Int64("kept", reserve))
+				zap.Int64("disk", d.Total), zap.Int64("min-free", r.minFree), zap.Int64("kept", reserve))
 		}
 		r.storage.trouble.keep.Store(reserve / 4)
 		r.keep.Store(reserve / 4)
 	}
 	log, was := r.storage.room.left.Load(), shortage(r.short.Load())
-	now := judge(r.reserve, d.free, log)
+	now := judge(r.reserve, d.Free, log)
 	if now < was { // not for a moment only
-		now = min(was, judge(r.reserve, d.free-r.reserve/roomMargin, log))
+		now = min(was, judge(r.reserve, d.Free-r.reserve/roomMargin, log))
 	}
-	r.free.Store(d.free)
+	r.free.Store(d.Free)
 	r.short.Store(int64(now))
 	if was != now {
 		r.sayShort(was, now, d)
@@ -216,22 +219,22 @@ func (r *roomKeeper) look() time.Duration {
 		// The log before a snapshot can go.
 		r.compacted = time.Now()
 		if r.storage.tail.grown.Load() > logSlack {
-			r.store.askForSnapshot(r.applied.get())
+			r.store.askForSnapshot(r.applied.Get())
 		}
 	}
-	if d.free < 4*r.reserve {
+	if d.Free < 4*r.reserve {
 		return roomOften
 	}
 	return roomFirst
 }
 
-func (r *roomKeeper) sayShort(was, now shortage, d disk) {
+func (r *roomKeeper) sayShort(was, now shortage, d durable.Disk) {
 	say := r.log.Warn
 	if now < was {
 		say = r.log.Info
 	}
 	say("how short the disk is of room has changed", zap.Stringer("now", now), zap.Stringer("before", was),
-		zap.Int64("free", d.free), zap.Int64("min-free", r.reserve))
+		zap.Int64("free", d.Free), zap.Int64("min-free", r.reserve))
 }
 
 func (s shortage) String() string {
@@ -339,7 +342,7 @@ func (r *roomKeeper) send(ctx context.Context, to member, n diskNote) {
 
 // hear takes a note from another node.
 func (r *roomKeeper) hear(n diskNote) {
-	leader, _, _ := r.leaders.get()
+	leader, _, _ := r.leaders.Get()
 	n.Short, n.Refuse = min(max(n.Short, plenty), shortForEntries), min(max(n.Refuse, plenty), shortForDeletes)
 	switch {
 	case n.Leads && n.From == leader && leader != r.id:
@@ -380,7 +383,7 @@ func (r *roomKeeper) admit(key string, size int) error {
 	if v.refuse < needs {
 		return nil
 	}
-	return fmt.Errorf("%w: those of nodes %v are %v", errDiskFull, v.full, v.refuse)
+	return fmt.Errorf("%w: those of nodes %v are %v", problem.ErrDiskFull, v.full, v.refuse)
 }
 
 // dropsEntries reports whether a message has to be taken for lost, because the

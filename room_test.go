@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"raftkv/internal/durable"
+	"raftkv/internal/record"
 	"slices"
 	"strings"
 	"testing"
@@ -171,7 +173,7 @@ func TestSizeInLog(t *testing.T) {
 		}
 	}
 	for _, v := range []uint64{0, 1, 127, 128, 1<<14 - 1, 1 << 14, 1<<64 - 1} {
-		if got, want := varintSize(v), int64(len(appendUvarints(nil, v))); got != want {
+		if got, want := varintSize(v), int64(len(record.AppendUvarints(nil, v))); got != want {
 			t.Errorf("varint %d: %d bytes, want %d", v, got, want)
 		}
 	}
@@ -192,7 +194,7 @@ func TestSegmentSizeOn(t *testing.T) {
 // Without this snapshots that fail are tried again in a tight loop, or never, or
 // nobody hears of it.
 func TestSnapshotTrouble(t *testing.T) {
-	tr := &snapshotTrouble{log: zap.NewNop(), disk: func(string) (disk, error) { return disk{free: 100, total: 1000}, nil }}
+	tr := &snapshotTrouble{log: zap.NewNop(), disk: func(string) (durable.Disk, error) { return durable.Disk{Free: 100, Total: 1000}, nil }}
 	var got []time.Duration
 	for range 8 {
 		got = append(got, tr.failed(errKeepFree, 1))
@@ -233,7 +235,7 @@ func TestFirstStartNeedsRoom(t *testing.T) {
 		{least - 1, nil, "the first start takes 2 MiB in data directory /d, and its disk has 1 MiB free"},
 		{0, errors.ErrUnsupported, ""},
 	} {
-		err := checkFirstRoom("/d", func(string) (disk, error) { return disk{free: c.free}, c.err })
+		err := checkFirstRoom("/d", func(string) (durable.Disk, error) { return durable.Disk{Free: c.free}, c.err })
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%d bytes free: %v, want %q", c.free, err, c.want)
 		}

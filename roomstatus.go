@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"raftkv/internal/meter"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,13 +27,13 @@ func (r *roomKeeper) notes() string {
 	return b.String()
 }
 
-// register adds what there is to count.
-func (r *roomKeeper) register(reg prometheus.Registerer) {
-	gauge(reg, "raftkv_disk_free_bytes", "What is free on the disk of the data directory.", func() float64 { return float64(r.free.Load()) })
-	gauge(reg, "raftkv_disk_shortage", "How short this disk is: 1 for growing writes, 2 for all writes, 3 for deletes too, 4 for entries.", func() float64 {
+// Register adds what there is to count.
+func (r *roomKeeper) Register(reg prometheus.Registerer) {
+	meter.Gauge(reg, "raftkv_disk_free_bytes", "What is free on the disk of the data directory.", func() float64 { return float64(r.free.Load()) })
+	meter.Gauge(reg, "raftkv_disk_shortage", "How short this disk is: 1 for growing writes, 2 for all writes, 3 for deletes too, 4 for entries.", func() float64 {
 		return float64(r.short.Load())
 	})
-	gauge(reg, "raftkv_disk_refusing", "For which shortage of the cluster's disks this node refuses writes; as raftkv_disk_shortage.", func() float64 {
+	meter.Gauge(reg, "raftkv_disk_refusing", "For which shortage of the cluster's disks this node refuses writes; as raftkv_disk_shortage.", func() float64 {
 		return float64(r.refusing().refuse)
 	})
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"raftkv/internal/durable"
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
@@ -22,13 +23,13 @@ const (
 // it is made where a process has one data directory: by main, and by the commands
 // that make a directory. Segments that are there keep their size.
 func fitSegments(log *zap.Logger, dir string) {
-	d, err := diskOf(dir)
+	d, err := durable.DiskOf(dir)
 	if err != nil {
 		return
 	}
-	if size := segmentSizeOn(d.total, wal.SegmentSizeBytes); size < wal.SegmentSizeBytes {
+	if size := segmentSizeOn(d.Total, wal.SegmentSizeBytes); size < wal.SegmentSizeBytes {
 		log.Info("the data directory is on a small disk: the log is allocated in smaller pieces",
-			zap.Int64("disk", d.total), zap.Int64("piece", size))
+			zap.Int64("disk", d.Total), zap.Int64("piece", size))
 		wal.SegmentSizeBytes = size
 	}
 }
@@ -39,13 +40,13 @@ func segmentSizeOn(total, usual int64) int64 {
 }
 
 // checkFirstRoom refuses a first start for which the disk has no room, before
-// anybody has been asked to take this node in. measure is diskOf; a disk that
+// anybody has been asked to take this node in. measure is durable.DiskOf; a disk that
 // cannot be measured will say so itself.
-func checkFirstRoom(dir string, measure func(string) (disk, error)) error {
+func checkFirstRoom(dir string, measure func(string) (durable.Disk, error)) error {
 	d, err := measure(dir)
-	if least := wal.SegmentSizeBytes + firstStartRoom; err == nil && d.free < least {
+	if least := wal.SegmentSizeBytes + firstStartRoom; err == nil && d.Free < least {
 		return fmt.Errorf("the first start takes %d MiB in data directory %s, and its disk has %d MiB free: free some, and start again; nothing was changed",
-			(least+1<<20-1)>>20, dir, d.free>>20)
+			(least+1<<20-1)>>20, dir, d.Free>>20)
 	}
 	return nil
 }

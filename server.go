@@ -5,8 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"raftkv/internal/address"
+	"raftkv/internal/durable"
+	"raftkv/internal/liveness"
+	"raftkv/internal/logging"
+	"raftkv/internal/problem"
+	"raftkv/internal/refusal"
+	"raftkv/internal/wait"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -32,7 +38,7 @@ type server struct {
 	proposals *proposer
 	members   *members
 	checker   *checker
-	live      *liveness
+	live      *liveness.Monitor
 	watcher   *watcher
 	room      *roomKeeper
 	api       *api
@@ -57,7 +63,7 @@ const (
 // openServer opens the data directory and puts a node together around
 // rafthttp.
 func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
-	st, err := openStorageTail(log, cfg.DataDir, cfg.memory.tail(tailWeight), func(id identity, reconfigured bool) error {
+	st, err := openStorageTail(log, cfg.DataDir, cfg.memory.Tail(tailWeight), func(id identity, reconfigured bool) error {
 		return checkIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
 	if err != nil {
@@ -86,7 +92,7 @@ func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterI
 
 // registrant is a part that has something to count.
 type registrant interface {
-	register(reg prometheus.Registerer)
+	Register(reg prometheus.Registerer)
 }
 
 // newServer wires a node's parts, without a network.
@@ -97,15 +103,15 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		roundC   = make(chan []byte)
 		states   = make(chan *state, 1)
 		writer   = make(chan struct{}, 1)
-		leaders  = newLeadership()
-		applied  = &indexWait{index: st.state.index}
+		leaders  = wait.NewLeadership()
+		applied  = &wait.Index{Index: st.state.index}
 	)
 	l := newLife(cfg.ID, st.boot)
 	proposals := newProposer(log, cfg, l, proposeC, leaders)
 	reads := newReader(cfg, l, roundC, leaders, applied)
 	kv := &kvstore{
-		pulse: newPulse("apply"),
-		log:   log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: newConfWait(),
+		pulse: liveness.NewPulse("apply"),
+		log:   log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
 		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount, bytes: st.due.bytes, commands: st.due.commands}, state: st.state,
 		agreement: newAgreement(log, cfg.ID, st.worked, st.state.checks.checked),
 	}
@@ -116,7 +122,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	group, life := errgroup.WithContext(life)
 	tick, _, _ := cfg.ticks()
 	node := &raftNode{
-		pulse: newPulse("raft"), persistPulse: newPulse("persist"),
+		pulse: liveness.NewPulse("raft"), persistPulse: liveness.NewPulse("persist"),
 		log: log, id: cfg.ID, url: cfg.PeerURL, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick, elected: cfg.ElectionTimeout,
 		storage: st.storage, leaders: leaders, kv: kv, applied: applied, reads: reads,
 		proposeC: proposeC, commitC: commitC, roundC: roundC,
@@ -129,7 +135,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
 		links:    newLinks(log, cfg.ID, st.identity.ClusterID, tick, cfg.ElectionTimeout),
-		refusals: newRefusals(log),
+		refusals: refusal.NewRefusals(log),
 		known: acquaintances{
 			log: log, self: kv.self, cluster: st.identity.ClusterID, tick: tick, elected: cfg.ElectionTimeout, seeds: others(cfg, nil),
 			store: kv, applied: applied, wake: make(chan struct{}, 1),
@@ -179,7 +185,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		log: log, id: cfg.ID, interval: cfg.CheckInterval, tick: tick, elected: cfg.ElectionTimeout,
 		store: kv, found: kv.agreement, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.propose, stepDown: s.members.stepDown,
 	}
-	s.live = newLiveness(node.pulse, node.persistPulse, kv.pulse, proposals.pulse, reads.pulse)
+	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.pulse, reads.pulse)
 	fresh := &freshness{confirm: reads.confirm, sound: kv.sound, applied: applied, contacts: &node.contacts}
 	quota := newQuota(log, cfg, kv)
 	s.api = &api{
@@ -193,10 +199,10 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	for _, part := range []registrant{
 		node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.memory,
 	} {
-		part.register(s.api.metrics.registry)
+		part.Register(s.api.metrics.registry)
 	}
 	st.snapshots.register(s.api.metrics.registry, st.trouble.lost.Load)
-	registerDropped(s.api.metrics.registry, log)
+	logging.RegisterDropped(s.api.metrics.registry, log)
 	return s
 }
 
@@ -227,7 +233,7 @@ func (s *server) start() error {
 	group.Go(func() error { return s.proposals.run(ctx) })
 	group.Go(func() error { return s.reads.run(ctx) })
 	group.Go(func() error { return s.storage.writeSnapshots(ctx, s.states, s.kv.writer, s.node.writtenC) })
-	group.Go(func() error { return s.storage.mark.run(ctx) })
+	group.Go(func() error { return s.storage.mark.Run(ctx) })
 	group.Go(func() error { return s.storage.watch(ctx) })
 	group.Go(func() error { return s.members.run(ctx) })
 	group.Go(func() error { return s.room.run(ctx) })
@@ -236,7 +242,7 @@ func (s *server) start() error {
 	group.Go(func() error { return s.watcher.run(ctx) })
 	group.Go(func() error { return s.watcher.askVersions(ctx) })
 	group.Go(func() error { return s.takePart(ctx) })
-	group.Go(func() error { return s.live.run(ctx) })
+	group.Go(func() error { return s.live.Run(ctx) })
 	return nil
 }
 
@@ -295,7 +301,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 
 // remember writes down why the node has ended, if its next start has to know.
 func (s *server) remember(ended error) error {
-	if errors.Is(ended, errOldCopy) {
+	if errors.Is(ended, problem.ErrOldCopy) {
 		return errors.Join(ended, noteOldCopy(s.cfg.DataDir))
 	}
 	return ended
@@ -364,7 +370,7 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 	if err := checkNew(cfg.DataDir); err != nil {
 		return clusterInfo{}, err
 	}
-	if err := checkFirstRoom(cfg.DataDir, diskOf); err != nil {
+	if err := checkFirstRoom(cfg.DataDir, durable.DiskOf); err != nil {
 		return clusterInfo{}, err
 	}
 	if cfg.Join {
@@ -373,9 +379,9 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 	if err := checkFounders(ctx, cfg, ask); err != nil {
 		return clusterInfo{}, err
 	}
-	id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: cfg.ClusterID, Initial: formatPeers(cfg.Cluster)}
+	id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: cfg.ClusterID, Initial: address.FormatPeers(cfg.Cluster)}
 	if id.ClusterID == 0 {
-		id.ClusterID = clusterIDOf(cfg.Cluster)
+		id.ClusterID = address.ClusterIDOf(cfg.Cluster)
 	}
 	var others []string
 	for _, p := range cfg.Cluster {
@@ -398,13 +404,13 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 // checkSameFounders refuses to found a cluster with another list of members than
 // a peer has, which --cluster-id allows: every node begins with its own, and the
 // replicas would never hold the same.
-func checkSameFounders(ours []peer, info clusterInfo) error {
+func checkSameFounders(ours []address.Peer, info clusterInfo) error {
 	theirs := info.membership().peers()
-	if info.Changes > 0 || len(theirs) == 0 || formatPeers(theirs) == formatPeers(ours) {
+	if info.Changes > 0 || len(theirs) == 0 || address.FormatPeers(theirs) == address.FormatPeers(ours) {
 		return nil
 	}
 	return fmt.Errorf("--cluster was %s at the first start, but a peer was started with %s; "+
-		"give all of them the same list, and those that had another an empty data directory", formatPeers(ours), formatPeers(theirs))
+		"give all of them the same list, and those that had another an empty data directory", address.FormatPeers(ours), address.FormatPeers(theirs))
 }
 
 const (
@@ -435,17 +441,4 @@ func checkJoinLevel(info clusterInfo) error {
 		return errLevel(info.Level)
 	}
 	return nil
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || (ip != nil && ip.IsLoopback())
-}
-
-func hostOf(addr string) string {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return addr
-	}
-	return host
 }

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/problem"
+	"raftkv/internal/refusal"
 	"slices"
 	"testing"
 	"time"
@@ -25,7 +27,7 @@ func (c *simCluster) replace(old, id uint64) {
 	if err := c.change(via(), memberRequest{Op: opRemove, ID: old}); err != nil {
 		c.t.Fatal(err)
 	}
-	if err := c.ended(old); !errors.Is(err, errRemoved) {
+	if err := c.ended(old); !errors.Is(err, problem.ErrRemoved) {
 		c.t.Errorf("node %d ended with: %v", old, err)
 	}
 }
@@ -97,7 +99,7 @@ func TestSimSleeperAsksMembers(t *testing.T) {
 				if took := time.Since(began); took > 3*time.Second {
 					t.Errorf("the node came back after %v", took)
 				}
-				if n := c.refusals(refusedSender); n == 0 && !down {
+				if n := c.refusals(refusal.RefusedSender); n == 0 && !down {
 					t.Error("it knew node 4 already: this tests nothing")
 				}
 			})
@@ -127,8 +129,8 @@ func TestSimStranger(t *testing.T) {
 				stranger := 1000 + round
 				m := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(stranger), To: new(id), Term: new(uint64(1))}
 				node.known.claim(stranger, "http://10.9.9.9:80", "10.9.9.9:4711")
-				var r refusal
-				if err := node.Process(context.Background(), m); !errors.As(err, &r) || r.kind != refusedSender {
+				var r refusal.Refusal
+				if err := node.Process(context.Background(), m); !errors.As(err, &r) || r.Kind != refusal.RefusedSender {
 					t.Fatalf("a message of node %d: %v", stranger, err)
 				}
 			}
@@ -155,14 +157,14 @@ func TestSimTermDrivenUp(t *testing.T) {
 		c.crash(sleeper)
 		for range 3 {
 			leader := c.leader()
-			_, term, _ := c.nodes[leader].srv.node.leaders.get()
+			_, term, _ := c.nodes[leader].srv.node.leaders.Get()
 			from := c.followers()[0]
 			m := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(from), To: new(leader), Term: new(term + maxTermLeap)}
 			if err := c.nodes[leader].srv.node.Process(context.Background(), m); err != nil {
 				t.Fatal(err)
 			}
 			c.await("a leader in a higher term", func() bool {
-				_, now, _ := c.nodes[c.leader()].srv.node.leaders.get()
+				_, now, _ := c.nodes[c.leader()].srv.node.leaders.Get()
 				return now > term+maxTermLeap
 			})
 		}
@@ -176,7 +178,7 @@ func TestSimTermDrivenUp(t *testing.T) {
 		c.join(4)
 		c.awaitVoter(4, 4)
 		c.want(4, "k", v)
-		if c.refusals(refusedTerm) == 0 {
+		if c.refusals(refusal.RefusedTerm) == 0 {
 			t.Error("no term was refused at first: this tests nothing")
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/problem"
 	"sync"
 	"testing"
 	"time"
@@ -146,7 +147,7 @@ func TestSimChecksAmongChanges(t *testing.T) {
 			c.await(fmt.Sprint("the removal of ", gone), func() bool {
 				return c.change(id, memberRequest{Op: opRemove, ID: gone}) == nil
 			})
-			if err := c.ended(gone); !errors.Is(err, errRemoved) {
+			if err := c.ended(gone); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", gone, err)
 			}
 		}

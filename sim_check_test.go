@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"raftkv/internal/durable"
+	"raftkv/internal/problem"
 	"slices"
 	"strings"
 	"testing"
@@ -120,13 +122,13 @@ func TestSimAlteredReplica(t *testing.T) {
 				began := time.Now()
 				c.put(others[0], "other", c.value())
 				c.alter(victim, "secret", "not in the log")
-				c.awaitFault(errDiverged, victim)
+				c.awaitFault(problem.ErrDiverged, victim)
 				if took := time.Since(began); took > 11*time.Second {
 					t.Errorf("it took %v", took)
 				}
 				c.wantRefused(victim)
 				c.await("another leader", func() bool {
-					l, _, _ := c.nodes[others[0]].srv.node.leaders.get()
+					l, _, _ := c.nodes[others[0]].srv.node.leaders.Get()
 					return l != victim && l != 0
 				})
 				for _, id := range others {
@@ -148,7 +150,7 @@ func TestSimAlteredReplica(t *testing.T) {
 				if err := c.change(others[0], memberRequest{Op: opRemove, ID: victim}); err != nil {
 					t.Fatal(err)
 				}
-				if err := c.ended(victim); !errors.Is(err, errRemoved) {
+				if err := c.ended(victim); !errors.Is(err, problem.ErrRemoved) {
 					t.Errorf("it ended with: %v", err)
 				}
 				if err := c.change(others[0], addRequest(4)); err != nil {
@@ -174,7 +176,7 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		v := c.value()
 		c.put(3, "k", v)
 		index := c.nodes[3].srv.kv.status().index
-		c.nodes[3].srv.kv.askForSnapshot(c.nodes[3].srv.kv.applied.get())
+		c.nodes[3].srv.kv.askForSnapshot(c.nodes[3].srv.kv.applied.Get())
 		c.await("a snapshot", func() bool { return c.nodes[3].srv.storage.snapIndex.Load() >= index })
 		index = c.nodes[3].srv.storage.snapIndex.Load()
 		c.crash(3)
@@ -189,18 +191,18 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		it, _ := st.items.Get("k")
 		it.value[0] ^= 1
 		st.sum = hashItems(&st.items)
-		if err := writeFileAtomic(files[0], func(w io.Writer) error { return writeState(w, st) }); err != nil {
+		if err := durable.WriteFile(files[0], func(w io.Writer) error { return writeState(w, st) }); err != nil {
 			t.Fatal(err)
 		}
 		c.start(3)
 		c.put(1, "other", c.value())
-		c.awaitFault(errDiverged, 3)
+		c.awaitFault(problem.ErrDiverged, 3)
 		c.awaitFault(nil, 1, 2)
 		c.want(1, "k", v)
 		if err := c.change(1, memberRequest{Op: opRemove, ID: 3}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ended(3); !errors.Is(err, errRemoved) {
+		if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("it ended with: %v", err)
 		}
 	})
@@ -225,13 +227,13 @@ func TestSimFlippedInMemory(t *testing.T) {
 				if overwritten {
 					began := time.Now()
 					c.put(1, "k", c.value())
-					c.awaitFault(errDiverged, 3)
+					c.awaitFault(problem.ErrDiverged, 3)
 					if took := time.Since(began); took > 11*time.Second {
 						t.Errorf("it took %v", took)
 					}
 				} else {
 					time.Sleep(fullEvery * 10 * time.Second) // an idle cluster's, too
-					c.awaitFault(errDiverged, 3)
+					c.awaitFault(problem.ErrDiverged, 3)
 					if !c.nodes[3].srv.kv.agreement.unsound.Load() {
 						t.Error("it did not find it by itself")
 					}
@@ -241,7 +243,7 @@ func TestSimFlippedInMemory(t *testing.T) {
 				if err := c.change(1, memberRequest{Op: opRemove, ID: 3}); err != nil {
 					t.Fatal(err)
 				}
-				if err := c.ended(3); !errors.Is(err, errRemoved) {
+				if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
 					t.Errorf("it ended with: %v", err)
 				}
 			})
@@ -264,10 +266,10 @@ func TestSimNoMajority(t *testing.T) {
 				for _, id := range c.up() {
 					srv := c.nodes[id].srv
 					index := srv.kv.status().index
-					srv.kv.askForSnapshot(srv.kv.applied.get())
+					srv.kv.askForSnapshot(srv.kv.applied.Get())
 					c.await("a snapshot", func() bool { return srv.storage.snapIndex.Load() >= index })
 				}
-				c.awaitFault(errNoMajority, c.up()...)
+				c.awaitFault(problem.ErrNoMajority, c.up()...)
 				for _, id := range c.up() {
 					c.wantRefused(id)
 				}
@@ -296,7 +298,7 @@ func TestSimNoMajorityIsSettled(t *testing.T) {
 		v := c.value()
 		c.put(1, "k", v)
 		c.alter(2, "secret", "altered")
-		c.awaitFault(errNoMajority, 1, 2)
+		c.awaitFault(problem.ErrNoMajority, 1, 2)
 		at := c.nodes[1].srv.kv.status().index
 		c.crash(2)
 		c.start(2)
@@ -317,9 +319,9 @@ func TestSimLoneNode(t *testing.T) {
 		c.awaitCheck(1)
 		c.flip(1, "k")
 		time.Sleep(fullEvery * 10 * time.Second)
-		c.awaitFault(errMemory, 1)
+		c.awaitFault(problem.ErrMemory, 1)
 		time.Sleep(time.Minute)
-		c.awaitFault(errMemory, 1)
+		c.awaitFault(problem.ErrMemory, 1)
 		c.wantRefused(1)
 		at := c.nodes[1].srv.kv.status().index
 		c.crash(1)
@@ -345,14 +347,14 @@ func TestSimCheckWithoutOne(t *testing.T) {
 
 		c.put(c.leader(), "k", c.value())
 		c.alter(2, "secret", "altered")
-		c.awaitFault(errNoMajority, 1, 2)
+		c.awaitFault(problem.ErrNoMajority, 1, 2)
 		c.start(3)
-		c.awaitFault(errDiverged, 2)
+		c.awaitFault(problem.ErrDiverged, 2)
 		c.awaitFault(nil, 1, 3)
 		if err := c.change(1, memberRequest{Op: opRemove, ID: 2}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ended(2); !errors.Is(err, errRemoved) {
+		if err := c.ended(2); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("it ended with: %v", err)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"raftkv/internal/problem"
 	"testing"
 	"time"
 )
@@ -55,7 +56,7 @@ func TestSimIsolatedLeader(t *testing.T) {
 			}
 		}()
 		res, _ := c.do(1, old, chaosInput{kind: chaosPut, key: "k", value: c.value()})
-		if !errors.Is(res.err, errOutcomeUnknown) {
+		if !errors.Is(res.err, problem.ErrOutcomeUnknown) {
 			t.Errorf("write on an isolated leader: %v", res.err)
 		}
 		if res, it := c.do(1, old, chaosInput{kind: chaosGet, key: "k"}); res.err == nil {
@@ -65,7 +66,7 @@ func TestSimIsolatedLeader(t *testing.T) {
 		var other uint64
 		c.await("another leader", func() bool {
 			for _, id := range c.up() {
-				l, _, _ := c.nodes[id].srv.node.leaders.get()
+				l, _, _ := c.nodes[id].srv.node.leaders.Get()
 				if id != old && l != 0 && l != old {
 					other = l
 				}
@@ -77,7 +78,7 @@ func TestSimIsolatedLeader(t *testing.T) {
 		contact()
 		c.net.heal()
 		c.await("the old leader to follow", func() bool {
-			l, _, _ := c.nodes[old].srv.node.leaders.get()
+			l, _, _ := c.nodes[old].srv.node.leaders.Get()
 			return l != 0 && l != old
 		})
 		c.want(old, "k", v)
@@ -124,14 +125,14 @@ func TestSimReadsWhileALeaderBegins(t *testing.T) {
 			old := c.leader()
 			v := c.value()
 			c.put(old, "k", v)
-			_, term, _ := c.nodes[old].srv.node.leaders.get()
+			_, term, _ := c.nodes[old].srv.node.leaders.Get()
 			c.crash(old)
 			done := make(chan struct{})
 			for _, id := range c.up() {
 				go func() {
 					defer func() { done <- struct{}{} }()
 					leaders := c.nodes[id].srv.node.leaders
-					for l, now, changed := leaders.get(); l == 0 || now == term; l, now, changed = leaders.get() {
+					for l, now, changed := leaders.Get(); l == 0 || now == term; l, now, changed = leaders.Get() {
 						<-changed
 					}
 					began := time.Now()
@@ -157,14 +158,14 @@ func TestSimNoQuorum(t *testing.T) {
 		c.crash(3)
 		began := time.Now()
 		res, _ := c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
-		if !errors.Is(res.err, errNoLeader) && !errors.Is(res.err, errOutcomeUnknown) {
+		if !errors.Is(res.err, problem.ErrNoLeader) && !errors.Is(res.err, problem.ErrOutcomeUnknown) {
 			t.Errorf("write without a quorum: %v", res.err)
 		}
 		if took := time.Since(began); took > 6*time.Second {
 			t.Errorf("it took %v", took)
 		}
 		res, _ = c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
-		if !errors.Is(res.err, errNoLeader) {
+		if !errors.Is(res.err, problem.ErrNoLeader) {
 			t.Errorf("write when the leader has stepped down: %v", res.err)
 		}
 		if res, _ := c.do(1, 1, chaosInput{kind: chaosGet, key: "k"}); res.err == nil {
@@ -218,7 +219,7 @@ func TestSimDivergentLogs(t *testing.T) {
 			c.do(1, old, chaosInput{kind: chaosPut, key: "a", value: c.value()})
 			c.await("another leader", func() bool {
 				for _, id := range c.up() {
-					l, _, _ := c.nodes[id].srv.node.leaders.get()
+					l, _, _ := c.nodes[id].srv.node.leaders.Get()
 					if id != old && l != 0 && l != old {
 						return true
 					}

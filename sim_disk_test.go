@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/durable"
+	"raftkv/internal/problem"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -36,7 +38,7 @@ func simulateDisks(t *testing.T, n int, test func(c *simCluster, d simDisks)) {
 	}
 	wire := func(srv *server) {
 		free := d[srv.cfg.ID]
-		srv.room.disk = func(string) (disk, error) { return disk{free: free.Load(), total: 1 << 41}, nil }
+		srv.room.disk = func(string) (durable.Disk, error) { return durable.Disk{Free: free.Load(), Total: 1 << 41}, nil }
 	}
 	simulateSet(t, n, func(c *simCluster) { c.wire = wire }, func(c *simCluster) { test(c, d) })
 }
@@ -63,15 +65,15 @@ func TestSimDiskFull(t *testing.T) {
 		}
 		follower := c.followers()[0]
 		d[follower].Store(127 << 20)
-		c.wantWrites(errDiskFull)
+		c.wantWrites(problem.ErrDiskFull)
 		for range 3 { // under each of several leaders, none of which has seen it before
 			leader := c.leader()
 			c.crash(leader)
 			c.await("another leader", func() bool { return c.leader() != 0 })
-			c.wantWrites(errDiskFull)
+			c.wantWrites(problem.ErrDiskFull)
 			c.start(leader)
 			c.await("it to be back", func() bool { return c.nodes[leader].srv.caughtUp.Load() })
-			c.wantWrites(errDiskFull)
+			c.wantWrites(problem.ErrDiskFull)
 		}
 		for _, id := range c.up() {
 			if err := c.nodes[id].srv.room.admit("k", -1); err != nil {
@@ -97,11 +99,11 @@ func TestSimDiskFullOfFive(t *testing.T) {
 		d[full].Store(0)
 		c.await("the node to see it", c.nodes[full].srv.room.spent)
 		applied := c.nodes[full].srv.kv.applied
-		before := applied.get()
+		before := applied.Get()
 		for range 20 {
 			c.put(leader, "k", c.value())
 		}
-		if got := applied.get(); got > before+1 { // one may have been on its way
+		if got := applied.Get(); got > before+1 { // one may have been on its way
 			t.Errorf("node %d took entries up to %d, from %d on it had no room", full, got, before)
 		}
 		if err := c.nodes[leader].srv.room.admit("grow", 1); err != nil {

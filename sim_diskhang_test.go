@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
+	"raftkv/internal/wait"
 	"slices"
 	"strings"
 	"sync"
@@ -131,7 +134,7 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 			}()
 			began := time.Now()
 			c.await("another leader", func() bool {
-				l, _, _ := c.nodes[c.followers()[0]].srv.node.leaders.get()
+				l, _, _ := c.nodes[c.followers()[0]].srv.node.leaders.Get()
 				return l != 0 && l != old
 			})
 			// When it handed over 10 election timeouts ago, it may again.
@@ -156,7 +159,7 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 			if status, body := c.probe(old, "/livez"); status != http.StatusOK {
 				t.Errorf("livez: %d %s", status, body)
 			}
-			if res := <-lost; !errors.Is(res.err, errOutcomeUnknown) {
+			if res := <-lost; !errors.Is(res.err, problem.ErrOutcomeUnknown) {
 				t.Errorf("the write that was under way: %v", res.err)
 			}
 			time.Sleep(70 * time.Second) // longer than a loop may take for a step
@@ -187,7 +190,7 @@ func TestSimDiskHangsWhereNobodyCanTakeOver(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
 				c.awaitReady(1, 2, 3)
 				leader := c.leader()
-				_, term, _ := c.nodes[leader].srv.node.leaders.get()
+				_, term, _ := c.nodes[leader].srv.node.leaders.Get()
 				ids := hung(c, leader)
 				for _, id := range ids {
 					c.nodes[id].disk.set(simHang)
@@ -199,7 +202,7 @@ func TestSimDiskHangsWhereNobodyCanTakeOver(t *testing.T) {
 				for range 30 {
 					time.Sleep(time.Second)
 					for _, id := range c.up() {
-						l, now, _ := c.nodes[id].srv.node.leaders.get()
+						l, now, _ := c.nodes[id].srv.node.leaders.Get()
 						if l != leader || now != term {
 							t.Fatalf("node %d follows %d in term %d, it was %d in term %d", id, l, now, leader, term)
 						}
@@ -235,7 +238,7 @@ func TestSimDiskHangsOnAFollower(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		c.awaitReady(1, 2, 3)
 		leader, victim := c.leader(), c.followers()[0]
-		_, term, _ := c.nodes[leader].srv.node.leaders.get()
+		_, term, _ := c.nodes[leader].srv.node.leaders.Get()
 		c.nodes[victim].disk.set(simHang)
 		c.put(leader, "k", c.value())
 		time.Sleep(3 * time.Second)
@@ -259,7 +262,7 @@ func TestSimDiskHangsOnAFollower(t *testing.T) {
 		}
 		c.net.heal()
 		c.put(leader, "k", c.value())
-		if l, now, _ := c.nodes[leader].srv.node.leaders.get(); l != leader || now != term {
+		if l, now, _ := c.nodes[leader].srv.node.leaders.Get(); l != leader || now != term {
 			t.Errorf("node %d leads in term %d, it was %d in term %d", l, now, leader, term)
 		}
 		c.nodes[victim].disk.set(0)
@@ -279,7 +282,7 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
 				c.awaitReady(1, 2, 3)
 				leader := c.leader()
-				_, term, _ := c.nodes[leader].srv.node.leaders.get()
+				_, term, _ := c.nodes[leader].srv.node.leaders.Get()
 				for id, n := range c.nodes {
 					if tt.all || id == leader {
 						n.disk.set(tt.slow * time.Millisecond)
@@ -315,7 +318,7 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 				close(stop)
 				wg.Wait()
 				for _, id := range c.up() {
-					if l, now, _ := c.nodes[id].srv.node.leaders.get(); l != leader || now != term {
+					if l, now, _ := c.nodes[id].srv.node.leaders.Get(); l != leader || now != term {
 						t.Errorf("node %d leads in term %d, it was %d in term %d", l, now, leader, term)
 					}
 				}
@@ -332,7 +335,7 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 func TestSimDisksBeyondTheLimit(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		c.awaitReady(1, 2, 3)
-		_, before, _ := c.nodes[1].srv.node.leaders.get()
+		_, before, _ := c.nodes[1].srv.node.leaders.Get()
 		stop := time.Now().Add(time.Minute)
 		var wg sync.WaitGroup
 		for i := range 6 {
@@ -355,7 +358,7 @@ func TestSimDisksBeyondTheLimit(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		wg.Wait()
-		_, after, _ := c.nodes[1].srv.node.leaders.get()
+		_, after, _ := c.nodes[1].srv.node.leaders.Get()
 		t.Logf("%d changes of term in a minute", after-before)
 		if after-before == 0 || after-before > 7 {
 			t.Errorf("leadership changed %d times in a minute", after-before)
@@ -375,7 +378,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 		leader, others := c.leader(), c.followers()
 		node := c.nodes[leader].srv.node
 		const room = 1 << 20
-		must(t, node.call(context.Background(), func(*raft.RawNode) {
+		testkit.Must(t, node.call(context.Background(), func(*raft.RawNode) {
 			d := node.disk
 			d.room, d.moved = room, d.tick // as if it had just come to lead, it stays for a while
 		}))
@@ -393,7 +396,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 		highest := 0
 		for range 40 {
 			time.Sleep(100 * time.Millisecond)
-			must(t, node.call(context.Background(), func(*raft.RawNode) {
+			testkit.Must(t, node.call(context.Background(), func(*raft.RawNode) {
 				highest = max(highest, node.disk.queued.bytes+node.disk.handed.bytes)
 			}))
 		}
@@ -401,7 +404,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 		if highest < room || highest > 2*room {
 			t.Errorf("%d KiB were on their way to the disk, %d may be", highest>>10, room>>10)
 		}
-		must(t, node.call(context.Background(), func(*raft.RawNode) {
+		testkit.Must(t, node.call(context.Background(), func(*raft.RawNode) {
 			node.propose(proposal{data: value, done: func(taken bool, _ uint64, _ bool) {
 				if taken {
 					t.Error("a proposal of its own is taken in")
@@ -526,7 +529,7 @@ func TestSimPauseIsNoHang(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		// Stopping the loop that counts is as near as this comes to a process
 		// that is stopped as a whole.
-		must(t, node.call(context.Background(), func(*raft.RawNode) { time.Sleep(20 * time.Second) }))
+		testkit.Must(t, node.call(context.Background(), func(*raft.RawNode) { time.Sleep(20 * time.Second) }))
 		synctest.Wait()
 		if node.disk.hanging.Load() {
 			t.Error("the disk is said to hang")
@@ -539,7 +542,7 @@ func TestSimHeldReadsAreBounded(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
 		c.awaitReady(1)
 		n := c.nodes[1].srv.node
-		must(t, n.call(context.Background(), func(*raft.RawNode) {
+		testkit.Must(t, n.call(context.Background(), func(*raft.RawNode) {
 			term := n.loop.committedTerm
 			n.loop.committedTerm = 0
 			for range maxHeldReads {
@@ -559,8 +562,8 @@ func TestSimHeldReadsAreBounded(t *testing.T) {
 // Guarantee: rounds of reads that come and expire while a node applies nothing
 // leave nothing behind, and those that are left are answered in time.
 func TestReadRoundsThatExpire(t *testing.T) {
-	applied := &indexWait{index: 10}
-	r := newReader(config{ID: 1}, newLife(1, 7), nil, newLeadership(), applied)
+	applied := &wait.Index{Index: 10}
+	r := newReader(config{ID: 1}, newLife(1, 7), nil, wait.NewLeadership(), applied)
 	begin := time.Now()
 	await := func(index uint64, deadline time.Time) *readRound {
 		round := &readRound{done: make(chan struct{}), deadline: deadline, indexed: true}
@@ -572,7 +575,7 @@ func TestReadRoundsThatExpire(t *testing.T) {
 		await(11+i%100, begin)
 		r.expire(begin)
 	}
-	if n := len(applied.waiters); n > 1 {
+	if n := len(applied.Waiters); n > 1 {
 		t.Errorf("%d callbacks wait for the state", n)
 	}
 	later := begin.Add(time.Hour)
@@ -591,11 +594,11 @@ func TestReadRoundsThatExpire(t *testing.T) {
 		index uint64
 		want  int
 	}{{11, 0}, {12, 2}, {14, 2}, {29, 3}, {30, 4}} {
-		if applied.advance(tt.index); answered() != tt.want {
+		if applied.Advance(tt.index); answered() != tt.want {
 			t.Errorf("at %d %d rounds are answered, not %d", tt.index, answered(), tt.want)
 		}
 	}
-	if n := len(applied.waiters); n > 0 || len(r.rounds) > 0 {
+	if n := len(applied.Waiters); n > 0 || len(r.rounds) > 0 {
 		t.Errorf("%d callbacks and %d rounds are left", n, len(r.rounds))
 	}
 }

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/logging"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
 	"slices"
 	"strings"
 	"testing"
@@ -21,8 +24,8 @@ type simLogs map[uint64]*simLog
 func (l simLogs) logger(id uint64) *zap.Logger {
 	if l[id] == nil {
 		inner, logs := observer.New(zap.DebugLevel)
-		levels, _ := parseLogLevels("info")
-		l[id] = &simLog{zap.New(newLogCore(levels, inner, nil)), logs}
+		levels, _ := logging.ParseLevels("info")
+		l[id] = &simLog{zap.New(logging.NewCore(levels, inner, nil)), logs}
 	}
 	return l[id].log // of a later life, too
 }
@@ -80,7 +83,7 @@ func TestSimSaysThatThereIsNoLeader(t *testing.T) {
 				}
 			}
 			c.await("the leader to be lost", func() bool {
-				l, _, _ := c.nodes[left].srv.node.leaders.get()
+				l, _, _ := c.nodes[left].srv.node.leaders.Get()
 				return l == 0
 			})
 			began := time.Now()
@@ -188,7 +191,7 @@ func TestSimSaysWhoComesAndGoes(t *testing.T) {
 			}
 		}
 		c.mustChange(leader, memberRequest{Op: opRemove, ID: 4})
-		if err := c.ended(4); !errors.Is(err, errRemoved) {
+		if err := c.ended(4); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("node 4 ended with %v", err)
 		}
 		time.Sleep(time.Second)
@@ -249,7 +252,7 @@ func TestSimSaysSnapshots(t *testing.T) {
 // Guarantee: a pause of the leader itself, after which what the members sent in
 // time still waits to be read, is not taken for their silence.
 func TestMemberDownAfterAPause(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	testkit.InBubble(t, func(t *testing.T) {
 		inner, logs := observer.New(zap.InfoLevel)
 		log := zap.New(inner)
 		w := &watcher{log: log, id: 1, elected: time.Second, near: make(map[uint64]*contact), ledSince: time.Now()}

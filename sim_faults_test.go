@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"raftkv/internal/problem"
 	"slices"
 	"strings"
 	"testing"
@@ -34,7 +35,7 @@ func TestSimWipedFounder(t *testing.T) {
 		c.start(1) // all alone: nobody can say anything
 		time.Sleep(3 * time.Second)
 		c.start(2)
-		if err := c.ended(1); !errors.Is(err, errUsedID) {
+		if err := c.ended(1); !errors.Is(err, problem.ErrUsedID) {
 			t.Errorf("the wiped node ended with: %v", err)
 		}
 		c.start(3)
@@ -64,7 +65,7 @@ func TestSimWipedFounderAmongStrangers(t *testing.T) {
 		c.start(3) // never started before, so it cannot know
 		c.await("the two to agree on something", func() bool { return c.nodes[1].srv.kv.proven() })
 		c.start(2)
-		if err := c.ended(1); !errors.Is(err, errUsedID) {
+		if err := c.ended(1); !errors.Is(err, problem.ErrUsedID) {
 			t.Errorf("the wiped node ended with: %v", err)
 		}
 		// What is left has two histories, of which no check can make one.
@@ -95,7 +96,7 @@ func TestSimWipedJoiner(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.start(4)
-		if err := c.ended(4); !errors.Is(err, errUsedID) {
+		if err := c.ended(4); !errors.Is(err, problem.ErrUsedID) {
 			t.Errorf("the wiped joiner ended with: %v", err)
 		}
 		if err := c.change(leader, memberRequest{Op: opRemove, ID: 4}); err != nil {
@@ -154,7 +155,7 @@ func TestSimSnapshotForANewcomer(t *testing.T) {
 		if err := c.change(1, memberRequest{Op: opRemove, ID: 4}); err != nil {
 			t.Fatal(err)
 		}
-		if snap, err := c.nodes[1].srv.node.courier.snapshotWith(4); !errors.Is(err, errMemberUnknown) {
+		if snap, err := c.nodes[1].srv.node.courier.snapshotWith(4); !errors.Is(err, problem.ErrMemberUnknown) {
 			t.Errorf("a snapshot for a node that has left: %v, %v", snap, err)
 		}
 		c.awaitVoter(1, 2)
@@ -180,7 +181,7 @@ func TestSimSnapshotsOvertakeOneAnother(t *testing.T) {
 					t.Fatal(res.err)
 				}
 			}
-			c.nodes[slow].srv.kv.askForSnapshot(c.nodes[slow].srv.kv.applied.get()) // of its own, older state
+			c.nodes[slow].srv.kv.askForSnapshot(c.nodes[slow].srv.kv.applied.Get()) // of its own, older state
 			c.net.heal()
 			for range 20 {
 				c.put(leader, "k", c.value())
@@ -248,7 +249,7 @@ func TestSimPanicWithinCall(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		victim := c.followers()[0]
 		err := c.nodes[victim].srv.node.call(context.Background(), func(*raft.RawNode) { panic("as raft does") })
-		if !errors.Is(err, errStopping) {
+		if !errors.Is(err, problem.ErrStopping) {
 			t.Errorf("the caller got %v", err)
 		}
 		if err := c.ended(victim); err == nil || !strings.Contains(err.Error(), "raft cannot go on") {

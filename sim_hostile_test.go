@@ -10,6 +10,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"raftkv/internal/address"
+	"raftkv/internal/refusal"
+	"raftkv/internal/testkit"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,43 +87,43 @@ func round(n uint64) []byte { return binary.LittleEndian.AppendUint64(nil, n) }
 // nothing had come.
 func TestSimHostileMessages(t *testing.T) {
 	cases := map[string]struct {
-		kind  refusalKind
+		kind  refusal.Kind
 		forge func(tg target) []*raftpb.Message
 	}{
-		"proposal of nothing": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"proposal of nothing": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgProp)
 			m.Term = nil
 			return []*raftpb.Message{m}
 		}},
-		"proposal with a term": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"proposal with a term": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgProp)
 			m.Entries = []*raftpb.Entry{{Data: putBatch("k", "v")}}
 			return []*raftpb.Message{m}
 		}},
-		"read with a term": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"read with a term": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgReadIndex)
 			m.Entries = []*raftpb.Entry{{Data: []byte("context")}}
 			return []*raftpb.Message{m}
 		}},
-		"read of nothing": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"read of nothing": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgReadIndex)
 			m.Term = nil
 			return []*raftpb.Message{m}
 		}},
-		"from itself": {refusedAddress, func(tg target) []*raftpb.Message {
+		"from itself": {refusal.RefusedAddress, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgHeartbeat)
 			m.From = new(tg.id)
 			vote := tg.message(raftpb.MsgVote)
 			vote.From, vote.Term = new(tg.id), new(tg.term+1)
 			return []*raftpb.Message{m, vote}
 		}},
-		"leadership passed on": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"leadership passed on": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			return []*raftpb.Message{tg.message(raftpb.MsgTransferLeader)}
 		}},
-		"leader forgotten": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"leader forgotten": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			return []*raftpb.Message{tg.message(raftpb.MsgForgetLeader)}
 		}},
-		"vote without a term": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"vote without a term": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			var ms []*raftpb.Message
 			for _, from := range []uint64{tg.peer, tg.other} { // one of them may be who it voted for
 				m := tg.message(raftpb.MsgVote)
@@ -129,12 +132,12 @@ func TestSimHostileMessages(t *testing.T) {
 			}
 			return ms
 		}},
-		"short round": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"short round": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgHeartbeatResp)
 			m.Context = []byte{1, 2, 3}
 			return []*raftpb.Message{m}
 		}},
-		"round that was not begun": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"round that was not begun": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			var ms []*raftpb.Message
 			for _, from := range []uint64{tg.peer, tg.other} {
 				m := tg.message(raftpb.MsgHeartbeatResp)
@@ -143,25 +146,25 @@ func TestSimHostileMessages(t *testing.T) {
 			}
 			return ms
 		}},
-		"entries with a gap": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"entries with a gap": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgApp)
 			m.Index, m.LogTerm = new(tg.last), new(tg.lastTerm)
 			m.Entries = []*raftpb.Entry{entryOf(tg.last+5, tg.term)}
 			return []*raftpb.Message{m}
 		}},
-		"entries that go back": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"entries that go back": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgApp)
 			m.Index, m.LogTerm = new(tg.last), new(tg.lastTerm)
 			m.Entries = []*raftpb.Entry{entryOf(tg.committed, tg.lastTerm+1)}
 			return []*raftpb.Message{m}
 		}},
-		"entry of a later term": {refusedMalformed, func(tg target) []*raftpb.Message {
+		"entry of a later term": {refusal.RefusedMalformed, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgApp)
 			m.Index, m.LogTerm = new(tg.last), new(tg.lastTerm)
 			m.Entries = []*raftpb.Entry{entryOf(tg.last+1, math.MaxUint64)}
 			return []*raftpb.Message{m}
 		}},
-		"last term": {refusedTerm, func(tg target) []*raftpb.Message {
+		"last term": {refusal.RefusedTerm, func(tg target) []*raftpb.Message {
 			var ms []*raftpb.Message
 			for _, typ := range []raftpb.MessageType{
 				raftpb.MsgHeartbeat, raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgVote, raftpb.MsgVoteResp,
@@ -173,17 +176,17 @@ func TestSimHostileMessages(t *testing.T) {
 			}
 			return ms
 		}},
-		"commit beyond the log": {refusedContradiction, func(tg target) []*raftpb.Message {
+		"commit beyond the log": {refusal.RefusedContradiction, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgHeartbeat)
 			m.Commit = new(uint64(1e9))
 			return []*raftpb.Message{m}
 		}},
-		"acknowledgement beyond the log": {refusedContradiction, func(tg target) []*raftpb.Message {
+		"acknowledgement beyond the log": {refusal.RefusedContradiction, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgAppResp)
 			m.Index = new(uint64(1e9))
 			return []*raftpb.Message{m}
 		}},
-		"leap of a term": {refusedTerm, func(tg target) []*raftpb.Message {
+		"leap of a term": {refusal.RefusedTerm, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgHeartbeat)
 			m.Term = new(tg.term + maxTermLeap + 1)
 			return []*raftpb.Message{m}
@@ -205,9 +208,9 @@ func TestSimHostileMessages(t *testing.T) {
 						}
 						// What raft would not look at in this node's role may pass.
 						looks := map[raftpb.MessageType]bool{
-							raftpb.MsgHeartbeatResp: id == leader || tc.kind != refusedMalformed || name == "short round",
-							raftpb.MsgAppResp:       id == leader || tc.kind != refusedContradiction,
-							raftpb.MsgHeartbeat:     id != leader || tc.kind != refusedContradiction,
+							raftpb.MsgHeartbeatResp: id == leader || tc.kind != refusal.RefusedMalformed || name == "short round",
+							raftpb.MsgAppResp:       id == leader || tc.kind != refusal.RefusedContradiction,
+							raftpb.MsgHeartbeat:     id != leader || tc.kind != refusal.RefusedContradiction,
 						}
 						role, has := looks[m.GetType()]
 						if now := c.refusals(tc.kind); now == before && (role || !has) {
@@ -260,10 +263,10 @@ func TestSimHostileSnapshot(t *testing.T) {
 				tg.srv.kv.mu.Unlock()
 				st.index, st.term = tg.last+100, tg.term
 				var file bytes.Buffer
-				must(t, writeState(&file, st))
+				testkit.Must(t, writeState(&file, st))
 				before := snapFiles(t, tg.srv.cfg.DataDir)
 				_, err := tg.srv.node.inbox.SaveDBFrom(&file, st.index)
-				must(t, err)
+				testkit.Must(t, err)
 				m := tg.message(raftpb.MsgSnap)
 				m.Snapshot = &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(st.index), Term: new(st.term), ConfState: cs}}
 				err, alive := tg.strike(m)
@@ -396,8 +399,8 @@ func (f *forger) message(tg target) *raftpb.Message {
 // so nothing else is asked of it. The others of its cluster are the forger alone.
 func fuzzProcess(t *testing.T, data []byte) {
 	dir := t.TempDir()
-	defer func() { must(t, os.RemoveAll(dir)) }() // a soak strikes ten thousand times in one test
-	inBubble(t, func(t *testing.T) {
+	defer func() { testkit.Must(t, os.RemoveAll(dir)) }() // a soak strikes ten thousand times in one test
+	testkit.InBubble(t, func(t *testing.T) {
 		c := newSimCluster(t, dir, 1, 0, func(c *simCluster) {
 			c.attacked = true
 			c.wire = func(srv *server) { // whoever leads vouches for it, as programs that do not know the question
@@ -406,7 +409,7 @@ func fuzzProcess(t *testing.T, data []byte) {
 		})
 		defer c.close()
 		for id := range uint64(3) {
-			c.peers = append(c.peers, peer{ID: id + 1, URL: simURL(id + 1)})
+			c.peers = append(c.peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
 		}
 		c.nodes[1] = &simNode{id: 1, dir: c.nodeDir(1, 0)}
 		c.start(1)
@@ -484,7 +487,7 @@ func TestSoakHostileMessages(t *testing.T) {
 		fuzzProcess(t, data)
 		if t.Failed() {
 			if path := os.Getenv("RAFTKV_FUZZ_SAVE"); path != "" {
-				must(t, os.WriteFile(path, data, 0o600))
+				testkit.Must(t, os.WriteFile(path, data, 0o600))
 			}
 			return
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/problem"
 	"slices"
 	"testing"
 	"time"
@@ -57,7 +58,7 @@ func TestSimAddAndRemove(t *testing.T) {
 		if err := c.change(c.leader(), memberRequest{Op: opRemove, ID: victim}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ended(victim); !errors.Is(err, errRemoved) {
+		if err := c.ended(victim); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("the removed node ended with: %v", err)
 		}
 		c.awaitVoter(c.leader(), 4)
@@ -81,16 +82,16 @@ func TestSimRefusedChanges(t *testing.T) {
 			r    memberRequest
 			want error
 		}{
-			{memberRequest{Op: opAdd, ID: 3, PeerURL: simURL(3)}, errMemberRemoved},
-			{memberRequest{Op: opAdd, ID: 2, PeerURL: simURL(9)}, errMemberExists},
-			{memberRequest{Op: opAdd, ID: 9, PeerURL: simURL(2)}, errMemberExists},
-			{memberRequest{Op: opAdd, ID: 9, PeerURL: simURL(9) + "/"}, errBadPeerURL},
-			{memberRequest{Op: opRemove, ID: 9}, errMemberUnknown},
+			{memberRequest{Op: opAdd, ID: 3, PeerURL: simURL(3)}, problem.ErrMemberRemoved},
+			{memberRequest{Op: opAdd, ID: 2, PeerURL: simURL(9)}, problem.ErrMemberExists},
+			{memberRequest{Op: opAdd, ID: 9, PeerURL: simURL(2)}, problem.ErrMemberExists},
+			{memberRequest{Op: opAdd, ID: 9, PeerURL: simURL(9) + "/"}, problem.ErrBadPeerURL},
+			{memberRequest{Op: opRemove, ID: 9}, problem.ErrMemberUnknown},
 			{memberRequest{Op: opRemove, ID: 3}, nil},
 		}
 		for _, tc := range cases {
 			for _, via := range []uint64{1, 2} {
-				if err := c.change(via, tc.r); codeOf(err) != codeOf(tc.want) {
+				if err := c.change(via, tc.r); problem.CodeOf(err) != problem.CodeOf(tc.want) {
 					t.Errorf("%+v via node %d: %v, want %v", tc.r, via, err, tc.want)
 				}
 			}
@@ -98,7 +99,7 @@ func TestSimRefusedChanges(t *testing.T) {
 		if err := c.change(1, memberRequest{Op: opRemove, ID: 2, Force: true}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.change(1, memberRequest{Op: opRemove, ID: 1, Force: true}); !errors.Is(err, errLastVoter) {
+		if err := c.change(1, memberRequest{Op: opRemove, ID: 1, Force: true}); !errors.Is(err, problem.ErrLastVoter) {
 			t.Errorf("removing the last voter: %v", err)
 		}
 	})
@@ -114,7 +115,7 @@ func TestSimQuorumGuard(t *testing.T) {
 			c.crash(followers[0])
 			time.Sleep(ago)
 			leader = c.leader()
-			if err := c.change(leader, memberRequest{Op: opRemove, ID: followers[1]}); !errors.Is(err, errWouldLose) {
+			if err := c.change(leader, memberRequest{Op: opRemove, ID: followers[1]}); !errors.Is(err, problem.ErrWouldLose) {
 				t.Fatalf("removing a healthy node beside one that died %v ago: %v", ago, err)
 			}
 			v := c.value()
@@ -139,7 +140,7 @@ func TestSimRemoveLeader(t *testing.T) {
 		if err := c.change(leader, memberRequest{Op: opRemove, ID: leader}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ended(leader); !errors.Is(err, errRemoved) {
+		if err := c.ended(leader); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("the removed leader ended with: %v", err)
 		}
 		c.put(c.leader(), "k", c.value())
@@ -156,12 +157,12 @@ func TestSimRemovedWhileDown(t *testing.T) {
 		if err := c.change(leader, memberRequest{Op: opRemove, ID: down}); err != nil {
 			t.Fatal(err)
 		}
-		_, term, _ := c.nodes[leader].srv.node.leaders.get()
+		_, term, _ := c.nodes[leader].srv.node.leaders.Get()
 		c.start(down)
-		if err := c.ended(down); !errors.Is(err, errRemoved) {
+		if err := c.ended(down); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("it ended with: %v", err)
 		}
-		if now, after, _ := c.nodes[leader].srv.node.leaders.get(); now != leader || after != term {
+		if now, after, _ := c.nodes[leader].srv.node.leaders.Get(); now != leader || after != term {
 			t.Errorf("leader %d in term %d became %d in term %d", leader, term, now, after)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"raftkv/internal/problem"
 	"slices"
 	"sync"
 	"testing"
@@ -39,7 +40,7 @@ func (c *simCluster) member(via, id uint64) member {
 // awaitState waits until a node that joins has got the state.
 func (c *simCluster) awaitState(id uint64) {
 	c.t.Helper()
-	c.await("the state on a joining node", func() bool { return c.nodes[id].srv.kv.applied.get() > 0 })
+	c.await("the state on a joining node", func() bool { return c.nodes[id].srv.kv.applied.Get() > 0 })
 }
 
 // freshURL is one that no node of the test has.
@@ -70,7 +71,7 @@ func TestSimNextFreeID(t *testing.T) {
 		if !slices.Equal(ids, []uint64{8, 9, 10, 11, 12, 13}) {
 			t.Errorf("the IDs are %v", ids)
 		}
-		if _, err := c.changeFor(1, memberRequest{Op: opAdd, PeerURL: freshURL(10)}); !errors.Is(err, errMemberExists) {
+		if _, err := c.changeFor(1, memberRequest{Op: opAdd, PeerURL: freshURL(10)}); !errors.Is(err, problem.ErrMemberExists) {
 			t.Errorf("a URL that a member has: %v", err)
 		}
 	})
@@ -193,19 +194,19 @@ func TestSimRoles(t *testing.T) {
 		c.mustChange(first, memberRequest{Op: opMakeLearner, ID: third})
 		c.mustChange(first, memberRequest{Op: opMakeLearner, ID: third})
 		for _, force := range []bool{false, true} {
-			if err := c.change(third, memberRequest{Op: opMakeLearner, ID: second, Force: force}); !errors.Is(err, errLastVoter) {
+			if err := c.change(third, memberRequest{Op: opMakeLearner, ID: second, Force: force}); !errors.Is(err, problem.ErrLastVoter) {
 				t.Errorf("the last voter as a learner: %v", err)
 			}
 		}
 		for _, op := range []changeOp{opMakeVoter, opMakeLearner, opMove} {
-			if err := c.change(first, memberRequest{Op: op, ID: 9, PeerURL: freshURL(9)}); codeOf(err) != "not_found" {
+			if err := c.change(first, memberRequest{Op: op, ID: 9, PeerURL: freshURL(9)}); problem.CodeOf(err) != "not_found" {
 				t.Errorf("%v of nobody: %v", op, err)
 			}
 		}
 		// A learner that is down: one voter of two would be reachable.
 		c.crash(third)
 		time.Sleep(2 * time.Second)
-		if err := c.change(second, memberRequest{Op: opMakeVoter, ID: third}); !errors.Is(err, errWouldLose) {
+		if err := c.change(second, memberRequest{Op: opMakeVoter, ID: third}); !errors.Is(err, problem.ErrWouldLose) {
 			t.Errorf("a learner that is down as the second voter: %v", err)
 		}
 		c.mustChange(second, memberRequest{Op: opMakeVoter, ID: first})
@@ -222,7 +223,7 @@ func TestSimAddVoter(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
 		c.leader()
 		r := memberRequest{Op: opAddVoter, ID: 2, PeerURL: simURL(2)}
-		if err := c.change(1, r); !errors.Is(err, errWouldLose) {
+		if err := c.change(1, r); !errors.Is(err, problem.ErrWouldLose) {
 			t.Errorf("a second voter that is not up: %v", err)
 		}
 		r.Force = true
@@ -249,7 +250,7 @@ func TestSimMoveLeadership(t *testing.T) {
 		for to := range uint64(3) {
 			for _, via := range []uint64{4, 1, 2, 3} {
 				id, err := c.changeFor(via, memberRequest{Op: opLead, ID: to + 1})
-				leader, _, _ := c.nodes[via].srv.node.leaders.get()
+				leader, _, _ := c.nodes[via].srv.node.leaders.Get()
 				if err != nil || id != to+1 || leader != to+1 {
 					c.t.Fatalf("to %d via %d: %d, %v; it follows %d", to+1, via, id, err, leader)
 				}
@@ -260,7 +261,7 @@ func TestSimMoveLeadership(t *testing.T) {
 		}
 		leader := c.leader()
 		for want, id := range map[string]uint64{"not_voter": 4, "not_found": 9} {
-			if _, err := c.changeFor(4, memberRequest{Op: opLead, ID: id}); codeOf(err) != want {
+			if _, err := c.changeFor(4, memberRequest{Op: opLead, ID: id}); problem.CodeOf(err) != want {
 				t.Errorf("to %d: %v, want %s", id, err, want)
 			}
 		}
@@ -268,7 +269,7 @@ func TestSimMoveLeadership(t *testing.T) {
 		c.crash(down)
 		time.Sleep(2 * time.Second)
 		began := time.Now()
-		if _, err := c.changeFor(leader, memberRequest{Op: opLead, ID: down}); !errors.Is(err, errNotHandedOver) || time.Since(began) > 2*time.Second {
+		if _, err := c.changeFor(leader, memberRequest{Op: opLead, ID: down}); !errors.Is(err, problem.ErrNotHandedOver) || time.Since(began) > 2*time.Second {
 			t.Errorf("to a node that is down: %v after %v", err, time.Since(began))
 		}
 		c.put(leader, "k", c.value())
@@ -283,7 +284,7 @@ func TestSimHandOverFails(t *testing.T) {
 			fails   func(s *server)
 		}{
 			{"a membership change waits for another leader", func(s *server) {
-				if err := s.members.handOver(context.Background()); !errors.Is(err, errNoLeader) {
+				if err := s.members.handOver(context.Background()); !errors.Is(err, problem.ErrNoLeader) {
 					t.Errorf("handing over: %v", err)
 				}
 			}},
@@ -329,7 +330,7 @@ func TestSimLeadershipFoughtOver(t *testing.T) {
 			})
 			wg.Go(func() {
 				_, err := nodes[i+1].members.change(context.Background(), memberRequest{Op: opAddLearner, PeerURL: freshURL(int(i))})
-				if err != nil && problemOf(err).status < 500 && !errors.Is(err, errInProgress) {
+				if err != nil && problem.Of(err).Status < 500 && !errors.Is(err, problem.ErrInProgress) {
 					t.Errorf("adding: %v", err)
 				}
 			})
@@ -348,7 +349,7 @@ func TestSimMovePeer(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.leader()
 		for i, id := range []uint64{c.followers()[0], leader} {
-			if err := c.change(c.followers()[1], memberRequest{Op: opMove, ID: id, PeerURL: c.member(leader, id%3+1).PeerURL}); !errors.Is(err, errMemberExists) {
+			if err := c.change(c.followers()[1], memberRequest{Op: opMove, ID: id, PeerURL: c.member(leader, id%3+1).PeerURL}); !errors.Is(err, problem.ErrMemberExists) {
 				t.Errorf("to another's URL: %v", err)
 			}
 			for range 2 { // again is no change
@@ -395,7 +396,7 @@ func TestSimReplaceEveryNode(t *testing.T) {
 				c.awaitVoter(6, 6)
 			}
 			c.mustChange(load.any(), memberRequest{Op: opRemove, ID: old})
-			if err := <-c.endOf(old); !errors.Is(err, errRemoved) {
+			if err := <-c.endOf(old); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", old, err)
 			}
 			c.lives <- struct{}{}
@@ -499,7 +500,7 @@ func TestSimChangesUnderFaults(t *testing.T) {
 					if m, _ := srv.kv.membership(); err == nil && r.Op.adds() && m.members[id].PeerURL != r.PeerURL && !m.removed[id] {
 						t.Errorf("%+v: added as %d, which is %+v", r, id, m.members[id])
 					}
-					if err != nil && codeOf(err) == "internal" {
+					if err != nil && problem.CodeOf(err) == "internal" {
 						t.Errorf("%+v: %v", r, err)
 					}
 				}
@@ -570,7 +571,7 @@ func TestSimRequestsOfARemovedNode(t *testing.T) {
 						}
 						// Unknown is left to a node that did not get its own
 						// removal: this network lets messages overtake.
-						if !errors.Is(res.err, errStopping) && !errors.Is(res.err, errOutcomeUnknown) {
+						if !errors.Is(res.err, problem.ErrStopping) && !errors.Is(res.err, problem.ErrOutcomeUnknown) {
 							t.Errorf("node %d: %v", id, res.err)
 						}
 						return
@@ -584,7 +585,7 @@ func TestSimRequestsOfARemovedNode(t *testing.T) {
 			}
 			c.mustChange(other, memberRequest{Op: opRemove, ID: id})
 			wg.Wait()
-			if err := c.ended(id); !errors.Is(err, errRemoved) {
+			if err := c.ended(id); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", id, err)
 			}
 			for _, up := range c.up() {

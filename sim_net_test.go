@@ -8,6 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"raftkv/internal/address"
+	"raftkv/internal/refusal"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -238,7 +240,8 @@ func (r *flipReader) Read(p []byte) (int, error) {
 }
 
 func (t *simTransport) UpdatePeer(types.ID, []string) {}
-func (t *simTransport) Stop()                         {}
+
+func (t *simTransport) Stop() {}
 
 // Send puts messages on their way, like rafthttp only to peers it knows.
 func (t *simTransport) Send(msgs []*raftpb.Message) {
@@ -288,13 +291,13 @@ func (s *simNet) arrive(sender *server, m *raftpb.Message, lost bool) {
 	if !lost {
 		err = target.node.Process(context.Background(), m)
 	}
-	var refused refusal
-	if errors.As(err, &refused) && refused.kind == refusedSender {
+	var refused refusal.Refusal
+	if errors.As(err, &refused) && refused.Kind == refusal.RefusedSender {
 		// Its streams and single requests say where it is, and come from there.
 		from := sender.cfg.PeerURL
-		target.node.known.claim(m.GetFrom(), from, hostPortOf(from))
+		target.node.known.claim(m.GetFrom(), from, address.HostPortOf(from))
 	}
-	if errors.As(err, &refused) && refused.status == http.StatusForbidden {
+	if errors.As(err, &refused) && refused.Status == http.StatusForbidden {
 		select {
 		case sender.node.errorC <- err:
 		default:

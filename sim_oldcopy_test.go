@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"raftkv/internal/problem"
+	"raftkv/internal/refusal"
+	"raftkv/internal/testkit"
 	"sync"
 	"testing"
 	"time"
@@ -80,7 +83,7 @@ func TestSimOldCopyUnderANewLeader(t *testing.T) {
 				}
 			})
 		}
-		if err := c.ended(old); !errors.Is(err, errOldCopy) {
+		if err := c.ended(old); !errors.Is(err, problem.ErrOldCopy) {
 			t.Errorf("the node with the older copy ended with: %v", err)
 		}
 		clients.Wait()
@@ -101,11 +104,11 @@ func TestSimOldCopyOfAFollower(t *testing.T) {
 			c.put(leader, "k", c.value())
 		}
 		c.await("the follower has it all", func() bool {
-			return c.nodes[old].srv.kv.applied.get() == c.nodes[leader].srv.kv.applied.get()
+			return c.nodes[old].srv.kv.applied.Get() == c.nodes[leader].srv.kv.applied.Get()
 		})
 		c.crash(old)
 		c.putBack(old, dir)
-		if err := c.ended(old); !errors.Is(err, errOldCopy) {
+		if err := c.ended(old); !errors.Is(err, problem.ErrOldCopy) {
 			t.Errorf("the node with the older copy ended with: %v", err)
 		}
 		delete(c.nodes, old)
@@ -132,7 +135,7 @@ func TestSimOldCopyWithHigherBoot(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.putBack(old, dir)
-		if err := c.ended(old); !errors.Is(err, errOldCopy) {
+		if err := c.ended(old); !errors.Is(err, problem.ErrOldCopy) {
 			t.Errorf("the node with the older copy ended with: %v", err)
 		}
 		delete(c.nodes, old)
@@ -179,7 +182,7 @@ func TestSimTwoHistories(t *testing.T) {
 				c.start(knows)
 				srv := c.nodes[knows].srv
 				c.await("the node that knows more notices", func() bool { return srv.kv.sound() != nil })
-				if err := srv.kv.sound(); !errors.Is(err, errHistories) || codeOf(err) != "diverged" {
+				if err := srv.kv.sound(); !errors.Is(err, problem.ErrHistories) || problem.CodeOf(err) != "diverged" {
 					t.Errorf("it says %v", err)
 				}
 				// The majority's leader hears what it lacks, if the other one's log does
@@ -237,7 +240,7 @@ func TestSimForgedContradictions(t *testing.T) {
 			c.put(victim, "k", c.value())
 		}
 		for _, id := range []uint64{leader, victim} {
-			if n := c.nodes[id].srv.node.refusals.count(refusedContradiction); n < 20 {
+			if n := c.nodes[id].srv.node.refusals.Count(refusal.RefusedContradiction); n < 20 {
 				t.Errorf("node %d doubted %d messages", id, n)
 			}
 		}
@@ -264,7 +267,7 @@ func TestSimLeaderThatForgot(t *testing.T) {
 		if err := node.Process(context.Background(), m); err != nil {
 			t.Fatal(err)
 		}
-		c.await("it notices", func() bool { return errors.Is(c.nodes[leader].srv.kv.sound(), errHistories) })
+		c.await("it notices", func() bool { return errors.Is(c.nodes[leader].srv.kv.sound(), problem.ErrHistories) })
 		c.await("another leads", func() bool { return c.leader() != leader })
 		c.crash(leader)
 		c.put(follower, "k", c.value())
@@ -312,7 +315,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 				forgot, third := followers[0], followers[1]
 				c.stop(forgot)
 				dir := c.nodes[forgot].dir + ".copy"
-				must(t, os.CopyFS(dir, os.DirFS(c.nodes[forgot].dir)))
+				testkit.Must(t, os.CopyFS(dir, os.DirFS(c.nodes[forgot].dir)))
 				c.crash(third)
 				c.start(forgot)
 				term := c.elections(c.nodes[c.leader()].srv.node.status.Load().term + 3)
@@ -320,7 +323,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 					c.put(knows, "k", c.value())
 				}
 				time.Sleep(time.Second) // so that it knows what is committed after a crash, too
-				end := c.nodes[knows].srv.kv.applied.get()
+				end := c.nodes[knows].srv.kv.applied.Get()
 				c.crash(knows)
 				c.crash(forgot)
 				c.net.forget()
@@ -334,7 +337,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 				for range tt.writes {
 					c.put(forgot, "k", c.value())
 				}
-				for tt.writes < 0 && c.nodes[forgot].srv.kv.applied.get() < end {
+				for tt.writes < 0 && c.nodes[forgot].srv.kv.applied.Get() < end {
 					c.put(forgot, "k", c.value())
 				}
 				if tt.together {
@@ -355,7 +358,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 				srv := c.nodes[knows].srv
 				if tt.leads {
 					c.await("the forgotten one to lead", func() bool {
-						must(t, srv.node.call(context.Background(), func(rn *raft.RawNode) { must(t, rn.Campaign()) }))
+						testkit.Must(t, srv.node.call(context.Background(), func(rn *raft.RawNode) { testkit.Must(t, rn.Campaign()) }))
 						time.Sleep(10 * time.Millisecond)
 						return srv.node.status.Load().role == raft.StateLeader
 					})
@@ -372,9 +375,9 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 						}
 					})
 				}
-				c.await("the forgotten one notices", func() bool { return errors.Is(srv.kv.sound(), errHistories) })
+				c.await("the forgotten one notices", func() bool { return errors.Is(srv.kv.sound(), problem.ErrHistories) })
 				c.await("another leads", func() bool {
-					leader, _, _ := c.nodes[third].srv.node.leaders.get()
+					leader, _, _ := c.nodes[third].srv.node.leaders.Get()
 					return leader != 0 && leader != knows
 				})
 				clients.Wait()

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 
@@ -26,13 +29,13 @@ func TestSimRecover(t *testing.T) {
 			delete(c.nodes, id) // for good
 		}
 		unknown := c.value()
-		if res, _ := c.do(0, survivor, chaosInput{kind: chaosPut, key: "unknown", value: unknown}); !errors.Is(res.err, errOutcomeUnknown) {
+		if res, _ := c.do(0, survivor, chaosInput{kind: chaosPut, key: "unknown", value: unknown}); !errors.Is(res.err, problem.ErrOutcomeUnknown) {
 			t.Fatalf("a write without a majority: %v", res.err)
 		}
 		c.crash(survivor)
 		n := c.nodes[survivor]
 		before, err := examineDir(n.dir)
-		must(t, err)
+		testkit.Must(t, err)
 
 		code, out, errs := runCommand(t, "recover", "--data-dir", n.dir)
 		if code != exitFault || !strings.Contains(out, "Nothing was done") {
@@ -76,8 +79,8 @@ func (c *simCluster) joinCluster(via, id, cluster uint64) {
 		c.t.Fatal(err)
 	}
 	n := &simNode{id: id, join: true, dir: c.nodeDir(id, 100)}
-	must(c.t, os.MkdirAll(n.dir, 0o700))
-	must(c.t, createStorage(zap.NewNop(), n.dir, identity{Format: dirFormat, Node: id, Instance: newInstance(), ClusterID: cluster}, firstState(nil)))
+	testkit.Must(c.t, os.MkdirAll(n.dir, 0o700))
+	testkit.Must(c.t, createStorage(zap.NewNop(), n.dir, identity{Format: dirFormat, Node: id, Instance: newInstance(), ClusterID: cluster}, firstState(nil)))
 	c.nodes[id] = n
 	c.start(id)
 	c.awaitVoter(via, id)
@@ -90,11 +93,11 @@ func TestSimRestore(t *testing.T) {
 		old := oldState()
 		file := backupFile(t, old)
 		for id := range uint64(3) {
-			c.peers = append(c.peers, peer{ID: id + 1, URL: simURL(id + 1)})
+			c.peers = append(c.peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
 		}
 		for _, p := range c.peers {
 			n := &simNode{id: p.ID, dir: c.nodeDir(p.ID, 0)}
-			if code, out, errs := runCommand(t, "restore", file, "--id", fmt.Sprint(p.ID), "--data-dir", n.dir, "--cluster", formatPeers(c.peers)); code != exitOK {
+			if code, out, errs := runCommand(t, "restore", file, "--id", fmt.Sprint(p.ID), "--data-dir", n.dir, "--cluster", address.FormatPeers(c.peers)); code != exitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
 			c.nodes[p.ID] = n
@@ -120,9 +123,9 @@ func TestSimRestore(t *testing.T) {
 func TestRecoverInterrupted(t *testing.T) {
 	old := oldDisk(t)
 	f, err := examineDir(old)
-	must(t, err)
+	testkit.Must(t, err)
 	st, err := f.replay(f.log.last())
-	must(t, err)
+	testkit.Must(t, err)
 	recovered := func(dir string, want int) string {
 		t.Helper()
 		code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir)
@@ -132,7 +135,7 @@ func TestRecoverInterrupted(t *testing.T) {
 		return out + errs
 	}
 	done := filepath.Join(t.TempDir(), "done")
-	must(t, os.CopyFS(done, os.DirFS(old)))
+	testkit.Must(t, os.CopyFS(done, os.DirFS(old)))
 	recovered(done, exitOK)
 	wantNew := func(dir string) {
 		t.Helper()
@@ -146,35 +149,35 @@ func TestRecoverInterrupted(t *testing.T) {
 	// While the new directory is made.
 	for _, gone := range []string{"wal", "mark", "snap"} {
 		dir := filepath.Join(t.TempDir(), "dir")
-		must(t, os.CopyFS(dir, os.DirFS(old)))
-		must(t, os.CopyFS(dir+".recovering", os.DirFS(done)))
-		must(t, os.RemoveAll(filepath.Join(dir+".recovering", "wal")))
-		must(t, os.RemoveAll(filepath.Join(dir+".recovering", gone)))
+		testkit.Must(t, os.CopyFS(dir, os.DirFS(old)))
+		testkit.Must(t, os.CopyFS(dir+".recovering", os.DirFS(done)))
+		testkit.Must(t, os.RemoveAll(filepath.Join(dir+".recovering", "wal")))
+		testkit.Must(t, os.RemoveAll(filepath.Join(dir+".recovering", gone)))
 		recovered(dir, exitOK)
 		wantNew(dir)
-		must(t, wantSame(dir+".before-recovery-1", old))
+		testkit.Must(t, wantSame(dir+".before-recovery-1", old))
 	}
 	// Before the first rename: it cannot be told which one counts.
 	dir := filepath.Join(t.TempDir(), "dir")
-	must(t, os.CopyFS(dir, os.DirFS(old)))
-	must(t, os.CopyFS(dir+".recovering", os.DirFS(done)))
+	testkit.Must(t, os.CopyFS(dir, os.DirFS(old)))
+	testkit.Must(t, os.CopyFS(dir+".recovering", os.DirFS(done)))
 	before := diskSums(t, filepath.Dir(dir))
 	if out := recovered(dir, exitFault); !strings.Contains(out, "remove "+dir+".recovering") {
 		t.Errorf("the message has no way out:\n%s", out)
 	}
 	wantUnchanged(t, filepath.Dir(dir), before)
 	// Between the two renames.
-	must(t, os.Rename(dir, dir+".before-recovery-1"))
+	testkit.Must(t, os.Rename(dir, dir+".before-recovery-1"))
 	if code, out, _ := runCommand(t, "recover", "--data-dir", dir); code != exitFault || !strings.Contains(out, "Nothing was done") {
 		t.Errorf("without the flag: exit %d\n%s", code, out)
 	}
 	wantNoStart(t, dir, "recover that was interrupted") // an empty cluster in its place
 	recovered(dir, exitOK)
 	wantNew(dir)
-	must(t, wantSame(dir+".before-recovery-1", old))
+	testkit.Must(t, wantSame(dir+".before-recovery-1", old))
 	// And once more, later: an older directory is never written over.
 	recovered(dir, exitOK)
-	must(t, wantSame(dir+".before-recovery-1", old))
+	testkit.Must(t, wantSame(dir+".before-recovery-1", old))
 	if _, err := os.Stat(dir + ".before-recovery-2"); err != nil {
 		t.Error(err)
 	}
@@ -186,11 +189,11 @@ func oldDisk(t *testing.T) string {
 	t.Helper()
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, putEntries(3, 2, 30)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, putEntries(3, 2, 30)...)}))
 	st := someState(3, 15)
 	st.membership = newMembership(diskPeers())
 	takeSnapshot(t, o, st)
-	must(t, o.close())
+	testkit.Must(t, o.close())
 	return dir
 }
 
@@ -223,19 +226,19 @@ func wantSame(dir, other string) error {
 // Guarantee: what recovery cannot rest on is refused, and left as it is.
 func TestRecoverRefuses(t *testing.T) {
 	damaged, joining, removed, busy := oldDisk(t), t.TempDir(), newDisk(t), oldDisk(t)
-	must(t, os.Remove(statePath(damaged, 3, 15)))
-	must(t, createStorage(zap.NewNop(), joining, diskIdentity(), firstState(nil)))
+	testkit.Must(t, os.Remove(statePath(damaged, 3, 15)))
+	testkit.Must(t, createStorage(zap.NewNop(), joining, diskIdentity(), firstState(nil)))
 	o := openDisk(t, removed)
 	st := someState(3, 15)
 	st.membership = newMembership(diskPeers()[1:])
-	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, putEntries(3, 2, 30)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, putEntries(3, 2, 30)...)}))
 	takeSnapshot(t, o, st)
-	must(t, o.close())
+	testkit.Must(t, o.close())
 	for _, dir := range []string{damaged, joining, removed, busy} { // a node was there
 		lock, err := lockDir(dir)
-		must(t, err)
+		testkit.Must(t, err)
 		if dir != busy {
-			must(t, lock.Close())
+			testkit.Must(t, lock.Close())
 		}
 		defer lock.Close()
 	}
@@ -260,7 +263,7 @@ func TestRecoverRefuses(t *testing.T) {
 func wantNoStart(t *testing.T, dir, because string) {
 	t.Helper()
 	lock, err := lockDir(dir) // which leaves a directory, as the server does
-	must(t, err)
+	testkit.Must(t, err)
 	defer lock.Close()
 	cfg := defaultConfig()
 	cfg.DataDir = dir

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"raftkv/internal/refusal"
+	"raftkv/internal/testkit"
 	"testing"
 	"time"
 
@@ -12,23 +14,23 @@ import (
 
 // hostileKinds are the refusals that no cluster without a stranger at its peer
 // ports has, however bad its network is.
-var hostileKinds = []refusalKind{refusedAddress, refusedTerm, refusedMalformed, refusedSize, refusedBusy, refusedRoom}
+var hostileKinds = []refusal.Kind{refusal.RefusedAddress, refusal.RefusedTerm, refusal.RefusedMalformed, refusal.RefusedSize, refusal.RefusedBusy, refusal.RefusedRoom}
 
 // noteRefusals adds up what a node refused in the life that has ended.
 func (c *simCluster) noteRefusals(srv *server) {
 	if c.refused == nil {
-		c.refused = make(map[refusalKind]uint64)
+		c.refused = make(map[refusal.Kind]uint64)
 	}
-	for _, kind := range append(hostileKinds, refusedSender) {
-		c.refused[kind] += srv.node.refusals.count(kind)
+	for _, kind := range append(hostileKinds, refusal.RefusedSender) {
+		c.refused[kind] += srv.node.refusals.Count(kind)
 	}
 }
 
 // refusals returns how much all nodes have refused for one reason.
-func (c *simCluster) refusals(kind refusalKind) uint64 {
+func (c *simCluster) refusals(kind refusal.Kind) uint64 {
 	sum := c.refused[kind]
 	for _, id := range c.up() {
-		sum += c.nodes[id].srv.node.refusals.count(kind)
+		sum += c.nodes[id].srv.node.refusals.Count(kind)
 	}
 	return sum
 }
@@ -55,10 +57,10 @@ func TestSimNothingComesBack(t *testing.T) {
 			{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: make([]byte, roundContext)}}},
 		} {
 			m.From, m.To = new(leader), new(former)
-			must(t, node.Process(context.Background(), m))
+			testkit.Must(t, node.Process(context.Background(), m))
 		}
 		time.Sleep(time.Second)
-		if n := c.nodes[leader].srv.node.refusals.count(refusedAddress); n != 0 {
+		if n := c.nodes[leader].srv.node.refusals.Count(refusal.RefusedAddress); n != 0 {
 			t.Errorf("%d messages came back to the node that had sent them", n)
 		}
 	})

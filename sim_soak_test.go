@@ -79,7 +79,7 @@ func TestSoakSimFarBehind(t *testing.T) {
 				c.put(leader, "k", c.value())
 			}
 			c.await("it has caught up", func() bool {
-				return c.nodes[behind].srv.kv.applied.get() >= c.nodes[leader].srv.kv.applied.get()
+				return c.nodes[behind].srv.kv.applied.Get() >= c.nodes[leader].srv.kv.applied.Get()
 			})
 		}
 	})
@@ -89,7 +89,7 @@ func TestSoakSimFarBehind(t *testing.T) {
 func (c *simCluster) fill(leader uint64, entries int) {
 	c.t.Helper()
 	node := c.nodes[leader].srv.node
-	want := c.nodes[leader].srv.kv.applied.get()
+	want := c.nodes[leader].srv.kv.applied.Get()
 	for left := entries; left > 0; {
 		n := min(left, 500)
 		err := node.call(context.Background(), func(rn *raft.RawNode) {
@@ -106,6 +106,6 @@ func (c *simCluster) fill(leader uint64, entries int) {
 		}
 		left -= n
 		want += uint64(n)
-		c.await("the entries are applied", func() bool { return c.nodes[leader].srv.kv.applied.get() >= want })
+		c.await("the entries are applied", func() bool { return c.nodes[leader].srv.kv.applied.Get() >= want })
 	}
 }

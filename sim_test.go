@@ -2,14 +2,6 @@
 
 package main
 
-// The simulator: real raft nodes, the real kvstore and the real storage on
-// real files, in a testing/synctest bubble. Only the network is simulated
-// (sim_net_test.go), and time is virtual: a minute of cluster time takes a
-// fraction of a second, and a goroutine that does not end fails the test.
-//
-//	RAFTKV_SIM_SEED=N   replays the faults of a run (raft draws its election
-//	                    timeouts itself, so a run repeats in kind, not in every bit)
-
 import (
 	"bytes"
 	"context"
@@ -20,6 +12,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/logging"
+	"raftkv/internal/problem"
+	"raftkv/internal/refusal"
+	"raftkv/internal/testkit"
 	"slices"
 	"strconv"
 	"sync"
@@ -38,7 +35,7 @@ type simCluster struct {
 	rng   *rand.Rand // of the schedule; the network has its own
 	net   *simNet
 	nodes map[uint64]*simNode
-	peers []peer // the voters of the first start
+	peers []address.Peer // the voters of the first start
 	tweak func(*config)
 	log   func(id uint64) *zap.Logger // nil: nobody reads it
 	wire  func(*server)               // changes a node before it starts; nil: does not
@@ -56,8 +53,8 @@ type simCluster struct {
 	history []porcupine.Operation
 	values  uint64 // makes each written value unique
 
-	attacked bool                   // what comes to the nodes is not what they send alone
-	refused  map[refusalKind]uint64 // by nodes whose lives have ended
+	attacked bool                    // what comes to the nodes is not what they send alone
+	refused  map[refusal.Kind]uint64 // by nodes whose lives have ended
 }
 
 // simNode is a node's place in the cluster: its directory, and its current
@@ -109,13 +106,13 @@ func simulateSet(t *testing.T, n int, set func(*simCluster), test func(c *simClu
 	seed := simSeed(t)
 	t.Logf("RAFTKV_SIM_SEED=%d", seed)
 	dir := t.TempDir()
-	inBubble(t, func(t *testing.T) {
+	testkit.InBubble(t, func(t *testing.T) {
 		c := newSimCluster(t, dir, seed, n, set)
 		defer c.close()
 		test(c)
 		c.check()
 	})
-	must(t, os.RemoveAll(dir)) // a soak runs a thousand of these in one test
+	testkit.Must(t, os.RemoveAll(dir)) // a soak runs a thousand of these in one test
 }
 
 // newSimCluster makes a cluster of n nodes and starts them. It is called in a
@@ -127,7 +124,7 @@ func newSimCluster(t *testing.T, dir string, seed uint64, n int, set func(*simCl
 	}
 	set(c)
 	for id := range uint64(n) {
-		c.peers = append(c.peers, peer{ID: id + 1, URL: simURL(id + 1)})
+		c.peers = append(c.peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
 	}
 	for _, p := range c.peers {
 		c.nodes[p.ID] = &simNode{id: p.ID, dir: c.nodeDir(p.ID, 0)}
@@ -172,7 +169,7 @@ func (c *simCluster) tryStart(id uint64) error {
 	if c.log != nil {
 		log = c.log(id)
 	} else if os.Getenv("RAFTKV_SIM_LOG") != "" {
-		log = newLogger(0, "console", "debug", os.Stderr).With(zap.Uint64("node", id))
+		log = logging.New(0, "console", "debug", os.Stderr).With(zap.Uint64("node", id))
 	}
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {
 		return err
@@ -220,11 +217,11 @@ func (c *simCluster) tryStart(id uint64) error {
 }
 
 func (c *simCluster) firstStart(n *simNode, log *zap.Logger) error {
-	id := identity{Format: dirFormat, Node: n.id, Instance: newInstance(), ClusterID: clusterIDOf(c.peers)}
+	id := identity{Format: dirFormat, Node: n.id, Instance: newInstance(), ClusterID: address.ClusterIDOf(c.peers)}
 	if n.join {
 		return createStorage(log, n.dir, id, firstState(nil))
 	}
-	id.Initial = formatPeers(c.peers)
+	id.Initial = address.FormatPeers(c.peers)
 	return createStorage(log, n.dir, id, firstState(c.peers))
 }
 
@@ -240,7 +237,7 @@ func (c *simCluster) halt(n *simNode) {
 // undoubted checks that a life saw no message that contradicts its log, unless
 // the test makes such messages.
 func (c *simCluster) undoubted(n *simNode) {
-	if doubts := n.srv.node.refusals.count(refusedContradiction); doubts > 0 && !c.doubts && !c.attacked {
+	if doubts := n.srv.node.refusals.Count(refusal.RefusedContradiction); doubts > 0 && !c.doubts && !c.attacked {
 		c.t.Errorf("node %d doubted %d messages of a healthy cluster", n.id, doubts)
 	}
 }
@@ -354,7 +351,7 @@ func (c *simCluster) leader() uint64 {
 	c.await("a leader", func() bool {
 		votes := make(map[uint64]int)
 		for _, id := range c.up() {
-			l, _, _ := c.nodes[id].srv.node.leaders.get()
+			l, _, _ := c.nodes[id].srv.node.leaders.Get()
 			votes[l]++
 		}
 		for l, n := range votes {
@@ -408,9 +405,9 @@ func (c *simCluster) doOn(client int, srv *server, in chaosInput) (result, *item
 		out.value = string(it.value)
 	}
 	switch {
-	case errors.Is(res.err, errOutcomeUnknown):
+	case errors.Is(res.err, problem.ErrOutcomeUnknown):
 		out.unknown, end = true, math.MaxInt64
-	case res.err == nil, errors.Is(res.err, errNotFound), errors.Is(res.err, errPrecondition):
+	case res.err == nil, errors.Is(res.err, problem.ErrNotFound), errors.Is(res.err, problem.ErrPrecondition):
 	default:
 		return res, it // it did not happen, and saw nothing
 	}
@@ -468,7 +465,7 @@ func (c *simCluster) check() {
 		case n.srv == nil && !c.gone(id):
 			c.start(id)
 		case n.srv != nil && c.gone(id):
-			if err := c.ended(id); !errors.Is(err, errRemoved) {
+			if err := c.ended(id); !errors.Is(err, problem.ErrRemoved) {
 				c.t.Errorf("removed node %d ended with: %v", id, err)
 			}
 		}

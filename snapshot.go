@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"raftkv/internal/durable"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
+	"raftkv/internal/statefile"
 	"time"
 
 	"go.uber.org/zap"
@@ -33,31 +36,31 @@ const (
 // writeState writes the whole replicated state, as of its index. The order of
 // the records is fixed, so that equal states make equal files.
 func writeState(w io.Writer, s *state) error {
-	sw := newStateWriter(w)
-	if err := s.writeRest(sw.record); err != nil {
+	sw := statefile.NewWriter(w)
+	if err := s.writeRest(sw.Record); err != nil {
 		return err
 	}
 	var b []byte
 	var err error
 	sum := uint64(0)
 	s.items.Scan(func(key string, it *item) bool {
-		b = appendUvarints(b[:0], it.createRevision, it.modRevision, it.version)
-		b = appendString(b, key)
+		b = record.AppendUvarints(b[:0], it.createRevision, it.modRevision, it.version)
+		b = record.AppendString(b, key)
 		b = append(b, it.value...)
 		sum += itemHash(key, it)
-		err = sw.record(itemRecord, b)
+		err = sw.Record(itemRecord, b)
 		return err == nil
 	})
 	if err != nil {
 		return err
 	}
 	if sum != s.sum {
-		return errMemory // and not onto the disk
+		return problem.ErrMemory // and not onto the disk
 	}
-	if err := sw.record(sumRecord, appendUvarints(nil, s.sum)); err != nil {
+	if err := sw.Record(sumRecord, record.AppendUvarints(nil, s.sum)); err != nil {
 		return err
 	}
-	return sw.finish()
+	return sw.Finish()
 }
 
 // writeRest passes on the records of all that is not an item, in a fixed order.
@@ -66,8 +69,8 @@ func (s *state) writeRest(write func(kind byte, payload []byte) error) error {
 	var b []byte
 	put := func(kind byte) error { return write(kind, b) }
 
-	b = appendUvarints(nil, s.index, s.term, s.revision, s.membership.changes)
-	b = appendOptional(b, s.level)
+	b = record.AppendUvarints(nil, s.index, s.term, s.revision, s.membership.changes)
+	b = record.AppendOptional(b, s.level)
 	if err := put(headRecord); err != nil {
 		return err
 	}
@@ -78,15 +81,15 @@ func (s *state) writeRest(write func(kind byte, payload []byte) error) error {
 		}
 	}
 	for _, id := range sortedKeys(s.membership.removed) {
-		b = appendUvarints(b[:0], id)
+		b = record.AppendUvarints(b[:0], id)
 		if err := put(removedRecord); err != nil {
 			return err
 		}
 	}
 	for _, node := range sortedKeys(s.windows) {
 		win := s.windows[node]
-		b = appendUvarints(b[:0], node, win.boot, win.low, win.applied)
-		b = appendOptional(b, win.life)
+		b = record.AppendUvarints(b[:0], node, win.boot, win.low, win.applied)
+		b = record.AppendOptional(b, win.life)
 		if err := put(windowRecord); err != nil {
 			return err
 		}
@@ -96,7 +99,7 @@ func (s *state) writeRest(write func(kind byte, payload []byte) error) error {
 
 // readState reads what writeState wrote.
 func readState(r io.Reader) (*state, error) {
-	sr, err := newStateReader(r)
+	sr, err := statefile.NewReader(r)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +107,7 @@ func readState(r io.Reader) (*state, error) {
 }
 
 // readRecords reads the records of a state file to their verified end.
-func readRecords(sr *stateReader) (*state, error) {
+func readRecords(sr *statefile.Reader) (*state, error) {
 	s := newState(nil)
 	// The items come in the order of their keys, which makes loading cheap.
 	if err := scanRecords(sr, s, func(key string, it *item) { s.items.Load(key, it) }); err != nil {
@@ -115,9 +118,9 @@ func readRecords(sr *stateReader) (*state, error) {
 
 // scanRecords reads the records of a state file into s, except for the items,
 // which it passes on. Unless it returns nil, what it has read must not be used.
-func scanRecords(sr *stateReader, s *state, each func(key string, it *item)) error {
+func scanRecords(sr *statefile.Reader, s *state, each func(key string, it *item)) error {
 	for {
-		kind, payload, err := sr.next()
+		kind, payload, err := sr.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -132,38 +135,38 @@ func scanRecords(sr *stateReader, s *state, each func(key string, it *item)) err
 
 // restore takes over one record of a state file.
 func (s *state) restore(kind byte, payload []byte, each func(key string, it *item)) error {
-	f := fields{b: payload}
+	f := record.Reader{B: payload}
 	switch kind {
 	case headRecord:
-		s.index, s.term, s.revision, s.membership.changes = f.uvarint(), f.uvarint(), f.uvarint(), f.uvarint()
-		if s.level = f.optional(); s.level > programLevel {
+		s.index, s.term, s.revision, s.membership.changes = f.Uvarint(), f.Uvarint(), f.Uvarint(), f.Uvarint()
+		if s.level = f.Optional(); s.level > programLevel {
 			return errLevel(s.level)
 		}
 	case memberRecord:
 		m := takeMember(&f)
 		s.membership.members[m.ID] = m
 	case removedRecord:
-		s.membership.removed[f.uvarint()] = true
+		s.membership.removed[f.Uvarint()] = true
 	case windowRecord:
-		s.windows[f.uvarint()] = window{boot: f.uvarint(), low: f.uvarint(), applied: f.uvarint(), life: f.optional()}
+		s.windows[f.Uvarint()] = window{boot: f.Uvarint(), low: f.Uvarint(), applied: f.Uvarint(), life: f.Optional()}
 	case itemRecord:
-		it := &item{createRevision: f.uvarint(), modRevision: f.uvarint(), version: f.uvarint()}
-		key := string(f.bytes())
-		it.value = append([]byte(nil), f.b...)
+		it := &item{createRevision: f.Uvarint(), modRevision: f.Uvarint(), version: f.Uvarint()}
+		key := string(f.Bytes())
+		it.value = append([]byte(nil), f.B...)
 		each(key, it)
 		s.bytes += uint64(len(key) + len(it.value))
 		s.sum += itemHash(key, it)
 	case checkRecord, reportRecord, divergedRecord:
 		s.checks.restore(kind, &f)
 	case sumRecord:
-		if sum := f.uvarint(); sum != s.sum {
-			return fmt.Errorf("%w: its items are not those of which it has the hash", errBadStateFile)
+		if sum := f.Uvarint(); sum != s.sum {
+			return fmt.Errorf("%w: its items are not those of which it has the hash", statefile.ErrBad)
 		}
 	default:
-		return fmt.Errorf("%w: record of kind %d", errNewerFormat, kind)
+		return fmt.Errorf("%w: record of kind %d", durable.ErrNewer, kind)
 	}
-	if f.bad {
-		return fmt.Errorf("%w: record of kind %d is too short", errBadStateFile, kind)
+	if f.Bad {
+		return fmt.Errorf("%w: record of kind %d is too short", statefile.ErrBad, kind)
 	}
 	return nil
 }
@@ -183,37 +186,16 @@ func readStateFile(path string) (*state, error) {
 }
 
 func appendMember(b []byte, m member) []byte {
-	b = appendUvarints(b, m.ID, uint64(boolByte(m.Learner)), m.Instance)
-	b = appendString(b, m.PeerURL)
-	b = appendString(b, m.ClientURL)
-	return appendOptional(b, m.Level, uint64(boolByte(m.Pinned)), m.Added)
+	b = record.AppendUvarints(b, m.ID, uint64(record.BoolByte(m.Learner)), m.Instance)
+	b = record.AppendString(b, m.PeerURL)
+	b = record.AppendString(b, m.ClientURL)
+	return record.AppendOptional(b, m.Level, uint64(record.BoolByte(m.Pinned)), m.Added)
 }
 
-func takeMember(f *fields) member {
-	m := member{ID: f.uvarint(), Learner: f.uvarint() == 1, Instance: f.uvarint(), PeerURL: string(f.bytes()), ClientURL: string(f.bytes())}
-	m.Level, m.Pinned, m.Added = f.optional(), f.optional() == 1, f.optional()
+func takeMember(f *record.Reader) member {
+	m := member{ID: f.Uvarint(), Learner: f.Uvarint() == 1, Instance: f.Uvarint(), PeerURL: string(f.Bytes()), ClientURL: string(f.Bytes())}
+	m.Level, m.Pinned, m.Added = f.Optional(), f.Optional() == 1, f.Optional()
 	return m
-}
-
-func appendUvarints(b []byte, vs ...uint64) []byte {
-	for _, v := range vs {
-		b = binary.AppendUvarint(b, v)
-	}
-	return b
-}
-
-// appendOptional appends fields that may be left out at the end of a record:
-// zeros with which it would end are.
-func appendOptional(b []byte, vs ...uint64) []byte {
-	for len(vs) > 0 && vs[len(vs)-1] == 0 {
-		vs = vs[:len(vs)-1]
-	}
-	return appendUvarints(b, vs...)
-}
-
-func appendString(b []byte, s string) []byte {
-	b = binary.AppendUvarint(b, uint64(len(s)))
-	return append(b, s...)
 }
 
 // writeSnapshots writes states to disk as they come, one at a time, and lets go
@@ -222,11 +204,11 @@ func appendString(b []byte, s string) []byte {
 // on: what fails is done again after a rest (snapshotfail.go), a snapshot by
 // redo.
 func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writer <-chan struct{}, writtenC chan<- *state) error {
-	newer := s.recorded.channel(s.snapIndex.Load() + 1)
+	newer := s.recorded.Channel(s.snapIndex.Load() + 1)
 	var cleanAgain, rested <-chan time.Time
 	clean := func() {
 		index := s.snapIndex.Load()
-		newer, cleanAgain = s.recorded.channel(index+1), nil
+		newer, cleanAgain = s.recorded.Channel(index+1), nil
 		if err := s.clean(index); err != nil {
 			s.log.Warn("cannot remove files that are of no more use; trying again", zap.Error(err))
 			cleanAgain = time.After(mostRest)
@@ -241,7 +223,7 @@ func (s *storage) writeSnapshots(ctx context.Context, states <-chan *state, writ
 		case st := <-states:
 			err := s.writeSnapshot(ctx, st, writtenC)
 			switch {
-			case errors.Is(err, errMemory):
+			case errors.Is(err, problem.ErrMemory):
 				return err
 			case err == nil:
 				<-writer
@@ -273,7 +255,7 @@ func (s *storage) writeSnapshot(ctx context.Context, st *state, writtenC chan<- 
 	overtaken := func() bool { return st.index <= s.snapIndex.Load() }
 	err := s.trouble.check(s.dir, st.bytes)
 	if err == nil {
-		err = writeFileAtomic(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
+		err = durable.WriteFile(statePath(s.dir, st.term, st.index), func(w io.Writer) error {
 			w = s.trouble.bounded(s.dir, w)
 			return writeState(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), pace: pace, overtaken: overtaken}, st)
 		})

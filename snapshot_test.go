@@ -8,6 +8,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/durable"
+	"raftkv/internal/record"
+	"raftkv/internal/statefile"
+	"raftkv/internal/testkit"
 	"slices"
 	"testing"
 	"time"
@@ -16,7 +21,7 @@ import (
 // fullState returns a state with something in each of its parts. The order in
 // which its keys come to be does not show in it.
 func fullState(order []int) *state {
-	s := newState([]peer{{ID: 1, URL: "http://a:1"}, {ID: math.MaxUint64 - 2, URL: "http://b:2"}})
+	s := newState([]address.Peer{{ID: 1, URL: "http://a:1"}, {ID: math.MaxUint64 - 2, URL: "http://b:2"}})
 	s.index, s.term, s.revision = 1<<40, 77, 1e9
 	s.membership.members[1] = member{ID: 1, PeerURL: "http://a:1", ClientURL: "http://a:9121"}
 	s.membership.members[3] = member{ID: 3, PeerURL: "http://c:3", Learner: true}
@@ -111,14 +116,14 @@ func TestSnapshotIsDeterministic(t *testing.T) {
 func TestSnapshotRecordsStrict(t *testing.T) {
 	for kind := range 256 {
 		var b bytes.Buffer
-		w := newStateWriter(&b)
+		w := statefile.NewWriter(&b)
 		// Not a whole record of any kind.
-		if err := errors.Join(w.record(byte(kind), []byte{0x80}), w.finish()); err != nil {
+		if err := errors.Join(w.Record(byte(kind), []byte{0x80}), w.Finish()); err != nil {
 			t.Fatal(err)
 		}
-		want := errNewerFormat
+		want := durable.ErrNewer
 		if byte(kind) >= headRecord && byte(kind) <= sumRecord {
-			want = errBadStateFile
+			want = statefile.ErrBad
 		}
 		if s, err := readState(&b); !errors.Is(err, want) || s != nil {
 			t.Errorf("kind %d: %v, %v; want %v", kind, s, err, want)
@@ -176,7 +181,7 @@ func TestSnapshotPace(t *testing.T) {
 		"slow and awaited": {block: 1 << 10, awaited: true, want: each},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
+			testkit.InBubble(t, func(t *testing.T) {
 				var tail logTail
 				tail.awaited.Store(c.awaited)
 				tail.grown.Store(c.grown)
@@ -214,7 +219,7 @@ func TestReadStateFile(t *testing.T) {
 	if err := os.WriteFile(path, file[:len(file)-1], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readStateFile(path); !errors.Is(err, errBadStateFile) || !bytes.Contains([]byte(err.Error()), []byte(path)) {
+	if _, err := readStateFile(path); !errors.Is(err, statefile.ErrBad) || !bytes.Contains([]byte(err.Error()), []byte(path)) {
 		t.Fatal(err)
 	}
 }
@@ -223,8 +228,8 @@ func TestReadStateFile(t *testing.T) {
 // read, and one that is cut short is not.
 func TestSnapshotMemberRecord(t *testing.T) {
 	m := member{ID: 3, PeerURL: "http://c:3", ClientURL: "http://c:9121", Instance: 5, Learner: true}
-	old := appendUvarints(nil, m.ID, 1, m.Instance)
-	old = appendString(appendString(old, m.PeerURL), m.ClientURL)
+	old := record.AppendUvarints(nil, m.ID, 1, m.Instance)
+	old = record.AppendString(record.AppendString(old, m.PeerURL), m.ClientURL)
 	s := newState(nil)
 	if err := s.restore(memberRecord, old, nil); err != nil || s.membership.members[3] != m {
 		t.Errorf("%+v, %v", s.membership.members, err)
@@ -235,7 +240,7 @@ func TestSnapshotMemberRecord(t *testing.T) {
 		t.Errorf("%+v, %v", s.membership.members, err)
 	}
 	for _, cut := range []int{1, 5, len(old) - 1, len(whole) - 1} {
-		if err := newState(nil).restore(memberRecord, whole[:cut], nil); !errors.Is(err, errBadStateFile) {
+		if err := newState(nil).restore(memberRecord, whole[:cut], nil); !errors.Is(err, statefile.ErrBad) {
 			t.Errorf("cut to %d bytes: %v", cut, err)
 		}
 	}

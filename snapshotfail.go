@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"raftkv/internal/durable"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +34,7 @@ func (r *rests) next() time.Duration {
 // snapshotTrouble is what became of this node's last snapshot.
 type snapshotTrouble struct {
 	log    *zap.Logger
-	disk   func(dir string) (disk, error)
+	disk   func(dir string) (durable.Disk, error)
 	keep   atomic.Int64  // bytes of the disk that a snapshot must leave free
 	count  atomic.Uint64 // of those that failed, received ones too
 	lost   atomic.Uint64 // of received ones alone
@@ -76,10 +77,10 @@ var errKeepFree = fmt.Errorf("the disk has no room for a snapshot beside what is
 func (t *snapshotTrouble) check(dir string, size uint64) error {
 	d, err := t.disk(dir)
 	keep := t.keep.Load()
-	if err != nil || keep == 0 || d.free-keep >= int64(size) {
+	if err != nil || keep == 0 || d.Free-keep >= int64(size) {
 		return nil
 	}
-	return fmt.Errorf("%w: it takes at least %d bytes, %d are free", errKeepFree, size, d.free)
+	return fmt.Errorf("%w: it takes at least %d bytes, %d are free", errKeepFree, size, d.Free)
 }
 
 // bounded returns a writer that fails before too little of the disk is left.

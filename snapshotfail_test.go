@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
+	"raftkv/internal/testkit"
 	"testing"
 	"time"
 
@@ -25,14 +27,14 @@ func TestSnapshotThatFailsIsTriedAgain(t *testing.T) {
 	go func() { done <- o.writeSnapshots(ctx, states, writer, written) }()
 	defer func() {
 		cancel()
-		must(t, <-done)
+		testkit.Must(t, <-done)
 	}()
 	st := o.state.copy()
 	st.index++
 	hand := func() { writer <- struct{}{}; states <- st }
 
 	snaps := filepath.Join(o.dir, "snap")
-	must(t, os.Rename(snaps, snaps+".away")) // as good an error as any
+	testkit.Must(t, os.Rename(snaps, snaps+".away")) // as good an error as any
 	hand()
 	select {
 	case <-redone:
@@ -48,11 +50,11 @@ func TestSnapshotThatFailsIsTriedAgain(t *testing.T) {
 	if got := o.tail.writing.Load(); got != o.snapIndex.Load() {
 		t.Errorf("a snapshot of %d counts as being written", got)
 	}
-	must(t, os.Rename(snaps+".away", snaps))
+	testkit.Must(t, os.Rename(snaps+".away", snaps))
 	hand()
 	select {
 	case got := <-written:
-		must(t, o.written(got))
+		testkit.Must(t, o.written(got))
 	case <-time.After(30 * time.Second):
 		t.Fatal("nothing was written")
 	}
@@ -64,7 +66,7 @@ func TestSnapshotThatFailsIsTriedAgain(t *testing.T) {
 // A snapshot of its own leaves of the disk what the log needs.
 func TestSnapshotThatIsTooLarge(t *testing.T) {
 	o := openDisk(t, newDisk(t))
-	o.trouble.disk = func(string) (disk, error) { return disk{free: 10 << 20, total: 1 << 30}, nil }
+	o.trouble.disk = func(string) (durable.Disk, error) { return durable.Disk{Free: 10 << 20, Total: 1 << 30}, nil }
 	o.trouble.keep.Store(8 << 20)
 	if err := o.trouble.check(o.dir, 2<<20); err != nil {
 		t.Errorf("one that just fits: %v", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io/fs"
+	"raftkv/internal/meter"
 	"sync/atomic"
 	"time"
 
@@ -35,13 +36,13 @@ func (s *snapshotStats) wrote(began time.Time, err error) {
 
 // register adds what there is to count.
 func (s *snapshotStats) register(reg prometheus.Registerer, lost func() uint64) {
-	gauge(reg, "raftkv_snapshot_timestamp_seconds", "When the newest snapshot was written, 0 if there is none.",
+	meter.Gauge(reg, "raftkv_snapshot_timestamp_seconds", "When the newest snapshot was written, 0 if there is none.",
 		func() float64 { return float64(s.at.Load()) / 1e9 })
-	gauge(reg, "raftkv_snapshot_bytes", "Size of the newest snapshot.", func() float64 { return float64(s.bytes.Load()) })
-	gauge(reg, "raftkv_snapshot_duration_seconds", "How long this node's last own snapshot took to write, 0 if it wrote none since its start.",
+	meter.Gauge(reg, "raftkv_snapshot_bytes", "Size of the newest snapshot.", func() float64 { return float64(s.bytes.Load()) })
+	meter.Gauge(reg, "raftkv_snapshot_duration_seconds", "How long this node's last own snapshot took to write, 0 if it wrote none since its start.",
 		func() float64 { return time.Duration(s.took.Load()).Seconds() })
-	counters(reg, "raftkv_snapshots_total", "Snapshots written by this node, sent to another, or installed from another.", "what",
+	meter.Counters(reg, "raftkv_snapshots_total", "Snapshots written by this node, sent to another, or installed from another.", "what",
 		map[string]func() uint64{"written": s.written.Load, "sent": s.sent.Load, "installed": s.installed.Load})
-	counters(reg, "raftkv_snapshot_failures_total", "Snapshots that could not be written, not be sent, or not be stored when another node sent them.",
+	meter.Counters(reg, "raftkv_snapshot_failures_total", "Snapshots that could not be written, not be sent, or not be stored when another node sent them.",
 		"what", map[string]func() uint64{"write": s.unwritten.Load, "send": s.unsent.Load, "store": lost})
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"raftkv/internal/problem"
 	"time"
 )
 
@@ -67,7 +68,7 @@ func (s *statusAPI) serveReady(w http.ResponseWriter, r *http.Request) error {
 			text += mark + " " + c.name + "\n"
 		}
 		if !c.ok && !verbose {
-			return fmt.Errorf("%w: not yet true: %s", errNotReady, c.name)
+			return fmt.Errorf("%w: not yet true: %s", problem.ErrNotReady, c.name)
 		}
 	}
 	if verbose {

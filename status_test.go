@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"raftkv/internal/liveness"
+	"raftkv/internal/problem"
 	"strings"
 	"testing"
 )
@@ -30,7 +32,7 @@ func TestAPIStopping(t *testing.T) {
 // Guarantee: a node that the checks found to differ answers nothing out of its
 // state, and says what is wrong with it.
 func TestAPIDiverged(t *testing.T) {
-	for _, found := range []error{errDiverged, errNoMajority, errMemory} {
+	for _, found := range []error{problem.ErrDiverged, problem.ErrNoMajority, problem.ErrMemory} {
 		at := newAPITest(t)
 		at.kv.agreement.fault.Store(&fault{found})
 		for _, tt := range []string{
@@ -74,8 +76,8 @@ func TestAPIReady(t *testing.T) {
 		"agrees with":   func(at *apiTest) { at.kv.agreement.unsound.Store(true) },
 		"has a disk":    func(at *apiTest) { at.node.disk.hanging.Store(true) },
 		"is not loading": func(at *apiTest) {
-			at.kv.pulse.excuse.Store(loadingSnapshot)
-			at.kv.pulse.owed.Store(1)
+			at.kv.pulse.Excuse.Store(liveness.LoadingSnapshot)
+			at.kv.pulse.Owed.Store(1)
 		},
 	} {
 		at := newAPITest(t)

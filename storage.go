@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
+	"raftkv/internal/logging"
+	"raftkv/internal/wait"
+	"raftkv/internal/watermark"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -57,7 +61,7 @@ type storage struct {
 	next *segmentZeroer
 	room *logRoom
 	mem  *raft.MemoryStorage
-	mark *markKeeper
+	mark *watermark.Keeper
 
 	hard      *raftpb.HardState // as the WAL has it; commits its newest snapshot at least
 	last      uint64            // index of the last entry in the WAL
@@ -65,7 +69,7 @@ type storage struct {
 	snapshots snapshotStats
 	trouble   snapshotTrouble
 	redo      func()                          // has another snapshot taken
-	recorded  *indexWait                      // wakes those who wait for a snapshot to be recorded
+	recorded  *wait.Index                     // wakes those who wait for a snapshot to be recorded
 	snapIndex atomic.Uint64                   // of the newest snapshot that the WAL records; others may read it
 	newest    atomic.Pointer[raftpb.Snapshot] // the same, as raft knows it; without the state
 }
@@ -116,7 +120,7 @@ func (s *storage) write(hard *raftpb.HardState, entries []*raftpb.Entry) error {
 		for _, e := range entries {
 			lowest = min(lowest, e.GetIndex())
 		}
-		if err := s.mark.lower(lowest - 1); err != nil {
+		if err := s.mark.Lower(lowest - 1); err != nil {
 			return err
 		}
 	}
@@ -162,7 +166,7 @@ func (s *storage) saved(hard *raftpb.HardState, entries []*raftpb.Entry) {
 		s.last = lastIndex(entries)
 		s.tail.add(entries)
 	}
-	s.mark.raise(s.last, s.hard.GetTerm(), s.hard.GetVote())
+	s.mark.Raise(s.last, s.hard.GetTerm(), s.hard.GetVote())
 }
 
 // install makes a received snapshot the beginning of the log. Its state file
@@ -173,14 +177,14 @@ func (s *storage) install(m *raftpb.Message) error {
 	if err := os.Rename(incomingPath(s.dir, term, index), statePath(s.dir, term, index)); err != nil {
 		return fmt.Errorf("received snapshot: %w", err)
 	}
-	if err := syncDir(s.snapDir()); err != nil {
+	if err := durable.SyncDir(s.snapDir()); err != nil {
 		return err
 	}
 	hard, entries := s.merge([]*raftpb.Message{m})
 	if raft.IsEmptyHardState(hard) {
 		hard = s.hard
 	}
-	if err := s.mark.lower(index); err != nil {
+	if err := s.mark.Lower(index); err != nil {
 		return err // it may cover entries that conflict with the snapshot, and go
 	}
 	if err := s.record(hard, index, term, meta.GetConfState()); err != nil {
@@ -248,7 +252,7 @@ func (s *storage) written(st *state) error {
 	}
 	s.trouble.succeeded()
 	s.snapshots.written.Add(1)
-	s.log.Info("snapshot written", news, zap.Uint64("index", st.index), zap.Uint64("term", st.term), zap.Int64("bytes", s.tail.snapshot),
+	s.log.Info("snapshot written", logging.News, zap.Uint64("index", st.index), zap.Uint64("term", st.term), zap.Int64("bytes", s.tail.snapshot),
 		zap.Duration("took", time.Duration(s.snapshots.took.Load())))
 	return s.release(st.index)
 }
@@ -262,7 +266,7 @@ func (s *storage) announce(index, term uint64, cs *raftpb.ConfState) error {
 	s.tail.snapshot = info.Size()
 	s.snapshots.newest(info)
 	s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: cs}})
-	s.recorded.advance(index)
+	s.recorded.Advance(index)
 	return nil
 }
 
@@ -341,7 +345,7 @@ func removeSegments(walDir string, index uint64) error {
 		if first >= index {
 			break
 		}
-		if err := errors.Join(os.Remove(filepath.Join(walDir, names[i])), syncDir(walDir)); err != nil {
+		if err := errors.Join(os.Remove(filepath.Join(walDir, names[i])), durable.SyncDir(walDir)); err != nil {
 			return err
 		}
 	}
@@ -352,7 +356,7 @@ func removeSegments(walDir string, index uint64) error {
 func (s *storage) close() error {
 	s.next.close()
 	s.room.close()
-	return errors.Join(s.wal.Close(), s.mark.close())
+	return errors.Join(s.wal.Close(), s.mark.Close())
 }
 
 func (s *storage) snapDir() string { return filepath.Join(s.dir, "snap") }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
+	"raftkv/internal/watermark"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -19,12 +21,12 @@ func TestStorageTornTailIsRepaired(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	synced := someEntries(2, 2, 9, 700)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 3, 5, synced...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 3, 5, synced...)}))
 	flushMark(t, o)
 	walDir := filepath.Join(dir, "wal")
 	from := inspectPath(t, walDir).End
 	torn := someEntries(2, 10, 11, 700)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 3, 6, torn...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 3, 6, torn...)}))
 	to := inspectPath(t, walDir).End
 	all := append(synced[:8:8], torn...)
 
@@ -34,7 +36,7 @@ func TestStorageTornTailIsRepaired(t *testing.T) {
 				crash := crashed(t, dir)
 				path := segments(t, crash)[0]
 				if how == "cut off" {
-					must(t, os.Truncate(path, cut))
+					testkit.Must(t, os.Truncate(path, cut))
 				} else {
 					at := (cut + walSector - 1) / walSector * walSector
 					patch(t, path, at, make([]byte, to-at+walSector))
@@ -42,7 +44,7 @@ func TestStorageTornTailIsRepaired(t *testing.T) {
 				tail := inspectPath(t, filepath.Join(crash, "wal"))
 				core, logs := observer.New(zap.WarnLevel)
 				o, err := openStorage(zap.New(core), crash, anyIdentity)
-				must(t, err)
+				testkit.Must(t, err)
 				defer o.close()
 				wantOneSnapshot(t, o)
 				if o.last < 9 || o.last > 11 {
@@ -55,7 +57,7 @@ func TestStorageTornTailIsRepaired(t *testing.T) {
 				}
 				// Life goes on over the tear.
 				next := someEntries(3, 10, 12, 300)
-				must(t, o.append([]*raftpb.Message{storageAppend(3, 1, 6, next...)}))
+				testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 1, 6, next...)}))
 				again := openDisk(t, crashed(t, crash))
 				wantEntries(t, again, append(synced[:8:8], next...))
 				wantHard(t, again, 3, 1, 0)
@@ -67,10 +69,10 @@ func TestStorageTornTailIsRepaired(t *testing.T) {
 func patch(t *testing.T, path string, off int64, b []byte) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	must(t, err)
+	testkit.Must(t, err)
 	defer f.Close()
 	_, err = f.WriteAt(b, off)
-	must(t, err)
+	testkit.Must(t, err)
 }
 
 // frameAt is the n-th frame of a segment from its start, or from behind the
@@ -78,7 +80,7 @@ func patch(t *testing.T, path string, off int64, b []byte) {
 func frameAt(t *testing.T, path string, n int) walFrame {
 	t.Helper()
 	s, err := readSegment(path)
-	must(t, err)
+	testkit.Must(t, err)
 	frames := framesOf(t, s.data)
 	if n < 0 {
 		n += len(frames)
@@ -92,17 +94,17 @@ func soundDisk(t *testing.T) string {
 	t.Helper()
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1, someEntries(3, 2, 3, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1, someEntries(3, 2, 3, 10)...)}))
 	takeSnapshot(t, o, someState(3, 2))
 	for i := uint64(4); len(segments(t, dir)) < 3; i++ {
-		must(t, o.append([]*raftpb.Message{storageAppend(3, 2, i, someEntries(3, i, i, 300<<10)...)}))
+		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, i, someEntries(3, i, i, 300<<10)...)}))
 	}
 	last := o.last
-	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, last, someEntries(3, last+1, last+6, 100)...)}))
-	must(t, o.close())
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, last, someEntries(3, last+1, last+6, 100)...)}))
+	testkit.Must(t, o.close())
 	o = openDisk(t, dir)
 	wantState(t, o, 2)
-	must(t, o.close())
+	testkit.Must(t, o.close())
 	return dir
 }
 
@@ -115,7 +117,7 @@ func TestStorageDamageIsRefused(t *testing.T) {
 	state := filepath.Base(statePath("", 3, 2))
 	flip := func(path string, off int64) {
 		b, err := os.ReadFile(path)
-		must(t, err)
+		testkit.Must(t, err)
 		patch(t, path, off, []byte{b[off] ^ 4})
 	}
 	middle := func(f walFrame) int64 { return (f.off + f.end) / 2 }
@@ -124,36 +126,39 @@ func TestStorageDamageIsRefused(t *testing.T) {
 		damage func(dir string)
 		words  []string
 	}{
-		"the last segment is missing":  {func(dir string) { must(t, os.Remove(seg(dir, 2))) }, []string{"wal ends", "its end is missing"}},
-		"a middle segment is missing":  {func(dir string) { must(t, os.Remove(seg(dir, 1))) }, []string{"wal"}},
-		"the first segment is missing": {func(dir string) { must(t, os.Remove(seg(dir, 0))) }, []string{"wal"}},
+		"the last segment is missing":  {func(dir string) { testkit.Must(t, os.Remove(seg(dir, 2))) }, []string{"wal ends", "its end is missing"}},
+		"a middle segment is missing":  {func(dir string) { testkit.Must(t, os.Remove(seg(dir, 1))) }, []string{"wal"}},
+		"the first segment is missing": {func(dir string) { testkit.Must(t, os.Remove(seg(dir, 0))) }, []string{"wal"}},
 		"no segment": {func(dir string) {
-			must(t, os.RemoveAll(filepath.Join(dir, "wal")))
-			must(t, os.Mkdir(filepath.Join(dir, "wal"), 0o700))
+			testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal")))
+			testkit.Must(t, os.Mkdir(filepath.Join(dir, "wal"), 0o700))
 		}, []string{"no segment in"}},
-		"bit in an old entry":           {func(dir string) { flip(seg(dir, 0), middle(frameAt(t, seg(dir, 0), -2))) }, []string{name(0)}},
-		"bit in an entry":               {func(dir string) { flip(seg(dir, 2), middle(frameAt(t, seg(dir, 2), 5))) }, []string{name(2)}},
-		"bit in the last hard state":    {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), -1).end-1) }, []string{name(2)}},
-		"bit in the head":               {func(dir string) { flip(seg(dir, 2), middle(frameAt(t, seg(dir, 2), 1))) }, []string{name(2)}},
-		"length flipped":                {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off) }, []string{name(2)}},
-		"length flipped to a huge one":  {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off+3) }, []string{name(2)}},
-		"length flipped in an old one":  {func(dir string) { flip(seg(dir, 0), frameAt(t, seg(dir, 0), -2).off+3) }, []string{"wal"}},
-		"length zeroed":                 {func(dir string) { patch(t, seg(dir, 2), frameAt(t, seg(dir, 2), 5).off, make([]byte, 8)) }, []string{name(2)}},
-		"length zeroed in an old one":   {func(dir string) { patch(t, seg(dir, 0), frameAt(t, seg(dir, 0), -2).off, make([]byte, 8)) }, []string{"wal"}},
-		"cut off in synced entries":     {func(dir string) { must(t, os.Truncate(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off)) }, []string{"its end is missing"}},
-		"the last segment is all zeros": {func(dir string) { must(t, os.Truncate(seg(dir, 2), 0)); must(t, os.Truncate(seg(dir, 2), 1<<20)) }, []string{name(2)}},
-		"the last segment is empty":     {func(dir string) { must(t, os.Truncate(seg(dir, 2), 0)) }, []string{name(2)}},
-		"state file missing":            {func(dir string) { must(t, os.Remove(filepath.Join(dir, "snap", state))) }, []string{state}},
-		"state file flipped":            {func(dir string) { flip(filepath.Join(dir, "snap", state), 30) }, []string{state, "checksum"}},
-		"state file cut":                {func(dir string) { must(t, os.Truncate(filepath.Join(dir, "snap", state), 40)) }, []string{state, "cut short"}},
+		"bit in an old entry":          {func(dir string) { flip(seg(dir, 0), middle(frameAt(t, seg(dir, 0), -2))) }, []string{name(0)}},
+		"bit in an entry":              {func(dir string) { flip(seg(dir, 2), middle(frameAt(t, seg(dir, 2), 5))) }, []string{name(2)}},
+		"bit in the last hard state":   {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), -1).end-1) }, []string{name(2)}},
+		"bit in the head":              {func(dir string) { flip(seg(dir, 2), middle(frameAt(t, seg(dir, 2), 1))) }, []string{name(2)}},
+		"length flipped":               {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off) }, []string{name(2)}},
+		"length flipped to a huge one": {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off+3) }, []string{name(2)}},
+		"length flipped in an old one": {func(dir string) { flip(seg(dir, 0), frameAt(t, seg(dir, 0), -2).off+3) }, []string{"wal"}},
+		"length zeroed":                {func(dir string) { patch(t, seg(dir, 2), frameAt(t, seg(dir, 2), 5).off, make([]byte, 8)) }, []string{name(2)}},
+		"length zeroed in an old one":  {func(dir string) { patch(t, seg(dir, 0), frameAt(t, seg(dir, 0), -2).off, make([]byte, 8)) }, []string{"wal"}},
+		"cut off in synced entries":    {func(dir string) { testkit.Must(t, os.Truncate(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off)) }, []string{"its end is missing"}},
+		"the last segment is all zeros": {func(dir string) {
+			testkit.Must(t, os.Truncate(seg(dir, 2), 0))
+			testkit.Must(t, os.Truncate(seg(dir, 2), 1<<20))
+		}, []string{name(2)}},
+		"the last segment is empty": {func(dir string) { testkit.Must(t, os.Truncate(seg(dir, 2), 0)) }, []string{name(2)}},
+		"state file missing":        {func(dir string) { testkit.Must(t, os.Remove(filepath.Join(dir, "snap", state))) }, []string{state}},
+		"state file flipped":        {func(dir string) { flip(filepath.Join(dir, "snap", state), 30) }, []string{state, "checksum"}},
+		"state file cut":            {func(dir string) { testkit.Must(t, os.Truncate(filepath.Join(dir, "snap", state), 40)) }, []string{state, "cut short"}},
 		"another state in its place": {func(dir string) {
-			must(t, os.WriteFile(filepath.Join(dir, "snap", state), stateBytes(t, someState(3, 3)), 0o600))
+			testkit.Must(t, os.WriteFile(filepath.Join(dir, "snap", state), stateBytes(t, someState(3, 3)), 0o600))
 		}, []string{state, "another state"}},
-		"snap missing":  {func(dir string) { must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{state}},
-		"mark missing":  {func(dir string) { must(t, os.Remove(filepath.Join(dir, "mark"))) }, []string{filepath.Join("", "mark"), "no such file"}},
-		"mark cut":      {func(dir string) { must(t, os.Truncate(filepath.Join(dir, "mark"), markSlotSize)) }, []string{"mark", "bytes long"}},
+		"snap missing":  {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{state}},
+		"mark missing":  {func(dir string) { testkit.Must(t, os.Remove(filepath.Join(dir, "mark"))) }, []string{filepath.Join("", "mark"), "no such file"}},
+		"mark cut":      {func(dir string) { testkit.Must(t, os.Truncate(filepath.Join(dir, "mark"), watermark.SlotSize)) }, []string{"mark", "bytes long"}},
 		"mark flipped":  {func(dir string) { flip(filepath.Join(dir, "mark"), 2) }, []string{"mark", "magic"}},
-		"mark is empty": {func(dir string) { must(t, os.Truncate(filepath.Join(dir, "mark"), 0)) }, []string{"mark", "bytes long"}},
+		"mark is empty": {func(dir string) { testkit.Must(t, os.Truncate(filepath.Join(dir, "mark"), 0)) }, []string{"mark", "bytes long"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir := crashed(t, sound)
@@ -172,11 +177,11 @@ func TestStorageLostVoteIsRefused(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			dir := newDisk(t)
 			o := openDisk(t, dir)
-			must(t, o.append([]*raftpb.Message{storageAppend(3, 0, 1, someEntries(3, 2, 3, 10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 0, 1, someEntries(3, 2, 3, 10)...)}))
 			end := inspectPath(t, filepath.Join(dir, "wal")).End
-			must(t, o.append([]*raftpb.Message{vote}))
-			must(t, o.close())
-			must(t, os.Truncate(segments(t, dir)[0], end))
+			testkit.Must(t, o.append([]*raftpb.Message{vote}))
+			testkit.Must(t, o.close())
+			testkit.Must(t, os.Truncate(segments(t, dir)[0], end))
 			wantRefused(t, dir, filepath.Join(dir, "wal"), "its end is missing")
 		})
 	}
@@ -187,11 +192,11 @@ func TestStorageLostVoteIsRefused(t *testing.T) {
 func TestStorageRefusedBeforeRepair(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1, someEntries(3, 2, 9, 100)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1, someEntries(3, 2, 9, 100)...)}))
 	flushMark(t, o)
 	crash := crashed(t, dir)
 	// What was synced, the mark says, is torn.
-	must(t, os.Truncate(segments(t, crash)[0], frameAt(t, segments(t, crash)[0], -3).end-4))
+	testkit.Must(t, os.Truncate(segments(t, crash)[0], frameAt(t, segments(t, crash)[0], -3).end-4))
 	wantRefused(t, crash, "its end is missing")
 	// The length of a middle frame, made one of the right form that reaches
 	// past the end of the file: to the WAL, a torn write.
@@ -202,7 +207,7 @@ func TestStorageRefusedBeforeRepair(t *testing.T) {
 	// A torn tail, and a state file that is missing.
 	crash = crashed(t, dir)
 	path = segments(t, crash)[0]
-	must(t, os.Truncate(path, frameAt(t, path, -1).end-4))
-	must(t, os.Remove(statePath(crash, firstTerm, firstIndex)))
+	testkit.Must(t, os.Truncate(path, frameAt(t, path, -1).end-4))
+	testkit.Must(t, os.Remove(statePath(crash, firstTerm, firstIndex)))
 	wantRefused(t, crash, filepath.Base(statePath("", firstTerm, firstIndex)))
 }

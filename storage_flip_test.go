@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
+	"raftkv/internal/watermark"
 	"strings"
 	"testing"
 
@@ -29,16 +31,16 @@ func flipDisk(t *testing.T) string {
 			cmd := encodeWrite(kindPut, condition{}, fmt.Sprintf("key%d", rnd.IntN(40)), make([]byte, rnd.IntN(400)))
 			data := appendCommand(appendBatchHeader(nil, id), cmd)
 			e := &raftpb.Entry{Term: new(uint64(2)), Index: new(index), Data: data}
-			must(t, o.append([]*raftpb.Message{storageAppend(2, 3, index, e)}))
+			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 3, index, e)}))
 			applyForTest(t, st, e)
 		}
 	}
 	write(60)
 	takeSnapshot(t, o, st.copy())
 	write(60)
-	must(t, o.close())
+	testkit.Must(t, o.close())
 	path := segments(t, dir)[0]
-	must(t, os.Truncate(path, (inspectPath(t, filepath.Join(dir, "wal")).End/walSector+4)*walSector))
+	testkit.Must(t, os.Truncate(path, (inspectPath(t, filepath.Join(dir, "wal")).End/walSector+4)*walSector))
 	return dir
 }
 
@@ -50,7 +52,7 @@ func applyForTest(t *testing.T, s *state, e *raftpb.Entry) {
 		return
 	}
 	id, cmds, err := decodeBatch(e.GetData())
-	must(t, err)
+	testkit.Must(t, err)
 	s.applyBatch(id, cmds)
 }
 
@@ -59,20 +61,20 @@ func applyForTest(t *testing.T, s *state, e *raftpb.Entry) {
 // promises. An error means that the start is refused.
 func whatCounts(t *testing.T, dir string) (string, error) {
 	t.Helper()
-	mf, m, err := openMark(filepath.Join(dir, "mark"))
+	mf, m, err := watermark.OpenFile(filepath.Join(dir, "mark"))
 	if err != nil {
 		return "", err
 	}
-	must(t, mf.close())
+	testkit.Must(t, mf.Close())
 	o, err := inspect(zap.NewNop(), dir, m, tailWeight, anyIdentity)
 	if err != nil {
 		return "", err
 	}
 	last, err := o.mem.LastIndex()
-	must(t, err)
+	testkit.Must(t, err)
 	if last > o.state.index {
 		entries, err := o.mem.Entries(o.state.index+1, last+1, ^uint64(0))
-		must(t, err)
+		testkit.Must(t, err)
 		for _, e := range entries {
 			applyForTest(t, o.state, e)
 		}
@@ -102,17 +104,17 @@ func TestStorageFlippedBits(t *testing.T) {
 	t.Parallel()
 	dir := flipDisk(t)
 	want, err := whatCounts(t, dir)
-	must(t, err)
+	testkit.Must(t, err)
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	t.Logf("seed %d", seed)
 	var refused, harmless int
-	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	testkit.Must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || strings.HasSuffix(path, "lock") {
 			return err
 		}
 		sound, err := os.ReadFile(path)
-		must(t, err)
+		testkit.Must(t, err)
 		for _, at := range flipPlaces(t, rnd, path, sound) {
 			bit := byte(1) << rnd.IntN(8)
 			patch(t, path, int64(at), []byte{sound[at] ^ bit})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"math/rand/v2"
+	"raftkv/internal/testkit"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -14,18 +15,18 @@ import (
 func TestStorageOverwrittenLogFarBehindSnapshot(t *testing.T) {
 	for name, pass := range map[string]func(o *openedStorage){
 		"own snapshot": func(o *openedStorage) {
-			must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 84, someEntries(3, 71, 84, 10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 84, someEntries(3, 71, 84, 10)...)}))
 			takeSnapshot(t, o, someState(3, 84))
 		},
 		"received snapshot": func(o *openedStorage) {
-			must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(3, 84), 3, 2)}))
+			testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(3, 84), 3, 2)}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := newDisk(t)
 			o := openDisk(t, dir)
-			must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 101, 10)...)}))
-			must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 5, someEntries(3, 50, 70, 10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 101, 10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 5, someEntries(3, 50, 70, 10)...)}))
 			pass(o)
 			o = openDisk(t, crashed(t, dir))
 			wantState(t, o, 84)
@@ -83,7 +84,7 @@ func (h *diskHistory) step() {
 		for range 1 + h.rnd.IntN(3) {
 			h.message()
 		}
-		must(h.t, h.o.append(h.run))
+		testkit.Must(h.t, h.o.append(h.run))
 		h.run = nil
 		if h.rnd.IntN(2) == 0 {
 			h.o.next.step()
@@ -97,7 +98,7 @@ func (h *diskHistory) step() {
 	case n < 19:
 		h.restart()
 	default:
-		must(h.t, h.o.close())
+		testkit.Must(h.t, h.o.close())
 		h.reopen(h.o.dir)
 	}
 }
@@ -158,7 +159,7 @@ func (h *diskHistory) install() {
 		m.Entries = h.run[0].GetEntries()
 		h.run = nil
 	}
-	must(h.t, h.o.append([]*raftpb.Message{m}))
+	testkit.Must(h.t, h.o.append([]*raftpb.Message{m}))
 }
 
 func (h *diskHistory) restart() {
@@ -177,7 +178,7 @@ func (h *diskHistory) reopen(dir string) {
 	wantState(h.t, h.o, h.snap)
 	wantHard(h.t, h.o, h.term, h.vote, h.durable)
 	hard, _, err := h.o.mem.InitialState()
-	must(h.t, err)
+	testkit.Must(h.t, err)
 	if hard.GetCommit() > h.commit {
 		h.t.Fatalf("commit %d, but raft knew of %d only", hard.GetCommit(), h.commit)
 	}

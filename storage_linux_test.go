@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,8 +32,8 @@ func breakFile(t *testing.T, path, device string) {
 			continue
 		}
 		fd, err := strconv.Atoi(e.Name())
-		must(t, err)
-		must(t, syscall.Dup3(int(d.Fd()), fd, syscall.O_CLOEXEC))
+		testkit.Must(t, err)
+		testkit.Must(t, syscall.Dup3(int(d.Fd()), fd, syscall.O_CLOEXEC))
 		broken++
 	}
 	if broken == 0 {
@@ -68,7 +69,7 @@ func TestStorageFailedWriteIsAnError(t *testing.T) {
 				dir := newDisk(t)
 				o := openDisk(t, dir)
 				synced := someEntries(2, 2, 5, 10)
-				must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 2, synced...)}))
+				testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 2, synced...)}))
 				flushMark(t, o)
 				was := markOf(t, dir)
 				breakFile(t, segments(t, dir)[0], device)
@@ -105,7 +106,7 @@ func TestStorageFailedMarkStopsOverwrite(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	old := someEntries(2, 2, 9, 10)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 2, old...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 2, old...)}))
 	flushMark(t, o)
 	breakFile(t, filepath.Join(dir, "mark"), "/dev/full")
 	if err := o.append([]*raftpb.Message{storageAppend(3, 1, 2, someEntries(3, 4, 4, 10)...)}); err == nil {
@@ -122,7 +123,7 @@ func TestStorageFullDisk(t *testing.T) {
 		t.Skipf("a small file system is needed: %v", err)
 	}
 	defer syscall.Unmount(dir, syscall.MNT_DETACH)
-	must(t, os.CopyFS(dir, os.DirFS(newDisk(t))))
+	testkit.Must(t, os.CopyFS(dir, os.DirFS(newDisk(t))))
 	o := openDisk(t, dir)
 	var synced []*raftpb.Entry
 	var err error
@@ -144,7 +145,7 @@ func TestStorageFullDisk(t *testing.T) {
 		t.Fatalf("the log ends at %d, but %d was acknowledged", again.last, lastIndex(synced))
 	}
 	got, err := again.mem.Entries(2, lastIndex(synced)+1, ^uint64(0))
-	must(t, err)
+	testkit.Must(t, err)
 	if len(got) != len(synced) {
 		t.Fatalf("%d entries of %d", len(got), len(synced))
 	}

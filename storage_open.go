@@ -6,6 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
+	"raftkv/internal/record"
+	"raftkv/internal/wait"
+	"raftkv/internal/watermark"
 	"syscall"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
@@ -40,7 +44,7 @@ func openStorage(log *zap.Logger, dir string, check func(id identity, reconfigur
 
 // openStorageTail is openStorage with another bound of the log in memory.
 func openStorageTail(log *zap.Logger, dir string, tailLimit int64, check func(identity, bool) error) (*openedStorage, error) {
-	keeper, m, err := openMarkKeeper(filepath.Join(dir, "mark"))
+	keeper, m, err := watermark.Open(filepath.Join(dir, "mark"))
 	if err != nil {
 		return nil, refused(dir, err)
 	}
@@ -50,7 +54,7 @@ func openStorageTail(log *zap.Logger, dir string, tailLimit int64, check func(id
 		err = o.open()
 	}
 	if err != nil {
-		return nil, errors.Join(err, keeper.close())
+		return nil, errors.Join(err, keeper.Close())
 	}
 	o.boot = m.Boot + 1
 	if err := errors.Join(o.begin(), o.sweep(o.newest.Load())); err != nil {
@@ -60,7 +64,7 @@ func openStorageTail(log *zap.Logger, dir string, tailLimit int64, check func(id
 }
 
 // inspect reads everything, judges it, and fills raft's view of it.
-func inspect(log *zap.Logger, dir string, m mark, tailLimit int64, check func(identity, bool) error) (*openedStorage, error) {
+func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, check func(identity, bool) error) (*openedStorage, error) {
 	walDir := filepath.Join(dir, "wal")
 	tail, err := checkTail(walDir)
 	if err != nil {
@@ -89,8 +93,8 @@ func inspect(log *zap.Logger, dir string, m mark, tailLimit int64, check func(id
 		return nil, err
 	}
 	s := &storage{
-		log: log, dir: dir, mem: raft.NewMemoryStorage(), hard: c.hard, last: c.last(), recorded: new(indexWait),
-		tail: logTail{limit: tailLimit, scarce: tailLimit < tailWeight, weight: l.weight}, trouble: snapshotTrouble{log: log, disk: diskOf},
+		log: log, dir: dir, mem: raft.NewMemoryStorage(), hard: c.hard, last: c.last(), recorded: new(wait.Index),
+		tail: logTail{limit: tailLimit, scarce: tailLimit < tailWeight, weight: l.weight}, trouble: snapshotTrouble{log: log, disk: durable.DiskOf},
 	}
 	s.snapIndex.Store(c.snapshot.GetIndex())
 	err = s.noteSnapshot(c.snapshot)
@@ -109,8 +113,8 @@ func inspect(log *zap.Logger, dir string, m mark, tailLimit int64, check func(id
 // newer version wrote, before anything is changed.
 func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
 	if e.GetType() != raftpb.EntryNormal {
-		if _, _, err := decodeConfEntry(e); errors.Is(err, errUnknownCommand) {
-			return fmt.Errorf("log %w: %w", errNewerFormat, err)
+		if _, _, err := decodeConfEntry(e); errors.Is(err, record.ErrUnknownCommand) {
+			return fmt.Errorf("log %w: %w", durable.ErrNewer, err)
 		}
 		return nil
 	}
@@ -118,8 +122,8 @@ func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
 		return nil
 	}
 	_, cmds, err := decodeBatch(e.GetData())
-	if errors.Is(err, errUnknownCommand) {
-		return fmt.Errorf("log %w: entry %d: %w; upgrade this node", errNewerFormat, e.GetIndex(), err)
+	if errors.Is(err, record.ErrUnknownCommand) {
+		return fmt.Errorf("log %w: entry %d: %w; upgrade this node", durable.ErrNewer, e.GetIndex(), err)
 	}
 	for _, c := range cmds {
 		if c.kind == kindPublish || c.kind == kindAnnounce {
@@ -142,7 +146,7 @@ func checkTail(walDir string) (tailReport, error) {
 }
 
 // checkReach compares the log with the mark.
-func checkReach(c *walContents, walDir string, m mark) error {
+func checkReach(c *walContents, walDir string, m watermark.Mark) error {
 	switch last, hard := c.last(), c.hard; {
 	case last < m.Index:
 		return fmt.Errorf("%s ends at entry %d, but entry %d was synced to it: its end is missing", walDir, last, m.Index)
@@ -219,7 +223,7 @@ func (o *openedStorage) open() error {
 // openToEnd opens the WAL, and reads it only to get to its end: readWAL knows
 // better what it holds.
 func openToEnd(log *zap.Logger, walDir string, from *walpb.Snapshot) (*wal.WAL, *logRoom, error) {
-	room, err := newLogRoom(log, walDir, wal.SegmentSizeBytes, diskOf)
+	room, err := newLogRoom(log, walDir, wal.SegmentSizeBytes, durable.DiskOf)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -269,7 +273,7 @@ func (o *openedStorage) begin() error {
 	if err := o.wal.Sync(); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
-	return o.mark.start(mark{Boot: o.boot, Index: o.last, Term: o.hard.GetTerm(), Vote: o.hard.GetVote()})
+	return o.mark.Start(watermark.Mark{Boot: o.boot, Index: o.last, Term: o.hard.GetTerm(), Vote: o.hard.GetVote()})
 }
 
 func removeTemps(walDir string) error {

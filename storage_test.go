@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 
@@ -20,7 +21,7 @@ func TestStorageAppendSurvivesCrash(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	entries := someEntries(4, 2, 9, 100)
-	must(t, o.append([]*raftpb.Message{
+	testkit.Must(t, o.append([]*raftpb.Message{
 		storageAppend(4, 2, 1, entries[:3]...),
 		storageAppend(0, 0, 0, entries[3:5]...),
 		storageAppend(4, 2, 3),
@@ -32,7 +33,7 @@ func TestStorageAppendSurvivesCrash(t *testing.T) {
 	wantState(t, o, firstIndex)
 
 	// A vote alone: without it a node could vote twice in a term.
-	must(t, o.append([]*raftpb.Message{storageAppend(5, 3, 4)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(5, 3, 4)}))
 	wantHard(t, openDisk(t, crashed(t, o.dir)), 5, 3, 0)
 }
 
@@ -42,7 +43,7 @@ func TestStorageCrashBetweenStateFileAndRecord(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	entries := someEntries(2, 2, 20, 100)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 20, entries...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 20, entries...)}))
 	writeSomeState(t, dir, someState(2, 15))
 	crash := crashed(t, dir)
 	o = openDisk(t, crash)
@@ -74,7 +75,7 @@ func TestStorageLeftoversAreRemovedAtStart(t *testing.T) {
 		statePath(dir, 2, 60), incomingPath(dir, 1, 1), incomingPath(dir, 2, 70),
 		strings.TrimSuffix(incomingPath(dir, 2, 80), ".incoming") + ".tmp3",
 	} {
-		must(t, os.WriteFile(path, []byte("half"), 0o600))
+		testkit.Must(t, os.WriteFile(path, []byte("half"), 0o600))
 	}
 	wantState(t, openDisk(t, dir), firstIndex)
 	wantOnlyFirstSnapshot(t, dir)
@@ -86,13 +87,13 @@ func TestStorageLeftoversAreRemovedAtStart(t *testing.T) {
 func TestStorageHalfMadeSegmentIsRemoved(t *testing.T) {
 	dir := newDisk(t)
 	for _, name := range []string{"0.tmp", "1.tmp"} {
-		must(t, os.WriteFile(filepath.Join(dir, "wal", name), bytes.Repeat([]byte{0xa5}, 2<<20), 0o600))
+		testkit.Must(t, os.WriteFile(filepath.Join(dir, "wal", name), bytes.Repeat([]byte{0xa5}, 2<<20), 0o600))
 	}
 	o := openDisk(t, dir)
 	var entries []*raftpb.Entry
 	for i := uint64(2); len(segments(t, dir)) < 3; i++ {
 		e := someEntries(2, i, i, 600<<10)
-		must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 1, e...)}))
+		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 1, e...)}))
 		entries = append(entries, e...)
 		wantEntries(t, openDisk(t, crashed(t, dir)), entries)
 	}
@@ -108,13 +109,13 @@ func TestStorageCrashDuringRemoval(t *testing.T) {
 	takeSnapshotAfter(t, o, 2, 2, 3, 400<<10) // to have an older state file than the first
 	entries := someEntries(3, 4, 14, 400<<10)
 	for _, e := range entries {
-		must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 3, e)}))
+		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 3, e)}))
 	}
 	writeSomeState(t, dir, someState(3, 12))
 	old := segments(t, dir)
-	must(t, o.record(o.hard, 12, 3, newMembership(diskPeers()).confState()))
+	testkit.Must(t, o.record(o.hard, 12, 3, newMembership(diskPeers()).confState()))
 	recorded := crashed(t, dir)
-	must(t, removeSegments(filepath.Join(dir, "wal"), 12))
+	testkit.Must(t, removeSegments(filepath.Join(dir, "wal"), 12))
 	keep := len(segments(t, dir))
 	if len(old) < 4 || keep == len(old) {
 		t.Fatalf("only %d segments, and %d after removal", len(old), keep)
@@ -122,7 +123,7 @@ func TestStorageCrashDuringRemoval(t *testing.T) {
 	for removed := 0; removed <= len(old)-keep; removed++ {
 		crash := crashed(t, recorded)
 		for _, path := range old[:removed] {
-			must(t, os.Remove(filepath.Join(crash, "wal", filepath.Base(path))))
+			testkit.Must(t, os.Remove(filepath.Join(crash, "wal", filepath.Base(path))))
 		}
 		o := openDisk(t, crash)
 		wantState(t, o, 12)
@@ -140,7 +141,7 @@ func TestStorageCrashDuringRemoval(t *testing.T) {
 // takeSnapshotAfter appends entries, commits them, and takes a snapshot.
 func takeSnapshotAfter(t *testing.T, o *openedStorage, term, from, to uint64, size int) {
 	t.Helper()
-	must(t, o.append([]*raftpb.Message{storageAppend(term, 0, to, someEntries(term, from, to, size)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(term, 0, to, someEntries(term, from, to, size)...)}))
 	takeSnapshot(t, o, someState(term, to))
 }
 
@@ -153,10 +154,10 @@ func TestStorageInstalledSnapshotSurvivesCrash(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := newDisk(t)
 			o := openDisk(t, dir)
-			must(t, o.append([]*raftpb.Message{storageAppend(4, 2, 1, someEntries(4, 2, 5, 10)...)}))
-			must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2, behind...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(4, 2, 1, someEntries(4, 2, 5, 10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2, behind...)}))
 			live, err := o.mem.Snapshot()
-			must(t, err)
+			testkit.Must(t, err)
 			if live.GetMetadata().GetIndex() != 100 || o.snapIndex.Load() != 100 {
 				t.Fatalf("raft has the snapshot %d", live.GetMetadata().GetIndex())
 			}
@@ -173,7 +174,7 @@ func TestStorageInstalledSnapshotSurvivesCrash(t *testing.T) {
 			}
 			// The log goes on behind it.
 			next := someEntries(5, again.last+1, again.last+2, 10)
-			must(t, again.append([]*raftpb.Message{storageAppend(5, 3, 100, next...)}))
+			testkit.Must(t, again.append([]*raftpb.Message{storageAppend(5, 3, 100, next...)}))
 			wantEntries(t, openDisk(t, crashed(t, again.dir)), next)
 		})
 	}
@@ -183,11 +184,11 @@ func TestStorageInstalledSnapshotSurvivesCrash(t *testing.T) {
 // everything it was told.
 func TestStorageJoiningNodeInstallsSnapshot(t *testing.T) {
 	dir := t.TempDir()
-	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(nil)))
+	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(nil)))
 	o := openDisk(t, dir)
 	// Everything in one run: the batch before, the snapshot, the batch after.
 	behind := someEntries(7, 501, 503, 10)
-	must(t, o.append([]*raftpb.Message{
+	testkit.Must(t, o.append([]*raftpb.Message{
 		storageAppend(7, 0, 0), received(t, o.storage, someState(7, 500), 0, 0), storageAppend(7, 0, 501, behind...),
 	}))
 	o = openDisk(t, crashed(t, dir))
@@ -202,7 +203,7 @@ func TestStorageJoiningNodeInstallsSnapshot(t *testing.T) {
 func TestStorageMarkCoversInstalledSnapshot(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2)}))
+	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2)}))
 	flushMark(t, o)
 	if m := markOf(t, dir); m.Index != 100 || m.Term != 4 || m.Vote != 2 {
 		t.Errorf("the mark is %+v", m)
@@ -217,9 +218,9 @@ func TestStorageSnapshotBeyondCommitCounts(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	entries := someEntries(2, 2, 20, 10)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 8, entries...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 8, entries...)}))
 	writeSomeState(t, dir, someState(2, 15))
-	must(t, o.wal.SaveSnapshot(&walpb.Snapshot{
+	testkit.Must(t, o.wal.SaveSnapshot(&walpb.Snapshot{
 		Index: new(uint64(15)), Term: new(uint64(2)), ConfState: newMembership(diskPeers()).confState(),
 	}))
 	o = openDisk(t, crashed(t, dir))
@@ -233,10 +234,10 @@ func TestStorageSnapshotBeyondCommitCounts(t *testing.T) {
 func TestStorageOvertakenSnapshot(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 10, someEntries(2, 2, 10, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 10, someEntries(2, 2, 10, 10)...)}))
 	writeSomeState(t, dir, someState(2, 10))
-	must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(2, 40), 2, 1)}))
-	must(t, o.written(someState(2, 10)))
+	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(2, 40), 2, 1)}))
+	testkit.Must(t, o.written(someState(2, 10)))
 	if o.snapIndex.Load() != 40 {
 		t.Errorf("the snapshot that counts is %d", o.snapIndex.Load())
 	}
@@ -249,7 +250,7 @@ func TestStorageOverwrittenLog(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	old := someEntries(2, 2, 20, 100)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, old...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, old...)}))
 	flushMark(t, o)
 	if m := markOf(t, dir); m.Index != 20 || m.Term != 2 || m.Vote != 1 {
 		t.Fatalf("the mark is %+v", m)
@@ -257,14 +258,14 @@ func TestStorageOverwrittenLog(t *testing.T) {
 	// A crash between the two writes: the mark is lower, the log is as it was.
 	between := crashed(t, dir)
 	m := openDisk(t, between)
-	must(t, m.mark.lower(9))
+	testkit.Must(t, m.mark.Lower(9))
 	if got := markOf(t, between).Index; got != 9 {
 		t.Fatalf("lowered to %d", got)
 	}
 	wantEntries(t, openDisk(t, crashed(t, between)), old)
 
 	shorter := someEntries(3, 10, 12, 100)
-	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 5, shorter...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 5, shorter...)}))
 	if got := markOf(t, dir).Index; got > 9 {
 		t.Errorf("the mark still says %d", got)
 	}
@@ -284,10 +285,10 @@ func TestStorageOverwrittenLogInOneRun(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	old := someEntries(2, 2, 20, 10)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, old...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, old...)}))
 	flushMark(t, o)
 	shorter := someEntries(3, 10, 12, 10)
-	must(t, o.append([]*raftpb.Message{
+	testkit.Must(t, o.append([]*raftpb.Message{
 		storageAppend(0, 0, 0, someEntries(2, 21, 22, 10)...),
 		storageAppend(3, 2, 5, shorter...),
 	}))
@@ -306,8 +307,8 @@ func TestStorageOverwrittenLogInOneRun(t *testing.T) {
 func TestStorageOverwrittenLogBehindSnapshot(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
-	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, someEntries(3, 10, 20, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, someEntries(3, 10, 20, 10)...)}))
 	takeSnapshot(t, o, someState(3, 20))
 	if o.last != 20 {
 		t.Fatalf("the log ends at %d", o.last)
@@ -315,7 +316,7 @@ func TestStorageOverwrittenLogBehindSnapshot(t *testing.T) {
 	o = openDisk(t, crashed(t, dir))
 	wantState(t, o, 20)
 	term, err := o.mem.Term(o.last)
-	must(t, err)
+	testkit.Must(t, err)
 	if o.last != 20 || term != 3 {
 		t.Errorf("the log ends at %d in term %d, but %d in term 3 was acknowledged", o.last, term, 20)
 	}
@@ -326,9 +327,9 @@ func TestStorageOverwrittenLogBehindSnapshot(t *testing.T) {
 func TestStorageSnapshotReplacesConflictingLog(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
 	flushMark(t, o)
-	must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 30), 4, 2)}))
+	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 30), 4, 2)}))
 	if last, err := o.mem.LastIndex(); err != nil || last != 30 {
 		t.Fatalf("raft's log ends at %d: %v", last, err)
 	}
@@ -338,7 +339,7 @@ func TestStorageSnapshotReplacesConflictingLog(t *testing.T) {
 		t.Errorf("the log ends at %d", o.last)
 	}
 	next := someEntries(4, 31, 32, 10)
-	must(t, o.append([]*raftpb.Message{storageAppend(4, 2, 30, next...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(4, 2, 30, next...)}))
 	wantEntries(t, openDisk(t, crashed(t, o.dir)), next)
 }
 
@@ -348,14 +349,14 @@ func TestStorageRotation(t *testing.T) {
 	t.Parallel()
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{storageAppend(7, 3, 1, someEntries(7, 2, 3, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(7, 3, 1, someEntries(7, 2, 3, 10)...)}))
 	dir = crashed(t, dir)
 	first := filepath.Base(segments(t, dir)[0])
 	o = openDisk(t, dir)
 	last := uint64(3)
 	for round := range 6 {
 		for range 6 { // 1.5 MB, without a hard state
-			must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(7, last+1, last+4, 64<<10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(7, last+1, last+4, 64<<10)...)}))
 			last += 4
 		}
 		takeSnapshot(t, o, someState(7, last-1))
@@ -383,14 +384,14 @@ func TestStorageRotation(t *testing.T) {
 func TestStorageNewSegmentRepeatsHardState(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	must(t, o.append([]*raftpb.Message{storageAppend(7, 3, 1)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(7, 3, 1)}))
 	dir = crashed(t, dir)
 	o = openDisk(t, dir)
 	for i := uint64(2); len(segments(t, dir)) < 2; i++ {
-		must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(7, i, i, 300<<10)...)}))
+		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(7, i, i, 300<<10)...)}))
 	}
 	s, err := readSegment(segments(t, dir)[1])
-	must(t, err)
+	testkit.Must(t, err)
 	if h := s.goodPart(0).hard; h == nil || h.term != 7 || h.vote != 3 {
 		t.Errorf("the new segment begins with the hard state %+v", h)
 	}
@@ -399,7 +400,7 @@ func TestStorageNewSegmentRepeatsHardState(t *testing.T) {
 func diskSize(t *testing.T, dir string) int64 {
 	t.Helper()
 	var size int64
-	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	testkit.Must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"raftkv/internal/refusal"
+	"raftkv/internal/wait"
 	"slices"
 	"time"
 
@@ -52,8 +54,8 @@ type doubts struct {
 	log     terms
 	// call runs a function where the state of raft is, and returns when it is done.
 	call     func(ctx context.Context, f func(*raft.RawNode)) error
-	leaders  *leadership
-	refusals *refusals
+	leaders  *wait.Leadership
+	refusals *refusal.Refusals
 	members  func() membership
 	// urlOf returns where a member is, also one that the state does not know yet; ""
 	// if it is none.
@@ -260,8 +262,8 @@ func (d *doubts) sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
 	s, found := d.contradicts(rn, m)
 	switch {
 	case found:
-		d.refusals.note(s.from, refusal{status: http.StatusConflict, kind: refusedContradiction,
-			reason: fmt.Sprintf("a %s message contradicts this node's log", m.GetType())})
+		d.refusals.Note(s.from, refusal.Refusal{Status: http.StatusConflict, Kind: refusal.RefusedContradiction,
+			Reason: fmt.Sprintf("a %s message contradicts this node's log", m.GetType())})
 	case d.unvouched(rn, m):
 		d.hold(rn, m)
 	default:

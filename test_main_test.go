@@ -1,6 +1,8 @@
 package main
 
-import "go.etcd.io/etcd/server/v3/storage/wal"
+import (
+	"go.etcd.io/etcd/server/v3/storage/wal"
+)
 
 // segmentSize is how long a segment of the log is when it is not a test's.
 var segmentSize = wal.SegmentSizeBytes

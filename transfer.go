@@ -7,6 +7,10 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"raftkv/internal/durable"
+	"raftkv/internal/logging"
+	"raftkv/internal/problem"
+	"raftkv/internal/statefile"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -155,7 +159,7 @@ func (c *courier) rest(d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	case <-c.life.Done():
-		return errStopping
+		return problem.ErrStopping
 	}
 }
 
@@ -202,14 +206,14 @@ func (c *courier) transfer(m *raftpb.Message) error {
 				return errNotSent
 			}
 			c.storage.snapshots.sent.Add(1)
-			c.log.Info("snapshot sent", news, zap.Uint64("to", to), zap.Uint64("index", index), zap.Int64("bytes", info.Size()))
+			c.log.Info("snapshot sent", logging.News, zap.Uint64("to", to), zap.Uint64("index", index), zap.Int64("bytes", info.Size()))
 			return nil
 		case <-watch.C:
 			if body.stalled(time.Now()) {
 				return fmt.Errorf("%w: the receiver takes nothing", errNotSent)
 			}
 		case <-c.life.Done():
-			return errStopping
+			return problem.ErrStopping
 		}
 	}
 }
@@ -261,11 +265,11 @@ func (c *courier) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
 		if slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id) {
 			return newest, nil
 		}
-		newer := c.storage.recorded.channel(newest.GetMetadata().GetIndex() + 1)
+		newer := c.storage.recorded.Channel(newest.GetMetadata().GetIndex() + 1)
 		for waiting := true; waiting; {
 			m, index := c.members.membership()
 			if m.members[id].ID == 0 {
-				return nil, errMemberUnknown
+				return nil, problem.ErrMemberUnknown
 			}
 			if needed == 0 {
 				needed = index
@@ -277,7 +281,7 @@ func (c *courier) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
 				waiting = false
 			case <-again.C:
 			case <-c.life.Done():
-				return nil, errStopping
+				return nil, problem.ErrStopping
 			}
 		}
 	}
@@ -324,7 +328,7 @@ func (b *inbox) take(m *raftpb.Message, committed uint64, refused error) error {
 	if err := os.Rename(path, incomingPath(dir, term, index)); err != nil {
 		return err
 	}
-	return syncDir(b.storage.snapDir())
+	return durable.SyncDir(b.storage.snapDir())
 }
 
 func exists(path string) bool {
@@ -358,7 +362,7 @@ func readStateWithoutItems(path string) (*state, error) {
 	}
 	defer func() { _ = f.Close() }() // only read from
 	st := newState(nil)
-	sr, err := newStateReader(f)
+	sr, err := statefile.NewReader(f)
 	if err == nil {
 		err = scanRecords(sr, st, func(string, *item) {})
 	}

@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"raftkv/internal/statefile"
+	"raftkv/internal/testkit"
+	"raftkv/internal/wait"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -25,7 +28,7 @@ func TestTransferInbox(t *testing.T) {
 	flipped := append([]byte(nil), good...)
 	flipped[len(flipped)/2] ^= 1
 	newer := append([]byte(nil), good...)
-	newer[len(stateMagic)]++
+	newer[len(statefile.Magic)]++
 	bad := map[string]struct {
 		term, index uint64
 		data        []byte
@@ -61,7 +64,7 @@ func TestTransferInbox(t *testing.T) {
 
 	// A message that is refused takes its file with it.
 	_, err := b.SaveDBFrom(strings.NewReader(string(good)), 100)
-	must(t, err)
+	testkit.Must(t, err)
 	refused := errors.New("no")
 	if err := b.take(snapMessage(4, 100), 0, refused); !errors.Is(err, refused) {
 		t.Errorf("a refused message: %v", err)
@@ -70,22 +73,22 @@ func TestTransferInbox(t *testing.T) {
 
 	incoming := incomingPath(dir, 4, 100)
 	for range 2 { // the same one twice, as two leaders may send it
-		must(t, receive(t, o.storage, 4, 100, good))
+		testkit.Must(t, receive(t, o.storage, 4, 100, good))
 		wantIncoming(t, incoming, good)
 	}
 	after := snapFiles(t, dir)
 	if len(after) != len(before)+1 {
 		t.Errorf("in snap/: %v", after)
 	}
-	must(t, receive(t, o.storage, 4, 100, flipped)) // the good one is here
+	testkit.Must(t, receive(t, o.storage, 4, 100, flipped)) // the good one is here
 	wantFiles("a bad one beside a good one", after)
 	wantIncoming(t, incoming, good)
 
 	// It comes a third time when it is installed, and is installed once.
-	must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2)}))
+	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2)}))
 	installed := snapFiles(t, dir)
-	must(t, receive(t, o.storage, 4, 100, good))
-	must(t, receive(t, o.storage, 3, 50, stateBytes(t, someState(3, 50)))) // an older one
+	testkit.Must(t, receive(t, o.storage, 4, 100, good))
+	testkit.Must(t, receive(t, o.storage, 3, 50, stateBytes(t, someState(3, 50)))) // an older one
 	wantFiles("one that is installed", installed)
 	wantState(t, openDisk(t, crashed(t, dir)), 100)
 }
@@ -93,17 +96,17 @@ func TestTransferInbox(t *testing.T) {
 // Without this a node that was added since the newest snapshot waits long for
 // one that knows it, written at leisure.
 func TestSnapshotForANewMemberIsAwaited(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	testkit.InBubble(t, func(t *testing.T) {
 		life, end := context.WithCancel(t.Context())
 		defer end()
 		kv := newTestStore()
 		kv.wanted = make(chan struct{}, 1)
-		s := &storage{recorded: &indexWait{}}
+		s := &storage{recorded: &wait.Index{}}
 		c := &courier{tick: time.Second, members: kv, storage: s, life: life}
 		snapshotOf := func(index uint64, voters ...uint64) {
 			s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 				Index: new(index), ConfState: &raftpb.ConfState{Voters: voters}}})
-			s.recorded.advance(index)
+			s.recorded.Advance(index)
 		}
 		snapshotOf(1, 1)
 		got := make(chan *raftpb.Snapshot)

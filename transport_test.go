@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"raftkv/internal/address"
+	"raftkv/internal/testkit"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -68,24 +70,24 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 	t.Helper()
 	log := zap.NewNop()
 	var listeners []*stoppableListener
-	var peers []peer
+	var peers []address.Peer
 	for i := range n {
 		l, err := listen("127.0.0.1:0", newPeerServer(log))
-		must(t, err)
+		testkit.Must(t, err)
 		listeners = append(listeners, l)
-		peers = append(peers, peer{ID: uint64(i + 1), URL: fmt.Sprintf("http://127.0.0.1:%d", l.port())})
+		peers = append(peers, address.Peer{ID: uint64(i + 1), URL: fmt.Sprintf("http://127.0.0.1:%d", l.port())})
 	}
 	var nodes []*wireNode
 	for i, l := range listeners {
 		cfg := defaultConfig()
 		cfg.ID, cfg.Cluster, cfg.PeerURL, cfg.DataDir = peers[i].ID, peers, peers[i].URL, t.TempDir()
 		clients, err := listen("127.0.0.1:0", newClientServer(cfg.RequestTimeout, log))
-		must(t, err)
+		testkit.Must(t, err)
 		ask := newPeerClient()
 		found, err := prepareDir(t.Context(), cfg, log, ask)
-		must(t, err)
+		testkit.Must(t, err)
 		s, err := openServer(t.Context(), cfg, log, found, clients.port(), ask)
-		must(t, err)
+		testkit.Must(t, err)
 		w := &wireNode{server: s, watch: &peerWatch{count: make(map[string]int), conns: make(map[string]map[string]bool)}}
 		w.peerMux = w.watch.wrap(w.peerMux)
 		adapt(w)
@@ -167,14 +169,14 @@ func TestTransportRoutes(t *testing.T) {
 
 	// A follower that hears nothing for longer than the log in memory reaches
 	// back gets a snapshot, on the route for it.
-	leader, _, _ := nodes[0].node.leaders.get()
+	leader, _, _ := nodes[0].node.leaders.Get()
 	lag, other := nodes[leader%3], nodes[(leader+1)%3]
 	lag.node.transport.(*rafthttp.Transport).Pause()
 	before := lag.storage.snapIndex.Load()
 	wireEventually(t, "the log in memory to move on", func() bool {
 		other.put(t, "k", "after")
 		last, err := lag.storage.mem.LastIndex() // it may hold more than it has applied
-		must(t, err)
+		testkit.Must(t, err)
 		for _, w := range nodes {
 			if first, err := w.storage.mem.FirstIndex(); w != lag && (err != nil || first <= last+1) {
 				return false

@@ -8,6 +8,8 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"raftkv/internal/durable"
+	"raftkv/internal/refusal"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,11 +42,11 @@ var (
 // freeSpace returns how many bytes this process may still write to the file
 // system of a directory; any number where that cannot be told.
 func freeSpace(dir string) (uint64, error) {
-	d, err := diskOf(dir)
+	d, err := durable.DiskOf(dir)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return math.MaxUint64, nil
 	}
-	return uint64(d.free), err
+	return uint64(d.Free), err
 }
 
 // uploads is the place of the one snapshot that may come in.
@@ -68,7 +70,7 @@ type upload struct {
 }
 
 // begin gives u the place, or says why not.
-func (s *uploads) begin(u *upload) *refusal {
+func (s *uploads) begin(u *upload) *refusal.Refusal {
 	limit := time.After(takeOverLimit)
 	for {
 		cur, why := s.tryBegin(u)
@@ -78,13 +80,13 @@ func (s *uploads) begin(u *upload) *refusal {
 		select {
 		case <-cur.done:
 		case <-limit:
-			return &refusal{status: http.StatusServiceUnavailable, kind: notHostile, reason: "the snapshot before it is being taken in"}
+			return &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.NotHostile, Reason: "the snapshot before it is being taken in"}
 		}
 	}
 }
 
 // tryBegin returns the upload that has the place, after it has been broken off.
-func (s *uploads) tryBegin(u *upload) (cur *upload, why *refusal) {
+func (s *uploads) tryBegin(u *upload) (cur *upload, why *refusal.Refusal) {
 	s.mu.Lock() // while it is held, that one does not end
 	defer s.mu.Unlock()
 	cur = s.current
@@ -92,7 +94,7 @@ func (s *uploads) tryBegin(u *upload) (cur *upload, why *refusal) {
 	case cur == nil:
 		s.current = u
 	case u.term < cur.term, u.term == cur.term && u.from != cur.from:
-		return cur, &refusal{status: http.StatusServiceUnavailable, kind: refusedBusy, reason: fmt.Sprintf("a snapshot of node %d is coming in", cur.from)}
+		return cur, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: fmt.Sprintf("a snapshot of node %d is coming in", cur.from)}
 	default:
 		cur.breakOff()
 	}
@@ -139,7 +141,7 @@ func (u *upload) checkRoom() error {
 		return err
 	}
 	if free < uint64(u.guard.keepFree())+2*roomEvery {
-		u.guard.refusals.note(u.from, refusal{status: http.StatusInsufficientStorage, kind: refusedRoom, reason: errNoSnapshotRoom.Error()})
+		u.guard.refusals.Note(u.from, refusal.Refusal{Status: http.StatusInsufficientStorage, Kind: refusal.RefusedRoom, Reason: errNoSnapshotRoom.Error()})
 		err := fmt.Errorf("%w: %d bytes are left", errNoSnapshotRoom, free)
 		u.guard.notStored(err)
 		return err
@@ -171,9 +173,9 @@ func (g *peerGuard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 
 // takeSnapshot reads the message before the file, and passes both on if it is
 // to be taken.
-func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *upload) *refusal {
+func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *upload) *refusal.Refusal {
 	if !g.small.TryAcquire(1) {
-		return &refusal{status: http.StatusServiceUnavailable, kind: refusedBusy, reason: "too many messages are coming in"}
+		return &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: "too many messages are coming in"}
 	}
 	m, head, why := readSnapshotMessage(r.Body)
 	g.small.Release(1)
@@ -181,14 +183,14 @@ func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *uplo
 		return why
 	}
 	if err := g.admission.admit(m); err != nil {
-		return asRefusal(err)
+		return refusal.As(err)
 	}
 	if m.GetFrom() != u.from {
-		return &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: fmt.Sprintf("node %d sends a snapshot of node %d", u.from, m.GetFrom())}
+		return &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("node %d sends a snapshot of node %d", u.from, m.GetFrom())}
 	}
 	u.term = m.GetTerm()
 	if err := u.checkRoom(); err != nil {
-		return &refusal{status: http.StatusInsufficientStorage, kind: notHostile, reason: err.Error()} // it is counted already
+		return &refusal.Refusal{Status: http.StatusInsufficientStorage, Kind: refusal.NotHostile, Reason: err.Error()} // it is counted already
 	}
 	if why := g.uploads.begin(u); why != nil {
 		return why
@@ -204,29 +206,29 @@ func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *uplo
 
 // readSnapshotMessage reads the message that goes before a file. It returns it
 // as it came, too.
-func readSnapshotMessage(r io.Reader) (m *raftpb.Message, head []byte, why *refusal) {
+func readSnapshotMessage(r io.Reader) (m *raftpb.Message, head []byte, why *refusal.Refusal) {
 	head = make([]byte, 8)
 	if _, err := io.ReadFull(r, head); err != nil {
-		return nil, nil, &refusal{status: http.StatusBadRequest, kind: notHostile, reason: "the snapshot broke off: " + err.Error()}
+		return nil, nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.NotHostile, Reason: "the snapshot broke off: " + err.Error()}
 	}
 	size := binary.BigEndian.Uint64(head)
 	if size > maxSnapshotMessage {
-		return nil, nil, &refusal{status: http.StatusRequestEntityTooLarge, kind: refusedSize,
-			reason: fmt.Sprintf("a snapshot message of %d bytes, where %d are allowed", size, maxSnapshotMessage)}
+		return nil, nil, &refusal.Refusal{Status: http.StatusRequestEntityTooLarge, Kind: refusal.RefusedSize,
+			Reason: fmt.Sprintf("a snapshot message of %d bytes, where %d are allowed", size, maxSnapshotMessage)}
 	}
 	head = append(head, make([]byte, size)...)
 	if _, err := io.ReadFull(r, head[8:]); err != nil {
-		return nil, nil, &refusal{status: http.StatusBadRequest, kind: notHostile, reason: "the snapshot broke off: " + err.Error()}
+		return nil, nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.NotHostile, Reason: "the snapshot broke off: " + err.Error()}
 	}
 	if _, why := countEntries(head[8:], fieldSnapshot); why != nil {
 		return nil, nil, why
 	}
 	m = new(raftpb.Message)
 	if err := proto.Unmarshal(head[8:], m); err != nil {
-		return nil, nil, &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: "no message: " + err.Error()}
+		return nil, nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: "no message: " + err.Error()}
 	}
 	if m.GetType() != raftpb.MsgSnap {
-		return nil, nil, &refusal{status: http.StatusBadRequest, kind: refusedMalformed, reason: fmt.Sprintf("a %s message came as a snapshot", m.GetType())}
+		return nil, nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("a %s message came as a snapshot", m.GetType())}
 	}
 	return m, head, nil
 }

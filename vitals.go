@@ -1,18 +1,19 @@
 package main
 
 import (
+	"raftkv/internal/meter"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// register adds what there is to count.
-func (w *watcher) register(reg prometheus.Registerer) {
+// Register adds what there is to count.
+func (w *watcher) Register(reg prometheus.Registerer) {
 	reg.MustRegister(memberCollector{w})
-	counter(reg, "raftkv_leader_changes_total", "Leaders that this node has heard of: others than before, or in another term.",
-		func() float64 { return float64(w.leaders.heardOf()) })
-	gauge(reg, "raftkv_check_overdue_seconds", "By how much a check of the replicas is late, 0 if it is not.",
+	meter.Counter(reg, "raftkv_leader_changes_total", "Leaders that this node has heard of: others than before, or in another term.",
+		func() float64 { return float64(w.leaders.HeardOf()) })
+	meter.Gauge(reg, "raftkv_check_overdue_seconds", "By how much a check of the replicas is late, 0 if it is not.",
 		func() float64 { return w.checks.seconds(time.Now()) })
 }
 

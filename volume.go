@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
 	"slices"
 	"strings"
 )
@@ -70,7 +71,7 @@ func (v volumeRecovery) begin() (aside string, err error) {
 	if err := os.Rename(filepath.Join(v.dir, "wal"), filepath.Join(aside, "wal")); err != nil {
 		return "", errors.Join(err, os.Remove(aside))
 	}
-	return aside, errors.Join(syncDir(aside), syncDir(v.dir))
+	return aside, errors.Join(durable.SyncDir(aside), durable.SyncDir(v.dir))
 }
 
 // finish moves what is not in its place yet, and removes what is left of the
@@ -88,7 +89,7 @@ func (v volumeRecovery) finish(aside string) error {
 			}
 		}
 	}
-	if err := errors.Join(syncDir(aside), syncDir(v.dir)); err != nil {
+	if err := errors.Join(durable.SyncDir(aside), durable.SyncDir(v.dir)); err != nil {
 		return err
 	}
 	for _, name := range dataNames {
@@ -97,11 +98,11 @@ func (v volumeRecovery) finish(aside string) error {
 			continue
 		}
 		// In order on disk as well: the log says that the others are there.
-		if err := errors.Join(os.Rename(from, filepath.Join(v.dir, name)), syncDir(v.dir)); err != nil {
+		if err := errors.Join(os.Rename(from, filepath.Join(v.dir, name)), durable.SyncDir(v.dir)); err != nil {
 			return err
 		}
 	}
-	return errors.Join(os.RemoveAll(next), syncDir(v.dir))
+	return errors.Join(os.RemoveAll(next), durable.SyncDir(v.dir))
 }
 
 // latestAside returns the newest directory that was set aside in dir.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 
@@ -18,8 +20,8 @@ import (
 func freshVolume(t *testing.T, dir string) {
 	t.Helper()
 	for _, name := range []string{"lost+found", ".snapshot", ".zfs"} {
-		must(t, os.MkdirAll(filepath.Join(dir, name), 0o700))
-		must(t, os.WriteFile(filepath.Join(dir, name, "#123"), []byte("from fsck"), 0o600))
+		testkit.Must(t, os.MkdirAll(filepath.Join(dir, name), 0o700))
+		testkit.Must(t, os.WriteFile(filepath.Join(dir, name, "#123"), []byte("from fsck"), 0o600))
 	}
 }
 
@@ -38,9 +40,9 @@ func wantVolume(t *testing.T, dir string) {
 func TestVolumeRoot(t *testing.T) {
 	dir := t.TempDir()
 	freshVolume(t, dir)
-	must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers())))
-	must(t, openDisk(t, dir).close())
-	must(t, openDisk(t, dir).close())
+	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers())))
+	testkit.Must(t, openDisk(t, dir).close())
+	testkit.Must(t, openDisk(t, dir).close())
 	wantVolume(t, dir)
 	code, out, errs := runCommand(t, "inspect", dir)
 	if code != exitOK || strings.Contains(out, "not raftkv's") {
@@ -49,7 +51,7 @@ func TestVolumeRoot(t *testing.T) {
 
 	to := t.TempDir()
 	freshVolume(t, to)
-	if code, out, errs := runCommand(t, "restore", backupFile(t, oldState()), "--data-dir", to, "--cluster", formatPeers(diskPeers())); code != exitOK {
+	if code, out, errs := runCommand(t, "restore", backupFile(t, oldState()), "--data-dir", to, "--cluster", address.FormatPeers(diskPeers())); code != exitOK {
 		t.Errorf("restore: exit %d\n%s%s", code, out, errs)
 	}
 	wantVolume(t, to)
@@ -57,7 +59,7 @@ func TestVolumeRoot(t *testing.T) {
 
 	for _, name := range []string{"lost+found", ".snapshot"} {
 		dir := t.TempDir()
-		must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+		testkit.Must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 		if err := checkNew(dir); err == nil || !strings.Contains(err.Error(), "not this program's") {
 			t.Errorf("a file called %s: %v", name, err)
 		}
@@ -69,11 +71,11 @@ func TestVolumeRoot(t *testing.T) {
 func TestRecoverVolumeInterrupted(t *testing.T) {
 	old := oldDisk(t)
 	f, err := examineDir(old)
-	must(t, err)
+	testkit.Must(t, err)
 	st, err := f.replay(f.log.last())
-	must(t, err)
+	testkit.Must(t, err)
 	done := filepath.Join(t.TempDir(), "done")
-	must(t, os.CopyFS(done, os.DirFS(old)))
+	testkit.Must(t, os.CopyFS(done, os.DirFS(old)))
 	if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", done); code != exitOK {
 		t.Fatalf("exit %d\n%s%s", code, out, errs)
 	}
@@ -82,7 +84,7 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 		if id := wantRefounded(t, crashed(t, dir), st, diskPeers()[:1]); id.ClusterID == f.identity.ClusterID {
 			t.Errorf("%+v", id)
 		}
-		must(t, wantSame(aside, old))
+		testkit.Must(t, wantSame(aside, old))
 		wantVolume(t, dir)
 		if exists(filepath.Join(dir, recoveringName)) {
 			t.Error("what was to be moved is still there")
@@ -93,17 +95,17 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 	}
 	for steps := range 8 {
 		dir := filepath.Join(t.TempDir(), "volume")
-		must(t, os.CopyFS(dir, os.DirFS(old)))
-		must(t, os.CopyFS(filepath.Join(dir, recoveringName), os.DirFS(done)))
+		testkit.Must(t, os.CopyFS(dir, os.DirFS(old)))
+		testkit.Must(t, os.CopyFS(filepath.Join(dir, recoveringName), os.DirFS(done)))
 		freshVolume(t, dir)
 		const aside = setAsidePrefix + "3"
-		must(t, os.Mkdir(filepath.Join(dir, setAsidePrefix+"2"), 0o700))
+		testkit.Must(t, os.Mkdir(filepath.Join(dir, setAsidePrefix+"2"), 0o700))
 		for _, step := range []func() error{
 			func() error { return os.Mkdir(filepath.Join(dir, aside), 0o700) },
 			move(dir, "wal", aside+"/wal"), move(dir, "snap", aside+"/snap"), move(dir, "mark", aside+"/mark"),
 			move(dir, recoveringName+"/snap", "snap"), move(dir, recoveringName+"/mark", "mark"), move(dir, recoveringName+"/wal", "wal"),
 		}[:steps] {
-			must(t, step())
+			testkit.Must(t, step())
 		}
 		before := diskSums(t, dir)
 		switch code, out, errs := runCommand(t, "recover", "--data-dir", dir); {
@@ -142,7 +144,7 @@ func withoutRecovering(t *testing.T, dir string) string {
 			t.Errorf("%s is still in %s", name, place)
 		}
 	}
-	must(t, os.RemoveAll(place))
+	testkit.Must(t, os.RemoveAll(place))
 	return dir
 }
 
@@ -153,7 +155,7 @@ func TestRecoverMountPoint(t *testing.T) {
 	}
 	for _, what := range []string{"another device", "another directory"} {
 		dir := filepath.Join(t.TempDir(), "a volume")
-		must(t, os.Mkdir(dir, 0o700))
+		testkit.Must(t, os.Mkdir(dir, 0o700))
 		mount := []string{"-t", "tmpfs", "-o", "size=400m", "none", dir}
 		if what == "another directory" {
 			mount = []string{"--bind", t.TempDir(), dir}
@@ -163,13 +165,13 @@ func TestRecoverMountPoint(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = exec.Command("umount", dir).Run() })
 		old := oldDisk(t)
-		must(t, os.CopyFS(dir, os.DirFS(old)))
+		testkit.Must(t, os.CopyFS(dir, os.DirFS(old)))
 		freshVolume(t, dir)
 		for range 2 {
 			f, err := examineDir(dir)
-			must(t, err)
+			testkit.Must(t, err)
 			st, err := f.replay(f.log.last())
-			must(t, err)
+			testkit.Must(t, err)
 			code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir)
 			if code != exitOK {
 				t.Fatalf("%s: exit %d\n%s%s", what, code, out, errs)
@@ -177,7 +179,7 @@ func TestRecoverMountPoint(t *testing.T) {
 			wantVolume(t, dir)
 			wantRefounded(t, crashed(t, dir), st, diskPeers()[:1])
 		}
-		must(t, wantSame(filepath.Join(dir, setAsidePrefix+"1"), old))
+		testkit.Must(t, wantSame(filepath.Join(dir, setAsidePrefix+"1"), old))
 		if _, err := os.Stat(filepath.Join(dir, setAsidePrefix+"2", "wal")); err != nil {
 			t.Error(err)
 		}

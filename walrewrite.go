@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
 	"syscall"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
@@ -48,7 +49,7 @@ func rewriteWAL(walDir string, from walPlace, end int64) error {
 		}
 	}
 	if from.segment < len(names)-1 {
-		return syncDir(walDir)
+		return durable.SyncDir(walDir)
 	}
 	return nil
 }
@@ -113,7 +114,7 @@ func replaceFile(path string, used int64) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		return errors.Join(err, removeTemp(f.Name()))
+		return errors.Join(err, durable.RemoveTemp(f.Name()))
 	}
 	return nil
 }

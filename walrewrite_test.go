@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -15,7 +16,7 @@ func provenIndex(t *testing.T, dir string) uint64 {
 	t.Helper()
 	walDir := filepath.Join(dir, "wal")
 	c, err := surveyWAL(walDir, markOf(t, dir).Index)
-	must(t, err)
+	testkit.Must(t, err)
 	if c.proven.segment < 0 {
 		return 0
 	}
@@ -23,13 +24,13 @@ func provenIndex(t *testing.T, dir string) uint64 {
 	for i, path := range segments(t, short) {
 		switch {
 		case i == c.proven.segment:
-			must(t, os.Truncate(path, c.proven.offset))
+			testkit.Must(t, os.Truncate(path, c.proven.offset))
 		case i > c.proven.segment:
-			must(t, os.Remove(path))
+			testkit.Must(t, os.Remove(path))
 		}
 	}
 	c, err = readWAL(filepath.Join(short, "wal"))
-	must(t, err)
+	testkit.Must(t, err)
 	return c.last()
 }
 
@@ -45,23 +46,23 @@ func TestProvenPart(t *testing.T) {
 		}
 	}
 	want("at the first start", 1)
-	must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 2, someEntries(2, 2, 20, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 2, someEntries(2, 2, 20, 10)...)}))
 	want("behind the mark", 1)
 	flushMark(t, o)
 	want("with the mark", 20)
-	must(t, o.append([]*raftpb.Message{storageAppend(3, 1, 5, someEntries(3, 11, 30, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 1, 5, someEntries(3, 11, 30, 10)...)}))
 	want("overwritten", 10)
 	flushMark(t, o)
 	want("overwritten, with the mark", 30)
 
 	c, err := surveyWAL(filepath.Join(dir, "wal"), 30)
-	must(t, err)
+	testkit.Must(t, err)
 	before := c.proven
 	takeSnapshot(t, o, someState(3, 30))
 	if c, err = surveyWAL(filepath.Join(dir, "wal"), 30); err != nil || c.proven != before {
 		t.Errorf("a snapshot of the last entry, recorded behind the mark: proven up to %v, was %v; %v", c.proven, before, err)
 	}
-	must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 80), 4, 2)}))
+	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 80), 4, 2)}))
 	want("a snapshot installed behind the mark", 30)
 	flushMark(t, o)
 	want("with the mark", 80)
@@ -75,22 +76,22 @@ func TestRewriteChangesNothing(t *testing.T) {
 	var entries []*raftpb.Entry
 	for i := uint64(2); len(segments(t, dir)) < 4; i++ {
 		e := someEntries(2, i, i, 300<<10)
-		must(t, o.append([]*raftpb.Message{storageAppend(2, 1, i, e...)}))
+		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, i, e...)}))
 		entries = append(entries, e...)
 	}
-	must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(2, lastIndex(entries)+1, lastIndex(entries)+1, 99)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(2, lastIndex(entries)+1, lastIndex(entries)+1, 99)...)}))
 	tail, err := inspectTail(filepath.Join(dir, "wal"))
-	must(t, err)
+	testkit.Must(t, err)
 	dir = crashed(t, dir)
 	before := diskSums(t, dir)
 	walDir := filepath.Join(dir, "wal")
 	for _, from := range []walPlace{{-1, 0}, {0, 0}, {0, 1}, {1, 4097}, {2, 300 << 10}, {3, tail.End - 8}, {3, tail.End}} {
-		must(t, rewriteWAL(walDir, from, tail.End))
+		testkit.Must(t, rewriteWAL(walDir, from, tail.End))
 		wantUnchanged(t, dir, before)
 	}
 
 	// A crash leaves a part of a copy.
-	must(t, os.WriteFile(segments(t, dir)[3]+".tmp", []byte("part"), 0o600))
+	testkit.Must(t, os.WriteFile(segments(t, dir)[3]+".tmp", []byte("part"), 0o600))
 	o = openDisk(t, dir)
 	wantEntries(t, o, append(entries, someEntries(2, lastIndex(entries)+1, lastIndex(entries)+1, 99)...))
 	if left, err := filepath.Glob(filepath.Join(walDir, "*.wal.tmp")); err != nil || len(left) > 0 {

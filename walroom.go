@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +35,7 @@ type logRoom struct {
 	log  *zap.Logger
 	dir  string
 	size int64 // of a segment
-	disk func(dir string) (disk, error)
+	disk func(dir string) (durable.Disk, error)
 
 	held  *fileutil.LockedFile // the file that the WAL may not make yet
 	turn  int                  // its number
@@ -73,12 +74,9 @@ const (
 // written.
 var errNoRoom = errors.New("there is no space left on the disk for the log")
 
-// disk is how much room a file system has, in bytes.
-type disk struct{ free, total int64 }
-
 // newLogRoom takes hold of the WAL's next segments. It is called before the WAL
 // is opened, when there are no files of theirs.
-func newLogRoom(log *zap.Logger, dir string, size int64, measure func(string) (disk, error)) (*logRoom, error) {
+func newLogRoom(log *zap.Logger, dir string, size int64, measure func(string) (durable.Disk, error)) (*logRoom, error) {
 	g := &logRoom{log: log, dir: dir, size: size, disk: measure}
 	var err error
 	if g.held, err = g.lock(0); err != nil {
@@ -108,7 +106,7 @@ func (g *logRoom) lock(turn int) (*fileutil.LockedFile, error) {
 // has to say so itself.
 func (g *logRoom) fits(n int64) bool {
 	d, err := g.disk(g.dir)
-	return err != nil || d.free >= n+diskCrumbs
+	return err != nil || d.Free >= n+diskCrumbs
 }
 
 // pass reserves the blocks of the next segment and lets the WAL have it.
@@ -131,7 +129,7 @@ func (g *logRoom) pass() {
 		g.lack("the next segment", err)
 		return
 	}
-	if g.spare, err = allocated(g.held.File); err != nil {
+	if g.spare, err = durable.Allocated(g.held.File); err != nil {
 		g.spare = 0
 	}
 	g.spare = min(g.spare, g.size)
@@ -156,14 +154,14 @@ func (g *logRoom) back(to int64) bool {
 		return false
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	has, err := allocated(f)
+	has, err := durable.Allocated(f)
 	if err == nil && has < to {
 		err = errNoRoom
 		if g.fits(to - has) {
-			err = allocateBeyond(f, 0, to)
+			err = durable.AllocateBeyond(f, 0, to)
 		}
 		if err == nil {
-			has, err = allocated(f)
+			has, err = durable.Allocated(f)
 		}
 	}
 	switch {

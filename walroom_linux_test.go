@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"runtime"
 	"syscall"
 	"testing"
@@ -25,13 +26,13 @@ func tightDisk(t *testing.T) (o *openedStorage, dir string, free func(n int64)) 
 		cannotRun(t, "no tmpfs: "+err.Error())
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-	must(t, os.CopyFS(dir, os.DirFS(newDisk(t))))
+	testkit.Must(t, os.CopyFS(dir, os.DirFS(newDisk(t))))
 	free = func(n int64) {
 		t.Helper()
 		var st syscall.Statfs_t
-		must(t, syscall.Statfs(dir, &st))
+		testkit.Must(t, syscall.Statfs(dir, &st))
 		size := int64(st.Blocks-st.Bfree)*st.Bsize + n
-		must(t, syscall.Mount("none", dir, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", size)))
+		testkit.Must(t, syscall.Mount("none", dir, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", size)))
 	}
 	return openDisk(t, dir), dir, free
 }
@@ -69,7 +70,7 @@ func TestLogGoesOnOnAFullDisk(t *testing.T) {
 			if errors.Is(err, errNoRoom) {
 				return n
 			}
-			must(t, err)
+			testkit.Must(t, err)
 			n += 50 << 10
 		}
 	}
@@ -77,7 +78,7 @@ func TestLogGoesOnOnAFullDisk(t *testing.T) {
 		t.Errorf("%d bytes went into the log, which had room for %d", n, left)
 	}
 	// Terms and votes are still taken, and so is the record of a snapshot.
-	must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1)}))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1)}))
 	if !o.room.admits(stateRecord+snapRecord, false) {
 		t.Error("no room for the record of a snapshot")
 	}
@@ -91,11 +92,11 @@ func TestLogGoesOnOnAFullDisk(t *testing.T) {
 			t.Errorf("%d bytes went into the log after the disk was free", n)
 		}
 	}
-	must(t, o.close())
+	testkit.Must(t, o.close())
 	free(0)
 	again := openDisk(t, dir) // it starts on a full disk
 	wantEntries(t, again, l.entries)
-	must(t, again.close())
+	testkit.Must(t, again.close())
 	wantEntries(t, openDisk(t, crashed(t, dir)), l.entries)
 }
 
@@ -107,9 +108,9 @@ func TestLogBeyondItsSegment(t *testing.T) {
 	free(0)
 	n := len(segments(t, o.dir))
 	for o.room.at < wal.SegmentSizeBytes-200<<10 {
-		must(t, l.appendOne(50<<10))
+		testkit.Must(t, l.appendOne(50<<10))
 	}
-	must(t, l.appendOne(1<<20))
+	testkit.Must(t, l.appendOne(1<<20))
 	if got := len(segments(t, o.dir)); got != n+1 {
 		t.Errorf("%d segments, want %d", got, n+1)
 	}
@@ -127,7 +128,7 @@ func TestLogRoomCloses(t *testing.T) {
 	if o.room.ready != "" {
 		t.Fatal("a next segment on a full disk")
 	}
-	must(t, o.close())
+	testkit.Must(t, o.close())
 	if files, err := filepath.Glob(filepath.Join(dir, "wal", "*.tmp")); err != nil || len(files) > 0 {
 		t.Errorf("left behind: %v %v", files, err)
 	}
@@ -159,11 +160,11 @@ func TestLogWaitsForRoom(t *testing.T) {
 		runtime.Gosched()
 	}
 	free(3*wal.SegmentSizeBytes + logSlack)
-	must(t, <-done)
+	testkit.Must(t, <-done)
 	if o.room.waiting.Load() {
 		t.Error("it says that it waits still")
 	}
-	must(t, o.append(msgs))
+	testkit.Must(t, o.append(msgs))
 	l.entries = append(l.entries, msgs[0].GetEntries()...)
 	wantEntries(t, openDisk(t, crashed(t, o.dir)), l.entries)
 }

@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -403,9 +404,6 @@ func uintFields(b []byte) (v [4]uint64, ok bool) {
 	return v, true
 }
 
-// zeroPage is never written to.
-var zeroPage [4096]byte
-
 // segment is a segment file in memory. The zeros at its end, most of a
 // preallocated file, are not kept.
 type segment struct {
@@ -496,7 +494,7 @@ func (s *segment) zero(from, to int64) bool {
 // that is not zero, or one behind the kept data.
 func (s *segment) skipZeros(off int64) int64 {
 	for off < int64(len(s.data)) && s.word(off) == 0 {
-		if page := off + int64(len(zeroPage)); page <= int64(len(s.data)) && bytes.Equal(s.data[off:page], zeroPage[:]) {
+		if page := off + int64(len(durable.ZeroPage)); page <= int64(len(s.data)) && bytes.Equal(s.data[off:page], durable.ZeroPage[:]) {
 			off = page
 			continue
 		}
@@ -544,7 +542,7 @@ func (s *segment) follows(f walFrame, budget *int64) (walFrame, bool) {
 	}
 	next.data = s.bytes(next.off+walFrameHead+next.size, next.dataLen)
 	*budget -= next.dataLen
-	return next, crc32.Update(f.crc, castagnoli, next.data) == next.crc
+	return next, crc32.Update(f.crc, durable.CRC, next.data) == next.crc
 }
 
 // splitFrameLength takes the length field of a frame apart: the low 56 bits are

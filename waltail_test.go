@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/watermark"
 	"testing"
 	"time"
 
@@ -323,7 +324,7 @@ func TestTailEvidence(t *testing.T) {
 		// rules for the bad frame itself have nothing to say.
 		clear(img[hole.off:hole.end])
 		r := inspectImage(t, img)
-		wantTail(t, c.name, r, hole.off, !allZero(img[hole.off:]), c.damaged)
+		wantTail(t, c.name, r, hole.off, !watermark.AllZero(img[hole.off:]), c.damaged)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
 
 	"go.uber.org/zap"
 )
@@ -52,7 +53,7 @@ type segmentZeroer struct {
 // newSegmentZeroer makes one for segments of a size in dir. It does nothing where
 // it does not pay.
 func newSegmentZeroer(log *zap.Logger, dir string, size int64) *segmentZeroer {
-	return &segmentZeroer{log: log, dir: dir, size: size, off: !zeroingPays(dir)}
+	return &segmentZeroer{log: log, dir: dir, size: size, off: !durable.ZeroingPays(dir)}
 }
 
 // step writes a piece, and does not wait until the disk has it. The persist loop
@@ -82,13 +83,13 @@ func (z *segmentZeroer) writePiece() error {
 	// Page by page: what is written at once is kept as one in the page cache,
 	// and large pieces make the syncs of small appends slower.
 	for z.at < to {
-		n := min(to-z.at, int64(len(zeroPage)))
-		if _, err := z.file.WriteAt(zeroPage[:n], z.at); err != nil {
+		n := min(to-z.at, int64(len(durable.ZeroPage)))
+		if _, err := z.file.WriteAt(durable.ZeroPage[:n], z.at); err != nil {
 			return err
 		}
 		z.at += n
 	}
-	return startWriteBack(z.file, from, to-from)
+	return durable.StartWriteBack(z.file, from, to-from)
 }
 
 // find makes file the next segment, or nil if that is not ready.

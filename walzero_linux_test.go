@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ func (l *diskLog) append(size int) {
 	l.t.Helper()
 	next := uint64(len(l.entries)) + 2
 	e := someEntries(2, next, next, size)
-	must(l.t, l.o.append([]*raftpb.Message{storageAppend(2, 1, 1, e...)}))
+	testkit.Must(l.t, l.o.append([]*raftpb.Message{storageAppend(2, 1, 1, e...)}))
 	l.entries = append(l.entries, e...)
 }
 
@@ -128,7 +129,7 @@ func TestZeroesFillTheFile(t *testing.T) {
 		dir := t.TempDir()
 		path := filepath.Join(dir, name)
 		old := strings.Repeat("\xff", size)
-		fill := func(content string) { must(t, os.WriteFile(path, []byte(content), 0o600)) }
+		fill := func(content string) { testkit.Must(t, os.WriteFile(path, []byte(content), 0o600)) }
 		want := func(content string) {
 			t.Helper()
 			if got, err := os.ReadFile(path); err != nil || string(got) != content {
@@ -146,7 +147,7 @@ func TestZeroesFillTheFile(t *testing.T) {
 			want(zeros(at) + old[at:])
 		}
 		// Another file of the same name, as after a cut.
-		must(t, os.Rename(path, filepath.Join(dir, "segment")))
+		testkit.Must(t, os.Rename(path, filepath.Join(dir, "segment")))
 		fill(old)
 		z.step()
 		want(zeros(zeroPiece) + old[zeroPiece:])
@@ -176,7 +177,7 @@ func TestZeroedSegmentLeftOver(t *testing.T) {
 				dir := crashed(t, o.dir)
 				if crash == "in the midst of a cut" {
 					data, err := os.ReadFile(segments(t, dir)[0])
-					must(t, err)
+					testkit.Must(t, err)
 					patch(t, filepath.Join(dir, "wal", name), 0, data[:4096])
 					patch(t, filepath.Join(dir, "wal", name), 5*zeroPiece, data[:4096])
 				}
@@ -207,7 +208,7 @@ func TestZeroesRefused(t *testing.T) {
 	}
 	o.next.file = full
 	o.next.info, err = full.Stat()
-	must(t, err)
+	testkit.Must(t, err)
 	for range 2 {
 		l.cut(100<<10, o.next.step)
 		l.want()

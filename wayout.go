@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
 	"slices"
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
@@ -17,7 +18,7 @@ import (
 
 // refused explains why a directory cannot be used, and the way out.
 func refused(dir string, err error) error {
-	if errors.Is(err, errNewerFormat) {
+	if errors.Is(err, durable.ErrNewer) {
 		return fmt.Errorf("data directory %s: %w; start it with the version that wrote it, or a newer one", dir, err)
 	}
 	return fmt.Errorf("data directory %s is damaged: %w; nothing was changed. The way out: %s", dir, err, wayOut(dir))

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 
@@ -16,11 +18,11 @@ import (
 // another, and joins nobody.
 func TestDamageNamesAWayOut(t *testing.T) {
 	lone := diskPeers()[:1]
-	make := func(peers []peer) string {
+	make := func(peers []address.Peer) string {
 		dir := t.TempDir()
 		id := diskIdentity()
-		id.Initial = formatPeers(peers)
-		must(t, createStorage(zap.NewNop(), dir, id, firstState(peers)))
+		id.Initial = address.FormatPeers(peers)
+		testkit.Must(t, createStorage(zap.NewNop(), dir, id, firstState(peers)))
 		return dir
 	}
 	addVoter := func(dir string) {
@@ -28,15 +30,15 @@ func TestDamageNamesAWayOut(t *testing.T) {
 		var entries []*raftpb.Entry
 		for i, change := range []memberChange{{op: opAdd, id: 4, peerURL: "http://10.0.0.4:2380"}, {op: opPromote, id: 4}} {
 			data, err := proto.Marshal(change.confChange())
-			must(t, err)
+			testkit.Must(t, err)
 			entries = append(entries, &raftpb.Entry{Term: new(uint64(1)), Index: new(uint64(i + 2)), Type: raftpb.EntryConfChange.Enum(), Data: data})
 		}
-		must(t, o.append([]*raftpb.Message{storageAppend(1, 1, 3, entries...)}))
-		must(t, o.close())
+		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(1, 1, 3, entries...)}))
+		testkit.Must(t, o.close())
 	}
 	const byAnother, byRestore = "remove this member (curl -X DELETE http://ANOTHER-NODE/", "raftkv restore"
 	for name, c := range map[string]struct {
-		peers     []peer
+		peers     []address.Peer
 		damage    func(dir string)
 		want, not []string
 	}{
@@ -45,7 +47,7 @@ func TestDamageNamesAWayOut(t *testing.T) {
 		"alone, and the state file damaged": {lone, func(dir string) {
 			damageFirstState(t, dir)
 		}, []string{byAnother + "1)", byRestore, "if this node was alone", "--data-dir"}, []string{"only voter", "whole"}},
-		"alone, without the log": {lone, func(dir string) { must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, []string{"only voter", byRestore, "--id ID"}, []string{byAnother}},
+		"alone, without the log": {lone, func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, []string{"only voter", byRestore, "--id ID"}, []string{byAnother}},
 		"no more alone":          {lone, addVoter, []string{byAnother + "1)"}, []string{byRestore}},
 	} {
 		dir := make(c.peers)

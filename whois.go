@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"raftkv/internal/address"
+	"raftkv/internal/problem"
 	"strconv"
 	"sync"
 )
@@ -98,7 +100,7 @@ func (ms *members) checkOneNode(ctx context.Context, m membership, id uint64, pe
 	}
 	for _, mem := range m.sorted() {
 		if mem.ID != id && at[mem.PeerURL] == process {
-			return fmt.Errorf("%w: %s leads to member %d, which is at %s", errSameNode, peerURL, mem.ID, mem.PeerURL)
+			return fmt.Errorf("%w: %s leads to member %d, which is at %s", problem.ErrSameNode, peerURL, mem.ID, mem.PeerURL)
 		}
 	}
 	return nil
@@ -115,7 +117,7 @@ func checkFounders(ctx context.Context, cfg config, ask *peerClient) error {
 	}
 	at := processes(ctx, urls, ask.who)
 	at[cfg.PeerURL] = ask.process
-	seen := make(map[processID]peer)
+	seen := make(map[processID]address.Peer)
 	for _, p := range cfg.Cluster {
 		process, ok := at[p.URL]
 		if !ok {

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/address"
+	"raftkv/internal/problem"
+	"raftkv/internal/testkit"
 	"strings"
 	"syscall"
 	"testing"
@@ -92,7 +95,7 @@ func TestOneNode(t *testing.T) {
 		}
 		return 0, errors.New("nobody answers")
 	}}
-	m := newMembership([]peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:1"}, {ID: 3, URL: "http://c:1"}, {ID: 4, URL: "http://down:1"}})
+	m := newMembership([]address.Peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:1"}, {ID: 3, URL: "http://c:1"}, {ID: 4, URL: "http://down:1"}})
 	for _, test := range []struct {
 		id   uint64
 		url  string
@@ -102,7 +105,7 @@ func TestOneNode(t *testing.T) {
 		{1, "http://alias-of-a:1", ""}, {3, "http://alias-of-c:1", ""}, {2, "http://alias-of-a:1", "member 1"}, {4, "http://alias-of-c:1", "member 3"},
 	} {
 		err := ms.checkOneNode(t.Context(), m, test.id, test.url)
-		if (err == nil) != (test.want == "") || (err != nil && (!errors.Is(err, errSameNode) || !strings.Contains(err.Error(), test.want))) {
+		if (err == nil) != (test.want == "") || (err != nil && (!errors.Is(err, problem.ErrSameNode) || !strings.Contains(err.Error(), test.want))) {
 			t.Errorf("member %d at %s: %v, want %q", test.id, test.url, err, test.want)
 		}
 	}
@@ -118,7 +121,7 @@ func TestOneNode(t *testing.T) {
 func TestWho(t *testing.T) {
 	ask := newPeerClient()
 	l, err := listenAs("127.0.0.1:0", newPeerServer(zap.NewNop()), ask.process)
-	must(t, err)
+	testkit.Must(t, err)
 	defer l.cut()
 	url := "http://" + l.Addr().String()
 	for range 2 {
@@ -145,7 +148,7 @@ func TestWho(t *testing.T) {
 // Guarantee: what a node says when it cannot listen is true: only a port in use is called so.
 func TestListenError(t *testing.T) {
 	taken, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
-	must(t, err)
+	testkit.Must(t, err)
 	defer taken.cut()
 	for addr, want := range map[string]string{
 		taken.Addr().String():       "using the port",

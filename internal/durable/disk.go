@@ -1,0 +1,4 @@
+package durable
+
+// Disk is how much room a file system has, in bytes.
+type Disk struct{ Free, Total int64 }

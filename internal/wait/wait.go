@@ -1,0 +1,143 @@
+// Package wait answers: who is woken when? It has the few things on which
+// goroutines of a node wait for one another: the leader of a term, an index that
+// only grows, and the outcome of a membership change. None of them ever makes the
+// side that wakes wait.
+package wait
+
+import (
+	"sync"
+)
+
+// Leadership is what this node knows of the cluster's leader, and a way to be
+// woken when that changes. The raft loop sets it, anyone reads it.
+type Leadership struct {
+	mu      sync.Mutex
+	leader  uint64 // 0: none is known
+	term    uint64
+	changed chan struct{} // closed at the next change
+	changes uint64        // leaders heard of: others than before, or in another term
+}
+
+func NewLeadership() *Leadership {
+	return &Leadership{changed: make(chan struct{})}
+}
+
+// Get returns the leader, the term, and a channel that is closed when either changes.
+func (l *Leadership) Get() (leader, term uint64, changed <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.leader, l.term, l.changed
+}
+
+func (l *Leadership) Set(leader, term uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.leader == leader && l.term == term {
+		return
+	}
+	l.leader, l.term = leader, term
+	if leader != 0 {
+		l.changes++
+	}
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// Index wakes those who wait for the state to reach an index. The apply
+// loop advances it after the state has changed.
+type Index struct {
+	mu      sync.Mutex
+	Index   uint64
+	Waiters []indexWaiter
+}
+
+type indexWaiter struct {
+	index uint64
+	wake  func()
+}
+
+// Reached calls wake once the applied index is at least index: at once when
+// it already is, else on the apply loop's goroutine. wake must not block.
+func (w *Index) Reached(index uint64, wake func()) {
+	w.mu.Lock()
+	if w.Index < index {
+		w.Waiters = append(w.Waiters, indexWaiter{index, wake})
+		w.mu.Unlock()
+		return
+	}
+	w.mu.Unlock()
+	wake()
+}
+
+// Channel is reached for those who select.
+func (w *Index) Channel(index uint64) <-chan struct{} {
+	c := make(chan struct{})
+	w.Reached(index, func() { close(c) })
+	return c
+}
+
+// Get returns the applied index.
+func (w *Index) Get() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.Index
+}
+
+func (w *Index) Advance(index uint64) {
+	w.mu.Lock()
+	w.Index = max(w.Index, index)
+	var due []indexWaiter
+	rest := w.Waiters[:0]
+	for _, waiter := range w.Waiters {
+		if waiter.index <= w.Index {
+			due = append(due, waiter)
+		} else {
+			rest = append(rest, waiter)
+		}
+	}
+	clear(w.Waiters[len(rest):])
+	w.Waiters = rest
+	w.mu.Unlock()
+	for _, waiter := range due {
+		waiter.wake()
+	}
+}
+
+// Outcomes tells the proposer of a membership change what became of it.
+type Outcomes struct {
+	mu      sync.Mutex
+	Waiting map[uint64]chan error // by request
+}
+
+func NewOutcomes() *Outcomes { return &Outcomes{Waiting: make(map[uint64]chan error)} }
+
+// Register returns a channel that gets the outcome, and a function that ends the wait.
+func (w *Outcomes) Register(request uint64) (<-chan error, func()) {
+	c := make(chan error, 1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.Waiting[request] = c
+	return c, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.Waiting, request)
+	}
+}
+
+// Done reports the outcome of a change. A change that was proposed twice is
+// applied twice; the second time changes nothing and is not reported.
+func (w *Outcomes) Done(request uint64, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c, ok := w.Waiting[request]; ok {
+		delete(w.Waiting, request)
+		c <- err
+	}
+}
+
+// HeardOf returns how many changes of the leader this node has seen.
+func (l *Leadership) HeardOf() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changes
+}
