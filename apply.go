@@ -145,7 +145,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 	}
 	kv.agreement.note(&kv.state.checks)
 	kv.publish()
-	window := kv.state.windows[kv.self.node]
+	window := kv.state.window(kv.self.node)
 	kv.mu.Unlock()
 
 	if err := kv.checkOwn(own, window); err != nil {
@@ -220,28 +220,23 @@ func (s *state) applyEntry(e *raftpb.Entry) (o outcome, commands int, err error)
 
 // applyConfEntry applies a membership change.
 func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
-	cc, change, err := decodeConfEntry(e)
-	if errors.Is(err, record.ErrUnknownCommand) {
-		return err
-	}
-	changed := false
 	kv.mu.Lock()
-	kv.state.index, kv.state.term = e.GetIndex(), e.GetTerm()
+	before := kv.state.membership.clone()
+	cc, change, changed, err := kv.state.applyConfEntry(e)
 	kv.agreement.worked.Store(e.GetIndex())
-	before := kv.state.membership.members[change.id]
-	if err == nil {
-		changed, err = kv.state.applyMemberChange(change)
-	}
 	kv.publish()
 	m := kv.state.membership.clone()
 	kv.mu.Unlock()
+	if errors.Is(err, record.ErrUnknownCommand) {
+		return err
+	}
 
 	if !changed {
 		cc.NodeId = new(raft.None) // tells raft that the change is void
 	}
 	kv.log.Debug("membership change", zap.Uint64("index", e.GetIndex()), zap.Bool("changed", changed),
 		zap.Uint64("member", change.id), zap.Stringer("change", change.op), zap.Error(err))
-	kv.sayChange(e.GetIndex(), before, m.members[change.id])
+	kv.sayChange(e.GetIndex(), before.members[change.id], m.members[change.id])
 	if rerr := reconf(e.GetIndex(), cc, m); rerr != nil {
 		if errors.Is(rerr, problem.ErrRemoved) {
 			kv.proposals.void()
@@ -286,7 +281,7 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	kv.agreement.note(&kv.state.checks)
 	kv.publish()
 	kv.loading.Store(false)
-	window, m := s.windows[kv.self.node], s.membership.clone()
+	window, m := s.window(kv.self.node), s.membership.clone()
 	kv.mu.Unlock()
 	kv.due.reset()
 	kv.due.last = s.index

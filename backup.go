@@ -24,7 +24,7 @@ const (
 
 // backupStore gives copies of the state.
 type backupStore interface {
-	status() storeStatus
+	status() summary
 	// copyWhole returns the state as of now, in constant time.
 	copyWhole() (*state, error)
 }

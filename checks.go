@@ -70,7 +70,7 @@ func (o *ownCheck) hash() uint64 { return stateHash(o.rest, o.sum, o.keys) }
 // checkpoint begins a check. The hash is of the state as the commands before
 // this one have left it, also those in the same entry.
 func (s *state) checkpoint(full bool) {
-	own := &ownCheck{index: s.index, rest: s.hashRest(), sum: s.sum, keys: uint64(s.items.Len())}
+	own := &ownCheck{index: s.index, rest: s.hashRest(), sum: s.sum, keys: s.keys()}
 	c := &s.checks
 	if c.contradicted() {
 		c.noMajority = c.index // whoever could have settled it was not heard in time

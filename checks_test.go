@@ -247,7 +247,7 @@ func TestLevel(t *testing.T) {
 			s.apply(command{kind: kindAnnounce, member: 3, instance: 99, level: 2})
 		}}, 1},
 	} {
-		s := newState(testPeers)
+		s := newState(testkit.Peers())
 		for _, step := range tt.steps {
 			step(s)
 		}
@@ -282,7 +282,7 @@ func TestStorageNewerCommandIsRefused(t *testing.T) {
 // Guarantee: a program that does not know the cluster's commands says so before
 // it takes part, and one that learns it later stops.
 func TestLevelOfTheFuture(t *testing.T) {
-	s := newState(testPeers)
+	s := newState(testkit.Peers())
 	s.level = programLevel + 1
 	_, err := readState(bytes.NewReader(snapshotBytes(t, s)))
 	if !errors.Is(err, durable.ErrNewer) || !bytes.Contains([]byte(err.Error()), []byte("upgrade this node")) {

@@ -301,7 +301,7 @@ func wantState(t *testing.T, o *openedStorage, index uint64) {
 	if index == firstIndex {
 		return
 	}
-	if it, ok := o.state.items.Get("key"); !ok || string(it.value) != fmt.Sprintf("as of %d", index) {
+	if it := o.state.get("key"); it == nil || string(it.value) != fmt.Sprintf("as of %d", index) {
 		t.Fatalf("the state of index %d holds something else", index)
 	}
 }

@@ -159,15 +159,10 @@ func (s *state) replayCounting(e *raftpb.Entry) (commands int, err error) {
 		}
 		return commands, err
 	}
-	_, change, err := decodeConfEntry(e)
-	if errors.Is(err, record.ErrUnknownCommand) {
+	if _, _, _, err := s.applyConfEntry(e); errors.Is(err, record.ErrUnknownCommand) {
 		return 0, err
 	}
-	s.index, s.term = e.GetIndex(), e.GetTerm()
-	if err == nil {
-		_, _ = s.applyMemberChange(change) // a refused one is void
-	}
-	return 0, nil
+	return 0, nil // a refused change is void
 }
 
 // inUse reports whether a process has the directory locked. To learn it, the

@@ -190,14 +190,14 @@ func describeState(s *state) string {
 		fmt.Fprintf(&b, "check %d full %d voters %d checked %d agreed %x diverged %v no majority %d\n",
 			k.index, k.full, k.voters, k.checked, k.agreed, k.diverged, k.noMajority)
 		for _, id := range sortedKeys(k.reports) {
-			fmt.Fprintf(&b, "report %d %+v\n", id, k.reports[id])
+			fmt.Fprintf(&b, "report %d {hash:%d void:%v}\n", id, k.reports[id].hash, k.reports[id].void)
 		}
 	}
 	for _, id := range sortedKeys(s.windows) {
 		w := s.windows[id]
 		fmt.Fprintf(&b, "window %d boot %d low %d applied %x\n", id, w.boot, w.low, w.applied)
 	}
-	s.items.Scan(func(key string, it *item) bool {
+	s.scan(func(key string, it *item) bool {
 		value := fmt.Sprintf("%q", it.value)
 		if len(it.value) > 64 {
 			value = fmt.Sprintf("%d bytes, sha256 %x", len(it.value), sha256.Sum256(it.value))

@@ -8,6 +8,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/statefile"
+	"raftkv/internal/testkit"
 	"testing"
 )
 
@@ -18,7 +19,7 @@ func (s *state) hash() uint64 { return stateHash(s.hashRest(), s.sum, uint64(s.i
 func TestSumAgreesWithItems(t *testing.T) {
 	for seed := range uint64(20) {
 		rnd := rand.New(rand.NewPCG(seed, 5))
-		s := newState(testPeers)
+		s := newState(testkit.Peers())
 		for range 500 {
 			s.apply(randomCommand(rnd, s.revision))
 			if got := hashItems(&s.items); got != s.sum {
@@ -61,7 +62,7 @@ func TestHashIsForever(t *testing.T) {
 		want uint64
 	}{
 		{"empty", newState(nil), 0x630217e609911f01},
-		{"first", newState(testPeers), 0x89876fff74f7d964},
+		{"first", newState(testkit.Peers()), 0x89876fff74f7d964},
 		{"full", full, 0xf6ae3aae2e03b378},
 		{"checked", checked, 0x8b8932a684914822},
 	} {
@@ -129,7 +130,7 @@ func TestHashSeesEverything(t *testing.T) {
 // does not get into a state file.
 func TestAlteredItemShows(t *testing.T) {
 	for name, touch := range map[string]command{"put": put("k", "w", condition{}), "delete": del("k", condition{})} {
-		s, other := newState(testPeers), newState(testPeers)
+		s, other := newState(testkit.Peers()), newState(testkit.Peers())
 		for _, st := range []*state{s, other} {
 			st.apply(put("k", "v", condition{}))
 			st.apply(put("l", "v", condition{}))
@@ -195,7 +196,7 @@ func TestStateFileSum(t *testing.T) {
 
 // benchState has n keys of values of 128 bytes.
 func benchState(n int) (s *state, keys []string) {
-	s = newState(testPeers)
+	s = newState(testkit.Peers())
 	for _, i := range rand.New(rand.NewPCG(1, 6)).Perm(n) { // in no order, as keys come
 		keys = append(keys, fmt.Sprintf("key-%08d", i))
 		s.apply(command{kind: kindPut, key: keys[len(keys)-1], value: bytes.Repeat([]byte{byte(i)}, 128)})

@@ -44,7 +44,7 @@ func newAPITest(t *testing.T) *apiTest {
 	cfg.AllowedHosts = []string{"kv.example"}
 	cfg.AdvertiseClientURL = "http://node1.example:9121"
 	cfg.MaxValueSize = 100
-	st := newState(testPeers)
+	st := newState(testkit.Peers())
 	st.index, st.term = 1, 1
 	s := newServer(cfg, zap.NewNop(), &openedStorage{storage: &storage{}, state: st, boot: 1}, 9121)
 	at := &apiTest{T: t, a: s.api, srv: s, kv: s.kv, node: s.node, leaders: s.node.leaders}
@@ -149,13 +149,15 @@ func TestAPIKeysAreLiteral(t *testing.T) {
 		if w := at.do("PUT", tt.target, "value"); w.Code != http.StatusNoContent {
 			t.Errorf("PUT %.60s: %d %s", tt.target, w.Code, w.Body)
 		}
-		if keys := at.kv.state.items.Keys(); len(keys) != 1 || keys[0] != tt.key {
+		var keys []string
+		at.kv.state.scan(func(key string, _ *item) bool { keys = append(keys, key); return true })
+		if len(keys) != 1 || keys[0] != tt.key {
 			t.Errorf("PUT %.60s made %.60q, want %.60q", tt.target, keys, tt.key)
 		}
 		for _, target := range []string{tt.target, "/v1/kv/" + url.PathEscape(tt.key)} {
 			at.want(at.do("GET", target, ""), http.StatusOK, "value")
 		}
-		if w := at.do("DELETE", "/v1/kv/"+url.PathEscape(tt.key), ""); w.Code != http.StatusNoContent || at.kv.state.items.Len() != 0 {
+		if w := at.do("DELETE", "/v1/kv/"+url.PathEscape(tt.key), ""); w.Code != http.StatusNoContent || at.kv.state.keys() != 0 {
 			t.Errorf("DELETE of %.60q: %d", tt.key, w.Code)
 		}
 	}
@@ -197,10 +199,10 @@ func TestAPIReserved(t *testing.T) {
 			if w := at.do("PUT", form, "v"); w.Code != http.StatusNoContent {
 				t.Errorf("%s: the form %s does not work: %d", target, form, w.Code)
 			}
-			if _, ok := at.kv.state.items.Get(u.Path[1:]); !ok {
+			if !at.kv.has(u.Path[1:]) {
 				t.Errorf("%s: the form %s is not for it", target, form)
 			}
-			at.kv.state.items.Clear()
+			at.kv.state.dropItems()
 		}
 	}
 	for _, target := range []string{"/v1", "/v1/", "/v1/x", "/%761/x", "/v1%2Fx", "/v1/kv", "/livez", "/readyz", "/metrics", "/v1/status", "/v1/members"} {
@@ -208,7 +210,7 @@ func TestAPIReserved(t *testing.T) {
 			t.Errorf("PUT %s: %d", target, w.Code)
 		}
 	}
-	if at.kv.state.items.Len() != 0 {
+	if at.kv.state.keys() != 0 {
 		t.Errorf("keys %q were made", at.kv.state.items.Keys())
 	}
 }

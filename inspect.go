@@ -218,7 +218,7 @@ func (p *printer) state(st *state, digest [sha256.Size]byte) {
 	p.line("  index", "%d", st.index)
 	p.line("  term", "%d", st.term)
 	p.line("  revision", "%d", st.revision)
-	p.line("  keys", "%d", st.items.Len())
+	p.line("  keys", "%d", st.keys())
 	p.line("  bytes", "%d", st.bytes)
 	p.line("  sha256", "%x", digest)
 }

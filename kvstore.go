@@ -2,16 +2,19 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/bits"
 	"raftkv/internal/address"
 	"raftkv/internal/liveness"
 	"raftkv/internal/problem"
+	"raftkv/internal/record"
 	"raftkv/internal/wait"
 	"sync"
 	"sync/atomic"
 
 	"github.com/tidwall/btree"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
 
@@ -60,6 +63,50 @@ func (s *state) copy() *state {
 		c.windows[node] = w
 	}
 	return c
+}
+
+// get returns a key's item, nil if there is none.
+func (s *state) get(key string) *item {
+	it, _ := s.items.Get(key)
+	return it
+}
+
+// window tells which batches of a node's life are settled.
+func (s *state) window(node uint64) window { return s.windows[node] }
+
+// scan shows all items in the order of their keys, until each returns false.
+func (s *state) scan(each func(key string, it *item) bool) { s.items.Scan(each) }
+
+// keys is how many keys there are.
+func (s *state) keys() uint64 { return uint64(s.items.Len()) }
+
+// dropItems lets go of all items, before a snapshot brings others. What is left
+// is no state any more.
+func (s *state) dropItems() { s.items = btree.Map[string, *item]{} }
+
+// summary tells of a state how far and how large it is.
+type summary struct {
+	index, term, revision, keys, bytes uint64
+	level, checked                     uint64 // the cluster's level; the newest checkpoint agreed on
+}
+
+func (s *state) summary() summary {
+	return summary{s.index, s.term, s.revision, s.keys(), s.bytes, s.level, s.checks.checked}
+}
+
+// holding is what a state holds, and one key of it.
+type holding struct {
+	bytes, keys uint64
+	old         uint64 // of the key and its value
+	exists      bool
+}
+
+func (s *state) holding(key string) holding {
+	h := holding{bytes: s.bytes, keys: s.keys()}
+	if it := s.get(key); it != nil {
+		h.old, h.exists = uint64(len(key)+len(it.value)), true
+	}
+	return h
 }
 
 // window records which batches of one node's current life were applied.
@@ -240,6 +287,21 @@ func failed(err error, it *item) result {
 	return r
 }
 
+// applyConfEntry applies the membership change of an entry. changed says whether it
+// did anything; err is why it was refused, or record.ErrUnknownCommand, after which
+// nothing may be applied any more.
+func (s *state) applyConfEntry(e *raftpb.Entry) (cc *raftpb.ConfChange, change memberChange, changed bool, err error) {
+	cc, change, err = decodeConfEntry(e)
+	if errors.Is(err, record.ErrUnknownCommand) {
+		return cc, change, false, err
+	}
+	s.index, s.term = e.GetIndex(), e.GetTerm()
+	if err == nil {
+		changed, err = s.applyMemberChange(change)
+	}
+	return cc, change, changed, err
+}
+
 // applyMemberChange applies a membership change, or says why it is refused.
 func (s *state) applyMemberChange(c memberChange) (changed bool, err error) {
 	done, err := s.membership.check(c)
@@ -294,8 +356,7 @@ type kvstore struct {
 func (kv *kvstore) get(key string) (it *item, revision uint64) {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
-	it, _ = kv.state.items.Get(key)
-	return it, kv.state.revision
+	return kv.state.get(key), kv.state.revision
 }
 
 // read is get for a client, who must not take a state without items for an empty
@@ -306,8 +367,7 @@ func (kv *kvstore) read(key string) (it *item, revision uint64, err error) {
 	if kv.loading.Load() {
 		return nil, 0, errLoading
 	}
-	it, _ = kv.state.items.Get(key)
-	return it, kv.state.revision, nil
+	return kv.state.get(key), kv.state.revision, nil
 }
 
 // has reports whether there is a key of that name.
@@ -334,7 +394,7 @@ func (kv *kvstore) letGo() {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
 	kv.loading.Store(true)
-	kv.state.items = btree.Map[string, *item]{}
+	kv.state.dropItems()
 	kv.agreement.overtake() // by the snapshot
 }
 
@@ -367,15 +427,9 @@ func (kv *kvstore) isRemoved(id uint64) bool {
 	return kv.state.membership.removed[id]
 }
 
-// storeStatus is what the store says of itself.
-type storeStatus struct {
-	index, term, revision, keys, bytes uint64
-	level, checked                     uint64
-}
-
-func (kv *kvstore) status() storeStatus {
+// status tells how far the state is, and how large.
+func (kv *kvstore) status() summary {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
-	s := kv.state
-	return storeStatus{s.index, s.term, s.revision, uint64(s.items.Len()), s.bytes, s.level, s.checks.checked}
+	return kv.state.summary()
 }

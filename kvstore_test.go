@@ -7,9 +7,9 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
-	"raftkv/internal/address"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
+	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
 	"reflect"
 	"slices"
@@ -20,8 +20,6 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-var testPeers = []address.Peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:2"}, {ID: 3, URL: "http://c:3"}}
-
 // dumpState writes out all of a state but the way in which its windows are kept.
 func dumpState(s *state) string {
 	var b bytes.Buffer
@@ -31,7 +29,7 @@ func dumpState(s *state) string {
 		w.raise(0) // what was applied without a gap may or may not be shifted out yet
 		fmt.Fprintln(&b, node, w)
 	}
-	s.items.Scan(func(key string, it *item) bool {
+	s.scan(func(key string, it *item) bool {
 		fmt.Fprintf(&b, "%q %q %d %d %d\n", key, it.value, it.createRevision, it.modRevision, it.version)
 		return true
 	})
@@ -76,7 +74,7 @@ func TestConditions(t *testing.T) {
 		{"delete at other revision", del("k", other), result{err: problem.ErrPrecondition, revision: 1}},
 		{"publish", command{kind: kindPublish, member: 1, clientURL: "http://x"}, result{}},
 	} {
-		s := newState(testPeers)
+		s := newState(testkit.Peers())
 		s.apply(put("k", "v", condition{}))
 		got := s.apply(tt.cmd)
 		if got != tt.want {
@@ -92,7 +90,7 @@ func TestConditions(t *testing.T) {
 // Guarantee: a key's create_revision, mod_revision and version tell its
 // history; writing the same value is a change; a key that comes back starts anew.
 func TestItemHistory(t *testing.T) {
-	s := newState(testPeers)
+	s := newState(testkit.Peers())
 	want := func(key string, create, mod, version uint64) {
 		t.Helper()
 		it, ok := s.items.Get(key)
@@ -114,7 +112,7 @@ func TestItemHistory(t *testing.T) {
 // Guarantee: the client URL of a member is replicated state, that of a
 // stranger is not.
 func TestPublish(t *testing.T) {
-	s := newState(testPeers)
+	s := newState(testkit.Peers())
 	s.apply(command{kind: kindPublish, member: 2, clientURL: "http://x"})
 	s.apply(command{kind: kindPublish, member: 9, clientURL: "http://y"})
 	if m := s.membership.members; len(m) != 3 || m[2].ClientURL != "http://x" || m[1].ClientURL != "" {
@@ -124,7 +122,7 @@ func TestPublish(t *testing.T) {
 
 // Guarantee: a stored value does not keep, or change with, the entry it came in.
 func TestValueIsCopied(t *testing.T) {
-	s := newState(testPeers)
+	s := newState(testkit.Peers())
 	value := []byte("before")
 	s.apply(command{kind: kindPut, key: "k", value: value})
 	copy(value, "AFTER!")
@@ -193,7 +191,7 @@ func randomCommand(rnd *rand.Rand, revision uint64) command {
 func TestStateAgreesWithModel(t *testing.T) {
 	for seed := range uint64(20) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
-		s, d := newState(testPeers), &dumbStore{items: make(map[string]item)}
+		s, d := newState(testkit.Peers()), &dumbStore{items: make(map[string]item)}
 		for range 300 {
 			c := randomCommand(rnd, d.revision)
 			if got, want := s.apply(c), d.apply(c); got != want {
@@ -322,7 +320,7 @@ func TestWindowEdges(t *testing.T) {
 // Guarantee: who is not a member changes nothing and leaves nothing behind,
 // before it joins and after it was removed.
 func TestBatchOfNonMember(t *testing.T) {
-	s := newState(testPeers)
+	s := newState(testkit.Peers())
 	s.applyBatch(batchID{node: 3, boot: 1}, []command{put("k", "v", condition{})})
 	if len(s.windows) != 1 {
 		t.Fatalf("windows are %v", s.windows)
@@ -344,7 +342,7 @@ func TestBatchOfNonMember(t *testing.T) {
 // Guarantee: a snapshot that is being written does not see later writes.
 func TestCopyIsUntouched(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 1))
-	s := newState(testPeers)
+	s := newState(testkit.Peers())
 	feed := func(from, n uint64) {
 		for seq := from; seq < from+n; seq++ {
 			s.index++
@@ -386,7 +384,7 @@ func TestReplicasAreEqual(t *testing.T) {
 	}
 	for seed := range uint64(30) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
-		a, b, c := newState(testPeers), newState(testPeers), newState(testPeers)
+		a, b, c := newState(testkit.Peers()), newState(testkit.Peers()), newState(testkit.Peers())
 		var log []entry
 		next := make(map[batchID]uint64) // by node and boot
 		for range 200 {
@@ -424,7 +422,7 @@ func TestReplicasAreEqual(t *testing.T) {
 func newTestStore() *kvstore {
 	return &kvstore{
 		agreement: newAgreement(zap.NewNop(), 1, 0, 0),
-		log:       zap.NewNop(), applied: &wait.Index{}, conf: wait.NewOutcomes(), state: newState(testPeers),
+		log:       zap.NewNop(), applied: &wait.Index{}, conf: wait.NewOutcomes(), state: newState(testkit.Peers()),
 		proposals: newProposer(zap.NewNop(), config{ID: 1}, newLife(1, 1), nil, wait.NewLeadership()),
 	}
 }

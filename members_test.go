@@ -8,6 +8,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
+	"raftkv/internal/testkit"
 	"reflect"
 	"slices"
 	"testing"
@@ -20,7 +21,7 @@ import (
 
 // testMembership has the voters 1 and 2, the learner 3, and has lost 9.
 func testMembership() membership {
-	m := newMembership(testPeers)
+	m := newMembership(testkit.Peers())
 	mem := m.members[3]
 	mem.Learner = true
 	m.members[3] = mem
@@ -58,7 +59,7 @@ func TestFreeID(t *testing.T) {
 // Guarantee: each membership change ends as section 4.1 says; asking again is
 // done, and nothing that would stop the cluster gets through.
 func TestCheckMemberChange(t *testing.T) {
-	one := newMembership(testPeers[:1])
+	one := newMembership(testkit.Peers()[:1])
 	one.members[3] = member{ID: 3, PeerURL: "http://c:3", Learner: true}
 	for _, tt := range []struct {
 		name string
@@ -186,7 +187,7 @@ func TestApplyMemberChange(t *testing.T) {
 func TestMembershipAgreesWithRaft(t *testing.T) {
 	for seed := range uint64(10) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
-		m := newMembership(testPeers[:1+rnd.IntN(3)])
+		m := newMembership(testkit.Peers()[:1+rnd.IntN(3)])
 		mem := raft.NewMemoryStorage()
 		err := mem.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 			Index: new(uint64(1)), Term: new(uint64(1)), ConfState: m.confState(),

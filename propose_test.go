@@ -599,7 +599,7 @@ func TestProposeThroughLossyRaft(t *testing.T) {
 	for seed := range uint64(5) {
 		testProposer(t, func(pt *proposeTest) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
-			s := newState(testPeers)
+			s := newState(testkit.Peers())
 			apply := func(data []byte) {
 				id, cmds, err := decodeBatch(data)
 				if err != nil {
@@ -667,7 +667,7 @@ func TestProposeThroughLossyRaft(t *testing.T) {
 			if s.revision != writers*each {
 				pt.Errorf("seed %d: %d writes made %d changes", seed, writers*each, s.revision)
 			}
-			s.items.Scan(func(key string, it *item) bool {
+			s.scan(func(key string, it *item) bool {
 				if it.version != each || string(it.value) != fmt.Sprint(each-1) {
 					pt.Errorf("seed %d: %s is %+v", seed, key, it)
 				}

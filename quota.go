@@ -122,22 +122,10 @@ func (q *quota) refusal(bytes, keys uint64) error {
 	return fmt.Errorf("%w: they take %d bytes, %d are allowed", problem.ErrQuota, bytes, q.limit)
 }
 
-// holding is what the store holds, and one key of it.
-type holding struct {
-	bytes, keys uint64
-	old         uint64 // of the key and its value
-	exists      bool
-}
-
 func (kv *kvstore) used(key string) holding {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
-	u := holding{bytes: kv.state.bytes, keys: uint64(kv.state.items.Len())}
-	var it *item
-	if it, u.exists = kv.state.items.Get(key); u.exists {
-		u.old = uint64(len(key) + len(it.value))
-	}
-	return u
+	return kv.state.holding(key)
 }
 
 // size implements sizes.
@@ -146,7 +134,7 @@ func (kv *kvstore) size() (bytes, keys uint64) { return kv.sizeNow.Load(), kv.ke
 // publishSize tells the quota what the state holds now. The caller holds kv.mu.
 func (kv *kvstore) publishSize() {
 	kv.sizeNow.Store(kv.state.bytes)
-	kv.keysNow.Store(uint64(kv.state.items.Len()))
+	kv.keysNow.Store(kv.state.keys())
 }
 
 // Register adds what there is to say.

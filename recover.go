@@ -263,7 +263,7 @@ func sayLosses(out io.Writer, f *findings, me member, st *state) error {
 	if f.tail.NonZero {
 		p.line("", "its last write was torn by a crash; nothing that was synced is lost of it")
 	}
-	p.line("keys", "%d, at revision %d", st.items.Len(), st.revision)
+	p.line("keys", "%d, at revision %d", st.keys(), st.revision)
 	for _, m := range st.membership.sorted() {
 		switch {
 		case m.ID != me.ID:

@@ -127,7 +127,7 @@ into %s
   node            %d
   cluster         %x, which is also that of the other nodes restored from this file with this list
 Start it with --id %d --cluster %s --data-dir %s
-`, file, digest, st.items.Len(), st.bytes, was, st.revision, c.DataDir, id.Node, id.ClusterID, id.Node, id.Initial, c.DataDir)
+`, file, digest, st.keys(), st.bytes, was, st.revision, c.DataDir, id.Node, id.ClusterID, id.Node, id.Initial, c.DataDir)
 	return nil
 }
 

@@ -223,7 +223,7 @@ func (s *server) connect(t transport, found clusterInfo) {
 // start starts the node's goroutines; doc.go lists them.
 func (s *server) start() error {
 	ctx, group := s.life, s.group
-	if err := s.proposals.checkWindow(s.storage.state.windows[s.cfg.ID]); err != nil {
+	if err := s.proposals.checkWindow(s.storage.state.window(s.cfg.ID)); err != nil {
 		return err
 	}
 	if err := s.node.startRaft(ctx, s.cfg); err != nil {

@@ -47,8 +47,8 @@ func (c *simCluster) flip(id uint64, key string) {
 	kv := c.nodes[id].srv.kv
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
-	it, ok := kv.state.items.Get(key)
-	if !ok {
+	it := kv.state.get(key)
+	if it == nil {
 		c.t.Fatalf("node %d has no %s", id, key)
 	}
 	it.value[0] ^= 1
@@ -188,8 +188,7 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		it, _ := st.items.Get("k")
-		it.value[0] ^= 1
+		st.get("k").value[0] ^= 1
 		st.sum = hashItems(&st.items)
 		if err := durable.WriteFile(files[0], func(w io.Writer) error { return writeState(w, st) }); err != nil {
 			t.Fatal(err)

@@ -107,7 +107,7 @@ func TestSimRestore(t *testing.T) {
 		if res.err != nil || res.revision != old.revision+revisionJump+1 {
 			t.Errorf("the first write: %+v", res)
 		}
-		old.items.Scan(func(key string, it *item) bool {
+		old.scan(func(key string, it *item) bool {
 			for _, id := range c.up() {
 				if got, _ := c.nodes[id].srv.kv.get(key); got == nil || string(got.value) != string(it.value) || got.modRevision != it.modRevision {
 					t.Errorf("node %d has %+v under %q", id, got, key)

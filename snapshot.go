@@ -43,7 +43,7 @@ func writeState(w io.Writer, s *state) error {
 	var b []byte
 	var err error
 	sum := uint64(0)
-	s.items.Scan(func(key string, it *item) bool {
+	s.scan(func(key string, it *item) bool {
 		b = record.AppendUvarints(b[:0], it.createRevision, it.modRevision, it.version)
 		b = record.AppendString(b, key)
 		b = append(b, it.value...)

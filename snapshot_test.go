@@ -55,7 +55,7 @@ func snapshotBytes(t *testing.T, s *state) []byte {
 // Guarantee: everything in the replicated state comes back from a snapshot, a
 // value byte for byte.
 func TestSnapshotRoundTrip(t *testing.T) {
-	for _, s := range []*state{newState(nil), newState(testPeers), fullState([]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 200})} {
+	for _, s := range []*state{newState(nil), newState(testkit.Peers()), fullState([]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 200})} {
 		file := snapshotBytes(t, s)
 		got, err := readState(bytes.NewReader(file))
 		if err != nil {
@@ -79,7 +79,7 @@ func TestSnapshotRoundTrip(t *testing.T) {
 // log itself.
 func TestSnapshotGoesOn(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 3))
-	s := newState(testPeers)
+	s := newState(testkit.Peers())
 	for seq := range uint64(100) {
 		s.applyBatch(batchID{node: 1, boot: 1, seq: seq ^ 1, low: seq &^ 7}, []command{randomCommand(rnd, s.revision)})
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"math/rand/v2"
+	"raftkv/internal/testkit"
 	"reflect"
 	"testing"
 )
@@ -51,12 +52,12 @@ func TestStandingTellsHistoriesApart(t *testing.T) {
 // before; and it tells of itself by JSON without loss.
 func TestStandingOnlyGrows(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	s := newState(testPeers)
+	s := newState(testkit.Peers())
 	lives := map[uint64]life{}
 	seqs := map[uint64]uint64{}
 	var past []standing
 	for i := range 500 {
-		node := testPeers[rnd.IntN(len(testPeers))].ID
+		node := testkit.Peers()[rnd.IntN(len(testkit.Peers()))].ID
 		if l, ok := lives[node]; !ok || rnd.IntN(10) == 0 {
 			lives[node], seqs[node] = newLife(node, l.boot+1), 0
 		}
