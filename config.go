@@ -57,7 +57,7 @@ type config struct {
 	AllowedHosts []string
 
 	// ListenPeer is the host:port where the peer server listens, for containers
-	// and NAT. Default "", which is that of PeerURL: read it with listenPeer.
+	// and NAT. Default "", which is that of PeerURL: read it with peerListener.
 	ListenPeer string
 
 	// AdvertiseClientURL is what the node tells the others of its client API.
@@ -510,8 +510,8 @@ func (c *config) validateRelations(r *review) {
 	if !c.Join && !slices.Contains(c.Cluster, address.Peer{ID: c.ID, URL: c.PeerURL}) {
 		r.check("id", c.ID, fmt.Errorf("expected a member in %s %s, or --join", r.name("cluster"), address.FormatPeers(c.Cluster)))
 	}
-	if r.sound("host", "port", "listen-peer") && address.SameListener(address.JoinHostPort(c.Host, c.Port), c.listenPeer()) {
-		r.check("port", c.Port, fmt.Errorf("expected another one, because the peer server listens on %s", c.listenPeer()))
+	if r.sound("host", "port", "listen-peer") && address.SameListener(address.JoinHostPort(c.Host, c.Port), c.peerListener()) {
+		r.check("port", c.Port, fmt.Errorf("expected another one, because the peer server listens on %s", c.peerListener()))
 	}
 }
 
@@ -542,7 +542,7 @@ func (c *config) checkLogLevel(r *review) {
 }
 
 // listenPeer returns the host:port where the peer server listens.
-func (c config) listenPeer() string {
+func (c config) peerListener() string {
 	if c.ListenPeer != "" {
 		return c.ListenPeer
 	}

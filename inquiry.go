@@ -70,10 +70,10 @@ func (d *doubts) standFor(ctx context.Context, node, index uint64) (s stand, err
 // own disk has no entry of its term: until then, what the disk has may be about to
 // be overwritten.
 func (d *doubts) standNow(rn *raft.RawNode, node, index uint64) (s stand, durable bool) {
-	st, state := rn.BasicStatus(), d.standing()
+	st, at := rn.BasicStatus(), d.standing()
 	s = stand{
 		ClusterID: d.cluster, ID: d.id, Term: st.GetTerm(), Commit: st.GetCommit(),
-		Leads: st.RaftState == raft.StateLeader, Settled: d.committedTerm() == st.GetTerm(), State: &state,
+		Leads: st.RaftState == raft.StateLeader, Settled: d.committedTerm() == st.GetTerm(), State: &at,
 	}
 	if !s.Leads {
 		return s, true

@@ -124,7 +124,7 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (
 	}
 	clients.limitTo(clientConns(durable.MaxFiles()), log, refusal)
 	ask := newPeerClient()
-	peers, err := listenAs(cfg.listenPeer(), newPeerServer(log), ask.process)
+	peers, err := listenAs(cfg.peerListener(), newPeerServer(log), ask.process)
 	if err != nil {
 		return err
 	}
@@ -167,8 +167,8 @@ func warnUnprotected(cfg config, log *zap.Logger) {
 		log.Warn("the client API is open to the network: whoever reaches it can read, write, and add and remove nodes",
 			zap.String("host", cfg.Host))
 	}
-	if !address.IsLoopback(address.HostOf(cfg.listenPeer())) {
+	if !address.IsLoopback(address.HostOf(cfg.peerListener())) {
 		log.Warn("the peer listener is open to the network: whoever reaches it can write raft messages; "+
-			"keep it on a private network", zap.String("address", cfg.listenPeer()))
+			"keep it on a private network", zap.String("address", cfg.peerListener()))
 	}
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"math"
 	"math/rand/v2"
 	"raftkv/internal/address"
@@ -15,7 +17,6 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -197,7 +198,7 @@ func TestMembershipAgreesWithRaft(t *testing.T) {
 		}
 		rn, err := raft.NewRawNode(&raft.Config{
 			ID: 1000, ElectionTick: 10, HeartbeatTick: 1, Storage: mem, MaxSizePerMsg: 1, MaxInflightMsgs: 1,
-			Logger: raftLogger{zap.NewNop().Sugar()},
+			Logger: &raft.DefaultLogger{Logger: log.New(io.Discard, "", 0)},
 		})
 		if err != nil {
 			t.Fatal(err)

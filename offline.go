@@ -31,6 +31,8 @@ var errSaid = errors.New("said")
 // usageError is all that is wrong with a command line.
 type usageError struct{ error }
 
+func newUsageError(errs ...error) error { return usageError{errors.Join(errs...)} }
+
 func offlineCommands() []offlineCommand {
 	return []offlineCommand{
 		{"restore", "make the data directory of a new cluster from a backup", restoreUsage(), runRestore},
@@ -105,7 +107,7 @@ func runHelp(o offline) error {
 	}
 	c, ok := offlineCommandOf(r.operands[0])
 	if !ok {
-		return usageError{fmt.Errorf("there is no command %q; there are %s", r.operands[0], strings.Join(commandNames(), ", "))}
+		return newUsageError(fmt.Errorf("there is no command %q; there are %s", r.operands[0], strings.Join(commandNames(), ", ")))
 	}
 	_, err = io.WriteString(o.stdout, c.usage)
 	return err
@@ -134,7 +136,7 @@ func (r *review) verdict() error {
 	if r.errs == nil {
 		return nil
 	}
-	return usageError{errors.Join(r.errs...)}
+	return newUsageError(r.errs...)
 }
 
 // only returns the settings of these flags.

@@ -303,3 +303,11 @@ func TestCommandInterrupted(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestUsageHasEveryFlag(t *testing.T) {
+	for _, s := range new(config).settings(new(string)) {
+		if !strings.Contains(usage(), "\n  --"+s.flag+" ") {
+			t.Errorf("usage lacks --%s", s.flag)
+		}
+	}
+}

@@ -43,20 +43,20 @@ type procProxy struct {
 }
 
 // newProcProxy starts a proxy: around adds to the configuration what only this test needs, and command runs the file.
-func newProcProxy(t *testing.T, c *procCluster, lang string, around func(dir, config string) string, command func(file string) []string) *procProxy {
+func newProcProxy(t *testing.T, c *procCluster, lang string, around func(dir, conf string) string, command func(file string) []string) *procProxy {
 	t.Helper()
 	port := procFreePort(t)
 	p := &procProxy{t: t, c: c, url: procURL(port), dir: t.TempDir(), client: procClient(20 * time.Second)}
-	config := docBlock(t, "docs/proxies.md", lang)
+	conf := docBlock(t, "docs/proxies.md", lang)
 	for from, to := range map[string]int{"8080": port, "12380": c.nodes[1].clientPort, "22380": c.nodes[2].clientPort, "32380": c.nodes[3].clientPort} {
 		from = "127.0.0.1:" + from
-		if !strings.Contains(config, from) {
+		if !strings.Contains(conf, from) {
 			t.Fatalf("the configuration lacks %s", from)
 		}
-		config = strings.ReplaceAll(config, from, fmt.Sprintf("127.0.0.1:%d", to))
+		conf = strings.ReplaceAll(conf, from, fmt.Sprintf("127.0.0.1:%d", to))
 	}
 	file, logFile := filepath.Join(p.dir, "proxy.conf"), filepath.Join(p.dir, "log")
-	if err := os.WriteFile(file, []byte(around(p.dir, config)), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(around(p.dir, conf)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(logFile)
@@ -193,14 +193,14 @@ func TestProcProxies(t *testing.T) {
 	c.start()
 	t.Run("nginx", func(t *testing.T) {
 		needTools(t, "nginx")
-		around := func(dir, config string) string {
+		around := func(dir, conf string) string {
 			user := ""
 			if os.Geteuid() == 0 {
 				user = "user root;\n" // its workers write below dir
 			}
 			return fmt.Sprintf("%sdaemon off;\nworker_processes 1;\npid %[2]s/pid;\nerror_log stderr;\nevents {}\nhttp {\naccess_log off;\n"+
 				"client_body_temp_path %[2]s/body;\nproxy_temp_path %[2]s/proxy;\nfastcgi_temp_path %[2]s/f;\nuwsgi_temp_path %[2]s/u;\nscgi_temp_path %[2]s/s;\n%[3]s}\n",
-				user, dir, config)
+				user, dir, conf)
 		}
 		p := newProcProxy(t, c, "nginx", around, func(file string) []string { return []string{"nginx", "-c", file, "-e", "stderr"} })
 		p.wantLiteralKeys()
@@ -211,8 +211,8 @@ func TestProcProxies(t *testing.T) {
 	t.Run("haproxy", func(t *testing.T) {
 		needTools(t, "haproxy")
 		socket := filepath.Join(t.TempDir(), "s")
-		around := func(_, config string) string {
-			return fmt.Sprintf("global\n    stats socket %s level admin\n\n%s", socket, config)
+		around := func(_, conf string) string {
+			return fmt.Sprintf("global\n    stats socket %s level admin\n\n%s", socket, conf)
 		}
 		p := newProcProxy(t, c, "haproxy", around, func(file string) []string { return []string{"haproxy", "-db", "-f", file} })
 		p.wantLiteralKeys()
@@ -229,8 +229,8 @@ func TestProcProxies(t *testing.T) {
 	t.Run("haproxy-plain-httpchk", func(t *testing.T) {
 		needTools(t, "haproxy")
 		socket := filepath.Join(t.TempDir(), "s")
-		around := func(_, config string) string {
-			plain := regexp.MustCompile(`(?m)^ *http-check send .*\n`).ReplaceAllString(config, "")
+		around := func(_, conf string) string {
+			plain := regexp.MustCompile(`(?m)^ *http-check send .*\n`).ReplaceAllString(conf, "")
 			plain = strings.Replace(plain, "option httpchk\n", "option httpchk GET /readyz\n", 1)
 			return fmt.Sprintf("global\n    stats socket %s level admin\n\n%s", socket, plain)
 		}

@@ -53,19 +53,19 @@ func TestStandingTellsHistoriesApart(t *testing.T) {
 func TestStandingOnlyGrows(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	s := newState(testkit.Peers())
-	lives := map[uint64]life{}
+	lives := map[uint64]batchID{}
 	seqs := map[uint64]uint64{}
 	var past []standing
 	for i := range 500 {
 		node := testkit.Peers()[rnd.IntN(len(testkit.Peers()))].ID
 		if l, ok := lives[node]; !ok || rnd.IntN(10) == 0 {
-			lives[node], seqs[node] = newLife(node, l.boot+1), 0
+			lives[node], seqs[node] = batchID{boot: l.boot + 1, life: 1 + rnd.Uint64N(1<<62)}, 0
 		}
 		l := lives[node]
 		if rnd.IntN(5) > 0 { // else the same batch again
 			seqs[node] += uint64(rnd.IntN(3))
 		}
-		id := batchID{node: node, boot: l.boot, life: l.nonce, seq: seqs[node], low: seqs[node] - min(seqs[node], 5)}
+		id := batchID{node: node, boot: l.boot, life: l.life, seq: seqs[node], low: seqs[node] - min(seqs[node], 5)}
 		s.index++
 		s.applyBatch(id, []command{{kind: kindPut, key: "k", value: []byte{byte(i)}}})
 		past = append(past, s.standing())

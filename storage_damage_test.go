@@ -114,7 +114,7 @@ func TestStorageDamageIsRefused(t *testing.T) {
 	t.Parallel()
 	sound := soundDisk(t)
 	seg := func(dir string, n int) string { return segments(t, dir)[n] }
-	state := filepath.Base(statePath("", 3, 2))
+	snap := filepath.Base(statePath("", 3, 2))
 	flip := func(path string, off int64) {
 		b, err := os.ReadFile(path)
 		testkit.Must(t, err)
@@ -148,13 +148,13 @@ func TestStorageDamageIsRefused(t *testing.T) {
 			testkit.Must(t, os.Truncate(seg(dir, 2), 1<<20))
 		}, []string{name(2)}},
 		"the last segment is empty": {func(dir string) { testkit.Must(t, os.Truncate(seg(dir, 2), 0)) }, []string{name(2)}},
-		"state file missing":        {func(dir string) { testkit.Must(t, os.Remove(filepath.Join(dir, "snap", state))) }, []string{state}},
-		"state file flipped":        {func(dir string) { flip(filepath.Join(dir, "snap", state), 30) }, []string{state, "checksum"}},
-		"state file cut":            {func(dir string) { testkit.Must(t, os.Truncate(filepath.Join(dir, "snap", state), 40)) }, []string{state, "cut short"}},
+		"state file missing":        {func(dir string) { testkit.Must(t, os.Remove(filepath.Join(dir, "snap", snap))) }, []string{snap}},
+		"state file flipped":        {func(dir string) { flip(filepath.Join(dir, "snap", snap), 30) }, []string{snap, "checksum"}},
+		"state file cut":            {func(dir string) { testkit.Must(t, os.Truncate(filepath.Join(dir, "snap", snap), 40)) }, []string{snap, "cut short"}},
 		"another state in its place": {func(dir string) {
-			testkit.Must(t, os.WriteFile(filepath.Join(dir, "snap", state), stateBytes(t, someState(3, 3)), 0o600))
-		}, []string{state, "another state"}},
-		"snap missing":  {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{state}},
+			testkit.Must(t, os.WriteFile(filepath.Join(dir, "snap", snap), stateBytes(t, someState(3, 3)), 0o600))
+		}, []string{snap, "another state"}},
+		"snap missing":  {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{snap}},
 		"mark missing":  {func(dir string) { testkit.Must(t, os.Remove(filepath.Join(dir, "mark"))) }, []string{filepath.Join("", "mark"), "no such file"}},
 		"mark cut":      {func(dir string) { testkit.Must(t, os.Truncate(filepath.Join(dir, "mark"), watermark.SlotSize)) }, []string{"mark", "bytes long"}},
 		"mark flipped":  {func(dir string) { flip(filepath.Join(dir, "mark"), 2) }, []string{"mark", "magic"}},

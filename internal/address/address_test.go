@@ -1,25 +1,31 @@
-package main
+package address
 
 import (
-	"raftkv/internal/address"
 	"strings"
 	"testing"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 )
 
+// Peer URLs in their plain form.
+const (
+	urlA = "http://127.0.0.1:12379"
+	urlB = "http://127.0.0.1:22379"
+	urlC = "http://127.0.0.1:32379"
+)
+
 func TestFormatPeers(t *testing.T) {
-	peers := []address.Peer{{ID: 10, URL: urlC}, {ID: 2, URL: urlB}}
+	peers := []Peer{{ID: 10, URL: urlC}, {ID: 2, URL: urlB}}
 	const want = "2=" + urlB + ",10=" + urlC
-	if got := address.FormatPeers(peers); got != want {
+	if got := FormatPeers(peers); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if peers[0].ID != 10 {
 		t.Error("the argument was sorted")
 	}
-	c := mustParse(t, "--id=2", "--cluster", want)
-	if got := address.FormatPeers(c.Cluster); got != want {
-		t.Errorf("read back: got %s, want %s", got, want)
+	back, err := ParsePeers(want)
+	if got := FormatPeers(back); err != nil || got != want {
+		t.Errorf("read back: got %s, %v, want %s", got, err, want)
 	}
 }
 
@@ -27,22 +33,22 @@ func TestFormatPeers(t *testing.T) {
 // makes all of them refuse to start.
 func TestClusterID(t *testing.T) {
 	tests := []struct {
-		peers []address.Peer
+		peers []Peer
 		want  uint64
 	}{
-		{[]address.Peer{{ID: 1, URL: defaultPeerURL}}, 0x0fbc1e76dedfe996},
-		{[]address.Peer{{ID: 1, URL: urlA}, {ID: 2, URL: urlB}, {ID: 3, URL: urlC}}, 0x18b7f6f2253f42e8},
-		{[]address.Peer{{ID: 3, URL: urlC}, {ID: 1, URL: urlA}, {ID: 2, URL: urlB}}, 0x18b7f6f2253f42e8},
+		{[]Peer{{ID: 1, URL: "http://127.0.0.1:9021"}}, 0x0fbc1e76dedfe996},
+		{[]Peer{{ID: 1, URL: urlA}, {ID: 2, URL: urlB}, {ID: 3, URL: urlC}}, 0x18b7f6f2253f42e8},
+		{[]Peer{{ID: 3, URL: urlC}, {ID: 1, URL: urlA}, {ID: 2, URL: urlB}}, 0x18b7f6f2253f42e8},
 	}
 	seen := map[uint64]bool{}
 	for _, tt := range tests {
-		got := address.ClusterIDOf(tt.peers)
+		got := ClusterIDOf(tt.peers)
 		if got != tt.want {
 			t.Errorf("clusterIDOf(%v) = %#x, want %#x", tt.peers, got, tt.want)
 		}
 		seen[got] = true
 	}
-	seen[address.ClusterIDOf([]address.Peer{{ID: 2, URL: urlA}, {ID: 1, URL: urlB}, {ID: 3, URL: urlC}})] = true
+	seen[ClusterIDOf([]Peer{{ID: 2, URL: urlA}, {ID: 1, URL: urlB}, {ID: 3, URL: urlC}})] = true
 	if len(seen) != 3 {
 		t.Errorf("got %d cluster IDs of 3 clusters", len(seen))
 	}
@@ -122,12 +128,12 @@ var badPeerURLs = map[string]string{
 
 func TestCheckPeerURL(t *testing.T) {
 	for raw, want := range goodPeerURLs {
-		if got, err := address.CheckPeerURL(raw); err != nil || got != want {
+		if got, err := CheckPeerURL(raw); err != nil || got != want {
 			t.Errorf("checkPeerURL(%q) = %q, %v; want %q", raw, got, err, want)
 		}
 	}
 	for raw, want := range badPeerURLs {
-		if got, err := address.CheckPeerURL(raw); err == nil || !strings.Contains(err.Error(), want) {
+		if got, err := CheckPeerURL(raw); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("checkPeerURL(%q) = %q, %v; want an error with %q", raw, got, err, want)
 		}
 	}
@@ -144,7 +150,7 @@ func FuzzCheckPeerURL(f *testing.F) {
 	}
 	f.Add("http://::1:1234")
 	f.Fuzz(func(t *testing.T, raw string) {
-		got, err := address.CheckPeerURL(raw)
+		got, err := CheckPeerURL(raw)
 		if err != nil {
 			if msg := err.Error(); strings.Contains(msg, "\n") {
 				t.Fatalf("not a line of text: %q", msg)
@@ -158,10 +164,10 @@ func FuzzCheckPeerURL(f *testing.F) {
 		if s := urls.String(); s != got {
 			t.Fatalf("%q became %q, which rafthttp changes to %q", raw, got, s)
 		}
-		if !address.IsPlainPeerURL(got) {
+		if !IsPlainPeerURL(got) {
 			t.Fatalf("%q became %q, which no replica would take in", raw, got)
 		}
-		if again, err := address.CheckPeerURL(got); err != nil || again != got {
+		if again, err := CheckPeerURL(got); err != nil || again != got {
 			t.Fatalf("%q became %q, and that %q, %v", raw, got, again, err)
 		}
 		if got == "" || !strings.HasPrefix(got, "http://") || strings.HasSuffix(got, "/") {
@@ -180,7 +186,7 @@ func TestPlainPeerURLIsForever(t *testing.T) {
 		"http://a:1/": false, "http://a": false, "http://:1": false, "http://[1.2.3.4]:1": false, "http://::1:1": false,
 		"http://a b:1": false, "http://é:1": false, "http://a:1\n": false, "": false,
 	} {
-		if got := address.IsPlainPeerURL(url); got != want {
+		if got := IsPlainPeerURL(url); got != want {
 			t.Errorf("%q: %v", url, got)
 		}
 	}
