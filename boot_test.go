@@ -18,6 +18,9 @@ import (
 
 // startDisk is the normal start of a node: make the directory if it was never
 // booted, then open it.
+// firstSegment is the name of the first segment of a log.
+const firstSegment = "0000000000000000-0000000000000000.wal"
+
 func startDisk(t *testing.T, dir string, peers []address.Peer) *openedStorage {
 	t.Helper()
 	old, err := booted(dir)
@@ -85,7 +88,7 @@ func firstBootSteps(t *testing.T, peers []address.Peer) map[string]map[string]st
 	all := diskTree(t, done)
 	isSnap := func(p string) bool { return strings.HasPrefix(p, "snap") }
 	notWAL := func(p string) bool { return !strings.HasPrefix(p, "wal") }
-	segment := all[filepath.Join("wal", segmentZero)]
+	segment := all[filepath.Join("wal", firstSegment)]
 	with := func(tree map[string]string, path, content string) map[string]string {
 		tree = partOf(tree, func(string) bool { return true })
 		tree[path] = content
@@ -98,18 +101,18 @@ func firstBootSteps(t *testing.T, peers []address.Peer) map[string]map[string]st
 	w, err := wal.Create(nil, filepath.Join(blank, "wal"), meta)
 	testkit.Must(t, err)
 	testkit.Must(t, w.Close())
-	created, err := os.ReadFile(filepath.Join(blank, "wal", segmentZero))
+	created, err := os.ReadFile(filepath.Join(blank, "wal", firstSegment))
 	testkit.Must(t, err)
 	testkit.Must(t, os.RemoveAll(filepath.Join(blank, "wal")))
 	w, err = wal.Create(nil, filepath.Join(blank, "wal"), meta)
 	testkit.Must(t, err)
 	testkit.Must(t, w.Save(&raftpb.HardState{Term: new(uint64(firstTerm)), Vote: new(uint64(0)), Commit: new(uint64(firstIndex))}, nil))
 	testkit.Must(t, w.Close())
-	withHard, err := os.ReadFile(filepath.Join(blank, "wal", segmentZero))
+	withHard, err := os.ReadFile(filepath.Join(blank, "wal", firstSegment))
 	testkit.Must(t, err)
 
 	base := partOf(all, notWAL)
-	newSegment := filepath.Join("wal.new", segmentZero)
+	newSegment := filepath.Join("wal.new", firstSegment)
 	steps := map[string]map[string]string{
 		"nothing":                            {},
 		"snap":                               {"snap": "/"},
@@ -117,10 +120,10 @@ func firstBootSteps(t *testing.T, peers []address.Peer) map[string]map[string]st
 		"snap complete":                      partOf(all, isSnap),
 		"mark":                               base,
 		"wal.new.tmp/ empty":                 with(base, "wal.new.tmp", "/"),
-		"wal.new.tmp/ with an empty segment": with(base, filepath.Join("wal.new.tmp", segmentZero), ""),
-		"wal.new.tmp/ with zeros":            with(base, filepath.Join("wal.new.tmp", segmentZero), strings.Repeat("\x00", 1<<20)),
-		"wal.new.tmp/ with half a head":      with(base, filepath.Join("wal.new.tmp", segmentZero), string(created[:40])),
-		"wal.new.tmp/ with a head":           with(base, filepath.Join("wal.new.tmp", segmentZero), string(created)),
+		"wal.new.tmp/ with an empty segment": with(base, filepath.Join("wal.new.tmp", firstSegment), ""),
+		"wal.new.tmp/ with zeros":            with(base, filepath.Join("wal.new.tmp", firstSegment), strings.Repeat("\x00", 1<<20)),
+		"wal.new.tmp/ with half a head":      with(base, filepath.Join("wal.new.tmp", firstSegment), string(created[:40])),
+		"wal.new.tmp/ with a head":           with(base, filepath.Join("wal.new.tmp", firstSegment), string(created)),
 		"renamed":                            with(base, newSegment, string(created)),
 		"renamed, next segment":              with(with(base, newSegment, string(created)), filepath.Join("wal.new", "0.tmp"), ""),
 		"hard state":                         with(base, newSegment, string(withHard)),

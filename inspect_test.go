@@ -87,7 +87,7 @@ func TestInspectUnusual(t *testing.T) {
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 30, putEntries(3, 31, 32)...)}))
 	torn := crashed(t, dir)
 	last := frameAt(t, segments(t, torn)[0], -1)
-	testkit.Must(t, os.Truncate(segments(t, torn)[0], last.end-4))
+	testkit.Must(t, os.Truncate(segments(t, torn)[0], last.End-4))
 	for _, name := range []string{"mark.tmp12", "wal/0.tmp", "snap/0000000000000003-0000000000000010.state", "snap/x.tmp1", "thesis.pdf", "wal/odd"} {
 		testkit.Must(t, os.WriteFile(filepath.Join(torn, name), nil, 0o600))
 	}
@@ -108,7 +108,7 @@ func TestInspectDamaged(t *testing.T) {
 		"no snap":  {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{"DAMAGED +.*" + snap + ".*", "node +1", "log +entries 16 to 30.*"}},
 		"entry": {func(dir string) {
 			f := frameAt(t, segments(t, dir)[0], -5)
-			patch(t, segments(t, dir)[0], f.end-12, []byte("x"))
+			patch(t, segments(t, dir)[0], f.End-12, []byte("x"))
 		}, []string{"DAMAGED .*", "node +1", "mark .*", "state file +snap/" + snap + ", whole.*", "  index +15"}},
 		"log": {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, []string{"DAMAGED +.*wal.*", "node +not known", "mark .*", "state file +snap/" + snap + ", whole.*"}},
 		"only a mark": {func(dir string) {

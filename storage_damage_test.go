@@ -77,11 +77,11 @@ func patch(t *testing.T, path string, off int64, b []byte) {
 
 // frameAt is the n-th frame of a segment from its start, or from behind the
 // last one when n is negative.
-func frameAt(t *testing.T, path string, n int) walFrame {
+func frameAt(t *testing.T, path string, n int) testkit.Frame {
 	t.Helper()
-	s, err := readSegment(path)
+	data, err := os.ReadFile(path)
 	testkit.Must(t, err)
-	frames := framesOf(t, s.data)
+	frames := testkit.Frames(t, data)
 	if n < 0 {
 		n += len(frames)
 	}
@@ -120,7 +120,7 @@ func TestStorageDamageIsRefused(t *testing.T) {
 		testkit.Must(t, err)
 		patch(t, path, off, []byte{b[off] ^ 4})
 	}
-	middle := func(f walFrame) int64 { return (f.off + f.end) / 2 }
+	middle := func(f testkit.Frame) int64 { return (f.Off + f.End) / 2 }
 	name := func(n int) string { return filepath.Base(seg(sound, n)) }
 	for what, c := range map[string]struct {
 		damage func(dir string)
@@ -135,14 +135,14 @@ func TestStorageDamageIsRefused(t *testing.T) {
 		}, []string{"no segment in"}},
 		"bit in an old entry":          {func(dir string) { flip(seg(dir, 0), middle(frameAt(t, seg(dir, 0), -2))) }, []string{name(0)}},
 		"bit in an entry":              {func(dir string) { flip(seg(dir, 2), middle(frameAt(t, seg(dir, 2), 5))) }, []string{name(2)}},
-		"bit in the last hard state":   {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), -1).end-1) }, []string{name(2)}},
+		"bit in the last hard state":   {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), -1).End-1) }, []string{name(2)}},
 		"bit in the head":              {func(dir string) { flip(seg(dir, 2), middle(frameAt(t, seg(dir, 2), 1))) }, []string{name(2)}},
-		"length flipped":               {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off) }, []string{name(2)}},
-		"length flipped to a huge one": {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off+3) }, []string{name(2)}},
-		"length flipped in an old one": {func(dir string) { flip(seg(dir, 0), frameAt(t, seg(dir, 0), -2).off+3) }, []string{"wal"}},
-		"length zeroed":                {func(dir string) { patch(t, seg(dir, 2), frameAt(t, seg(dir, 2), 5).off, make([]byte, 8)) }, []string{name(2)}},
-		"length zeroed in an old one":  {func(dir string) { patch(t, seg(dir, 0), frameAt(t, seg(dir, 0), -2).off, make([]byte, 8)) }, []string{"wal"}},
-		"cut off in synced entries":    {func(dir string) { testkit.Must(t, os.Truncate(seg(dir, 2), frameAt(t, seg(dir, 2), 5).off)) }, []string{"its end is missing"}},
+		"length flipped":               {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).Off) }, []string{name(2)}},
+		"length flipped to a huge one": {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).Off+3) }, []string{name(2)}},
+		"length flipped in an old one": {func(dir string) { flip(seg(dir, 0), frameAt(t, seg(dir, 0), -2).Off+3) }, []string{"wal"}},
+		"length zeroed":                {func(dir string) { patch(t, seg(dir, 2), frameAt(t, seg(dir, 2), 5).Off, make([]byte, 8)) }, []string{name(2)}},
+		"length zeroed in an old one":  {func(dir string) { patch(t, seg(dir, 0), frameAt(t, seg(dir, 0), -2).Off, make([]byte, 8)) }, []string{"wal"}},
+		"cut off in synced entries":    {func(dir string) { testkit.Must(t, os.Truncate(seg(dir, 2), frameAt(t, seg(dir, 2), 5).Off)) }, []string{"its end is missing"}},
 		"the last segment is all zeros": {func(dir string) {
 			testkit.Must(t, os.Truncate(seg(dir, 2), 0))
 			testkit.Must(t, os.Truncate(seg(dir, 2), 1<<20))
@@ -196,18 +196,18 @@ func TestStorageRefusedBeforeRepair(t *testing.T) {
 	flushMark(t, o)
 	crash := crashed(t, dir)
 	// What was synced, the mark says, is torn.
-	testkit.Must(t, os.Truncate(segments(t, crash)[0], frameAt(t, segments(t, crash)[0], -3).end-4))
+	testkit.Must(t, os.Truncate(segments(t, crash)[0], frameAt(t, segments(t, crash)[0], -3).End-4))
 	wantRefused(t, crash, "its end is missing")
 	// The length of a middle frame, made one of the right form that reaches
 	// past the end of the file: to the WAL, a torn write.
 	crash = crashed(t, dir)
 	path := segments(t, crash)[0]
-	patch(t, path, frameAt(t, path, 6).off, binary.LittleEndian.AppendUint64(nil, 8<<20))
+	patch(t, path, frameAt(t, path, 6).Off, binary.LittleEndian.AppendUint64(nil, 8<<20))
 	wantRefused(t, crash, filepath.Base(path))
 	// A torn tail, and a state file that is missing.
 	crash = crashed(t, dir)
 	path = segments(t, crash)[0]
-	testkit.Must(t, os.Truncate(path, frameAt(t, path, -1).end-4))
+	testkit.Must(t, os.Truncate(path, frameAt(t, path, -1).End-4))
 	testkit.Must(t, os.Remove(statePath(crash, firstTerm, firstIndex)))
 	wantRefused(t, crash, filepath.Base(statePath("", firstTerm, firstIndex)))
 }

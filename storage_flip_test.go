@@ -91,8 +91,8 @@ func flipPlaces(t *testing.T, rnd *rand.Rand, path string, data []byte) []int {
 		places = append(places, rnd.IntN(len(data)))
 	}
 	if strings.HasSuffix(path, ".wal") {
-		for _, f := range framesOf(t, data) {
-			places = append(places, int(f.off)+walFrameHead+1)
+		for _, f := range testkit.Frames(t, data) {
+			places = append(places, int(f.Off)+8+1)
 		}
 	}
 	return places
