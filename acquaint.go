@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"raftkv/internal/address"
+	"raftkv/internal/membership"
 	"raftkv/internal/refusal"
 	"raftkv/internal/wait"
 	"strings"
@@ -66,7 +67,7 @@ type acquaintances struct {
 
 	mu      sync.Mutex
 	peers   peerDirectory
-	members membership             // as this node's state has them
+	members membership.Membership  // as this node's state has them
 	learned map[uint64]*learnedOne // told of by others; in the transport, too
 	claims  map[string]claim       // by the address that it came from
 	term    uint64                 // the highest that a member told of
@@ -74,7 +75,7 @@ type acquaintances struct {
 
 // acquaintStore is what the state knows of the members, and of this node.
 type acquaintStore interface {
-	membership() (m membership, index uint64)
+	membership() (m membership.Membership, index uint64)
 	// proven reports whether the cluster has agreed that this node's ID belongs
 	// to its data directory.
 	proven() bool
@@ -102,15 +103,15 @@ type claim struct {
 
 // settle takes over the members of the state, and returns those told of by
 // others that have been removed since.
-func (a *acquaintances) settle(peers peerDirectory, m membership) (gone []uint64) {
+func (a *acquaintances) settle(peers peerDirectory, m membership.Membership) (gone []uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.peers, a.members = peers, m
-	for id := range m.members {
+	for id := range m.Members {
 		a.addMember(id)
 	}
 	for id := range a.learned {
-		if m.removed[id] {
+		if m.Removed[id] {
 			gone = append(gone, id)
 			delete(a.learned, id)
 		}
@@ -121,7 +122,7 @@ func (a *acquaintances) settle(peers peerDirectory, m membership) (gone []uint64
 // addMember has the transport know a member, at the URL that the state gives
 // it. The caller holds a.mu.
 func (a *acquaintances) addMember(id uint64) {
-	mem, ok := a.members.members[id]
+	mem, ok := a.members.Members[id]
 	if !ok || id == a.self.node {
 		return
 	}
@@ -137,7 +138,7 @@ func (a *acquaintances) addMember(id uint64) {
 func (a *acquaintances) knows(id uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, ok := a.members.members[id]; ok {
+	if _, ok := a.members.Members[id]; ok {
 		return true
 	}
 	l, ok := a.learned[id]
@@ -212,9 +213,9 @@ func (a *acquaintances) takeClaims() (claims []claim) {
 func (a *acquaintances) learn(id uint64, peerURL string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_, isMember := a.members.members[id]
+	_, isMember := a.members.Members[id]
 	_, isLearned := a.learned[id]
-	if isMember || isLearned || id == a.self.node || address.CheckID(id) != nil || a.members.removed[id] ||
+	if isMember || isLearned || id == a.self.node || address.CheckID(id) != nil || a.members.Removed[id] ||
 		!address.IsPlainPeerURL(peerURL) || len(a.learned) >= maxLearned || a.peers == nil {
 		return false
 	}
@@ -266,7 +267,7 @@ func (a *acquaintances) urls(more []string) []string {
 	defer a.mu.Unlock()
 	seen := make(map[string]bool)
 	var urls []string
-	for _, mem := range a.members.sorted() {
+	for _, mem := range a.members.Sorted() {
 		if mem.ID != a.self.node && !seen[mem.PeerURL] {
 			seen[mem.PeerURL] = true
 			urls = append(urls, mem.PeerURL)
@@ -286,7 +287,7 @@ func (a *acquaintances) urls(more []string) []string {
 func (a *acquaintances) url(id uint64) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if mem, ok := a.members.members[id]; ok {
+	if mem, ok := a.members.Members[id]; ok {
 		return mem.PeerURL
 	}
 	if l, ok := a.learned[id]; ok {
@@ -298,7 +299,7 @@ func (a *acquaintances) url(id uint64) string {
 func (a *acquaintances) changes() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.members.changes
+	return a.members.Changes
 }
 
 // introduce takes over what a member says of the others.

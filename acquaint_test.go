@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"raftkv/internal/address"
+	"raftkv/internal/membership"
 	"raftkv/internal/wait"
 	"slices"
 	"sync"
@@ -48,8 +49,8 @@ func learnedURL(id uint64) string { return fmt.Sprintf("http://10.1.%d.%d:2380",
 // state's business when that knows of it.
 func TestAcquaintancesLearned(t *testing.T) {
 	peers := &notedTransport{peers: make(map[uint64]string)}
-	m := newMembership([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
-	m.removed[3] = true
+	m := membership.New([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
+	m.Removed[3] = true
 	a := &acquaintances{self: selfID{node: 1}}
 	a.settle(peers, m)
 	for what, ok := range map[string]bool{
@@ -73,10 +74,10 @@ func TestAcquaintancesLearned(t *testing.T) {
 	}
 
 	// The state gets to know some of them, one at another URL, one that is gone.
-	m = m.clone()
-	m.members[100] = member{ID: 100, PeerURL: learnedURL(100)}
-	m.members[101] = member{ID: 101, PeerURL: learnedURL(201)}
-	m.removed[102] = true
+	m = m.Clone()
+	m.Members[100] = membership.Member{ID: 100, PeerURL: learnedURL(100)}
+	m.Members[101] = membership.Member{ID: 101, PeerURL: learnedURL(201)}
+	m.Removed[102] = true
 	if gone := a.settle(peers, m); !slices.Equal(gone, []uint64{102}) {
 		t.Errorf("gone: %v", gone)
 	}
@@ -106,8 +107,8 @@ func TestAcquaintancesLearned(t *testing.T) {
 	if ids := a.silent(time.Now().Add(learnedFor)); !slices.Equal(ids, []uint64{7}) {
 		t.Errorf("silent: %v", ids)
 	}
-	m = m.clone()
-	m.members[7] = member{ID: 7, PeerURL: learnedURL(7)}
+	m = m.Clone()
+	m.Members[7] = membership.Member{ID: 7, PeerURL: learnedURL(7)}
 	a.settle(peers, m)
 	a.part(7)
 	if peers.peers[7] != learnedURL(7) {
@@ -165,8 +166,8 @@ func TestAcquaintancesClaims(t *testing.T) {
 // it.
 func TestAcquaintancesVouch(t *testing.T) {
 	a := &acquaintances{self: selfID{1, 111}, applied: &wait.Index{}}
-	m := newMembership([]address.Peer{{ID: 1, URL: simLikeURL(1)}})
-	m.changes = 2
+	m := membership.New([]address.Peer{{ID: 1, URL: simLikeURL(1)}})
+	m.Changes = 2
 	a.settle(noTransport{}, m)
 	good := func() clusterInfo {
 		return clusterInfo{Changes: 3, Members: []memberInfo{{ID: 1, Instance: 111}, {ID: 9}}}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"raftkv/internal/address"
 	"raftkv/internal/refusal"
+	"raftkv/internal/state"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -162,7 +163,7 @@ func checkProposal(m *raftpb.Message) error {
 		if e.GetType() != raftpb.EntryNormal {
 			return malformed("membership changes are proposed by the leader alone")
 		}
-		if _, _, err := decodeBatch(e.GetData()); err != nil {
+		if _, _, err := state.DecodeBatch(e.GetData()); err != nil {
 			return malformed("proposal: %v", err)
 		}
 	}

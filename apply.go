@@ -9,14 +9,15 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/liveness"
 	"raftkv/internal/logging"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
+	"raftkv/internal/state"
 	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
-	"google.golang.org/protobuf/proto"
 )
 
 // commit is what raft hands to the kvstore, in the order of the log: either
@@ -35,7 +36,7 @@ type commit struct {
 // called for every committed configuration change, refused ones too, because
 // raft waits for it before it takes the next; and with a nil cc when a
 // snapshot replaced the state, of which raft knows already.
-type reconfigure func(index uint64, cc *raftpb.ConfChange, m membership) error
+type reconfigure func(index uint64, cc *raftpb.ConfChange, m membership.Membership) error
 
 // readCommits is the apply loop, the only writer of the state. For each commit:
 // change the state, then let raft and those who wait know.
@@ -70,20 +71,20 @@ func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, rec
 func (kv *kvstore) checkOwnID() error {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
-	me := kv.state.membership.members[kv.self.node]
+	me := kv.state.Membership.Members[kv.self.node]
 	if me.Instance != 0 && me.Instance != kv.self.instance {
 		return problem.ErrUsedID
 	}
 	return nil
 }
 
-// checkLevel stops a node whose cluster uses commands that it does not know,
+// state.CheckLevel stops a node whose cluster uses commands that it does not know,
 // before it meets one.
 func (kv *kvstore) checkLevel() error {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
-	if kv.state.level > programLevel {
-		return errLevel(kv.state.level)
+	if kv.state.Level > state.ProgramLevel {
+		return state.ErrLevel(kv.state.Level)
 	}
 	return nil
 }
@@ -93,7 +94,7 @@ func (kv *kvstore) checkLevel() error {
 func (kv *kvstore) proven() bool {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
-	return kv.state.membership.members[kv.self.node].Instance == kv.self.instance
+	return kv.state.Membership.Members[kv.self.node].Instance == kv.self.instance
 }
 
 func (kv *kvstore) commit(c commit, reconf reconfigure) error {
@@ -120,18 +121,11 @@ func (kv *kvstore) commit(c commit, reconf reconfigure) error {
 	return nil
 }
 
-// outcome is what became of a batch, on its way to those who wait.
-type outcome struct {
-	id      batchID
-	data    []byte   // the batch itself
-	results []result // nil: it was not applied, or before
-}
-
 func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	var own []outcome // of batches of this node's
+	var own []state.Outcome // of batches of this node's
 	kv.mu.Lock()
 	for _, e := range entries {
 		o, err := kv.applyEntry(e)
@@ -139,13 +133,13 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 			kv.mu.Unlock()
 			return err
 		}
-		if o.id.node == kv.self.node {
+		if o.Id.Node == kv.self.node {
 			own = append(own, o)
 		}
 	}
-	kv.agreement.note(&kv.state.checks)
+	kv.agreement.note(&kv.state.Checks)
 	kv.publish()
-	window := kv.state.window(kv.self.node)
+	window := kv.state.Window(kv.self.node)
 	kv.mu.Unlock()
 
 	if err := kv.checkOwn(own, window); err != nil {
@@ -154,8 +148,8 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 	// Only now that readers see the new state may anyone be told of it.
 	kv.applied.Advance(entries[len(entries)-1].GetIndex())
 	for _, o := range own {
-		if o.results != nil {
-			kv.proposals.applied(o.id, o.results)
+		if o.Results != nil {
+			kv.proposals.applied(o.Id, o.Results)
 		}
 	}
 	return nil
@@ -163,12 +157,12 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 
 // checkOwn returns problem.ErrOldCopy when batches in the log that are marked as this
 // node's cannot be its own. Nobody has been answered from them yet.
-func (kv *kvstore) checkOwn(own []outcome, w window) error {
+func (kv *kvstore) checkOwn(own []state.Outcome, w state.Window) error {
 	if len(own) == 0 {
 		return nil
 	}
 	for _, o := range own {
-		if err := kv.proposals.checkBatch(o.id, o.data); err != nil {
+		if err := kv.proposals.checkBatch(o.Id, o.Data); err != nil {
 			return err
 		}
 	}
@@ -178,12 +172,12 @@ func (kv *kvstore) checkOwn(own []outcome, w window) error {
 // publish tells what others look at without the lock. The caller holds kv.mu.
 func (kv *kvstore) publish() {
 	kv.publishSize()
-	kv.proposals.named.Store(kv.state.level >= lifeLevel)
+	kv.proposals.named.Store(kv.state.Level >= state.LifeLevel)
 }
 
-// applyEntry applies one normal entry. The caller holds kv.mu.
-func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
-	o, commands, err := kv.state.applyEntry(e)
+// ApplyEntry applies one normal entry. The caller holds kv.mu.
+func (kv *kvstore) applyEntry(e *raftpb.Entry) (state.Outcome, error) {
+	o, commands, err := kv.state.ApplyEntry(e)
 	kv.due.bytes += uint64(len(e.GetData())) + logOverhead
 	kv.due.commands += uint64(commands)
 	if commands > 0 {
@@ -192,40 +186,19 @@ func (kv *kvstore) applyEntry(e *raftpb.Entry) (outcome, error) {
 	if errors.Is(err, record.ErrMalformed) {
 		kv.log.Error("ignoring an entry that no version of raftkv wrote; who can reach the peer port?",
 			zap.Uint64("index", e.GetIndex()))
-		return outcome{}, nil
+		return state.Outcome{}, nil
 	}
 	return o, err
 }
 
-// applyEntry applies one normal entry, of so many commands beside those of the
-// checks. record.ErrMalformed means that it counts as one without any.
-func (s *state) applyEntry(e *raftpb.Entry) (o outcome, commands int, err error) {
-	if e.GetIndex() != s.index+1 {
-		return o, 0, fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.index)
-	}
-	s.index, s.term = e.GetIndex(), e.GetTerm()
-	if len(e.GetData()) == 0 {
-		return o, 0, nil // a new leader's first entry (thesis §6.4, step 1)
-	}
-	id, cmds, err := decodeBatch(e.GetData())
-	if errors.Is(err, record.ErrMalformed) {
-		return o, 0, err
-	}
-	if err != nil {
-		return o, 0, fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
-	}
-	results, _ := s.applyBatch(id, cmds)
-	return outcome{id, e.GetData(), results}, countWork(cmds), nil
-}
-
-// applyConfEntry applies a membership change.
+// ApplyConfEntry applies a membership change.
 func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	kv.mu.Lock()
-	before := kv.state.membership.clone()
-	cc, change, changed, err := kv.state.applyConfEntry(e)
+	before := kv.state.Membership.Clone()
+	cc, change, changed, err := kv.state.ApplyConfEntry(e)
 	kv.agreement.worked.Store(e.GetIndex())
 	kv.publish()
-	m := kv.state.membership.clone()
+	m := kv.state.Membership.Clone()
 	kv.mu.Unlock()
 	if errors.Is(err, record.ErrUnknownCommand) {
 		return err
@@ -235,8 +208,8 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 		cc.NodeId = new(raft.None) // tells raft that the change is void
 	}
 	kv.log.Debug("membership change", zap.Uint64("index", e.GetIndex()), zap.Bool("changed", changed),
-		zap.Uint64("member", change.id), zap.Stringer("change", change.op), zap.Error(err))
-	kv.sayChange(e.GetIndex(), before.members[change.id], m.members[change.id])
+		zap.Uint64("member", change.Id), zap.Stringer("change", change.Op), zap.Error(err))
+	kv.sayChange(e.GetIndex(), before.Members[change.Id], m.Members[change.Id])
 	if rerr := reconf(e.GetIndex(), cc, m); rerr != nil {
 		if errors.Is(rerr, problem.ErrRemoved) {
 			kv.proposals.void()
@@ -244,21 +217,8 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 		return rerr
 	}
 	kv.applied.Advance(e.GetIndex())
-	kv.conf.Done(change.request, err)
+	kv.conf.Done(change.Request, err)
 	return nil
-}
-
-// decodeConfEntry takes the membership change out of its entry.
-func decodeConfEntry(e *raftpb.Entry) (*raftpb.ConfChange, memberChange, error) {
-	cc := &raftpb.ConfChange{}
-	if e.GetType() != raftpb.EntryConfChange || proto.Unmarshal(e.GetData(), cc) != nil {
-		return cc, memberChange{}, record.ErrMalformed
-	}
-	change, err := decodeMemberChange(cc.GetContext())
-	if errors.Is(err, record.ErrUnknownCommand) {
-		err = fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
-	}
-	return cc, change, err
 }
 
 // install replaces the state by that of a snapshot from the leader. Memory need
@@ -267,9 +227,9 @@ func decodeConfEntry(e *raftpb.Entry) (*raftpb.ConfChange, memberChange, error) 
 func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	began := time.Now()
 	kv.letGo()
-	var s *state
+	var s *state.State
 	err := kv.pulse.Excused(liveness.LoadingSnapshot, func() (err error) {
-		s, err = readState(file)
+		s, err = state.Read(file)
 		return err
 	})
 	if err = errors.Join(err, file.Close()); err != nil {
@@ -277,24 +237,24 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	}
 	kv.mu.Lock()
 	kv.state = s
-	kv.agreement.worked.Store(s.index)
-	kv.agreement.note(&kv.state.checks)
+	kv.agreement.worked.Store(s.Index)
+	kv.agreement.note(&kv.state.Checks)
 	kv.publish()
 	kv.loading.Store(false)
-	window, m := s.window(kv.self.node), s.membership.clone()
+	window, m := s.Window(kv.self.node), s.Membership.Clone()
 	kv.mu.Unlock()
 	kv.due.reset()
-	kv.due.last = s.index
+	kv.due.last = s.Index
 	if err := kv.proposals.checkWindow(window); err != nil {
 		return err
 	}
-	if err := reconf(s.index, nil, m); err != nil {
+	if err := reconf(s.Index, nil, m); err != nil {
 		return err
 	}
-	kv.applied.Advance(s.index)
+	kv.applied.Advance(s.Index)
 	kv.proposals.settle(window)
-	kv.log.Info("snapshot installed", logging.News, zap.Uint64("index", s.index), zap.Uint64("term", s.term),
-		zap.Duration("loaded-in", time.Since(began)), zap.String("members", address.FormatPeers(m.peers())))
+	kv.log.Info("snapshot installed", logging.News, zap.Uint64("index", s.Index), zap.Uint64("term", s.Term),
+		zap.Duration("loaded-in", time.Since(began)), zap.String("members", address.FormatPeers(m.Peers())))
 	return nil
 }
 
@@ -348,7 +308,7 @@ func (kv *kvstore) askForSnapshot(index uint64) {
 // busy with the one before, the next stays due: a copy that waits would keep
 // what is overwritten meanwhile in memory.
 func (kv *kvstore) snapshotIfDue() {
-	if kv.needed.Load() <= kv.due.last && !kv.redo.Load() && !kv.due.isDue(kv.status().bytes) {
+	if kv.needed.Load() <= kv.due.last && !kv.redo.Load() && !kv.due.isDue(kv.status().Bytes) {
 		return
 	}
 	select {
@@ -359,6 +319,6 @@ func (kv *kvstore) snapshotIfDue() {
 	kv.redo.Store(false)
 	st := kv.copyState()
 	kv.due.reset()
-	kv.due.last = st.index
+	kv.due.last = st.Index
 	kv.snapshots <- st // never waits: the writer is free
 }

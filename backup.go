@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"strconv"
 	"time"
 
@@ -24,9 +25,9 @@ const (
 
 // backupStore gives copies of the state.
 type backupStore interface {
-	status() summary
+	status() state.Summary
 	// copyWhole returns the state as of now, in constant time.
-	copyWhole() (*state, error)
+	copyWhole() (*state.State, error)
 }
 
 // backups streams copies of the state to clients.
@@ -63,7 +64,7 @@ func (b *backups) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		s := b.store.status()
-		b.describe(w.Header(), s.index, s.revision)
+		b.describe(w.Header(), s.Index, s.Revision)
 		return nil
 	}
 	select {
@@ -79,7 +80,7 @@ func (b *backups) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	b.describe(w.Header(), st.index, st.revision)
+	b.describe(w.Header(), st.Index, st.Revision)
 	if err := b.send(w, st); err != nil {
 		b.log.Warn("a backup broke off", zap.String("client", r.RemoteAddr), zap.Error(err))
 		// The status is sent. What tells the client is that the body does not
@@ -97,12 +98,12 @@ func (b *backups) describe(h http.Header, index, revision uint64) {
 }
 
 // send writes a state to a client, at the client's pace.
-func (b *backups) send(w http.ResponseWriter, st *state) error {
+func (b *backups) send(w http.ResponseWriter, st *state.State) error {
 	conn := http.NewResponseController(w)
 	// A write that hangs must not keep the node from stopping.
 	stop := context.AfterFunc(b.life, func() { _ = conn.SetWriteDeadline(time.Now()) })
 	defer stop()
-	return writeState(&pacedWriter{ctx: b.life, out: w, conn: conn, pace: b.pace}, st)
+	return state.Write(&pacedWriter{ctx: b.life, out: w, conn: conn, pace: b.pace}, st)
 }
 
 // pacedWriter gives each piece that it writes a deadline of its own, in place

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/statefile"
 	"raftkv/internal/testkit"
 	"strings"
@@ -36,7 +38,7 @@ func inBackupBubble(t *testing.T, test func(b *backupTest)) {
 		b := &backupTest{apiTest: newAPITest(t), conns: make(chan net.Conn), closed: make(chan struct{})}
 		value := bytes.Repeat([]byte("0123456789abcdef"), 4096)
 		for i := range 64 {
-			b.kv.state.apply(command{kind: kindPut, key: fmt.Sprint("key/", i), value: value})
+			b.kv.state.Apply(state.Command{Kind: state.KindPut, Key: fmt.Sprint("key/", i), Value: value})
 		}
 		server := newClientServer(5*time.Second, zap.NewNop())
 		server.Handler = b.a
@@ -96,7 +98,7 @@ func (b *backupTest) open(method, query string) *http.Response {
 // which revision it is of.
 func TestBackup(t *testing.T) {
 	inBackupBubble(t, func(b *backupTest) {
-		want := dumpState(b.kv.state)
+		want := statetest.Bytes(t, b.kv.state)
 		for _, tt := range []struct {
 			query, consistency string
 			asked              int
@@ -118,10 +120,10 @@ func TestBackup(t *testing.T) {
 				if method == "HEAD" {
 					continue
 				}
-				st, err := readState(resp.Body)
+				st, err := state.Read(resp.Body)
 				testkit.Must(t, err)
-				if got := dumpState(st); got != want {
-					t.Errorf("the backup has\n%s\nwant\n%s", got, want)
+				if got := statetest.Bytes(t, st); !bytes.Equal(got, want) {
+					t.Errorf("the backup has %d bytes, which are not the %d of the state", len(got), len(want))
 				}
 			}
 		}
@@ -151,7 +153,7 @@ func TestBackupRefused(t *testing.T) {
 // keeps reading is not cut off by the time limits of other requests.
 func TestBackupOfAMoment(t *testing.T) {
 	inBackupBubble(t, func(b *backupTest) {
-		want := dumpState(b.kv.state)
+		want := statetest.Bytes(t, b.kv.state)
 		resp := b.open("GET", "")
 		var got bytes.Buffer
 		began := time.Now()
@@ -171,9 +173,9 @@ func TestBackupOfAMoment(t *testing.T) {
 		if took := time.Since(began); took < 2*answerWriteLimit {
 			t.Errorf("it took only %v: the test shows nothing", took)
 		}
-		st, err := readState(&got)
+		st, err := state.Read(&got)
 		testkit.Must(t, err)
-		if dumpState(st) != want {
+		if !bytes.Equal(statetest.Bytes(t, st), want) {
 			t.Error("the backup is not the state of the moment when it began")
 		}
 	})
@@ -186,7 +188,7 @@ func (b *backupTest) cutOff(resp *http.Response) {
 	if _, err := io.Copy(&got, resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
 		b.Errorf("the body ends with %v, want an unexpected end", err)
 	}
-	if _, err := readState(&got); !errors.Is(err, statefile.ErrBad) {
+	if _, err := state.Read(&got); !errors.Is(err, statefile.ErrBad) {
 		b.Errorf("the file that broke off: %v", err)
 	}
 }
@@ -224,7 +226,7 @@ func TestBackupSlowReaders(t *testing.T) {
 		for _, resp := range slow {
 			b.cutOff(resp)
 		}
-		_, err = readState(b.open("GET", "").Body)
+		_, err = state.Read(b.open("GET", "").Body)
 		testkit.Must(t, err)
 	})
 }

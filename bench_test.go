@@ -8,10 +8,10 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
-	"raftkv/internal/durable"
+	"raftkv/internal/config"
 	"raftkv/internal/record"
+	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
 	"runtime"
@@ -21,13 +21,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
-
-// What the parts of a request cost, each by itself:
-//
-//	go test -run '^$' -bench . -benchmem -count 10 | tee new.txt
-//	benchstat old.txt new.txt
-//
-// hash_test.go has the share of a put that its hash is, and the checks.
 
 const (
 	benchBatch     = 64
@@ -39,8 +32,8 @@ func benchValue() []byte { return bytes.Repeat([]byte("v"), benchValueSize) }
 // benchPuts are the commands of a batch, without its header: puts of some of the keys.
 func benchPuts(keys []string, rnd *rand.Rand) (commands []byte) {
 	for range benchBatch {
-		cmd := encodeWrite(kindPut, condition{}, keys[rnd.IntN(len(keys))], benchValue())
-		commands = appendCommand(commands, cmd)
+		cmd := state.EncodeWrite(state.KindPut, state.Condition{}, keys[rnd.IntN(len(keys))], benchValue())
+		commands = state.AppendCommand(commands, cmd)
 	}
 	return commands
 }
@@ -51,36 +44,29 @@ func BenchmarkApply(b *testing.B) {
 		b.Run(fmt.Sprintf("keys=%d", n), func(b *testing.B) {
 			kv := newTestStore()
 			var keys []string
-			kv.state, keys = benchState(n)
+			kv.state, keys = statetest.Filled(b, n)
 			rnd := rand.New(rand.NewPCG(1, 1))
 			batches := make([][]byte, 1000) // enough that the processor's caches do not keep their keys
 			for i := range batches {
 				batches[i] = benchPuts(keys, rnd)
 			}
 			var data []byte
-			index := kv.state.index
+			first := kv.state.Index
+			index := first
 			b.ReportAllocs()
 			for b.Loop() {
 				index++
-				data = appendBatchHeader(data[:0], batchID{node: 2, boot: 1, seq: index, low: index})
+				data = state.AppendBatchHeader(data[:0], state.BatchID{Node: 2, Boot: 1, Seq: index, Low: index})
 				data = append(data, batches[index%uint64(len(batches))]...)
 				if err := kv.applyEntries([]*raftpb.Entry{entryAt(index, data)}); err != nil {
 					b.Fatal(err)
 				}
 			}
-			if got := kv.state.revision; got != uint64(n)+benchBatch*index {
-				b.Fatalf("revision %d after %d batches: they were not applied", got, index)
+			if got := kv.state.Revision; got != uint64(n)+benchBatch*(index-first) {
+				b.Fatalf("revision %d after %d batches: they were not applied", got, index-first)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(benchBatch*b.N), "ns/put")
 		})
-	}
-}
-
-func BenchmarkEncodeWrite(b *testing.B) {
-	value := benchValue()
-	b.ReportAllocs()
-	for b.Loop() {
-		encodeWrite(kindPut, condition{}, "key-00000001", value)
 	}
 }
 
@@ -108,12 +94,12 @@ func (w *nowhere) serveOnce(a *api, r *http.Request) {
 }
 
 // benchAPI is the HTTP interface of a node whose cluster agrees to everything at once.
-func benchAPI(keys int) (*api, []string) {
-	st, names := benchState(keys)
-	st.index, st.term = 1, 1
-	s := newServer(defaultConfig(), zap.NewNop(), &openedStorage{storage: &storage{}, state: st, boot: 1}, 9121)
+func benchAPI(b *testing.B, keys int) (*api, []string) {
+	st, names := statetest.Filled(b, keys)
+	st.Index, st.Term = 1, 1
+	s := newServer(config.DefaultConfig(), zap.NewNop(), &openedStorage{storage: &storage{}, state: st, boot: 1}, 9121)
 	s.api.fresh.confirm = func(context.Context) error { return nil }
-	s.api.propose = func(context.Context, []byte) result { return result{revision: 12345} }
+	s.api.propose = func(context.Context, []byte) state.Result { return state.Result{Revision: 12345} }
 	return s.api, names
 }
 
@@ -126,7 +112,7 @@ func benchRequest(method, key string) *http.Request {
 
 // What the handler does for a request, without the network before it and the cluster behind it.
 func BenchmarkHandler(b *testing.B) {
-	a, keys := benchAPI(10_000)
+	a, keys := benchAPI(b, 10_000)
 	b.Run("PUT", func(b *testing.B) {
 		value := benchValue()
 		body := bytes.NewReader(nil)
@@ -161,7 +147,7 @@ func benchProposer(b *testing.B) *proposer {
 	proposeC := make(chan proposal)
 	leaders := wait.NewLeadership()
 	leaders.Set(1, 1)
-	p := newProposer(zap.NewNop(), defaultConfig(), newLife(1, 1), proposeC, leaders)
+	p := newProposer(zap.NewNop(), config.DefaultConfig(), newLife(1, 1), proposeC, leaders)
 	p.life.node = 1
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
@@ -179,13 +165,13 @@ func benchProposer(b *testing.B) *proposer {
 }
 
 func applyAll(ctx context.Context, p *proposer, proposeC <-chan proposal) error {
-	results := make([]result, maxBatchCommands)
+	results := make([]state.Result, maxBatchCommands)
 	for {
 		select {
 		case offered := <-proposeC:
 			offered.done(true, 1, true)
 			r := record.Reader{B: offered.data[1:]} // behind the format
-			p.applied(batchID{node: r.Uvarint(), boot: r.Uvarint(), seq: r.Uvarint()}, results)
+			p.applied(state.BatchID{Node: r.Uvarint(), Boot: r.Uvarint(), Seq: r.Uvarint()}, results)
 		case <-ctx.Done():
 			return nil
 		}
@@ -195,13 +181,13 @@ func applyAll(ctx context.Context, p *proposer, proposeC <-chan proposal) error 
 // What the way through the proposer and back costs, for a client alone and for many. Most of it is waking goroutines;
 // the many also wait for one another, as gather.go says.
 func BenchmarkPropose(b *testing.B) {
-	cmd := encodeWrite(kindPut, condition{}, "key-00000001", benchValue())
+	cmd := state.EncodeWrite(state.KindPut, state.Condition{}, "key-00000001", benchValue())
 	b.Run("clients=1", func(b *testing.B) {
 		p := benchProposer(b)
 		b.ReportAllocs()
 		for b.Loop() {
-			if r := p.propose(b.Context(), cmd); r.err != nil {
-				b.Fatal(r.err)
+			if r := p.propose(b.Context(), cmd); r.Err != nil {
+				b.Fatal(r.Err)
 			}
 		}
 	})
@@ -211,8 +197,8 @@ func BenchmarkPropose(b *testing.B) {
 		b.SetParallelism(max(1, benchBatch/runtime.GOMAXPROCS(0)))
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				if r := p.propose(b.Context(), cmd); r.err != nil {
-					b.Error(r.err)
+				if r := p.propose(b.Context(), cmd); r.Err != nil {
+					b.Error(r.Err)
 					return
 				}
 			}
@@ -225,58 +211,17 @@ func BenchmarkAppend(b *testing.B) {
 	defer func(size int64) { wal.SegmentSizeBytes = size }(wal.SegmentSizeBytes)
 	wal.SegmentSizeBytes = segmentSize // a rotation is to be as rare as it is
 	o := openDisk(b, newDisk(b))
-	_, keys := benchState(10_000)
+	_, keys := statetest.Filled(b, 10_000)
 	commands := benchPuts(keys, rand.New(rand.NewPCG(1, 1)))
 	index := o.last
 	b.ReportAllocs()
 	b.SetBytes(int64(len(commands)))
 	for b.Loop() {
 		index++
-		id := batchID{node: 1, boot: 1, seq: index, low: index}
-		data := append(appendBatchHeader(make([]byte, 0, len(commands)+64), id), commands...)
+		id := state.BatchID{Node: 1, Boot: 1, Seq: index, Low: index}
+		data := append(state.AppendBatchHeader(make([]byte, 0, len(commands)+64), id), commands...)
 		e := &raftpb.Entry{Term: new(uint64(1)), Index: new(index), Data: data}
 		testkit.Must(b, o.append([]*raftpb.Message{storageAppend(1, 1, index-1, e)}))
 		testkit.Must(b, o.trim())
-	}
-}
-
-// What a snapshot of 100,000 keys costs to write, with its fsync and without the rests that the snapshot writer takes,
-// and to load, which is most of what a start takes.
-func BenchmarkSnapshot(b *testing.B) {
-	s, _ := benchState(100_000)
-	path := filepath.Join(b.TempDir(), "state")
-	write := func(w io.Writer) error { return writeState(w, s) }
-	testkit.Must(b, durable.WriteFile(path, write))
-	info, err := os.Stat(path)
-	testkit.Must(b, err)
-	b.Run("write", func(b *testing.B) {
-		b.ReportAllocs()
-		b.SetBytes(info.Size())
-		for b.Loop() {
-			testkit.Must(b, durable.WriteFile(path, write))
-		}
-	})
-	b.Run("load", func(b *testing.B) {
-		b.ReportAllocs()
-		b.SetBytes(info.Size())
-		for b.Loop() {
-			got, err := readStateFile(path)
-			if testkit.Must(b, err); got.sum != s.sum {
-				b.Fatal("another state")
-			}
-		}
-	})
-}
-
-func BenchmarkItemHash(b *testing.B) {
-	for _, size := range []int{benchValueSize, 64 << 10} {
-		b.Run(fmt.Sprintf("value=%d", size), func(b *testing.B) {
-			it := &item{value: bytes.Repeat([]byte("v"), size), createRevision: 1, modRevision: 2, version: 2}
-			b.ReportAllocs()
-			b.SetBytes(int64(size))
-			for b.Loop() {
-				itemHash("key-00000001", it)
-			}
-		})
 	}
 }

@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
 	"raftkv/internal/durable"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/watermark"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
@@ -128,32 +131,14 @@ func booted(dir string) (bool, error) {
 	return err == nil, err
 }
 
-// The index and term of the state that every node of a new cluster starts
-// from. All of them make the same one from the same --cluster, so that the log
-// can begin behind it.
-const (
-	firstIndex = 1
-	firstTerm  = 1
-)
-
-// firstState is the state that a new cluster of these voters starts from; of
-// nobody, it is the empty one of a node that joins.
-func firstState(peers []address.Peer) *state {
-	st := newState(peers)
-	if len(peers) > 0 {
-		st.index, st.term = firstIndex, firstTerm
-	}
-	return st
-}
-
 // createStorage makes the data directory of a node's first start. It begins
-// with st, which is of firstIndex and firstTerm; or, when st is that of a node
+// with st, which is of state.FirstIndex and state.FirstTerm; or, when st is that of a node
 // that joins, it will get log and state from the cluster.
 //
 // The directory counts as booted once it has wal/, which appears in one
 // rename when everything in and beside it is durable. A crash at any point
 // before leaves a directory that is still new, and is made again from scratch.
-func createStorage(log *zap.Logger, dir string, id identity, st *state) error {
+func createStorage(log *zap.Logger, dir string, id identity, st *state.State) error {
 	if err := checkNew(dir); err != nil {
 		return err
 	}
@@ -163,13 +148,13 @@ func createStorage(log *zap.Logger, dir string, id identity, st *state) error {
 	if err := os.Mkdir(filepath.Join(dir, "snap"), 0o700); err != nil {
 		return err
 	}
-	if st.index > 0 {
-		path := statePath(dir, st.term, st.index)
-		if err := durable.WriteFile(path, func(w io.Writer) error { return writeState(w, st) }); err != nil {
+	if st.Index > 0 {
+		path := statePath(dir, st.Term, st.Index)
+		if err := durable.WriteFile(path, func(w io.Writer) error { return state.Write(w, st) }); err != nil {
 			return err
 		}
 	}
-	if err := watermark.Create(filepath.Join(dir, "mark"), watermark.Mark{Index: st.index, Term: st.term}); err != nil {
+	if err := watermark.Create(filepath.Join(dir, "mark"), watermark.Mark{Index: st.Index, Term: st.Term}); err != nil {
 		return err
 	}
 	if err := createLog(log, filepath.Join(dir, "wal.new"), id, st); err != nil {
@@ -237,7 +222,7 @@ func checkNewMark(dir string) error {
 	if err != nil {
 		return foreign(dir, "mark")
 	}
-	if m.Boot > 0 || m.Index > firstIndex {
+	if m.Boot > 0 || m.Index > state.FirstIndex {
 		err = noLog(dir)
 	}
 	return errors.Join(err, f.Close())
@@ -248,7 +233,7 @@ func checkNewSnaps(dir string) error {
 	if err != nil {
 		return err
 	}
-	first := filepath.Base(statePath(dir, firstTerm, firstIndex))
+	first := filepath.Base(statePath(dir, state.FirstTerm, state.FirstIndex))
 	for _, f := range files {
 		name := f.Name()
 		if name == first || durable.IsTemp(name, first) {
@@ -274,7 +259,7 @@ func removeMarkTemps(dir string) error {
 }
 
 // createLog makes a WAL that begins at st.
-func createLog(log *zap.Logger, dir string, id identity, st *state) error {
+func createLog(log *zap.Logger, dir string, id identity, st *state.State) error {
 	meta, err := id.encode()
 	if err != nil {
 		return err
@@ -283,11 +268,11 @@ func createLog(log *zap.Logger, dir string, id identity, st *state) error {
 	if err != nil {
 		return err
 	}
-	if st.index > 0 {
+	if st.Index > 0 {
 		err = errors.Join(
-			w.Save(&raftpb.HardState{Term: new(st.term), Vote: new(uint64(0)), Commit: new(st.index)}, nil),
+			w.Save(&raftpb.HardState{Term: new(st.Term), Vote: new(uint64(0)), Commit: new(st.Index)}, nil),
 			w.SaveSnapshot(&walpb.Snapshot{
-				Index: new(st.index), Term: new(st.term), ConfState: st.membership.confState(),
+				Index: new(st.Index), Term: new(st.Term), ConfState: st.Membership.ConfState(),
 			}),
 		)
 	}
@@ -296,8 +281,8 @@ func createLog(log *zap.Logger, dir string, id identity, st *state) error {
 
 // checkPeerAddress refuses to start at another address than that at which the
 // cluster knows this node.
-func checkPeerAddress(cfg config, m membership) error {
-	me, ok := m.members[cfg.ID]
+func checkPeerAddress(cfg config.Config, m membership.Membership) error {
+	me, ok := m.Members[cfg.ID]
 	if !ok || cfg.PeerURL == me.PeerURL {
 		return nil
 	}
@@ -308,7 +293,7 @@ func checkPeerAddress(cfg config, m membership) error {
 
 // checkIdentity refuses a data directory that is not the one that the command
 // line speaks of. reconfigured: members came or went since the first boot.
-func checkIdentity(cfg config, id identity, reconfigured bool) error {
+func checkIdentity(cfg config.Config, id identity, reconfigured bool) error {
 	if id.Node != cfg.ID {
 		return fmt.Errorf("data directory %s belongs to node %d, but --id is %d; use the directory of node %d, or an empty one",
 			cfg.DataDir, id.Node, cfg.ID, cfg.ID)

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -43,7 +44,7 @@ func TestBootOnlyWhatIsNew(t *testing.T) {
 			dir := t.TempDir()
 			c.make(t, dir)
 			before := diskSums(t, dir)
-			err := createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers()))
+			err := createStorage(zap.NewNop(), dir, diskIdentity(), state.First(diskPeers()))
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}

@@ -6,7 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
+	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
 	"strings"
 	"testing"
@@ -26,7 +29,7 @@ func startDisk(t *testing.T, dir string, peers []address.Peer) *openedStorage {
 	old, err := booted(dir)
 	testkit.Must(t, err)
 	if !old {
-		testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(peers)))
+		testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), state.First(peers)))
 	}
 	return openDisk(t, dir)
 }
@@ -36,16 +39,16 @@ func wantFirstState(t *testing.T, o *openedStorage, joining bool) {
 	t.Helper()
 	if joining {
 		wantHard(t, o, 0, 0, 0)
-		if o.state.index != 0 || o.last != 0 || len(o.state.membership.members) != 0 {
-			t.Fatalf("a joining node begins with index %d, last %d, members %v", o.state.index, o.last, o.state.membership.members)
+		if o.state.Index != 0 || o.last != 0 || len(o.state.Membership.Members) != 0 {
+			t.Fatalf("a joining node begins with index %d, last %d, members %v", o.state.Index, o.last, o.state.Membership.Members)
 		}
 		return
 	}
-	wantHard(t, o, firstTerm, 0, firstIndex)
-	want, got := newState(diskPeers()), o.state
-	want.index, want.term = firstIndex, firstTerm
-	if string(stateBytes(t, got)) != string(stateBytes(t, want)) || o.last != firstIndex || o.reconfigured {
-		t.Fatalf("state of index %d, log to %d, members %v", got.index, o.last, got.membership.members)
+	wantHard(t, o, state.FirstTerm, 0, state.FirstIndex)
+	want, got := state.New(diskPeers()), o.state
+	want.Index, want.Term = state.FirstIndex, state.FirstTerm
+	if string(stateBytes(t, got)) != string(stateBytes(t, want)) || o.last != state.FirstIndex || o.reconfigured {
+		t.Fatalf("state of index %d, log to %d, members %v", got.Index, o.last, got.Membership.Members)
 	}
 	if o.identity != diskIdentity() {
 		t.Fatalf("identity %+v", o.identity)
@@ -84,7 +87,7 @@ func partOf(tree map[string]string, keep func(path string) bool) map[string]stri
 func firstBootSteps(t *testing.T, peers []address.Peer) map[string]map[string]string {
 	t.Helper()
 	done := t.TempDir()
-	testkit.Must(t, createStorage(zap.NewNop(), done, diskIdentity(), firstState(peers)))
+	testkit.Must(t, createStorage(zap.NewNop(), done, diskIdentity(), state.First(peers)))
 	all := diskTree(t, done)
 	isSnap := func(p string) bool { return strings.HasPrefix(p, "snap") }
 	notWAL := func(p string) bool { return !strings.HasPrefix(p, "wal") }
@@ -106,7 +109,7 @@ func firstBootSteps(t *testing.T, peers []address.Peer) map[string]map[string]st
 	testkit.Must(t, os.RemoveAll(filepath.Join(blank, "wal")))
 	w, err = wal.Create(nil, filepath.Join(blank, "wal"), meta)
 	testkit.Must(t, err)
-	testkit.Must(t, w.Save(&raftpb.HardState{Term: new(uint64(firstTerm)), Vote: new(uint64(0)), Commit: new(uint64(firstIndex))}, nil))
+	testkit.Must(t, w.Save(&raftpb.HardState{Term: new(uint64(state.FirstTerm)), Vote: new(uint64(0)), Commit: new(uint64(state.FirstIndex))}, nil))
 	testkit.Must(t, w.Close())
 	withHard, err := os.ReadFile(filepath.Join(blank, "wal", firstSegment))
 	testkit.Must(t, err)
@@ -140,9 +143,9 @@ func firstBootSteps(t *testing.T, peers []address.Peer) map[string]map[string]st
 	return steps
 }
 
-func inspectPath(t *testing.T, walDir string) tailReport {
+func inspectPath(t *testing.T, walDir string) walfile.Tail {
 	t.Helper()
-	r, err := inspectTail(walDir)
+	r, err := walfile.InspectTail(walDir)
 	testkit.Must(t, err)
 	return r
 }
@@ -173,7 +176,7 @@ func TestBootCrashAfterEachStepOfCreate(t *testing.T) {
 				testkit.Must(t, o.append([]*raftpb.Message{storageAppend(5, 3, o.last, someEntries(5, o.last+1, o.last+3, 10)...)}))
 				again := openDisk(t, crashed(t, dir))
 				wantHard(t, again, 5, 3, 0)
-				wantEntries(t, again, someEntries(5, o.state.index+1, o.state.index+3, 10))
+				wantEntries(t, again, someEntries(5, o.state.Index+1, o.state.Index+3, 10))
 			})
 		}
 	}
@@ -246,7 +249,7 @@ func TestBootCrashAfterEachStepOfOpen(t *testing.T) {
 			if o.boot <= used {
 				t.Errorf("boot %d was used before", o.boot)
 			}
-			if m := markOf(t, crash); m.Boot != o.boot || m.Index != firstIndex || m.Term != firstTerm {
+			if m := markOf(t, crash); m.Boot != o.boot || m.Index != state.FirstIndex || m.Term != state.FirstTerm {
 				t.Errorf("mark %+v", m)
 			}
 			wantOnlyNeeded(t, crash)
@@ -313,16 +316,16 @@ func TestLockDirImpossible(t *testing.T) {
 func TestIdentityOfAnother(t *testing.T) {
 	others := []address.Peer{{ID: 1, URL: "http://10.0.0.1:2380"}, {ID: 2, URL: "http://10.0.0.2:2380"}, {ID: 4, URL: "http://10.0.0.4:2380"}}
 	for name, c := range map[string]struct {
-		change func(*config)
+		change func(*config.Config)
 		words  []string
 	}{
-		"node":       {func(c *config) { c.ID = 2 }, []string{"node 1", "--id is 2", "use the directory of node 2"}},
-		"cluster id": {func(c *config) { c.ClusterID = 0xdef }, []string{"cluster abc", "--cluster-id is def"}},
-		"members":    {func(c *config) { c.Cluster = others }, []string{address.FormatPeers(others), "use an empty --data-dir"}},
+		"node":       {func(c *config.Config) { c.ID = 2 }, []string{"node 1", "--id is 2", "use the directory of node 2"}},
+		"cluster id": {func(c *config.Config) { c.ClusterID = 0xdef }, []string{"cluster abc", "--cluster-id is def"}},
+		"members":    {func(c *config.Config) { c.Cluster = others }, []string{address.FormatPeers(others), "use an empty --data-dir"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := newDisk(t)
-			cfg := config{ID: 1, ClusterID: 0xabc, DataDir: dir, Cluster: diskPeers()}
+			cfg := config.Config{ID: 1, ClusterID: 0xabc, DataDir: dir, Cluster: diskPeers()}
 			c.change(&cfg)
 			before := diskSums(t, dir)
 			_, err := openServer(t.Context(), cfg, zap.NewNop(), clusterInfo{}, 0, newPeerClient())
@@ -343,7 +346,7 @@ func TestIdentityOfAnother(t *testing.T) {
 // stop a node that is sound.
 func TestIdentityAfterAChange(t *testing.T) {
 	dir := newDisk(t)
-	cfg := config{ID: 1, DataDir: dir, Cluster: diskPeers()[:2]}
+	cfg := config.Config{ID: 1, DataDir: dir, Cluster: diskPeers()[:2]}
 	o := openDisk(t, dir)
 	if err := checkIdentity(cfg, o.identity, o.reconfigured); err == nil {
 		t.Fatal("another --cluster passes")
@@ -363,7 +366,7 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 	newer := t.TempDir()
 	id := diskIdentity()
 	id.Format = dirFormat + 1
-	testkit.Must(t, createStorage(zap.NewNop(), newer, id, firstState(diskPeers())))
+	testkit.Must(t, createStorage(zap.NewNop(), newer, id, state.First(diskPeers())))
 	t.Run("newer", func(t *testing.T) {
 		before := diskSums(t, newer)
 		_, err := openStorage(zap.NewNop(), newer, anyIdentity)

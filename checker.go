@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"raftkv/internal/membership"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/wait"
 	"sync/atomic"
 	"time"
@@ -27,7 +29,7 @@ type agreement struct {
 	log  *zap.Logger
 	self uint64
 	// own passes to the reporter the newest of what is to be reported.
-	own     chan *ownCheck
+	own     chan *state.OwnCheck
 	fault   atomic.Pointer[fault]     // why this node must not serve; nil: it may
 	unsound atomic.Bool               // found by a full check of its own; ends with the process
 	split   atomic.Bool               // another history contradicts this node's; inquiry.go
@@ -45,7 +47,7 @@ type fault struct{ err error }
 // newAgreement returns what a node knows that starts with a state in which
 // checked was the newest decided check, and worked the last entry of others.
 func newAgreement(log *zap.Logger, self, worked, checked uint64) *agreement {
-	a := &agreement{log: log, self: self, own: make(chan *ownCheck, 1), checked: checked}
+	a := &agreement{log: log, self: self, own: make(chan *state.OwnCheck, 1), checked: checked}
 	a.worked.Store(worked)
 	return a
 }
@@ -75,35 +77,35 @@ func (a *agreement) sound() error {
 
 // note takes what the checks have found out of a state that has changed, before
 // anyone can read from it: the store's lock is held.
-func (a *agreement) note(c *checks) {
-	if own := c.own; own != nil {
-		c.own = nil
+func (a *agreement) note(c *state.Checks) {
+	if own := c.Own; own != nil {
+		c.Own = nil
 		a.overtake()
 		select {
 		case a.own <- own:
 		default: // nobody reports: a store by itself
 		}
 	}
-	if c.checked != a.checked {
-		a.checked = c.checked
+	if c.Checked != a.checked {
+		a.checked = c.Checked
 		a.decided.Add(1)
 	}
-	if len(c.diverged) > a.accused {
+	if len(c.Diverged) > a.accused {
 		a.log.Warn("members hold other data than the majority and serve no more: remove them, and join others under new IDs",
-			zap.Uint64s("ids", sortedKeys(c.diverged)), zap.Uint64("checkpoint", c.index))
+			zap.Uint64s("ids", membership.SortedKeys(c.Diverged)), zap.Uint64("checkpoint", c.Index))
 	}
-	a.accused = len(c.diverged)
-	err := c.verdict(a.self)
+	a.accused = len(c.Diverged)
+	err := c.Verdict(a.self)
 	old := a.fault.Load()
 	switch {
 	case err == nil && old == nil, err != nil && old != nil && err == old.err:
 		return
 	case err == nil:
 		a.fault.Store(nil)
-		a.log.Info("the replicas agree again; this node serves", zap.Uint64("checkpoint", c.checked))
+		a.log.Info("the replicas agree again; this node serves", zap.Uint64("checkpoint", c.Checked))
 	default:
 		a.fault.Store(&fault{err})
-		a.log.Error("this node stops serving: "+err.Error(), zap.Uint64("checkpoint", c.index), zap.Uint64("id", a.self))
+		a.log.Error("this node stops serving: "+err.Error(), zap.Uint64("checkpoint", c.Index), zap.Uint64("id", a.self))
 	}
 }
 
@@ -115,21 +117,9 @@ func (a *agreement) overtake() {
 	}
 }
 
-// countWork counts the commands that do not belong to the checks themselves.
-// Those alone are no reason for another check, or an idle cluster would never
-// rest.
-func countWork(cmds []command) (n int) {
-	for _, c := range cmds {
-		if c.kind != kindCheckpoint && c.kind != kindReport {
-			n++
-		}
-	}
-	return n
-}
-
 // checkStore lends the state for a look at it.
 type checkStore interface {
-	view(look func(*state))
+	view(look func(*state.State))
 }
 
 // checker makes this node take part in the checks.
@@ -145,7 +135,7 @@ type checker struct {
 	caughtUp *atomic.Bool
 	// stepDown hands leadership to a voter that is not among those named.
 	stepDown func(ctx context.Context, except []uint64) error
-	propose  func(ctx context.Context, cmd []byte) result
+	propose  func(ctx context.Context, cmd []byte) state.Result
 
 	// Of lead alone:
 	lastFull  uint64    // the last full check that it knows of
@@ -170,7 +160,7 @@ func (c *checker) report(ctx context.Context) error {
 
 // answer reports what this node makes of a checkpoint, until the report is in
 // the state or a newer checkpoint is.
-func (c *checker) answer(ctx context.Context, own *ownCheck) {
+func (c *checker) answer(ctx context.Context, own *state.OwnCheck) {
 	// A node that has started again meets checkpoints of the past, most of
 	// which it has answered in its former life.
 	for !c.caughtUp.Load() {
@@ -178,13 +168,13 @@ func (c *checker) answer(ctx context.Context, own *ownCheck) {
 			return
 		}
 	}
-	if own.items != nil && c.pending(own.index) {
+	if own.Items != nil && c.pending(own.Index) {
 		c.recompute(own)
 	}
-	for c.pending(own.index) {
-		r := report{hash: own.hash(), void: c.found.unsound.Load()}
-		if err := c.propose(ctx, encodeReport(c.id, own.index, r)).err; err != nil {
-			c.log.Debug("the report on a checkpoint is not in the log yet", zap.Uint64("checkpoint", own.index), zap.Error(err))
+	for c.pending(own.Index) {
+		r := state.Report{Hash: own.Hash(), Void: c.found.unsound.Load()}
+		if err := c.propose(ctx, state.EncodeReport(c.id, own.Index, r)).Err; err != nil {
+			c.log.Debug("the report on a checkpoint is not in the log yet", zap.Uint64("checkpoint", own.Index), zap.Error(err))
 		}
 		if !c.pause(ctx) {
 			return
@@ -195,16 +185,16 @@ func (c *checker) answer(ctx context.Context, own *ownCheck) {
 // recompute looks whether the items are those of which the sum is. If not, they
 // were altered behind the store's back, and whatever the others report, this
 // node cannot be right, now and until it has loaded its state again.
-func (c *checker) recompute(own *ownCheck) {
-	if hashItems(own.items) == own.sum {
+func (c *checker) recompute(own *state.OwnCheck) {
+	if state.HashItems(own.Items) == own.Sum {
 		return
 	}
 	c.found.unsound.Store(true)
-	c.log.Error("this node stops serving: "+problem.ErrMemory.Error(), zap.Uint64("checkpoint", own.index), zap.Uint64("id", c.id))
+	c.log.Error("this node stops serving: "+problem.ErrMemory.Error(), zap.Uint64("checkpoint", own.Index), zap.Uint64("id", c.id))
 }
 
 func (c *checker) pending(index uint64) (is bool) {
-	c.store.view(func(s *state) { is = !s.checks.answered(c.id, index) })
+	c.store.view(func(s *state.State) { is = !s.Checks.Answered(c.id, index) })
 	return is
 }
 
@@ -257,19 +247,19 @@ func (c *checker) lead(ctx context.Context) error {
 // All nodes count the intervals, so that full checks do not depend on one node
 // leading for long.
 func (c *checker) due() (wanted, full bool) {
-	c.store.view(func(s *state) {
-		if s.level < checkLevel {
+	c.store.view(func(s *state.State) {
+		if s.Level < state.CheckLevel {
 			if c.since == sayOffAfter {
 				c.log.Warn("the replicas do not check each other yet: these members have not said that their programs know how",
-					zap.Uint64s("ids", s.membership.below(checkLevel)))
+					zap.Uint64s("ids", s.Membership.Below(state.CheckLevel)))
 			}
 			return
 		}
-		if s.checks.full != c.lastFull {
-			c.lastFull, c.since = s.checks.full, 0
+		if s.Checks.Full != c.lastFull {
+			c.lastFull, c.since = s.Checks.Full, 0
 		}
 		full = c.since >= fullEvery
-		wanted = full || c.found.worked.Load() > s.checks.index || s.checks.undecided()
+		wanted = full || c.found.worked.Load() > s.Checks.Index || s.Checks.Undecided()
 	})
 	return wanted, full
 }
@@ -277,9 +267,9 @@ func (c *checker) due() (wanted, full bool) {
 // outstanding says whether there is anything that no check has covered, and which
 // check was the newest that was decided.
 func (c *checker) outstanding() (pending bool, checked uint64) {
-	c.store.view(func(s *state) {
-		pending = c.found.worked.Load() > s.checks.index || s.checks.undecided()
-		checked = s.checks.checked
+	c.store.view(func(s *state.State) {
+		pending = c.found.worked.Load() > s.Checks.Index || s.Checks.Undecided()
+		checked = s.Checks.Checked
 	})
 	return pending, checked
 }
@@ -289,7 +279,7 @@ func (c *checker) askIfDue(ctx context.Context) {
 	if leader, _, _ := c.leaders.Get(); !wanted || leader != c.id {
 		return
 	}
-	if err := c.propose(ctx, encodeCheckpoint(full)).err; err != nil {
+	if err := c.propose(ctx, state.EncodeCheckpoint(full)).Err; err != nil {
 		c.log.Debug("the checkpoint is not in the log yet", zap.Error(err))
 	}
 }
@@ -302,7 +292,7 @@ func (c *checker) see() {
 		return // in the log there may be more of the past
 	}
 	var asked, decided uint64
-	c.store.view(func(s *state) { asked, decided = s.checks.index, s.checks.checked })
+	c.store.view(func(s *state.State) { asked, decided = s.Checks.Index, s.Checks.Checked })
 	now := time.Now()
 	if c.looked && asked != c.lastAsked {
 		c.askedAt = now
@@ -322,7 +312,7 @@ func (c *checker) giveUp(ctx context.Context) {
 		return // without a majority nobody is fitter
 	}
 	var diverged []uint64
-	c.store.view(func(s *state) { diverged = sortedKeys(s.checks.diverged) })
+	c.store.view(func(s *state.State) { diverged = membership.SortedKeys(s.Checks.Diverged) })
 	if err := c.stepDown(ctx, diverged); err != nil {
 		c.log.Debug("leadership was not given up yet", zap.Error(err))
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
+	"raftkv/internal/web"
 	"strconv"
 	"strings"
 )
@@ -73,7 +75,7 @@ func parseTags(h http.Header, name string) (*tagList, error) {
 		tag, behind, ok := cutEntityTag(rest)
 		if rest = strings.TrimLeft(behind, " \t"); !ok || rest != "" && rest[0] != ',' {
 			return nil, fmt.Errorf(`%w: %s: %s; expected *, or what an ETag was, with its quotes, as in "17"`,
-				problem.ErrBadRequest, name, clip(strings.Join(lines, ", ")))
+				problem.ErrBadRequest, name, web.Clip(strings.Join(lines, ", ")))
 		}
 		list.tags = append(list.tags, tag)
 	}
@@ -95,7 +97,7 @@ func cutEntityTag(s string) (tag entityTag, rest string, ok bool) {
 // has reports whether the list names an item. Weak tags count for If-None-Match
 // and not for If-Match (RFC 9110 §13.1): what the first asks is whether a copy is
 // still good enough, and the second whether nothing at all has changed.
-func (l *tagList) has(it *item, weakly bool) bool {
+func (l *tagList) has(it *state.Item, weakly bool) bool {
 	if it == nil {
 		return false
 	}
@@ -103,7 +105,7 @@ func (l *tagList) has(it *item, weakly bool) bool {
 		return true
 	}
 	for _, t := range l.tags {
-		if rev, ok := t.revision(); ok && rev == it.modRevision && (weakly || !t.weak) {
+		if rev, ok := t.revision(); ok && rev == it.ModRevision && (weakly || !t.weak) {
 			return true
 		}
 	}
@@ -112,7 +114,7 @@ func (l *tagList) has(it *item, weakly bool) bool {
 
 // ofRead decides the conditions of a read: problem.ErrPrecondition for 412, and whether
 // the client has the value already.
-func (p preconditions) ofRead(it *item) (unchanged bool, err error) {
+func (p preconditions) ofRead(it *state.Item) (unchanged bool, err error) {
 	if p.match != nil && !p.match.has(it, false) {
 		return false, problem.ErrPrecondition
 	}
@@ -122,31 +124,31 @@ func (p preconditions) ofRead(it *item) (unchanged bool, err error) {
 // ofWrite puts the conditions of a write into the form in which they are decided
 // in the log. An error that is problem.ErrPrecondition says that no state of the key can
 // fulfil them.
-func (p preconditions) ofWrite() (condition, error) {
+func (p preconditions) ofWrite() (state.Condition, error) {
 	switch {
 	case p.noneMatch != nil && !p.noneMatch.any:
-		return condition{}, fmt.Errorf("%w: If-None-Match on a write takes only *", problem.ErrBadRequest)
+		return state.Condition{}, fmt.Errorf("%w: If-None-Match on a write takes only *", problem.ErrBadRequest)
 	case p.match != nil && len(p.match.tags) > 1:
-		return condition{}, fmt.Errorf("%w: If-Match on a write takes one tag, not a list", problem.ErrBadRequest)
+		return state.Condition{}, fmt.Errorf("%w: If-Match on a write takes one tag, not a list", problem.ErrBadRequest)
 	case p.match != nil && p.noneMatch != nil:
-		return condition{}, fmt.Errorf("%w: If-Match wants the key to be there, If-None-Match wants it not to be", problem.ErrPrecondition)
+		return state.Condition{}, fmt.Errorf("%w: If-Match wants the key to be there, If-None-Match wants it not to be", problem.ErrPrecondition)
 	case p.noneMatch != nil:
-		return condition{kind: ifMissing}, nil
+		return state.Condition{Kind: state.IfMissing}, nil
 	case p.match == nil:
-		return condition{}, nil
+		return state.Condition{}, nil
 	case p.match.any:
-		return condition{kind: ifExists}, nil
+		return state.Condition{Kind: state.IfExists}, nil
 	}
 	tag := p.match.tags[0]
 	rev, ours := tag.revision()
 	switch {
 	case !ours:
-		return condition{}, fmt.Errorf("%w: this store gives out no tag like %s", problem.ErrPrecondition, clip(tag.String()))
+		return state.Condition{}, fmt.Errorf("%w: this store gives out no tag like %s", problem.ErrPrecondition, web.Clip(tag.String()))
 	case tag.weak:
-		return condition{}, fmt.Errorf(`%w: a weak tag never matches on a write. This store gave out "%d"; `+
+		return state.Condition{}, fmt.Errorf(`%w: a weak tag never matches on a write. This store gave out "%d"; `+
 			"what is between made %s of it, as proxies do that compress", problem.ErrPrecondition, rev, tag)
 	}
-	return condition{kind: ifAtRevision, revision: rev}, nil
+	return state.Condition{Kind: state.IfAtRevision, Revision: rev}, nil
 }
 
 func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
@@ -156,12 +158,3 @@ func setETag(h http.Header, revision uint64) {
 		h["Etag"] = []string{etag(revision)}
 	}
 }
-
-// What caches between may do with an answer. Nobody may change these.
-var (
-	// cacheAsk: a copy is good only for as long as this node says so, for which
-	// the ETag makes it cheap to ask; and the bytes stay as they are.
-	cacheAsk = []string{"no-cache, no-transform"}
-	// cacheNever is for all that is not the value of a key, or its absence.
-	cacheNever = []string{"no-store"}
-)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -24,14 +25,14 @@ func TestPreconditions(t *testing.T) {
 		fail = "fails"
 		bad  = "bad"
 	)
-	at := func(rev uint64) condition { return condition{ifAtRevision, rev} }
-	none, exists, missing := condition{}, condition{kind: ifExists}, condition{kind: ifMissing}
-	never, refused := condition{kind: 254}, condition{kind: 255}
+	at := func(rev uint64) state.Condition { return state.Condition{Kind: state.IfAtRevision, Revision: rev} }
+	none, exists, missing := state.Condition{}, state.Condition{Kind: state.IfExists}, state.Condition{Kind: state.IfMissing}
+	never, refused := state.Condition{Kind: 254}, state.Condition{Kind: 255}
 	for _, tt := range []struct {
 		headers  string // one a line
 		there    string // what a read of the key comes to
 		notThere string
-		write    condition
+		write    state.Condition
 	}{
 		{headers: "", there: ok, notThere: ok, write: none},
 		{headers: "If-Match: *", there: ok, notThere: fail, write: exists},
@@ -99,7 +100,7 @@ func TestPreconditions(t *testing.T) {
 			h.Add(name, value)
 		}
 		pre, perr := parsePreconditions(h)
-		for it, want := range map[*item]string{{modRevision: 7}: tt.there, nil: tt.notThere} {
+		for it, want := range map[*state.Item]string{{ModRevision: 7}: tt.there, nil: tt.notThere} {
 			unchanged, err := pre.ofRead(it)
 			got := ok
 			switch {

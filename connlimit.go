@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/web"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -46,7 +47,7 @@ var errTooManyConns = fmt.Errorf("%w: too many connections are open", problem.Er
 // tooManyConns is the whole answer to a connection too many.
 func tooManyConns() (string, error) {
 	a := &plainAnswer{header: http.Header{}}
-	writeProblem(a, errTooManyConns)
+	web.WriteProblem(a, errTooManyConns)
 	resp := http.Response{
 		StatusCode: a.status, ProtoMajor: 1, ProtoMinor: 1, Header: a.header, Close: true,
 		Body: io.NopCloser(&a.body), ContentLength: int64(a.body.Len()),

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"raftkv/internal/walfile"
 	"time"
 )
 
@@ -108,7 +109,7 @@ func (w *dirWatch) segments(walDir string) error {
 	there := make(map[string]bool)
 	var start, next, last uint64
 	for _, f := range names {
-		seq, first, ok := parseSegmentName(f.Name())
+		seq, first, ok := walfile.ParseSegmentName(f.Name())
 		if !ok {
 			continue
 		}

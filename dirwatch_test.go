@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -37,7 +38,7 @@ func TestWatchNoticesWhatIsGone(t *testing.T) {
 		"the mark":     {func(t *testing.T, dir string, _ []string) { testkit.Must(t, os.Remove(filepath.Join(dir, "mark"))) }, "no such file"},
 		"another mark": {func(t *testing.T, dir string, _ []string) { copyOver(t, filepath.Join(dir, "mark")) }, "another one"},
 		"the state file": {func(t *testing.T, dir string, _ []string) {
-			testkit.Must(t, os.Remove(statePath(dir, firstTerm, firstIndex)))
+			testkit.Must(t, os.Remove(statePath(dir, state.FirstTerm, state.FirstIndex)))
 		}, "no such file"},
 		"the first":        {func(t *testing.T, _ string, s []string) { testkit.Must(t, os.Remove(s[0])) }, "is missing"},
 		"one between":      {func(t *testing.T, _ string, s []string) { testkit.Must(t, os.Remove(s[1])) }, "is missing"},
@@ -102,11 +103,11 @@ func TestWatchRaisesNoFalseAlarm(t *testing.T) {
 		}
 		if round%4 == 3 {
 			index += 10
-			testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(2, index), 2, 1)}))
+			testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 2, index), 2, 1)}))
 			testkit.Must(t, o.clean(index))
 			continue
 		}
-		takeSnapshot(t, o, someState(2, index-3))
+		takeSnapshot(t, o, someState(t, 2, index-3))
 	}
 	cancel()
 	testkit.Must(t, <-ended)

@@ -12,7 +12,11 @@ import (
 	"path/filepath"
 	"raftkv/internal/address"
 	"raftkv/internal/durable"
+	"raftkv/internal/membership"
+	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
+	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
 	"slices"
 	"strings"
@@ -38,7 +42,7 @@ func diskIdentity() identity {
 func newDisk(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers())))
+	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), state.First(diskPeers())))
 	return dir
 }
 
@@ -59,11 +63,11 @@ func wantOneSnapshot(t testing.TB, o *openedStorage) {
 	snap, err := o.mem.Snapshot()
 	testkit.Must(t, err)
 	meta := snap.GetMetadata()
-	if meta.GetIndex() != o.state.index || meta.GetTerm() != o.state.term || o.snapIndex.Load() > o.state.index {
+	if meta.GetIndex() != o.state.Index || meta.GetTerm() != o.state.Term || o.snapIndex.Load() > o.state.Index {
 		t.Fatalf("raft has the snapshot %d/%d, the state is %d/%d, the storage says %d",
-			meta.GetIndex(), meta.GetTerm(), o.state.index, o.state.term, o.snapIndex.Load())
+			meta.GetIndex(), meta.GetTerm(), o.state.Index, o.state.Term, o.snapIndex.Load())
 	}
-	if want := o.state.membership.confState(); o.state.index > 0 && !proto.Equal(meta.GetConfState(), want) {
+	if want := o.state.Membership.ConfState(); o.state.Index > 0 && !proto.Equal(meta.GetConfState(), want) {
 		t.Fatalf("raft has the members %v, the state has %v", meta.GetConfState(), want)
 	}
 	last, err := o.mem.LastIndex()
@@ -283,46 +287,40 @@ func storageAppend(term, vote, commit uint64, entries ...*raftpb.Entry) *raftpb.
 }
 
 // someState is a state at an index, with a key that tells it from others.
-func someState(term, index uint64) *state {
-	st := newState(diskPeers())
-	st.index, st.term, st.revision = index, term, index
-	it := &item{value: fmt.Appendf(nil, "as of %d", index), createRevision: 1, modRevision: index, version: index}
-	st.items.Set("key", it)
-	st.sum = hashItems(&st.items)
-	st.bytes = uint64(len("key") + len(it.value))
-	return st
+func someState(t testing.TB, term, index uint64) *state.State {
+	return statetest.At(t, diskPeers(), term, index)
 }
 
 func wantState(t *testing.T, o *openedStorage, index uint64) {
 	t.Helper()
-	if at := o.snapIndex.Load(); at != index || o.state.index < at {
-		t.Fatalf("the snapshot is of index %d, the state of %d, not %d", at, o.state.index, index)
+	if at := o.snapIndex.Load(); at != index || o.state.Index < at {
+		t.Fatalf("the snapshot is of index %d, the state of %d, not %d", at, o.state.Index, index)
 	}
-	if index == firstIndex {
+	if index == state.FirstIndex {
 		return
 	}
-	if it := o.state.get("key"); it == nil || string(it.value) != fmt.Sprintf("as of %d", index) {
+	if it := o.state.Get("key"); it == nil || string(it.Value) != fmt.Sprintf("as of %d", index) {
 		t.Fatalf("the state of index %d holds something else", index)
 	}
 }
 
-func writeSomeState(t *testing.T, dir string, st *state) {
+func writeSomeState(t *testing.T, dir string, st *state.State) {
 	t.Helper()
-	testkit.Must(t, durable.WriteFile(statePath(dir, st.term, st.index), func(w io.Writer) error { return writeState(w, st) }))
+	testkit.Must(t, durable.WriteFile(statePath(dir, st.Term, st.Index), func(w io.Writer) error { return state.Write(w, st) }))
 }
 
 // takeSnapshot goes the way of a snapshot of this node's own.
-func takeSnapshot(t *testing.T, o *openedStorage, st *state) {
+func takeSnapshot(t *testing.T, o *openedStorage, st *state.State) {
 	t.Helper()
 	writeSomeState(t, o.dir, st)
 	testkit.Must(t, o.written(st))
-	testkit.Must(t, o.clean(st.index))
+	testkit.Must(t, o.clean(st.Index))
 }
 
-func stateBytes(t *testing.T, st *state) []byte {
+func stateBytes(t *testing.T, st *state.State) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	testkit.Must(t, writeState(&b, st))
+	testkit.Must(t, state.Write(&b, st))
 	return b.Bytes()
 }
 
@@ -330,7 +328,7 @@ func stateBytes(t *testing.T, st *state) []byte {
 func snapMessage(term, index uint64) *raftpb.Message {
 	return &raftpb.Message{Type: raftpb.MsgSnap.Enum(), Snapshot: &raftpb.Snapshot{
 		Metadata: &raftpb.SnapshotMetadata{
-			Term: new(term), Index: new(index), ConfState: newMembership(diskPeers()).confState(),
+			Term: new(term), Index: new(index), ConfState: membership.New(diskPeers()).ConfState(),
 		},
 	}}
 }
@@ -346,11 +344,11 @@ func receive(t *testing.T, s *storage, term, index uint64, data []byte) error {
 
 // received takes in the snapshot of a state, and returns what raft then tells
 // the storage.
-func received(t *testing.T, s *storage, st *state, term, vote uint64, entries ...*raftpb.Entry) *raftpb.Message {
+func received(t *testing.T, s *storage, st *state.State, term, vote uint64, entries ...*raftpb.Entry) *raftpb.Message {
 	t.Helper()
-	testkit.Must(t, receive(t, s, st.term, st.index, stateBytes(t, st)))
-	app := storageAppend(term, vote, st.index, entries...)
-	app.Snapshot = snapMessage(st.term, st.index).GetSnapshot()
+	testkit.Must(t, receive(t, s, st.Term, st.Index, stateBytes(t, st)))
+	app := storageAppend(term, vote, st.Index, entries...)
+	app.Snapshot = snapMessage(st.Term, st.Index).GetSnapshot()
 	return app
 }
 
@@ -359,8 +357,8 @@ func wantEntries(t *testing.T, o *openedStorage, want []*raftpb.Entry) {
 	t.Helper()
 	last, err := o.mem.LastIndex()
 	testkit.Must(t, err)
-	if last != lastIndex(want) {
-		t.Fatalf("the log ends at %d, not at %d", last, lastIndex(want))
+	if last != walfile.LastIndex(want) {
+		t.Fatalf("the log ends at %d, not at %d", last, walfile.LastIndex(want))
 	}
 	got, err := o.mem.Entries(want[0].GetIndex(), last+1, ^uint64(0))
 	testkit.Must(t, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"strings"
 	"testing"
 )
@@ -31,11 +32,11 @@ func TestAPINodeEnds(t *testing.T) {
 		at := newAPITest(t)
 		life, end := context.WithCancelCause(t.Context())
 		at.a.life = life
-		at.a.propose = func(context.Context, []byte) result {
+		at.a.propose = func(context.Context, []byte) state.Result {
 			at.proposed++
 			end(tt.ends)
 			at.a.stop() // as server.run does then
-			return result{err: tt.fails}
+			return state.Result{Err: tt.fails}
 		}
 		w := at.do("PUT", "/k", "v")
 		if w.Code != tt.statusMeanwhile || !strings.Contains(w.Body.String(), `"outcome":"`+tt.meanwhile+`"`) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"raftkv/internal/address"
 	"raftkv/internal/logging"
+	"raftkv/internal/membership"
 	"raftkv/internal/wait"
 	"slices"
 	"strconv"
@@ -43,7 +44,7 @@ type watcher struct {
 	call func(ctx context.Context, f func(*raft.RawNode)) error
 	// contacts is who was heard from, and when.
 	contacts *contacts
-	members  func() membership
+	members  func() membership.Membership
 	// askVersion asks the member at a URL for its program's version.
 	askVersion func(ctx context.Context, peerURL string) (string, error)
 	// toCheck says whether there is anything that no check has covered, and which
@@ -137,12 +138,12 @@ func (w *watcher) sayLeaderless(ctx context.Context) {
 		m := w.members()
 		heard := w.contacts.since(time.Now().Add(-since))
 		var silent []uint64
-		for _, id := range m.voters() {
+		for _, id := range m.Voters() {
 			if id != w.id && !slices.Contains(heard, id) {
 				silent = append(silent, id)
 			}
 		}
-		fields = append(fields, zap.Int("voters", len(m.voters())), zap.Uint64s("silent", silent))
+		fields = append(fields, zap.Int("voters", len(m.Voters())), zap.Uint64s("silent", silent))
 	}
 	w.log.Warn("no leader: nothing can be written, and nothing read but by ?consistency=stale", fields...)
 }
@@ -184,7 +185,7 @@ func (w *watcher) look(ctx context.Context) {
 			w.versions.forget(id)
 		}
 	}
-	for _, id := range sortedKeys(v.members) {
+	for _, id := range membership.SortedKeys(v.members) {
 		if id != w.id {
 			w.noteMember(id, v, now)
 		}
@@ -218,13 +219,13 @@ func (w *watcher) noteMember(id uint64, v clusterView, now time.Time) {
 		c.downAt = m.heard
 	}
 	w.versions.forget(id)
-	w.log.Warn("member down", logging.News, zap.Uint64("member", id), zap.String("role", roleName(m.learner)),
+	w.log.Warn("member down", logging.News, zap.Uint64("member", id), zap.String("role", membership.RoleName(m.learner)),
 		zap.Bool("ever-heard", met), zap.Duration("silent", now.Sub(c.downAt)), zap.Uint64("lag", v.lag(id)))
 }
 
 // sayChange says what a committed change made of a member. What was committed
 // before this node started, its former life has said.
-func (kv *kvstore) sayChange(index uint64, before, after member) {
+func (kv *kvstore) sayChange(index uint64, before, after membership.Member) {
 	if index <= kv.toldBefore {
 		return
 	}
@@ -253,6 +254,6 @@ func (kv *kvstore) sayChange(index uint64, before, after member) {
 func (s *server) sayStarted(clients, peers string) {
 	m, index := s.kv.membership()
 	s.log.Info("started", zap.String("version", thisBuild().version), zap.Uint64("id", s.cfg.ID), zap.String("data-dir", s.cfg.DataDir),
-		zap.String("cluster", strconv.FormatUint(s.node.cluster, 16)), zap.String("members", address.FormatPeers(m.peers())),
+		zap.String("cluster", strconv.FormatUint(s.node.cluster, 16)), zap.String("members", address.FormatPeers(m.Peers())),
 		zap.Uint64("index", index), zap.Uint64("boot", s.storage.boot), zap.String("clients", clients), zap.String("peers", peers))
 }

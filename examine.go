@@ -7,12 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/durable"
-	"raftkv/internal/record"
+	"raftkv/internal/state"
+	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
 	"strings"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
-	"go.etcd.io/raft/v3/raftpb"
 )
 
 // findings is what is in a data directory, read without touching it. What could
@@ -20,12 +20,12 @@ import (
 type findings struct {
 	dir      string
 	mark     *watermark.Mark
-	tail     tailReport
+	tail     walfile.Tail
 	identity *identity
-	log      walContents // as far as it can be read
+	log      walfile.Contents // as far as it can be read
 	// snapshot is the state of the snapshot that counts. A node that joins and
 	// has not heard from the cluster yet has an empty one, of index 0.
-	snapshot *state
+	snapshot *state.State
 	file     string // of the snapshot
 	digest   [sha256.Size]byte
 	damage   []error
@@ -51,19 +51,19 @@ func examineDir(dir string) (*findings, error) {
 	f.note(err)
 	f.tail, err = checkTail(walDir)
 	f.note(err)
-	f.log, err = readWAL(walDir)
+	f.log, err = walfile.Read(walDir)
 	logRead := err == nil
-	if f.note(err); !logRead && f.log.settle() != nil {
+	if f.note(err); !logRead && f.log.Settle() != nil {
 		return f, nil
 	}
-	if logRead || f.log.meta != nil {
-		id, err := decodeIdentity(f.log.meta)
+	if logRead || f.log.Meta != nil {
+		id, err := decodeIdentity(f.log.Meta)
 		if err == nil {
 			f.identity = &id
 		}
 		f.note(err)
 	}
-	for _, e := range f.log.entries {
+	for _, e := range f.log.Entries {
 		if err := notePublished(e, make(map[uint64]uint64)); err != nil {
 			f.note(err)
 			break
@@ -111,18 +111,18 @@ func peekMark(path string) (watermark.Mark, error) {
 
 // readSnapshot reads the state file that the log names.
 func (f *findings) readSnapshot() error {
-	snap := f.log.snapshot
+	snap := f.log.Snapshot
 	if snap.GetIndex() == 0 {
-		f.snapshot = newState(nil)
+		f.snapshot = state.New(nil)
 		return nil
 	}
 	f.file = statePath(f.dir, snap.GetTerm(), snap.GetIndex())
-	st, digest, err := readBackup(nil, f.file)
+	st, digest, err := state.ReadBackup(nil, f.file)
 	if err != nil {
 		return err
 	}
-	if st.index != snap.GetIndex() || st.term != snap.GetTerm() {
-		return fmt.Errorf("state file %s holds another state, of term %d and index %d", f.file, st.term, st.index)
+	if st.Index != snap.GetIndex() || st.Term != snap.GetTerm() {
+		return fmt.Errorf("state file %s holds another state, of term %d and index %d", f.file, st.Term, st.Index)
 	}
 	f.snapshot, f.digest = st, digest
 	return nil
@@ -130,39 +130,17 @@ func (f *findings) readSnapshot() error {
 
 // replay returns the state after the entries up to an index, as the apply loop
 // makes it.
-func (f *findings) replay(upTo uint64) (*state, error) {
-	st := f.snapshot.copy()
-	for _, e := range f.log.entries {
+func (f *findings) replay(upTo uint64) (*state.State, error) {
+	st := f.snapshot.Copy()
+	for _, e := range f.log.Entries {
 		if e.GetIndex() > upTo {
 			break
 		}
-		if err := st.replay(e); err != nil {
+		if err := st.Replay(e); err != nil {
 			return nil, err
 		}
 	}
 	return st, nil
-}
-
-// replay applies an entry for which nobody waits.
-func (s *state) replay(e *raftpb.Entry) error {
-	_, err := s.replayCounting(e)
-	return err
-}
-
-// replayCounting is replay; it says how many commands there were beside those of
-// the checks.
-func (s *state) replayCounting(e *raftpb.Entry) (commands int, err error) {
-	if e.GetType() == raftpb.EntryNormal {
-		_, commands, err = s.applyEntry(e)
-		if errors.Is(err, record.ErrMalformed) {
-			err = nil
-		}
-		return commands, err
-	}
-	if _, _, _, err := s.applyConfEntry(e); errors.Is(err, record.ErrUnknownCommand) {
-		return 0, err
-	}
-	return 0, nil // a refused change is void
 }
 
 // inUse reports whether a process has the directory locked. To learn it, the
@@ -189,7 +167,7 @@ func (f *findings) leftovers() (temporary, foreign []string, err error) {
 		}
 		for _, file := range files {
 			name := file.Name()
-			_, _, segment := parseSegmentName(name)
+			_, _, segment := walfile.ParseSegmentName(name)
 			switch {
 			case sub == "" && (name == "lock" || name == "mark" || name == "wal" || name == "snap"):
 			case sub == "" && (isFileSystems(file) || isSetAside(file)):
@@ -202,20 +180,4 @@ func (f *findings) leftovers() (temporary, foreign []string, err error) {
 		}
 	}
 	return temporary, foreign, nil
-}
-
-// digestOf returns the checksum at the end of the file that writeState makes.
-func digestOf(s *state) ([sha256.Size]byte, error) {
-	var end lastBytes
-	err := writeState(&end, s)
-	return [sha256.Size]byte(end), err
-}
-
-// lastBytes keeps the end of what is written to it.
-type lastBytes [sha256.Size]byte
-
-func (l *lastBytes) Write(b []byte) (int, error) {
-	both := append(l[:], b[max(0, len(b)-len(l)):]...)
-	copy(l[:], both[len(both)-len(l):])
-	return len(b), nil
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -50,7 +52,7 @@ func unpackFixture(t *testing.T, path string) string {
 }
 
 // wantGolden compares a state with a fixture's.
-func wantGolden(t *testing.T, what string, st *state, name string) {
+func wantGolden(t *testing.T, what string, st *state.State, name string) {
 	t.Helper()
 	got, want := strings.Split(describeState(st), "\n"), strings.Split(golden(t, name), "\n")
 	for i := range max(len(got), len(want)) {
@@ -93,10 +95,10 @@ func TestFixtureDirs(t *testing.T) {
 			if len(f.damage) > 0 {
 				t.Fatalf("damage: %v", f.damage)
 			}
-			if len(f.log.entries) == 0 || f.snapshot.index <= firstIndex {
-				t.Errorf("the snapshot is of entry %d, with %d entries behind it: the fixture shows too little", f.snapshot.index, len(f.log.entries))
+			if len(f.log.Entries) == 0 || f.snapshot.Index <= state.FirstIndex {
+				t.Errorf("the snapshot is of entry %d, with %d entries behind it: the fixture shows too little", f.snapshot.Index, len(f.log.Entries))
 			}
-			st, err := f.replay(f.log.last())
+			st, err := f.replay(f.log.Last())
 			testkit.Must(t, err)
 			wantGolden(t, "the directory", st, name)
 
@@ -108,10 +110,10 @@ func TestFixtureDirs(t *testing.T) {
 			})
 			testkit.Must(t, err)
 			defer o.close()
-			entries, err := o.mem.Entries(o.state.index+1, o.last+1, 1<<30)
+			entries, err := o.mem.Entries(o.state.Index+1, o.last+1, 1<<30)
 			testkit.Must(t, err)
 			for _, e := range entries {
-				testkit.Must(t, o.state.replay(e))
+				testkit.Must(t, o.state.Replay(e))
 			}
 			wantGolden(t, "the opened directory", o.state, name)
 		})
@@ -126,7 +128,7 @@ func TestFixtureInspect(t *testing.T) {
 			dir := unpackFixture(t, path)
 			sums, times := diskSums(t, dir), stamps(t, dir)
 			code, out, errs := runCommand(t, "inspect", dir)
-			if code != exitOK || errs != "" {
+			if code != config.ExitOK || errs != "" {
 				t.Errorf("exit %d\n%s%s", code, out, errs)
 			}
 			for _, want := range []string{"node ", "cluster ", "snapshot ", "removed          3", "member 1", "member 4         learner", "level", "tail             clean", "sound "} {
@@ -149,9 +151,9 @@ func TestFixtureRecover(t *testing.T) {
 			dir := unpackFixture(t, path)
 			f, err := examineDir(dir)
 			testkit.Must(t, err)
-			st, err := f.replay(f.log.last())
+			st, err := f.replay(f.log.Last())
 			testkit.Must(t, err)
-			if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != exitOK {
+			if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
 			wantRefounded(t, dir, st, []address.Peer{{ID: f.identity.Node, URL: simURL(f.identity.Node)}})
@@ -163,15 +165,15 @@ func TestFixtureRecover(t *testing.T) {
 func TestFixtureBackups(t *testing.T) {
 	for name, path := range fixtures(t, ".backup") {
 		t.Run(name, func(t *testing.T) {
-			st, digest, err := readBackup(nil, path)
+			st, digest, err := state.ReadBackup(nil, path)
 			testkit.Must(t, err)
 			wantGolden(t, "the backup", st, name)
 			code, out, errs := runCommand(t, "inspect", path)
-			if code != exitOK || !strings.Contains(out, fmt.Sprintf("%x", digest)) {
+			if code != config.ExitOK || !strings.Contains(out, fmt.Sprintf("%x", digest)) {
 				t.Errorf("inspect: exit %d\n%s%s", code, out, errs)
 			}
 			dir := filepath.Join(t.TempDir(), "new")
-			if code, out, errs := runCommand(t, "restore", path, "--data-dir", dir, "--id", "7", "--cluster", "7="+simURL(7)); code != exitOK {
+			if code, out, errs := runCommand(t, "restore", path, "--data-dir", dir, "--id", "7", "--cluster", "7="+simURL(7)); code != config.ExitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
 			wantRefounded(t, dir, st, []address.Peer{{ID: 7, URL: simURL(7)}})

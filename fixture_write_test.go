@@ -15,7 +15,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -32,7 +35,7 @@ func TestWriteFixture(t *testing.T) {
 	if old, err := filepath.Glob(fixturePath(name + ".*")); err != nil || len(old) > 0 {
 		t.Fatalf("there is a fixture of that name, and it stays as it is: %v (%v)", old, err)
 	}
-	many := func(cfg *config) { cfg.SnapshotCount = 1 << 30 } // a snapshot only where it is asked for
+	many := func(cfg *config.Config) { cfg.SnapshotCount = 1 << 30 } // a snapshot only where it is asked for
 	simulateWith(t, 3, many, func(c *simCluster) {
 		srv, dir := fixtureNode(c)
 		st := srv.kv.state
@@ -43,7 +46,7 @@ func TestWriteFixture(t *testing.T) {
 			_, err := io.WriteString(w, describeState(st))
 			return err
 		})
-		writeFixture(t, name+".backup", func(w io.Writer) error { return writeState(w, st) })
+		writeFixture(t, name+".backup", func(w io.Writer) error { return state.Write(w, st) })
 		writeFixture(t, name+".dir.tar.gz", func(w io.Writer) error { return packDir(w, dir) })
 	})
 }
@@ -69,15 +72,15 @@ func fixtureNode(c *simCluster) (*server, string) {
 		srv := c.nodes[1].srv
 		srv.kv.mu.RLock()
 		defer srv.kv.mu.RUnlock()
-		return srv.kv.state.checks.checked > 0
+		return srv.kv.state.Checks.Checked > 0
 	})
 	fixtureWrites(c, "old/")
 	fixtureTerm(c)
-	c.fixtureChange(memberRequest{Op: opRemove, ID: 3, Force: true})
+	c.fixtureChange(memberRequest{Op: membership.OpRemove, ID: 3, Force: true})
 	if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
 		c.t.Fatalf("the removed node ended with: %v", err)
 	}
-	c.fixtureChange(memberRequest{Op: opAddLearner, ID: 4, PeerURL: simURL(4)}) // it never comes up
+	c.fixtureChange(memberRequest{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)}) // it never comes up
 	fixtureWrites(c, "kept/")
 
 	for _, id := range c.up() {
@@ -89,7 +92,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 	fixtureWrites(c, "tail/")
 	c.fixtureChange(addRequest(5))
 	fixtureTerm(c)
-	c.fixtureChange(memberRequest{Op: opRemove, ID: 5, Force: true})
+	c.fixtureChange(memberRequest{Op: membership.OpRemove, ID: 5, Force: true})
 	c.fixturePut("last", []byte("the last write"))
 	c.await("rest", func() bool {
 		one, at1 := c.nodes[1].hash()
@@ -101,8 +104,8 @@ func fixtureNode(c *simCluster) (*server, string) {
 	follower := c.followers()[0]
 	srv, dir := c.nodes[follower].srv, c.nodes[follower].dir
 	c.stop(follower)
-	if srv.storage.last != srv.kv.state.index {
-		c.t.Fatalf("the log reaches entry %d, the state entry %d: write the fixture again", srv.storage.last, srv.kv.state.index)
+	if srv.storage.last != srv.kv.state.Index {
+		c.t.Fatalf("the log reaches entry %d, the state entry %d: write the fixture again", srv.storage.last, srv.kv.state.Index)
 	}
 	return srv, dir
 }
@@ -128,14 +131,14 @@ func (c *simCluster) fixtureChange(r memberRequest) {
 
 func (c *simCluster) fixturePut(key string, value []byte) {
 	c.t.Helper()
-	c.fixtureWrite(encodeWrite(kindPut, condition{}, key, value), nil)
+	c.fixtureWrite(state.EncodeWrite(state.KindPut, state.Condition{}, key, value), nil)
 }
 
 func (c *simCluster) fixtureWrite(cmd []byte, want error) {
 	c.t.Helper()
 	srv := c.nodes[c.leader()].srv
-	if res := srv.proposals.propose(context.Background(), cmd); !errors.Is(res.err, want) {
-		c.t.Fatalf("a write ended with %v, want %v", res.err, want)
+	if res := srv.proposals.propose(context.Background(), cmd); !errors.Is(res.Err, want) {
+		c.t.Fatalf("a write ended with %v, want %v", res.Err, want)
 	}
 }
 
@@ -158,8 +161,8 @@ func fixtureWrites(c *simCluster, prefix string) {
 	c.fixturePut(prefix+"twice", []byte("once"))
 	c.fixturePut(prefix+"twice", []byte("twice"))
 	c.fixturePut(prefix+"gone", []byte("x"))
-	c.fixtureWrite(encodeWrite(kindDelete, condition{}, prefix+"gone", nil), nil)
-	c.fixtureWrite(encodeWrite(kindPut, condition{kind: ifExists}, prefix+"gone", nil), problem.ErrPrecondition)
+	c.fixtureWrite(state.EncodeWrite(state.KindDelete, state.Condition{}, prefix+"gone", nil), nil)
+	c.fixtureWrite(state.EncodeWrite(state.KindPut, state.Condition{Kind: state.IfExists}, prefix+"gone", nil), problem.ErrPrecondition)
 	c.fixturePut(prefix+"€/../\x01//?", []byte("a key is taken literally"))
 	c.fixturePut(prefix+strings.Repeat("k", maxKeyBytes-len(prefix)), []byte("the longest key"))
 	c.fixturePut("every", []byte(prefix)) // once a round
@@ -171,41 +174,41 @@ func fixtureWrites(c *simCluster, prefix string) {
 // describeState prints a state: every field of it, except that a long value is told
 // by its length and hash. A new field goes into a line that a state without it
 // does not have.
-func describeState(s *state) string {
+func describeState(s *state.State) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "index %d term %d revision %d bytes %d changes %d\n", s.index, s.term, s.revision, s.bytes, s.membership.changes)
-	for _, m := range s.membership.sorted() {
+	fmt.Fprintf(&b, "index %d term %d revision %d bytes %d changes %d\n", s.Index, s.Term, s.Revision, s.Bytes, s.Membership.Changes)
+	for _, m := range s.Membership.Sorted() {
 		fmt.Fprintf(&b, "member %d learner %v instance %x peer %s client %q\n", m.ID, m.Learner, m.Instance, m.PeerURL, m.ClientURL)
 	}
-	for _, m := range s.membership.sorted() {
+	for _, m := range s.Membership.Sorted() {
 		if m.Level > 0 || m.Pinned || m.Added > 0 {
 			fmt.Fprintf(&b, "member %d level %d pinned %v added %x\n", m.ID, m.Level, m.Pinned, m.Added)
 		}
 	}
-	fmt.Fprintf(&b, "removed %d\n", sortedKeys(s.membership.removed))
-	if s.level > 0 {
-		fmt.Fprintf(&b, "level %d\n", s.level)
+	fmt.Fprintf(&b, "removed %d\n", membership.SortedKeys(s.Membership.Removed))
+	if s.Level > 0 {
+		fmt.Fprintf(&b, "level %d\n", s.Level)
 	}
-	if k := s.checks; k.index > 0 {
+	if k := s.Checks; k.Index > 0 {
 		fmt.Fprintf(&b, "check %d full %d voters %d checked %d agreed %x diverged %v no majority %d\n",
-			k.index, k.full, k.voters, k.checked, k.agreed, k.diverged, k.noMajority)
-		for _, id := range sortedKeys(k.reports) {
-			fmt.Fprintf(&b, "report %d {hash:%d void:%v}\n", id, k.reports[id].hash, k.reports[id].void)
+			k.Index, k.Full, k.Voters, k.Checked, k.Agreed, k.Diverged, k.NoMajority)
+		for _, id := range membership.SortedKeys(k.Reports) {
+			fmt.Fprintf(&b, "report %d {hash:%d void:%v}\n", id, k.Reports[id].Hash, k.Reports[id].Void)
 		}
 	}
-	for _, id := range sortedKeys(s.windows) {
-		w := s.windows[id]
-		fmt.Fprintf(&b, "window %d boot %d low %d applied %x\n", id, w.boot, w.low, w.applied)
+	for _, id := range membership.SortedKeys(s.Windows) {
+		w := s.Windows[id]
+		fmt.Fprintf(&b, "window %d boot %d low %d applied %x\n", id, w.Boot, w.Low, w.Applied)
 	}
-	s.scan(func(key string, it *item) bool {
-		value := fmt.Sprintf("%q", it.value)
-		if len(it.value) > 64 {
-			value = fmt.Sprintf("%d bytes, sha256 %x", len(it.value), sha256.Sum256(it.value))
+	s.Scan(func(key string, it *state.Item) bool {
+		value := fmt.Sprintf("%q", it.Value)
+		if len(it.Value) > 64 {
+			value = fmt.Sprintf("%d bytes, sha256 %x", len(it.Value), sha256.Sum256(it.Value))
 		}
 		if len(key) > 64 {
 			key = fmt.Sprintf("%d bytes, sha256 %x", len(key), sha256.Sum256([]byte(key)))
 		}
-		fmt.Fprintf(&b, "key %q create %d mod %d version %d value %s\n", key, it.createRevision, it.modRevision, it.version, value)
+		fmt.Fprintf(&b, "key %q create %d mod %d version %d value %s\n", key, it.CreateRevision, it.ModRevision, it.Version, value)
 		return true
 	})
 	return b.String()

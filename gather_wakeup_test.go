@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/wait"
 	"sync"
 	"sync/atomic"
@@ -33,7 +34,7 @@ func (pt *proposeTest) mustGather() {
 			pt.Fatalf("batch %+v is not offered again", b.id)
 		}
 	}
-	if len(p.queue) == 0 || len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= windowSize {
+	if len(p.queue) == 0 || len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= state.WindowSize {
 		return
 	}
 	if pause, _ := p.gather.hold(len(p.queue), len(p.inFlight), now); pause == 0 || p.queued >= fullBatchBytes {
@@ -190,7 +191,7 @@ func (f *fickleRaft) settle(rnd *rand.Rand, lost bool) {
 	f.taken = append(f.taken[:i], f.taken[i+1:]...)
 	f.mu.Unlock()
 	if !lost {
-		f.p.applied(b.id, make([]result, len(b.requests)))
+		f.p.applied(b.id, make([]state.Result, len(b.requests)))
 	}
 }
 
@@ -339,14 +340,14 @@ func TestProposeIsPrompt(t *testing.T) {
 						p.done(true, 1, true)
 						id, cmds := pt.open(p)
 						time.AfterFunc(time.Duration(rnd.Int64N(int64(ru.slowest))), func() {
-							pt.p.applied(id, make([]result, len(cmds)))
+							pt.p.applied(id, make([]state.Result, len(cmds)))
 						})
 					case <-pt.Context().Done():
 						return
 					}
 				}
 			}()
-			ru.run(pt.T, func() error { return pt.p.propose(pt.Context(), []byte("w")).err })
+			ru.run(pt.T, func() error { return pt.p.propose(pt.Context(), []byte("w")).Err })
 		})
 	})
 }
@@ -481,11 +482,11 @@ func TestProposeAfterLostLeader(t *testing.T) {
 		held := pt.write("held") // beside it: only many would wake run
 		pt.leaders.Set(0, 1)
 		time.Sleep(testTimeout + testSlack)
-		pt.want(lost, result{err: problem.ErrOutcomeUnknown})
-		pt.want(held, result{err: problem.ErrNoLeader})
+		pt.want(lost, state.Result{Err: problem.ErrOutcomeUnknown})
+		pt.want(held, state.Result{Err: problem.ErrNoLeader})
 		res := pt.write("later")
 		time.Sleep(testTimeout + testSlack)
-		pt.want(res, result{err: problem.ErrNoLeader})
+		pt.want(res, state.Result{Err: problem.ErrNoLeader})
 	})
 }
 

@@ -22,11 +22,11 @@ func (ms *members) letLead(ctx context.Context, id uint64) (memberReply, error) 
 	if err != nil {
 		return memberReply{}, err
 	}
-	mem, isMember := m.members[id]
+	mem, isMember := m.Members[id]
 	switch {
 	case id == ms.id:
 		return memberReply{ID: id}, nil
-	case id == 0 && len(m.voters()) == 1:
+	case id == 0 && len(m.Voters()) == 1:
 		return memberReply{}, fmt.Errorf("%w, and there is no other", problem.ErrNotVoter)
 	case id != 0 && !isMember:
 		return memberReply{}, problem.ErrMemberUnknown

@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
+	"raftkv/internal/web"
 	"strings"
 	"testing"
 	"time"
@@ -42,9 +44,9 @@ func newHangUpTest(t *testing.T) *hangUpTest {
 		}
 	}
 	propose := at.a.propose
-	at.a.propose = func(ctx context.Context, cmd []byte) result {
+	at.a.propose = func(ctx context.Context, cmd []byte) state.Result {
 		if !wait(ctx) {
-			return result{err: problem.ErrOutcomeUnknown}
+			return state.Result{Err: problem.ErrOutcomeUnknown}
 		}
 		return propose(ctx, cmd)
 	}
@@ -162,7 +164,7 @@ func TestHungUpByWrite(t *testing.T) {
 	gone, ended := make(chan struct{}), make(chan bool, 1)
 	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done() // net/http has met the FIN
-		r, done := untilHungUp(r)
+		r, done := web.UntilHungUp(r)
 		defer done()
 		<-gone
 		early := r.Context().Err() != nil

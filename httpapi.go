@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"raftkv/internal/liveness"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
+	"raftkv/internal/web"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -30,78 +30,55 @@ const (
 type api struct {
 	log      *zap.Logger
 	kv       *kvstore
-	propose  func(ctx context.Context, cmd []byte) result
+	propose  func(ctx context.Context, cmd []byte) state.Result
 	fresh    *freshness
 	members  *membersAPI
 	metrics  *metrics
 	backups  *backups
-	routes   map[string]methods // by path, those of no resource below it
+	routes   map[string]web.Methods // by path, those of no resource below it
 	maxValue int64
 	mayWrite func() error // of the log's disk
 	quota    *quota
 	room     *roomKeeper
 	bodies   *bodyBudget
-	origin   originGuard
+	origin   web.OriginGuard
 	profiles bool // are served
 	stopping atomic.Bool
 	life     context.Context // the node's
 }
 
-// reserved are the first path segments that are not keys in the short form.
-func reserved(segment string) bool {
-	switch segment {
-	case "v1", "ui", "metrics", "livez", "readyz", "debug":
-		return true
-	}
-	return false
-}
-
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	start, route := time.Now(), routeLabel(r.Method, r.URL.Path)
+	start, route := time.Now(), web.RouteLabel(r.Method, r.URL.Path)
 	a.metrics.inFlight.Inc()
 	defer a.metrics.inFlight.Dec()
-	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
-	w.Header()["Cache-Control"] = cacheNever // unless the handler knows better
-	r, done := untilHungUp(r)
+	rec := &web.Recorder{ResponseWriter: w, Status: http.StatusOK}
+	w.Header()["Cache-Control"] = web.CacheNever // unless the handler knows better
+	r, done := web.UntilHungUp(r)
 	defer done()
 	if err := a.serve(rec, r); err != nil {
-		writeProblem(rec, a.explain(w.Header(), err))
+		web.WriteProblem(rec, a.explain(w.Header(), err))
 	}
 	took := time.Since(start)
-	a.metrics.observe(r.Method, route, rec.status, took)
-	a.noteRequest(r, route, rec.status, took)
+	a.metrics.observe(r.Method, route, rec.Status, took)
+	a.noteRequest(r, route, rec.Status, took)
 }
 
 // addRoutes adds the paths that are no resource of many.
 func (a *api) addRoutes(status *statusAPI, live *liveness.Monitor) {
-	a.routes = map[string]methods{
-		"livez":       {"GET": bare(live.Serve)},
+	a.routes = map[string]web.Methods{
+		"livez":       {"GET": web.Bare(live.Serve)},
 		"readyz":      {"GET": status.serveReady},
-		"metrics":     {"GET": bare(a.metrics.serve)},
-		"v1/status":   {"GET": bare(status.serveStatus)},
+		"metrics":     {"GET": web.Bare(a.metrics.serve)},
+		"v1/status":   {"GET": web.Bare(status.serveStatus)},
 		"v1/members":  {"GET": a.members.serveMembers, "POST": a.members.serveAddMember},
-		"v1/leader":   {"POST": bare(a.members.serveLeader)},
+		"v1/leader":   {"POST": web.Bare(a.members.serveLeader)},
 		"v1/snapshot": {"GET": a.backups.serveSnapshot},
 	}
 }
 
-// recorder remembers the status for the metrics.
-type recorder struct {
-	http.ResponseWriter
-	status int
-}
-
-func (r *recorder) WriteHeader(status int) {
-	r.status = status
-	r.ResponseWriter.WriteHeader(status)
-}
-
-// Unwrap lets http.ResponseController reach the connection.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
 // serve answers a request, or returns the error to answer with.
 func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
-	if err := a.origin.check(r); err != nil {
+	if err := a.origin.Check(r); err != nil {
 		return err
 	}
 	if err := a.fault(); err != nil {
@@ -126,7 +103,7 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 		return a.serveV1(w, r, path)
 	case a.profiles && (path == "debug/pprof" || strings.HasPrefix(path, "debug/pprof/")):
 		return serveProfiles(w, r)
-	case reserved(first):
+	case web.Reserved(first):
 		return fmt.Errorf("%w: paths under /%s are reserved; for a key of that name use /v1/kv/%s",
 			problem.ErrBadRequest, first, url.PathEscape(path))
 	case r.Method == http.MethodPost || r.Method == http.MethodDelete:
@@ -138,7 +115,7 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseMemberID(path); err == nil {
 		allow += ", POST, DELETE" // as a node
 	}
-	return notAllowed(w, allow)
+	return web.NotAllowed(w, allow)
 }
 
 // aboutItself tells the paths that need nothing of the replicated state, so
@@ -161,7 +138,7 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 		case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete:
 			return a.serveKey(w, r, key)
 		}
-		return notAllowed(w, "GET, HEAD, PUT, DELETE")
+		return web.NotAllowed(w, "GET, HEAD, PUT, DELETE")
 	}
 	if id, ok := strings.CutPrefix(path, "v1/members/"); ok {
 		return a.members.serveMember(w, r, id)
@@ -173,7 +150,7 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 	if !ok {
 		return fmt.Errorf("%w: /%s; see GET /", problem.ErrNoSuchPath, path)
 	}
-	return route.serve(w, r)
+	return route.Serve(w, r)
 }
 
 // stop makes the api refuse requests, and ends those that would last.
@@ -182,55 +159,11 @@ func (a *api) stop() {
 	a.backups.end()
 }
 
-func noQuery(r *http.Request) error {
-	if r.URL.RawQuery == "" {
-		return nil
-	}
-	return fmt.Errorf("%w: unknown query parameter in ?%s", problem.ErrBadRequest, clip(r.URL.RawQuery))
-}
-
-func notAllowed(w http.ResponseWriter, allow string) error {
-	w.Header().Set("Allow", allow)
-	return fmt.Errorf("%w; allowed are %s", problem.ErrMethodNotAllowed, allow)
-}
-
-// originGuard refuses what a browser may have been tricked into sending: to a
-// name that somebody made point at this node, or on behalf of another site.
-type originGuard struct {
-	hosts map[string]bool // lower case, beside IP literals and localhost
-	cross *http.CrossOriginProtection
-}
-
-func (g originGuard) check(r *http.Request) error {
-	if r.Host != "" { // else it is HTTP/1.0, and no browser
-		if err := g.checkHost(r.Host); err != nil {
-			return err
-		}
-	}
-	if err := g.cross.Check(r); err != nil {
-		return fmt.Errorf("%w: %w", problem.ErrCrossOrigin, err)
-	}
-	return nil
-}
-
-// address.CheckHost refuses a Host header that is not one of this node's names.
-func (g originGuard) checkHost(header string) error {
-	host := header
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
-	if host != "localhost" && !g.hosts[host] && net.ParseIP(host) == nil {
-		return fmt.Errorf("%w: %q; name it with --allowed-host to allow it", problem.ErrWrongHost, header)
-	}
-	return nil
-}
-
 func (a *api) serveRoot(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return notAllowed(w, "GET, HEAD")
+		return web.NotAllowed(w, "GET, HEAD")
 	}
-	if err := noQuery(r); err != nil {
+	if err := web.NoQuery(r); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -245,11 +178,8 @@ func (a *api) serveRoot(w http.ResponseWriter, r *http.Request) error {
 
 The README tells the rest.
 `)
-	return ignoreWriteError(err)
+	return web.IgnoreWriteError(err)
 }
-
-// ignoreWriteError: a client that hangs up while it is answered is no fault.
-func ignoreWriteError(error) error { return nil }
 
 // serveKey serves GET, HEAD, PUT and DELETE of a key.
 func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error {
@@ -274,7 +204,7 @@ func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error
 	if r.Method != http.MethodPut && r.ContentLength != 0 {
 		// net/http notices that a client hung up only behind its body.
 		if _, err := io.CopyN(io.Discard, r.Body, maxMemberBytes); err != nil && !errors.Is(err, io.EOF) {
-			return bodyError(err)
+			return web.BodyError(err)
 		}
 	}
 	if read {
@@ -325,13 +255,13 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, pre precon
 	h := w.Header()
 	h["Raftkv-Revision"] = []string{strconv.FormatUint(revision, 10)}
 	if it != nil {
-		setETag(h, it.modRevision)
+		setETag(h, it.ModRevision)
 	}
 	unchanged, err := pre.ofRead(it)
 	if err != nil {
 		return err
 	}
-	h["Cache-Control"] = cacheAsk
+	h["Cache-Control"] = web.CacheAsk
 	if unchanged {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
@@ -340,12 +270,12 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, pre precon
 		return problem.ErrNotFound
 	}
 	h["Content-Type"], h["X-Content-Type-Options"] = headerBytes, headerNoSniff
-	h["Content-Length"] = []string{strconv.Itoa(len(it.value))}
+	h["Content-Length"] = []string{strconv.Itoa(len(it.Value))}
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	_, err = w.Write(it.value)
-	return ignoreWriteError(err)
+	_, err = w.Write(it.Value)
+	return web.IgnoreWriteError(err)
 }
 
 // refuse answers a write whose condition cannot hold, and costs no log entry
@@ -355,18 +285,18 @@ func (a *api) refuse(w http.ResponseWriter, r *http.Request, key string, why err
 		return err
 	}
 	if it, _ := a.kv.get(key); it != nil {
-		setETag(w.Header(), it.modRevision)
+		setETag(w.Header(), it.ModRevision)
 	}
 	return why
 }
 
 // put answers a write.
-func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condition) error {
+func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond state.Condition) error {
 	if err := a.mayWrite(); err != nil {
 		return err
 	}
-	head := make([]byte, 0, writeOverhead+len(key)+int(min(max(r.ContentLength, 0), bodyFirst)))
-	head = appendWriteHead(head, kindPut, cond, key)
+	head := make([]byte, 0, state.WriteOverhead+len(key)+int(min(max(r.ContentLength, 0), bodyFirst)))
+	head = state.AppendWriteHead(head, state.KindPut, cond, key)
 	cmd, err := a.readValue(w, r, head)
 	if err != nil {
 		return err
@@ -382,11 +312,11 @@ func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond condi
 	return a.write(w, r, cmd)
 }
 
-func (a *api) delete(w http.ResponseWriter, r *http.Request, key string, cond condition) error {
+func (a *api) delete(w http.ResponseWriter, r *http.Request, key string, cond state.Condition) error {
 	if err := a.room.admit(key, -1); err != nil {
 		return err
 	}
-	return a.write(w, r, encodeWrite(kindDelete, cond, key, nil))
+	return a.write(w, r, state.EncodeWrite(state.KindDelete, cond, key, nil))
 }
 
 func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
@@ -400,14 +330,14 @@ func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
 		return problem.PerhapsDone(err) // the write may have happened, but what this node says of it is not to be trusted
 	}
 	h := w.Header()
-	if res.err != nil {
-		setETag(h, res.revision)
-		return res.err
+	if res.Err != nil {
+		setETag(h, res.Revision)
+		return res.Err
 	}
-	if res.revision == 0 {
-		h["Raftkv-Revision"] = []string{strconv.FormatUint(res.deletion, 10)}
+	if res.Revision == 0 {
+		h["Raftkv-Revision"] = []string{strconv.FormatUint(res.Deletion, 10)}
 	} else { // the key's revision is the store's: one text
-		tag := etag(res.revision)
+		tag := etag(res.Revision)
 		both := [...]string{tag, tag[1 : len(tag)-1]}
 		h["Etag"], h["Raftkv-Revision"] = both[:1:1], both[1:]
 	}
@@ -424,31 +354,7 @@ func (a *api) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]b
 	// What a request announces is not what it sends: the buffer grows with
 	// what comes.
 	cmd, err := a.bodies.read(w, r, cmd, a.maxValue)
-	return cmd, bodyError(err)
-}
-
-// bodyError says why a request's body could not be read.
-func bodyError(err error) error {
-	var tooLarge *http.MaxBytesError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &tooLarge):
-		return fmt.Errorf("%w: more than %d bytes", problem.ErrTooLarge, tooLarge.Limit)
-	case errors.Is(err, problem.ErrOverloaded):
-		return err
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return problem.ErrRequestTimeout
-	}
-	return fmt.Errorf("%w: the body broke off: %w", problem.ErrBadRequest, err)
-}
-
-// clip shortens what a message repeats of a request.
-func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "..."
-	}
-	return s
+	return cmd, web.BodyError(err)
 }
 
 // fault returns what ends this node, nil as long as nothing does, or what does
@@ -488,7 +394,7 @@ const slowRequestAfter = time.Second
 // business. How long a download takes is up to who takes it.
 func (a *api) noteRequest(r *http.Request, route string, status int, took time.Duration) {
 	if took > slowRequestAfter && route != "snapshot" && route != "pprof" {
-		a.log.Warn("slow request", zap.String("method", methodLabel(r.Method)), zap.String("route", route),
+		a.log.Warn("slow request", zap.String("method", web.MethodLabel(r.Method)), zap.String("route", route),
 			zap.Int("status", status), zap.Duration("took", took))
 	}
 }

@@ -11,7 +11,10 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
 	"strconv"
@@ -40,12 +43,12 @@ type apiTest struct {
 }
 
 func newAPITest(t *testing.T) *apiTest {
-	cfg := defaultConfig()
+	cfg := config.DefaultConfig()
 	cfg.AllowedHosts = []string{"kv.example"}
 	cfg.AdvertiseClientURL = "http://node1.example:9121"
 	cfg.MaxValueSize = 100
-	st := newState(testkit.Peers())
-	st.index, st.term = 1, 1
+	st := state.New(testkit.Peers())
+	st.Index, st.Term = 1, 1
 	s := newServer(cfg, zap.NewNop(), &openedStorage{storage: &storage{}, state: st, boot: 1}, 9121)
 	at := &apiTest{T: t, a: s.api, srv: s, kv: s.kv, node: s.node, leaders: s.node.leaders}
 	s.node.status.Store(&raftStatus{term: 1, commit: 1, leader: 2, role: raft.StateFollower})
@@ -55,18 +58,18 @@ func newAPITest(t *testing.T) *apiTest {
 		at.asked++
 		return at.fails
 	}
-	s.api.propose = func(_ context.Context, cmd []byte) result {
+	s.api.propose = func(_ context.Context, cmd []byte) state.Result {
 		at.proposed++
 		if at.fails != nil {
-			return result{err: at.fails}
+			return state.Result{Err: at.fails}
 		}
-		c, err := decodeCommand(cmd)
+		c, err := state.DecodeCommand(cmd)
 		if err != nil {
 			t.Errorf("proposed %x: %v", cmd, err)
 		}
 		at.kv.mu.Lock()
 		defer at.kv.mu.Unlock()
-		res := at.kv.state.apply(c)
+		res := at.kv.state.Apply(c)
 		at.kv.publishSize()
 		return res
 	}
@@ -150,14 +153,14 @@ func TestAPIKeysAreLiteral(t *testing.T) {
 			t.Errorf("PUT %.60s: %d %s", tt.target, w.Code, w.Body)
 		}
 		var keys []string
-		at.kv.state.scan(func(key string, _ *item) bool { keys = append(keys, key); return true })
+		at.kv.state.Scan(func(key string, _ *state.Item) bool { keys = append(keys, key); return true })
 		if len(keys) != 1 || keys[0] != tt.key {
 			t.Errorf("PUT %.60s made %.60q, want %.60q", tt.target, keys, tt.key)
 		}
 		for _, target := range []string{tt.target, "/v1/kv/" + url.PathEscape(tt.key)} {
 			at.want(at.do("GET", target, ""), http.StatusOK, "value")
 		}
-		if w := at.do("DELETE", "/v1/kv/"+url.PathEscape(tt.key), ""); w.Code != http.StatusNoContent || at.kv.state.keys() != 0 {
+		if w := at.do("DELETE", "/v1/kv/"+url.PathEscape(tt.key), ""); w.Code != http.StatusNoContent || at.kv.state.Keys() != 0 {
 			t.Errorf("DELETE of %.60q: %d", tt.key, w.Code)
 		}
 	}
@@ -202,7 +205,7 @@ func TestAPIReserved(t *testing.T) {
 			if !at.kv.has(u.Path[1:]) {
 				t.Errorf("%s: the form %s is not for it", target, form)
 			}
-			at.kv.state.dropItems()
+			at.kv.state.DropItems()
 		}
 	}
 	for _, target := range []string{"/v1", "/v1/", "/v1/x", "/%761/x", "/v1%2Fx", "/v1/kv", "/livez", "/readyz", "/metrics", "/v1/status", "/v1/members"} {
@@ -210,8 +213,8 @@ func TestAPIReserved(t *testing.T) {
 			t.Errorf("PUT %s: %d", target, w.Code)
 		}
 	}
-	if at.kv.state.keys() != 0 {
-		t.Errorf("keys %q were made", at.kv.state.items.Keys())
+	if at.kv.state.Keys() != 0 {
+		t.Errorf("keys %q were made", at.kv.state.Items.Keys())
 	}
 }
 
@@ -468,8 +471,8 @@ func TestAPITooLarge(t *testing.T) {
 		if w.Code != tt.status || body.n > tt.maxRead || (at.proposed == 1) != (tt.status == 204) {
 			t.Errorf("%+v: %d after %d bytes, %d proposals", tt, w.Code, body.n, at.proposed)
 		}
-		if it, _ := at.kv.get("k"); it != nil && len(it.value) != tt.size {
-			t.Errorf("%+v: stored %d bytes", tt, len(it.value))
+		if it, _ := at.kv.get("k"); it != nil && len(it.Value) != tt.size {
+			t.Errorf("%+v: stored %d bytes", tt, len(it.Value))
 		}
 	}
 }
@@ -590,7 +593,7 @@ func TestAPIProblems(t *testing.T) {
 func TestAPIDivergedMeanwhile(t *testing.T) {
 	at := newAPITest(t)
 	propose := at.a.propose
-	at.a.propose = func(ctx context.Context, cmd []byte) result {
+	at.a.propose = func(ctx context.Context, cmd []byte) state.Result {
 		defer at.kv.agreement.fault.Store(&fault{problem.ErrDiverged})
 		return propose(ctx, cmd)
 	}
@@ -636,10 +639,10 @@ func TestAPIMemberShortForm(t *testing.T) {
 		method, target, body string
 		want                 memberRequest
 	}{
-		{"POST", "/4", "http://d:4", memberRequest{Op: opAdd, ID: 4, PeerURL: "http://d:4"}},
-		{"POST", "/4", " http://D:4\n", memberRequest{Op: opAdd, ID: 4, PeerURL: "http://d:4"}},
-		{"DELETE", "/4", "", memberRequest{Op: opRemove, ID: 4}},
-		{"DELETE", "/4?force=true", "", memberRequest{Op: opRemove, ID: 4, Force: true}},
+		{"POST", "/4", "http://d:4", memberRequest{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}},
+		{"POST", "/4", " http://D:4\n", memberRequest{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}},
+		{"DELETE", "/4", "", memberRequest{Op: membership.OpRemove, ID: 4}},
+		{"DELETE", "/4?force=true", "", memberRequest{Op: membership.OpRemove, ID: 4, Force: true}},
 	} {
 		got = nil
 		at.want(at.do(tt.method, tt.target, tt.body), 204, "")
@@ -670,10 +673,10 @@ func TestAPIMemberOrKey(t *testing.T) {
 	at.do("PUT", "/2", "a key")
 	at.do("PUT", "/77", "a key that is no node's")
 	// This node has not heard of the key yet: only a linearizable read finds it.
-	at.kv.state.items.Delete("2")
+	at.kv.state.Items.Delete("2")
 	at.a.fresh.confirm = func(context.Context) error {
 		at.asked++
-		at.kv.state.items.Set("2", &item{modRevision: 1})
+		at.kv.state.Items.Set("2", &state.Item{ModRevision: 1})
 		return at.fails
 	}
 	for _, id := range []string{"2", "77"} {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"sync"
 	"time"
 
@@ -46,7 +48,7 @@ type stand struct {
 	// EntryTerm is the term of its entry at the index asked about.
 	EntryTerm uint64 `json:"entry_term"`
 	// State is how far its state has come. Programs before this one leave it out.
-	State *standing `json:"state,omitempty"`
+	State *state.Standing `json:"state,omitempty"`
 }
 
 // standFor answers node's question, also about an entry at index. A leader whose
@@ -141,7 +143,7 @@ func (d *doubts) weigh(rn *raft.RawNode, s stand, commit, index uint64) finding 
 	st := rn.BasicStatus()
 	term := st.GetTerm()
 	switch {
-	case s.State != nil && !d.standing().isOneHistoryWith(*s.State):
+	case s.State != nil && !d.standing().IsOneHistoryWith(*s.State):
 		return histories
 	case st.RaftState == raft.StateLeader:
 		if s.Term == term && !s.Leads && s.Commit > d.last {
@@ -244,7 +246,7 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	if !ok {
 		return noFinding, false
 	}
-	var mine standing
+	var mine state.Standing
 	err = d.call(ctx, func(rn *raft.RawNode) {
 		found, mine = d.weigh(rn, answer, commit, s.index), d.standing()
 		if found == noFinding && answer.vouches(s.index, commit) && answer.Term == rn.BasicStatus().GetTerm() {
@@ -259,7 +261,7 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	if found == histories && answer.State != nil {
 		_, states := d.askAll(ctx, m, s.from)
 		states[d.id], states[s.from] = mine, *answer.State
-		if !isOut(m.voters(), states, mine, *answer.State) {
+		if !isOut(m.Voters(), states, mine, *answer.State) {
 			return noFinding, false // its sender has not vouched, and is asked again
 		}
 	}
@@ -301,18 +303,18 @@ func (d *doubts) ask(ctx context.Context, id uint64, url string, index uint64) (
 // askAll asks the voters but this node and one other how far their states have
 // come. It returns how many have answered, and what those say that know the
 // question.
-func (d *doubts) askAll(ctx context.Context, m membership, but uint64) (answered int, answers map[uint64]standing) {
+func (d *doubts) askAll(ctx context.Context, m membership.Membership, but uint64) (answered int, answers map[uint64]state.Standing) {
 	var (
 		mu    sync.Mutex
 		asked sync.WaitGroup
 	)
-	answers = make(map[uint64]standing)
-	for _, id := range m.voters() {
+	answers = make(map[uint64]state.Standing)
+	for _, id := range m.Voters() {
 		if id == d.id || id == but {
 			continue
 		}
 		asked.Go(func() {
-			answer, ok := d.ask(ctx, id, m.members[id].PeerURL, 0)
+			answer, ok := d.ask(ctx, id, m.Members[id].PeerURL, 0)
 			if !ok {
 				return
 			}
@@ -331,13 +333,13 @@ func (d *doubts) askAll(ctx context.Context, m membership, but uint64) (answered
 // meetFollowers compares a new leader's state with those of the others. If it is
 // of a history that a majority does not share, its followers wait for ever for it
 // to vouch; so it has to leave.
-func (d *doubts) meetFollowers(ctx context.Context, m membership) (found finding, forAll bool) {
+func (d *doubts) meetFollowers(ctx context.Context, m membership.Membership) (found finding, forAll bool) {
 	answered, states := d.askAll(ctx, m, d.id)
-	mine, voters := d.standing(), m.voters()
+	mine, voters := d.standing(), m.Voters()
 	states[d.id] = mine
 	forAll = 1+answered > len(voters)/2
 	for id, theirs := range states {
-		if mine.isOneHistoryWith(theirs) {
+		if mine.IsOneHistoryWith(theirs) {
 			continue
 		}
 		d.say.Error("a member's state is of another history than this node's", zap.Uint64("member", id),
@@ -355,11 +357,11 @@ func (d *doubts) meetFollowers(ctx context.Context, m membership) (found finding
 // is with mine. Until that shows, nobody is accused; a leader that has not vouched
 // commits nothing, and confirms no read, meanwhile. A voter is with a state if its
 // own can be of one history with that and not with the other.
-func isOut(voters []uint64, states map[uint64]standing, mine, theirs standing) bool {
+func isOut(voters []uint64, states map[uint64]state.Standing, mine, theirs state.Standing) bool {
 	var forMine, forTheirs, unknown int
 	for _, id := range voters {
 		s, known := states[id]
-		withMine, withTheirs := s.isOneHistoryWith(mine), s.isOneHistoryWith(theirs)
+		withMine, withTheirs := s.IsOneHistoryWith(mine), s.IsOneHistoryWith(theirs)
 		switch {
 		case !known:
 			unknown++

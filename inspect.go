@@ -8,7 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/durable"
+	"raftkv/internal/membership"
 	"raftkv/internal/record"
+	"raftkv/internal/state"
+	"raftkv/internal/walfile"
 	"strings"
 	"time"
 )
@@ -29,12 +32,12 @@ Exit status: 0 sound, 1 damaged or not a data directory, 2 wrong command line.
 func runInspect(o offline) error {
 	r, err := o.review(nil, "DATA-DIR or FILE")
 	if err == nil {
-		err = r.verdict()
+		err = r.Verdict()
 	}
 	if err != nil {
 		return err
 	}
-	path := r.operands[0]
+	path := r.Operands[0]
 	if info, err := os.Stat(path); path == "-" || (err == nil && info.Mode().IsRegular()) {
 		return inspectFile(o, path)
 	}
@@ -69,7 +72,7 @@ func examineLive(dir string) (f *findings, busy bool, err error) {
 }
 
 func inspectFile(o offline, path string) error {
-	st, digest, err := readBackup(o.stdin, path)
+	st, digest, err := state.ReadBackup(o.stdin, path)
 	if err != nil {
 		return err
 	}
@@ -154,17 +157,17 @@ func (p *printer) log(f *findings) {
 		p.line("mark", "start %d; synced are entry %d, term %d, vote %s", m.Boot, m.Index, m.Term, nodeOrNone(m.Vote))
 	}
 	c := &f.log
-	if n := len(c.entries); n > 0 {
-		p.line("log", "entries %d to %d, the last of term %d", c.entries[0].GetIndex(), c.last(), c.entries[n-1].GetTerm())
+	if n := len(c.Entries); n > 0 {
+		p.line("log", "entries %d to %d, the last of term %d", c.Entries[0].GetIndex(), c.Last(), c.Entries[n-1].GetTerm())
 	} else {
-		p.line("log", "no entries behind entry %d", c.last())
+		p.line("log", "no entries behind entry %d", c.Last())
 	}
-	p.line("term", "%d, vote %s", c.hard.GetTerm(), nodeOrNone(c.hard.GetVote()))
-	p.line("committed", "entry %d, as far as this log knows", c.hard.GetCommit())
+	p.line("term", "%d, vote %s", c.Hard.GetTerm(), nodeOrNone(c.Hard.GetVote()))
+	p.line("committed", "entry %d, as far as this log knows", c.Hard.GetCommit())
 	segments, err := filepath.Glob(filepath.Join(f.dir, "wal", "*.wal"))
 	f.note(err)
 	for _, path := range segments {
-		_, first, ok := parseSegmentName(filepath.Base(path))
+		_, first, ok := walfile.ParseSegmentName(filepath.Base(path))
 		info, err := os.Stat(path)
 		if f.note(err); ok && err == nil {
 			p.line("segment", "wal/%s, %d bytes, from entry %d, written %s", info.Name(), info.Size(), first, stamp(info.ModTime()))
@@ -181,7 +184,7 @@ func (p *printer) log(f *findings) {
 
 // snapshot prints the snapshot that counts, and the state with the log on it.
 func (p *printer) snapshot(f *findings) {
-	if f.snapshot.index == 0 {
+	if f.snapshot.Index == 0 {
 		p.line("snapshot", "none: nothing has come from the cluster yet")
 		return
 	}
@@ -189,13 +192,13 @@ func (p *printer) snapshot(f *findings) {
 		p.line("snapshot", "snap/%s, %d bytes, written %s", info.Name(), info.Size(), stamp(info.ModTime()))
 	}
 	p.state(f.snapshot, f.digest)
-	now, err := f.replay(f.log.hard.GetCommit())
+	now, err := f.replay(f.log.Hard.GetCommit())
 	if err != nil {
 		f.note(err)
 		p.members(f.snapshot)
 		return
 	}
-	digest, err := digestOf(now)
+	digest, err := state.DigestOf(now)
 	f.note(err)
 	p.line("state", "with the log up to the last entry known to be committed")
 	p.state(now, digest)
@@ -205,7 +208,7 @@ func (p *printer) snapshot(f *findings) {
 // spare prints a state file that does not count, in a damaged directory: it may
 // be all that is left to restore from.
 func (p *printer) spare(dir, name string) {
-	st, digest, err := readBackup(nil, filepath.Join(dir, name))
+	st, digest, err := state.ReadBackup(nil, filepath.Join(dir, name))
 	if err != nil {
 		p.line("state file", "%s: %v", name, err)
 		return
@@ -214,17 +217,17 @@ func (p *printer) spare(dir, name string) {
 	p.state(st, digest)
 }
 
-func (p *printer) state(st *state, digest [sha256.Size]byte) {
-	p.line("  index", "%d", st.index)
-	p.line("  term", "%d", st.term)
-	p.line("  revision", "%d", st.revision)
-	p.line("  keys", "%d", st.keys())
-	p.line("  bytes", "%d", st.bytes)
+func (p *printer) state(st *state.State, digest [sha256.Size]byte) {
+	p.line("  index", "%d", st.Index)
+	p.line("  term", "%d", st.Term)
+	p.line("  revision", "%d", st.Revision)
+	p.line("  keys", "%d", st.Keys())
+	p.line("  bytes", "%d", st.Bytes)
 	p.line("  sha256", "%x", digest)
 }
 
-func (p *printer) members(st *state) {
-	for _, m := range st.membership.sorted() {
+func (p *printer) members(st *state.State) {
+	for _, m := range st.Membership.Sorted() {
 		role := "voter"
 		if m.Learner {
 			role = "learner"
@@ -237,12 +240,12 @@ func (p *printer) members(st *state) {
 		}
 		p.line(fmt.Sprintf("member %d", m.ID), "%s", text)
 	}
-	p.line("removed", "%s", orNone(idList(sortedKeys(st.membership.removed))))
-	p.line("changes", "%d of the membership", st.membership.changes)
-	p.line("level", "%d: the commands that every member knows", st.level)
-	if c := st.checks; c.index > 0 {
-		p.line("checked", "entry %d, where a majority of the replicas agreed; the last checkpoint is entry %d", c.checked, c.index)
-		p.line("diverged", "%s", orNone(idList(sortedKeys(c.diverged))))
+	p.line("removed", "%s", orNone(idList(membership.SortedKeys(st.Membership.Removed))))
+	p.line("changes", "%d of the membership", st.Membership.Changes)
+	p.line("level", "%d: the commands that every member knows", st.Level)
+	if c := st.Checks; c.Index > 0 {
+		p.line("checked", "entry %d, where a majority of the replicas agreed; the last checkpoint is entry %d", c.Checked, c.Index)
+		p.line("diverged", "%s", orNone(idList(membership.SortedKeys(c.Diverged))))
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
@@ -49,9 +51,9 @@ func TestInspect(t *testing.T) {
 	testkit.Must(t, err)
 	st, err := f.replay(20)
 	testkit.Must(t, err)
-	digest, err := digestOf(st)
+	digest, err := state.DigestOf(st)
 	testkit.Must(t, err)
-	out := inspected(t, dir, exitOK)
+	out := inspected(t, dir, config.ExitOK)
 	wantLines(t, out,
 		"format +1", "node +1", "cluster +abc", "instance +0", "made with +--cluster "+address.FormatPeers(diskPeers()),
 		"mark +start 1; synced are entry 30, term 3, vote for node 2", "log +entries 16 to 30, the last of term 3", "term +3, vote for node 2",
@@ -64,12 +66,12 @@ func TestInspect(t *testing.T) {
 		t.Error(out)
 	}
 	// The checksums are comparable across directories and files.
-	if d, err := digestOf(f.snapshot); err != nil || d != f.digest {
+	if d, err := state.DigestOf(f.snapshot); err != nil || d != f.digest {
 		t.Errorf("%x, %v", d, err)
 	}
 	file := backupFile(t, st)
 	code, text, errs := runCommand(t, "inspect", file)
-	if code != exitOK || errs != "" {
+	if code != config.ExitOK || errs != "" {
 		t.Errorf("exit %d, %s", code, errs)
 	}
 	wantLines(t, text, "state file +"+file, "  index +20", "  keys +6", fmt.Sprintf("  sha256 +%x", digest), "member 3 .*", "sound .*")
@@ -79,8 +81,8 @@ func TestInspect(t *testing.T) {
 // nothing of this is damage.
 func TestInspectUnusual(t *testing.T) {
 	joining := t.TempDir()
-	testkit.Must(t, createStorage(zap.NewNop(), joining, identity{Format: dirFormat, Node: 4, ClusterID: 1, Instance: 9}, firstState(nil)))
-	wantLines(t, inspected(t, joining, exitOK), "node +4", "made +by joining.*", "snapshot +none.*", "log +no entries behind entry 0")
+	testkit.Must(t, createStorage(zap.NewNop(), joining, identity{Format: dirFormat, Node: 4, ClusterID: 1, Instance: 9}, state.First(nil)))
+	wantLines(t, inspected(t, joining, config.ExitOK), "node +4", "made +by joining.*", "snapshot +none.*", "log +no entries behind entry 0")
 
 	dir := oldDisk(t)
 	o := openDisk(t, dir)
@@ -91,7 +93,7 @@ func TestInspectUnusual(t *testing.T) {
 	for _, name := range []string{"mark.tmp12", "wal/0.tmp", "snap/0000000000000003-0000000000000010.state", "snap/x.tmp1", "thesis.pdf", "wal/odd"} {
 		testkit.Must(t, os.WriteFile(filepath.Join(torn, name), nil, 0o600))
 	}
-	wantLines(t, inspected(t, torn, exitOK), "tail +torn at offset .*", "left over +mark.tmp12,.*", "left over +wal/0.tmp,.*",
+	wantLines(t, inspected(t, torn, config.ExitOK), "tail +torn at offset .*", "left over +mark.tmp12,.*", "left over +wal/0.tmp,.*",
 		"left over +snap/0000000000000003-0000000000000010.state,.*", "left over +snap/x.tmp1,.*", "not raftkv's +thesis.pdf", "not raftkv's +wal/odd", "sound .*")
 }
 
@@ -123,7 +125,7 @@ func TestInspectDamaged(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			dir := crashed(t, oldDisk(t))
 			c.damage(dir)
-			out := inspected(t, dir, exitFault)
+			out := inspected(t, dir, config.ExitFault)
 			wantLines(t, out, c.lines...)
 			if strings.Contains(out, "\nsound") {
 				t.Error(out)
@@ -139,13 +141,13 @@ func TestInspectInUseAndElsewhere(t *testing.T) {
 	lock, err := lockDir(dir)
 	testkit.Must(t, err)
 	defer lock.Close()
-	wantLines(t, inspected(t, dir, exitOK), "in use .*", "sound .*")
+	wantLines(t, inspected(t, dir, config.ExitOK), "in use .*", "sound .*")
 	if l, err := lockDir(dir); err == nil {
 		l.Close()
 		t.Error("inspect took the lock away")
 	}
 	for _, path := range []string{t.TempDir(), filepath.Join(dir, "nothing"), "/dev/null"} {
-		if code, out, errs := runCommand(t, "inspect", path); code != exitFault || out != "" || !strings.Contains(errs, path) {
+		if code, out, errs := runCommand(t, "inspect", path); code != config.ExitFault || out != "" || !strings.Contains(errs, path) {
 			t.Errorf("%s: exit %d\n%s%s", path, code, out, errs)
 		}
 	}
@@ -177,9 +179,9 @@ func TestSimInspectTellsReplicasAlike(t *testing.T) {
 		for _, dir := range dirs {
 			f, err := examineDir(dir)
 			testkit.Must(t, err)
-			now, err := f.replay(st.index)
+			now, err := f.replay(st.Index)
 			testkit.Must(t, err)
-			digest, err := digestOf(now)
+			digest, err := state.DigestOf(now)
 			testkit.Must(t, err)
 			sums = append(sums, fmt.Sprintf("%x", digest))
 		}

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"slices"
 	"time"
 
@@ -18,7 +21,7 @@ import (
 // whereIs picks, of what members say, an answer that knows this node, one at
 // its own URL before any other: a member that is behind does not know of a move
 // yet. found is false if none knows it.
-func whereIs(cfg config, infos []clusterInfo) (info clusterInfo, found bool) {
+func whereIs(cfg config.Config, infos []clusterInfo) (info clusterInfo, found bool) {
 	for _, i := range infos {
 		m, ok := i.member(cfg.ID)
 		if ok && (!found || m.PeerURL == cfg.PeerURL) {
@@ -29,17 +32,17 @@ func whereIs(cfg config, infos []clusterInfo) (info clusterInfo, found bool) {
 }
 
 // membership returns the members that an answer names.
-func (c clusterInfo) membership() membership {
-	m := membership{members: make(map[uint64]member), changes: c.Changes}
+func (c clusterInfo) membership() membership.Membership {
+	m := membership.Membership{Members: make(map[uint64]membership.Member), Changes: c.Changes}
 	for _, mem := range c.Members {
-		m.members[mem.ID] = mem.member()
+		m.Members[mem.ID] = mem.member()
 	}
 	return m
 }
 
 // checkIdentityNow is checkIdentity, for a node that may have been down while
 // the cluster's members changed: what the others know of that counts, too.
-func checkIdentityNow(ctx context.Context, cfg config, id identity, reconfigured bool, ask *peerClient) error {
+func checkIdentityNow(ctx context.Context, cfg config.Config, id identity, reconfigured bool, ask *peerClient) error {
 	err := checkIdentity(cfg, id, reconfigured)
 	if err == nil || checkIdentity(cfg, id, true) != nil {
 		return err
@@ -55,7 +58,7 @@ func checkIdentityNow(ctx context.Context, cfg config, id identity, reconfigured
 
 // others returns the URLs of the peers, and of those on the command line, at
 // which this node may hear of the cluster.
-func others(cfg config, peers []address.Peer) []string {
+func others(cfg config.Config, peers []address.Peer) []string {
 	urls := slices.Clone(cfg.Seeds)
 	for _, p := range slices.Concat(peers, cfg.Cluster) {
 		if p.ID != cfg.ID && p.URL != cfg.PeerURL && !slices.Contains(urls, p.URL) {
@@ -70,20 +73,20 @@ func others(cfg config, peers []address.Peer) []string {
 // by what the others say. Its log counts like its state: all nodes may start at
 // once after a move, and nobody must wait for another then. Before a joining
 // node has any state it goes by found.
-func checkAddressNow(ctx context.Context, cfg config, log *zap.Logger, st *openedStorage, found clusterInfo, ask *peerClient) error {
-	m := st.state.membership
-	if st.state.index == 0 {
+func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st *openedStorage, found clusterInfo, ask *peerClient) error {
+	m := st.state.Membership
+	if st.state.Index == 0 {
 		m = found.membership()
 	}
 	if st.ownURL != "" {
-		m = m.clone()
-		m.members[cfg.ID] = member{ID: cfg.ID, PeerURL: st.ownURL}
+		m = m.Clone()
+		m.Members[cfg.ID] = membership.Member{ID: cfg.ID, PeerURL: st.ownURL}
 	}
 	err := checkPeerAddress(cfg, m)
 	if err == nil {
 		return nil
 	}
-	urls := others(cfg, m.peers())
+	urls := others(cfg, m.Peers())
 	for len(urls) > 0 {
 		infos := askCluster(ctx, ask, urls, askTimeout)
 		infos = slices.DeleteFunc(infos, func(i clusterInfo) bool { return i.ClusterID != st.identity.ClusterID })
@@ -107,7 +110,7 @@ func checkAddressNow(ctx context.Context, cfg config, log *zap.Logger, st *opene
 // then makes the data directory. A node that the cluster does not know is added
 // on the way. A crash between the two loses nothing: the next start finds the
 // node added, and its ID not used yet.
-func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
+func joinCluster(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
 	for {
 		infos := askCluster(ctx, ask, cfg.Seeds, askTimeout)
 		if err := checkSeeds(cfg, infos); err != nil {
@@ -118,7 +121,7 @@ func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClie
 				return info, err
 			}
 			id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: info.ClusterID}
-			return info, createStorage(log, cfg.DataDir, id, firstState(nil))
+			return info, createStorage(log, cfg.DataDir, id, state.First(nil))
 		}
 		why := errors.New("no member of the cluster answers")
 		if len(infos) > 0 {
@@ -142,7 +145,7 @@ func joinCluster(ctx context.Context, cfg config, log *zap.Logger, ask *peerClie
 }
 
 // checkSeeds refuses to join what the seeds say of the cluster.
-func checkSeeds(cfg config, infos []clusterInfo) error {
+func checkSeeds(cfg config.Config, infos []clusterInfo) error {
 	for _, info := range infos {
 		if cfg.ClusterID != 0 && info.ClusterID != cfg.ClusterID {
 			return fmt.Errorf("--cluster leads to cluster %x, but --cluster-id is %x", info.ClusterID, cfg.ClusterID)
@@ -158,8 +161,8 @@ func checkSeeds(cfg config, infos []clusterInfo) error {
 }
 
 // addSelf asks members to have this node added. fatal: to ask again is no use.
-func addSelf(ctx context.Context, cfg config, info clusterInfo, ask *peerClient) (err error, fatal bool) {
-	r := memberRequest{Op: opAdd, ID: cfg.ID, PeerURL: cfg.PeerURL}
+func addSelf(ctx context.Context, cfg config.Config, info clusterInfo, ask *peerClient) (err error, fatal bool) {
+	r := memberRequest{Op: membership.OpAdd, ID: cfg.ID, PeerURL: cfg.PeerURL}
 	for _, seed := range cfg.Seeds {
 		err = func() error {
 			ctx, cancel := context.WithTimeout(ctx, cfg.RequestTimeout+askTimeout)

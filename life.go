@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 )
 
 // life is one run of a node on its data directory.
@@ -26,25 +27,25 @@ func newLife(node, boot uint64) life {
 // isAnothers reports whether a batch comes from a life that this one, with the
 // directory that it has, cannot know of: a later life of this node, or another
 // with the same number. Batches of earlier lives are what every crash leaves.
-func (l life) isAnothers(id batchID) bool {
-	if id.node != l.node || id.boot < l.boot {
+func (l life) isAnothers(id state.BatchID) bool {
+	if id.Node != l.node || id.Boot < l.boot {
 		return false
 	}
-	return id.boot > l.boot || id.life != 0 && id.life != l.nonce
+	return id.Boot > l.boot || id.Life != 0 && id.Life != l.nonce
 }
 
 // contradictedBy reports whether a window of this node's shows another life in
 // the same way, when this one has begun batches with sequences below next.
-func (l life) contradictedBy(w window, next uint64) bool {
-	if w.boot < l.boot {
+func (l life) contradictedBy(w state.Window, next uint64) bool {
+	if w.Boot < l.boot {
 		return false
 	}
-	return w.boot > l.boot || w.life != 0 && w.life != l.nonce || w.end() > next
+	return w.Boot > l.boot || w.Life != 0 && w.Life != l.nonce || w.End() > next
 }
 
 // checkWindow returns problem.ErrOldCopy when the replicated state has seen another life
 // of this node.
-func (p *proposer) checkWindow(w window) error {
+func (p *proposer) checkWindow(w state.Window) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.life.contradictedBy(w, p.nextSeq) {
@@ -55,20 +56,20 @@ func (p *proposer) checkWindow(w window) error {
 
 // checkBatch returns problem.ErrOldCopy when a batch in the log cannot be one that this
 // life of this node has sent, though it is marked as its own.
-func (p *proposer) checkBatch(id batchID, data []byte) error {
+func (p *proposer) checkBatch(id state.BatchID, data []byte) error {
 	if p.life.isAnothers(id) {
 		return problem.ErrOldCopy
 	}
-	if id.node != p.life.node || id.boot != p.life.boot {
+	if id.Node != p.life.node || id.Boot != p.life.boot {
 		return nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if id.seq >= p.nextSeq {
+	if id.Seq >= p.nextSeq {
 		return problem.ErrOldCopy
 	}
 	for _, b := range p.inFlight {
-		if b.id.seq == id.seq && !bytes.Equal(b.data, data) {
+		if b.id.Seq == id.Seq && !bytes.Equal(b.data, data) {
 			return problem.ErrOldCopy
 		}
 	}

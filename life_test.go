@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"testing"
 )
 
@@ -13,36 +14,36 @@ import (
 func TestLifeIsAnothers(t *testing.T) {
 	own := life{node: 1, boot: 7, nonce: 70}
 	for _, tt := range []struct {
-		id   batchID
+		id   state.BatchID
 		want bool
 	}{
-		{batchID{node: 1, boot: 7, life: 70}, false},
-		{batchID{node: 1, boot: 7}, false}, // format 1 does not say
-		{batchID{node: 1, boot: 6, life: 60}, false},
-		{batchID{node: 1, boot: 6, life: 70}, false},
-		{batchID{node: 1, boot: 7, life: 71}, true},
-		{batchID{node: 1, boot: 8, life: 80}, true},
-		{batchID{node: 1, boot: 8}, true},
-		{batchID{node: 2, boot: 8, life: 80}, false},
+		{state.BatchID{Node: 1, Boot: 7, Life: 70}, false},
+		{state.BatchID{Node: 1, Boot: 7}, false}, // format 1 does not say
+		{state.BatchID{Node: 1, Boot: 6, Life: 60}, false},
+		{state.BatchID{Node: 1, Boot: 6, Life: 70}, false},
+		{state.BatchID{Node: 1, Boot: 7, Life: 71}, true},
+		{state.BatchID{Node: 1, Boot: 8, Life: 80}, true},
+		{state.BatchID{Node: 1, Boot: 8}, true},
+		{state.BatchID{Node: 2, Boot: 8, Life: 80}, false},
 	} {
 		if got := own.isAnothers(tt.id); got != tt.want {
 			t.Errorf("%+v: %t", tt.id, got)
 		}
 	}
 	for _, tt := range []struct {
-		w    window
+		w    state.Window
 		want bool
 	}{
-		{window{}, false},
-		{window{boot: 6, low: 99, life: 60}, false},
-		{window{boot: 7, low: 5, life: 70}, false},
-		{window{boot: 7, low: 6, life: 70}, true}, // six were settled, five begun
-		{window{boot: 7, low: 3, applied: 0b10, life: 70}, false},
-		{window{boot: 7, low: 3, applied: 0b100, life: 70}, true},
-		{window{boot: 7, low: 5}, false},
-		{window{boot: 7, low: 6}, true},
-		{window{boot: 7, life: 71}, true},
-		{window{boot: 8}, true},
+		{state.Window{}, false},
+		{state.Window{Boot: 6, Low: 99, Life: 60}, false},
+		{state.Window{Boot: 7, Low: 5, Life: 70}, false},
+		{state.Window{Boot: 7, Low: 6, Life: 70}, true}, // six were settled, five begun
+		{state.Window{Boot: 7, Low: 3, Applied: 0b10, Life: 70}, false},
+		{state.Window{Boot: 7, Low: 3, Applied: 0b100, Life: 70}, true},
+		{state.Window{Boot: 7, Low: 5}, false},
+		{state.Window{Boot: 7, Low: 6}, true},
+		{state.Window{Boot: 7, Life: 71}, true},
+		{state.Window{Boot: 8}, true},
 	} {
 		if got := own.contradictedBy(tt.w, 5); got != tt.want {
 			t.Errorf("%+v: %t", tt.w, got)
@@ -50,28 +51,6 @@ func TestLifeIsAnothers(t *testing.T) {
 	}
 	if a, b := newLife(1, 7), newLife(1, 7); a.nonce == b.nonce || a.nonce == 0 {
 		t.Errorf("lives are %+v and %+v", a, b)
-	}
-}
-
-// Guarantee: of two lives with the same number, only the batches of the one that
-// came first are applied; and one that does not name its life goes with either.
-func TestWindowAdmitsOneLife(t *testing.T) {
-	w := window{boot: 7}
-	for i, tt := range []struct {
-		id   batchID
-		want bool
-	}{
-		{batchID{boot: 7, seq: 0}, true},
-		{batchID{boot: 7, seq: 1, life: 70}, true},
-		{batchID{boot: 7, seq: 2, life: 71}, false},
-		{batchID{boot: 7, seq: 2}, true},
-		{batchID{boot: 7, seq: 3, life: 70}, true},
-		{batchID{boot: 8, seq: 0, life: 71}, true},
-		{batchID{boot: 7, seq: 4, life: 70}, false},
-	} {
-		if got := w.admit(tt.id); got != tt.want {
-			t.Errorf("%d: %+v: %t", i, tt.id, got)
-		}
 	}
 }
 
@@ -85,7 +64,7 @@ func TestCheckBatch(t *testing.T) {
 			res := pt.write("a")
 			offer := pt.next()
 			b := pt.p.inFlight[0]
-			if (b.id.life != 0) != named {
+			if (b.id.Life != 0) != named {
 				t.Errorf("its identity is %+v", b.id)
 			}
 			if err := pt.p.checkBatch(b.id, bytes.Clone(b.data)); err != nil {
@@ -97,13 +76,13 @@ func TestCheckBatch(t *testing.T) {
 				t.Errorf("other bytes: %v", err)
 			}
 			later := b.id
-			later.seq++
+			later.Seq++
 			if err := pt.p.checkBatch(later, b.data); !errors.Is(err, problem.ErrOldCopy) {
 				t.Errorf("a batch that was not begun yet: %v", err)
 			}
 			offer.done(true, 1, true)
-			pt.apply(b.id.seq, 1)
-			pt.want(res, result{revision: 100 * b.id.seq})
+			pt.apply(b.id.Seq, 1)
+			pt.want(res, state.Result{Revision: 100 * b.id.Seq})
 			if err := pt.p.checkBatch(b.id, other); err != nil {
 				t.Errorf("what came of a batch is known: %v", err)
 			}

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"path"
 	"raftkv/internal/address"
+	"raftkv/internal/membership"
 	"raftkv/internal/meter"
+	"raftkv/internal/web"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -270,17 +272,17 @@ func (ls *links) serve(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusBadRequest)
 	default:
-		writeJSON(w, http.StatusOK, linkAnswer{ls.missing(id)})
+		web.WriteJSON(w, http.StatusOK, linkAnswer{ls.missing(id)})
 	}
 }
 
 // connect tells the transport where the members are. It returns those that have
 // moved.
-func (ls *links) connect(m membership) (moved map[uint64]string) {
+func (ls *links) connect(m membership.Membership) (moved map[uint64]string) {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
 	moved = make(map[uint64]string)
-	for id, mem := range m.members {
+	for id, mem := range m.Members {
 		url, known := ls.connected[id]
 		switch {
 		case id == ls.self || url == mem.PeerURL:
@@ -297,11 +299,11 @@ func (ls *links) connect(m membership) (moved map[uint64]string) {
 }
 
 // drop lets go of those that are no longer members, and returns them.
-func (ls *links) drop(life context.Context, m membership) (gone []uint64) {
+func (ls *links) drop(life context.Context, m membership.Membership) (gone []uint64) {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
 	for id := range ls.connected {
-		if _, ok := m.members[id]; !ok {
+		if _, ok := m.Members[id]; !ok {
 			ls.letGo(life, id)
 			delete(ls.connected, id)
 			gone = append(gone, id)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/web"
 	"sync/atomic"
 	"time"
 
@@ -59,10 +60,10 @@ func listenAs(addr string, server *http.Server, who http.Handler) (*stoppableLis
 	s := &stoppableListener{TCPListener: l.(*net.TCPListener), server: server, ended: make(chan struct{}), who: who}
 	server.Handler = s
 	server.ConnState = s.count
-	server.ConnContext = connContext
+	server.ConnContext = web.ConnContext
 	go func() {
 		defer close(s.ended)
-		if err := server.Serve(hangUpListener{s}); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(web.HangUpListener{Listener: s}); !errors.Is(err, http.ErrServerClosed) {
 			s.err = fmt.Errorf("listener %s: %w", addr, err)
 		}
 	}()
@@ -80,13 +81,13 @@ func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		(*h).ServeHTTP(w, r)
 		return
 	}
-	w.Header()["Cache-Control"] = cacheNever
+	w.Header()["Cache-Control"] = web.CacheNever
 	switch {
 	case r.URL.Path == "/livez": // alive, if not ready
 		_, err := fmt.Fprintln(w, "ok")
-		_ = ignoreWriteError(err)
+		_ = web.IgnoreWriteError(err)
 	default:
-		writeProblem(w, fmt.Errorf("%w: it is starting", problem.ErrNotReady))
+		web.WriteProblem(w, fmt.Errorf("%w: it is starting", problem.ErrNotReady))
 	}
 }
 

@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"raftkv/internal/config"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
+	"raftkv/internal/web"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -33,7 +35,7 @@ func newTestListener(t *testing.T) *testListener {
 	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if tl.refuse.Load() {
 			w.Header().Set("Connection", "close")
-			writeProblem(w, problem.ErrStopping)
+			web.WriteProblem(w, problem.ErrStopping)
 		}
 	})
 	l.handler.Store(&h) // serve does so too, but later
@@ -136,7 +138,7 @@ func TestReadmeNamesLimits(t *testing.T) {
 	data, err := os.ReadFile("README.md")
 	testkit.Must(t, err)
 	readme := strings.Join(strings.Fields(string(data)), " ")
-	wait := defaultConfig().RequestTimeout
+	wait := config.DefaultConfig().RequestTimeout
 	srv := newClientServer(wait, zap.NewNop())
 	for _, claim := range []string{
 		fmt.Sprintf("A request has %.0f s to arrive, %.0f s and `--request-timeout`", srv.ReadTimeout.Seconds(), (srv.ReadTimeout - wait).Seconds()),
@@ -144,7 +146,7 @@ func TestReadmeNamesLimits(t *testing.T) {
 		fmt.Sprintf("An answer has %.0f s to be taken", srv.WriteTimeout.Seconds()),
 		fmt.Sprintf("a backup %.0f s for each %d KiB", backupPace.Seconds(), backupPiece>>10),
 		fmt.Sprintf("take more than %d MiB together, unless there are some that have taken more than %.0f s", bodyBudgetBytes>>20, bodyPatience.Seconds()),
-		fmt.Sprintf("`--min-free` (%d MiB, at most a third of the disk)", defaultConfig().MinFree>>20),
+		fmt.Sprintf("`--min-free` (%d MiB, at most a third of the disk)", config.DefaultConfig().MinFree>>20),
 		fmt.Sprintf("for its files and peers, %d or a quarter", filesKept),
 		fmt.Sprintf("A signal stops it in order, within %.0f s", stopLimit.Seconds()),
 	} {

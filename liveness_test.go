@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"raftkv/internal/liveness"
+	"raftkv/internal/membership"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"sync/atomic"
@@ -123,12 +125,12 @@ func TestPulse(t *testing.T) {
 func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	kv := newTestStore()
 	kv.pulse = liveness.NewPulse("apply")
-	kv.snapshots, kv.writer = make(chan *state, 1), make(chan struct{}, 1)
+	kv.snapshots, kv.writer = make(chan *state.State, 1), make(chan struct{}, 1)
 	file, leader, err := os.Pipe() // of which the end is long in coming
 	testkit.Must(t, err)
 	done := make(chan error)
 	go func() {
-		done <- kv.install(file, func(uint64, *raftpb.ConfChange, membership) error { return nil })
+		done <- kv.install(file, func(uint64, *raftpb.ConfChange, membership.Membership) error { return nil })
 	}()
 	node := &raftNode{disk: &diskWatch{}}
 	node.status.Store(&raftStatus{})
@@ -156,7 +158,7 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	if ready() || kv.pulse.Stuck() {
 		t.Errorf("ready: %t, stuck: %t", ready(), kv.pulse.Stuck())
 	}
-	testkit.Must(t, writeState(leader, someState(2, 50)))
+	testkit.Must(t, state.Write(leader, someState(t, 2, 50)))
 	testkit.Must(t, leader.Close())
 	testkit.Must(t, <-done)
 	if !ready() || kv.pulse.Stuck() {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"raftkv/internal/membership"
+	"raftkv/internal/state"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -17,7 +19,7 @@ import (
 // logLoader takes in the log behind a snapshot, entry by entry.
 type logLoader struct {
 	id    uint64
-	state *state // as of the snapshot, and then as of the last entry applied
+	state *state.State // as of the snapshot, and then as of the last entry applied
 	// commit is up to where the entries are applied here; the rest raft hands
 	// over, once it knows that it is committed.
 	commit uint64
@@ -46,10 +48,10 @@ type logFacts struct {
 	ownURL string
 }
 
-func newLogLoader(id uint64, st *state, commit uint64, limit int64) *logLoader {
+func newLogLoader(id uint64, st *state.State, commit uint64, limit int64) *logLoader {
 	return &logLoader{
-		id: id, state: st, commit: commit, limit: limit, base: st.index, term: st.term, worked: st.index,
-		facts: logFacts{reconfigured: st.membership.changes > 0, published: make(map[uint64]uint64)},
+		id: id, state: st, commit: commit, limit: limit, base: st.Index, term: st.Term, worked: st.Index,
+		facts: logFacts{reconfigured: st.Membership.Changes > 0, published: make(map[uint64]uint64)},
 	}
 }
 
@@ -63,7 +65,7 @@ func (l *logLoader) take(e *raftpb.Entry) error {
 	}
 	l.due.bytes += uint64(len(e.GetData())) + logOverhead
 	if e.GetIndex() <= l.commit {
-		commands, err := l.state.replayCounting(e)
+		commands, err := l.state.ReplayCounting(e)
 		if err != nil {
 			return err
 		}
@@ -71,12 +73,12 @@ func (l *logLoader) take(e *raftpb.Entry) error {
 		if commands > 0 || e.GetType() != raftpb.EntryNormal {
 			l.worked = e.GetIndex()
 		}
-		if l.state.level > programLevel {
-			return errLevel(l.state.level)
+		if l.state.Level > state.ProgramLevel {
+			return state.ErrLevel(l.state.Level)
 		}
 	}
 	l.tail = append(l.tail, e)
-	for l.weight += weightOf(e); l.weight > l.limit && l.tail[0].GetIndex() <= l.state.index; l.tail = l.tail[1:] {
+	for l.weight += weightOf(e); l.weight > l.limit && l.tail[0].GetIndex() <= l.state.Index; l.tail = l.tail[1:] {
 		first := l.tail[0]
 		l.weight -= weightOf(first)
 		l.base, l.term = first.GetIndex(), first.GetTerm()
@@ -89,7 +91,7 @@ func (l *logLoader) take(e *raftpb.Entry) error {
 // before anything is changed.
 func (f *logFacts) note(id uint64, e *raftpb.Entry) error {
 	f.reconfigured = f.reconfigured || e.GetType() != raftpb.EntryNormal
-	f.ownURL = cmp.Or(newURLOf(id, e), f.ownURL)
+	f.ownURL = cmp.Or(membership.NewURLOf(id, e), f.ownURL)
 	return notePublished(e, f.published)
 }
 
@@ -98,14 +100,14 @@ func removes(e *raftpb.Entry, id uint64) bool {
 	if e.GetType() == raftpb.EntryNormal {
 		return false
 	}
-	_, change, err := decodeConfEntry(e)
-	return err == nil && change.op == opRemove && change.id == id
+	_, change, err := state.DecodeConfEntry(e)
+	return err == nil && change.Op == membership.OpRemove && change.Id == id
 }
 
 // fill gives raft the tail, and the members as of what the state has applied:
 // raft goes on behind that.
 func (l *logLoader) fill(mem *raft.MemoryStorage, hard *raftpb.HardState) error {
-	members := l.state.membership.confState()
+	members := l.state.Membership.ConfState()
 	if l.base > 0 {
 		before := &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(l.base), Term: new(l.term), ConfState: members}}
 		if err := mem.ApplySnapshot(before); err != nil {
@@ -113,8 +115,8 @@ func (l *logLoader) fill(mem *raft.MemoryStorage, hard *raftpb.HardState) error 
 		}
 	}
 	err := errors.Join(mem.SetHardState(hard), mem.Append(l.tail))
-	if err == nil && l.state.index > l.base {
-		_, err = mem.CreateSnapshot(l.state.index, members, nil)
+	if err == nil && l.state.Index > l.base {
+		_, err = mem.CreateSnapshot(l.state.Index, members, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("log in memory: %w", err)

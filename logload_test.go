@@ -1,6 +1,8 @@
 package main
 
 import (
+	"raftkv/internal/membership"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"testing"
 
@@ -23,18 +25,18 @@ func TestLogLoader(t *testing.T) {
 	defer o.close()
 	first, err := o.mem.FirstIndex()
 	testkit.Must(t, err)
-	if o.state.index != 81 || o.snapIndex.Load() != firstIndex || first != 82 || o.last != 101 {
-		t.Errorf("the state is of entry %d, the snapshot of %d, in memory are entries %d to %d", o.state.index, o.snapIndex.Load(), first, o.last)
+	if o.state.Index != 81 || o.snapIndex.Load() != state.FirstIndex || first != 82 || o.last != 101 {
+		t.Errorf("the state is of entry %d, the snapshot of %d, in memory are entries %d to %d", o.state.Index, o.snapIndex.Load(), first, o.last)
 	}
 	wantEntries(t, o, entries[80:])
 	hard, members, err := o.mem.InitialState()
-	if err != nil || hard.GetCommit() != 81 || !proto.Equal(members, o.state.membership.confState()) {
+	if err != nil || hard.GetCommit() != 81 || !proto.Equal(members, o.state.Membership.ConfState()) {
 		t.Errorf("raft begins with %v, %v; %v", hard, members, err)
 	}
 	if o.due.bytes < 100*100<<10 {
 		t.Errorf("the log of 10 MB counts as %d bytes towards the next snapshot", o.due.bytes)
 	}
-	if o.worked != firstIndex {
+	if o.worked != state.FirstIndex {
 		t.Errorf("entries without a command count as work: %d", o.worked)
 	}
 }
@@ -44,15 +46,15 @@ func TestLogLoaderStopsBeforeItsRemoval(t *testing.T) {
 	for id, want := range map[uint64]uint64{1: 2, 3: 4} {
 		dir := newDisk(t)
 		o := openDisk(t, dir)
-		data, err := proto.Marshal(memberChange{op: opRemove, id: id}.confChange())
+		data, err := proto.Marshal(membership.Change{Op: membership.OpRemove, Id: id}.ConfChange())
 		testkit.Must(t, err)
 		entries := someEntries(2, 2, 4, 10)
 		entries[1] = &raftpb.Entry{Term: new(uint64(2)), Index: new(uint64(3)), Type: raftpb.EntryConfChange.Enum(), Data: data}
 		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 4, entries...)}))
 		testkit.Must(t, o.close())
 		o = openDisk(t, dir)
-		if o.state.index != want || !o.reconfigured {
-			t.Errorf("node %d is removed: the state is of entry %d, want %d", id, o.state.index, want)
+		if o.state.Index != want || !o.reconfigured {
+			t.Errorf("node %d is removed: the state is of entry %d, want %d", id, o.state.Index, want)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
 	"raftkv/internal/durable"
 	"raftkv/internal/logging"
 	"raftkv/internal/memory"
@@ -27,9 +28,9 @@ func main() {
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	if isServer(os.Args[1:]) {
-		if err := leaveProxies(); err != nil {
+		if err := config.LeaveProxies(); err != nil {
 			fmt.Fprintf(os.Stderr, "raftkv: environment: %v\n", err)
-			os.Exit(exitFault)
+			os.Exit(config.ExitFault)
 		}
 		// Without this the runtime ends the process when the reader of stdout or
 		// stderr has gone. A command ends then, as others do; a server only
@@ -45,13 +46,6 @@ func main() {
 	}()
 	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
-
-// Exit statuses.
-const (
-	exitOK    = 0 // stopped as asked: by a signal, or removed from the cluster
-	exitFault = 1 // could not start or not go on
-	exitUsage = 2 // the command line is wrong
-)
 
 // run is the program: with a command word first that command, else the server.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
@@ -69,17 +63,17 @@ func isServer(args []string) bool { return len(args) == 0 || strings.HasPrefix(a
 func runServer(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
 	lines := logging.NewQueue(stderr)
 	defer func() { _ = lines.Close() }() // it never fails
-	cfg, err := parseConfig(args, env)
+	cfg, err := config.Parse(args, env)
 	switch {
-	case errors.Is(err, errHelp):
+	case errors.Is(err, config.ErrHelp):
 		fmt.Fprint(stdout, usage())
-		return exitOK
+		return config.ExitOK
 	case err != nil:
 		lines.Last(fmt.Appendf(nil, "raftkv: %v\nRun raftkv --help for the flags.\n", err))
-		return exitUsage
+		return config.ExitUsage
 	case cfg.Version:
 		fmt.Fprint(stdout, thisBuild().text())
-		return exitOK
+		return config.ExitOK
 	}
 	log := logging.New(cfg.ID, cfg.LogFormat, cfg.LogLevel, lines)
 	lines.ReportLost(log)
@@ -87,32 +81,32 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 	b := thisBuild()
 	log.Info("starting", zap.String("version", b.version), zap.String("revision", b.revision), zap.String("go", b.goVersion),
 		zap.Uint64("id", cfg.ID), zap.String("data-dir", cfg.DataDir))
-	warnEnvironment(cfg, os.Environ(), log)
+	config.WarnEnvironment(cfg, os.Environ(), log)
 	goLimit := debug.SetMemoryLimit(-1) // asks
-	cfg.memory = memory.FindLimit(os.DirFS("/"), goLimit)
-	memory.SetLimit(cfg.memory, goLimit)
-	memory.WarnScarce(cfg.memory, log)
+	cfg.Memory = memory.FindLimit(os.DirFS("/"), goLimit)
+	memory.SetLimit(cfg.Memory, goLimit)
+	memory.WarnScarce(cfg.Memory, log)
 	go memory.TuneGC(ctx)
 	err = stopWithin(ctx, stopLimit, func(serving func()) error { return runNode(ctx, cfg, log, serving) })
 	_ = log.Sync() // writes what was held back as a repeat; nobody is left to tell of an error
 	if errors.Is(err, problem.ErrRemoved) {
 		log.Info("this node was removed from the cluster and has stopped; its data directory is of no more use",
 			zap.Uint64("id", cfg.ID), zap.String("data-dir", cfg.DataDir))
-		return exitOK
+		return config.ExitOK
 	}
 	if err != nil {
 		log.Debug("stopped", zap.Error(err))
 		lines.Last(fmt.Appendf(nil, "raftkv: %v\n", err))
-		return exitFault
+		return config.ExitFault
 	}
 	log.Info("stopped")
-	return exitOK
+	return config.ExitOK
 }
 
 // runNode opens the listeners, so that a port in use is found before anything
 // else happens, then the data directory, calls serving, and serves until ctx ends
 // or the node cannot go on.
-func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (err error) {
+func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving func()) (err error) {
 	clients, err := listen(address.JoinHostPort(cfg.Host, cfg.Port), newClientServer(cfg.RequestTimeout, log))
 	if err != nil {
 		return err
@@ -124,7 +118,7 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (
 	}
 	clients.limitTo(clientConns(durable.MaxFiles()), log, refusal)
 	ask := newPeerClient()
-	peers, err := listenAs(cfg.peerListener(), newPeerServer(log), ask.process)
+	peers, err := listenAs(cfg.PeerListener(), newPeerServer(log), ask.process)
 	if err != nil {
 		return err
 	}
@@ -162,13 +156,13 @@ func runNode(ctx context.Context, cfg config, log *zap.Logger, serving func()) (
 }
 
 // warnUnprotected says what whoever reaches this node's ports can do.
-func warnUnprotected(cfg config, log *zap.Logger) {
+func warnUnprotected(cfg config.Config, log *zap.Logger) {
 	if !address.IsLoopback(cfg.Host) {
 		log.Warn("the client API is open to the network: whoever reaches it can read, write, and add and remove nodes",
 			zap.String("host", cfg.Host))
 	}
-	if !address.IsLoopback(address.HostOf(cfg.peerListener())) {
+	if !address.IsLoopback(address.HostOf(cfg.PeerListener())) {
 		log.Warn("the peer listener is open to the network: whoever reaches it can write raft messages; "+
-			"keep it on a private network", zap.String("address", cfg.peerListener()))
+			"keep it on a private network", zap.String("address", cfg.PeerListener()))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"raftkv/internal/address"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/wait"
 	"slices"
@@ -16,11 +17,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// memberRequest asks for a membership change, or with opLead for another
+// memberRequest asks for a membership change, or with membership.OpLead for another
 // leader. Any node takes it; the leader decides, because only the leader knows
 // who is reachable.
 type memberRequest struct {
-	Op changeOp `json:"op"` // any but opPromote
+	Op membership.Op `json:"op"` // any but membership.OpPromote
 	// ID is 0 if the leader is to choose: the ID of a new member, or who is to
 	// lead.
 	ID      uint64 `json:"id"`
@@ -47,7 +48,7 @@ type memberReply struct {
 type memberStore interface {
 	// membership returns the members as applied here, and the index at which
 	// they were so.
-	membership() (m membership, index uint64)
+	membership() (m membership.Membership, index uint64)
 	// sound returns nil, or why this node must not serve.
 	sound() error
 }
@@ -70,9 +71,9 @@ type members struct {
 	appliedIndex *wait.Index
 	outcomes     *wait.Outcomes
 	life         context.Context // ends when the node stops, with the cause
-	// ask passes a request to the leader at peerURL.
+	// ask passes a request to the leader at PeerURL.
 	ask func(ctx context.Context, peerURL string, cluster uint64, r memberRequest) (memberReply, error)
-	// askView asks the leader at peerURL how it sees the members.
+	// askView asks the leader at PeerURL how it sees the members.
 	askView func(ctx context.Context, peerURL string) (map[uint64]peerView, error)
 	// version is that of a member's program, as far as this node knows.
 	version func(id uint64) string
@@ -102,7 +103,7 @@ const (
 func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
 	defer cancel()
-	if r.Op.adds() && r.ID == 0 {
+	if r.Op.Adds() && r.ID == 0 {
 		r.Request = max(rand.Uint64(), 1)
 	}
 	handed := false
@@ -133,7 +134,7 @@ func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err 
 			return 0, problem.ErrNoLeader
 		case <-ms.life.Done():
 			pause.Stop()
-			if r.Op == opRemove && r.ID == ms.id && errors.Is(context.Cause(ms.life), problem.ErrRemoved) {
+			if r.Op == membership.OpRemove && r.ID == ms.id && errors.Is(context.Cause(ms.life), problem.ErrRemoved) {
 				return r.ID, nil // that is what was asked for
 			}
 			return 0, problem.ErrStopping
@@ -153,7 +154,7 @@ func (ms *members) at(ctx context.Context, leader uint64, r memberRequest) (memb
 		return ms.lead(ctx, r)
 	}
 	m, _ := ms.store.membership()
-	mem, ok := m.members[leader]
+	mem, ok := m.Members[leader]
 	if !ok {
 		return memberReply{}, problem.ErrElsewhere // this node is behind
 	}
@@ -182,7 +183,7 @@ func (ms *members) serve(ctx context.Context, r memberRequest) memberReply {
 
 // serveJoin has a node added that wants to join, whoever leads.
 func (ms *members) serveJoin(ctx context.Context, r memberRequest) memberReply {
-	id, err := ms.change(ctx, memberRequest{Op: opAdd, ID: r.ID, PeerURL: r.PeerURL})
+	id, err := ms.change(ctx, memberRequest{Op: membership.OpAdd, ID: r.ID, PeerURL: r.PeerURL})
 	if err != nil {
 		return memberReply{Code: problem.CodeOf(err), Detail: err.Error()}
 	}
@@ -192,10 +193,10 @@ func (ms *members) serveJoin(ctx context.Context, r memberRequest) memberReply {
 // applied waits until this node's own state reflects the change. A node that
 // has just been removed may never see it happen.
 func (ms *members) applied(ctx context.Context, r memberRequest, reply memberReply) error {
-	if r.Op == opRemove && r.ID == ms.id {
+	if r.Op == membership.OpRemove && r.ID == ms.id {
 		return nil
 	}
-	if r.Op == opLead {
+	if r.Op == membership.OpLead {
 		return ms.knowsLeader(ctx, reply.ID)
 	}
 	select {
@@ -224,7 +225,7 @@ func (ms *members) lead(ctx context.Context, r memberRequest) (memberReply, erro
 	case <-ms.life.Done():
 		return memberReply{}, problem.ErrStopping
 	}
-	if r.Op == opLead {
+	if r.Op == membership.OpLead {
 		return ms.letLead(ctx, r.ID)
 	}
 	for {
@@ -242,7 +243,7 @@ func (ms *members) lead(ctx context.Context, r memberRequest) (memberReply, erro
 // that the ID chosen for it is taken.
 func (ms *members) stillFree(ctx context.Context, r memberRequest) bool {
 	m, _ := ms.store.membership()
-	_, err := m.check(memberChange{op: r.Op, id: m.freeID(r.Request), peerURL: r.PeerURL, request: r.Request})
+	_, err := m.Check(membership.Change{Op: r.Op, Id: m.FreeID(r.Request), PeerURL: r.PeerURL, Request: r.Request})
 	return err == nil && ctx.Err() == nil
 }
 
@@ -252,25 +253,25 @@ func (ms *members) makeChange(ctx context.Context, r memberRequest) (memberReply
 	if err != nil {
 		return memberReply{}, err
 	}
-	c := memberChange{op: r.Op, id: r.ID, peerURL: r.PeerURL, request: r.Request}
-	if c.op.adds() && c.id == 0 {
-		c.id = m.freeID(c.request)
+	c := membership.Change{Op: r.Op, Id: r.ID, PeerURL: r.PeerURL, Request: r.Request}
+	if c.Op.Adds() && c.Id == 0 {
+		c.Id = m.FreeID(c.Request)
 	}
-	if c.peerURL != "" {
-		canonical, err := address.CheckPeerURL(c.peerURL)
+	if c.PeerURL != "" {
+		canonical, err := address.CheckPeerURL(c.PeerURL)
 		if err != nil {
 			return memberReply{}, fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 		}
-		if canonical != c.peerURL {
+		if canonical != c.PeerURL {
 			return memberReply{}, fmt.Errorf("%w: expected %s", problem.ErrBadPeerURL, canonical)
 		}
 	}
-	done, err := m.check(c)
+	done, err := m.Check(c)
 	if err != nil || done {
-		return memberReply{ID: c.id, Index: index}, err
+		return memberReply{ID: c.Id, Index: index}, err
 	}
-	if c.peerURL != "" {
-		if err := ms.checkOneNode(ctx, m, c.id, c.peerURL); err != nil {
+	if c.PeerURL != "" {
+		if err := ms.checkOneNode(ctx, m, c.Id, c.PeerURL); err != nil {
 			return memberReply{}, err
 		}
 	}
@@ -279,25 +280,25 @@ func (ms *members) makeChange(ctx context.Context, r memberRequest) (memberReply
 			return memberReply{}, err
 		}
 	}
-	if c.id == ms.id && len(m.voters()) > 1 {
+	if c.Id == ms.id && len(m.Voters()) > 1 {
 		return memberReply{}, ms.handOver(ctx)
 	}
 	index, err = ms.commit(ctx, c)
-	return memberReply{ID: c.id, Index: index}, err
+	return memberReply{ID: c.Id, Index: index}, err
 }
 
 // freshMembership returns the membership as this leader has to judge by: with
 // everything applied that was committed before it came to lead. Else a former
 // leader's change could be overlooked.
-func (ms *members) freshMembership(ctx context.Context) (membership, uint64, error) {
+func (ms *members) freshMembership(ctx context.Context) (membership.Membership, uint64, error) {
 	if leader, _, _ := ms.leaders.Get(); leader != ms.id {
-		return membership{}, 0, problem.ErrElsewhere
+		return membership.Membership{}, 0, problem.ErrElsewhere
 	}
 	if ms.store.sound() != nil {
-		return membership{}, 0, problem.ErrElsewhere // it is giving up leadership
+		return membership.Membership{}, 0, problem.ErrElsewhere // it is giving up leadership
 	}
 	if err := ms.confirm(ctx); err != nil {
-		return membership{}, 0, problem.ErrNoLeader
+		return membership.Membership{}, 0, problem.ErrNoLeader
 	}
 	m, index := ms.store.membership()
 	return m, index, nil
@@ -307,11 +308,11 @@ func (ms *members) freshMembership(ctx context.Context) (membership, uint64, err
 // than the cluster then needs for a majority. A node may have died a moment ago;
 // so reachable is who is heard from after its last words have come, which a round
 // of heartbeats asks for. It waits a little before it says no.
-func (ms *members) guard(ctx context.Context, m membership, c memberChange) error {
-	after := m.clone()
-	after.apply(c)
-	voters := after.voters()
-	if slices.Equal(voters, m.voters()) {
+func (ms *members) guard(ctx context.Context, m membership.Membership, c membership.Change) error {
+	after := m.Clone()
+	after.Apply(c)
+	voters := after.Voters()
+	if slices.Equal(voters, m.Voters()) {
 		return nil
 	}
 	select {
@@ -357,11 +358,11 @@ func (ms *members) countHeard(ids []uint64, since time.Time) (n int) {
 // commit proposes a change and waits until it is applied. raft drops a change
 // without a word while an earlier one is not applied yet, so it is proposed
 // again; the second of two does nothing.
-func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, err error) {
-	if c.request == 0 {
-		c.request = max(rand.Uint64(), 1)
+func (ms *members) commit(ctx context.Context, c membership.Change) (index uint64, err error) {
+	if c.Request == 0 {
+		c.Request = max(rand.Uint64(), 1)
 	}
-	outcome, cancel := ms.outcomes.Register(c.request)
+	outcome, cancel := ms.outcomes.Register(c.Request)
 	defer cancel()
 	for {
 		err := ms.propose(ctx, c)
@@ -386,11 +387,11 @@ func (ms *members) commit(ctx context.Context, c memberChange) (index uint64, er
 
 // propose hands a change to raft. What raft does not take is tried again by
 // commit, or by the node that asked.
-func (ms *members) propose(ctx context.Context, c memberChange) error {
+func (ms *members) propose(ctx context.Context, c membership.Change) error {
 	leads := false
 	err := ms.call(ctx, func(rn *raft.RawNode) {
 		if leads = rn.BasicStatus().RaftState == raft.StateLeader; leads {
-			err := rn.ProposeConfChange(c.confChange())
+			err := rn.ProposeConfChange(c.ConfChange())
 			if err != nil {
 				ms.log.Debug("raft did not take a membership change", zap.Error(err))
 			}
@@ -436,7 +437,7 @@ func (ms *members) view(ctx context.Context) map[uint64]peerView {
 		return ms.leaderView(ctx)
 	}
 	m, _ := ms.store.membership()
-	mem, ok := m.members[leader]
+	mem, ok := m.Members[leader]
 	if !ok {
 		return nil
 	}
@@ -481,7 +482,7 @@ func (ms *members) promote(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
 	defer cancel()
 	ms.log.Debug("a learner has caught up and becomes a voter", zap.Uint64("member", id))
-	if _, err := ms.commit(ctx, memberChange{op: opPromote, id: id}); err != nil {
+	if _, err := ms.commit(ctx, membership.Change{Op: membership.OpPromote, Id: id}); err != nil {
 		ms.log.Warn("promotion did not go through; trying again", zap.Uint64("member", id), zap.Error(err))
 	}
 }
@@ -495,7 +496,7 @@ func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
 		st := rn.Status()
 		for i, p := range st.Progress {
 			recent := time.Since(ms.contacts.last(i)) <= ms.elected
-			if p.IsLearner && recent && !m.members[i].Pinned && m.members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+promotionLag >= st.GetCommit() {
+			if p.IsLearner && recent && !m.Members[i].Pinned && m.Members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+promotionLag >= st.GetCommit() {
 				id = i
 			}
 		}

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/url"
 	"raftkv/internal/address"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/wait"
+	"raftkv/internal/web"
 	"strconv"
 	"strings"
 )
@@ -21,13 +23,13 @@ type membersAPI struct {
 	members *members
 	fresh   *freshness
 	leaders *wait.Leadership
-	current func() membership // as applied here
+	current func() membership.Membership // as applied here
 	// isKey reports whether there is a key of a name, as applied here.
 	isKey func(name string) bool
 }
 
 // roleOp returns the change that a role in a request stands for.
-func roleOp(role *string, none, voter, learner changeOp) (changeOp, error) {
+func roleOp(role *string, none, voter, learner membership.Op) (membership.Op, error) {
 	switch {
 	case role == nil:
 		return none, nil
@@ -36,15 +38,15 @@ func roleOp(role *string, none, voter, learner changeOp) (changeOp, error) {
 	case *role == "learner":
 		return learner, nil
 	}
-	return 0, fmt.Errorf("%w: role is %q, not voter or learner", problem.ErrBadRequest, clip(*role))
+	return 0, fmt.Errorf("%w: role is %q, not voter or learner", problem.ErrBadRequest, web.Clip(*role))
 }
 
 // readChange reads the query and the body of a request that changes a member.
 func readChange(w http.ResponseWriter, r *http.Request, body any) (force bool, err error) {
-	if force, err = parseForce(r, true); err != nil {
+	if force, err = web.ParseForce(r, true); err != nil {
 		return false, err
 	}
-	return force, readJSON(w, r, maxMemberBytes, body)
+	return force, web.ReadJSON(w, r, maxMemberBytes, body)
 }
 
 // serveAddMember serves POST /v1/members.
@@ -62,7 +64,7 @@ func (a *membersAPI) serveAddMember(w http.ResponseWriter, r *http.Request) erro
 	if req.PeerURL, err = address.CheckPeerURL(body.PeerURL); err != nil {
 		return fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 	}
-	if req.Op, err = roleOp(body.Role, opAdd, opAddVoter, opAddLearner); err != nil {
+	if req.Op, err = roleOp(body.Role, membership.OpAdd, membership.OpAddVoter, membership.OpAddLearner); err != nil {
 		return err
 	}
 	if body.ID != nil {
@@ -83,7 +85,7 @@ func (a *membersAPI) serveAddMember(w http.ResponseWriter, r *http.Request) erro
 func (a *membersAPI) serveMember(w http.ResponseWriter, r *http.Request, path string) error {
 	id, err := parseMemberID(path)
 	if err != nil {
-		return fmt.Errorf("%w: /v1/members/%s: expected a node ID, a positive decimal number", problem.ErrBadRequest, clip(path))
+		return fmt.Errorf("%w: /v1/members/%s: expected a node ID, a positive decimal number", problem.ErrBadRequest, web.Clip(path))
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
@@ -98,17 +100,17 @@ func (a *membersAPI) serveMember(w http.ResponseWriter, r *http.Request, path st
 	case http.MethodPatch:
 		return a.patchMember(w, r, id)
 	case http.MethodDelete:
-		force, err := parseForce(r, true)
+		force, err := web.ParseForce(r, true)
 		if err != nil {
 			return err
 		}
-		if _, err := a.members.change(r.Context(), memberRequest{Op: opRemove, ID: id, Force: force}); err != nil {
+		if _, err := a.members.change(r.Context(), memberRequest{Op: membership.OpRemove, ID: id, Force: force}); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	return notAllowed(w, "GET, HEAD, PATCH, DELETE")
+	return web.NotAllowed(w, "GET, HEAD, PATCH, DELETE")
 }
 
 // patchMember gives a member another URL or role, or both in one step.
@@ -125,7 +127,7 @@ func (a *membersAPI) patchMember(w http.ResponseWriter, r *http.Request, id uint
 		return fmt.Errorf("%w: nothing to change; give peer_url or role", problem.ErrBadRequest)
 	}
 	req := memberRequest{ID: id, Force: force}
-	if req.Op, err = roleOp(body.Role, opMove, opMakeVoter, opMakeLearner); err != nil {
+	if req.Op, err = roleOp(body.Role, membership.OpMove, membership.OpMakeVoter, membership.OpMakeLearner); err != nil {
 		return err
 	}
 	if body.PeerURL != nil {
@@ -142,12 +144,12 @@ func (a *membersAPI) patchMember(w http.ResponseWriter, r *http.Request, id uint
 // answerMember answers with one member as this node now knows it.
 func (a *membersAPI) answerMember(w http.ResponseWriter, r *http.Request, id uint64, status int) error {
 	m := a.current()
-	mem, ok := m.members[id]
+	mem, ok := m.Members[id]
 	if !ok {
 		return problem.ErrMemberUnknown
 	}
 	leader, _, _ := a.leaders.Get()
-	writeJSON(w, status, a.newMemberStatus(mem, leader, a.members.view(r.Context())))
+	web.WriteJSON(w, status, a.newMemberStatus(mem, leader, a.members.view(r.Context())))
 	return nil
 }
 
@@ -156,10 +158,10 @@ func (a *membersAPI) serveLeader(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		ID *uint64 `json:"id"`
 	}
-	if err := readJSON(w, r, maxMemberBytes, &body); err != nil {
+	if err := web.ReadJSON(w, r, maxMemberBytes, &body); err != nil {
 		return err
 	}
-	req := memberRequest{Op: opLead}
+	req := memberRequest{Op: membership.OpLead}
 	if body.ID != nil {
 		if err := address.CheckID(*body.ID); err != nil {
 			return fmt.Errorf("%w: id: %w", problem.ErrBadRequest, err)
@@ -170,7 +172,7 @@ func (a *membersAPI) serveLeader(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, struct {
+	web.WriteJSON(w, http.StatusOK, struct {
 		Leader uint64 `json:"leader"`
 	}{leader})
 	return nil
@@ -204,17 +206,17 @@ func (a *membersAPI) serveMembers(w http.ResponseWriter, r *http.Request) error 
 	out := struct {
 		Members []memberStatus `json:"members"`
 		Removed []uint64       `json:"removed"`
-	}{Removed: append([]uint64{}, sortedKeys(m.removed)...)}
-	for _, mem := range m.sorted() {
+	}{Removed: append([]uint64{}, membership.SortedKeys(m.Removed)...)}
+	for _, mem := range m.Sorted() {
 		out.Members = append(out.Members, a.newMemberStatus(mem, leader, view))
 	}
-	writeJSON(w, http.StatusOK, out)
+	web.WriteJSON(w, http.StatusOK, out)
 	return nil
 }
 
-func (a *membersAPI) newMemberStatus(mem member, leader uint64, view map[uint64]peerView) memberStatus {
+func (a *membersAPI) newMemberStatus(mem membership.Member, leader uint64, view map[uint64]peerView) memberStatus {
 	ms := memberStatus{
-		ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: mem.role(), Leader: mem.ID == leader,
+		ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: mem.Role(), Leader: mem.ID == leader,
 		Version: cmp.Or(a.members.version(mem.ID), view[mem.ID].Version),
 	}
 	if p, ok := view[mem.ID]; ok {
@@ -228,10 +230,10 @@ func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path str
 	id, err := parseMemberID(path)
 	if err != nil {
 		return fmt.Errorf("%w: %s /%s: POST and DELETE here add and remove nodes and take a node ID, a positive decimal number; "+
-			"a key is deleted with DELETE /v1/kv/%s", problem.ErrBadRequest, r.Method, clip(path), url.PathEscape(clip(path)))
+			"a key is deleted with DELETE /v1/kv/%s", problem.ErrBadRequest, r.Method, web.Clip(path), url.PathEscape(web.Clip(path)))
 	}
-	req := memberRequest{Op: opRemove, ID: id}
-	if req.Force, err = parseForce(r, r.Method == http.MethodDelete); err != nil {
+	req := memberRequest{Op: membership.OpRemove, ID: id}
+	if req.Force, err = web.ParseForce(r, r.Method == http.MethodDelete); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), a.members.timeout)
@@ -239,9 +241,9 @@ func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path str
 	if r.Method == http.MethodPost {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMemberBytes))
 		if err != nil {
-			return bodyError(err)
+			return web.BodyError(err)
 		}
-		req.Op = opAdd
+		req.Op = membership.OpAdd
 		if req.PeerURL, err = address.CheckPeerURL(strings.TrimSpace(string(body))); err != nil {
 			return fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 		}
@@ -280,23 +282,4 @@ func parseMemberID(path string) (uint64, error) {
 		err = address.CheckID(id)
 	}
 	return id, err
-}
-
-// parseForce reads ?force=true, where that is allowed, from a request that
-// changes a member. A member has no ETag, so a condition cannot hold; who gives
-// one may have meant a key.
-func parseForce(r *http.Request, allowed bool) (bool, error) {
-	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
-		return false, fmt.Errorf("%w: If-Match and If-None-Match are for keys, /v1/kv/KEY; this is about a node", problem.ErrBadRequest)
-	}
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
-	}
-	for name, values := range q {
-		if name != "force" || !allowed || len(values) != 1 || values[0] != "true" {
-			return false, fmt.Errorf("%w: unknown query parameter %s=%s", problem.ErrBadRequest, name, strings.Join(values, ","))
-		}
-	}
-	return len(q) > 0, nil
 }

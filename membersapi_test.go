@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"net/http"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"strings"
 	"testing"
@@ -24,18 +26,18 @@ func TestAPIMembers(t *testing.T) {
 		answer        string
 		want          memberRequest
 	}{
-		{"POST /v1/members", `{"peer_url":"http://d:4"}`, 201, two, memberRequest{Op: opAdd, PeerURL: "http://d:4"}},
-		{"POST /v1/members", `{"id":4,"peer_url":"HTTP://D:4"}`, 201, two, memberRequest{Op: opAdd, ID: 4, PeerURL: "http://d:4"}},
-		{"POST /v1/members?force=true", `{"peer_url":"http://d:4","role":"voter"}`, 201, two, memberRequest{Op: opAddVoter, PeerURL: "http://d:4", Force: true}},
-		{"POST /v1/members", `{"peer_url":"http://d:4","role":"learner"}`, 201, two, memberRequest{Op: opAddLearner, PeerURL: "http://d:4"}},
-		{"PATCH /v1/members/2", `{"peer_url":"http://d:4"}`, 200, two, memberRequest{Op: opMove, ID: 2, PeerURL: "http://d:4"}},
-		{"PATCH /v1/members/2", `{"role":"voter"}`, 200, two, memberRequest{Op: opMakeVoter, ID: 2}},
+		{"POST /v1/members", `{"peer_url":"http://d:4"}`, 201, two, memberRequest{Op: membership.OpAdd, PeerURL: "http://d:4"}},
+		{"POST /v1/members", `{"id":4,"peer_url":"HTTP://D:4"}`, 201, two, memberRequest{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}},
+		{"POST /v1/members?force=true", `{"peer_url":"http://d:4","role":"voter"}`, 201, two, memberRequest{Op: membership.OpAddVoter, PeerURL: "http://d:4", Force: true}},
+		{"POST /v1/members", `{"peer_url":"http://d:4","role":"learner"}`, 201, two, memberRequest{Op: membership.OpAddLearner, PeerURL: "http://d:4"}},
+		{"PATCH /v1/members/2", `{"peer_url":"http://d:4"}`, 200, two, memberRequest{Op: membership.OpMove, ID: 2, PeerURL: "http://d:4"}},
+		{"PATCH /v1/members/2", `{"role":"voter"}`, 200, two, memberRequest{Op: membership.OpMakeVoter, ID: 2}},
 		{"PATCH /v1/members/2?force=true", `{"role":"learner","peer_url":"http://d:4"}`, 200, two,
-			memberRequest{Op: opMakeLearner, ID: 2, PeerURL: "http://d:4", Force: true}},
-		{"DELETE /v1/members/2", ``, 204, "", memberRequest{Op: opRemove, ID: 2}},
-		{"DELETE /v1/members/2?force=true", ``, 204, "", memberRequest{Op: opRemove, ID: 2, Force: true}},
-		{"POST /v1/leader", ``, 200, `{"leader":2}` + "\n", memberRequest{Op: opLead}},
-		{"POST /v1/leader", `{"id":2}`, 200, `{"leader":2}` + "\n", memberRequest{Op: opLead, ID: 2}},
+			memberRequest{Op: membership.OpMakeLearner, ID: 2, PeerURL: "http://d:4", Force: true}},
+		{"DELETE /v1/members/2", ``, 204, "", memberRequest{Op: membership.OpRemove, ID: 2}},
+		{"DELETE /v1/members/2?force=true", ``, 204, "", memberRequest{Op: membership.OpRemove, ID: 2, Force: true}},
+		{"POST /v1/leader", ``, 200, `{"leader":2}` + "\n", memberRequest{Op: membership.OpLead}},
+		{"POST /v1/leader", `{"id":2}`, 200, `{"leader":2}` + "\n", memberRequest{Op: membership.OpLead, ID: 2}},
 	} {
 		got = nil
 		method, target, _ := strings.Cut(tt.request, " ")
@@ -45,7 +47,7 @@ func TestAPIMembers(t *testing.T) {
 			t.Errorf("%s %s: %d requests reached the leader", tt.request, tt.body, len(got))
 			continue
 		}
-		if leftOpen := tt.want.Op.adds() && tt.want.ID == 0; leftOpen != (got[0].Request != 0) {
+		if leftOpen := tt.want.Op.Adds() && tt.want.ID == 0; leftOpen != (got[0].Request != 0) {
 			t.Errorf("%s %s: request number %d", tt.request, tt.body, got[0].Request)
 		}
 		got[0].Request = 0
@@ -83,7 +85,7 @@ func TestAPIMembers(t *testing.T) {
 
 // Guarantee: a member that is behind does not outweigh one that knows of a move.
 func TestWhereIs(t *testing.T) {
-	cfg := config{ID: 2, PeerURL: "http://new:2"}
+	cfg := config.Config{ID: 2, PeerURL: "http://new:2"}
 	at := func(url string) clusterInfo {
 		return clusterInfo{Members: []memberInfo{{ID: 1}, {ID: 2, PeerURL: url}}}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"raftkv/internal/membership"
 	"sync"
 	"time"
 )
@@ -83,12 +84,12 @@ func (w *watcher) askVersions(ctx context.Context) error {
 			continue
 		}
 		m := w.members()
-		for _, id := range sortedKeys(v.members) {
-			if id == w.id || !v.members[id].near || !w.versions.due(id, time.Now()) || m.members[id].PeerURL == "" {
+		for _, id := range membership.SortedKeys(v.members) {
+			if id == w.id || !v.members[id].near || !w.versions.due(id, time.Now()) || m.Members[id].PeerURL == "" {
 				continue
 			}
 			ask, cancel := context.WithTimeout(ctx, w.elected)
-			text, err := w.askVersion(ask, m.members[id].PeerURL)
+			text, err := w.askVersion(ask, m.Members[id].PeerURL)
 			cancel()
 			if err != nil {
 				text = "" // a busy member says it the next time

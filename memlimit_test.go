@@ -6,8 +6,10 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"raftkv/internal/config"
 	"raftkv/internal/memory"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -89,13 +91,13 @@ func TestQuotaFromMemory(t *testing.T) {
 		limit, room uint64
 		warns       bool
 	}{
-		"not known":              {quotaFromMemory, 0, 0, 0, memory.QuotaMost, math.MaxInt64, false},
-		"large":                  {quotaFromMemory, 24 << 30, 1 << 30, 1, memory.QuotaMost, (24<<30 - memory.Base) / 2, false},
-		"300 MiB":                {quotaFromMemory, 300 << 20, 1 << 20, 1, 126 << 20, 126 << 20, false},
-		"tiny":                   {quotaFromMemory, 16 << 20, 0, 0, memory.RoomLeast, memory.RoomLeast, false},
-		"just full":              {quotaFromMemory, 300 << 20, 126<<20 - memory.KeyCost, 1, 126 << 20, 126 << 20, false},
-		"one byte more":          {quotaFromMemory, 300 << 20, 126<<20 - memory.KeyCost + 1, 1, (126<<20 - memory.KeyCost + 1) * 11 / 10, (126<<20 + 1) * 11 / 10, true},
-		"much more":              {quotaFromMemory, 300 << 20, 1000 << 20, 0, 1100 << 20, 1100 << 20, true},
+		"not known":              {config.QuotaFromMemory, 0, 0, 0, memory.QuotaMost, math.MaxInt64, false},
+		"large":                  {config.QuotaFromMemory, 24 << 30, 1 << 30, 1, memory.QuotaMost, (24<<30 - memory.Base) / 2, false},
+		"300 MiB":                {config.QuotaFromMemory, 300 << 20, 1 << 20, 1, 126 << 20, 126 << 20, false},
+		"tiny":                   {config.QuotaFromMemory, 16 << 20, 0, 0, memory.RoomLeast, memory.RoomLeast, false},
+		"just full":              {config.QuotaFromMemory, 300 << 20, 126<<20 - memory.KeyCost, 1, 126 << 20, 126 << 20, false},
+		"one byte more":          {config.QuotaFromMemory, 300 << 20, 126<<20 - memory.KeyCost + 1, 1, (126<<20 - memory.KeyCost + 1) * 11 / 10, (126<<20 + 1) * 11 / 10, true},
+		"much more":              {config.QuotaFromMemory, 300 << 20, 1000 << 20, 0, 1100 << 20, 1100 << 20, true},
 		"asked for":              {100 << 20, 300 << 20, 0, 0, 100 << 20, 0, false},
 		"asked for as much":      {126 << 20, 300 << 20, 0, 0, 126 << 20, 0, false},
 		"asked for too much":     {126<<20 + 1, 300 << 20, 0, 0, 126<<20 + 1, 0, true},
@@ -105,12 +107,12 @@ func TestQuotaFromMemory(t *testing.T) {
 		"3 GiB, on a large node": {3 << 30, 24 << 30, 0, 0, 3 << 30, 0, false},
 	} {
 		core, logs := observer.New(zapcore.WarnLevel)
-		st := newState(nil)
-		st.bytes = c.bytes
+		st := state.New(nil)
+		st.Bytes = c.bytes
 		for i := range c.keys {
-			st.items.Set(fmt.Sprint(i), &item{})
+			st.Items.Set(fmt.Sprint(i), &state.Item{})
 		}
-		q := newQuota(zap.New(core), config{Quota: c.quota, memory: memory.Limit{Bytes: c.memory, Source: "a test"}}, &kvstore{state: st})
+		q := newQuota(zap.New(core), config.Config{Quota: c.quota, Memory: memory.Limit{Bytes: c.memory, Source: "a test"}}, &kvstore{state: st})
 		if q.limit != c.limit || q.room != c.room || (logs.Len() > 0) != c.warns {
 			t.Errorf("%s: limit %d, room %d, %d warnings; want %d, %d, %v", name, q.limit, q.room, logs.Len(), c.limit, c.room, c.warns)
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"raftkv/internal/meter"
+	"raftkv/internal/web"
 	"strconv"
 	"time"
 
@@ -67,7 +68,7 @@ func newMetrics(status func() nodeStatus) *metrics {
 
 // observe counts a request.
 func (m *metrics) observe(method, route string, status int, took time.Duration) {
-	m.requests.WithLabelValues(methodLabel(method), route, strconv.Itoa(status)).Observe(took.Seconds())
+	m.requests.WithLabelValues(web.MethodLabel(method), route, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
 func (m *metrics) serve(w http.ResponseWriter, r *http.Request) error {

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"raftkv/internal/membership"
+	"raftkv/internal/web"
 	"regexp"
 	"slices"
 	"strings"
@@ -157,7 +159,7 @@ func TestMetricsOfMembers(t *testing.T) {
 		changes := valueOfMetric(t, s, "raftkv_leader_changes_total")
 		c.start(down)
 		c.awaitPublished(1, 2, 3)
-		c.mustChange(old, memberRequest{Op: opLead, ID: down})
+		c.mustChange(old, memberRequest{Op: membership.OpLead, ID: down})
 		time.Sleep(time.Second)
 		if got := valueOfMetric(t, s, "raftkv_leader_changes_total"); got != changes+1 {
 			t.Errorf("the leader changed once, and %v times were counted", got-changes)
@@ -194,7 +196,7 @@ func TestMetricsCheckOverdue(t *testing.T) {
 		time.Sleep(40 * time.Second)
 		kv := s.kv
 		kv.mu.Lock()
-		kv.agreement.worked.Store(kv.state.index + 1) // as if it had been committed
+		kv.agreement.worked.Store(kv.state.Index + 1) // as if it had been committed
 		kv.mu.Unlock()
 		time.Sleep(31 * time.Second)
 		if got := valueOfMetric(t, s, "raftkv_check_overdue_seconds"); got <= 0 || got > 2 {
@@ -215,15 +217,15 @@ func TestMetricsOfRequests(t *testing.T) {
 		"GET /debug/pprof/heap": "pprof", "GET /debug/x": "other", "GET /": "help", "BREW /k": "kv",
 	} {
 		method, path, _ := strings.Cut(target, " ")
-		if got := routeLabel(method, path); got != want || !slices.Contains(routeLabels, got) {
+		if got := web.RouteLabel(method, path); got != want || !slices.Contains(web.RouteLabels, got) {
 			t.Errorf("%s is route %q, want %q", target, got, want)
 		}
 		if covered[want] = true; method == "GET" && want != "snapshot" { // which breaks off without a connection
 			at.do(method, path, "")
 		}
 	}
-	if len(covered) != len(routeLabels) {
-		t.Errorf("routes %v, want all of %v", slices.Sorted(maps.Keys(covered)), routeLabels)
+	if len(covered) != len(web.RouteLabels) {
+		t.Errorf("routes %v, want all of %v", slices.Sorted(maps.Keys(covered)), web.RouteLabels)
 	}
 	at.do("BREW", "/k", "")
 	for i := range 50 {
@@ -250,7 +252,7 @@ func TestMetricsOfRequests(t *testing.T) {
 		}
 	}
 	for route := range seen {
-		if !slices.Contains(routeLabels, route) {
+		if !slices.Contains(web.RouteLabels, route) {
 			t.Errorf("there is a route %q", route)
 		}
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/state"
 	"strconv"
 	"time"
 
@@ -15,10 +17,10 @@ func (s *server) status() nodeStatus {
 	return nodeStatus{
 		ID: s.cfg.ID, ClusterID: strconv.FormatUint(s.node.cluster, 16),
 		Role: s.role(rs.role), Leader: rs.leader, Term: rs.term,
-		CommitIndex: max(rs.commit, ks.index), AppliedIndex: ks.index,
-		SnapshotIndex: s.storage.snapIndex.Load(), Revision: ks.revision, Keys: ks.keys, Bytes: ks.bytes,
+		CommitIndex: max(rs.commit, ks.Index), AppliedIndex: ks.Index,
+		SnapshotIndex: s.storage.snapIndex.Load(), Revision: ks.Revision, Keys: ks.Keys, Bytes: ks.Bytes,
 		Version: thisBuild().version, BuildRevision: thisBuild().revision, UptimeSeconds: int64(time.Since(s.began).Seconds()),
-		Diverged: s.kv.sound() != nil, CheckedIndex: ks.checked, CheckedAt: s.kv.agreement.seen.Load(), Level: ks.level,
+		Diverged: s.kv.sound() != nil, CheckedIndex: ks.Checked, CheckedAt: s.kv.agreement.seen.Load(), Level: ks.Level,
 	}
 }
 
@@ -29,7 +31,7 @@ func (s *server) role(role raft.StateType) string {
 		return "leader"
 	case role != raft.StateFollower:
 		return "candidate"
-	case m.members[s.cfg.ID].Learner:
+	case m.Members[s.cfg.ID].Learner:
 		return "learner"
 	}
 	return "follower"
@@ -38,7 +40,7 @@ func (s *server) role(role raft.StateType) string {
 // readyChecks are what a node must be to be ready.
 func (s *server) readyChecks() []check {
 	m, _ := s.kv.membership()
-	_, isMember := m.members[s.cfg.ID]
+	_, isMember := m.Members[s.cfg.ID]
 	return []check{
 		{"has a leader", s.node.status.Load().leader != 0},
 		{"is a member", isMember},
@@ -51,29 +53,29 @@ func (s *server) readyChecks() []check {
 }
 
 // copyState returns the state as of now, in constant time.
-func (kv *kvstore) copyState() *state {
+func (kv *kvstore) copyState() *state.State {
 	kv.mu.Lock() // copying marks the tree's nodes as shared
 	defer kv.mu.Unlock()
-	return kv.state.copy()
+	return kv.state.Copy()
 }
 
 // copyWhole is copyState for a client.
-func (kv *kvstore) copyWhole() (*state, error) {
+func (kv *kvstore) copyWhole() (*state.State, error) {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
 	if kv.loading.Load() {
 		return nil, errLoading
 	}
-	return kv.state.copy(), nil
+	return kv.state.Copy(), nil
 }
 
 // clientHosts returns the names, beside IP literals and localhost, under which
 // clients may address this node.
-func clientHosts(cfg config, port int) map[string]bool {
+func clientHosts(cfg config.Config, port int) map[string]bool {
 	hosts := make(map[string]bool)
 	for _, h := range cfg.AllowedHosts {
 		hosts[h] = true
 	}
-	hosts[address.HostOfURL(cfg.clientURL(port))] = true
+	hosts[address.HostOfURL(cfg.ClientURL(port))] = true
 	return hosts
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"raftkv/internal/state"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -54,7 +55,7 @@ func proposerOf(e *raftpb.Entry) uint64 {
 	if e.GetType() != raftpb.EntryNormal {
 		return 0
 	}
-	return batchNode(e.GetData())
+	return state.BatchNode(e.GetData())
 }
 
 // add appends m to out, the messages to send now, or holds it.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"raftkv/internal/state"
 	"slices"
 	"testing"
 	"time"
@@ -55,7 +56,7 @@ func readAnswer(index uint64) *raftpb.Message {
 
 // batchFrom is an entry with a batch that a node gathered.
 func batchFrom(node, index uint64) []*raftpb.Entry {
-	return []*raftpb.Entry{{Index: new(index), Data: appendBatchHeader(nil, batchID{node: node})}}
+	return []*raftpb.Entry{{Index: new(index), Data: state.AppendBatchHeader(nil, state.BatchID{Node: node})}}
 }
 
 func TestNoticeWaitsForEntries(t *testing.T) {
@@ -191,9 +192,9 @@ func TestSimNoticesTravelWithEntries(t *testing.T) {
 			t.Errorf("100 writes took %d messages that told of commits alone", sent)
 		}
 		time.Sleep(2 * noticeDelay)
-		want := c.nodes[leader].srv.kv.status().index
+		want := c.nodes[leader].srv.kv.status().Index
 		for _, id := range c.followers() {
-			if has := c.nodes[id].srv.kv.status().index; has != want {
+			if has := c.nodes[id].srv.kv.status().Index; has != want {
 				t.Errorf("node %d has applied %d of %d", id, has, want)
 			}
 		}

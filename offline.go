@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"raftkv/internal/config"
 	"strings"
 )
 
@@ -28,11 +29,6 @@ type offline struct {
 // errSaid ends a command that has said on stdout what is the matter.
 var errSaid = errors.New("said")
 
-// usageError is all that is wrong with a command line.
-type usageError struct{ error }
-
-func newUsageError(errs ...error) error { return usageError{errors.Join(errs...)} }
-
 func offlineCommands() []offlineCommand {
 	return []offlineCommand{
 		{"restore", "make the data directory of a new cluster from a backup", restoreUsage(), runRestore},
@@ -48,7 +44,7 @@ func runOffline(ctx context.Context, args []string, env func(string) (string, bo
 	if !ok {
 		fmt.Fprintf(stderr, "raftkv: there is no command %q; there are %s. With flags alone, raftkv is the server.\n"+
 			"Run raftkv --help for more.\n", args[0], strings.Join(commandNames(), ", "))
-		return exitUsage
+		return config.ExitUsage
 	}
 	// Every crash point of a command is safe, so a signal need not wait for
 	// one: the process ends, whatever this goroutine is at.
@@ -60,20 +56,20 @@ func runOffline(ctx context.Context, args []string, env func(string) (string, bo
 	case <-ctx.Done():
 		err = errors.New("interrupted; what is left half-done does no harm, run it again")
 	}
-	var wrong usageError
+	var wrong config.UsageError
 	switch {
 	case err == nil:
-		return exitOK
-	case errors.Is(err, errHelp):
+		return config.ExitOK
+	case errors.Is(err, config.ErrHelp):
 		fmt.Fprint(stdout, c.usage)
-		return exitOK
+		return config.ExitOK
 	case errors.As(err, &wrong):
 		fmt.Fprintf(stderr, "raftkv %s: %v\nRun raftkv %s --help for its flags.\n", c.name, wrong, c.name)
-		return exitUsage
+		return config.ExitUsage
 	case !errors.Is(err, errSaid):
 		fmt.Fprintf(stderr, "raftkv %s: %v\n", c.name, err)
 	}
-	return exitFault
+	return config.ExitFault
 }
 
 func offlineCommandOf(name string) (offlineCommand, bool) {
@@ -96,18 +92,18 @@ func commandNames() []string {
 func runHelp(o offline) error {
 	r, err := o.review(nil, "[COMMAND]")
 	if err == nil {
-		err = r.verdict()
+		err = r.Verdict()
 	}
 	if err != nil {
 		return err
 	}
-	if len(r.operands) == 0 {
+	if len(r.Operands) == 0 {
 		_, err := io.WriteString(o.stdout, usage())
 		return err
 	}
-	c, ok := offlineCommandOf(r.operands[0])
+	c, ok := offlineCommandOf(r.Operands[0])
 	if !ok {
-		return newUsageError(fmt.Errorf("there is no command %q; there are %s", r.operands[0], strings.Join(commandNames(), ", ")))
+		return config.NewUsageError(fmt.Errorf("there is no command %q; there are %s", r.Operands[0], strings.Join(commandNames(), ", ")))
 	}
 	_, err = io.WriteString(o.stdout, c.usage)
 	return err
@@ -115,48 +111,18 @@ func runHelp(o offline) error {
 
 // review reads a command's flags, from the command line and the environment,
 // and its operand: FILE, or [FILE] when it need not be there, or "" for none.
-// Its only error is errHelp; the rest is noted in the review.
-func (o offline) review(settings []setting, operand string) (*review, error) {
-	r := &review{names: map[string]string{}, bad: map[string]bool{}}
+// Its only error is config.ErrHelp; the rest is noted in the review.
+func (o offline) review(settings []config.Setting, operand string) (*config.Review, error) {
+	r := &config.Review{Names: map[string]string{}, Bad: map[string]bool{}}
 	if operand != "" {
-		r.most = 1
+		r.Most = 1
 	}
-	if err := r.readFlags(o.args, settings, nil); err != nil {
+	if err := r.ReadFlags(o.args, settings, nil); err != nil {
 		return nil, err
 	}
-	if operand != "" && operand[0] != '[' && len(r.operands) == 0 {
-		r.errs = append(r.errs, fmt.Errorf("%s is missing", operand))
+	if operand != "" && operand[0] != '[' && len(r.Operands) == 0 {
+		r.Errs = append(r.Errs, fmt.Errorf("%s is missing", operand))
 	}
-	r.readEnv(o.env, settings)
+	r.ReadEnv(o.env, settings)
 	return r, nil
-}
-
-// verdict returns what the review has noted, nil if nothing.
-func (r *review) verdict() error {
-	if r.errs == nil {
-		return nil
-	}
-	return newUsageError(r.errs...)
-}
-
-// only returns the settings of these flags.
-func only(settings []setting, flags ...string) []setting {
-	var kept []setting
-	for _, s := range settings {
-		for _, f := range flags {
-			if s.flag == f {
-				kept = append(kept, s)
-			}
-		}
-	}
-	return kept
-}
-
-// flagTable is the part of a usage that lists the flags.
-func flagTable(settings []setting) string {
-	var b strings.Builder
-	for _, s := range settings {
-		fmt.Fprintf(&b, "  --%-24s %s\n", s.flag+" "+s.arg, s.help)
-	}
-	return b.String()
 }

@@ -11,6 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
+	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
 	"slices"
 	"strings"
@@ -35,14 +39,10 @@ func runCommandEnv(t *testing.T, env map[string]string, args ...string) (code in
 }
 
 // oldState is the state of a cluster to make a new one of.
-func oldState() *state {
-	st := fullState([]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 200})
-	st.index, st.term = 77, 5
-	return st
-}
+func oldState(t *testing.T) *state.State { return statetest.Full(t, 5, 77) }
 
 // backupFile writes a state into a file.
-func backupFile(t *testing.T, st *state) string {
+func backupFile(t *testing.T, st *state.State) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "backup.state")
 	testkit.Must(t, os.WriteFile(path, stateBytes(t, st), 0o600))
@@ -51,7 +51,7 @@ func backupFile(t *testing.T, st *state) string {
 
 // wantRefounded checks that a directory is that of a new cluster with the keys
 // of an old state.
-func wantRefounded(t *testing.T, dir string, old *state, voters []address.Peer) identity {
+func wantRefounded(t *testing.T, dir string, old *state.State, voters []address.Peer) identity {
 	t.Helper()
 	var id identity
 	o, err := openStorage(zap.NewNop(), dir, func(have identity, reconfigured bool) error {
@@ -63,14 +63,14 @@ func wantRefounded(t *testing.T, dir string, old *state, voters []address.Peer) 
 	testkit.Must(t, err)
 	defer o.close()
 	wantOneSnapshot(t, o)
-	want := old.copy()
-	want.index, want.term, want.revision = firstIndex, firstTerm, old.revision+1_000_000_000
-	want.membership, want.windows = newMembership(voters), nil
-	want.level, want.checks = 0, checks{}
+	want := old.Copy()
+	want.Index, want.Term, want.Revision = state.FirstIndex, state.FirstTerm, old.Revision+1_000_000_000
+	want.Membership, want.Windows = membership.New(voters), nil
+	want.Level, want.Checks = 0, state.Checks{}
 	if got := describeState(o.state); got != describeState(want) {
 		t.Errorf("the state is\n%s\nwant\n%s", got, describeState(want))
 	}
-	if id.Format != dirFormat || id.Instance == 0 || id.ClusterID == 0 || o.boot != 1 || o.last != firstIndex {
+	if id.Format != dirFormat || id.Instance == 0 || id.ClusterID == 0 || o.boot != 1 || o.last != state.FirstIndex {
 		t.Errorf("identity %+v, boot %d, last entry %d", id, o.boot, o.last)
 	}
 	return id
@@ -81,12 +81,12 @@ func wantRefounded(t *testing.T, dir string, old *state, voters []address.Peer) 
 func TestCommandWords(t *testing.T) {
 	for _, args := range [][]string{{"frobnicate"}, {"Restore"}, {"help", "frobnicate"}} {
 		code, out, errs := runCommand(t, args...)
-		if code != exitUsage || out != "" || !strings.Contains(errs, "restore, recover, inspect, help") || !strings.Contains(errs, args[len(args)-1]) {
+		if code != config.ExitUsage || out != "" || !strings.Contains(errs, "restore, recover, inspect, help") || !strings.Contains(errs, args[len(args)-1]) {
 			t.Errorf("%q: exit %d\n%s%s", args, code, out, errs)
 		}
 	}
 	_, server, _ := runCommand(t, "--help")
-	if code, out, _ := runCommand(t, "help"); code != exitOK || out != server {
+	if code, out, _ := runCommand(t, "help"); code != config.ExitOK || out != server {
 		t.Errorf("help: exit %d\n%s", code, out)
 	}
 	for _, name := range []string{"restore", "recover", "inspect"} {
@@ -94,10 +94,10 @@ func TestCommandWords(t *testing.T) {
 			t.Errorf("--help does not name %s", name)
 		}
 		code, out, _ := runCommand(t, name, "--help")
-		if code != exitOK || !strings.HasPrefix(out, "raftkv "+name) {
+		if code != config.ExitOK || !strings.HasPrefix(out, "raftkv "+name) {
 			t.Errorf("%s --help: exit %d\n%s", name, code, out)
 		}
-		if code, other, _ := runCommand(t, "help", name); code != exitOK || other != out {
+		if code, other, _ := runCommand(t, "help", name); code != config.ExitOK || other != out {
 			t.Errorf("help %s: exit %d\n%s", name, code, other)
 		}
 	}
@@ -124,7 +124,7 @@ func TestCommandUsage(t *testing.T) {
 		{nil, []string{"inspect", "a", "b", "--x"}, []string{`"b"`, "-x"}},
 	} {
 		code, out, errs := runCommandEnv(t, tt.env, tt.args...)
-		if code != exitUsage || out != "" {
+		if code != config.ExitUsage || out != "" {
 			t.Errorf("%q: exit %d\n%s%s", tt.args, code, out, errs)
 		}
 		for _, want := range tt.want {
@@ -138,7 +138,7 @@ func TestCommandUsage(t *testing.T) {
 // Guarantee: one file and one list make the directories of one new cluster,
 // with all keys and nothing of the old members.
 func TestRestore(t *testing.T) {
-	old := oldState()
+	old := oldState(t)
 	file, dir := backupFile(t, old), t.TempDir()
 	list := address.FormatPeers(diskPeers())
 	seen := make(map[uint64]bool)
@@ -147,11 +147,11 @@ func TestRestore(t *testing.T) {
 		to := filepath.Join(dir, fmt.Sprint(p.ID))
 		env := map[string]string{"RAFTKV_ID": fmt.Sprint(p.ID), "RAFTKV_DATA_DIR": to}
 		code, out, errs := runCommandEnv(t, env, "restore", file, "--cluster", list)
-		if code != exitOK || errs != "" {
+		if code != config.ExitOK || errs != "" {
 			t.Fatalf("node %d: exit %d\n%s%s", p.ID, code, out, errs)
 		}
 		id := wantRefounded(t, to, old, diskPeers())
-		cfg := config{ID: p.ID, DataDir: to, Cluster: diskPeers()}
+		cfg := config.Config{ID: p.ID, DataDir: to, Cluster: diskPeers()}
 		if id.Node != p.ID || id.Initial != list || checkIdentity(cfg, id, false) != nil || !strings.Contains(out, fmt.Sprintf("%x", id.ClusterID)) {
 			t.Errorf("node %d: %+v\n%s", p.ID, id, out)
 		}
@@ -165,11 +165,11 @@ func TestRestore(t *testing.T) {
 		t.Errorf("the nodes have %x, %x and %x for their cluster", ids[0].ClusterID, ids[1].ClusterID, ids[2].ClusterID)
 	}
 
-	other := oldState()
-	other.put(put("one more", "", condition{}))
+	other := oldState(t)
+	statetest.Apply(t, other, statetest.Put("one more", ""))
 	for i, args := range [][]string{{backupFile(t, other), list}, {file, address.FormatPeers(diskPeers()[:2])}} {
 		to := filepath.Join(dir, fmt.Sprint("other", i))
-		if code, out, errs := runCommand(t, "restore", args[0], "--data-dir", to, "--cluster", args[1]); code != exitOK {
+		if code, out, errs := runCommand(t, "restore", args[0], "--data-dir", to, "--cluster", args[1]); code != config.ExitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
 		}
 		if f, err := examineDir(to); err != nil || f.identity.ClusterID == ids[0].ClusterID {
@@ -180,7 +180,7 @@ func TestRestore(t *testing.T) {
 
 // A state file of a data directory will do, and so will standard input.
 func TestRestoreFromElsewhere(t *testing.T) {
-	old := oldState()
+	old := oldState(t)
 	snap := filepath.Join(newDisk(t), "snap", "x.state")
 	testkit.Must(t, os.WriteFile(snap, stateBytes(t, old), 0o600))
 	for i, file := range []string{snap, "-"} {
@@ -196,9 +196,8 @@ func TestRestoreFromElsewhere(t *testing.T) {
 
 // Guarantee: of a file that is not a whole backup nothing is made.
 func TestRestoreRefusesDamage(t *testing.T) {
-	st := newState(diskPeers())
-	st.index, st.term, st.revision = 9, 2, 7
-	st.put(put("key", strings.Repeat("value ", 20), condition{}))
+	st := state.New(diskPeers())
+	statetest.Apply(t, st, statetest.Put("key", strings.Repeat("value ", 20)))
 	whole := stateBytes(t, st)
 	dir := t.TempDir()
 	refused := func(what string, b []byte) {
@@ -206,10 +205,10 @@ func TestRestoreRefusesDamage(t *testing.T) {
 		file, to := filepath.Join(dir, "file"), filepath.Join(dir, "to")
 		testkit.Must(t, os.WriteFile(file, b, 0o600))
 		code, out, errs := runCommand(t, "restore", file, "--data-dir", to)
-		if _, err := os.Stat(to); code != exitFault || out != "" || !strings.Contains(errs, file) || !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(to); code != config.ExitFault || out != "" || !strings.Contains(errs, file) || !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("%s: exit %d, %v\n%s%s", what, code, err, out, errs)
 		}
-		if code, _, _ := runCommand(t, "inspect", file); code != exitFault {
+		if code, _, _ := runCommand(t, "inspect", file); code != config.ExitFault {
 			t.Fatalf("%s: inspect exits %d", what, code)
 		}
 	}
@@ -220,18 +219,18 @@ func TestRestoreRefusesDamage(t *testing.T) {
 		refused(fmt.Sprint("flipped at ", n), flipped)
 	}
 	refused("longer", append(slices.Clone(whole), 0))
-	st.revision = math.MaxUint64 - 5
-	if code, _, errs := runCommand(t, "restore", backupFile(t, st), "--data-dir", filepath.Join(dir, "to")); code != exitFault || !strings.Contains(errs, "revision") {
+	st.Revision = math.MaxUint64 - 5
+	if code, _, errs := runCommand(t, "restore", backupFile(t, st), "--data-dir", filepath.Join(dir, "to")); code != config.ExitFault || !strings.Contains(errs, "revision") {
 		t.Errorf("no room for revisions: exit %d, %s", code, errs)
 	}
-	if code, _, errs := runCommand(t, "restore", filepath.Join(dir, "nothing"), "--data-dir", filepath.Join(dir, "to")); code != exitFault {
+	if code, _, errs := runCommand(t, "restore", filepath.Join(dir, "nothing"), "--data-dir", filepath.Join(dir, "to")); code != config.ExitFault {
 		t.Errorf("no file: exit %d, %s", code, errs)
 	}
 }
 
 // Guarantee: a directory that is not new stays as it is.
 func TestRestoreRefusesUsedDirs(t *testing.T) {
-	file := backupFile(t, oldState())
+	file := backupFile(t, oldState(t))
 	used, lost, foreign := newDisk(t), newDisk(t), t.TempDir()
 	testkit.Must(t, openDisk(t, lost).close())
 	testkit.Must(t, os.RemoveAll(filepath.Join(lost, "wal")))
@@ -239,7 +238,7 @@ func TestRestoreRefusesUsedDirs(t *testing.T) {
 	for _, dir := range []string{used, lost, foreign} {
 		before := diskSums(t, dir)
 		code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(diskPeers()))
-		if code != exitFault || out != "" || !strings.Contains(errs, dir) {
+		if code != config.ExitFault || out != "" || !strings.Contains(errs, dir) {
 			t.Errorf("exit %d\n%s%s", code, out, errs)
 		}
 		wantUnchanged(t, dir, before)
@@ -248,19 +247,19 @@ func TestRestoreRefusesUsedDirs(t *testing.T) {
 	lock, err := lockDir(busy)
 	testkit.Must(t, err)
 	defer lock.Close()
-	if code, _, errs := runCommand(t, "restore", file, "--data-dir", busy, "--cluster", address.FormatPeers(diskPeers())); code != exitFault || !strings.Contains(errs, "in use") {
+	if code, _, errs := runCommand(t, "restore", file, "--data-dir", busy, "--cluster", address.FormatPeers(diskPeers())); code != config.ExitFault || !strings.Contains(errs, "in use") {
 		t.Errorf("exit %d, %s", code, errs)
 	}
 }
 
 // Guarantee: a restore that was interrupted anywhere can be done again.
 func TestRestoreAgain(t *testing.T) {
-	old := oldState()
+	old := oldState(t)
 	file := backupFile(t, old)
 	done := filepath.Join(t.TempDir(), "done")
 	restore := func(dir string) {
 		t.Helper()
-		if code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(diskPeers())); code != exitOK {
+		if code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(diskPeers())); code != config.ExitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
 		}
 	}
@@ -293,7 +292,7 @@ func TestCommandInterrupted(t *testing.T) {
 		code <- run(ctx, []string{"restore", pipe, "--data-dir", to}, func(string) (string, bool) { return "", false }, &out, &errs)
 	}()
 	cancel()
-	if got := <-code; got != exitFault || out.Len() > 0 || !strings.Contains(errs.String(), "interrupted") {
+	if got := <-code; got != config.ExitFault || out.Len() > 0 || !strings.Contains(errs.String(), "interrupted") {
 		t.Errorf("exit %d\n%s%s", got, out.String(), errs.String())
 	}
 	w, err := os.OpenFile(pipe, os.O_RDWR, 0) // what still waits for the pipe reads an end
@@ -305,9 +304,9 @@ func TestCommandInterrupted(t *testing.T) {
 }
 
 func TestUsageHasEveryFlag(t *testing.T) {
-	for _, s := range new(config).settings(new(string)) {
-		if !strings.Contains(usage(), "\n  --"+s.flag+" ") {
-			t.Errorf("usage lacks --%s", s.flag)
+	for _, s := range new(config.Config).Settings(new(string)) {
+		if !strings.Contains(usage(), "\n  --"+s.Flag+" ") {
+			t.Errorf("usage lacks --%s", s.Flag)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"raftkv/internal/web"
 	"syscall"
 	"time"
 )
@@ -34,7 +35,7 @@ func newPeerDialer() *net.Dialer {
 // connOf returns the connection on which a request came; nil if listen did not
 // accept it.
 func connOf(ctx context.Context) net.Conn {
-	if c, ok := ctx.Value(connKey{}).(*hangUpConn); ok {
+	if c, ok := ctx.Value(web.ConnKey{}).(*web.HangUpConn); ok {
 		return c.Conn
 	}
 	return nil

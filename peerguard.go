@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
 	"raftkv/internal/refusal"
 	"regexp"
 	"time"
@@ -31,7 +32,7 @@ import (
 const (
 	// maxMessageBytes is the largest message: one entry of one command with the
 	// largest value that any node may take, and what surrounds it.
-	maxMessageBytes = maxValueLimit + 1<<20
+	maxMessageBytes = config.MaxValueLimit + 1<<20
 	// smallMessageBytes is the largest message that has a place beside large
 	// ones, so that votes and heartbeats never wait for those. maxSmallMessages
 	// is how many of them may come in at once.

@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
 	"raftkv/internal/refusal"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"sync"
@@ -38,8 +40,8 @@ type guardedNode struct {
 
 func newGuardedNode(t *testing.T) *guardedNode {
 	t.Helper()
-	st := newState([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}, {ID: 3, URL: simLikeURL(3)}})
-	st.membership.removed[4] = true
+	st := state.New([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}, {ID: 3, URL: simLikeURL(3)}})
+	st.Membership.Removed[4] = true
 	life, stop := context.WithCancel(t.Context())
 	t.Cleanup(stop)
 	n := &raftNode{
@@ -48,7 +50,7 @@ func newGuardedNode(t *testing.T) *guardedNode {
 		known: acquaintances{wake: make(chan struct{}, 1)}, links: newLinks(zap.NewNop(), 1, 0xc1, time.Millisecond, time.Second),
 	}
 	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}
-	n.known.settle(noTransport{}, st.membership)
+	n.known.settle(noTransport{}, st.Membership)
 	n.known.gate.open.Store(true)
 	n.status.Store(&raftStatus{term: 5, role: raft.StateFollower})
 	g := &guardedNode{node: n, trouble: snapshotTrouble{log: zap.NewNop()}, through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
@@ -172,8 +174,8 @@ func TestPeerGuardMessageSize(t *testing.T) {
 		t.Errorf("a message without a length: status %d", got)
 	}
 	// The largest value that a node may take travels, in a batch of its own.
-	value := make([]byte, maxValueLimit)
-	batch := appendCommand(appendBatchHeader(nil, batchID{node: 2, boot: 1}), encodeWrite(kindPut, condition{}, strings.Repeat("k", maxKeyBytes), value))
+	value := make([]byte, config.MaxValueLimit)
+	batch := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 2, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, strings.Repeat("k", maxKeyBytes), value))
 	app := &raftpb.Message{Type: raftpb.MsgApp.Enum(), To: new(uint64(1)), From: new(uint64(2)), Term: new(uint64(5)),
 		Index: new(uint64(7)), LogTerm: new(uint64(5)), Entries: []*raftpb.Entry{{Index: new(uint64(8)), Term: new(uint64(5)), Data: batch}}}
 	if size := proto.Size(app); size > maxMessageBytes {

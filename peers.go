@@ -8,7 +8,10 @@ import (
 	"io"
 	"net/http"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/web"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +26,7 @@ import (
 // newRafthttp makes the production transport of a node. It puts the snapshots
 // that come in where snapshots says, and tells removed when a peer says that this
 // node was removed.
-func newRafthttp(cfg config, log *zap.Logger, cluster uint64, n rafthttp.Raft, snapshots *snap.Snapshotter, removed chan error) (*rafthttp.Transport, error) {
+func newRafthttp(cfg config.Config, log *zap.Logger, cluster uint64, n rafthttp.Raft, snapshots *snap.Snapshotter, removed chan error) (*rafthttp.Transport, error) {
 	urls, err := types.NewURLs([]string{cfg.PeerURL})
 	if err != nil {
 		return nil, err
@@ -79,8 +82,8 @@ type memberInfo struct {
 	Match uint64 `json:"match"`
 }
 
-func (m memberInfo) member() member {
-	return member{ID: m.ID, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Instance: m.Instance, Learner: m.Learner}
+func (m memberInfo) member() membership.Member {
+	return membership.Member{ID: m.ID, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Instance: m.Instance, Learner: m.Learner}
 }
 
 func (c clusterInfo) member(id uint64) (memberInfo, bool) {
@@ -99,22 +102,22 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	door.routes(mux)
 	mux.HandleFunc("GET "+linkPath+"{id}", s.node.links.serve)
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
+		web.WriteJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
 	})
 	mux.HandleFunc("GET "+viewPath, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery != "" {
 			s.serveStand(w, r)
 			return
 		}
-		writeJSON(w, http.StatusOK, s.members.leaderView(r.Context()))
+		web.WriteJSON(w, http.StatusOK, s.members.leaderView(r.Context()))
 	})
 	mux.HandleFunc("POST "+diskPath, s.serveDiskNote)
 	mux.HandleFunc("POST "+memberPath, s.servePeerMember(s.members.serve))
 	mux.HandleFunc("POST "+joinPath, s.servePeerMember(s.members.serveJoin))
 	// Our own requests never come from a browser, not even the harmless ones.
-	guard := originGuard{map[string]bool{address.HostOfURL(s.cfg.PeerURL): true}, http.NewCrossOriginProtection()}
+	guard := web.OriginGuard{Hosts: map[string]bool{address.HostOfURL(s.cfg.PeerURL): true}, Cross: http.NewCrossOriginProtection()}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		err := guard.check(r)
+		err := guard.Check(r)
 		if err == nil && (r.Header["Origin"] != nil || r.Header["Sec-Fetch-Site"] != nil) {
 			err = problem.ErrCrossOrigin
 		}
@@ -137,11 +140,11 @@ func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 	view := s.members.leaderView(ctx)
 	m, _ := s.kv.membership()
 	info := clusterInfo{
-		ClusterID: s.node.cluster, Level: s.kv.status().level, Version: thisBuild().version,
-		Removed: sortedKeys(m.removed), Changes: m.changes,
+		ClusterID: s.node.cluster, Level: s.kv.status().Level, Version: thisBuild().version,
+		Removed: membership.SortedKeys(m.Removed), Changes: m.Changes,
 	}
 	info.Term, _ = s.node.admission.ownTerm()
-	for _, mem := range m.sorted() {
+	for _, mem := range m.Sorted() {
 		if mem.Instance == 0 {
 			mem.Instance = s.storage.published[mem.ID]
 		}
@@ -166,7 +169,7 @@ func (s *server) servePeerMember(serve func(context.Context, memberRequest) memb
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		writeJSON(w, http.StatusOK, serve(r.Context(), req))
+		web.WriteJSON(w, http.StatusOK, serve(r.Context(), req))
 	}
 }
 
@@ -220,7 +223,7 @@ func (s *server) serveStand(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	writeJSON(w, http.StatusOK, answer)
+	web.WriteJSON(w, http.StatusOK, answer)
 }
 
 // stand asks a peer where its log stands against node's, also at an index. A

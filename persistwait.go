@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"raftkv/internal/state"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -14,7 +15,7 @@ import (
 // acknowledged. Refusing writes early (room.go) makes it rare. It is called on the
 // persist loop, and takes over from it what may make room: it looks again each
 // tick, and when a snapshot has been written.
-func (s *storage) awaitRoom(ctx context.Context, msgs []*raftpb.Message, tick time.Duration, written <-chan *state) error {
+func (s *storage) awaitRoom(ctx context.Context, msgs []*raftpb.Message, tick time.Duration, written <-chan *state.State) error {
 	room := s.room
 	size, entries := sizeOf(msgs)
 	if room.admits(size, entries) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/config"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -34,7 +35,7 @@ func TestProcDirectoryLost(t *testing.T) {
 			}
 			time.Sleep(2 * watchInterval) // it has looked at what there is, and goes on
 			testkit.Must(t, do(c.nodes[1].dataDir))
-			out := c.waitExit(1, exitFault, procStopWithin)
+			out := c.waitExit(1, config.ExitFault, procStopWithin)
 			for _, want := range []string{"changed under the running node", c.nodes[1].dataDir} {
 				if !strings.Contains(out, want) {
 					t.Errorf("no %q in what it said:\n%s", want, procTail(out))

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/config"
 	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
@@ -33,7 +34,7 @@ func TestProcFailedSyncIsWrittenAgain(t *testing.T) {
 			break
 		}
 	}
-	said := c.waitExit(1, exitFault, procReadyWithin)
+	said := c.waitExit(1, config.ExitFault, procReadyWithin)
 	if !strings.Contains(said, "input/output error") {
 		t.Errorf("the node does not say why it ended:\n%s", procTail(said))
 	}

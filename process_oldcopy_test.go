@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"raftkv/internal/state"
 	"strings"
 	"sync"
 	"testing"
@@ -62,7 +63,7 @@ func (c *procCluster) waitLevel(level uint64) {
 func TestProcOldCopy(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
-	c.waitLevel(lifeLevel)
+	c.waitLevel(state.LifeLevel)
 	c.put(1, "base", "v")
 	leader, old := c.leader(), c.follower()
 	other := 6 - leader - old
@@ -115,7 +116,7 @@ func TestProcOldCopy(t *testing.T) {
 func TestProcTwoHistories(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
-	c.waitLevel(lifeLevel)
+	c.waitLevel(state.LifeLevel)
 	c.put(1, "base", "v")
 	knows, forgot := c.leader(), c.follower()
 	third := 6 - knows - forgot

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/config"
 	"regexp"
 	"strings"
 	"syscall"
@@ -160,7 +161,7 @@ func (p *procProxy) wantBodies() {
 	if r := p.do(http.MethodGet, "/v1/snapshot", nil); r.status != http.StatusOK || os.WriteFile(backup, []byte(r.body), 0o600) != nil {
 		p.t.Errorf("GET /v1/snapshot: %v", r)
 	}
-	if code, out := procRun(p.t, nil, "inspect", backup); code != exitOK {
+	if code, out := procRun(p.t, nil, "inspect", backup); code != config.ExitOK {
 		p.t.Errorf("the backup: exit %d\n%s", code, out)
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/config"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strconv"
 	"strings"
@@ -31,18 +33,18 @@ func procScaleValue(i int) string { return strings.Repeat(fmt.Sprintf("%016d", i
 // a backup of n keys: the quickest way to a large store.
 func newLargeCluster(t *testing.T, n int, flags ...string) *procCluster {
 	t.Helper()
-	st := newState(nil)
+	st := state.New(nil)
 	for i := range n {
-		st.put(command{kind: kindPut, key: procScaleKey(i), value: []byte(procScaleValue(i))})
+		st.Put(state.Command{Kind: state.KindPut, Key: procScaleKey(i), Value: []byte(procScaleValue(i))})
 	}
 	file := filepath.Join(t.TempDir(), "backup.state")
 	f, err := os.Create(file)
 	testkit.Must(t, err)
-	testkit.Must(t, writeState(f, st))
+	testkit.Must(t, state.Write(f, st))
 	testkit.Must(t, f.Close())
 	c := newProcCluster(t, 3, flags...)
 	for _, i := range c.ids() {
-		procCommand(t, exitOK, "restore", file, "--data-dir", c.nodes[i].dataDir, "--id", fmt.Sprint(i), "--cluster", c.list)
+		procCommand(t, config.ExitOK, "restore", file, "--data-dir", c.nodes[i].dataDir, "--id", fmt.Sprint(i), "--cluster", c.list)
 	}
 	return c
 }

@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/config"
+	"raftkv/internal/state"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -239,8 +241,8 @@ func TestProcUpgrade(t *testing.T) {
 		return nil
 	})
 	before := c.checks(1).Level
-	if before >= programLevel {
-		t.Fatalf("the old program is of level %d, this one of level %d: there is nothing to raise", before, programLevel)
+	if before >= state.ProgramLevel {
+		t.Fatalf("the old program is of level %d, this one of level %d: there is nothing to raise", before, state.ProgramLevel)
 	}
 	c.wantAgreement("before", before, 1, 2, 3)
 
@@ -259,7 +261,7 @@ func TestProcUpgrade(t *testing.T) {
 	}
 	c.wantAgreement("all but one upgraded", before, 1, 2, 3, 4, 5)
 	c.restartAs(1, "")
-	c.wantAgreement("all upgraded", programLevel, 1, 2, 3, 4, 5)
+	c.wantAgreement("all upgraded", state.ProgramLevel, 1, 2, 3, 4, 5)
 
 	acked := load.stop()
 	for _, what := range load.failed {
@@ -283,7 +285,7 @@ func (c *procCluster) wantOlderRefused(old string, i, joiner int) {
 	before := procTree(c.t, n.dataDir)
 	n.bin = old
 	c.launch(i)
-	if out := c.waitExit(i, exitFault, 20*time.Second); !strings.Contains(out, "upgrade this node") {
+	if out := c.waitExit(i, config.ExitFault, 20*time.Second); !strings.Contains(out, "upgrade this node") {
 		c.t.Errorf("the older program says:\n%s", procTail(out))
 	}
 	if !maps.Equal(before, procTree(c.t, n.dataDir)) {
@@ -297,7 +299,7 @@ func (c *procCluster) wantOlderRefused(old string, i, joiner int) {
 	n.args = c.args(n, c.list+fmt.Sprintf(",%d=%s", joiner, procURL(n.peerPort)), "--join")
 	n.bin = old
 	c.launch(joiner)
-	if out := c.waitExit(joiner, exitFault, 20*time.Second); !strings.Contains(out, "upgrade this node") {
+	if out := c.waitExit(joiner, config.ExitFault, 20*time.Second); !strings.Contains(out, "upgrade this node") {
 		c.t.Errorf("the older program, asked to join, says:\n%s", procTail(out))
 	}
 }

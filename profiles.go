@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"raftkv/internal/problem"
+	"raftkv/internal/web"
 	rtpprof "runtime/pprof"
 	"strings"
 )
@@ -16,7 +17,7 @@ import (
 // pprof shows that to its user, and of a problem no more than the status.
 func serveProfiles(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodPost {
-		return notAllowed(w, "GET, HEAD, POST")
+		return web.NotAllowed(w, "GET, HEAD, POST")
 	}
 	name, ok := strings.CutPrefix(r.URL.Path, "/debug/pprof/")
 	if !ok { // the links of the index are relative to the slash
@@ -34,7 +35,7 @@ func serveProfiles(w http.ResponseWriter, r *http.Request) error {
 		pprof.Trace(w, r)
 	default:
 		if name != "" && rtpprof.Lookup(name) == nil {
-			return fmt.Errorf("%w: there is no profile %q; see GET /debug/pprof/", problem.ErrNoSuchPath, clip(name))
+			return fmt.Errorf("%w: there is no profile %q; see GET /debug/pprof/", problem.ErrNoSuchPath, web.Clip(name))
 		}
 		pprof.Index(w, r) // and those that it lists
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"raftkv/internal/config"
 	"raftkv/internal/liveness"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/wait"
 	"sync"
 	"sync/atomic"
@@ -36,13 +38,13 @@ const (
 type request struct {
 	cmd      []byte // encoded
 	deadline time.Time
-	canceled bool        // the client hung up; guarded by proposer.mu
-	answered bool        // guarded by proposer.mu while its batch is in flight
-	done     chan result // buffered: answering never blocks
+	canceled bool              // the client hung up; guarded by proposer.mu
+	answered bool              // guarded by proposer.mu while its batch is in flight
+	done     chan state.Result // buffered: answering never blocks
 }
 
 // answer tells the waiting handler, once.
-func (r *request) answer(res result) {
+func (r *request) answer(res state.Result) {
 	if !r.answered {
 		r.answered = true
 		r.done <- res
@@ -51,7 +53,7 @@ func (r *request) answer(res result) {
 
 // batch is the requests that became one raft entry.
 type batch struct {
-	id       batchID
+	id       state.BatchID
 	data     []byte
 	requests []*request
 	began    time.Time
@@ -105,7 +107,7 @@ type proposer struct {
 	retries uint64 // how often a batch was proposed again; guarded by mu
 }
 
-func newProposer(log *zap.Logger, cfg config, l life, proposeC chan<- proposal, leaders *wait.Leadership) *proposer {
+func newProposer(log *zap.Logger, cfg config.Config, l life, proposeC chan<- proposal, leaders *wait.Leadership) *proposer {
 	return &proposer{
 		log: log, life: l,
 		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
@@ -118,10 +120,10 @@ func newProposer(log *zap.Logger, cfg config, l life, proposeC chan<- proposal, 
 // applied it. The result's error is problem.ErrOverloaded, problem.ErrNoLeader or problem.ErrStopping
 // when it did not happen, problem.ErrOutcomeUnknown when it may have happened, else
 // the outcome of the command itself.
-func (p *proposer) propose(ctx context.Context, cmd []byte) result {
-	r := &request{cmd: cmd, done: make(chan result, 1)}
+func (p *proposer) propose(ctx context.Context, cmd []byte) state.Result {
+	r := &request{cmd: cmd, done: make(chan state.Result, 1)}
 	if err := p.enqueue(r); err != nil {
-		return result{err: err}
+		return state.Result{Err: err}
 	}
 	select {
 	case res := <-r.done:
@@ -130,7 +132,7 @@ func (p *proposer) propose(ctx context.Context, cmd []byte) result {
 		p.mu.Lock()
 		r.canceled = true
 		p.mu.Unlock()
-		return result{err: problem.ErrOutcomeUnknown}
+		return state.Result{Err: problem.ErrOutcomeUnknown}
 	}
 }
 
@@ -226,7 +228,7 @@ func (p *proposer) next(term uint64) (b *batch, pause time.Duration) {
 	switch {
 	case len(p.queue) == 0:
 		return nil, never
-	case len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= windowSize:
+	case len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= state.WindowSize:
 		p.enough = maxQueuedCommands
 		return nil, never
 	case p.queued < fullBatchBytes:
@@ -255,7 +257,7 @@ func (b *batch) due(term uint64, now time.Time) bool {
 func (p *proposer) low() uint64 {
 	low := p.nextSeq
 	for _, b := range p.inFlight {
-		low = min(low, b.id.seq)
+		low = min(low, b.id.Seq)
 	}
 	return low
 }
@@ -283,16 +285,16 @@ func (p *proposer) fill(term uint64, now time.Time) *batch {
 	if len(b.requests) == 0 {
 		return nil
 	}
-	b.id = batchID{node: p.life.node, boot: p.life.boot, seq: p.nextSeq, low: p.low()}
+	b.id = state.BatchID{Node: p.life.node, Boot: p.life.boot, Seq: p.nextSeq, Low: p.low()}
 	if p.named.Load() {
-		b.id.life = p.life.nonce
+		b.id.Life = p.life.nonce
 	}
 	p.nextSeq++
 	p.inFlight = append(p.inFlight, b)
 
-	b.data = appendBatchHeader(make([]byte, 0, size+64), b.id)
+	b.data = state.AppendBatchHeader(make([]byte, 0, size+64), b.id)
 	for _, r := range b.requests {
-		b.data = appendCommand(b.data, r.cmd)
+		b.data = state.AppendCommand(b.data, r.cmd)
 		r.cmd = nil
 	}
 	return b
@@ -328,11 +330,11 @@ func (p *proposer) answered(b *batch, taken bool, term uint64, leader bool) {
 
 // applied is called by the apply loop when it has applied a batch for the first
 // time that this life has sent (checkBatch).
-func (p *proposer) applied(id batchID, results []result) {
-	if id.node != p.life.node || id.boot != p.life.boot {
+func (p *proposer) applied(id state.BatchID, results []state.Result) {
+	if id.Node != p.life.node || id.Boot != p.life.boot {
 		return
 	}
-	b := p.take(id.seq)
+	b := p.take(id.Seq)
 	if b == nil {
 		return
 	}
@@ -343,21 +345,21 @@ func (p *proposer) applied(id batchID, results []result) {
 
 // settle is called when a snapshot replaced the state: batches that it covers
 // were applied, but with what result this node will never learn.
-func (p *proposer) settle(w window) {
+func (p *proposer) settle(w state.Window) {
 	p.mu.Lock()
 	var lost []*batch
 	for _, b := range p.inFlight {
-		if w.settled(b.id) {
+		if w.Settled(b.id) {
 			lost = append(lost, b)
 		}
 	}
 	p.mu.Unlock()
 	for _, b := range lost {
-		if p.take(b.id.seq) == nil {
+		if p.take(b.id.Seq) == nil {
 			continue
 		}
 		for _, r := range b.requests {
-			r.answer(result{err: problem.ErrOutcomeUnknown})
+			r.answer(state.Result{Err: problem.ErrOutcomeUnknown})
 		}
 	}
 }
@@ -367,7 +369,7 @@ func (p *proposer) take(seq uint64) *batch {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, b := range p.inFlight {
-		if b.id.seq == seq {
+		if b.id.Seq == seq {
 			p.inFlight = append(p.inFlight[:i], p.inFlight[i+1:]...)
 			p.gather.end(b.began, len(b.requests), len(p.queue), time.Now())
 			p.wake()
@@ -389,7 +391,7 @@ func (p *proposer) expire(now time.Time) {
 		}
 		n++
 		p.queued -= len(r.cmd)
-		r.answer(result{err: problem.ErrNoLeader})
+		r.answer(state.Result{Err: problem.ErrNoLeader})
 	}
 	clear(p.queue[:n])
 	p.queue = p.queue[n:]
@@ -416,7 +418,7 @@ func (b *batch) fail(err error, now time.Time) {
 	}
 	for _, r := range b.requests {
 		if !now.Before(r.deadline) {
-			r.answer(result{err: err})
+			r.answer(state.Result{Err: err})
 		}
 	}
 }
@@ -427,12 +429,12 @@ func (p *proposer) stop() {
 }
 
 // void is stop for the moment at which this node has applied its own removal:
-// what of its batches was not applied by then never will be (applyBatch), so
+// what of its batches was not applied by then never will be (ApplyBatch), so
 // whoever waits may turn to another node.
 func (p *proposer) void() {
 	p.end(func(b *batch, err error, _ time.Time) {
 		for _, r := range b.requests {
-			r.answer(result{err: err})
+			r.answer(state.Result{Err: err})
 		}
 	})
 }
@@ -442,7 +444,7 @@ func (p *proposer) end(fail func(b *batch, err error, at time.Time)) {
 	defer p.mu.Unlock()
 	p.stopped = true
 	for _, r := range p.queue {
-		r.answer(result{err: problem.ErrStopping})
+		r.answer(state.Result{Err: problem.ErrStopping})
 	}
 	for _, b := range p.inFlight {
 		fail(b, problem.ErrStopping, b.deadline)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -16,7 +17,7 @@ import (
 func (pt *proposeTest) takes(seq, low uint64, cmds ...string) {
 	pt.Helper()
 	p := pt.next()
-	if id, got := pt.open(p); id.seq != seq || id.low != low || !slices.Equal(got, cmds) {
+	if id, got := pt.open(p); id.Seq != seq || id.Low != low || !slices.Equal(got, cmds) {
 		pt.Fatalf("batch %+v is %q, want %d with low %d, %q", id, got, seq, low, cmds)
 	}
 	p.done(true, 1, true)
@@ -29,7 +30,7 @@ func TestProposeGathers(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
 		pt.leaders.Set(1, 1)
 		start := time.Now()
-		var results []<-chan result
+		var results []<-chan state.Result
 		results = append(results, pt.write("a"))
 		pt.takes(0, 0, "a")
 		for _, cmd := range []string{"b", "c", "d"} {
@@ -40,12 +41,12 @@ func TestProposeGathers(t *testing.T) {
 		pt.takes(1, 1, "b", "c", "d")
 		pt.apply(1, 3)
 		for i, rev := range []uint64{0, 100, 101, 102} {
-			pt.want(results[i], result{revision: rev})
+			pt.want(results[i], state.Result{Revision: rev})
 		}
 		res := pt.write("e")
 		pt.takes(2, 2, "e")
 		pt.apply(2, 1)
-		pt.want(res, result{revision: 200})
+		pt.want(res, state.Result{Revision: 200})
 		if time.Since(start) != 0 {
 			pt.Fatalf("writes were held back for %v", time.Since(start))
 		}
@@ -58,7 +59,7 @@ func TestProposeGathers(t *testing.T) {
 func TestProposeOverlaps(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
 		pt.leaders.Set(1, 1)
-		results := []<-chan result{pt.write("0")}
+		results := []<-chan state.Result{pt.write("0")}
 		pt.takes(0, 0, "0")
 		for i := 1; i < maxBatchesInFlight; i++ {
 			results = append(results, pt.write(fmt.Sprint(i)))
@@ -76,17 +77,17 @@ func TestProposeOverlaps(t *testing.T) {
 			pt.apply(seq, 1)
 		}
 		for i, c := range results {
-			pt.want(c, result{revision: 100 * uint64(i)})
+			pt.want(c, state.Result{Revision: 100 * uint64(i)})
 		}
 		pt.waits(x, y)
 		pt.apply(maxBatchesInFlight, 2)
-		pt.want(x, result{revision: 100 * maxBatchesInFlight})
-		pt.want(y, result{revision: 100*maxBatchesInFlight + 1})
+		pt.want(x, state.Result{Revision: 100 * maxBatchesInFlight})
+		pt.want(y, state.Result{Revision: 100*maxBatchesInFlight + 1})
 		res := pt.write("z")
 		time.Sleep(maxPatience) // for the other of x and y, at most
 		pt.takes(maxBatchesInFlight+1, maxBatchesInFlight+1, "z")
 		pt.apply(maxBatchesInFlight+1, 1)
-		pt.want(res, result{revision: 100 * (maxBatchesInFlight + 1)})
+		pt.want(res, state.Result{Revision: 100 * (maxBatchesInFlight + 1)})
 	})
 }
 
@@ -97,7 +98,7 @@ func TestProposeBatchBounds(t *testing.T) {
 		queue := func(n, size int) {
 			cmd := make([]byte, size)
 			for range n {
-				if err := pt.p.enqueue(&request{cmd: cmd, deadline: time.Now().Add(testTimeout), done: make(chan result, 1)}); err != nil {
+				if err := pt.p.enqueue(&request{cmd: cmd, deadline: time.Now().Add(testTimeout), done: make(chan state.Result, 1)}); err != nil {
 					pt.Fatal(err)
 				}
 			}
@@ -109,10 +110,10 @@ func TestProposeBatchBounds(t *testing.T) {
 		for seq, want := range []int{maxBatchCommands, 1, 1, 1, 1, 1} {
 			p := pt.next()
 			id, cmds := pt.open(p)
-			if id.seq != uint64(seq) || len(cmds) != want || len(cmds) > 1 && len(p.data) > maxBatchBytes+maxBatchBytes/8 {
+			if id.Seq != uint64(seq) || len(cmds) != want || len(cmds) > 1 && len(p.data) > maxBatchBytes+maxBatchBytes/8 {
 				pt.Fatalf("batch %+v has %d commands, %d bytes; want %d", id, len(cmds), len(p.data), want)
 			}
-			pt.apply(id.seq, len(cmds))
+			pt.apply(id.Seq, len(cmds))
 		}
 		pt.quiet()
 		if pt.p.queued != 0 {
@@ -128,11 +129,11 @@ func TestProposeOverload(t *testing.T) {
 		testProposer(t, func(pt *proposeTest) {
 			cmd := make([]byte, tt.size)
 			for range tt.n {
-				if err := pt.p.enqueue(&request{cmd: cmd, deadline: time.Now().Add(testTimeout), done: make(chan result, 1)}); err != nil {
+				if err := pt.p.enqueue(&request{cmd: cmd, deadline: time.Now().Add(testTimeout), done: make(chan state.Result, 1)}); err != nil {
 					pt.Fatal(err)
 				}
 			}
-			pt.want(pt.write("one more"), result{err: problem.ErrOverloaded})
+			pt.want(pt.write("one more"), state.Result{Err: problem.ErrOverloaded})
 			time.Sleep(testTimeout + testSlack)
 			synctest.Wait()
 			if pt.p.queued != 0 || len(pt.p.queue) != 0 {

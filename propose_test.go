@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"raftkv/internal/config"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
 	"slices"
@@ -40,7 +42,7 @@ func testProposer(t *testing.T, f func(pt *proposeTest)) {
 	t.Helper()
 	testkit.InBubble(t, func(t *testing.T) {
 		pt := &proposeTest{T: t, proposeC: make(chan proposal), leaders: wait.NewLeadership()}
-		cfg := config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
+		cfg := config.Config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
 		pt.p = newProposer(zap.NewNop(), cfg, newLife(cfg.ID, 7), pt.proposeC, pt.leaders)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -59,8 +61,8 @@ func testProposer(t *testing.T, f func(pt *proposeTest)) {
 
 // write proposes a command and returns where its result will be. The command
 // is queued when it returns, so that writes queue in the order of the calls.
-func (pt *proposeTest) write(cmd string) <-chan result {
-	c := make(chan result, 1)
+func (pt *proposeTest) write(cmd string) <-chan state.Result {
+	c := make(chan state.Result, 1)
 	go func() { c <- pt.p.propose(pt.Context(), []byte(cmd)) }()
 	synctest.Wait()
 	return c
@@ -93,18 +95,18 @@ func (pt *proposeTest) quiet() {
 }
 
 // open splits a batch into its commands, which need not mean anything here.
-func (pt *proposeTest) open(p proposal) (batchID, []string) {
+func (pt *proposeTest) open(p proposal) (state.BatchID, []string) {
 	pt.Helper()
 	r := record.Reader{B: p.data}
-	if r.Byte() != batchFormat {
+	if r.Byte() != state.BatchFormat {
 		pt.Fatalf("not a batch: %x", p.data)
 	}
-	id := batchID{node: r.Uvarint(), boot: r.Uvarint(), seq: r.Uvarint(), low: r.Uvarint()}
+	id := state.BatchID{Node: r.Uvarint(), Boot: r.Uvarint(), Seq: r.Uvarint(), Low: r.Uvarint()}
 	var cmds []string
 	for len(r.B) > 0 && !r.Bad {
 		cmds = append(cmds, string(r.Bytes()))
 	}
-	if r.Bad || id.node != 1 || id.boot != 7 {
+	if r.Bad || id.Node != 1 || id.Boot != 7 {
 		pt.Fatalf("a bad batch of %+v: %x", id, p.data)
 	}
 	return id, cmds
@@ -113,21 +115,21 @@ func (pt *proposeTest) open(p proposal) (batchID, []string) {
 // apply tells the proposer that its batch seq of n commands was applied. The
 // i-th command ends at revision 100*seq+i.
 func (pt *proposeTest) apply(seq uint64, n int) {
-	results := make([]result, n)
+	results := make([]state.Result, n)
 	for i := range results {
-		results[i].revision = 100*seq + uint64(i)
+		results[i].Revision = 100*seq + uint64(i)
 	}
-	pt.p.applied(batchID{node: 1, boot: 7, seq: seq}, results)
+	pt.p.applied(state.BatchID{Node: 1, Boot: 7, Seq: seq}, results)
 	synctest.Wait()
 }
 
 // want checks that a result is there, and is this one.
-func (pt *proposeTest) want(c <-chan result, want result) {
+func (pt *proposeTest) want(c <-chan state.Result, want state.Result) {
 	pt.Helper()
 	synctest.Wait()
 	select {
 	case got := <-c:
-		if !errors.Is(got.err, want.err) || got.revision != want.revision {
+		if !errors.Is(got.Err, want.Err) || got.Revision != want.Revision {
 			pt.Fatalf("the result is %+v, want %+v", got, want)
 		}
 	default:
@@ -136,7 +138,7 @@ func (pt *proposeTest) want(c <-chan result, want result) {
 }
 
 // waits checks that there is no result yet.
-func (pt *proposeTest) waits(cs ...<-chan result) {
+func (pt *proposeTest) waits(cs ...<-chan state.Result) {
 	pt.Helper()
 	synctest.Wait()
 	for _, c := range cs {
@@ -158,14 +160,14 @@ func TestProposeNoLeader(t *testing.T) {
 		time.Sleep(testTimeout - 2*time.Second - 1)
 		pt.waits(early)
 		time.Sleep(1 + testSlack)
-		pt.want(early, result{err: problem.ErrNoLeader})
+		pt.want(early, state.Result{Err: problem.ErrNoLeader})
 		pt.waits(late)
 		pt.leaders.Set(1, 1)
 		if _, cmds := pt.open(pt.next()); !slices.Equal(cmds, []string{"late"}) {
 			pt.Fatalf("proposed %q", cmds)
 		}
 		pt.apply(0, 1)
-		pt.want(late, result{})
+		pt.want(late, state.Result{})
 	})
 }
 
@@ -200,13 +202,13 @@ func TestProposeTimeout(t *testing.T) {
 				pt.waits(res)
 				time.Sleep(1 + testSlack)
 				if tt.may {
-					pt.want(res, result{err: problem.ErrOutcomeUnknown})
+					pt.want(res, state.Result{Err: problem.ErrOutcomeUnknown})
 					return
 				}
 				synctest.Wait()
 				got := <-res
-				if p := problem.Of(got.err); p.Outcome != problem.NotApplied || p.Retry != problem.RetrySoon {
-					pt.Fatalf("the result is %v, want one that says it did not happen, and to try again", got.err)
+				if p := problem.Of(got.Err); p.Outcome != problem.NotApplied || p.Retry != problem.RetrySoon {
+					pt.Fatalf("the result is %v, want one that says it did not happen, and to try again", got.Err)
 				}
 			})
 		})
@@ -231,7 +233,7 @@ func TestProposeTakenThenDropped(t *testing.T) {
 			}
 		}()
 		time.Sleep(testTimeout + testSlack)
-		pt.want(res, result{err: problem.ErrOutcomeUnknown})
+		pt.want(res, state.Result{Err: problem.ErrOutcomeUnknown})
 	})
 }
 
@@ -253,7 +255,7 @@ func TestProposeDropped(t *testing.T) {
 		}
 		p.done(true, 1, false)
 		pt.apply(0, 1)
-		pt.want(res, result{})
+		pt.want(res, state.Result{})
 		time.Sleep(testTimeout)
 		pt.quiet()
 	})
@@ -284,7 +286,7 @@ func TestProposeLeaderChange(t *testing.T) {
 				}
 				again.done(true, 2, false)
 				pt.apply(0, 1)
-				pt.want(res, result{})
+				pt.want(res, state.Result{})
 			})
 		})
 	}
@@ -300,7 +302,7 @@ func TestProposeAgainInTheSameTerm(t *testing.T) {
 		time.Sleep(testTimeout - 1)
 		pt.quiet()
 		pt.apply(0, 1)
-		pt.want(own, result{})
+		pt.want(own, state.Result{})
 
 		pt.leaders.Set(2, 2)
 		passed := pt.write("passed")
@@ -313,7 +315,7 @@ func TestProposeAgainInTheSameTerm(t *testing.T) {
 			pt.Fatalf("%x was offered again as %x", p.data, again.data)
 		}
 		pt.apply(1, 1) // while the second attempt is at the raft loop
-		pt.want(passed, result{revision: 100})
+		pt.want(passed, state.Result{Revision: 100})
 		pt.apply(1, 1) // the other copy
 		time.Sleep(testTimeout)
 		pt.quiet()
@@ -327,20 +329,20 @@ func TestProposeCanceled(t *testing.T) {
 	testProposer(t, func(pt *proposeTest) {
 		before := pt.write("before")
 		ctx, hangUp := context.WithCancel(pt.Context())
-		gone := make(chan result, 1)
+		gone := make(chan state.Result, 1)
 		go func() { gone <- pt.p.propose(ctx, []byte("gone")) }()
 		synctest.Wait()
 		after := pt.write("after")
 		hangUp()
-		pt.want(gone, result{err: problem.ErrOutcomeUnknown})
+		pt.want(gone, state.Result{Err: problem.ErrOutcomeUnknown})
 		pt.leaders.Set(1, 1)
 		p := pt.next()
 		if _, cmds := pt.open(p); !slices.Equal(cmds, []string{"before", "after"}) {
 			pt.Fatalf("proposed %q", cmds)
 		}
 		pt.apply(0, 2)
-		pt.want(before, result{revision: 0})
-		pt.want(after, result{revision: 1})
+		pt.want(before, state.Result{Revision: 0})
+		pt.want(after, state.Result{Revision: 1})
 
 		// All of a queue: no empty batch.
 		pt.leaders.Set(0, 2)
@@ -348,7 +350,7 @@ func TestProposeCanceled(t *testing.T) {
 		go func() { gone <- pt.p.propose(ctx, []byte("gone")) }()
 		synctest.Wait()
 		hangUp()
-		pt.want(gone, result{err: problem.ErrOutcomeUnknown})
+		pt.want(gone, state.Result{Err: problem.ErrOutcomeUnknown})
 		pt.leaders.Set(1, 3)
 		pt.quiet()
 		if pt.p.queued != 0 || len(pt.p.queue) != 0 {
@@ -360,7 +362,7 @@ func TestProposeCanceled(t *testing.T) {
 		go func() { gone <- pt.p.propose(ctx, []byte("gone")) }()
 		pt.next().done(true, 3, true)
 		hangUp()
-		pt.want(gone, result{err: problem.ErrOutcomeUnknown})
+		pt.want(gone, state.Result{Err: problem.ErrOutcomeUnknown})
 		pt.apply(1, 1)
 		if len(pt.p.inFlight) != 0 {
 			pt.Fatal("the batch is left in flight")
@@ -380,10 +382,10 @@ func TestProposeStop(t *testing.T) {
 		pt.next().done(false, 1, true)
 		queued := pt.write("queued")
 		pt.stop()
-		pt.want(taken, result{err: problem.ErrOutcomeUnknown})
-		pt.want(dropped, result{err: problem.ErrStopping})
-		pt.want(queued, result{err: problem.ErrStopping})
-		pt.want(pt.write("later"), result{err: problem.ErrStopping})
+		pt.want(taken, state.Result{Err: problem.ErrOutcomeUnknown})
+		pt.want(dropped, state.Result{Err: problem.ErrStopping})
+		pt.want(queued, state.Result{Err: problem.ErrStopping})
+		pt.want(pt.write("later"), state.Result{Err: problem.ErrStopping})
 		pt.apply(0, 1) // too late, and harmless
 	})
 	testProposer(t, func(pt *proposeTest) { // while the raft loop is asked
@@ -391,7 +393,7 @@ func TestProposeStop(t *testing.T) {
 		offered := pt.write("offered")
 		synctest.Wait()
 		pt.stop()
-		pt.want(offered, result{err: problem.ErrOutcomeUnknown})
+		pt.want(offered, state.Result{Err: problem.ErrOutcomeUnknown})
 	})
 }
 
@@ -410,10 +412,10 @@ func TestProposeVoid(t *testing.T) {
 			pt.Fatalf("%d batches in flight, %d requests wait", len(pt.p.inFlight), len(pt.p.queue))
 		}
 		pt.p.void()
-		pt.want(taken, result{err: problem.ErrStopping})
-		pt.want(offered, result{err: problem.ErrStopping})
-		pt.want(queued, result{err: problem.ErrStopping})
-		pt.want(pt.write("later"), result{err: problem.ErrStopping})
+		pt.want(taken, state.Result{Err: problem.ErrStopping})
+		pt.want(offered, state.Result{Err: problem.ErrStopping})
+		pt.want(queued, state.Result{Err: problem.ErrStopping})
+		pt.want(pt.write("later"), state.Result{Err: problem.ErrStopping})
 	})
 }
 
@@ -431,10 +433,10 @@ func TestProposeDeadlinesInABatch(t *testing.T) {
 			pt.next().done(true, 1, false)
 		}
 		time.Sleep(testElection / 2)
-		pt.want(early, result{err: problem.ErrOutcomeUnknown})
+		pt.want(early, state.Result{Err: problem.ErrOutcomeUnknown})
 		pt.waits(late)
 		pt.apply(0, 2)
-		pt.want(late, result{revision: 1})
+		pt.want(late, state.Result{Revision: 1})
 	})
 }
 
@@ -450,7 +452,7 @@ func TestProposeExpiredInABatchThatGoesOn(t *testing.T) {
 		pt.leaders.Set(0, 1)
 		p.done(false, 1, false)
 		time.Sleep(testTimeout - 2*time.Second + testSlack)
-		pt.want(early, result{err: problem.ErrOutcomeUnknown})
+		pt.want(early, state.Result{Err: problem.ErrOutcomeUnknown})
 		pt.waits(late)
 		pt.leaders.Set(2, 2)
 		_, cmds := pt.open(pt.next())
@@ -458,7 +460,7 @@ func TestProposeExpiredInABatchThatGoesOn(t *testing.T) {
 			pt.Errorf("offered again: %q", cmds)
 		}
 		pt.apply(0, 2)
-		pt.want(late, result{revision: 1})
+		pt.want(late, state.Result{Revision: 1})
 	})
 }
 
@@ -471,7 +473,7 @@ func TestProposeDeadlinesOutOfOrder(t *testing.T) {
 			testProposer(t, func(pt *proposeTest) {
 				var rs []*request
 				for _, d := range []time.Duration{testSlack + time.Millisecond, time.Millisecond} {
-					r := &request{cmd: []byte("w"), deadline: time.Now().Add(testTimeout + d), done: make(chan result, 1)}
+					r := &request{cmd: []byte("w"), deadline: time.Now().Add(testTimeout + d), done: make(chan state.Result, 1)}
 					if err := pt.p.enqueue(r); err != nil {
 						pt.Fatal(err)
 					}
@@ -485,7 +487,7 @@ func TestProposeDeadlinesOutOfOrder(t *testing.T) {
 					time.Sleep(2 * testTimeout)
 				}
 				for _, r := range rs {
-					pt.want(r.done, result{err: problem.ErrOutcomeUnknown})
+					pt.want(r.done, state.Result{Err: problem.ErrOutcomeUnknown})
 				}
 			})
 		})
@@ -502,21 +504,21 @@ func TestProposeSettle(t *testing.T) {
 		open := pt.write("open")
 		time.Sleep(roundSpacing)
 		pt.next().done(true, 1, false)
-		pt.p.settle(window{})
-		pt.p.settle(window{boot: 6, low: 100})
+		pt.p.settle(state.Window{})
+		pt.p.settle(state.Window{Boot: 6, Low: 100})
 		pt.waits(covered, open)
-		pt.p.settle(window{boot: 7, low: 1})
-		pt.want(covered, result{err: problem.ErrOutcomeUnknown})
+		pt.p.settle(state.Window{Boot: 7, Low: 1})
+		pt.want(covered, state.Result{Err: problem.ErrOutcomeUnknown})
 		pt.waits(open)
 		next := pt.write("next")
 		time.Sleep(roundSpacing)
-		if id, _ := pt.open(pt.next()); id.seq != 2 || id.low != 1 {
+		if id, _ := pt.open(pt.next()); id.Seq != 2 || id.Low != 1 {
 			pt.Fatalf("the next batch is %+v", id)
 		}
-		pt.p.settle(window{boot: 7, low: 1, applied: 2})
-		pt.want(next, result{err: problem.ErrOutcomeUnknown})
+		pt.p.settle(state.Window{Boot: 7, Low: 1, Applied: 2})
+		pt.want(next, state.Result{Err: problem.ErrOutcomeUnknown})
 		pt.apply(1, 1)
-		pt.want(open, result{revision: 100})
+		pt.want(open, state.Result{Revision: 100})
 		time.Sleep(testTimeout)
 		pt.quiet()
 	})
@@ -529,26 +531,26 @@ func TestProposeWindowBound(t *testing.T) {
 		pt.leaders.Set(1, 1)
 		stuck := pt.write("stuck")
 		pt.next().done(true, 1, true)
-		for seq := uint64(1); seq < windowSize; seq++ {
+		for seq := uint64(1); seq < state.WindowSize; seq++ {
 			res := pt.write("w")
 			time.Sleep(roundSpacing) // the stuck one is on its way
-			if id, _ := pt.open(pt.next()); id.seq != seq || id.low != 0 {
+			if id, _ := pt.open(pt.next()); id.Seq != seq || id.Low != 0 {
 				pt.Fatalf("batch %+v, want %d", id, seq)
 			}
 			pt.apply(seq, 1)
-			pt.want(res, result{revision: 100 * seq})
+			pt.want(res, state.Result{Revision: 100 * seq})
 		}
 		waiting := pt.write("waiting")
 		time.Sleep(time.Second)
 		pt.quiet()
 		pt.apply(0, 1)
-		pt.want(stuck, result{})
+		pt.want(stuck, state.Result{})
 		time.Sleep(maxPatience) // for the client of the stuck one
-		if id, _ := pt.open(pt.next()); id.seq != windowSize || id.low != windowSize {
+		if id, _ := pt.open(pt.next()); id.Seq != state.WindowSize || id.Low != state.WindowSize {
 			pt.Fatalf("batch %+v", id)
 		}
-		pt.apply(windowSize, 1)
-		pt.want(waiting, result{revision: 100 * windowSize})
+		pt.apply(state.WindowSize, 1)
+		pt.want(waiting, state.Result{Revision: 100 * state.WindowSize})
 	})
 }
 
@@ -565,12 +567,12 @@ func TestProposeGivenUpIsSettled(t *testing.T) {
 			pt.next().done(true, 1, false)
 		}
 		time.Sleep(testElection)
-		pt.want(lost, result{err: problem.ErrOutcomeUnknown})
+		pt.want(lost, state.Result{Err: problem.ErrOutcomeUnknown})
 		pt.write("next")
 		next := pt.next()
 		first, _ := pt.open(p)
-		var w window
-		if id, _ := pt.open(next); !w.admit(id) || w.admit(first) {
+		var w state.Window
+		if id, _ := pt.open(next); !w.Admit(id) || w.Admit(first) {
 			pt.Fatalf("%+v does not settle %+v", id, first)
 		}
 	})
@@ -583,12 +585,12 @@ func TestProposeResultsOfOthers(t *testing.T) {
 		pt.leaders.Set(1, 1)
 		res := pt.write("w")
 		pt.next().done(true, 1, true)
-		for _, id := range []batchID{{node: 2, boot: 7}, {node: 1, boot: 6}, {node: 1, boot: 7, seq: 1}} {
-			pt.p.applied(id, []result{{revision: 9}})
+		for _, id := range []state.BatchID{{Node: 2, Boot: 7}, {Node: 1, Boot: 6}, {Node: 1, Boot: 7, Seq: 1}} {
+			pt.p.applied(id, []state.Result{{Revision: 9}})
 		}
 		pt.waits(res)
 		pt.apply(0, 1)
-		pt.want(res, result{})
+		pt.want(res, state.Result{})
 	})
 }
 
@@ -599,13 +601,13 @@ func TestProposeThroughLossyRaft(t *testing.T) {
 	for seed := range uint64(5) {
 		testProposer(t, func(pt *proposeTest) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
-			s := newState(testkit.Peers())
+			s := state.New(testkit.Peers())
 			apply := func(data []byte) {
-				id, cmds, err := decodeBatch(data)
+				id, cmds, err := state.DecodeBatch(data)
 				if err != nil {
 					pt.Error(err)
 				}
-				if results, first := s.applyBatch(id, cmds); first {
+				if results, first := s.ApplyBatch(id, cmds); first {
 					pt.p.applied(id, results)
 				}
 			}
@@ -646,29 +648,29 @@ func TestProposeThroughLossyRaft(t *testing.T) {
 			}()
 			pt.leaders.Set(1, 1)
 			const writers, each = 20, 10
-			results := make(chan result)
+			results := make(chan state.Result)
 			for w := range writers {
 				go func() {
 					for i := range each {
-						results <- pt.p.propose(ctx, encodeWrite(kindPut, condition{}, fmt.Sprint("key", w), fmt.Append(nil, i)))
+						results <- pt.p.propose(ctx, state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("key", w), fmt.Append(nil, i)))
 					}
 				}()
 			}
 			seen := make(map[uint64]bool)
 			for range writers * each {
 				r := <-results
-				if r.err != nil || seen[r.revision] {
+				if r.Err != nil || seen[r.Revision] {
 					pt.Errorf("seed %d: %+v", seed, r)
 				}
-				seen[r.revision] = true
+				seen[r.Revision] = true
 			}
 			cancel()
 			<-done
-			if s.revision != writers*each {
-				pt.Errorf("seed %d: %d writes made %d changes", seed, writers*each, s.revision)
+			if s.Revision != writers*each {
+				pt.Errorf("seed %d: %d writes made %d changes", seed, writers*each, s.Revision)
 			}
-			s.scan(func(key string, it *item) bool {
-				if it.version != each || string(it.value) != fmt.Sprint(each-1) {
+			s.Scan(func(key string, it *state.Item) bool {
+				if it.Version != each || string(it.Value) != fmt.Sprint(each-1) {
 					pt.Errorf("seed %d: %s is %+v", seed, key, it)
 				}
 				return true

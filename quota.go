@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"raftkv/internal/config"
 	"raftkv/internal/memory"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,9 +31,9 @@ type quota struct {
 // asked for, or else what there is memory for. A directory that holds more than
 // that may have come from a larger machine, or an earlier version: it gets a tenth
 // more than it holds.
-func newQuota(log *zap.Logger, cfg config, store sizes) *quota {
-	l, room := cfg.memory, cfg.memory.Room()
-	if cfg.Quota != quotaFromMemory {
+func newQuota(log *zap.Logger, cfg config.Config, store sizes) *quota {
+	l, room := cfg.Memory, cfg.Memory.Room()
+	if cfg.Quota != config.QuotaFromMemory {
 		if asked := uint64(cfg.Quota); asked == 0 && l.Bytes > 0 || asked > room {
 			log.Warn("--quota lets in more than there is memory for: the process may be killed, and again at each start",
 				zap.Int64("quota", cfg.Quota), zap.Uint64("fits", room), zap.Stringer("limit", l))
@@ -40,7 +42,7 @@ func newQuota(log *zap.Logger, cfg config, store sizes) *quota {
 	}
 	q := &quota{limit: min(memory.QuotaMost, room), room: room, store: store}
 	holds := store.used("")
-	bytes, keys := holds.bytes, holds.keys
+	bytes, keys := holds.Bytes, holds.Keys
 	if cost := bytes + keys*memory.KeyCost; bytes > q.limit || cost > q.room {
 		q.limit, q.room = max(q.limit, bytes+bytes/10), max(q.room, cost+cost/10)
 		log.Warn("the data directory holds more than there is memory for; it may grow by a tenth. Delete keys, or give the process more memory",
@@ -55,7 +57,7 @@ type sizes interface {
 	// nothing.
 	size() (bytes, keys uint64)
 	// used returns what the store holds, and one key of it.
-	used(key string) holding
+	used(key string) state.Holding
 }
 
 // reserve lets a write of a key pass, or says that there is no room for what
@@ -81,18 +83,18 @@ func (q *quota) reserve(key string, size int) (release func(), err error) {
 	}
 	q.newKeys.Add(^uint64(0))
 	u := q.store.used(key)
-	if growth <= u.old {
+	if growth <= u.Old {
 		return func() {}, nil // it takes no more than what it replaces
 	}
-	growth -= u.old
+	growth -= u.Old
 	added := uint64(1)
-	if u.exists {
+	if u.Exists {
 		added = 0
 	}
-	after, all := u.bytes+q.reserved.Add(growth), u.keys+q.newKeys.Add(added)
+	after, all := u.Bytes+q.reserved.Add(growth), u.Keys+q.newKeys.Add(added)
 	if !q.fits(after, all, 0) {
 		q.release(growth, added)
-		return nil, q.refusal(u.bytes, u.keys)
+		return nil, q.refusal(u.Bytes, u.Keys)
 	}
 	return func() { q.release(growth, added) }, nil
 }
@@ -122,10 +124,10 @@ func (q *quota) refusal(bytes, keys uint64) error {
 	return fmt.Errorf("%w: they take %d bytes, %d are allowed", problem.ErrQuota, bytes, q.limit)
 }
 
-func (kv *kvstore) used(key string) holding {
+func (kv *kvstore) used(key string) state.Holding {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
-	return kv.state.holding(key)
+	return kv.state.Holding(key)
 }
 
 // size implements sizes.
@@ -133,8 +135,8 @@ func (kv *kvstore) size() (bytes, keys uint64) { return kv.sizeNow.Load(), kv.ke
 
 // publishSize tells the quota what the state holds now. The caller holds kv.mu.
 func (kv *kvstore) publishSize() {
-	kv.sizeNow.Store(kv.state.bytes)
-	kv.keysNow.Store(kv.state.keys())
+	kv.sizeNow.Store(kv.state.Bytes)
+	kv.keysNow.Store(kv.state.Keys())
 }
 
 // Register adds what there is to say.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,11 +52,11 @@ func TestQuotaConcurrent(t *testing.T) {
 	at := newAPITest(t)
 	at.a.quota.limit = 100
 	inside := 0
-	at.a.propose = func(context.Context, []byte) result {
+	at.a.propose = func(context.Context, []byte) state.Result {
 		inside++
 		at.problem("PUT while another is on its way", at.do(http.MethodPut, "/b", strings.Repeat("x", 50)),
 			http.StatusInsufficientStorage, "quota_exceeded")
-		return result{err: problem.ErrOutcomeUnknown}
+		return state.Result{Err: problem.ErrOutcomeUnknown}
 	}
 	at.problem("PUT", at.do(http.MethodPut, "/a", strings.Repeat("x", 50)), http.StatusGatewayTimeout, "outcome_unknown")
 	if inside != 1 {

@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"raftkv/internal/config"
 	"raftkv/internal/liveness"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
+	"raftkv/internal/state"
 	"raftkv/internal/wait"
 	"slices"
 	"sync/atomic"
@@ -84,7 +86,7 @@ type raftNode struct {
 	appendC  chan []*raftpb.Message   // to the persist loop
 	storedC  chan stored              // from the persist loop
 	appliedC chan *raftpb.Message     // from the apply loop
-	writtenC chan *state              // from the snapshot writer to the persist loop
+	writtenC chan *state.State        // from the snapshot writer to the persist loop
 	reports  mailbox                  // from rafthttp: what became of messages
 	refusals *refusal.Refusals        // of what came to the peer port
 	known    acquaintances            // whom messages are taken from
@@ -144,8 +146,8 @@ type stored struct {
 }
 
 // raftConfig is what startRaft needs beside the node's own flags.
-func raftConfig(cfg config, s raftStorage, log *zap.Logger) *raft.Config {
-	_, heartbeat, election := cfg.ticks()
+func raftConfig(cfg config.Config, s raftStorage, log *zap.Logger) *raft.Config {
+	_, heartbeat, election := cfg.Ticks()
 	return &raft.Config{
 		ID:                        cfg.ID,
 		ElectionTick:              election,
@@ -168,7 +170,7 @@ func raftConfig(cfg config, s raftStorage, log *zap.Logger) *raft.Config {
 
 // startRaft starts the raft node's goroutines. They end with ctx, or end their
 // group with an error when the node cannot go on.
-func (n *raftNode) startRaft(ctx context.Context, cfg config) error {
+func (n *raftNode) startRaft(ctx context.Context, cfg config.Config) error {
 	log := raftStorage{n.storage.mem, n.storage, n.kv.askForSnapshot}
 	c := raftConfig(cfg, log, n.log)
 	c.Applied = n.applied.Get() // the start has applied what was known to be committed
@@ -539,7 +541,7 @@ func (n *raftNode) persist(ctx context.Context) error {
 				return nil
 			}
 			_ = n.persistPulse.Excused(liveness.WaitsForDisk, func() error {
-				n.storage.next.step() // now that nobody waits for it
+				n.storage.next.Step() // now that nobody waits for it
 				return nil
 			})
 		case st := <-n.writtenC:

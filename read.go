@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"raftkv/internal/config"
 	"raftkv/internal/liveness"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
@@ -61,7 +62,7 @@ type readRound struct {
 	index    uint64 // which raft has answered; 0: it has not
 }
 
-func newReader(cfg config, l life, roundC chan<- []byte, leaders *wait.Leadership, applied *wait.Index) *reader {
+func newReader(cfg config.Config, l life, roundC chan<- []byte, leaders *wait.Leadership, applied *wait.Index) *reader {
 	return &reader{
 		life:    l,
 		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,

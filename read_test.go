@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"raftkv/internal/config"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
@@ -28,7 +29,7 @@ func testReader(t *testing.T, f func(rt *readTest)) {
 	t.Helper()
 	testkit.InBubble(t, func(t *testing.T) {
 		rt := &readTest{T: t, roundC: make(chan []byte), leaders: wait.NewLeadership(), applied: &wait.Index{Index: 10}}
-		cfg := config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
+		cfg := config.Config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
 		rt.r = newReader(cfg, newLife(cfg.ID, 7), rt.roundC, rt.leaders, rt.applied)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

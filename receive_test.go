@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"raftkv/internal/address"
 	"raftkv/internal/refusal"
+	"raftkv/internal/state"
 	"testing"
 	"time"
 
@@ -20,8 +21,8 @@ import (
 // send, one from a removed node, or a proposal that no node could apply gets
 // to raft: it disturbs the cluster, or stops every node at every start.
 func TestReceiveRefuses(t *testing.T) {
-	st := newState([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
-	st.membership.removed[3] = true
+	st := state.New([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
+	st.Membership.Removed[3] = true
 	life, stop := context.WithCancel(t.Context())
 	defer stop()
 	n := &raftNode{
@@ -29,9 +30,9 @@ func TestReceiveRefuses(t *testing.T) {
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: refusal.NewRefusals(zap.NewNop()),
 	}
 	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}
-	n.known.settle(noTransport{}, st.membership)
+	n.known.settle(noTransport{}, st.Membership)
 	n.known.gate.open.Store(true)
-	good := appendCommand(appendBatchHeader(nil, batchID{node: 2, boot: 1}), encodeWrite(kindPut, condition{}, "k", []byte("v")))
+	good := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 2, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", []byte("v")))
 	entry := func(typ raftpb.EntryType, data []byte) []*raftpb.Entry {
 		return []*raftpb.Entry{{Type: typ.Enum(), Data: data}}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 
 // reconfigure tells raft and the transport of a membership change; see the
 // type of that name. It runs on the apply loop.
-func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership) error {
+func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership.Membership) error {
 	// A new member must be known to the transport before raft sends to it,
 	// and a former one until raft has stopped.
 	n.addPeers(m)
@@ -32,7 +33,7 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 		if errors.Is(err, problem.ErrStopping) {
 			return nil
 		}
-		if want := m.confState(); err == nil && cs != nil && !proto.Equal(cs, want) {
+		if want := m.ConfState(); err == nil && cs != nil && !proto.Equal(cs, want) {
 			return fmt.Errorf("raft has members %v, the state has %v", cs, want)
 		}
 	}
@@ -40,14 +41,14 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 	if cc == nil || cc.GetNodeId() == n.id {
 		n.noteMove(m)
 	}
-	if m.removed[n.id] {
+	if m.Removed[n.id] {
 		return problem.ErrRemoved
 	}
 	return nil
 }
 
 // addPeers tells the transport where the members are.
-func (n *raftNode) addPeers(m membership) {
+func (n *raftNode) addPeers(m membership.Membership) {
 	for id, url := range n.links.connect(m) {
 		n.known.gate.learn(id, url)
 	}
@@ -58,8 +59,8 @@ func (n *raftNode) addPeers(m membership) {
 
 // noteMove says that this node's own peer URL was changed. It goes on: the
 // connections that it has stay, and it makes its own.
-func (n *raftNode) noteMove(m membership) {
-	me, ok := m.members[n.id]
+func (n *raftNode) noteMove(m membership.Membership) {
+	me, ok := m.Members[n.id]
 	if !ok || me.PeerURL == n.url {
 		return
 	}
@@ -68,7 +69,7 @@ func (n *raftNode) noteMove(m membership) {
 }
 
 // dropPeers forgets who is no longer a member.
-func (n *raftNode) dropPeers(m membership) {
+func (n *raftNode) dropPeers(m membership.Membership) {
 	for _, id := range n.links.drop(n.life, m) {
 		n.known.gate.forget(id)
 		n.reports.put(func(*raft.RawNode) {

@@ -8,7 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
 	"raftkv/internal/durable"
+	"raftkv/internal/membership"
+	"raftkv/internal/state"
 	"strconv"
 
 	"go.uber.org/zap"
@@ -29,13 +32,13 @@ cluster has a new ID. Old nodes that still run are not of this cluster any more:
 stop them, so that no client writes to them.
 
 Flags, each also an environment variable as for the server:
-` + flagTable(recoverSettings(new(string), new(bool)))
+` + config.FlagTable(recoverSettings(new(string), new(bool)))
 }
 
-func recoverSettings(dir *string, force *bool) []setting {
-	return []setting{
-		{"data-dir", "DIR", "the surviving node's files", into(dir, parseText, "")},
-		{"force-new-cluster", "", "do it (false)", into(force, strconv.ParseBool, "true or false")},
+func recoverSettings(dir *string, force *bool) []config.Setting {
+	return []config.Setting{
+		{Flag: "data-dir", Arg: "DIR", Help: "the surviving node's files", Set: config.Into(dir, config.ParseText, "")},
+		{Flag: "force-new-cluster", Arg: "", Help: "do it (false)", Set: config.Into(force, strconv.ParseBool, "true or false")},
 	}
 }
 
@@ -46,10 +49,10 @@ func runRecover(o offline) error {
 	if err != nil {
 		return err
 	}
-	if dir == "" && r.sound("data-dir") {
-		r.errs = append(r.errs, errors.New("--data-dir is missing"))
+	if dir == "" && r.Sound("data-dir") {
+		r.Errs = append(r.Errs, errors.New("--data-dir is missing"))
 	}
-	if err := r.verdict(); err != nil {
+	if err := r.Verdict(); err != nil {
 		return err
 	}
 	if dir, err = realDir(dir); err != nil {
@@ -225,32 +228,32 @@ func (r recovery) run(out io.Writer, force bool) (err error) {
 // often hears of a commit later than the client does, so such an entry may have
 // been acknowledged, and leaving it out would lose it. One that was not
 // acknowledged was answered as outcome_unknown, or not at all: it may happen.
-func survivor(f *findings) (member, *state, error) {
+func survivor(f *findings) (membership.Member, *state.State, error) {
 	if len(f.damage) > 0 {
-		return member{}, nil, fmt.Errorf("data directory %s is damaged: %w; nothing was changed. raftkv inspect shows what is left; "+
+		return membership.Member{}, nil, fmt.Errorf("data directory %s is damaged: %w; nothing was changed. raftkv inspect shows what is left; "+
 			"raftkv restore makes a new cluster of a backup, or of a snap/*.state file that is whole", f.dir, errors.Join(f.damage...))
 	}
-	if f.snapshot.index == 0 {
-		return member{}, nil, fmt.Errorf("data directory %s holds no state: the node has got nothing from its cluster yet", f.dir)
+	if f.snapshot.Index == 0 {
+		return membership.Member{}, nil, fmt.Errorf("data directory %s holds no state: the node has got nothing from its cluster yet", f.dir)
 	}
-	st, err := f.replay(f.log.last())
+	st, err := f.replay(f.log.Last())
 	if err != nil {
-		return member{}, nil, err
+		return membership.Member{}, nil, err
 	}
-	known, err := f.replay(f.log.hard.GetCommit())
+	known, err := f.replay(f.log.Hard.GetCommit())
 	if err != nil {
-		return member{}, nil, err
+		return membership.Member{}, nil, err
 	}
-	me, ok := known.membership.members[f.identity.Node] // its removal may be among the rest
+	me, ok := known.Membership.Members[f.identity.Node] // its removal may be among the rest
 	if !ok {
-		return member{}, nil, fmt.Errorf("node %d is no member of its cluster any more; what it has is old. "+
+		return membership.Member{}, nil, fmt.Errorf("node %d is no member of its cluster any more; what it has is old. "+
 			"raftkv restore makes a new cluster of %s", f.identity.Node, f.file)
 	}
 	return me, st, nil
 }
 
 // sayLosses says what a recovery rests on, and what it gives up.
-func sayLosses(out io.Writer, f *findings, me member, st *state) error {
+func sayLosses(out io.Writer, f *findings, me membership.Member, st *state.State) error {
 	written, err := lastWritten(f.dir)
 	if err != nil {
 		return err
@@ -259,12 +262,12 @@ func sayLosses(out io.Writer, f *findings, me member, st *state) error {
 	p.line("data directory", "%s", f.dir)
 	p.line("node", "%d of cluster %x, at %s", me.ID, f.identity.ClusterID, me.PeerURL)
 	p.line("log", "reaches entry %d, term %d; known to be committed is entry %d; last written %s",
-		st.index, st.term, f.log.hard.GetCommit(), stamp(written))
+		st.Index, st.Term, f.log.Hard.GetCommit(), stamp(written))
 	if f.tail.NonZero {
 		p.line("", "its last write was torn by a crash; nothing that was synced is lost of it")
 	}
-	p.line("keys", "%d, at revision %d", st.keys(), st.revision)
-	for _, m := range st.membership.sorted() {
+	p.line("keys", "%d, at revision %d", st.Keys(), st.Revision)
+	for _, m := range st.Membership.Sorted() {
 		switch {
 		case m.ID != me.ID:
 			p.line("dropped", "node %d at %s", m.ID, m.PeerURL)
@@ -272,7 +275,7 @@ func sayLosses(out io.Writer, f *findings, me member, st *state) error {
 			p.line("learner", "node %d had no vote: it may be far behind", m.ID)
 		}
 	}
-	if err := st.checks.verdict(me.ID); err != nil {
+	if err := st.Checks.Verdict(me.ID); err != nil {
 		p.line("diverged", "the replicas were found to differ, and this one may be wrong: prefer another node's directory, or a backup")
 	}
 	if p.err == nil {
@@ -290,11 +293,11 @@ and recover the one with the higher last term, then the higher last entry.
 
 // replace puts a directory with the state st, of node me alone, in the place of
 // the old one, which the caller has locked.
-func (r recovery) replace(out io.Writer, node uint64, me member, st *state) (err error) {
+func (r recovery) replace(out io.Writer, node uint64, me membership.Member, st *state.State) (err error) {
 	if err := r.clear(); err != nil {
 		return err
 	}
-	if err := st.refound([]address.Peer{{ID: node, URL: me.PeerURL}}); err != nil {
+	if err := st.Refound([]address.Peer{{ID: node, URL: me.PeerURL}}); err != nil {
 		return err
 	}
 	id := identity{Format: dirFormat, Node: node, Instance: newInstance(), ClusterID: max(1, rand.Uint64())}
@@ -318,7 +321,7 @@ func (r recovery) replace(out io.Writer, node uint64, me member, st *state) (err
 Done: %s is now node %d, alone, of the new cluster %x.
 New writes begin after revision %d. The old directory is kept as %s.
 Start the node with its old command line (without --cluster-id).
-`, r.dir, node, id.ClusterID, st.revision, old)
+`, r.dir, node, id.ClusterID, st.Revision, old)
 	return nil
 }
 

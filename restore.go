@@ -6,13 +6,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
 	"raftkv/internal/durable"
-	"raftkv/internal/statefile"
+	"raftkv/internal/state"
 	"slices"
 
 	"go.uber.org/zap"
@@ -33,37 +32,15 @@ revision at least 1000000000 higher, so that no ETag of the old cluster matches
 what the new one writes.
 
 Flags (default in parentheses), each also an environment variable as for the server:
-` + flagTable(restoreSettings(new(config), new(string))) + `
+` + config.FlagTable(restoreSettings(new(config.Config), new(string))) + `
 Example:
   raftkv restore backup.state --data-dir raftkv-1 --id 1 \
     --cluster http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379
 `
 }
 
-func restoreSettings(c *config, list *string) []setting {
-	return only(c.settings(list), "id", "cluster", "data-dir")
-}
-
-// revisionJump lies between the last revision of a cluster and the first one
-// of a cluster made from its state. The state may be older than what the old
-// cluster wrote last: without a jump, an ETag or a position in a watch that
-// somebody still has would match other data.
-const revisionJump = 1_000_000_000
-
-// refound makes the state the first one of a new cluster with these voters.
-// Who was a member, who was removed, which batches were applied and what the
-// replicas found of one another is the old cluster's: here those IDs have not
-// been used yet.
-func (s *state) refound(voters []address.Peer) error {
-	if s.revision > math.MaxUint64-revisionJump {
-		return fmt.Errorf("its revision %d is too high to go on from", s.revision)
-	}
-	s.index, s.term = firstIndex, firstTerm
-	s.revision += revisionJump
-	s.membership = newMembership(voters)
-	s.windows = make(map[uint64]window)
-	s.level, s.checks = 0, checks{}
-	return nil
+func restoreSettings(c *config.Config, list *string) []config.Setting {
+	return config.Only(c.Settings(list), "id", "cluster", "data-dir")
 }
 
 // restoredClusterID derives a cluster ID from what every node of the cluster is
@@ -75,41 +52,41 @@ func restoredClusterID(digest [sha256.Size]byte, voters []address.Peer) uint64 {
 }
 
 func runRestore(o offline) error {
-	c := defaultConfig()
+	c := config.DefaultConfig()
 	c.DataDir = ""
-	list := defaultPeerURL
+	list := config.DefaultPeerURL
 	r, err := o.review(restoreSettings(&c, &list), "FILE")
 	if err != nil {
 		return err
 	}
 	peers, err := address.ParsePeers(list)
-	r.check("cluster", list, err)
-	if r.sound("id", "cluster") {
-		r.check("cluster", list, c.resolveCluster(peers))
+	r.Check("cluster", list, err)
+	if r.Sound("id", "cluster") {
+		r.Check("cluster", list, c.ResolveCluster(peers))
 	}
-	if r.sound("id", "cluster") && !slices.Contains(c.Cluster, address.Peer{ID: c.ID, URL: c.PeerURL}) {
-		r.check("id", c.ID, fmt.Errorf("expected a member in %s %s", r.name("cluster"), address.FormatPeers(c.Cluster)))
+	if r.Sound("id", "cluster") && !slices.Contains(c.Cluster, address.Peer{ID: c.ID, URL: c.PeerURL}) {
+		r.Check("id", c.ID, fmt.Errorf("expected a member in %s %s", r.Name("cluster"), address.FormatPeers(c.Cluster)))
 	}
-	if err := r.verdict(); err != nil {
+	if err := r.Verdict(); err != nil {
 		return err
 	}
 	c.DataDir = cmp.Or(c.DataDir, fmt.Sprintf("raftkv-%d", c.ID))
-	return restore(o, c, r.operands[0])
+	return restore(o, c, r.Operands[0])
 }
 
 // restore makes the data directory of c from a file.
-func restore(o offline, c config, file string) error {
+func restore(o offline, c config.Config, file string) error {
 	// A directory in use is found before a large file is read, a damaged file
 	// before a directory is made.
 	if err := checkVacant(c.DataDir); err != nil {
 		return err
 	}
-	st, digest, err := readBackup(o.stdin, file)
+	st, digest, err := state.ReadBackup(o.stdin, file)
 	if err != nil {
 		return fmt.Errorf("%w; nothing was made", err)
 	}
-	was := st.revision
-	if err := st.refound(c.Cluster); err != nil {
+	was := st.Revision
+	if err := st.Refound(c.Cluster); err != nil {
 		return fmt.Errorf("%s: %w; nothing was made", file, err)
 	}
 	id := identity{
@@ -127,29 +104,8 @@ into %s
   node            %d
   cluster         %x, which is also that of the other nodes restored from this file with this list
 Start it with --id %d --cluster %s --data-dir %s
-`, file, digest, st.keys(), st.bytes, was, st.revision, c.DataDir, id.Node, id.ClusterID, id.Node, id.Initial, c.DataDir)
+`, file, digest, st.Keys(), st.Bytes, was, st.Revision, c.DataDir, id.Node, id.ClusterID, id.Node, id.Initial, c.DataDir)
 	return nil
-}
-
-// readBackup reads a state file, from stdin if its name is -.
-func readBackup(stdin io.Reader, file string) (st *state, digest [sha256.Size]byte, err error) {
-	in := stdin
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, digest, err
-		}
-		defer func() { _ = f.Close() }() // only read from
-		in = f
-	}
-	sr, err := statefile.NewReader(in)
-	if err == nil {
-		st, err = readRecords(sr)
-	}
-	if err != nil {
-		return nil, digest, fmt.Errorf("backup %s: %w", file, err)
-	}
-	return st, sr.Digest, nil
 }
 
 // checkVacant refuses a directory in which there is a node, or anything else.
@@ -169,7 +125,7 @@ func checkVacant(dir string) error {
 }
 
 // makeDir makes a data directory that begins with st.
-func makeDir(dir string, id identity, st *state) (err error) {
+func makeDir(dir string, id identity, st *state.State) (err error) {
 	lock, err := lockDir(dir)
 	if err != nil {
 		return err

@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"raftkv/internal/config"
 	"raftkv/internal/durable"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/wait"
 	"slices"
 	"sync"
@@ -85,8 +88,8 @@ type ruling struct {
 
 // roomStore is what the roomKeeper needs of the state.
 type roomStore interface {
-	membership() (m membership, index uint64)
-	used(key string) holding
+	membership() (m membership.Membership, index uint64)
+	used(key string) state.Holding
 	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
 	askForSnapshot(index uint64)
 }
@@ -103,7 +106,7 @@ type roomKeeper struct {
 	leaders *wait.Leadership
 	storage *storage
 	disk    func(dir string) (durable.Disk, error)
-	// tell sends a note to the node at peerURL.
+	// tell sends a note to the node at PeerURL.
 	tell func(ctx context.Context, peerURL string, cluster uint64, n diskNote) error
 
 	short atomic.Int64 // of this node's own disk
@@ -130,7 +133,7 @@ type heardNote struct {
 	at time.Time
 }
 
-func newRoomKeeper(log *zap.Logger, cfg config, st *openedStorage, store roomStore, applied *wait.Index, leaders *wait.Leadership) *roomKeeper {
+func newRoomKeeper(log *zap.Logger, cfg config.Config, st *openedStorage, store roomStore, applied *wait.Index, leaders *wait.Leadership) *roomKeeper {
 	r := &roomKeeper{
 		log: log, id: cfg.ID, cluster: st.identity.ClusterID, dir: cfg.DataDir, minFree: cfg.MinFree, store: store, applied: applied, leaders: leaders,
 		storage: st.storage, disk: durable.DiskOf, heard: make(map[uint64]heardNote), sending: make(map[uint64]bool),
@@ -266,13 +269,13 @@ func (r *roomKeeper) share(ctx context.Context, leader uint64, now time.Time) {
 	}
 	r.told, r.toldShort = now, low || short > plenty
 	m, _ := r.store.membership()
-	r.send(ctx, m.members[leader], diskNote{From: r.id, Short: short, Free: r.free.Load()})
+	r.send(ctx, m.Members[leader], diskNote{From: r.id, Short: short, Free: r.free.Load()})
 }
 
 // rule judges, on the leader, what is to be refused.
 func (r *roomKeeper) rule(ctx context.Context, now time.Time) {
 	m, _ := r.store.membership()
-	refuse, full := r.decide(m.voters(), now)
+	refuse, full := r.decide(m.Voters(), now)
 	old := r.ruled.Load()
 	if refuse == plenty && !r.rules {
 		return // what a former leader has ruled, its own time ends
@@ -287,7 +290,7 @@ func (r *roomKeeper) rule(ctx context.Context, now time.Time) {
 		return
 	}
 	r.told, r.rules = now, refuse > plenty
-	for _, mem := range m.sorted() {
+	for _, mem := range m.Sorted() {
 		if mem.ID != r.id {
 			r.send(ctx, mem, diskNote{From: r.id, Short: shortage(r.short.Load()), Free: r.free.Load(), Leads: true, Refuse: refuse, Full: full})
 		}
@@ -317,7 +320,7 @@ func (r *roomKeeper) decide(voters []uint64, now time.Time) (refuse shortage, fu
 }
 
 // send tells a member, unless it is still being told.
-func (r *roomKeeper) send(ctx context.Context, to member, n diskNote) {
+func (r *roomKeeper) send(ctx context.Context, to membership.Member, n diskNote) {
 	if r.tell == nil || to.ID == 0 {
 		return
 	}
@@ -349,7 +352,7 @@ func (r *roomKeeper) hear(n diskNote) {
 		r.ruled.Store(&ruling{n.Refuse, n.Full, time.Now().Add(roomTrusted)})
 	case !n.Leads && leader == r.id:
 		m, _ := r.store.membership()
-		if _, ok := m.members[n.From]; ok {
+		if _, ok := m.Members[n.From]; ok {
 			r.mu.Lock()
 			r.heard[n.From] = heardNote{n, time.Now()}
 			r.mu.Unlock()
@@ -376,7 +379,7 @@ func (r *roomKeeper) admit(key string, size int) error {
 	needs := shortForDeletes
 	if size >= 0 {
 		needs = shortForPuts
-		if uint64(len(key)+size) > r.store.used(key).old {
+		if uint64(len(key)+size) > r.store.used(key).Old {
 			needs = shortForGrowth
 		}
 	}

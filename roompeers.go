@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"raftkv/internal/web"
 	"strconv"
 )
 
@@ -25,7 +26,7 @@ func (s *server) serveDiskNote(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.room.hear(n)
-	writeJSON(w, http.StatusOK, struct{}{})
+	web.WriteJSON(w, http.StatusOK, struct{}{})
 }
 
 // disk tells the node at a URL how full the disks are.

@@ -7,12 +7,15 @@ import (
 	"io"
 	"net/http"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
 	"raftkv/internal/durable"
 	"raftkv/internal/liveness"
 	"raftkv/internal/logging"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
+	"raftkv/internal/state"
 	"raftkv/internal/wait"
+	"raftkv/internal/web"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -28,7 +31,7 @@ import (
 // server is one node, put together: a raftNode and a kvstore, with a proposal
 // and a commit channel between them, and what serves clients and peers.
 type server struct {
-	cfg       config
+	cfg       config.Config
 	log       *zap.Logger
 	began     time.Time
 	storage   *openedStorage
@@ -42,7 +45,7 @@ type server struct {
 	watcher   *watcher
 	room      *roomKeeper
 	api       *api
-	states    chan *state
+	states    chan *state.State
 	commitC   chan []commit
 	clientURL string
 	caughtUp  *atomic.Bool
@@ -62,8 +65,8 @@ const (
 
 // openServer opens the data directory and puts a node together around
 // rafthttp.
-func openServer(ctx context.Context, cfg config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
-	st, err := openStorageTail(log, cfg.DataDir, cfg.memory.Tail(tailWeight), func(id identity, reconfigured bool) error {
+func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
+	st, err := openStorageTail(log, cfg.DataDir, cfg.Memory.Tail(tailWeight), func(id identity, reconfigured bool) error {
 		return checkIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
 	if err != nil {
@@ -96,15 +99,15 @@ type registrant interface {
 }
 
 // newServer wires a node's parts, without a network.
-func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server {
+func newServer(cfg config.Config, log *zap.Logger, st *openedStorage, port int) *server {
 	var (
 		proposeC = make(chan proposal)
 		commitC  = make(chan []commit)
 		roundC   = make(chan []byte)
-		states   = make(chan *state, 1)
+		states   = make(chan *state.State, 1)
 		writer   = make(chan struct{}, 1)
 		leaders  = wait.NewLeadership()
-		applied  = &wait.Index{Index: st.state.index}
+		applied  = &wait.Index{Index: st.state.Index}
 	)
 	l := newLife(cfg.ID, st.boot)
 	proposals := newProposer(log, cfg, l, proposeC, leaders)
@@ -113,14 +116,14 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		pulse: liveness.NewPulse("apply"),
 		log:   log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
 		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount, bytes: st.due.bytes, commands: st.due.commands}, state: st.state,
-		agreement: newAgreement(log, cfg.ID, st.worked, st.state.checks.checked),
+		agreement: newAgreement(log, cfg.ID, st.worked, st.state.Checks.Checked),
 	}
-	kv.agreement.note(&kv.state.checks)
+	kv.agreement.note(&kv.state.Checks)
 	kv.publish()
 	kv.toldBefore = st.storage.hard.GetCommit()
 	life, end := context.WithCancel(context.Background())
 	group, life := errgroup.WithContext(life)
-	tick, _, _ := cfg.ticks()
+	tick, _, _ := cfg.Ticks()
 	node := &raftNode{
 		pulse: liveness.NewPulse("raft"), persistPulse: liveness.NewPulse("persist"),
 		log: log, id: cfg.ID, url: cfg.PeerURL, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick, elected: cfg.ElectionTimeout,
@@ -131,7 +134,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		appendC:  make(chan []*raftpb.Message),
 		storedC:  make(chan stored),
 		appliedC: make(chan *raftpb.Message),
-		writtenC: make(chan *state),
+		writtenC: make(chan *state.State),
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
 		links:    newLinks(log, cfg.ID, st.identity.ClusterID, tick, cfg.ElectionTimeout),
@@ -160,7 +163,7 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 	node.disk = newDiskWatch(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
 	s := &server{
 		cfg: cfg, log: log, began: time.Now(), storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
-		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.clientURL(port), caughtUp: new(atomic.Bool),
+		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.ClientURL(port), caughtUp: new(atomic.Bool),
 		members: &members{
 			log: log, id: cfg.ID, cluster: st.identity.ClusterID, timeout: cfg.RequestTimeout,
 			elected: cfg.ElectionTimeout, store: kv, call: node.call, leaders: leaders, contacts: &node.contacts,
@@ -193,11 +196,11 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 		members: &membersAPI{members: s.members, fresh: fresh, leaders: leaders, current: kv.members, isKey: kv.has},
 		backups: newBackups(log, st.identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.mayWrite,
 		quota: quota, room: s.room, bodies: newBodyBudget(max(bodyBudgetBytes, 4*cfg.MaxValueSize)),
-		origin: originGuard{clientHosts(cfg, port), http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: life,
+		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: life,
 	}
 	s.api.addRoutes(&statusAPI{get: s.status, checks: s.readyChecks, notes: s.room.notes}, s.live)
 	for _, part := range []registrant{
-		node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.memory,
+		node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.Memory,
 	} {
 		part.Register(s.api.metrics.registry)
 	}
@@ -210,10 +213,10 @@ func newServer(cfg config, log *zap.Logger, st *openedStorage, port int) *server
 // of the replicated state, or, before a joining node has any, those found.
 func (s *server) connect(t transport, found clusterInfo) {
 	s.node.transport, s.node.links.transport, s.node.courier.send = t, t, t.SendSnapshot
-	m := s.storage.state.membership.clone()
-	if s.storage.state.index == 0 {
+	m := s.storage.state.Membership.Clone()
+	if s.storage.state.Index == 0 {
 		for _, mem := range found.Members {
-			m.members[mem.ID] = mem.member()
+			m.Members[mem.ID] = mem.member()
 		}
 	}
 	s.node.addPeers(m)
@@ -223,7 +226,7 @@ func (s *server) connect(t transport, found clusterInfo) {
 // start starts the node's goroutines; doc.go lists them.
 func (s *server) start() error {
 	ctx, group := s.life, s.group
-	if err := s.proposals.checkWindow(s.storage.state.window(s.cfg.ID)); err != nil {
+	if err := s.proposals.checkWindow(s.storage.state.Window(s.cfg.ID)); err != nil {
 		return err
 	}
 	if err := s.node.startRaft(ctx, s.cfg); err != nil {
@@ -258,10 +261,10 @@ func (s *server) takePart(ctx context.Context) error {
 	s.log.Info("ready", zap.String("client-url", s.clientURL))
 	for ctx.Err() == nil {
 		m, _ := s.kv.membership()
-		if me, ok := m.members[s.cfg.ID]; !ok || (me.ClientURL == s.clientURL && me.Level == programLevel && s.kv.proven()) {
+		if me, ok := m.Members[s.cfg.ID]; !ok || (me.ClientURL == s.clientURL && me.Level == state.ProgramLevel && s.kv.proven()) {
 			return nil
 		}
-		s.proposals.propose(ctx, encodeAnnounce(s.cfg.ID, s.storage.identity.Instance, programLevel, s.clientURL))
+		s.proposals.propose(ctx, state.EncodeAnnounce(s.cfg.ID, s.storage.identity.Instance, state.ProgramLevel, s.clientURL))
 		select {
 		case <-time.After(s.node.tick):
 		case <-ctx.Done():
@@ -324,7 +327,7 @@ func (s *server) drain(clients *stoppableListener) {
 	s.api.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
-	if m, _ := s.kv.membership(); len(m.voters()) > 1 {
+	if m, _ := s.kv.membership(); len(m.Voters()) > 1 {
 		if _, err := s.members.transfer(ctx, 0); err != nil {
 			s.log.Warn("stopping without a successor", zap.Error(err))
 		}
@@ -348,7 +351,7 @@ func (s *server) finish(clients *stoppableListener, limit time.Duration) {
 
 // prepareDir makes the data directory if this is the node's first start, and
 // returns what the cluster says of itself, if that had to be asked.
-func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
+func prepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
 	old, err := booted(cfg.DataDir)
 	if err == nil && old {
 		err = checkOldCopy(cfg.DataDir)
@@ -398,14 +401,14 @@ func prepareDir(ctx context.Context, cfg config, log *zap.Logger, ask *peerClien
 			return info, err
 		}
 	}
-	return clusterInfo{}, createStorage(log, cfg.DataDir, id, firstState(cfg.Cluster))
+	return clusterInfo{}, createStorage(log, cfg.DataDir, id, state.First(cfg.Cluster))
 }
 
 // checkSameFounders refuses to found a cluster with another list of members than
 // a peer has, which --cluster-id allows: every node begins with its own, and the
 // replicas would never hold the same.
 func checkSameFounders(ours []address.Peer, info clusterInfo) error {
-	theirs := info.membership().peers()
+	theirs := info.membership().Peers()
 	if info.Changes > 0 || len(theirs) == 0 || address.FormatPeers(theirs) == address.FormatPeers(ours) {
 		return nil
 	}
@@ -421,7 +424,7 @@ const (
 // refuseUsedID: a node that comes back under an ID that was used before, with
 // an empty directory, has forgotten its votes and what it acknowledged. With
 // it the cluster could elect a leader that lacks acknowledged writes.
-func refuseUsedID(cfg config, info clusterInfo) error {
+func refuseUsedID(cfg config.Config, info clusterInfo) error {
 	if slices.Contains(info.Removed, cfg.ID) {
 		return fmt.Errorf("node %d was removed from this cluster, and an ID is used once: join under a new ID", cfg.ID)
 	}
@@ -437,8 +440,8 @@ func refuseUsedID(cfg config, info clusterInfo) error {
 // checkJoinLevel refuses to join a cluster whose commands this program does not
 // know: it would stop at the first of them.
 func checkJoinLevel(info clusterInfo) error {
-	if info.Level > programLevel {
-		return errLevel(info.Level)
+	if info.Level > state.ProgramLevel {
+		return state.ErrLevel(info.Level)
 	}
 	return nil
 }

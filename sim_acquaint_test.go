@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
 	"slices"
@@ -24,7 +26,7 @@ func (c *simCluster) replace(old, id uint64) {
 	}
 	c.join(id)
 	c.awaitVoter(id, id)
-	if err := c.change(via(), memberRequest{Op: opRemove, ID: old}); err != nil {
+	if err := c.change(via(), memberRequest{Op: membership.OpRemove, ID: old}); err != nil {
 		c.t.Fatal(err)
 	}
 	if err := c.ended(old); !errors.Is(err, problem.ErrRemoved) {
@@ -39,7 +41,7 @@ func (c *simCluster) replace(old, id uint64) {
 func TestSimSleeperAmongStrangers(t *testing.T) {
 	for _, every := range []uint64{10, 100000} {
 		t.Run(fmt.Sprintf("snapshots every %d", every), func(t *testing.T) {
-			simulateWith(t, 3, func(cfg *config) { cfg.SnapshotCount = every }, func(c *simCluster) {
+			simulateWith(t, 3, func(cfg *config.Config) { cfg.SnapshotCount = every }, func(c *simCluster) {
 				c.put(c.leader(), "k", c.value())
 				sleeper := c.followers()[0]
 				c.crash(sleeper)
@@ -54,7 +56,7 @@ func TestSimSleeperAmongStrangers(t *testing.T) {
 				c.start(sleeper)
 				c.want(sleeper, "k", v)
 				m, _ := c.nodes[sleeper].srv.kv.membership()
-				if voters := m.voters(); !slices.Equal(voters, []uint64{sleeper, 4, 5}) {
+				if voters := m.Voters(); !slices.Equal(voters, []uint64{sleeper, 4, 5}) {
 					t.Errorf("voters %v", voters)
 				}
 				// It counts: without it there is no majority.

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"raftkv/internal/config"
 	"slices"
 	"sync"
 	"testing"
@@ -25,7 +26,7 @@ func TestSimChaos(t *testing.T) {
 
 // simChaos is one such run.
 func simChaos(t *testing.T) {
-	small := func(cfg *config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
+	small := func(cfg *config.Config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		c.leader()
 		c.net.spoilSnapshots(0.3)

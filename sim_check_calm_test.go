@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"sync"
 	"testing"
 	"time"
@@ -21,13 +24,13 @@ func TestSimIdleClusterRests(t *testing.T) {
 		c.put(1, "k", c.value())
 		c.awaitCheck(c.up()...)
 		time.Sleep(time.Minute)
-		at := c.nodes[1].srv.kv.status().index
+		at := c.nodes[1].srv.kv.status().Index
 		time.Sleep((fullEvery - 10) * 10 * time.Second)
-		if now := c.nodes[1].srv.kv.status().index; now != at {
+		if now := c.nodes[1].srv.kv.status().Index; now != at {
 			t.Errorf("%d entries were written", now-at)
 		}
 		time.Sleep(10 * 10 * time.Second)
-		if now := c.nodes[1].srv.kv.status().index; now == at || now > at+4 {
+		if now := c.nodes[1].srv.kv.status().Index; now == at || now > at+4 {
 			t.Errorf("%d entries were written for a full check", now-at)
 		}
 		if c.checked(2) <= at {
@@ -45,7 +48,7 @@ func TestSimCheckWhileLeadersChange(t *testing.T) {
 		interval := c.config(c.nodes[1]).CheckInterval
 		moveAt := func(at time.Duration, id uint64) {
 			time.Sleep(time.Until(began.Add(at)))
-			c.mustChange(1, memberRequest{Op: opLead, ID: id})
+			c.mustChange(1, memberRequest{Op: membership.OpLead, ID: id})
 			c.put(1, "k", c.value())
 		}
 		c.awaitLevel(c.up()...)
@@ -66,7 +69,7 @@ func TestSimCheckWhileLeadersChange(t *testing.T) {
 
 // Checks can be turned off.
 func TestSimNoChecks(t *testing.T) {
-	simulateWith(t, 3, func(cfg *config) { cfg.CheckInterval = 0 }, func(c *simCluster) {
+	simulateWith(t, 3, func(cfg *config.Config) { cfg.CheckInterval = 0 }, func(c *simCluster) {
 		c.leader()
 		c.awaitLevel(c.up()...)
 		c.put(1, "k", c.value())
@@ -109,7 +112,7 @@ func TestSimCheckedAtAfterRestart(t *testing.T) {
 // Members that come and go between and within checks, and nodes that get there
 // by snapshots, never make a false alarm: simCluster.check looks for one.
 func TestSimChecksAmongChanges(t *testing.T) {
-	quick := func(cfg *config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
+	quick := func(cfg *config.Config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
 	simulateWith(t, 3, quick, func(c *simCluster) {
 		c.leader()
 		c.awaitLevel(c.up()...)
@@ -127,7 +130,7 @@ func TestSimChecksAmongChanges(t *testing.T) {
 					case <-srv.life.Done():
 						return
 					case <-time.After(7 * time.Millisecond):
-						cmd := encodeWrite(kindPut, condition{}, fmt.Sprint("w", n%50), []byte(c.value()))
+						cmd := state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("w", n%50), []byte(c.value()))
 						srv.proposals.propose(context.Background(), cmd)
 					}
 				}
@@ -145,7 +148,7 @@ func TestSimChecksAmongChanges(t *testing.T) {
 			c.start(id)
 			gone := id - 3
 			c.await(fmt.Sprint("the removal of ", gone), func() bool {
-				return c.change(id, memberRequest{Op: opRemove, ID: gone}) == nil
+				return c.change(id, memberRequest{Op: membership.OpRemove, ID: gone}) == nil
 			})
 			if err := c.ended(gone); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", gone, err)

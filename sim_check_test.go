@@ -11,8 +11,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"raftkv/internal/config"
 	"raftkv/internal/durable"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +42,7 @@ func (c *simCluster) alter(id uint64, key, value string) {
 	kv := c.nodes[id].srv.kv
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
-	kv.state.apply(put(key, value, condition{}))
+	kv.state = statetest.Altered(c.t, kv.state, key, value)
 }
 
 // flip alters a value where it lies in a node's memory.
@@ -47,27 +51,27 @@ func (c *simCluster) flip(id uint64, key string) {
 	kv := c.nodes[id].srv.kv
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
-	it := kv.state.get(key)
+	it := kv.state.Get(key)
 	if it == nil {
 		c.t.Fatalf("node %d has no %s", id, key)
 	}
-	it.value[0] ^= 1
+	it.Value[0] ^= 1
 }
 
 // awaitLevel waits until the cluster makes checks.
 func (c *simCluster) awaitLevel(ids ...uint64) {
 	c.t.Helper()
 	c.await("all nodes to know that all know checks", func() bool {
-		return !slices.ContainsFunc(ids, func(id uint64) bool { return c.nodes[id].srv.kv.status().level < checkLevel })
+		return !slices.ContainsFunc(ids, func(id uint64) bool { return c.nodes[id].srv.kv.status().Level < state.CheckLevel })
 	})
 }
 
-func (c *simCluster) checked(id uint64) uint64 { return c.nodes[id].srv.kv.status().checked }
+func (c *simCluster) checked(id uint64) uint64 { return c.nodes[id].srv.kv.status().Checked }
 
 // awaitCheck waits until the nodes have seen a check of what is applied now.
 func (c *simCluster) awaitCheck(ids ...uint64) {
 	c.t.Helper()
-	after := c.nodes[ids[0]].srv.kv.status().index
+	after := c.nodes[ids[0]].srv.kv.status().Index
 	c.await("a check", func() bool {
 		return !slices.ContainsFunc(ids, func(id uint64) bool { return c.checked(id) <= after })
 	})
@@ -147,7 +151,7 @@ func TestSimAlteredReplica(t *testing.T) {
 				if c.leader() == victim {
 					t.Error("the node that has diverged leads")
 				}
-				if err := c.change(others[0], memberRequest{Op: opRemove, ID: victim}); err != nil {
+				if err := c.change(others[0], memberRequest{Op: membership.OpRemove, ID: victim}); err != nil {
 					t.Fatal(err)
 				}
 				if err := c.ended(victim); !errors.Is(err, problem.ErrRemoved) {
@@ -175,7 +179,7 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		c.awaitLevel(c.up()...)
 		v := c.value()
 		c.put(3, "k", v)
-		index := c.nodes[3].srv.kv.status().index
+		index := c.nodes[3].srv.kv.status().Index
 		c.nodes[3].srv.kv.askForSnapshot(c.nodes[3].srv.kv.applied.Get())
 		c.await("a snapshot", func() bool { return c.nodes[3].srv.storage.snapIndex.Load() >= index })
 		index = c.nodes[3].srv.storage.snapIndex.Load()
@@ -184,13 +188,13 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		if err != nil || len(files) != 1 {
 			t.Fatal(files, err)
 		}
-		st, err := readStateFile(files[0])
+		st, err := state.ReadFile(files[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		st.get("k").value[0] ^= 1
-		st.sum = hashItems(&st.items)
-		if err := durable.WriteFile(files[0], func(w io.Writer) error { return writeState(w, st) }); err != nil {
+		st.Get("k").Value[0] ^= 1
+		st.Sum = state.HashItems(&st.Items)
+		if err := durable.WriteFile(files[0], func(w io.Writer) error { return state.Write(w, st) }); err != nil {
 			t.Fatal(err)
 		}
 		c.start(3)
@@ -198,7 +202,7 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		c.awaitFault(problem.ErrDiverged, 3)
 		c.awaitFault(nil, 1, 2)
 		c.want(1, "k", v)
-		if err := c.change(1, memberRequest{Op: opRemove, ID: 3}); err != nil {
+		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 3}); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
@@ -239,7 +243,7 @@ func TestSimFlippedInMemory(t *testing.T) {
 				}
 				c.wantRefused(3)
 				c.awaitFault(nil, 1, 2)
-				if err := c.change(1, memberRequest{Op: opRemove, ID: 3}); err != nil {
+				if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 3}); err != nil {
 					t.Fatal(err)
 				}
 				if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
@@ -264,7 +268,7 @@ func TestSimNoMajority(t *testing.T) {
 				// On disk, so that a restart does not make it good.
 				for _, id := range c.up() {
 					srv := c.nodes[id].srv
-					index := srv.kv.status().index
+					index := srv.kv.status().Index
 					srv.kv.askForSnapshot(srv.kv.applied.Get())
 					c.await("a snapshot", func() bool { return srv.storage.snapIndex.Load() >= index })
 				}
@@ -298,7 +302,7 @@ func TestSimNoMajorityIsSettled(t *testing.T) {
 		c.put(1, "k", v)
 		c.alter(2, "secret", "altered")
 		c.awaitFault(problem.ErrNoMajority, 1, 2)
-		at := c.nodes[1].srv.kv.status().index
+		at := c.nodes[1].srv.kv.status().Index
 		c.crash(2)
 		c.start(2)
 		c.await("a check", func() bool { return c.checked(1) > at && c.checked(2) > at })
@@ -322,7 +326,7 @@ func TestSimLoneNode(t *testing.T) {
 		time.Sleep(time.Minute)
 		c.awaitFault(problem.ErrMemory, 1)
 		c.wantRefused(1)
-		at := c.nodes[1].srv.kv.status().index
+		at := c.nodes[1].srv.kv.status().Index
 		c.crash(1)
 		c.start(1)
 		c.await("a check", func() bool { return c.checked(1) > at })
@@ -350,7 +354,7 @@ func TestSimCheckWithoutOne(t *testing.T) {
 		c.start(3)
 		c.awaitFault(problem.ErrDiverged, 2)
 		c.awaitFault(nil, 1, 3)
-		if err := c.change(1, memberRequest{Op: opRemove, ID: 2}); err != nil {
+		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 2}); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.ended(2); !errors.Is(err, problem.ErrRemoved) {
@@ -361,7 +365,7 @@ func TestSimCheckWithoutOne(t *testing.T) {
 
 // A leader that has diverged and cannot hand over sends nobody its state.
 func TestSimDivergedLeaderSendsNoSnapshot(t *testing.T) {
-	small := func(cfg *config) { cfg.SnapshotCount = 20 }
+	small := func(cfg *config.Config) { cfg.SnapshotCount = 20 }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		leader := c.leader()
 		behind, other := c.followers()[0], c.followers()[1]
@@ -369,7 +373,7 @@ func TestSimDivergedLeaderSendsNoSnapshot(t *testing.T) {
 		c.put(leader, "k", c.value())
 		c.awaitCheck(c.up()...)
 		c.crash(behind)
-		at := c.nodes[leader].srv.kv.status().index
+		at := c.nodes[leader].srv.kv.status().Index
 		big := string(make([]byte, 1<<20))
 		for range 40 {
 			c.put(leader, "big", c.value()+big)
@@ -384,7 +388,7 @@ func TestSimDivergedLeaderSendsNoSnapshot(t *testing.T) {
 		c.net.isolate(other, leader, behind) // so that there is nobody to hand over to
 		c.start(behind)
 		time.Sleep(30 * time.Second)
-		if at := c.nodes[behind].srv.kv.status().index; at >= first {
+		if at := c.nodes[behind].srv.kv.status().Index; at >= first {
 			t.Errorf("node %d was brought to %d, behind the log of the leader, by a node that has diverged", behind, at)
 		}
 		c.crash(leader)

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"raftkv/internal/config"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
+	"raftkv/internal/walfile"
 	"testing"
 	"time"
 )
@@ -56,10 +59,10 @@ func TestSimIsolatedLeader(t *testing.T) {
 			}
 		}()
 		res, _ := c.do(1, old, chaosInput{kind: chaosPut, key: "k", value: c.value()})
-		if !errors.Is(res.err, problem.ErrOutcomeUnknown) {
-			t.Errorf("write on an isolated leader: %v", res.err)
+		if !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
+			t.Errorf("write on an isolated leader: %v", res.Err)
 		}
-		if res, it := c.do(1, old, chaosInput{kind: chaosGet, key: "k"}); res.err == nil {
+		if res, it := c.do(1, old, chaosInput{kind: chaosGet, key: "k"}); res.Err == nil {
 			t.Errorf("read on an isolated leader: %+v", it)
 		}
 		<-watched
@@ -98,8 +101,8 @@ func TestSimLeaderCrashUnderLoad(t *testing.T) {
 					id := followers[(i+n)%2]
 					key := fmt.Sprintf("k%d", i%4)
 					res, _ := c.do(i, id, chaosInput{kind: chaosPut, key: key, value: c.value()})
-					if res.err != nil {
-						done <- fmt.Errorf("write %d of client %d on node %d: %w", n, i, id, res.err)
+					if res.Err != nil {
+						done <- fmt.Errorf("write %d of client %d on node %d: %w", n, i, id, res.Err)
 						return
 					}
 					time.Sleep(time.Millisecond)
@@ -158,17 +161,17 @@ func TestSimNoQuorum(t *testing.T) {
 		c.crash(3)
 		began := time.Now()
 		res, _ := c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
-		if !errors.Is(res.err, problem.ErrNoLeader) && !errors.Is(res.err, problem.ErrOutcomeUnknown) {
-			t.Errorf("write without a quorum: %v", res.err)
+		if !errors.Is(res.Err, problem.ErrNoLeader) && !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
+			t.Errorf("write without a quorum: %v", res.Err)
 		}
 		if took := time.Since(began); took > 6*time.Second {
 			t.Errorf("it took %v", took)
 		}
 		res, _ = c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
-		if !errors.Is(res.err, problem.ErrNoLeader) {
-			t.Errorf("write when the leader has stepped down: %v", res.err)
+		if !errors.Is(res.Err, problem.ErrNoLeader) {
+			t.Errorf("write when the leader has stepped down: %v", res.Err)
 		}
-		if res, _ := c.do(1, 1, chaosInput{kind: chaosGet, key: "k"}); res.err == nil {
+		if res, _ := c.do(1, 1, chaosInput{kind: chaosGet, key: "k"}); res.Err == nil {
 			t.Error("read without a quorum succeeded")
 		}
 	})
@@ -241,7 +244,7 @@ func TestSimDivergentLogs(t *testing.T) {
 // A follower that was down for longer than the log reaches back catches up by
 // a snapshot, and so do its retry windows: writes through it go on.
 func TestSimSnapshotCatchUp(t *testing.T) {
-	small := func(cfg *config) { cfg.SnapshotCount = 10 }
+	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		c.leader()
 		c.crash(3)
@@ -256,7 +259,7 @@ func TestSimSnapshotCatchUp(t *testing.T) {
 		v := c.value()
 		c.put(3, "k", v)
 		c.want(3, "k", v)
-		if c.nodes[3].srv.storage.snapIndex.Load() <= firstIndex {
+		if c.nodes[3].srv.storage.snapIndex.Load() <= state.FirstIndex {
 			t.Error("node 3 caught up without a snapshot")
 		}
 		c.crash(3) // what it installed must be on its disk
@@ -289,9 +292,9 @@ func TestSimCommitIndexIsWritten(t *testing.T) {
 			c.put(1, "k", c.value())
 			want := c.nodes[1].srv.node.status.Load().commit
 			c.stop(1)
-			log, err := readWAL(filepath.Join(c.nodes[1].dir, "wal"))
-			if err != nil || log.hard.GetCommit() < want {
-				t.Errorf("commit index %d, want %d; %v", log.hard.GetCommit(), want, err)
+			log, err := walfile.Read(filepath.Join(c.nodes[1].dir, "wal"))
+			if err != nil || log.Hard.GetCommit() < want {
+				t.Errorf("commit index %d, want %d; %v", log.Hard.GetCommit(), want, err)
 			}
 			c.start(1)
 		}

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/config"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
 	"slices"
@@ -127,7 +129,7 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 			disk.set(simHang)
 			// One write, which nothing follows: also then the others have to be
 			// found fit.
-			lost := make(chan result)
+			lost := make(chan state.Result)
 			go func() {
 				res, _ := c.do(1, old, chaosInput{kind: chaosPut, key: "k", value: c.value()})
 				lost <- res
@@ -159,8 +161,8 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 			if status, body := c.probe(old, "/livez"); status != http.StatusOK {
 				t.Errorf("livez: %d %s", status, body)
 			}
-			if res := <-lost; !errors.Is(res.err, problem.ErrOutcomeUnknown) {
-				t.Errorf("the write that was under way: %v", res.err)
+			if res := <-lost; !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
+				t.Errorf("the write that was under way: %v", res.Err)
 			}
 			time.Sleep(70 * time.Second) // longer than a loop may take for a step
 			if status, body := c.probe(old, "/livez"); status != http.StatusOK {
@@ -389,7 +391,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 			wg.Go(func() {
 				for range 16 {
 					srv := c.nodes[others[i%2]].srv
-					srv.proposals.propose(context.Background(), encodeWrite(kindPut, condition{}, fmt.Sprintf("k%d", i), value))
+					srv.proposals.propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprintf("k%d", i), value))
 				}
 			})
 		}
@@ -563,7 +565,7 @@ func TestSimHeldReadsAreBounded(t *testing.T) {
 // leave nothing behind, and those that are left are answered in time.
 func TestReadRoundsThatExpire(t *testing.T) {
 	applied := &wait.Index{Index: 10}
-	r := newReader(config{ID: 1}, newLife(1, 7), nil, wait.NewLeadership(), applied)
+	r := newReader(config.Config{ID: 1}, newLife(1, 7), nil, wait.NewLeadership(), applied)
 	begin := time.Now()
 	await := func(index uint64, deadline time.Time) *readRound {
 		round := &readRound{done: make(chan struct{}), deadline: deadline, indexed: true}

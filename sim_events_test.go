@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/config"
 	"raftkv/internal/logging"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"slices"
@@ -134,7 +136,7 @@ func TestSimSaysWhoLeadsAndWhoIsUp(t *testing.T) {
 
 		// Leadership that is handed over is never missed.
 		next := c.followers()[0]
-		c.mustChange(leader, memberRequest{Op: opLead, ID: next})
+		c.mustChange(leader, memberRequest{Op: membership.OpLead, ID: next})
 		time.Sleep(5 * time.Second)
 		for _, id := range c.up() {
 			entries := logs[id].All()
@@ -190,7 +192,7 @@ func TestSimSaysWhoComesAndGoes(t *testing.T) {
 				}
 			}
 		}
-		c.mustChange(leader, memberRequest{Op: opRemove, ID: 4})
+		c.mustChange(leader, memberRequest{Op: membership.OpRemove, ID: 4})
 		if err := c.ended(4); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("node 4 ended with %v", err)
 		}
@@ -219,7 +221,7 @@ func TestSimSaysWhoComesAndGoes(t *testing.T) {
 // Guarantee: a snapshot that is written, sent and installed is said, and counted.
 func TestSimSaysSnapshots(t *testing.T) {
 	logs := make(simLogs)
-	simulateLogged(t, 3, func(cfg *config) { cfg.SnapshotCount = 10 }, logs.logger, func(c *simCluster) {
+	simulateLogged(t, 3, func(cfg *config.Config) { cfg.SnapshotCount = 10 }, logs.logger, func(c *simCluster) {
 		leader := c.leader()
 		behind := c.followers()[0]
 		c.crash(behind)

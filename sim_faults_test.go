@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"slices"
 	"strings"
@@ -40,7 +42,7 @@ func TestSimWipedFounder(t *testing.T) {
 		}
 		c.start(3)
 		c.want(2, "k", v)
-		if err := c.change(2, memberRequest{Op: opRemove, ID: 1}); err != nil {
+		if err := c.change(2, memberRequest{Op: membership.OpRemove, ID: 1}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -89,7 +91,7 @@ func TestSimWipedJoiner(t *testing.T) {
 			return c.nodes[leader].srv.members.leaderView(context.Background())[4].Match > 0
 		})
 		c.crash(4)
-		if m, _ := c.nodes[leader].srv.kv.membership(); m.members[4].Instance != 0 {
+		if m, _ := c.nodes[leader].srv.kv.membership(); m.Members[4].Instance != 0 {
 			t.Log("node 4 was faster, and has published")
 		}
 		if err := os.RemoveAll(c.nodes[4].dir); err != nil {
@@ -99,7 +101,7 @@ func TestSimWipedJoiner(t *testing.T) {
 		if err := c.ended(4); !errors.Is(err, problem.ErrUsedID) {
 			t.Errorf("the wiped joiner ended with: %v", err)
 		}
-		if err := c.change(leader, memberRequest{Op: opRemove, ID: 4}); err != nil {
+		if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: 4}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -111,7 +113,7 @@ func (c *simCluster) awaitPublished(ids ...uint64) {
 		for _, on := range ids {
 			m, _ := c.nodes[on].srv.kv.membership()
 			for _, id := range ids {
-				if m.members[id].Instance == 0 {
+				if m.Members[id].Instance == 0 {
 					return false
 				}
 			}
@@ -152,7 +154,7 @@ func TestSimSnapshotForANewcomer(t *testing.T) {
 		}
 		c.join(2)
 		c.join(3)
-		if err := c.change(1, memberRequest{Op: opRemove, ID: 4}); err != nil {
+		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 4}); err != nil {
 			t.Fatal(err)
 		}
 		if snap, err := c.nodes[1].srv.node.courier.snapshotWith(4); !errors.Is(err, problem.ErrMemberUnknown) {
@@ -167,7 +169,7 @@ func TestSimSnapshotForANewcomer(t *testing.T) {
 // one that gets a second snapshot before it has loaded the first, go on.
 func TestSimSnapshotsOvertakeOneAnother(t *testing.T) {
 	t.Parallel()
-	small := func(cfg *config) { cfg.SnapshotCount = 5 }
+	small := func(cfg *config.Config) { cfg.SnapshotCount = 5 }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		leader := c.leader()
 		slow := c.followers()[0]
@@ -177,8 +179,8 @@ func TestSimSnapshotsOvertakeOneAnother(t *testing.T) {
 			big := string(make([]byte, 1<<20))
 			for i := range 20 {
 				res, _ := c.do(0, leader, chaosInput{kind: chaosPut, key: fmt.Sprintf("big%d", i%2), value: c.value() + big})
-				if res.err != nil {
-					t.Fatal(res.err)
+				if res.Err != nil {
+					t.Fatal(res.Err)
 				}
 			}
 			c.nodes[slow].srv.kv.askForSnapshot(c.nodes[slow].srv.kv.applied.Get()) // of its own, older state
@@ -233,8 +235,8 @@ func TestReconfigureBehindASnapshot(t *testing.T) {
 		if err := node.call(context.Background(), func(*raft.RawNode) { node.loop.restored = index }); err != nil {
 			t.Fatal(err)
 		}
-		remove := memberChange{op: opRemove, id: 2}
-		if err := node.reconfigure(index, remove.confChange(), m); err != nil {
+		remove := membership.Change{Op: membership.OpRemove, Id: 2}
+		if err := node.reconfigure(index, remove.ConfChange(), m); err != nil {
 			t.Fatal(err)
 		}
 		if v, l := voters(); v != 1 || l != 1 {

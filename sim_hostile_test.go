@@ -12,6 +12,7 @@ import (
 	"os"
 	"raftkv/internal/address"
 	"raftkv/internal/refusal"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"testing"
 	"testing/synctest"
@@ -228,7 +229,7 @@ func TestSimHostileMessages(t *testing.T) {
 
 // putBatch is the entry of a batch of one write, of a node that is none.
 func putBatch(key, value string) []byte {
-	return appendCommand(appendBatchHeader(nil, batchID{node: 9, boot: 1}), encodeWrite(kindPut, condition{}, key, []byte(value)))
+	return state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 9, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, key, []byte(value)))
 }
 
 // Guarantee: a snapshot whose message gives it other members than its state has,
@@ -259,16 +260,16 @@ func TestSimHostileSnapshot(t *testing.T) {
 				id := c.followers()[0]
 				tg := c.aim(id)
 				tg.srv.kv.mu.Lock()
-				st := tg.srv.kv.state.copy()
+				st := tg.srv.kv.state.Copy()
 				tg.srv.kv.mu.Unlock()
-				st.index, st.term = tg.last+100, tg.term
+				st.Index, st.Term = tg.last+100, tg.term
 				var file bytes.Buffer
-				testkit.Must(t, writeState(&file, st))
+				testkit.Must(t, state.Write(&file, st))
 				before := snapFiles(t, tg.srv.cfg.DataDir)
-				_, err := tg.srv.node.inbox.SaveDBFrom(&file, st.index)
+				_, err := tg.srv.node.inbox.SaveDBFrom(&file, st.Index)
 				testkit.Must(t, err)
 				m := tg.message(raftpb.MsgSnap)
-				m.Snapshot = &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(st.index), Term: new(st.term), ConfState: cs}}
+				m.Snapshot = &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(st.Index), Term: new(st.Term), ConfState: cs}}
 				err, alive := tg.strike(m)
 				if !alive {
 					c.t.Fatalf("node %d ended: %v", id, tg.srv.group.Wait())

@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"slices"
 	"testing"
 	"time"
@@ -19,7 +22,7 @@ func (c *simCluster) change(via uint64, r memberRequest) error {
 }
 
 func addRequest(id uint64) memberRequest {
-	return memberRequest{Op: opAdd, ID: id, PeerURL: simURL(id)}
+	return memberRequest{Op: membership.OpAdd, ID: id, PeerURL: simURL(id)}
 }
 
 // join starts a new node that joins.
@@ -33,7 +36,7 @@ func (c *simCluster) awaitVoter(via, id uint64) {
 	c.t.Helper()
 	c.await(fmt.Sprintf("node %d to be a voter on node %d", id, via), func() bool {
 		m, _ := c.nodes[via].srv.kv.membership()
-		return slices.Contains(m.voters(), id)
+		return slices.Contains(m.Voters(), id)
 	})
 }
 
@@ -55,7 +58,7 @@ func TestSimAddAndRemove(t *testing.T) {
 		if victim == 4 {
 			victim = c.followers()[2]
 		}
-		if err := c.change(c.leader(), memberRequest{Op: opRemove, ID: victim}); err != nil {
+		if err := c.change(c.leader(), memberRequest{Op: membership.OpRemove, ID: victim}); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.ended(victim); !errors.Is(err, problem.ErrRemoved) {
@@ -63,7 +66,7 @@ func TestSimAddAndRemove(t *testing.T) {
 		}
 		c.awaitVoter(c.leader(), 4)
 		m, _ := c.nodes[c.leader()].srv.kv.membership()
-		if m.members[4].Instance == 0 {
+		if m.Members[4].Instance == 0 {
 			t.Error("node 4 votes before the cluster knows whose directory has its ID")
 		}
 		c.want(4, "k", v)
@@ -75,19 +78,19 @@ func TestSimAddAndRemove(t *testing.T) {
 func TestSimRefusedChanges(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.leader()
-		if err := c.change(leader, memberRequest{Op: opRemove, ID: 3, Force: true}); err != nil {
+		if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: 3, Force: true}); err != nil {
 			t.Fatal(err)
 		}
 		cases := []struct {
 			r    memberRequest
 			want error
 		}{
-			{memberRequest{Op: opAdd, ID: 3, PeerURL: simURL(3)}, problem.ErrMemberRemoved},
-			{memberRequest{Op: opAdd, ID: 2, PeerURL: simURL(9)}, problem.ErrMemberExists},
-			{memberRequest{Op: opAdd, ID: 9, PeerURL: simURL(2)}, problem.ErrMemberExists},
-			{memberRequest{Op: opAdd, ID: 9, PeerURL: simURL(9) + "/"}, problem.ErrBadPeerURL},
-			{memberRequest{Op: opRemove, ID: 9}, problem.ErrMemberUnknown},
-			{memberRequest{Op: opRemove, ID: 3}, nil},
+			{memberRequest{Op: membership.OpAdd, ID: 3, PeerURL: simURL(3)}, problem.ErrMemberRemoved},
+			{memberRequest{Op: membership.OpAdd, ID: 2, PeerURL: simURL(9)}, problem.ErrMemberExists},
+			{memberRequest{Op: membership.OpAdd, ID: 9, PeerURL: simURL(2)}, problem.ErrMemberExists},
+			{memberRequest{Op: membership.OpAdd, ID: 9, PeerURL: simURL(9) + "/"}, problem.ErrBadPeerURL},
+			{memberRequest{Op: membership.OpRemove, ID: 9}, problem.ErrMemberUnknown},
+			{memberRequest{Op: membership.OpRemove, ID: 3}, nil},
 		}
 		for _, tc := range cases {
 			for _, via := range []uint64{1, 2} {
@@ -96,10 +99,10 @@ func TestSimRefusedChanges(t *testing.T) {
 				}
 			}
 		}
-		if err := c.change(1, memberRequest{Op: opRemove, ID: 2, Force: true}); err != nil {
+		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 2, Force: true}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.change(1, memberRequest{Op: opRemove, ID: 1, Force: true}); !errors.Is(err, problem.ErrLastVoter) {
+		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 1, Force: true}); !errors.Is(err, problem.ErrLastVoter) {
 			t.Errorf("removing the last voter: %v", err)
 		}
 	})
@@ -115,7 +118,7 @@ func TestSimQuorumGuard(t *testing.T) {
 			c.crash(followers[0])
 			time.Sleep(ago)
 			leader = c.leader()
-			if err := c.change(leader, memberRequest{Op: opRemove, ID: followers[1]}); !errors.Is(err, problem.ErrWouldLose) {
+			if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: followers[1]}); !errors.Is(err, problem.ErrWouldLose) {
 				t.Fatalf("removing a healthy node beside one that died %v ago: %v", ago, err)
 			}
 			v := c.value()
@@ -125,7 +128,7 @@ func TestSimQuorumGuard(t *testing.T) {
 		}
 		dead := c.followers()[0]
 		c.crash(dead)
-		if err := c.change(leader, memberRequest{Op: opRemove, ID: dead}); err != nil {
+		if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: dead}); err != nil {
 			t.Errorf("removing the dead node: %v", err)
 		}
 		c.put(leader, "k", c.value())
@@ -137,7 +140,7 @@ func TestSimRemoveLeader(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.leader()
 		c.put(leader, "k", c.value())
-		if err := c.change(leader, memberRequest{Op: opRemove, ID: leader}); err != nil {
+		if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: leader}); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.ended(leader); !errors.Is(err, problem.ErrRemoved) {
@@ -154,7 +157,7 @@ func TestSimRemovedWhileDown(t *testing.T) {
 		down := c.followers()[0]
 		c.crash(down)
 		leader := c.leader()
-		if err := c.change(leader, memberRequest{Op: opRemove, ID: down}); err != nil {
+		if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: down}); err != nil {
 			t.Fatal(err)
 		}
 		_, term, _ := c.nodes[leader].srv.node.leaders.Get()
@@ -179,7 +182,7 @@ func TestSimAddNodeThatIsNotUp(t *testing.T) {
 		c.crash(1)
 		c.start(1)
 		c.put(1, "k", c.value())
-		if err := c.change(1, memberRequest{Op: opRemove, ID: 2}); err != nil {
+		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 2}); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -199,8 +202,8 @@ func TestSimConcurrentChanges(t *testing.T) {
 			}
 		}
 		m, _ := c.nodes[c.leader()].srv.kv.membership()
-		if len(m.members) != 6 {
-			t.Errorf("members: %+v", m.sorted())
+		if len(m.Members) != 6 {
+			t.Errorf("members: %+v", m.Sorted())
 		}
 		for i := range uint64(3) {
 			c.join(4 + i)
@@ -214,7 +217,7 @@ func TestSimConcurrentChanges(t *testing.T) {
 // A change survives snapshots and restarts with the old command line, on nodes
 // that were there and on the one that joined.
 func TestSimRestartAfterChanges(t *testing.T) {
-	small := func(cfg *config) { cfg.SnapshotCount = 10 }
+	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		if err := c.change(c.leader(), addRequest(4)); err != nil {
 			t.Fatal(err)
@@ -233,7 +236,7 @@ func TestSimRestartAfterChanges(t *testing.T) {
 		v := c.value()
 		c.put(4, "k", v)
 		c.want(1, "k", v)
-		if c.nodes[1].srv.storage.snapIndex.Load() <= firstIndex {
+		if c.nodes[1].srv.storage.snapIndex.Load() <= state.FirstIndex {
 			t.Error("no snapshot was taken")
 		}
 	})

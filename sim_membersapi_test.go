@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"slices"
 	"sync"
@@ -32,9 +34,9 @@ func (c *simCluster) mustChange(via uint64, r memberRequest) {
 }
 
 // member is what a node knows of a member, its ID 0 if it knows none.
-func (c *simCluster) member(via, id uint64) member {
+func (c *simCluster) member(via, id uint64) membership.Member {
 	m, _ := c.nodes[via].srv.kv.membership()
-	return m.members[id]
+	return m.Members[id]
 }
 
 // awaitState waits until a node that joins has got the state.
@@ -50,14 +52,14 @@ func freshURL(n int) string { return fmt.Sprintf("http://10.1.0.%d:2380", n) }
 // as free, however many ask at once and on whichever node.
 func TestSimNextFreeID(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.mustChange(c.leader(), memberRequest{Op: opAdd, ID: 7, PeerURL: freshURL(7)})
-		c.mustChange(1, memberRequest{Op: opRemove, ID: 7})
+		c.mustChange(c.leader(), memberRequest{Op: membership.OpAdd, ID: 7, PeerURL: freshURL(7)})
+		c.mustChange(1, memberRequest{Op: membership.OpRemove, ID: 7})
 		var mu sync.Mutex
 		var ids []uint64
 		var wg sync.WaitGroup
 		for i := range 6 {
 			wg.Go(func() {
-				id, err := c.changeFor(uint64(i%3+1), memberRequest{Op: opAddLearner, PeerURL: freshURL(10 + i)})
+				id, err := c.changeFor(uint64(i%3+1), memberRequest{Op: membership.OpAddLearner, PeerURL: freshURL(10 + i)})
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil || c.member(uint64(i%3+1), id).PeerURL != freshURL(10+i) {
@@ -71,7 +73,7 @@ func TestSimNextFreeID(t *testing.T) {
 		if !slices.Equal(ids, []uint64{8, 9, 10, 11, 12, 13}) {
 			t.Errorf("the IDs are %v", ids)
 		}
-		if _, err := c.changeFor(1, memberRequest{Op: opAdd, PeerURL: freshURL(10)}); !errors.Is(err, problem.ErrMemberExists) {
+		if _, err := c.changeFor(1, memberRequest{Op: membership.OpAdd, PeerURL: freshURL(10)}); !errors.Is(err, problem.ErrMemberExists) {
 			t.Errorf("a URL that a member has: %v", err)
 		}
 	})
@@ -90,16 +92,16 @@ func TestSimAnswerLost(t *testing.T) {
 			}
 			return reply, err
 		}
-		for _, op := range []changeOp{opAdd, opAddVoter, opAddLearner} {
+		for _, op := range []membership.Op{membership.OpAdd, membership.OpAddVoter, membership.OpAddLearner} {
 			lost = 0
 			id, err := c.changeFor(via, memberRequest{Op: op, PeerURL: freshURL(int(op))})
 			if err != nil || c.member(via, id).PeerURL != freshURL(int(op)) {
 				t.Errorf("%v: ID %d, %v", op, id, err)
 			}
-			c.mustChange(via, memberRequest{Op: opRemove, ID: id, Force: true})
+			c.mustChange(via, memberRequest{Op: membership.OpRemove, ID: id, Force: true})
 		}
-		if m, _ := c.nodes[via].srv.kv.membership(); len(m.removed) != 3 || len(m.members) != 3 {
-			t.Errorf("members %+v, removed %v", m.sorted(), m.removed)
+		if m, _ := c.nodes[via].srv.kv.membership(); len(m.Removed) != 3 || len(m.Members) != 3 {
+			t.Errorf("members %+v, removed %v", m.Sorted(), m.Removed)
 		}
 	})
 }
@@ -120,7 +122,7 @@ func TestSimLeaderCrashWhileAdding(t *testing.T) {
 			for i, node := range via {
 				go func() {
 					url := freshURL(10*round + i)
-					id, err := c.changeFor(node, memberRequest{Op: opAddLearner, PeerURL: url})
+					id, err := c.changeFor(node, memberRequest{Op: membership.OpAddLearner, PeerURL: url})
 					answers <- answer{url, id, err}
 				}()
 			}
@@ -134,8 +136,8 @@ func TestSimLeaderCrashWhileAdding(t *testing.T) {
 			c.start(leader)
 			c.put(c.leader(), "k", c.value())
 			m, _ := c.nodes[c.leader()].srv.kv.membership()
-			if want := 3 + 2*(round+1); len(m.members) != want {
-				c.t.Fatalf("round %d: %d members, want %d: %+v", round, len(m.members), want, m.sorted())
+			if want := 3 + 2*(round+1); len(m.Members) != want {
+				c.t.Fatalf("round %d: %d members, want %d: %+v", round, len(m.Members), want, m.Sorted())
 			}
 		}
 	})
@@ -144,9 +146,9 @@ func TestSimLeaderCrashWhileAdding(t *testing.T) {
 // A learner that was added as one stays one: over restarts, snapshots and
 // changes of leader, until a person makes it a voter.
 func TestSimPinnedLearner(t *testing.T) {
-	small := func(cfg *config) { cfg.SnapshotCount = 10 }
+	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		c.mustChange(c.leader(), memberRequest{Op: opAddLearner, ID: 4, PeerURL: simURL(4)})
+		c.mustChange(c.leader(), memberRequest{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
 		c.join(4)
 		c.mustChange(c.leader(), addRequest(5))
 		c.join(5)
@@ -174,7 +176,7 @@ func TestSimPinnedLearner(t *testing.T) {
 		if view := c.nodes[4].srv.members.view(context.Background()); !view[4].Reachable || !view[c.leader()].Reachable {
 			t.Errorf("on a learner, the leader's view is %+v", view)
 		}
-		c.mustChange(4, memberRequest{Op: opMakeVoter, ID: 4})
+		c.mustChange(4, memberRequest{Op: membership.OpMakeVoter, ID: 4})
 		c.awaitVoter(4, 4)
 	})
 }
@@ -184,21 +186,21 @@ func TestSimPinnedLearner(t *testing.T) {
 func TestSimRoles(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		first := c.leader()
-		c.mustChange(first, memberRequest{Op: opMakeLearner, ID: first})
+		c.mustChange(first, memberRequest{Op: membership.OpMakeLearner, ID: first})
 		if c.leader() == first || !c.member(first, first).Pinned {
 			t.Errorf("the former leader is %+v, the leader %d", c.member(first, first), c.leader())
 		}
 		c.put(first, "k", c.value())
 		second := c.leader()
 		third := 6 - first - second
-		c.mustChange(first, memberRequest{Op: opMakeLearner, ID: third})
-		c.mustChange(first, memberRequest{Op: opMakeLearner, ID: third})
+		c.mustChange(first, memberRequest{Op: membership.OpMakeLearner, ID: third})
+		c.mustChange(first, memberRequest{Op: membership.OpMakeLearner, ID: third})
 		for _, force := range []bool{false, true} {
-			if err := c.change(third, memberRequest{Op: opMakeLearner, ID: second, Force: force}); !errors.Is(err, problem.ErrLastVoter) {
+			if err := c.change(third, memberRequest{Op: membership.OpMakeLearner, ID: second, Force: force}); !errors.Is(err, problem.ErrLastVoter) {
 				t.Errorf("the last voter as a learner: %v", err)
 			}
 		}
-		for _, op := range []changeOp{opMakeVoter, opMakeLearner, opMove} {
+		for _, op := range []membership.Op{membership.OpMakeVoter, membership.OpMakeLearner, membership.OpMove} {
 			if err := c.change(first, memberRequest{Op: op, ID: 9, PeerURL: freshURL(9)}); problem.CodeOf(err) != "not_found" {
 				t.Errorf("%v of nobody: %v", op, err)
 			}
@@ -206,14 +208,14 @@ func TestSimRoles(t *testing.T) {
 		// A learner that is down: one voter of two would be reachable.
 		c.crash(third)
 		time.Sleep(2 * time.Second)
-		if err := c.change(second, memberRequest{Op: opMakeVoter, ID: third}); !errors.Is(err, problem.ErrWouldLose) {
+		if err := c.change(second, memberRequest{Op: membership.OpMakeVoter, ID: third}); !errors.Is(err, problem.ErrWouldLose) {
 			t.Errorf("a learner that is down as the second voter: %v", err)
 		}
-		c.mustChange(second, memberRequest{Op: opMakeVoter, ID: first})
-		c.mustChange(second, memberRequest{Op: opMakeVoter, ID: third}) // two of three are
-		c.mustChange(second, memberRequest{Op: opMakeLearner, ID: third})
+		c.mustChange(second, memberRequest{Op: membership.OpMakeVoter, ID: first})
+		c.mustChange(second, memberRequest{Op: membership.OpMakeVoter, ID: third}) // two of three are
+		c.mustChange(second, memberRequest{Op: membership.OpMakeLearner, ID: third})
 		c.start(third)
-		c.mustChange(third, memberRequest{Op: opMakeVoter, ID: third})
+		c.mustChange(third, memberRequest{Op: membership.OpMakeVoter, ID: third})
 		c.put(third, "k", c.value())
 	})
 }
@@ -222,7 +224,7 @@ func TestSimRoles(t *testing.T) {
 func TestSimAddVoter(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
 		c.leader()
-		r := memberRequest{Op: opAddVoter, ID: 2, PeerURL: simURL(2)}
+		r := memberRequest{Op: membership.OpAddVoter, ID: 2, PeerURL: simURL(2)}
 		if err := c.change(1, r); !errors.Is(err, problem.ErrWouldLose) {
 			t.Errorf("a second voter that is not up: %v", err)
 		}
@@ -232,7 +234,7 @@ func TestSimAddVoter(t *testing.T) {
 		c.awaitVoter(2, 2)
 		c.awaitState(2)
 		c.put(2, "k", c.value())
-		c.mustChange(2, memberRequest{Op: opAddVoter, PeerURL: simURL(3), Force: true})
+		c.mustChange(2, memberRequest{Op: membership.OpAddVoter, PeerURL: simURL(3), Force: true})
 		c.join(3)
 		c.awaitVoter(3, 3)
 		c.awaitState(3)
@@ -244,24 +246,24 @@ func TestSimAddVoter(t *testing.T) {
 // cannot lead.
 func TestSimMoveLeadership(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.mustChange(c.leader(), memberRequest{Op: opAddLearner, ID: 4, PeerURL: simURL(4)})
+		c.mustChange(c.leader(), memberRequest{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
 		c.join(4)
 		c.awaitState(4)
 		for to := range uint64(3) {
 			for _, via := range []uint64{4, 1, 2, 3} {
-				id, err := c.changeFor(via, memberRequest{Op: opLead, ID: to + 1})
+				id, err := c.changeFor(via, memberRequest{Op: membership.OpLead, ID: to + 1})
 				leader, _, _ := c.nodes[via].srv.node.leaders.Get()
 				if err != nil || id != to+1 || leader != to+1 {
 					c.t.Fatalf("to %d via %d: %d, %v; it follows %d", to+1, via, id, err, leader)
 				}
 			}
 		}
-		if id, err := c.changeFor(4, memberRequest{Op: opLead}); err != nil || id == 3 || id == 0 || id == 4 {
+		if id, err := c.changeFor(4, memberRequest{Op: membership.OpLead}); err != nil || id == 3 || id == 0 || id == 4 {
 			t.Errorf("to the best: %d, %v", id, err)
 		}
 		leader := c.leader()
 		for want, id := range map[string]uint64{"not_voter": 4, "not_found": 9} {
-			if _, err := c.changeFor(4, memberRequest{Op: opLead, ID: id}); problem.CodeOf(err) != want {
+			if _, err := c.changeFor(4, memberRequest{Op: membership.OpLead, ID: id}); problem.CodeOf(err) != want {
 				t.Errorf("to %d: %v, want %s", id, err, want)
 			}
 		}
@@ -269,7 +271,7 @@ func TestSimMoveLeadership(t *testing.T) {
 		c.crash(down)
 		time.Sleep(2 * time.Second)
 		began := time.Now()
-		if _, err := c.changeFor(leader, memberRequest{Op: opLead, ID: down}); !errors.Is(err, problem.ErrNotHandedOver) || time.Since(began) > 2*time.Second {
+		if _, err := c.changeFor(leader, memberRequest{Op: membership.OpLead, ID: down}); !errors.Is(err, problem.ErrNotHandedOver) || time.Since(began) > 2*time.Second {
 			t.Errorf("to a node that is down: %v after %v", err, time.Since(began))
 		}
 		c.put(leader, "k", c.value())
@@ -322,14 +324,14 @@ func TestSimLeadershipFoughtOver(t *testing.T) {
 		for i := range uint64(5) {
 			wg.Go(func() {
 				for to := range uint64(5) {
-					id, err := nodes[i+1].members.change(context.Background(), memberRequest{Op: opLead, ID: (to+i)%5 + 1})
+					id, err := nodes[i+1].members.change(context.Background(), memberRequest{Op: membership.OpLead, ID: (to+i)%5 + 1})
 					if err == nil && id != (to+i)%5+1 {
 						t.Errorf("asked for %d, got %d", (to+i)%5+1, id)
 					}
 				}
 			})
 			wg.Go(func() {
-				_, err := nodes[i+1].members.change(context.Background(), memberRequest{Op: opAddLearner, PeerURL: freshURL(int(i))})
+				_, err := nodes[i+1].members.change(context.Background(), memberRequest{Op: membership.OpAddLearner, PeerURL: freshURL(int(i))})
 				if err != nil && problem.Of(err).Status < 500 && !errors.Is(err, problem.ErrInProgress) {
 					t.Errorf("adding: %v", err)
 				}
@@ -349,11 +351,11 @@ func TestSimMovePeer(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.leader()
 		for i, id := range []uint64{c.followers()[0], leader} {
-			if err := c.change(c.followers()[1], memberRequest{Op: opMove, ID: id, PeerURL: c.member(leader, id%3+1).PeerURL}); !errors.Is(err, problem.ErrMemberExists) {
+			if err := c.change(c.followers()[1], memberRequest{Op: membership.OpMove, ID: id, PeerURL: c.member(leader, id%3+1).PeerURL}); !errors.Is(err, problem.ErrMemberExists) {
 				t.Errorf("to another's URL: %v", err)
 			}
 			for range 2 { // again is no change
-				c.mustChange(leader, memberRequest{Op: opMove, ID: id, PeerURL: freshURL(i)})
+				c.mustChange(leader, memberRequest{Op: membership.OpMove, ID: id, PeerURL: freshURL(i)})
 			}
 			if l := c.leader(); l == id {
 				t.Errorf("node %d still leads", id)
@@ -395,7 +397,7 @@ func TestSimReplaceEveryNode(t *testing.T) {
 				<-c.lives
 				c.awaitVoter(6, 6)
 			}
-			c.mustChange(load.any(), memberRequest{Op: opRemove, ID: old})
+			c.mustChange(load.any(), memberRequest{Op: membership.OpRemove, ID: old})
 			if err := <-c.endOf(old); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", old, err)
 			}
@@ -405,8 +407,8 @@ func TestSimReplaceEveryNode(t *testing.T) {
 		}
 		load.finish()
 		m, _ := c.nodes[4].srv.kv.membership()
-		if !slices.Equal(m.voters(), []uint64{4, 5, 6}) {
-			t.Errorf("voters %v", m.voters())
+		if !slices.Equal(m.Voters(), []uint64{4, 5, 6}) {
+			t.Errorf("voters %v", m.Voters())
 		}
 	})
 }
@@ -461,7 +463,7 @@ func (l *simLoad) request(client, n int, in chaosInput) (err error) {
 		srv := l.c.nodes[up[try%len(up)]].srv
 		<-l.c.lives
 		res, _ := l.c.doOn(client, srv, in)
-		if err = res.err; err == nil {
+		if err = res.Err; err == nil {
 			return nil
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -497,8 +499,8 @@ func TestSimChangesUnderFaults(t *testing.T) {
 					<-c.lives
 					r := randomRequest(rng, srv, fmt.Sprintf("http://10.2.%d.%d:2380", i, n))
 					id, err := srv.members.change(context.Background(), r)
-					if m, _ := srv.kv.membership(); err == nil && r.Op.adds() && m.members[id].PeerURL != r.PeerURL && !m.removed[id] {
-						t.Errorf("%+v: added as %d, which is %+v", r, id, m.members[id])
+					if m, _ := srv.kv.membership(); err == nil && r.Op.Adds() && m.Members[id].PeerURL != r.PeerURL && !m.Removed[id] {
+						t.Errorf("%+v: added as %d, which is %+v", r, id, m.Members[id])
 					}
 					if err != nil && problem.CodeOf(err) == "internal" {
 						t.Errorf("%+v: %v", r, err)
@@ -518,9 +520,9 @@ func TestSimChangesUnderFaults(t *testing.T) {
 		c.net.heal()
 		m, _ := c.nodes[c.leader()].srv.kv.membership()
 		urls := make(map[string]bool)
-		for _, mem := range m.sorted() {
+		for _, mem := range m.Sorted() {
 			if urls[mem.PeerURL] {
-				t.Errorf("two members are at %s: %+v", mem.PeerURL, m.sorted())
+				t.Errorf("two members are at %s: %+v", mem.PeerURL, m.Sorted())
 			}
 			urls[mem.PeerURL] = true
 		}
@@ -532,25 +534,25 @@ func TestSimChangesUnderFaults(t *testing.T) {
 func randomRequest(rng *rand.Rand, srv *server, url string) memberRequest {
 	m, _ := srv.kv.membership()
 	first := uint64(rng.IntN(5) + 1)
-	added := sortedKeys(m.members)
+	added := membership.SortedKeys(m.Members)
 	other := added[rng.IntN(len(added))]
 	switch rng.IntN(6) {
 	case 0:
-		return memberRequest{Op: opMakeLearner, ID: first}
+		return memberRequest{Op: membership.OpMakeLearner, ID: first}
 	case 1:
-		return memberRequest{Op: opLead, ID: uint64(rng.IntN(6))}
+		return memberRequest{Op: membership.OpLead, ID: uint64(rng.IntN(6))}
 	case 2:
-		return memberRequest{Op: opMakeVoter, ID: first}
+		return memberRequest{Op: membership.OpMakeVoter, ID: first}
 	case 3:
 		if other > 5 {
-			return memberRequest{Op: opMove, ID: other, PeerURL: url}
+			return memberRequest{Op: membership.OpMove, ID: other, PeerURL: url}
 		}
 	case 4:
 		if other > 5 {
-			return memberRequest{Op: opRemove, ID: other}
+			return memberRequest{Op: membership.OpRemove, ID: other}
 		}
 	}
-	return memberRequest{Op: opAddLearner, PeerURL: url}
+	return memberRequest{Op: membership.OpAddLearner, PeerURL: url}
 }
 
 // What a node that is removed says did not happen never does: the history, which
@@ -565,14 +567,14 @@ func TestSimRequestsOfARemovedNode(t *testing.T) {
 				wg.Go(func() {
 					for {
 						res, _ := c.doOn(i, srv, chaosInput{kind: chaosPut, key: fmt.Sprint("k", i), value: c.value()})
-						if res.err == nil {
+						if res.Err == nil {
 							time.Sleep(time.Millisecond)
 							continue
 						}
 						// Unknown is left to a node that did not get its own
 						// removal: this network lets messages overtake.
-						if !errors.Is(res.err, problem.ErrStopping) && !errors.Is(res.err, problem.ErrOutcomeUnknown) {
-							t.Errorf("node %d: %v", id, res.err)
+						if !errors.Is(res.Err, problem.ErrStopping) && !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
+							t.Errorf("node %d: %v", id, res.Err)
 						}
 						return
 					}
@@ -583,7 +585,7 @@ func TestSimRequestsOfARemovedNode(t *testing.T) {
 			if c.nodes[other].srv == nil {
 				other = other%3 + 1
 			}
-			c.mustChange(other, memberRequest{Op: opRemove, ID: id})
+			c.mustChange(other, memberRequest{Op: membership.OpRemove, ID: id})
 			wg.Wait()
 			if err := c.ended(id); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", id, err)

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"raftkv/internal/config"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"sync"
 	"testing"
@@ -45,7 +47,7 @@ func (c *simCluster) putBack(id uint64, dir string) {
 func (c *simCluster) named() {
 	c.await("level 3", func() bool {
 		for _, id := range c.up() {
-			if c.nodes[id].srv.kv.status().level < lifeLevel {
+			if c.nodes[id].srv.kv.status().Level < state.LifeLevel {
 				return false
 			}
 		}
@@ -174,7 +176,7 @@ func (c *simCluster) forgetful(writes int) (knows, forgot, third uint64) {
 func TestSimTwoHistories(t *testing.T) {
 	for _, writes := range []int{1, 20, 300} {
 		t.Run(fmt.Sprint(writes), func(t *testing.T) {
-			small := func(cfg *config) { cfg.SnapshotCount = 20 }
+			small := func(cfg *config.Config) { cfg.SnapshotCount = 20 }
 			simulateWith(t, 3, small, func(c *simCluster) {
 				c.doubts = true
 				knows, forgot, third := c.forgetful(writes)
@@ -200,7 +202,7 @@ func TestSimTwoHistories(t *testing.T) {
 				// With it alone there is no majority.
 				c.crash(third)
 				res, _ := c.do(1, forgot, chaosInput{kind: chaosPut, key: "alone", value: c.value()})
-				if res.err == nil {
+				if res.Err == nil {
 					t.Error("a write was acknowledged that only one node has")
 				}
 				sent := c.net.transfers
@@ -397,7 +399,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 // A leader whose log does not reach back to where a follower is vouches by its
 // state. It cannot commit anything before that follower hears it.
 func TestSimLeaderVouchesByItsState(t *testing.T) {
-	small := func(cfg *config) { cfg.SnapshotCount = 5 }
+	small := func(cfg *config.Config) { cfg.SnapshotCount = 5 }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		c.named()
 		leader, followers := c.leader(), c.followers()

@@ -8,7 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -29,8 +32,8 @@ func TestSimRecover(t *testing.T) {
 			delete(c.nodes, id) // for good
 		}
 		unknown := c.value()
-		if res, _ := c.do(0, survivor, chaosInput{kind: chaosPut, key: "unknown", value: unknown}); !errors.Is(res.err, problem.ErrOutcomeUnknown) {
-			t.Fatalf("a write without a majority: %v", res.err)
+		if res, _ := c.do(0, survivor, chaosInput{kind: chaosPut, key: "unknown", value: unknown}); !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
+			t.Fatalf("a write without a majority: %v", res.Err)
 		}
 		c.crash(survivor)
 		n := c.nodes[survivor]
@@ -38,11 +41,11 @@ func TestSimRecover(t *testing.T) {
 		testkit.Must(t, err)
 
 		code, out, errs := runCommand(t, "recover", "--data-dir", n.dir)
-		if code != exitFault || !strings.Contains(out, "Nothing was done") {
+		if code != config.ExitFault || !strings.Contains(out, "Nothing was done") {
 			t.Fatalf("without the flag: exit %d\n%s%s", code, out, errs)
 		}
 		code, out, errs = runCommand(t, "recover", "--data-dir", n.dir, "--force-new-cluster")
-		if code != exitOK {
+		if code != config.ExitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
 		}
 		for id := range uint64(3) {
@@ -65,7 +68,7 @@ func TestSimRecover(t *testing.T) {
 		c.crash(survivor)
 		c.start(survivor)
 		res, _ := c.do(0, c.followers()[0], chaosInput{kind: chaosPut, key: "acknowledged", value: c.value()})
-		if res.err != nil || res.revision <= before.snapshot.revision+revisionJump {
+		if res.Err != nil || res.Revision <= before.snapshot.Revision+state.RevisionJump {
 			t.Errorf("a new write: %+v", res)
 		}
 	})
@@ -80,7 +83,7 @@ func (c *simCluster) joinCluster(via, id, cluster uint64) {
 	}
 	n := &simNode{id: id, join: true, dir: c.nodeDir(id, 100)}
 	testkit.Must(c.t, os.MkdirAll(n.dir, 0o700))
-	testkit.Must(c.t, createStorage(zap.NewNop(), n.dir, identity{Format: dirFormat, Node: id, Instance: newInstance(), ClusterID: cluster}, firstState(nil)))
+	testkit.Must(c.t, createStorage(zap.NewNop(), n.dir, identity{Format: dirFormat, Node: id, Instance: newInstance(), ClusterID: cluster}, state.First(nil)))
 	c.nodes[id] = n
 	c.start(id)
 	c.awaitVoter(via, id)
@@ -90,26 +93,26 @@ func (c *simCluster) joinCluster(via, id, cluster uint64) {
 // keys of the backup and revisions above its.
 func TestSimRestore(t *testing.T) {
 	simulate(t, 0, func(c *simCluster) {
-		old := oldState()
+		old := oldState(t)
 		file := backupFile(t, old)
 		for id := range uint64(3) {
 			c.peers = append(c.peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
 		}
 		for _, p := range c.peers {
 			n := &simNode{id: p.ID, dir: c.nodeDir(p.ID, 0)}
-			if code, out, errs := runCommand(t, "restore", file, "--id", fmt.Sprint(p.ID), "--data-dir", n.dir, "--cluster", address.FormatPeers(c.peers)); code != exitOK {
+			if code, out, errs := runCommand(t, "restore", file, "--id", fmt.Sprint(p.ID), "--data-dir", n.dir, "--cluster", address.FormatPeers(c.peers)); code != config.ExitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
 			c.nodes[p.ID] = n
 			c.start(p.ID)
 		}
 		res, _ := c.do(0, c.leader(), chaosInput{kind: chaosPut, key: "new", value: c.value()})
-		if res.err != nil || res.revision != old.revision+revisionJump+1 {
+		if res.Err != nil || res.Revision != old.Revision+state.RevisionJump+1 {
 			t.Errorf("the first write: %+v", res)
 		}
-		old.scan(func(key string, it *item) bool {
+		old.Scan(func(key string, it *state.Item) bool {
 			for _, id := range c.up() {
-				if got, _ := c.nodes[id].srv.kv.get(key); got == nil || string(got.value) != string(it.value) || got.modRevision != it.modRevision {
+				if got, _ := c.nodes[id].srv.kv.get(key); got == nil || string(got.Value) != string(it.Value) || got.ModRevision != it.ModRevision {
 					t.Errorf("node %d has %+v under %q", id, got, key)
 				}
 			}
@@ -124,7 +127,7 @@ func TestRecoverInterrupted(t *testing.T) {
 	old := oldDisk(t)
 	f, err := examineDir(old)
 	testkit.Must(t, err)
-	st, err := f.replay(f.log.last())
+	st, err := f.replay(f.log.Last())
 	testkit.Must(t, err)
 	recovered := func(dir string, want int) string {
 		t.Helper()
@@ -136,7 +139,7 @@ func TestRecoverInterrupted(t *testing.T) {
 	}
 	done := filepath.Join(t.TempDir(), "done")
 	testkit.Must(t, os.CopyFS(done, os.DirFS(old)))
-	recovered(done, exitOK)
+	recovered(done, config.ExitOK)
 	wantNew := func(dir string) {
 		t.Helper()
 		copied := crashed(t, dir) // opening it would use it
@@ -153,7 +156,7 @@ func TestRecoverInterrupted(t *testing.T) {
 		testkit.Must(t, os.CopyFS(dir+".recovering", os.DirFS(done)))
 		testkit.Must(t, os.RemoveAll(filepath.Join(dir+".recovering", "wal")))
 		testkit.Must(t, os.RemoveAll(filepath.Join(dir+".recovering", gone)))
-		recovered(dir, exitOK)
+		recovered(dir, config.ExitOK)
 		wantNew(dir)
 		testkit.Must(t, wantSame(dir+".before-recovery-1", old))
 	}
@@ -162,21 +165,21 @@ func TestRecoverInterrupted(t *testing.T) {
 	testkit.Must(t, os.CopyFS(dir, os.DirFS(old)))
 	testkit.Must(t, os.CopyFS(dir+".recovering", os.DirFS(done)))
 	before := diskSums(t, filepath.Dir(dir))
-	if out := recovered(dir, exitFault); !strings.Contains(out, "remove "+dir+".recovering") {
+	if out := recovered(dir, config.ExitFault); !strings.Contains(out, "remove "+dir+".recovering") {
 		t.Errorf("the message has no way out:\n%s", out)
 	}
 	wantUnchanged(t, filepath.Dir(dir), before)
 	// Between the two renames.
 	testkit.Must(t, os.Rename(dir, dir+".before-recovery-1"))
-	if code, out, _ := runCommand(t, "recover", "--data-dir", dir); code != exitFault || !strings.Contains(out, "Nothing was done") {
+	if code, out, _ := runCommand(t, "recover", "--data-dir", dir); code != config.ExitFault || !strings.Contains(out, "Nothing was done") {
 		t.Errorf("without the flag: exit %d\n%s", code, out)
 	}
 	wantNoStart(t, dir, "recover that was interrupted") // an empty cluster in its place
-	recovered(dir, exitOK)
+	recovered(dir, config.ExitOK)
 	wantNew(dir)
 	testkit.Must(t, wantSame(dir+".before-recovery-1", old))
 	// And once more, later: an older directory is never written over.
-	recovered(dir, exitOK)
+	recovered(dir, config.ExitOK)
 	testkit.Must(t, wantSame(dir+".before-recovery-1", old))
 	if _, err := os.Stat(dir + ".before-recovery-2"); err != nil {
 		t.Error(err)
@@ -190,8 +193,8 @@ func oldDisk(t *testing.T) string {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, putEntries(3, 2, 30)...)}))
-	st := someState(3, 15)
-	st.membership = newMembership(diskPeers())
+	st := someState(t, 3, 15)
+	st.Membership = membership.New(diskPeers())
 	takeSnapshot(t, o, st)
 	testkit.Must(t, o.close())
 	return dir
@@ -201,8 +204,8 @@ func oldDisk(t *testing.T) string {
 func putEntries(term, from, to uint64) []*raftpb.Entry {
 	var entries []*raftpb.Entry
 	for i := from; i <= to; i++ {
-		data := appendBatchHeader(nil, batchID{node: 1, boot: 1, seq: i})
-		data = appendCommand(data, encodeWrite(kindPut, condition{}, fmt.Sprint("key/", i), []byte("value")))
+		data := state.AppendBatchHeader(nil, state.BatchID{Node: 1, Boot: 1, Seq: i})
+		data = state.AppendCommand(data, state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("key/", i), []byte("value")))
 		entries = append(entries, &raftpb.Entry{Term: new(term), Index: new(i), Data: data})
 	}
 	return entries
@@ -217,7 +220,7 @@ func wantSame(dir, other string) error {
 	if err != nil {
 		return err
 	}
-	if *f.identity != *g.identity || f.digest != g.digest || f.log.last() != g.log.last() || len(f.damage) > 0 {
+	if *f.identity != *g.identity || f.digest != g.digest || f.log.Last() != g.log.Last() || len(f.damage) > 0 {
 		return fmt.Errorf("%s is not %s any more: %+v %v", dir, other, f.identity, f.damage)
 	}
 	return nil
@@ -227,10 +230,10 @@ func wantSame(dir, other string) error {
 func TestRecoverRefuses(t *testing.T) {
 	damaged, joining, removed, busy := oldDisk(t), t.TempDir(), newDisk(t), oldDisk(t)
 	testkit.Must(t, os.Remove(statePath(damaged, 3, 15)))
-	testkit.Must(t, createStorage(zap.NewNop(), joining, diskIdentity(), firstState(nil)))
+	testkit.Must(t, createStorage(zap.NewNop(), joining, diskIdentity(), state.First(nil)))
 	o := openDisk(t, removed)
-	st := someState(3, 15)
-	st.membership = newMembership(diskPeers()[1:])
+	st := someState(t, 3, 15)
+	st.Membership = membership.New(diskPeers()[1:])
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, putEntries(3, 2, 30)...)}))
 	takeSnapshot(t, o, st)
 	testkit.Must(t, o.close())
@@ -250,7 +253,7 @@ func TestRecoverRefuses(t *testing.T) {
 			parent := filepath.Dir(tt.dir)
 			before := diskSums(t, parent)
 			code, out, errs := runCommand(t, append([]string{"recover", "--data-dir", tt.dir}, args...)...)
-			if code != exitFault || !strings.Contains(errs, tt.want) {
+			if code != config.ExitFault || !strings.Contains(errs, tt.want) {
 				t.Errorf("%q: exit %d, want %q\n%s%s", args, code, tt.want, out, errs)
 			}
 			wantUnchanged(t, parent, before)
@@ -265,7 +268,7 @@ func wantNoStart(t *testing.T, dir, because string) {
 	lock, err := lockDir(dir) // which leaves a directory, as the server does
 	testkit.Must(t, err)
 	defer lock.Close()
-	cfg := defaultConfig()
+	cfg := config.DefaultConfig()
 	cfg.DataDir = dir
 	if _, err := prepareDir(t.Context(), cfg, zap.NewNop(), newPeerClient()); err == nil || !strings.Contains(err.Error(), because) {
 		t.Errorf("got %v, want a word on %s", err, because)

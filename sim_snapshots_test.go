@@ -5,6 +5,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"raftkv/internal/config"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,7 +36,7 @@ func (c *simCluster) wantOneStateFile(id uint64) {
 // Transfers that break off, and ones that arrive with a bit flipped, leave
 // nothing behind, do not reach raft, and are tried again until one is good.
 func TestSimSnapshotSpoiled(t *testing.T) {
-	small := func(cfg *config) { cfg.SnapshotCount = 10 }
+	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		follower := c.followers()[0]
 		c.lagBehind(follower)
@@ -61,7 +62,7 @@ func TestSimSnapshotSpoiled(t *testing.T) {
 func TestSimSnapshotCrashMidway(t *testing.T) {
 	for _, who := range []string{"sender", "receiver"} {
 		t.Run(who, func(t *testing.T) {
-			small := func(cfg *config) { cfg.SnapshotCount = 10 }
+			small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 			simulateWith(t, 3, small, func(c *simCluster) {
 				follower := c.followers()[0]
 				c.lagBehind(follower)
@@ -121,7 +122,7 @@ func (c *simCluster) slowTransfer(first time.Duration) {
 // While a snapshot is on its way, the log behind it is kept, although it grows
 // far beyond the tail: when it has arrived, the follower needs no other.
 func TestSimSnapshotSlow(t *testing.T) {
-	small := func(cfg *config) { cfg.SnapshotCount = 100 }
+	small := func(cfg *config.Config) { cfg.SnapshotCount = 100 }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		follower := c.followers()[0]
 		c.crash(follower)
@@ -148,7 +149,7 @@ func TestSimSnapshotSlow(t *testing.T) {
 // given up and tried again, long before the kernel would; and until then there
 // is no second one to the same node.
 func TestSimSnapshotStalled(t *testing.T) {
-	small := func(cfg *config) { cfg.SnapshotCount = 10 }
+	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		follower := c.followers()[0]
 		c.lagBehind(follower)
@@ -162,7 +163,7 @@ func TestSimSnapshotStalled(t *testing.T) {
 		c.put(c.leader(), "k", v)
 		c.await("the follower to catch up", func() bool {
 			it, _ := c.nodes[follower].srv.kv.get("k")
-			return it != nil && string(it.value) == v
+			return it != nil && string(it.Value) == v
 		})
 		time.Sleep(10 * time.Minute) // the goroutine that stood still ends
 	})

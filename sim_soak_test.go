@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"raftkv/internal/state"
 	"sync"
 	"testing"
 	"time"
@@ -42,7 +43,7 @@ func TestSoakSimCrashes(t *testing.T) {
 					srv := c.nodes[uint64(i)+1].srv
 					<-c.lives
 					if srv != nil {
-						srv.proposals.propose(context.Background(), encodeWrite(kindPut, condition{}, fmt.Sprint("k", i), []byte("v")))
+						srv.proposals.propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("k", i), []byte("v")))
 					}
 				}
 			})
@@ -95,7 +96,7 @@ func (c *simCluster) fill(leader uint64, entries int) {
 		err := node.call(context.Background(), func(rn *raft.RawNode) {
 			for range n {
 				// Of a node that is no member, so nobody waits for it.
-				data := appendCommand(appendBatchHeader(nil, batchID{node: 99}), encodeWrite(kindPut, condition{}, "k", nil))
+				data := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 99}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", nil))
 				if err := rn.Propose(data); err != nil {
 					c.t.Error(err)
 				}

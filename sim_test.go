@@ -13,9 +13,11 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
 	"raftkv/internal/logging"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"slices"
 	"strconv"
@@ -36,7 +38,7 @@ type simCluster struct {
 	net   *simNet
 	nodes map[uint64]*simNode
 	peers []address.Peer // the voters of the first start
-	tweak func(*config)
+	tweak func(*config.Config)
 	log   func(id uint64) *zap.Logger // nil: nobody reads it
 	wire  func(*server)               // changes a node before it starts; nil: does not
 
@@ -88,13 +90,13 @@ func simulate(t *testing.T, n int, test func(c *simCluster)) {
 	simulateWith(t, n, nil, test)
 }
 
-func simulateWith(t *testing.T, n int, tweak func(*config), test func(c *simCluster)) {
+func simulateWith(t *testing.T, n int, tweak func(*config.Config), test func(c *simCluster)) {
 	t.Helper()
 	simulateSet(t, n, func(c *simCluster) { c.tweak = tweak }, test)
 }
 
 // simulateLogged is simulateWith, with a logger for each node.
-func simulateLogged(t *testing.T, n int, tweak func(*config), log func(id uint64) *zap.Logger, test func(c *simCluster)) {
+func simulateLogged(t *testing.T, n int, tweak func(*config.Config), log func(id uint64) *zap.Logger, test func(c *simCluster)) {
 	t.Helper()
 	simulateSet(t, n, func(c *simCluster) { c.tweak, c.log = tweak, log }, test)
 }
@@ -139,8 +141,8 @@ func (c *simCluster) nodeDir(id uint64, life int) string {
 	return filepath.Join(c.dir, fmt.Sprintf("node%d.%d", id, life))
 }
 
-func (c *simCluster) config(n *simNode) config {
-	cfg := defaultConfig()
+func (c *simCluster) config(n *simNode) config.Config {
+	cfg := config.DefaultConfig()
 	cfg.ID, cfg.DataDir, cfg.PeerURL, cfg.Join = n.id, n.dir, simURL(n.id), n.join
 	if n.url != "" {
 		cfg.PeerURL = n.url
@@ -219,10 +221,10 @@ func (c *simCluster) tryStart(id uint64) error {
 func (c *simCluster) firstStart(n *simNode, log *zap.Logger) error {
 	id := identity{Format: dirFormat, Node: n.id, Instance: newInstance(), ClusterID: address.ClusterIDOf(c.peers)}
 	if n.join {
-		return createStorage(log, n.dir, id, firstState(nil))
+		return createStorage(log, n.dir, id, state.First(nil))
 	}
 	id.Initial = address.FormatPeers(c.peers)
-	return createStorage(log, n.dir, id, firstState(c.peers))
+	return createStorage(log, n.dir, id, state.First(c.peers))
 }
 
 // halt ends the goroutines of a node's life, at whatever they were doing.
@@ -268,7 +270,7 @@ func (c *simCluster) stop(id uint64) {
 	n := c.nodes[id]
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
-	if m, _ := n.srv.kv.membership(); len(m.voters()) > 1 {
+	if m, _ := n.srv.kv.membership(); len(m.Voters()) > 1 {
 		_, _ = n.srv.members.transfer(ctx, 0) // as server.drain: it stops all the same
 	}
 	c.halt(n)
@@ -339,7 +341,7 @@ func (c *simCluster) describe() string {
 	for _, id := range c.up() {
 		srv := c.nodes[id].srv
 		m, index := srv.kv.membership()
-		fmt.Fprintf(&b, "node %d: %+v applied %d members %+v removed %v\n", id, *srv.node.status.Load(), index, m.sorted(), m.removed)
+		fmt.Fprintf(&b, "node %d: %+v applied %d members %+v removed %v\n", id, *srv.node.status.Load(), index, m.Sorted(), m.Removed)
 	}
 	return b.String()
 }
@@ -379,35 +381,35 @@ func (c *simCluster) now() int64 {
 }
 
 // do carries out one operation on a node, and adds it to the history.
-func (c *simCluster) do(client int, id uint64, in chaosInput) (result, *item) {
+func (c *simCluster) do(client int, id uint64, in chaosInput) (state.Result, *state.Item) {
 	return c.doOn(client, c.nodes[id].srv, in)
 }
 
-func (c *simCluster) doOn(client int, srv *server, in chaosInput) (result, *item) {
+func (c *simCluster) doOn(client int, srv *server, in chaosInput) (state.Result, *state.Item) {
 	call := c.now()
-	var res result
-	var it *item
+	var res state.Result
+	var it *state.Item
 	switch in.kind {
 	case chaosGet:
-		if res.err = srv.reads.confirm(context.Background()); res.err == nil {
+		if res.Err = srv.reads.confirm(context.Background()); res.Err == nil {
 			it, _ = srv.kv.get(in.key)
 		}
 	case chaosDelete:
-		res = srv.proposals.propose(context.Background(), encodeWrite(kindDelete, condition{}, in.key, nil))
+		res = srv.proposals.propose(context.Background(), state.EncodeWrite(state.KindDelete, state.Condition{}, in.key, nil))
 	case chaosCreate:
-		res = srv.proposals.propose(context.Background(), encodeWrite(kindPut, condition{kind: ifMissing}, in.key, []byte(in.value)))
+		res = srv.proposals.propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{Kind: state.IfMissing}, in.key, []byte(in.value)))
 	default:
-		res = srv.proposals.propose(context.Background(), encodeWrite(kindPut, condition{}, in.key, []byte(in.value)))
+		res = srv.proposals.propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, in.key, []byte(in.value)))
 	}
 	end := c.now()
-	out := chaosOutput{ok: res.err == nil}
+	out := chaosOutput{ok: res.Err == nil}
 	if it != nil {
-		out.value = string(it.value)
+		out.value = string(it.Value)
 	}
 	switch {
-	case errors.Is(res.err, problem.ErrOutcomeUnknown):
+	case errors.Is(res.Err, problem.ErrOutcomeUnknown):
 		out.unknown, end = true, math.MaxInt64
-	case res.err == nil, errors.Is(res.err, problem.ErrNotFound), errors.Is(res.err, problem.ErrPrecondition):
+	case res.Err == nil, errors.Is(res.Err, problem.ErrNotFound), errors.Is(res.Err, problem.ErrPrecondition):
 	default:
 		return res, it // it did not happen, and saw nothing
 	}
@@ -427,8 +429,8 @@ func (c *simCluster) value() string {
 // put writes on a node and must succeed.
 func (c *simCluster) put(id uint64, key, value string) {
 	c.t.Helper()
-	if res, _ := c.do(0, id, chaosInput{kind: chaosPut, key: key, value: value}); res.err != nil {
-		c.t.Fatalf("put %s on node %d: %v\n%s", key, id, res.err, c.describe())
+	if res, _ := c.do(0, id, chaosInput{kind: chaosPut, key: key, value: value}); res.Err != nil {
+		c.t.Fatalf("put %s on node %d: %v\n%s", key, id, res.Err, c.describe())
 	}
 }
 
@@ -436,21 +438,21 @@ func (c *simCluster) put(id uint64, key, value string) {
 func (c *simCluster) want(id uint64, key, value string) {
 	c.t.Helper()
 	res, it := c.do(0, id, chaosInput{kind: chaosGet, key: key})
-	if res.err != nil || it == nil || string(it.value) != value {
-		c.t.Fatalf("get %s on node %d: %+v, %v; want %q\n%s", key, id, it, res.err, value, c.describe())
+	if res.Err != nil || it == nil || string(it.Value) != value {
+		c.t.Fatalf("get %s on node %d: %+v, %v; want %q\n%s", key, id, it, res.Err, value, c.describe())
 	}
 }
 
 // hash is that of a node's whole replicated state, with the index it is of.
 func (n *simNode) hash() (hash string, index uint64) {
 	n.srv.kv.mu.Lock()
-	st := n.srv.kv.state.copy()
+	st := n.srv.kv.state.Copy()
 	n.srv.kv.mu.Unlock()
 	h := sha256.New()
-	if err := writeState(h, st); err != nil {
-		return err.Error(), st.index
+	if err := state.Write(h, st); err != nil {
+		return err.Error(), st.Index
 	}
-	return string(h.Sum(nil)), st.index
+	return string(h.Sum(nil)), st.Index
 }
 
 // check is the end of every test: the network is healed and every node that
@@ -512,7 +514,7 @@ func (c *simCluster) readAll() {
 		for _, id := range c.up() {
 			c.await("a read of "+key, func() bool {
 				res, _ := c.do(1000, id, chaosInput{kind: chaosGet, key: key})
-				return res.err == nil
+				return res.Err == nil
 			})
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/durable"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"testing"
 	"time"
@@ -23,14 +24,14 @@ func TestSnapshotThatFailsIsTriedAgain(t *testing.T) {
 	redone := make(chan struct{}, 1)
 	o.redo = func() { redone <- struct{}{} }
 	ctx, cancel := context.WithCancel(context.Background())
-	states, writer, written, done := make(chan *state), make(chan struct{}, 1), make(chan *state), make(chan error, 1)
+	states, writer, written, done := make(chan *state.State), make(chan struct{}, 1), make(chan *state.State), make(chan error, 1)
 	go func() { done <- o.writeSnapshots(ctx, states, writer, written) }()
 	defer func() {
 		cancel()
 		testkit.Must(t, <-done)
 	}()
-	st := o.state.copy()
-	st.index++
+	st := o.state.Copy()
+	st.Index++
 	hand := func() { writer <- struct{}{}; states <- st }
 
 	snaps := filepath.Join(o.dir, "snap")
@@ -58,7 +59,7 @@ func TestSnapshotThatFailsIsTriedAgain(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("nothing was written")
 	}
-	if err := o.trouble.present(); err != nil || o.snapIndex.Load() != st.index {
+	if err := o.trouble.present(); err != nil || o.snapIndex.Load() != st.Index {
 		t.Errorf("after a success: %v, at %d", err, o.snapIndex.Load())
 	}
 }

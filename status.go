@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/web"
 	"time"
 )
 
@@ -44,7 +45,7 @@ type nodeStatus struct {
 }
 
 func (s *statusAPI) serveStatus(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, s.get())
+	web.WriteJSON(w, http.StatusOK, s.get())
 	return nil
 }
 
@@ -55,7 +56,7 @@ type check struct {
 
 func (s *statusAPI) serveReady(w http.ResponseWriter, r *http.Request) error {
 	verbose := r.URL.RawQuery == "verbose"
-	if err := noQuery(r); err != nil && !verbose {
+	if err := web.NoQuery(r); err != nil && !verbose {
 		return err
 	}
 	text, ready := "", true
@@ -81,5 +82,5 @@ func (s *statusAPI) serveReady(w http.ResponseWriter, r *http.Request) error {
 		text = "ok\n"
 	}
 	_, err := fmt.Fprint(w, text)
-	return ignoreWriteError(err)
+	return web.IgnoreWriteError(err)
 }

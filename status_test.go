@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"raftkv/internal/liveness"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"strings"
 	"testing"
@@ -71,7 +72,7 @@ func TestAPIReady(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(at *apiTest){
 		"has a leader":  func(at *apiTest) { at.node.status.Store(&raftStatus{term: 2}) },
-		"is a member":   func(at *apiTest) { delete(at.kv.state.membership.members, 1) },
+		"is a member":   func(at *apiTest) { delete(at.kv.state.Membership.Members, 1) },
 		"has caught up": func(at *apiTest) { at.srv.caughtUp.Store(false) },
 		"agrees with":   func(at *apiTest) { at.kv.agreement.unsound.Store(true) },
 		"has a disk":    func(at *apiTest) { at.node.disk.hanging.Store(true) },
@@ -103,8 +104,8 @@ func TestAPIStatusAndMembers(t *testing.T) {
 	if st.ID != 1 || st.Role != "follower" || st.Leader != 2 || st.Term != 1 || st.AppliedIndex != 1 || st.Revision != 1 || st.Keys != 1 || st.Bytes != 8 {
 		t.Errorf("status %+v", st)
 	}
-	at.kv.state.membership.members[3] = member{ID: 3, PeerURL: "http://c:3", Learner: true}
-	at.kv.state.membership.removed[9] = true
+	at.kv.state.Membership.Members[3] = membership.Member{ID: 3, PeerURL: "http://c:3", Learner: true}
+	at.kv.state.Membership.Removed[9] = true
 	want := `{"members":[{"id":1,"peer_url":"http://a:1","client_url":"","role":"voter","leader":false,"version":"` + thisBuild().version + `"},` +
 		`{"id":2,"peer_url":"http://b:2","client_url":"","role":"voter","leader":true},` +
 		`{"id":3,"peer_url":"http://c:3","client_url":"","role":"learner","leader":false}],"removed":[9]}` + "\n"

@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"raftkv/internal/durable"
 	"raftkv/internal/logging"
+	"raftkv/internal/state"
 	"raftkv/internal/wait"
+	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
 	"strings"
 	"sync/atomic"
@@ -58,7 +60,7 @@ type storage struct {
 	log  *zap.Logger
 	dir  string
 	wal  writeAheadLog
-	next *segmentZeroer
+	next *walfile.Zeroer
 	room *logRoom
 	mem  *raft.MemoryStorage
 	mark *watermark.Keeper
@@ -163,7 +165,7 @@ func (s *storage) saved(hard *raftpb.HardState, entries []*raftpb.Entry) {
 		s.hard = hard
 	}
 	if len(entries) > 0 {
-		s.last = lastIndex(entries)
+		s.last = walfile.LastIndex(entries)
 		s.tail.add(entries)
 	}
 	s.mark.Raise(s.last, s.hard.GetTerm(), s.hard.GetVote())
@@ -229,32 +231,32 @@ func (s *storage) record(hard *raftpb.HardState, index, term uint64, cs *raftpb.
 
 // written is called when the state file of a snapshot of this node's own is
 // complete: it records the snapshot, and drops what it makes superfluous.
-func (s *storage) written(st *state) error {
-	if at := s.snapIndex.Load(); st.index < at {
+func (s *storage) written(st *state.State) error {
+	if at := s.snapIndex.Load(); st.Index < at {
 		// Overtaken by one from the leader.
-		if err := os.Remove(statePath(s.dir, st.term, st.index)); !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(statePath(s.dir, st.Term, st.Index)); !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		return nil
-	} else if st.index == at {
+	} else if st.Index == at {
 		return nil
 	}
-	cs := st.membership.confState()
+	cs := st.Membership.ConfState()
 	if !s.room.admits(stateRecord+snapRecord, false) {
-		time.AfterFunc(s.trouble.failed(fmt.Errorf("recording it: %w", errNoRoom), st.index), s.redo)
-		return os.Remove(statePath(s.dir, st.term, st.index))
+		time.AfterFunc(s.trouble.failed(fmt.Errorf("recording it: %w", errNoRoom), st.Index), s.redo)
+		return os.Remove(statePath(s.dir, st.Term, st.Index))
 	}
-	if err := s.record(s.hard, st.index, st.term, cs); err != nil {
+	if err := s.record(s.hard, st.Index, st.Term, cs); err != nil {
 		return err
 	}
-	if err := s.announce(st.index, st.term, cs); err != nil {
+	if err := s.announce(st.Index, st.Term, cs); err != nil {
 		return err
 	}
 	s.trouble.succeeded()
 	s.snapshots.written.Add(1)
-	s.log.Info("snapshot written", logging.News, zap.Uint64("index", st.index), zap.Uint64("term", st.term), zap.Int64("bytes", s.tail.snapshot),
+	s.log.Info("snapshot written", logging.News, zap.Uint64("index", st.Index), zap.Uint64("term", st.Term), zap.Int64("bytes", s.tail.snapshot),
 		zap.Duration("took", time.Duration(s.snapshots.took.Load())))
-	return s.release(st.index)
+	return s.release(st.Index)
 }
 
 // announce makes a recorded snapshot the one that followers get.
@@ -354,7 +356,7 @@ func removeSegments(walDir string, index uint64) error {
 
 // close flushes and closes the log.
 func (s *storage) close() error {
-	s.next.close()
+	s.next.Close()
 	s.room.close()
 	return errors.Join(s.wal.Close(), s.mark.Close())
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
+	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
 	"testing"
 
@@ -38,8 +40,8 @@ func TestStorageTornTailIsRepaired(t *testing.T) {
 				if how == "cut off" {
 					testkit.Must(t, os.Truncate(path, cut))
 				} else {
-					at := (cut + walSector - 1) / walSector * walSector
-					patch(t, path, at, make([]byte, to-at+walSector))
+					at := (cut + walfile.Sector - 1) / walfile.Sector * walfile.Sector
+					patch(t, path, at, make([]byte, to-at+walfile.Sector))
 				}
 				tail := inspectPath(t, filepath.Join(crash, "wal"))
 				core, logs := observer.New(zap.WarnLevel)
@@ -95,7 +97,7 @@ func soundDisk(t *testing.T) string {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1, someEntries(3, 2, 3, 10)...)}))
-	takeSnapshot(t, o, someState(3, 2))
+	takeSnapshot(t, o, someState(t, 3, 2))
 	for i := uint64(4); len(segments(t, dir)) < 3; i++ {
 		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, i, someEntries(3, i, i, 300<<10)...)}))
 	}
@@ -152,7 +154,7 @@ func TestStorageDamageIsRefused(t *testing.T) {
 		"state file flipped":        {func(dir string) { flip(filepath.Join(dir, "snap", snap), 30) }, []string{snap, "checksum"}},
 		"state file cut":            {func(dir string) { testkit.Must(t, os.Truncate(filepath.Join(dir, "snap", snap), 40)) }, []string{snap, "cut short"}},
 		"another state in its place": {func(dir string) {
-			testkit.Must(t, os.WriteFile(filepath.Join(dir, "snap", snap), stateBytes(t, someState(3, 3)), 0o600))
+			testkit.Must(t, os.WriteFile(filepath.Join(dir, "snap", snap), stateBytes(t, someState(t, 3, 3)), 0o600))
 		}, []string{snap, "another state"}},
 		"snap missing":  {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{snap}},
 		"mark missing":  {func(dir string) { testkit.Must(t, os.Remove(filepath.Join(dir, "mark"))) }, []string{filepath.Join("", "mark"), "no such file"}},
@@ -208,6 +210,6 @@ func TestStorageRefusedBeforeRepair(t *testing.T) {
 	crash = crashed(t, dir)
 	path = segments(t, crash)[0]
 	testkit.Must(t, os.Truncate(path, frameAt(t, path, -1).End-4))
-	testkit.Must(t, os.Remove(statePath(crash, firstTerm, firstIndex)))
-	wantRefused(t, crash, filepath.Base(statePath("", firstTerm, firstIndex)))
+	testkit.Must(t, os.Remove(statePath(crash, state.FirstTerm, state.FirstIndex)))
+	wantRefused(t, crash, filepath.Base(statePath("", state.FirstTerm, state.FirstIndex)))
 }

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
+	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
 	"strings"
 	"testing"
@@ -23,37 +27,37 @@ func flipDisk(t *testing.T) string {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	rnd := rand.New(rand.NewPCG(3, 1))
-	st, index := o.state.copy(), o.last
+	st, index := o.state.Copy(), o.last
 	write := func(n int) {
 		for range n {
 			index++
-			id := batchID{node: 1, boot: 1, seq: index, low: index}
-			cmd := encodeWrite(kindPut, condition{}, fmt.Sprintf("key%d", rnd.IntN(40)), make([]byte, rnd.IntN(400)))
-			data := appendCommand(appendBatchHeader(nil, id), cmd)
+			id := state.BatchID{Node: 1, Boot: 1, Seq: index, Low: index}
+			cmd := state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprintf("key%d", rnd.IntN(40)), make([]byte, rnd.IntN(400)))
+			data := state.AppendCommand(state.AppendBatchHeader(nil, id), cmd)
 			e := &raftpb.Entry{Term: new(uint64(2)), Index: new(index), Data: data}
 			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 3, index, e)}))
 			applyForTest(t, st, e)
 		}
 	}
 	write(60)
-	takeSnapshot(t, o, st.copy())
+	takeSnapshot(t, o, st.Copy())
 	write(60)
 	testkit.Must(t, o.close())
 	path := segments(t, dir)[0]
-	testkit.Must(t, os.Truncate(path, (inspectPath(t, filepath.Join(dir, "wal")).End/walSector+4)*walSector))
+	testkit.Must(t, os.Truncate(path, (inspectPath(t, filepath.Join(dir, "wal")).End/walfile.Sector+4)*walfile.Sector))
 	return dir
 }
 
 // applyForTest applies a normal entry as the apply loop does.
-func applyForTest(t *testing.T, s *state, e *raftpb.Entry) {
+func applyForTest(t *testing.T, s *state.State, e *raftpb.Entry) {
 	t.Helper()
-	s.index, s.term = e.GetIndex(), e.GetTerm()
+	s.Index, s.Term = e.GetIndex(), e.GetTerm()
 	if len(e.GetData()) == 0 {
 		return
 	}
-	id, cmds, err := decodeBatch(e.GetData())
+	id, cmds, err := state.DecodeBatch(e.GetData())
 	testkit.Must(t, err)
-	s.applyBatch(id, cmds)
+	s.ApplyBatch(id, cmds)
 }
 
 // whatCounts reads a data directory as a start does, without changing it, and
@@ -72,14 +76,14 @@ func whatCounts(t *testing.T, dir string) (string, error) {
 	}
 	last, err := o.mem.LastIndex()
 	testkit.Must(t, err)
-	if last > o.state.index {
-		entries, err := o.mem.Entries(o.state.index+1, last+1, ^uint64(0))
+	if last > o.state.Index {
+		entries, err := o.mem.Entries(o.state.Index+1, last+1, ^uint64(0))
 		testkit.Must(t, err)
 		for _, e := range entries {
 			applyForTest(t, o.state, e)
 		}
 	}
-	return fmt.Sprintln(o.identity, o.hard.GetTerm(), o.hard.GetVote(), dumpState(o.state)), nil
+	return fmt.Sprintln(o.identity, o.hard.GetTerm(), o.hard.GetVote(), fmt.Sprintf("%x", sha256.Sum256(statetest.Bytes(t, o.state)))), nil
 }
 
 // flipPlaces draws the offsets in a file at which to flip a bit; in a segment of

@@ -16,10 +16,10 @@ func TestStorageOverwrittenLogFarBehindSnapshot(t *testing.T) {
 	for name, pass := range map[string]func(o *openedStorage){
 		"own snapshot": func(o *openedStorage) {
 			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 84, someEntries(3, 71, 84, 10)...)}))
-			takeSnapshot(t, o, someState(3, 84))
+			takeSnapshot(t, o, someState(t, 3, 84))
 		},
 		"received snapshot": func(o *openedStorage) {
-			testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(3, 84), 3, 2)}))
+			testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 3, 84), 3, 2)}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -87,7 +87,7 @@ func (h *diskHistory) step() {
 		testkit.Must(h.t, h.o.append(h.run))
 		h.run = nil
 		if h.rnd.IntN(2) == 0 {
-			h.o.next.step()
+			h.o.next.Step()
 		}
 	case n < 13:
 		flushMark(h.t, h.o)
@@ -146,13 +146,13 @@ func (h *diskHistory) ownSnapshot() {
 		return
 	}
 	index := h.snap + 1 + h.rnd.Uint64N(h.commit-h.snap)
-	takeSnapshot(h.t, h.o, someState(h.log[index-h.first].GetTerm(), index))
+	takeSnapshot(h.t, h.o, someState(h.t, h.log[index-h.first].GetTerm(), index))
 	h.snap, h.durable = index, max(h.durable, index)
 }
 
 func (h *diskHistory) install() {
 	index := h.last() + 1 + h.rnd.Uint64N(50)
-	m := received(h.t, h.o.storage, someState(h.term, index), h.term, h.vote)
+	m := received(h.t, h.o.storage, someState(h.t, h.term, index), h.term, h.vote)
 	h.log, h.first, h.snap, h.commit, h.durable = nil, index+1, index, index, index
 	if h.rnd.IntN(2) == 0 {
 		h.entries(false)

@@ -3,7 +3,9 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
+	"raftkv/internal/walfile"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,11 +58,11 @@ func TestStorageFailedWriteIsAnError(t *testing.T) {
 			return o.append([]*raftpb.Message{storageAppend(3, 2, 1)})
 		},
 		"a snapshot": func(t *testing.T, o *openedStorage) error {
-			return o.append([]*raftpb.Message{received(t, o.storage, someState(2, 50), 2, 1)})
+			return o.append([]*raftpb.Message{received(t, o.storage, someState(t, 2, 50), 2, 1)})
 		},
 		"an own snapshot": func(t *testing.T, o *openedStorage) error {
-			writeSomeState(t, o.dir, someState(2, 4))
-			return o.written(someState(2, 4))
+			writeSomeState(t, o.dir, someState(t, 2, 4))
+			return o.written(someState(t, 2, 4))
 		},
 	}
 	for _, device := range []string{"/dev/full", "/dev/null"} {
@@ -93,7 +95,7 @@ func TestStorageFailedWriteIsAnError(t *testing.T) {
 					again := openDisk(t, dir)
 					wantEntries(t, again, synced)
 					wantHard(t, again, 2, 1, 2)
-					wantState(t, again, firstIndex)
+					wantState(t, again, state.FirstIndex)
 				}
 			})
 		}
@@ -141,10 +143,10 @@ func TestStorageFullDisk(t *testing.T) {
 	}
 	o.close()
 	again := openDisk(t, crashed(t, dir)) // on a disk with room
-	if again.last < lastIndex(synced) {
-		t.Fatalf("the log ends at %d, but %d was acknowledged", again.last, lastIndex(synced))
+	if again.last < walfile.LastIndex(synced) {
+		t.Fatalf("the log ends at %d, but %d was acknowledged", again.last, walfile.LastIndex(synced))
 	}
-	got, err := again.mem.Entries(2, lastIndex(synced)+1, ^uint64(0))
+	got, err := again.mem.Entries(2, walfile.LastIndex(synced)+1, ^uint64(0))
 	testkit.Must(t, err)
 	if len(got) != len(synced) {
 		t.Fatalf("%d entries of %d", len(got), len(synced))

@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"raftkv/internal/durable"
 	"raftkv/internal/record"
+	"raftkv/internal/state"
 	"raftkv/internal/wait"
+	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
 	"syscall"
 
@@ -24,11 +26,11 @@ import (
 type openedStorage struct {
 	*storage
 	identity identity
-	state    *state // as of the last entry that was known to be committed
-	boot     uint64 // which life of this node begins now
-	logFacts        // of the log behind the snapshot
-	end      tailReport
-	proven   walPlace // see walContents
+	state    *state.State // as of the last entry that was known to be committed
+	boot     uint64       // which life of this node begins now
+	logFacts              // of the log behind the snapshot
+	end      walfile.Tail
+	proven   walfile.Place // see walfile.Contents
 	due      snapshotPolicy
 	worked   uint64 // the last entry applied that was more than a check
 }
@@ -70,42 +72,42 @@ func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, che
 	if err != nil {
 		return nil, refused(dir, err)
 	}
-	c, err := surveyWAL(walDir, m.Index)
+	c, err := walfile.Survey(walDir, m.Index)
 	if err != nil {
 		return nil, refused(dir, err)
 	}
-	id, err := decodeIdentity(c.meta)
+	id, err := decodeIdentity(c.Meta)
 	if err != nil {
 		return nil, refused(dir, err)
 	}
-	st, err := loadState(dir, c.snapshot)
+	st, err := loadState(dir, c.Snapshot)
 	if err != nil {
 		return nil, refused(dir, err)
 	}
 	if err := checkReach(&c, walDir, m); err != nil {
 		return nil, refused(dir, err)
 	}
-	l := newLogLoader(id.Node, st, c.hard.GetCommit(), tailLimit)
-	if err := c.each(walDir, l.take); err != nil {
+	l := newLogLoader(id.Node, st, c.Hard.GetCommit(), tailLimit)
+	if err := c.Each(walDir, l.take); err != nil {
 		return nil, refused(dir, err)
 	}
 	if err := check(id, l.facts.reconfigured); err != nil {
 		return nil, err
 	}
 	s := &storage{
-		log: log, dir: dir, mem: raft.NewMemoryStorage(), hard: c.hard, last: c.last(), recorded: new(wait.Index),
+		log: log, dir: dir, mem: raft.NewMemoryStorage(), hard: c.Hard, last: c.Last(), recorded: new(wait.Index),
 		tail: logTail{limit: tailLimit, scarce: tailLimit < tailWeight, weight: l.weight}, trouble: snapshotTrouble{log: log, disk: durable.DiskOf},
 	}
-	s.snapIndex.Store(c.snapshot.GetIndex())
-	err = s.noteSnapshot(c.snapshot)
+	s.snapIndex.Store(c.Snapshot.GetIndex())
+	err = s.noteSnapshot(c.Snapshot)
 	if err == nil {
-		err = l.fill(s.mem, c.hard)
+		err = l.fill(s.mem, c.Hard)
 	}
 	if err != nil {
 		return nil, refused(dir, err)
 	}
 	return &openedStorage{
-		storage: s, identity: id, state: st, logFacts: l.facts, end: tail, proven: c.proven, due: l.due, worked: l.worked,
+		storage: s, identity: id, state: st, logFacts: l.facts, end: tail, proven: c.Proven, due: l.due, worked: l.worked,
 	}, nil
 }
 
@@ -113,7 +115,7 @@ func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, che
 // newer version wrote, before anything is changed.
 func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
 	if e.GetType() != raftpb.EntryNormal {
-		if _, _, err := decodeConfEntry(e); errors.Is(err, record.ErrUnknownCommand) {
+		if _, _, err := state.DecodeConfEntry(e); errors.Is(err, record.ErrUnknownCommand) {
 			return fmt.Errorf("log %w: %w", durable.ErrNewer, err)
 		}
 		return nil
@@ -121,21 +123,21 @@ func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
 	if len(e.GetData()) == 0 {
 		return nil
 	}
-	_, cmds, err := decodeBatch(e.GetData())
+	_, cmds, err := state.DecodeBatch(e.GetData())
 	if errors.Is(err, record.ErrUnknownCommand) {
 		return fmt.Errorf("log %w: entry %d: %w; upgrade this node", durable.ErrNewer, e.GetIndex(), err)
 	}
 	for _, c := range cmds {
-		if c.kind == kindPublish || c.kind == kindAnnounce {
-			published[c.member] = c.instance
+		if c.Kind == state.KindPublish || c.Kind == state.KindAnnounce {
+			published[c.Member] = c.Instance
 		}
 	}
 	return nil
 }
 
 // checkTail looks at the end of the log, and refuses one that was lost.
-func checkTail(walDir string) (tailReport, error) {
-	tail, err := inspectTail(walDir)
+func checkTail(walDir string) (walfile.Tail, error) {
+	tail, err := walfile.InspectTail(walDir)
 	if err != nil {
 		return tail, err
 	}
@@ -146,8 +148,8 @@ func checkTail(walDir string) (tailReport, error) {
 }
 
 // checkReach compares the log with the mark.
-func checkReach(c *walContents, walDir string, m watermark.Mark) error {
-	switch last, hard := c.last(), c.hard; {
+func checkReach(c *walfile.Contents, walDir string, m watermark.Mark) error {
+	switch last, hard := c.Last(), c.Hard; {
 	case last < m.Index:
 		return fmt.Errorf("%s ends at entry %d, but entry %d was synced to it: its end is missing", walDir, last, m.Index)
 	case hard.GetTerm() < m.Term:
@@ -162,17 +164,17 @@ func checkReach(c *walContents, walDir string, m watermark.Mark) error {
 
 // loadState loads the state of the snapshot that counts. A node that joins and
 // has not heard from the cluster yet has none.
-func loadState(dir string, snap *walpb.Snapshot) (*state, error) {
+func loadState(dir string, snap *walpb.Snapshot) (*state.State, error) {
 	if snap.GetIndex() == 0 {
-		return newState(nil), nil
+		return state.New(nil), nil
 	}
 	path := statePath(dir, snap.GetTerm(), snap.GetIndex())
-	st, err := readStateFile(path)
+	st, err := state.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	if st.index != snap.GetIndex() || st.term != snap.GetTerm() {
-		return nil, fmt.Errorf("state file %s holds another state, of term %d and index %d", path, st.term, st.index)
+	if st.Index != snap.GetIndex() || st.Term != snap.GetTerm() {
+		return nil, fmt.Errorf("state file %s holds another state, of term %d and index %d", path, st.Term, st.Index)
 	}
 	return st, nil
 }
@@ -192,7 +194,7 @@ func (o *openedStorage) open() error {
 			return fmt.Errorf("write-ahead log: %w", err)
 		}
 	}
-	if err := rewriteWAL(walDir, o.proven, o.end.End); err != nil {
+	if err := walfile.Rewrite(walDir, o.proven, o.end.End); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	term, err := o.mem.Term(o.last)
@@ -216,11 +218,11 @@ func (o *openedStorage) open() error {
 		return refused(o.dir, fmt.Errorf("write-ahead log: %w", err))
 	}
 	room.begin(o.end)
-	o.wal, o.room, o.next = w, room, newSegmentZeroer(o.log, walDir, wal.SegmentSizeBytes)
+	o.wal, o.room, o.next = w, room, walfile.NewZeroer(o.log, walDir, wal.SegmentSizeBytes)
 	return nil
 }
 
-// openToEnd opens the WAL, and reads it only to get to its end: readWAL knows
+// openToEnd opens the WAL, and reads it only to get to its end: walfile.Read knows
 // better what it holds.
 func openToEnd(log *zap.Logger, walDir string, from *walpb.Snapshot) (*wal.WAL, *logRoom, error) {
 	room, err := newLogRoom(log, walDir, wal.SegmentSizeBytes, durable.DiskOf)
@@ -260,7 +262,7 @@ func wipe(path string, from int64) error {
 func (o *openedStorage) begin() error {
 	// After a crash of the process alone, the end of the log may be in the
 	// page cache and not on the disk. From here on it counts as durable; and
-	// inspectTail relies on nothing being written behind what is not.
+	// walfile.InspectTail relies on nothing being written behind what is not.
 	if err := o.wal.Sync(); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"raftkv/internal/membership"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -32,7 +34,7 @@ func TestStorageAppendSurvivesCrash(t *testing.T) {
 	o = openDisk(t, crashed(t, dir))
 	wantEntries(t, o, entries)
 	wantHard(t, o, 4, 2, 4)
-	wantState(t, o, firstIndex)
+	wantState(t, o, state.FirstIndex)
 
 	// A vote alone: without it a node could vote twice in a term.
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(5, 3, 4)}))
@@ -46,14 +48,14 @@ func TestStorageCrashBetweenStateFileAndRecord(t *testing.T) {
 	o := openDisk(t, dir)
 	entries := someEntries(2, 2, 20, 100)
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 20, entries...)}))
-	writeSomeState(t, dir, someState(2, 15))
+	writeSomeState(t, dir, someState(t, 2, 15))
 	crash := crashed(t, dir)
 	o = openDisk(t, crash)
-	wantState(t, o, firstIndex)
+	wantState(t, o, state.FirstIndex)
 	wantEntries(t, o, entries)
 	wantOnlyFirstSnapshot(t, crash)
 	// The next one is none the worse for it.
-	takeSnapshot(t, o, someState(2, 15))
+	takeSnapshot(t, o, someState(t, 2, 15))
 	o = openDisk(t, crashed(t, crash))
 	wantState(t, o, 15)
 	wantEntries(t, o, entries[14:])
@@ -62,7 +64,7 @@ func TestStorageCrashBetweenStateFileAndRecord(t *testing.T) {
 func wantOnlyFirstSnapshot(t *testing.T, dir string) {
 	t.Helper()
 	for _, name := range snapFiles(t, dir) {
-		if name != filepath.Base(statePath(dir, firstTerm, firstIndex)) {
+		if name != filepath.Base(statePath(dir, state.FirstTerm, state.FirstIndex)) {
 			t.Errorf("%s is left over", name)
 		}
 	}
@@ -79,7 +81,7 @@ func TestStorageLeftoversAreRemovedAtStart(t *testing.T) {
 	} {
 		testkit.Must(t, os.WriteFile(path, []byte("half"), 0o600))
 	}
-	wantState(t, openDisk(t, dir), firstIndex)
+	wantState(t, openDisk(t, dir), state.FirstIndex)
 	wantOnlyFirstSnapshot(t, dir)
 }
 
@@ -113,9 +115,9 @@ func TestStorageCrashDuringRemoval(t *testing.T) {
 	for _, e := range entries {
 		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 3, e)}))
 	}
-	writeSomeState(t, dir, someState(3, 12))
+	writeSomeState(t, dir, someState(t, 3, 12))
 	old := segments(t, dir)
-	testkit.Must(t, o.record(o.hard, 12, 3, newMembership(diskPeers()).confState()))
+	testkit.Must(t, o.record(o.hard, 12, 3, membership.New(diskPeers()).ConfState()))
 	recorded := crashed(t, dir)
 	testkit.Must(t, removeSegments(filepath.Join(dir, "wal"), 12))
 	keep := len(segments(t, dir))
@@ -144,7 +146,7 @@ func TestStorageCrashDuringRemoval(t *testing.T) {
 func takeSnapshotAfter(t *testing.T, o *openedStorage, term, from, to uint64, size int) {
 	t.Helper()
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(term, 0, to, someEntries(term, from, to, size)...)}))
-	takeSnapshot(t, o, someState(term, to))
+	takeSnapshot(t, o, someState(t, term, to))
 }
 
 // Without this a follower that has acknowledged a snapshot and is killed comes
@@ -157,7 +159,7 @@ func TestStorageInstalledSnapshotSurvivesCrash(t *testing.T) {
 			dir := newDisk(t)
 			o := openDisk(t, dir)
 			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(4, 2, 1, someEntries(4, 2, 5, 10)...)}))
-			testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2, behind...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 4, 100), 4, 2, behind...)}))
 			live, err := o.mem.Snapshot()
 			testkit.Must(t, err)
 			if live.GetMetadata().GetIndex() != 100 || o.snapIndex.Load() != 100 {
@@ -186,12 +188,12 @@ func TestStorageInstalledSnapshotSurvivesCrash(t *testing.T) {
 // everything it was told.
 func TestStorageJoiningNodeInstallsSnapshot(t *testing.T) {
 	dir := t.TempDir()
-	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(nil)))
+	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), state.First(nil)))
 	o := openDisk(t, dir)
 	// Everything in one run: the batch before, the snapshot, the batch after.
 	behind := someEntries(7, 501, 503, 10)
 	testkit.Must(t, o.append([]*raftpb.Message{
-		storageAppend(7, 0, 0), received(t, o.storage, someState(7, 500), 0, 0), storageAppend(7, 0, 501, behind...),
+		storageAppend(7, 0, 0), received(t, o.storage, someState(t, 7, 500), 0, 0), storageAppend(7, 0, 501, behind...),
 	}))
 	o = openDisk(t, crashed(t, dir))
 	wantState(t, o, 500)
@@ -205,7 +207,7 @@ func TestStorageJoiningNodeInstallsSnapshot(t *testing.T) {
 func TestStorageMarkCoversInstalledSnapshot(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2)}))
+	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 4, 100), 4, 2)}))
 	flushMark(t, o)
 	if m := markOf(t, dir); m.Index != 100 || m.Term != 4 || m.Vote != 2 {
 		t.Errorf("the mark is %+v", m)
@@ -221,9 +223,9 @@ func TestStorageSnapshotBeyondCommitCounts(t *testing.T) {
 	o := openDisk(t, dir)
 	entries := someEntries(2, 2, 20, 10)
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 8, entries...)}))
-	writeSomeState(t, dir, someState(2, 15))
+	writeSomeState(t, dir, someState(t, 2, 15))
 	testkit.Must(t, o.wal.SaveSnapshot(&walpb.Snapshot{
-		Index: new(uint64(15)), Term: new(uint64(2)), ConfState: newMembership(diskPeers()).confState(),
+		Index: new(uint64(15)), Term: new(uint64(2)), ConfState: membership.New(diskPeers()).ConfState(),
 	}))
 	o = openDisk(t, crashed(t, dir))
 	wantState(t, o, 15)
@@ -237,9 +239,9 @@ func TestStorageOvertakenSnapshot(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 10, someEntries(2, 2, 10, 10)...)}))
-	writeSomeState(t, dir, someState(2, 10))
-	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(2, 40), 2, 1)}))
-	testkit.Must(t, o.written(someState(2, 10)))
+	writeSomeState(t, dir, someState(t, 2, 10))
+	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 2, 40), 2, 1)}))
+	testkit.Must(t, o.written(someState(t, 2, 10)))
 	if o.snapIndex.Load() != 40 {
 		t.Errorf("the snapshot that counts is %d", o.snapIndex.Load())
 	}
@@ -311,7 +313,7 @@ func TestStorageOverwrittenLogBehindSnapshot(t *testing.T) {
 	o := openDisk(t, dir)
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, someEntries(3, 10, 20, 10)...)}))
-	takeSnapshot(t, o, someState(3, 20))
+	takeSnapshot(t, o, someState(t, 3, 20))
 	if o.last != 20 {
 		t.Fatalf("the log ends at %d", o.last)
 	}
@@ -331,7 +333,7 @@ func TestStorageSnapshotReplacesConflictingLog(t *testing.T) {
 	o := openDisk(t, dir)
 	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
 	flushMark(t, o)
-	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 30), 4, 2)}))
+	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 4, 30), 4, 2)}))
 	if last, err := o.mem.LastIndex(); err != nil || last != 30 {
 		t.Fatalf("raft's log ends at %d: %v", last, err)
 	}
@@ -361,7 +363,7 @@ func TestStorageRotation(t *testing.T) {
 			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(7, last+1, last+4, 64<<10)...)}))
 			last += 4
 		}
-		takeSnapshot(t, o, someState(7, last-1))
+		takeSnapshot(t, o, someState(t, 7, last-1))
 		if size := diskSize(t, dir); size > 5*wal.SegmentSizeBytes {
 			t.Fatalf("round %d: %d bytes on disk", round, size)
 		}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"raftkv/internal/membership"
 	"raftkv/internal/refusal"
+	"raftkv/internal/state"
 	"raftkv/internal/wait"
+	"raftkv/internal/walfile"
 	"slices"
 	"time"
 
@@ -56,7 +59,7 @@ type doubts struct {
 	call     func(ctx context.Context, f func(*raft.RawNode)) error
 	leaders  *wait.Leadership
 	refusals *refusal.Refusals
-	members  func() membership
+	members  func() membership.Membership
 	// urlOf returns where a member is, also one that the state does not know yet; ""
 	// if it is none.
 	urlOf func(id uint64) string
@@ -66,7 +69,7 @@ type doubts struct {
 	// askStand asks the peer at a URL where its log stands against node's.
 	askStand func(ctx context.Context, peerURL string, node, index uint64) (stand, error)
 	// standing is how far this node's state has come.
-	standing func() standing
+	standing func() state.Standing
 	// again gives raft a message that was held back. It runs on the raft loop.
 	again func(m *raftpb.Message)
 	// divide is told that there is another history beside this node's.
@@ -112,7 +115,7 @@ func (d *doubts) meetAgain() {
 // appended notes a storage message for the persist loop.
 func (d *doubts) appended(m *raftpb.Message) {
 	if entries := m.GetEntries(); len(entries) > 0 {
-		d.last = lastIndex(entries)
+		d.last = walfile.LastIndex(entries)
 	} else if m.GetSnapshot() != nil {
 		d.last = m.GetSnapshot().GetMetadata().GetIndex()
 	}
@@ -206,7 +209,7 @@ func (d *doubts) unvouched(rn *raft.RawNode, m *raftpb.Message) bool {
 	default:
 		return false
 	}
-	if m.GetTerm() < rn.BasicStatus().GetTerm() || d.settled(rn) <= firstIndex {
+	if m.GetTerm() < rn.BasicStatus().GetTerm() || d.settled(rn) <= state.FirstIndex {
 		return false // it is late; or this node has nothing to lose
 	}
 	return d.vouched != leaderInTerm{m.GetFrom(), m.GetTerm()}

@@ -9,7 +9,9 @@ import (
 	"os"
 	"raftkv/internal/durable"
 	"raftkv/internal/logging"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/statefile"
 	"slices"
 	"sync"
@@ -64,7 +66,7 @@ type courier struct {
 
 // snapshotMembers is what the courier needs of the state.
 type snapshotMembers interface {
-	membership() (m membership, index uint64)
+	membership() (m membership.Membership, index uint64)
 	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
 	askForSnapshot(index uint64)
 }
@@ -268,7 +270,7 @@ func (c *courier) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
 		newer := c.storage.recorded.Channel(newest.GetMetadata().GetIndex() + 1)
 		for waiting := true; waiting; {
 			m, index := c.members.membership()
-			if m.members[id].ID == 0 {
+			if m.Members[id].ID == 0 {
 				return nil, problem.ErrMemberUnknown
 			}
 			if needed == 0 {
@@ -344,10 +346,10 @@ func verifyState(path string, meta *raftpb.SnapshotMetadata) error {
 	if err != nil {
 		return fmt.Errorf("received state: %w", err)
 	}
-	if st.index != index || st.term != term {
-		return fmt.Errorf("state of term %d and index %d came as that of term %d and index %d", st.term, st.index, term, index)
+	if st.Index != index || st.Term != term {
+		return fmt.Errorf("state of term %d and index %d came as that of term %d and index %d", st.Term, st.Index, term, index)
 	}
-	if err := st.membership.confState().Equivalent(raftpb.EnsureConfState(meta.GetConfState())); err != nil {
+	if err := st.Membership.ConfState().Equivalent(raftpb.EnsureConfState(meta.GetConfState())); err != nil {
 		return fmt.Errorf("the members in the state are not those of the message: %w", err)
 	}
 	return nil
@@ -355,16 +357,16 @@ func verifyState(path string, meta *raftpb.SnapshotMetadata) error {
 
 // readStateWithoutItems reads a state file from end to end, and keeps all but
 // the items.
-func readStateWithoutItems(path string) (*state, error) {
+func readStateWithoutItems(path string) (*state.State, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // only read from
-	st := newState(nil)
+	st := state.New(nil)
 	sr, err := statefile.NewReader(f)
 	if err == nil {
-		err = scanRecords(sr, st, func(string, *item) {})
+		err = state.ScanRecords(sr, st, func(string, *state.Item) {})
 	}
 	return st, err
 }

@@ -23,7 +23,7 @@ import (
 func TestTransferInbox(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	good := stateBytes(t, someState(4, 100))
+	good := stateBytes(t, someState(t, 4, 100))
 	before := snapFiles(t, dir)
 	flipped := append([]byte(nil), good...)
 	flipped[len(flipped)/2] ^= 1
@@ -85,10 +85,10 @@ func TestTransferInbox(t *testing.T) {
 	wantIncoming(t, incoming, good)
 
 	// It comes a third time when it is installed, and is installed once.
-	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 100), 4, 2)}))
+	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 4, 100), 4, 2)}))
 	installed := snapFiles(t, dir)
 	testkit.Must(t, receive(t, o.storage, 4, 100, good))
-	testkit.Must(t, receive(t, o.storage, 3, 50, stateBytes(t, someState(3, 50)))) // an older one
+	testkit.Must(t, receive(t, o.storage, 3, 50, stateBytes(t, someState(t, 3, 50)))) // an older one
 	wantFiles("one that is installed", installed)
 	wantState(t, openDisk(t, crashed(t, dir)), 100)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"sync"
@@ -79,7 +81,7 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 	}
 	var nodes []*wireNode
 	for i, l := range listeners {
-		cfg := defaultConfig()
+		cfg := config.DefaultConfig()
 		cfg.ID, cfg.Cluster, cfg.PeerURL, cfg.DataDir = peers[i].ID, peers, peers[i].URL, t.TempDir()
 		clients, err := listen("127.0.0.1:0", newClientServer(cfg.RequestTimeout, log))
 		testkit.Must(t, err)
@@ -107,8 +109,8 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 
 func (w *wireNode) put(t *testing.T, key, value string) {
 	t.Helper()
-	if res := w.proposals.propose(t.Context(), encodeWrite(kindPut, condition{}, key, []byte(value))); res.err != nil {
-		t.Fatalf("put on node %d: %v", w.cfg.ID, res.err)
+	if res := w.proposals.propose(t.Context(), state.EncodeWrite(state.KindPut, state.Condition{}, key, []byte(value))); res.Err != nil {
+		t.Fatalf("put on node %d: %v", w.cfg.ID, res.Err)
 	}
 }
 
@@ -192,7 +194,7 @@ func TestTransportRoutes(t *testing.T) {
 	lag.put(t, "k", "end")
 	wireEventually(t, "the same state everywhere", func() bool {
 		for _, w := range nodes {
-			if it, _ := w.kv.get("k"); it == nil || string(it.value) != "end" {
+			if it, _ := w.kv.get("k"); it == nil || string(it.Value) != "end" {
 				return false
 			}
 		}

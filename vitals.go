@@ -1,6 +1,7 @@
 package main
 
 import (
+	"raftkv/internal/membership"
 	"raftkv/internal/meter"
 	"strconv"
 	"time"
@@ -43,8 +44,8 @@ func (c memberCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
 	count := map[string]int{"voter": 0, "learner": 0}
-	for _, mem := range c.w.members().members {
-		count[mem.role()]++
+	for _, mem := range c.w.members().Members {
+		count[mem.Role()]++
 	}
 	for role, n := range count {
 		gauge(membersDesc, float64(n), role)
@@ -55,7 +56,7 @@ func (c memberCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	near := map[string]int{"voter": 0, "learner": 0}
 	for id, mem := range v.members {
-		role, up := roleName(mem.learner), 0.0
+		role, up := membership.RoleName(mem.learner), 0.0
 		if mem.near {
 			near[role]++
 			up = 1

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -40,22 +42,22 @@ func wantVolume(t *testing.T, dir string) {
 func TestVolumeRoot(t *testing.T) {
 	dir := t.TempDir()
 	freshVolume(t, dir)
-	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), firstState(diskPeers())))
+	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), state.First(diskPeers())))
 	testkit.Must(t, openDisk(t, dir).close())
 	testkit.Must(t, openDisk(t, dir).close())
 	wantVolume(t, dir)
 	code, out, errs := runCommand(t, "inspect", dir)
-	if code != exitOK || strings.Contains(out, "not raftkv's") {
+	if code != config.ExitOK || strings.Contains(out, "not raftkv's") {
 		t.Errorf("inspect: exit %d\n%s%s", code, out, errs)
 	}
 
 	to := t.TempDir()
 	freshVolume(t, to)
-	if code, out, errs := runCommand(t, "restore", backupFile(t, oldState()), "--data-dir", to, "--cluster", address.FormatPeers(diskPeers())); code != exitOK {
+	if code, out, errs := runCommand(t, "restore", backupFile(t, oldState(t)), "--data-dir", to, "--cluster", address.FormatPeers(diskPeers())); code != config.ExitOK {
 		t.Errorf("restore: exit %d\n%s%s", code, out, errs)
 	}
 	wantVolume(t, to)
-	wantRefounded(t, to, oldState(), diskPeers())
+	wantRefounded(t, to, oldState(t), diskPeers())
 
 	for _, name := range []string{"lost+found", ".snapshot"} {
 		dir := t.TempDir()
@@ -72,11 +74,11 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 	old := oldDisk(t)
 	f, err := examineDir(old)
 	testkit.Must(t, err)
-	st, err := f.replay(f.log.last())
+	st, err := f.replay(f.log.Last())
 	testkit.Must(t, err)
 	done := filepath.Join(t.TempDir(), "done")
 	testkit.Must(t, os.CopyFS(done, os.DirFS(old)))
-	if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", done); code != exitOK {
+	if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", done); code != config.ExitOK {
 		t.Fatalf("exit %d\n%s%s", code, out, errs)
 	}
 	wantNew := func(dir, aside string) {
@@ -109,7 +111,7 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 		}
 		before := diskSums(t, dir)
 		switch code, out, errs := runCommand(t, "recover", "--data-dir", dir); {
-		case code != exitFault:
+		case code != config.ExitFault:
 			t.Errorf("after %d steps, without the flag: exit %d\n%s", steps, code, out)
 		case steps < 2 && !strings.Contains(errs, "remove "+filepath.Join(dir, recoveringName)), steps >= 2 && !strings.Contains(out, "Nothing was done"):
 			t.Errorf("after %d steps, without the flag:\n%s%s", steps, out, errs)
@@ -117,7 +119,7 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 		wantUnchanged(t, dir, before)
 		switch {
 		case steps < 2: // both are complete
-			if code, _, _ := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != exitFault {
+			if code, _, _ := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitFault {
 				t.Errorf("after %d steps: exit %d", steps, code)
 			}
 			wantUnchanged(t, dir, before)
@@ -128,7 +130,7 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 			wantNew(withoutRecovering(t, dir), filepath.Join(dir, aside))
 			continue
 		}
-		if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != exitOK {
+		if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitOK {
 			t.Fatalf("after %d steps: exit %d\n%s%s", steps, code, out, errs)
 		}
 		wantNew(dir, filepath.Join(dir, aside))
@@ -170,10 +172,10 @@ func TestRecoverMountPoint(t *testing.T) {
 		for range 2 {
 			f, err := examineDir(dir)
 			testkit.Must(t, err)
-			st, err := f.replay(f.log.last())
+			st, err := f.replay(f.log.Last())
 			testkit.Must(t, err)
 			code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir)
-			if code != exitOK {
+			if code != config.ExitOK {
 				t.Fatalf("%s: exit %d\n%s%s", what, code, out, errs)
 			}
 			wantVolume(t, dir)
@@ -183,7 +185,7 @@ func TestRecoverMountPoint(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, setAsidePrefix+"2", "wal")); err != nil {
 			t.Error(err)
 		}
-		if code, out, _ := runCommand(t, "inspect", dir); code != exitOK || strings.Contains(out, "not raftkv's") {
+		if code, out, _ := runCommand(t, "inspect", dir); code != config.ExitOK || strings.Contains(out, "not raftkv's") {
 			t.Errorf("inspect: exit %d\n%s", code, out)
 		}
 		if _, err := os.Stat(dir + ".recovering"); !errors.Is(err, fs.ErrNotExist) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/testkit"
+	"raftkv/internal/walfile"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -15,23 +16,23 @@ import (
 func provenIndex(t *testing.T, dir string) uint64 {
 	t.Helper()
 	walDir := filepath.Join(dir, "wal")
-	c, err := surveyWAL(walDir, markOf(t, dir).Index)
+	c, err := walfile.Survey(walDir, markOf(t, dir).Index)
 	testkit.Must(t, err)
-	if c.proven.segment < 0 {
+	if c.Proven.Segment < 0 {
 		return 0
 	}
 	short := crashed(t, dir)
 	for i, path := range segments(t, short) {
 		switch {
-		case i == c.proven.segment:
-			testkit.Must(t, os.Truncate(path, c.proven.offset))
-		case i > c.proven.segment:
+		case i == c.Proven.Segment:
+			testkit.Must(t, os.Truncate(path, c.Proven.Offset))
+		case i > c.Proven.Segment:
 			testkit.Must(t, os.Remove(path))
 		}
 	}
-	c, err = readWAL(filepath.Join(short, "wal"))
+	c, err = walfile.Read(filepath.Join(short, "wal"))
 	testkit.Must(t, err)
-	return c.last()
+	return c.Last()
 }
 
 // What the mark vouches for was synced with all before it, and nothing else counts as durable: not what was written
@@ -55,14 +56,14 @@ func TestProvenPart(t *testing.T) {
 	flushMark(t, o)
 	want("overwritten, with the mark", 30)
 
-	c, err := surveyWAL(filepath.Join(dir, "wal"), 30)
+	c, err := walfile.Survey(filepath.Join(dir, "wal"), 30)
 	testkit.Must(t, err)
-	before := c.proven
-	takeSnapshot(t, o, someState(3, 30))
-	if c, err = surveyWAL(filepath.Join(dir, "wal"), 30); err != nil || c.proven != before {
-		t.Errorf("a snapshot of the last entry, recorded behind the mark: proven up to %v, was %v; %v", c.proven, before, err)
+	before := c.Proven
+	takeSnapshot(t, o, someState(t, 3, 30))
+	if c, err = walfile.Survey(filepath.Join(dir, "wal"), 30); err != nil || c.Proven != before {
+		t.Errorf("a snapshot of the last entry, recorded behind the mark: proven up to %v, was %v; %v", c.Proven, before, err)
 	}
-	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(4, 80), 4, 2)}))
+	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 4, 80), 4, 2)}))
 	want("a snapshot installed behind the mark", 30)
 	flushMark(t, o)
 	want("with the mark", 80)
@@ -79,21 +80,21 @@ func TestRewriteChangesNothing(t *testing.T) {
 		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, i, e...)}))
 		entries = append(entries, e...)
 	}
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(2, lastIndex(entries)+1, lastIndex(entries)+1, 99)...)}))
-	tail, err := inspectTail(filepath.Join(dir, "wal"))
+	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(2, walfile.LastIndex(entries)+1, walfile.LastIndex(entries)+1, 99)...)}))
+	tail, err := walfile.InspectTail(filepath.Join(dir, "wal"))
 	testkit.Must(t, err)
 	dir = crashed(t, dir)
 	before := diskSums(t, dir)
 	walDir := filepath.Join(dir, "wal")
-	for _, from := range []walPlace{{-1, 0}, {0, 0}, {0, 1}, {1, 4097}, {2, 300 << 10}, {3, tail.End - 8}, {3, tail.End}} {
-		testkit.Must(t, rewriteWAL(walDir, from, tail.End))
+	for _, from := range []walfile.Place{{Segment: -1, Offset: 0}, {Segment: 0, Offset: 0}, {Segment: 0, Offset: 1}, {Segment: 1, Offset: 4097}, {Segment: 2, Offset: 300 << 10}, {Segment: 3, Offset: tail.End - 8}, {Segment: 3, Offset: tail.End}} {
+		testkit.Must(t, walfile.Rewrite(walDir, from, tail.End))
 		wantUnchanged(t, dir, before)
 	}
 
 	// A crash leaves a part of a copy.
 	testkit.Must(t, os.WriteFile(segments(t, dir)[3]+".tmp", []byte("part"), 0o600))
 	o = openDisk(t, dir)
-	wantEntries(t, o, append(entries, someEntries(2, lastIndex(entries)+1, lastIndex(entries)+1, 99)...))
+	wantEntries(t, o, append(entries, someEntries(2, walfile.LastIndex(entries)+1, walfile.LastIndex(entries)+1, 99)...))
 	if left, err := filepath.Glob(filepath.Join(walDir, "*.wal.tmp")); err != nil || len(left) > 0 {
 		t.Errorf("left over: %v, %v", left, err)
 	}
@@ -101,29 +102,29 @@ func TestRewriteChangesNothing(t *testing.T) {
 
 // The shape of a log is that of its entries, whatever overwrites what.
 func TestLogShape(t *testing.T) {
-	var s logShape
-	if s.last() != 0 || s.has(0, 0) || s.has(1, 1) {
+	var s walfile.Shape
+	if s.Last() != 0 || s.Has(0, 0) || s.Has(1, 1) {
 		t.Error("an empty log has entries")
 	}
 	add := func(index, term uint64, ok bool) {
 		t.Helper()
-		if err := s.add(index, term); (err == nil) != ok {
+		if err := s.Add(index, term); (err == nil) != ok {
 			t.Errorf("entry %d of term %d: %v", index, term, err)
 		}
 	}
 	want := func(first uint64, terms ...uint64) {
 		t.Helper()
-		if last := first + uint64(len(terms)) - 1; s.first != first || s.last() != last {
-			t.Errorf("entries %d to %d, want %d to %d", s.first, s.last(), first, last)
+		if last := first + uint64(len(terms)) - 1; s.First != first || s.Last() != last {
+			t.Errorf("entries %d to %d, want %d to %d", s.First, s.Last(), first, last)
 		}
 		for i, term := range terms {
 			for _, other := range []uint64{term - 1, term, term + 1} {
-				if index := first + uint64(i); s.has(index, other) != (other == term) {
-					t.Errorf("entry %d of term %d: %v", index, other, s.has(index, other))
+				if index := first + uint64(i); s.Has(index, other) != (other == term) {
+					t.Errorf("entry %d of term %d: %v", index, other, s.Has(index, other))
 				}
 			}
 		}
-		if s.has(first-1, terms[0]) || s.has(s.next, terms[len(terms)-1]) {
+		if s.Has(first-1, terms[0]) || s.Has(s.Next, terms[len(terms)-1]) {
 			t.Error("it has an entry beside its ends")
 		}
 	}
@@ -139,21 +140,21 @@ func TestLogShape(t *testing.T) {
 	add(9, 6, true)
 	for cut, left := range [][]uint64{{1, 1, 5, 5, 6}, {1, 5, 5, 6}, {5, 5, 6}, {5, 6}, {6}} {
 		s := s
-		s.runs = append([]termRun(nil), s.runs...)
-		s.dropTo(uint64(4 + cut))
-		if got := fmt.Sprint(s.first, s.last(), len(left)); got != fmt.Sprint(5+cut, 9, 5-cut) {
+		s.Runs = append([]walfile.TermRun(nil), s.Runs...)
+		s.DropTo(uint64(4 + cut))
+		if got := fmt.Sprint(s.First, s.Last(), len(left)); got != fmt.Sprint(5+cut, 9, 5-cut) {
 			t.Errorf("cut behind %d: %s", 4+cut, got)
 		}
 		for i, term := range left {
-			if !s.has(uint64(5+cut+i), term) {
+			if !s.Has(uint64(5+cut+i), term) {
 				t.Errorf("cut behind %d: no entry %d of term %d", 4+cut, 5+cut+i, term)
 			}
 		}
 	}
 	add(3, 7, true)
 	want(3, 7)
-	s.dropTo(3)
-	if !s.empty() {
+	s.DropTo(3)
+	if !s.Empty() {
 		t.Error("not empty")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/durable"
+	"raftkv/internal/walfile"
 	"sync/atomic"
 	"time"
 
@@ -87,7 +88,7 @@ func newLogRoom(log *zap.Logger, dir string, size int64, measure func(string) (d
 }
 
 // begin says where the log ends.
-func (g *logRoom) begin(end tailReport) {
+func (g *logRoom) begin(end walfile.Tail) {
 	g.tail, g.at = end.File, end.End
 	g.back(g.size + logSlack)
 	g.publish()
@@ -214,7 +215,7 @@ func (g *logRoom) saved(size int64) {
 
 // cut notes that the WAL has begun another segment.
 func (g *logRoom) cut() {
-	name, _, _, err := lastSegment(g.dir)
+	name, _, _, err := walfile.LastSegment(g.dir)
 	if err != nil {
 		g.log.Warn("the log's segment in use", zap.Error(err))
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"runtime"
 	"syscall"
@@ -142,7 +143,7 @@ func TestLogWaitsForRoom(t *testing.T) {
 	free(0)
 	for l.appendOne(50<<10) == nil {
 	}
-	written := make(chan *state)
+	written := make(chan *state.State)
 	next := uint64(len(l.entries)) + 2
 	msgs := []*raftpb.Message{storageAppend(3, 1, 1, someEntries(3, next, next, 50<<10)...)}
 

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/testkit"
+	"raftkv/internal/walfile"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ import (
 func zeroingDisk(t *testing.T, dir string) *openedStorage {
 	t.Helper()
 	o := openDisk(t, dir)
-	o.next.off = false
+	o.next.Off = false
 	return o
 }
 
@@ -27,12 +28,12 @@ func zeroingDisk(t *testing.T, dir string) *openedStorage {
 // makes it in a goroutine of its own.
 func zeroTo(t *testing.T, o *openedStorage, to int64) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); o.next.file == nil || o.next.at < to; {
-		if o.next.step(); o.next.off {
+	for end := time.Now().Add(10 * time.Second); o.next.File == nil || o.next.At < to; {
+		if o.next.Step(); o.next.Off {
 			t.Fatal("given up")
 		}
 		if time.Now().After(end) {
-			t.Fatalf("zeros up to %d only", o.next.at)
+			t.Fatalf("zeros up to %d only", o.next.At)
 		}
 	}
 }
@@ -82,7 +83,7 @@ func TestSegmentZeroedIsWhole(t *testing.T) {
 	t.Parallel()
 	o := zeroingDisk(t, newDisk(t))
 	l := &diskLog{t: t, o: o}
-	for _, to := range []int64{wal.SegmentSizeBytes, 3 * zeroPiece, 0} {
+	for _, to := range []int64{wal.SegmentSizeBytes, 3 * walfile.ZeroPiece, 0} {
 		if to > 0 {
 			zeroTo(t, o, to)
 		}
@@ -90,12 +91,12 @@ func TestSegmentZeroedIsWhole(t *testing.T) {
 		l.want()
 	}
 	for _, size := range []int{1 << 10, 40 << 10, 300 << 10} {
-		l.cut(size, o.next.step) // as the persist loop does
+		l.cut(size, o.next.Step) // as the persist loop does
 		l.want()
 		l.append(10)
 		l.want()
 	}
-	if o.next.off {
+	if o.next.Off {
 		t.Error("given up")
 	}
 }
@@ -107,15 +108,15 @@ func TestZeroesNeverReachASegment(t *testing.T) {
 	o := zeroingDisk(t, newDisk(t))
 	l := &diskLog{t: t, o: o}
 	for _, cuts := range []int{1, 2, 1} { // after two the next has the same name again
-		zeroTo(t, o, zeroPiece)
+		zeroTo(t, o, walfile.ZeroPiece)
 		for range cuts {
 			l.cut(100<<10, nothing)
 		}
 		for range 4 {
 			l.append(100 << 10) // over the place where the zeros ended
 		}
-		for range wal.SegmentSizeBytes / zeroPiece {
-			o.next.step()
+		for range wal.SegmentSizeBytes / walfile.ZeroPiece {
+			o.next.Step()
 		}
 		l.want()
 	}
@@ -124,7 +125,7 @@ func TestZeroesNeverReachASegment(t *testing.T) {
 // Without this zeros may not be written at all; or beyond the file's end, which
 // then is longer than the WAL made it; or while the WAL still makes it.
 func TestZeroesFillTheFile(t *testing.T) {
-	const size = 2*zeroPiece + 5000
+	const size = 2*walfile.ZeroPiece + 5000
 	for _, name := range []string{"0.tmp", "1.tmp"} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, name)
@@ -138,23 +139,23 @@ func TestZeroesFillTheFile(t *testing.T) {
 		}
 		zeros := func(n int) string { return string(make([]byte, n)) }
 		fill(old[:size-1])
-		z := &segmentZeroer{log: zap.NewNop(), dir: dir, size: size}
-		z.step()
+		z := &walfile.Zeroer{Log: zap.NewNop(), Dir: dir, Size: size}
+		z.Step()
 		want(old[:size-1])
 		fill(old)
-		for _, at := range []int{zeroPiece, 2 * zeroPiece, size, size} {
-			z.step()
+		for _, at := range []int{walfile.ZeroPiece, 2 * walfile.ZeroPiece, size, size} {
+			z.Step()
 			want(zeros(at) + old[at:])
 		}
 		// Another file of the same name, as after a cut.
 		testkit.Must(t, os.Rename(path, filepath.Join(dir, "segment")))
 		fill(old)
-		z.step()
-		want(zeros(zeroPiece) + old[zeroPiece:])
-		if z.off {
+		z.Step()
+		want(zeros(walfile.ZeroPiece) + old[walfile.ZeroPiece:])
+		if z.Off {
 			t.Error("given up")
 		}
-		z.close()
+		z.Close()
 	}
 }
 
@@ -166,11 +167,11 @@ func TestZeroedSegmentLeftOver(t *testing.T) {
 	o := zeroingDisk(t, newDisk(t))
 	l := &diskLog{t: t, o: o}
 	l.append(100)
-	zeroTo(t, o, 2*zeroPiece)
-	name := filepath.Base(o.next.file.Name())
+	zeroTo(t, o, 2*walfile.ZeroPiece)
+	name := filepath.Base(o.next.File.Name())
 	for _, crash := range []string{"while it is zeroed", "in the midst of a cut"} {
 		for how, between := range map[string]func(o *openedStorage){
-			"zeroing": func(o *openedStorage) { o.next.step() },
+			"zeroing": func(o *openedStorage) { o.next.Step() },
 			"not":     func(*openedStorage) {},
 		} {
 			t.Run(crash+", then "+how, func(t *testing.T) {
@@ -179,7 +180,7 @@ func TestZeroedSegmentLeftOver(t *testing.T) {
 					data, err := os.ReadFile(segments(t, dir)[0])
 					testkit.Must(t, err)
 					patch(t, filepath.Join(dir, "wal", name), 0, data[:4096])
-					patch(t, filepath.Join(dir, "wal", name), 5*zeroPiece, data[:4096])
+					patch(t, filepath.Join(dir, "wal", name), 5*walfile.ZeroPiece, data[:4096])
 				}
 				o := zeroingDisk(t, dir)
 				l := &diskLog{t: t, o: o, entries: l.entries[:1:1]}
@@ -198,23 +199,23 @@ func TestZeroesRefused(t *testing.T) {
 	t.Parallel()
 	o := zeroingDisk(t, newDisk(t))
 	core, logs := observer.New(zap.WarnLevel)
-	o.next.log = zap.New(core)
+	o.next.Log = zap.New(core)
 	l := &diskLog{t: t, o: o}
-	zeroTo(t, o, zeroPiece)
-	o.next.close()
+	zeroTo(t, o, walfile.ZeroPiece)
+	o.next.Close()
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Skipf("no /dev/full here: %v", err)
 	}
-	o.next.file = full
-	o.next.info, err = full.Stat()
+	o.next.File = full
+	o.next.Info, err = full.Stat()
 	testkit.Must(t, err)
 	for range 2 {
-		l.cut(100<<10, o.next.step)
+		l.cut(100<<10, o.next.Step)
 		l.want()
 	}
-	if got := logs.All(); len(got) != 1 || o.next.file != nil {
-		t.Errorf("logged: %v; file %v", got, o.next.file)
+	if got := logs.All(); len(got) != 1 || o.next.File != nil {
+		t.Errorf("logged: %v; file %v", got, o.next.File)
 	}
 }
 
@@ -228,10 +229,10 @@ func TestSimZeroesSegments(t *testing.T) {
 			c.put(1, "k", c.value())
 		}
 		c.stop(1)
-		if !st.next.off && st.next.at == 0 {
+		if !st.next.Off && st.next.At == 0 {
 			t.Error("not one piece")
 		}
-		if st.next.file != nil {
+		if st.next.File != nil {
 			t.Error("the file is still open")
 		}
 		c.start(1)

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/durable"
+	"raftkv/internal/state"
+	"raftkv/internal/walfile"
 	"slices"
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
@@ -51,12 +53,12 @@ type remains struct {
 // lookAtRemains reads what it can, and takes no error for an answer.
 func lookAtRemains(dir string) remains {
 	r := remains{node: "ID", url: "URL"}
-	var st *state
+	var st *state.State
 	r.file, st = newestWhole(dir)
 	if st != nil {
-		r.index = st.index
+		r.index = st.Index
 	}
-	_ = scanWAL(filepath.Join(dir, "wal"), func(rec *walpb.Record, d wal.Decoder, _ walPlace) error {
+	_ = walfile.Scan(filepath.Join(dir, "wal"), func(rec *walpb.Record, d wal.Decoder, _ walfile.Place) error {
 		switch rec.GetType() {
 		case wal.MetadataType:
 			if id, err := decodeIdentity(rec.GetData()); err == nil {
@@ -64,23 +66,23 @@ func lookAtRemains(dir string) remains {
 				if st == nil {
 					return nil
 				}
-				r.url = st.membership.members[id.Node].PeerURL
+				r.url = st.Membership.Members[id.Node].PeerURL
 			}
 		case wal.CrcType:
 			d.UpdateCRC(rec.GetCrc())
 		case wal.EntryType:
 			e := &raftpb.Entry{}
-			if st == nil || decodeRecord(rec, e) != nil || e.GetType() == raftpb.EntryNormal || e.GetIndex() <= st.index {
+			if st == nil || walfile.DecodeRecord(rec, e) != nil || e.GetType() == raftpb.EntryNormal || e.GetIndex() <= st.Index {
 				return nil
 			}
-			if _, change, err := decodeConfEntry(e); err == nil {
-				_, _ = st.applyMemberChange(change) // a refused one is void
+			if _, change, err := state.DecodeConfEntry(e); err == nil {
+				_, _ = st.ApplyChange(change) // a refused one is void
 			}
 		}
 		return nil
 	})
 	if st != nil {
-		r.voters = len(st.membership.voters())
+		r.voters = len(st.Membership.Voters())
 	}
 	if r.url == "" {
 		r.url = "URL"
@@ -90,7 +92,7 @@ func lookAtRemains(dir string) remains {
 
 // newestWhole returns the newest state file in a directory that is whole, and
 // its state without the items.
-func newestWhole(dir string) (path string, st *state) {
+func newestWhole(dir string) (path string, st *state.State) {
 	files, err := os.ReadDir(filepath.Join(dir, "snap"))
 	if err != nil {
 		return "", nil

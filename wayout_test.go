@@ -5,6 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -22,14 +25,14 @@ func TestDamageNamesAWayOut(t *testing.T) {
 		dir := t.TempDir()
 		id := diskIdentity()
 		id.Initial = address.FormatPeers(peers)
-		testkit.Must(t, createStorage(zap.NewNop(), dir, id, firstState(peers)))
+		testkit.Must(t, createStorage(zap.NewNop(), dir, id, state.First(peers)))
 		return dir
 	}
 	addVoter := func(dir string) {
 		o := openDisk(t, dir)
 		var entries []*raftpb.Entry
-		for i, change := range []memberChange{{op: opAdd, id: 4, peerURL: "http://10.0.0.4:2380"}, {op: opPromote, id: 4}} {
-			data, err := proto.Marshal(change.confChange())
+		for i, change := range []membership.Change{{Op: membership.OpAdd, Id: 4, PeerURL: "http://10.0.0.4:2380"}, {Op: membership.OpPromote, Id: 4}} {
+			data, err := proto.Marshal(change.ConfChange())
 			testkit.Must(t, err)
 			entries = append(entries, &raftpb.Entry{Term: new(uint64(1)), Index: new(uint64(i + 2)), Type: raftpb.EntryConfChange.Enum(), Data: data})
 		}
@@ -59,9 +62,9 @@ func TestDamageNamesAWayOut(t *testing.T) {
 			}
 		}
 		if name == "alone" { // and it works
-			code, out, errs := runCommand(t, "restore", statePath(dir, firstTerm, firstIndex), "--data-dir", filepath.Join(t.TempDir(), "new"),
+			code, out, errs := runCommand(t, "restore", statePath(dir, state.FirstTerm, state.FirstIndex), "--data-dir", filepath.Join(t.TempDir(), "new"),
 				"--id", "1", "--cluster", lone[0].URL)
-			if code != exitOK {
+			if code != config.ExitOK {
 				t.Errorf("restore: exit %d\n%s%s", code, out, errs)
 			}
 		}
@@ -75,5 +78,5 @@ func TestDamageNamesAWayOut(t *testing.T) {
 
 func damageFirstState(t *testing.T, dir string) {
 	t.Helper()
-	patch(t, statePath(dir, firstTerm, firstIndex), 20, []byte{0xff, 0xff, 0xff})
+	patch(t, statePath(dir, state.FirstTerm, state.FirstIndex), 20, []byte{0xff, 0xff, 0xff})
 }

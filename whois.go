@@ -7,7 +7,10 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/web"
 	"strconv"
 	"sync"
 )
@@ -34,7 +37,7 @@ type whoAnswer struct {
 }
 
 func (p processID) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, whoAnswer{strconv.FormatUint(uint64(p), 16)})
+	web.WriteJSON(w, http.StatusOK, whoAnswer{strconv.FormatUint(uint64(p), 16)})
 }
 
 // who asks which process a peer URL leads to.
@@ -79,7 +82,7 @@ func processes(ctx context.Context, urls []string, who func(context.Context, str
 
 // checkOneNode refuses a URL, for the member id, that leads to another member.
 // Nobody has to answer: a member may be added before it runs.
-func (ms *members) checkOneNode(ctx context.Context, m membership, id uint64, peerURL string) error {
+func (ms *members) checkOneNode(ctx context.Context, m membership.Membership, id uint64, peerURL string) error {
 	if ms.who == nil {
 		return nil
 	}
@@ -89,16 +92,16 @@ func (ms *members) checkOneNode(ctx context.Context, m membership, id uint64, pe
 		return nil
 	}
 	var urls []string
-	for _, mem := range m.sorted() {
+	for _, mem := range m.Sorted() {
 		if mem.ID != id && mem.ID != ms.id {
 			urls = append(urls, mem.PeerURL)
 		}
 	}
 	at := processes(ctx, urls, ms.who)
-	if me, ok := m.members[ms.id]; ok && ms.id != id {
+	if me, ok := m.Members[ms.id]; ok && ms.id != id {
 		at[me.PeerURL] = ms.process
 	}
-	for _, mem := range m.sorted() {
+	for _, mem := range m.Sorted() {
 		if mem.ID != id && at[mem.PeerURL] == process {
 			return fmt.Errorf("%w: %s leads to member %d, which is at %s", problem.ErrSameNode, peerURL, mem.ID, mem.PeerURL)
 		}
@@ -108,7 +111,7 @@ func (ms *members) checkOneNode(ctx context.Context, m membership, id uint64, pe
 
 // checkFounders refuses to found a cluster whose list has one node twice, under
 // two names. It sees who runs already; the last of them to start sees all.
-func checkFounders(ctx context.Context, cfg config, ask *peerClient) error {
+func checkFounders(ctx context.Context, cfg config.Config, ask *peerClient) error {
 	var urls []string
 	for _, p := range cfg.Cluster {
 		if p.ID != cfg.ID {

@@ -9,8 +9,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
+	"raftkv/internal/web"
 	"strings"
 	"syscall"
 	"testing"
@@ -64,7 +67,7 @@ func TestProcTwoNamesInCluster(t *testing.T) {
 	list := fmt.Sprintf("http://127.0.0.1:%d,http://localhost:%d,%s", one.peerPort, one.peerPort, procURL(three.peerPort))
 	one.args, three.args = c.args(one, list), c.args(three, list)
 	c.launch(1)
-	if out := c.waitExit(1, exitFault, 20*time.Second); !strings.Contains(out, "names one node twice") || !strings.Contains(out, "localhost") {
+	if out := c.waitExit(1, config.ExitFault, 20*time.Second); !strings.Contains(out, "names one node twice") || !strings.Contains(out, "localhost") {
 		t.Errorf("node 1 says\n%s", out)
 	}
 	if dir := procTree(t, one.dataDir); len(dir) > 1 { // the lock
@@ -81,7 +84,7 @@ func TestProcTwoNamesInCluster(t *testing.T) {
 		return err
 	})
 	c.launch(3)
-	if out := c.waitExit(3, exitFault, 20*time.Second); !strings.Contains(out, "names one node twice") {
+	if out := c.waitExit(3, config.ExitFault, 20*time.Second); !strings.Contains(out, "names one node twice") {
 		t.Errorf("node 3 says\n%s", out)
 	}
 }
@@ -95,7 +98,7 @@ func TestOneNode(t *testing.T) {
 		}
 		return 0, errors.New("nobody answers")
 	}}
-	m := newMembership([]address.Peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:1"}, {ID: 3, URL: "http://c:1"}, {ID: 4, URL: "http://down:1"}})
+	m := membership.New([]address.Peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:1"}, {ID: 3, URL: "http://c:1"}, {ID: 4, URL: "http://down:1"}})
 	for _, test := range []struct {
 		id   uint64
 		url  string
@@ -131,10 +134,10 @@ func TestWho(t *testing.T) {
 	}
 	for name, h := range map[string]http.HandlerFunc{
 		"not found": http.NotFound,
-		"no number": func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, whoAnswer{"x"}) },
-		"zero":      func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, whoAnswer{"0"}) },
+		"no number": func(w http.ResponseWriter, _ *http.Request) { web.WriteJSON(w, http.StatusOK, whoAnswer{"x"}) },
+		"zero":      func(w http.ResponseWriter, _ *http.Request) { web.WriteJSON(w, http.StatusOK, whoAnswer{"0"}) },
 		"another": func(w http.ResponseWriter, _ *http.Request) {
-			writeJSON(w, http.StatusOK, map[string]int{"process": 1})
+			web.WriteJSON(w, http.StatusOK, map[string]int{"process": 1})
 		},
 	} {
 		srv := httptest.NewServer(h)

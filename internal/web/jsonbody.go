@@ -1,4 +1,4 @@
-package main
+package web
 
 import (
 	"bytes"
@@ -16,18 +16,18 @@ import (
 	"unicode/utf8"
 )
 
-// readJSON reads the body of a request into the struct at v, strictly: what is
+// ReadJSON reads the body of a request into the struct at v, strictly: what is
 // not understood exactly is refused, never guessed at. A body without a content
 // type counts as JSON, and an empty one as {}.
-func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	if ct := r.Header.Get("Content-Type"); ct != "" {
 		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
-			return fmt.Errorf("%w: %s; send JSON with -H 'Content-Type: application/json'", problem.ErrMediaType, clip(ct))
+			return fmt.Errorf("%w: %s; send JSON with -H 'Content-Type: application/json'", problem.ErrMediaType, Clip(ct))
 		}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
-		return bodyError(err)
+		return BodyError(err)
 	}
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil

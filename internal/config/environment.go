@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -34,8 +34,8 @@ func isServicePort(name, value string) bool {
 // the server and are none, in order. An empty variable counts as not set.
 func unknownVariables(environ []string) []string {
 	known := slices.Clone(clientVariables)
-	for _, s := range new(config).settings(new(string)) {
-		known = append(known, envName(s.flag))
+	for _, s := range new(Config).Settings(new(string)) {
+		known = append(known, envName(s.Flag))
 	}
 	var unknown []string
 	for _, variable := range environ {
@@ -48,9 +48,9 @@ func unknownVariables(environ []string) []string {
 	return unknown
 }
 
-// warnEnvironment says which variables do not do what they may be there for.
+// WarnEnvironment says which variables do not do what they may be there for.
 // Their values stay unsaid: one could be a secret.
-func warnEnvironment(cfg config, environ []string, log *zap.Logger) {
+func WarnEnvironment(cfg Config, environ []string, log *zap.Logger) {
 	if cfg.PortIgnored {
 		log.Warn("ignored a variable that Kubernetes sets for a Service named raftkv; "+
 			"the client API has its default port, and --port gives it another",
@@ -61,16 +61,16 @@ func warnEnvironment(cfg config, environ []string, log *zap.Logger) {
 	}
 }
 
-// proxyVariables are what Go's HTTP client takes a proxy from, in both cases.
-var proxyVariables = []string{"http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
+// ProxyVariables are what Go's HTTP client takes a proxy from, in both cases.
+var ProxyVariables = []string{"http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
 
-// leaveProxies takes the proxies out of the process's environment. Between
+// LeaveProxies takes the proxies out of the process's environment. Between
 // members no proxy has any business, and rafthttp's connections know no other way
 // to do without. Go reads the variables once, at the first request, so this has
 // to come before; only the server's main calls it.
-func leaveProxies() error {
+func LeaveProxies() error {
 	var errs []error
-	for _, name := range proxyVariables {
+	for _, name := range ProxyVariables {
 		errs = append(errs, os.Unsetenv(name))
 	}
 	return errors.Join(errs...)

@@ -1,4 +1,4 @@
-package main
+package walfile
 
 import (
 	"bytes"
@@ -90,7 +90,7 @@ import (
 // record that holds it, is taken for damage. That refuses a start that
 // was possible; it loses nothing.
 const (
-	walSector    = 512
+	Sector       = 512
 	walFrameHead = 8
 	// walRecordMax bounds what the encoder can write: protobuf ends at 2 GiB.
 	walRecordMax = math.MaxInt32
@@ -101,8 +101,8 @@ const (
 	walZeroChunk = 1 << 20
 )
 
-// tailReport says how the last segment of a log ends.
-type tailReport struct {
+// Tail says how the last segment of a log ends.
+type Tail struct {
 	File string // path of the segment
 	End  int64  // offset behind the last good frame
 	// LastIndex is the index of the last good entry, or of a snapshot record
@@ -114,37 +114,37 @@ type tailReport struct {
 	Reason    string // why, for a human; set if Damaged
 }
 
-// inspectTail reads the last segment in walDir, writes nothing and takes no
+// InspectTail reads the last segment in walDir, writes nothing and takes no
 // lock. A report with NonZero and not Damaged is a torn tail; one with neither
 // is a clean end, or a tear that left nothing. No segment at all is
 // os.ErrNotExist.
-func inspectTail(walDir string) (tailReport, error) {
-	name, seq, first, err := lastSegment(walDir)
+func InspectTail(walDir string) (Tail, error) {
+	name, seq, first, err := LastSegment(walDir)
 	if err != nil {
-		return tailReport{}, err
+		return Tail{}, err
 	}
 	path := filepath.Join(walDir, name)
 	s, err := readSegment(path)
 	if err != nil {
-		return tailReport{}, fmt.Errorf("inspect log segment %s: %w", path, err)
+		return Tail{}, fmt.Errorf("inspect log segment %s: %w", path, err)
 	}
 	good := s.goodPart(first)
-	r := tailReport{File: path, End: good.end, LastIndex: good.lastIndex}
+	r := Tail{File: path, End: good.end, LastIndex: good.lastIndex}
 	r.NonZero = !s.zero(good.end, s.size)
 	r.Reason = s.judge(good, seq)
 	r.Damaged = r.Reason != ""
 	return r, nil
 }
 
-// lastSegment returns the segment with the highest sequence number, that
+// LastSegment returns the segment with the highest sequence number, that
 // number, and the index its name announces.
-func lastSegment(walDir string) (name string, seq, first uint64, err error) {
+func LastSegment(walDir string) (name string, seq, first uint64, err error) {
 	entries, err := os.ReadDir(walDir)
 	if err != nil {
 		return "", 0, 0, fmt.Errorf("inspect log: %w", err)
 	}
 	for _, e := range entries {
-		s, i, ok := parseSegmentName(e.Name())
+		s, i, ok := ParseSegmentName(e.Name())
 		if ok && (name == "" || s >= seq) {
 			name, seq, first = e.Name(), s, i
 		}
@@ -155,7 +155,7 @@ func lastSegment(walDir string) (name string, seq, first uint64, err error) {
 	return name, seq, first, nil
 }
 
-func parseSegmentName(name string) (seq, index uint64, ok bool) {
+func ParseSegmentName(name string) (seq, index uint64, ok bool) {
 	if _, err := fmt.Sscanf(name, "%016x-%016x.wal", &seq, &index); err != nil {
 		return 0, 0, false
 	}
@@ -192,7 +192,7 @@ func (s *segment) judgeFrame(off int64) (from int64, reason string) {
 	if off+walFrameHead > s.size {
 		return s.size, "" // cut off in the middle of the length
 	}
-	sectorEnd := min((off/walSector+1)*walSector, s.size)
+	sectorEnd := min((off/Sector+1)*Sector, s.size)
 	word := s.word(off)
 	if word == 0 {
 		if !s.zero(off, sectorEnd) {
@@ -219,7 +219,7 @@ func (s *segment) judgeFrame(off int64) (from int64, reason string) {
 // cannot be known, which counts as agreement.
 func (s *segment) headAgrees(off, recLen int64) bool {
 	start := off + walFrameHead
-	next := (off/walSector + 1) * walSector
+	next := (off/Sector + 1) * Sector
 	if s.sectorLost(next, min(start+recLen, start+walRecordHead)) {
 		return true
 	}
@@ -234,8 +234,8 @@ func (s *segment) sectorLost(from, end int64) bool {
 	if end > s.size {
 		return true
 	}
-	for ; from < end; from += walSector {
-		if s.zero(from, min(from+walSector, s.size)) {
+	for ; from < end; from += Sector {
+		if s.zero(from, min(from+Sector, s.size)) {
 			return true
 		}
 	}

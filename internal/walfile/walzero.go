@@ -1,4 +1,4 @@
-package main
+package walfile
 
 import (
 	"errors"
@@ -10,12 +10,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// zeroPiece is how much of the next segment is written after a save. Saves that
+// ZeroPiece is how much of the next segment is written after a save. Saves that
 // are larger on average find only its beginning written. They are what the disk's
 // bandwidth limits, and that is not spent on zeros.
-const zeroPiece = 64 << 10
+const ZeroPiece = 64 << 10
 
-// segmentZeroer writes zeros into the segment that the WAL is to use next, while
+// Zeroer writes zeros into the segment that the WAL is to use next, while
 // this one is in use.
 //
 // The WAL reserves the blocks of its segments (fallocate), and the file system
@@ -39,80 +39,80 @@ const zeroPiece = 64 << 10
 // The rest of the segment that is in use at a start stays reserved only. It could
 // be written just before the WAL appends to it, but every start would wait for up
 // to 64 MB.
-type segmentZeroer struct {
-	log  *zap.Logger
-	dir  string
-	size int64 // of a segment that is ready
+type Zeroer struct {
+	Log  *zap.Logger
+	Dir  string
+	Size int64 // of a segment that is ready
 
-	file *os.File // the one at work; nil: none
-	info fs.FileInfo
-	at   int64 // the zeros written
-	off  bool
+	File *os.File // the one at work; nil: none
+	Info fs.FileInfo
+	At   int64 // the zeros written
+	Off  bool
 }
 
-// newSegmentZeroer makes one for segments of a size in dir. It does nothing where
+// NewZeroer makes one for segments of a size in dir. It does nothing where
 // it does not pay.
-func newSegmentZeroer(log *zap.Logger, dir string, size int64) *segmentZeroer {
-	return &segmentZeroer{log: log, dir: dir, size: size, off: !durable.ZeroingPays(dir)}
+func NewZeroer(log *zap.Logger, dir string, size int64) *Zeroer {
+	return &Zeroer{Log: log, Dir: dir, Size: size, Off: !durable.ZeroingPays(dir)}
 }
 
-// step writes a piece, and does not wait until the disk has it. The persist loop
+// Step writes a piece, and does not wait until the disk has it. The persist loop
 // calls it after a save that succeeded. An error ends the zeroing, and not the
 // node, as nothing depends on the zeros: the blocks are reserved, so a full disk
 // should be none, and on a disk that fails it is best to write little. What that
 // means for the log, the WAL hears from its own writes and syncs.
-func (z *segmentZeroer) step() {
-	if z.off {
+func (z *Zeroer) Step() {
+	if z.Off {
 		return
 	}
 	if err := z.writePiece(); err != nil {
-		z.log.Warn("cannot write zeros to the next segment of the log; going on without", zap.Error(err))
-		z.off = true
-		z.close()
+		z.Log.Warn("cannot write zeros to the next segment of the log; going on without", zap.Error(err))
+		z.Off = true
+		z.Close()
 	}
 }
 
-func (z *segmentZeroer) writePiece() error {
-	if err := z.find(); err != nil || z.file == nil {
+func (z *Zeroer) writePiece() error {
+	if err := z.find(); err != nil || z.File == nil {
 		return err
 	}
-	from, to := z.at, min(z.at+zeroPiece, z.size)
+	from, to := z.At, min(z.At+ZeroPiece, z.Size)
 	if from == to {
 		return nil
 	}
 	// Page by page: what is written at once is kept as one in the page cache,
 	// and large pieces make the syncs of small appends slower.
-	for z.at < to {
-		n := min(to-z.at, int64(len(durable.ZeroPage)))
-		if _, err := z.file.WriteAt(durable.ZeroPage[:n], z.at); err != nil {
+	for z.At < to {
+		n := min(to-z.At, int64(len(durable.ZeroPage)))
+		if _, err := z.File.WriteAt(durable.ZeroPage[:n], z.At); err != nil {
 			return err
 		}
-		z.at += n
+		z.At += n
 	}
-	return durable.StartWriteBack(z.file, from, to-from)
+	return durable.StartWriteBack(z.File, from, to-from)
 }
 
 // find makes file the next segment, or nil if that is not ready.
-func (z *segmentZeroer) find() error {
-	if z.file != nil {
-		if info, err := os.Stat(z.file.Name()); err == nil && os.SameFile(info, z.info) {
+func (z *Zeroer) find() error {
+	if z.File != nil {
+		if info, err := os.Stat(z.File.Name()); err == nil && os.SameFile(info, z.Info) {
 			return nil
 		}
-		z.close() // it is in use now
+		z.Close() // it is in use now
 	}
 	for _, name := range []string{"0.tmp", "1.tmp"} {
-		f, err := os.OpenFile(filepath.Join(z.dir, name), os.O_WRONLY, 0)
+		f, err := os.OpenFile(filepath.Join(z.Dir, name), os.O_WRONLY, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		z.file, z.at = f, 0
-		if z.info, err = f.Stat(); err == nil && z.info.Size() == z.size {
+		z.File, z.At = f, 0
+		if z.Info, err = f.Stat(); err == nil && z.Info.Size() == z.Size {
 			return nil
 		}
-		z.close() // it is being made, or held back (walroom.go)
+		z.Close() // it is being made, or held back (walroom.go)
 		if err != nil {
 			return err
 		}
@@ -120,9 +120,9 @@ func (z *segmentZeroer) find() error {
 	return nil
 }
 
-func (z *segmentZeroer) close() {
-	if z.file != nil {
-		_ = z.file.Close() // an error of the disk, the WAL's own sync reports
-		z.file = nil
+func (z *Zeroer) Close() {
+	if z.File != nil {
+		_ = z.File.Close() // an error of the disk, the WAL's own sync reports
+		z.File = nil
 	}
 }

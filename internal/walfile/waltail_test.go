@@ -1,4 +1,4 @@
-package main
+package walfile
 
 import (
 	"bytes"
@@ -100,20 +100,20 @@ func (l *tailLog) image() []byte {
 }
 
 // inspectImage writes img as the only segment of a log and inspects it.
-func inspectImage(t *testing.T, img []byte) tailReport {
+func inspectImage(t *testing.T, img []byte) Tail {
 	t.Helper()
 	dir := t.TempDir()
 	// A megabyte of zeros per case takes its time; a few sectors do.
 	used := len(bytes.TrimRight(img, "\x00"))
-	img = img[:min(len(img), used/8*8+16*walSector)]
+	img = img[:min(len(img), used/8*8+16*Sector)]
 	if err := os.WriteFile(filepath.Join(dir, segmentZero), img, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r, err := inspectTail(dir)
+	r, err := InspectTail(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Damaged != (r.Reason != "") || r.Damaged && !r.NonZero && r.End > walSector {
+	if r.Damaged != (r.Reason != "") || r.Damaged && !r.NonZero && r.End > Sector {
 		t.Fatalf("report contradicts itself: %+v", r)
 	}
 	return r
@@ -134,7 +134,7 @@ func framesOf(t *testing.T, img []byte) []walFrame {
 	return frames
 }
 
-func wantTail(t *testing.T, what string, r tailReport, end int64, nonZero, damaged bool) {
+func wantTail(t *testing.T, what string, r Tail, end int64, nonZero, damaged bool) {
 	t.Helper()
 	if r.End != end || r.NonZero != nonZero || r.Damaged != damaged {
 		t.Errorf("%s: %+v, want end %d, non-zero %t, damaged %t", what, r, end, nonZero, damaged)
@@ -156,7 +156,7 @@ func usualLog(t *testing.T) *tailLog {
 func TestTailClean(t *testing.T) {
 	l := usualLog(t)
 	frames := framesOf(t, l.image())
-	r, err := inspectTail(filepath.Dir(l.path)) // the whole 64 MB
+	r, err := InspectTail(filepath.Dir(l.path)) // the whole 64 MB
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestTailClean(t *testing.T) {
 func TestTailEndsInZeros(t *testing.T) {
 	l := usualLog(t)
 	l.entries(false, make([]byte, 3*walZeroChunk))
-	r, err := inspectTail(filepath.Dir(l.path))
+	r, err := InspectTail(filepath.Dir(l.path))
 	l.check(err)
 	wantTail(t, "zeros", r, r.End, false, false)
 	if r.LastIndex != l.index {
@@ -201,7 +201,7 @@ func TestTailSecondHead(t *testing.T) {
 	l := newTailLog(t)
 	img := l.image()
 	frames := framesOf(t, img)
-	copy(img[8*walSector:], img[:frames[1].end])
+	copy(img[8*Sector:], img[:frames[1].end])
 	wantTail(t, "second head", inspectImage(t, img), frames[2].end, true, true)
 }
 
@@ -213,7 +213,7 @@ func TestTailAgreesWithWAL(t *testing.T) {
 	cut := frames[len(frames)/2]
 	dir := t.TempDir()
 	l.check(os.WriteFile(filepath.Join(dir, segmentZero), img[:cut.off+20], 0o600))
-	r, err := inspectTail(dir)
+	r, err := InspectTail(dir)
 	l.check(err)
 	if !wal.Repair(nil, dir) {
 		t.Fatal("the WAL does not repair it")
@@ -281,9 +281,9 @@ func TestTailLostSectorOfSyncedData(t *testing.T) {
 	img := l.image()
 	frames := framesOf(t, img)
 	end := frames[len(frames)-1].end
-	for off := int64(0); off < end-3*walSector; off += walSector {
+	for off := int64(0); off < end-3*Sector; off += Sector {
 		bad := bytes.Clone(img[:end+4096])
-		clear(bad[off : off+walSector])
+		clear(bad[off : off+Sector])
 		if r := inspectImage(t, bad); !r.Damaged || r.End > off {
 			t.Errorf("sector at %d zeroed: %+v", off, r)
 		}
@@ -315,7 +315,7 @@ func TestTailEvidence(t *testing.T) {
 		l := newTailLog(t)
 		l.votes()
 		l.entries(true, v)
-		l.entries(false, make([]byte, 3*walSector))
+		l.entries(false, make([]byte, 3*Sector))
 		frames := framesOf(t, l.image())
 		hole := frames[len(frames)-1]
 		c.behind(l)
@@ -378,7 +378,7 @@ func TestTailTornNeverDamaged(t *testing.T) {
 		for range 12 {
 			torn := loseSectors(rnd, before, after, from, to)
 			l.check(os.WriteFile(path, torn, 0o600))
-			r, err := inspectTail(dir)
+			r, err := InspectTail(dir)
 			l.check(err)
 			tears++
 			if r.End < int64(from)/8*8-walFrameHead*4 || r.Damaged {
@@ -435,16 +435,16 @@ func randomValue(rnd *rand.Rand) []byte {
 func loseSectors(rnd *rand.Rand, before, after []byte, from, to int) []byte {
 	torn := bytes.Clone(after)
 	odds := []float64{0.05, 0.3, 0.7, 0.95}[rnd.IntN(4)]
-	first := from / walSector
-	count := to/walSector - first + 1
+	first := from / Sector
+	count := to/Sector - first + 1
 	runFrom, runTo := rnd.IntN(count+1), rnd.IntN(count+1)
 	if rnd.IntN(2) == 0 {
 		runTo = runFrom
 	}
 	for i := range count {
 		if rnd.Float64() < odds || i >= runFrom && i < runTo {
-			off := (first + i) * walSector
-			copy(torn[off:off+walSector], before[off:])
+			off := (first + i) * Sector
+			copy(torn[off:off+Sector], before[off:])
 		}
 	}
 	return torn
@@ -485,7 +485,7 @@ func TestTailWALInsideValue(t *testing.T) {
 		start := framesOf(t, before)
 		off := start[len(start)-1].end
 		torn := bytes.Clone(after)
-		clear(torn[off/walSector*walSector+3*walSector:][:walSector])
+		clear(torn[off/Sector*Sector+3*Sector:][:Sector])
 		wantTail(t, "log in a value", inspectImage(t, torn), off, true, false)
 	}
 }
@@ -506,7 +506,7 @@ func TestTailLongZeros(t *testing.T) {
 	l.check(f.Truncate(64 << 20))
 	l.check(f.Close())
 	start := time.Now()
-	r, err := inspectTail(dir)
+	r, err := InspectTail(dir)
 	l.check(err)
 	wantTail(t, "long zeros", r, frames[len(frames)-1].end, true, false)
 	if took := time.Since(start); took > 5*time.Second {
@@ -522,7 +522,7 @@ func TestTailCraftedFramesAreBounded(t *testing.T) {
 	off := int(end[len(end)-1].end)
 	img := make([]byte, 4<<20)
 	copy(img, l.image()[:off])
-	at := (off/walSector + 1) * walSector
+	at := (off/Sector + 1) * Sector
 	frame := func(off, size int) {
 		head := []byte{0x08, byte(wal.EntryType), 0x10, 1, 0x1a}
 		n := size - 8 - len(head) - 4 // a length of four bytes
@@ -534,7 +534,7 @@ func TestTailCraftedFramesAreBounded(t *testing.T) {
 	for ; at < target; at += 24 {
 		frame(at, (target-at)/8*8)
 	}
-	frame(target, len(img)-target-walSector)
+	frame(target, len(img)-target-Sector)
 	img[len(img)-1] = 1
 	start := time.Now()
 	if r := inspectImage(t, img); r.Damaged {
@@ -547,10 +547,10 @@ func TestTailCraftedFramesAreBounded(t *testing.T) {
 
 func TestTailChoosesLastSegment(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := inspectTail(filepath.Join(dir, "no")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := InspectTail(filepath.Join(dir, "no")); !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
-	if _, err := inspectTail(dir); !errors.Is(err, os.ErrNotExist) {
+	if _, err := InspectTail(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
 	l := newTailLog(t)
@@ -565,7 +565,7 @@ func TestTailChoosesLastSegment(t *testing.T) {
 	} {
 		l.check(os.WriteFile(filepath.Join(dir, name), b, 0o600))
 	}
-	r, err := inspectTail(dir)
+	r, err := InspectTail(dir)
 	l.check(err)
 	if filepath.Base(r.File) != last || r.LastIndex != 1 || r.Damaged {
 		t.Fatalf("%+v", r)

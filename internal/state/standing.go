@@ -1,34 +1,34 @@
-package main
+package state
 
-// standing is how far a state has come, by numbers that never sink while a log is
+// Standing is how far a state has come, by numbers that never sink while a log is
 // applied. So it tells histories apart: of two states of one history, the one at
 // the higher index continues the other. Terms do not tell that: two histories may
 // have had as many elections. Nor does the store's revision: where that is wrong,
 // the log was the same, and a replica has gone wrong by itself (checks.go).
-type standing struct {
+type Standing struct {
 	Index   uint64 `json:"index"`
 	Changes uint64 `json:"changes"` // of the members
 	// Windows says what was applied of each node's batches. Each life of a node
 	// draws a number of its own, so no two histories have the same ones for long.
-	Windows map[uint64]windowStanding `json:"windows"`
+	Windows map[uint64]WindowStanding `json:"windows"`
 }
 
-type windowStanding struct {
+type WindowStanding struct {
 	Boot uint64 `json:"boot"`
 	Life uint64 `json:"life"`
 	End  uint64 `json:"end"`
 }
 
-func (s *state) standing() standing {
-	st := standing{Index: s.index, Changes: s.membership.changes, Windows: make(map[uint64]windowStanding)}
-	for node, w := range s.windows {
-		st.Windows[node] = windowStanding{w.boot, w.life, w.end()}
+func (s *State) Standing() Standing {
+	st := Standing{Index: s.Index, Changes: s.Membership.Changes, Windows: make(map[uint64]WindowStanding)}
+	for node, w := range s.Windows {
+		st.Windows[node] = WindowStanding{w.Boot, w.Life, w.End()}
 	}
 	return st
 }
 
-// isOneHistoryWith reports whether two states can be of one history.
-func (s standing) isOneHistoryWith(other standing) bool {
+// IsOneHistoryWith reports whether two states can be of one history.
+func (s Standing) IsOneHistoryWith(other Standing) bool {
 	switch {
 	case s.Index < other.Index:
 		return s.isContinuedBy(other)
@@ -40,7 +40,7 @@ func (s standing) isOneHistoryWith(other standing) bool {
 
 // isContinuedBy reports whether a state at the same index or a higher one can have
 // come from this one.
-func (s standing) isContinuedBy(later standing) bool {
+func (s Standing) isContinuedBy(later Standing) bool {
 	if later.Changes < s.Changes {
 		return false
 	}

@@ -1,4 +1,4 @@
-package main
+package state
 
 import (
 	"fmt"
@@ -7,10 +7,10 @@ import (
 
 // A command that one node writes into the log is applied by all, and a node
 // that does not know its kind has to stop. So a new kind is proposed only once
-// every member has said that it knows it (command.go, kindAnnounce).
+// every member has said that it knows it (command.go, KindAnnounce).
 //
 // A level is a set of kinds that came together; each level has those of the
-// ones below it. A program knows all levels up to its own, programLevel. The
+// ones below it. A program knows all levels up to its own, ProgramLevel. The
 // cluster's level is the lowest that its members have published, once all
 // have; it is replicated state, and never sinks: what it allowed may be in the
 // log already. A program below it refuses to start or to join.
@@ -26,36 +26,36 @@ import (
 // kinds run side by side, and must find that they agree.
 const (
 	firstLevel = 1
-	checkLevel = 2
-	lifeLevel  = 3
+	CheckLevel = 2
+	LifeLevel  = 3
 
-	// programLevel is the highest level of commands that this program knows.
-	programLevel = lifeLevel
+	// ProgramLevel is the highest level of commands that this program knows.
+	ProgramLevel = LifeLevel
 )
 
 // levelOf returns the level that a kind of command belongs to.
-func levelOf(kind commandKind) uint64 {
+func levelOf(kind Kind) uint64 {
 	if kind >= kindCheckpoint {
-		return checkLevel
+		return CheckLevel
 	}
 	return firstLevel
 }
 
 // raiseLevel follows a change of what the members have published, or of who
 // they are.
-func (s *state) raiseLevel() {
-	if len(s.membership.members) == 0 {
+func (s *State) raiseLevel() {
+	if len(s.Membership.Members) == 0 {
 		return
 	}
 	lowest := ^uint64(0)
-	for _, m := range s.membership.members {
+	for _, m := range s.Membership.Members {
 		lowest = min(lowest, m.Level)
 	}
-	s.level = max(s.level, lowest)
+	s.Level = max(s.Level, lowest)
 }
 
-// errLevel: the cluster uses commands that this program does not know.
-func errLevel(level uint64) error {
+// ErrLevel: the cluster uses commands that this program does not know.
+func ErrLevel(level uint64) error {
 	return fmt.Errorf("%w: the cluster uses commands of level %d, this program knows level %d: upgrade this node",
-		durable.ErrNewer, level, programLevel)
+		durable.ErrNewer, level, ProgramLevel)
 }

@@ -1,4 +1,4 @@
-package main
+package walfile
 
 import (
 	"errors"
@@ -22,9 +22,9 @@ import (
 // The bytes are the same, so a crash in the midst of it changes nothing: each
 // sector holds what it held before, or what it should hold.
 
-// rewriteWAL makes what lies in the log behind a place durable, though it may seem
+// Rewrite makes what lies in the log behind a place durable, though it may seem
 // to be. The last segment is in use up to end.
-func rewriteWAL(walDir string, from walPlace, end int64) error {
+func Rewrite(walDir string, from Place, end int64) error {
 	names, err := fileutil.ReadDir(walDir, fileutil.WithExt(".wal"))
 	if err != nil {
 		return err
@@ -36,9 +36,9 @@ func rewriteWAL(walDir string, from walPlace, end int64) error {
 			used = end
 		}
 		switch {
-		case i == from.segment:
-			err = rewriteFile(path, from.offset, used)
-		case i > from.segment:
+		case i == from.Segment:
+			err = rewriteFile(path, from.Offset, used)
+		case i > from.Segment:
 			err = replaceFile(path, used)
 			if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 				err = rewriteFile(path, 0, used) // there is no room for a copy; its name must do as it is
@@ -48,7 +48,7 @@ func rewriteWAL(walDir string, from walPlace, end int64) error {
 			return err
 		}
 	}
-	if from.segment < len(names)-1 {
+	if from.Segment < len(names)-1 {
 		return durable.SyncDir(walDir)
 	}
 	return nil

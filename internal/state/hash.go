@@ -1,4 +1,4 @@
-package main
+package state
 
 import (
 	"encoding/binary"
@@ -23,19 +23,19 @@ import (
 
 // itemHash is one item's part of the sum. Key and value are hashed by
 // themselves first, so that no byte can pass from one to the other.
-func itemHash(key string, it *item) uint64 {
+func itemHash(key string, it *Item) uint64 {
 	var b [40]byte
 	binary.LittleEndian.PutUint64(b[0:], xxhash.Sum64String(key))
-	binary.LittleEndian.PutUint64(b[8:], xxhash.Sum64(it.value))
-	binary.LittleEndian.PutUint64(b[16:], it.createRevision)
-	binary.LittleEndian.PutUint64(b[24:], it.modRevision)
-	binary.LittleEndian.PutUint64(b[32:], it.version)
+	binary.LittleEndian.PutUint64(b[8:], xxhash.Sum64(it.Value))
+	binary.LittleEndian.PutUint64(b[16:], it.CreateRevision)
+	binary.LittleEndian.PutUint64(b[24:], it.ModRevision)
+	binary.LittleEndian.PutUint64(b[32:], it.Version)
 	return xxhash.Sum64(b[:])
 }
 
-// hashItems computes the sum from the items alone.
-func hashItems(items *btree.Map[string, *item]) (sum uint64) {
-	items.Scan(func(key string, it *item) bool {
+// HashItems computes the sum from the items alone.
+func HashItems(items *btree.Map[string, *Item]) (sum uint64) {
+	items.Scan(func(key string, it *Item) bool {
 		sum += itemHash(key, it)
 		return true
 	})
@@ -43,7 +43,7 @@ func hashItems(items *btree.Map[string, *item]) (sum uint64) {
 }
 
 // hashRest is the hash of all but the items.
-func (s *state) hashRest() uint64 {
+func (s *State) hashRest() uint64 {
 	d := xxhash.New()
 	var b []byte
 	// The writer cannot fail, so neither can this.

@@ -1,4 +1,4 @@
-package main
+package web
 
 import (
 	"context"
@@ -20,25 +20,25 @@ import (
 // wait early is a reset, or a write that fails; a client that has gone without
 // either is waited for as long as one that is there, up to --request-timeout.
 
-// hangUpListener hands out connections that know whether their client has hung up.
-type hangUpListener struct{ net.Listener }
+// HangUpListener hands out connections that know whether their client has hung up.
+type HangUpListener struct{ net.Listener }
 
-func (l hangUpListener) Accept() (net.Conn, error) {
+func (l HangUpListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &hangUpConn{Conn: c}, nil
+	return &HangUpConn{Conn: c}, nil
 }
 
-// hangUpConn ends a context when its client hangs up.
-type hangUpConn struct {
+// HangUpConn ends a context when its client hangs up.
+type HangUpConn struct {
 	net.Conn
-	life   context.Context // made by connContext, before anything is read
+	life   context.Context // made by ConnContext, before anything is read
 	hungUp context.CancelFunc
 }
 
-func (c *hangUpConn) Read(p []byte) (int, error) {
+func (c *HangUpConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	// A deadline is our own doing: net/http sets one to get hold of the
 	// connection again.
@@ -48,7 +48,7 @@ func (c *hangUpConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *hangUpConn) Write(p []byte) (int, error) {
+func (c *HangUpConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err != nil {
 		c.hungUp()
@@ -56,37 +56,37 @@ func (c *hangUpConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *hangUpConn) Close() error {
+func (c *HangUpConn) Close() error {
 	c.hungUp()
 	return c.Conn.Close()
 }
 
 // CloseWrite is what net/http uses to let a client read an answer although it
 // still sends.
-func (c *hangUpConn) CloseWrite() error {
+func (c *HangUpConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported
 }
 
-// connKey is the key of a request's hangUpConn in its context.
-type connKey struct{}
+// ConnKey is the key of a request's HangUpConn in its context.
+type ConnKey struct{}
 
-// connContext is an http.Server's ConnContext.
-func connContext(ctx context.Context, c net.Conn) context.Context {
-	conn, ok := c.(*hangUpConn)
+// ConnContext is an http.Server's ConnContext.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	conn, ok := c.(*HangUpConn)
 	if !ok {
 		return ctx
 	}
 	conn.life, conn.hungUp = context.WithCancel(ctx)
-	return context.WithValue(conn.life, connKey{}, conn)
+	return context.WithValue(conn.life, ConnKey{}, conn)
 }
 
-// untilHungUp returns the request with a context that outlasts a FIN. done ends
+// UntilHungUp returns the request with a context that outlasts a FIN. done ends
 // it with the request.
-func untilHungUp(r *http.Request) (req *http.Request, done context.CancelFunc) {
-	conn, ok := r.Context().Value(connKey{}).(*hangUpConn)
+func UntilHungUp(r *http.Request) (req *http.Request, done context.CancelFunc) {
+	conn, ok := r.Context().Value(ConnKey{}).(*HangUpConn)
 	if !ok || r.ProtoMajor > 1 { // there a request is a stream of its own
 		return r, func() {}
 	}

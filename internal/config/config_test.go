@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -24,9 +24,9 @@ func mapEnv(vars map[string]string) func(string) (string, bool) {
 }
 
 // mustParse parses flags without any environment.
-func mustParse(t *testing.T, args ...string) config {
+func mustParse(t *testing.T, args ...string) Config {
 	t.Helper()
-	c, err := parseConfig(args, mapEnv(nil))
+	c, err := Parse(args, mapEnv(nil))
 	if err != nil {
 		t.Fatalf("parseConfig(%q): %v", args, err)
 	}
@@ -54,7 +54,7 @@ func wantProblems(t *testing.T, err error, want ...[]string) {
 }
 
 func TestDefaults(t *testing.T) {
-	want := config{
+	want := Config{
 		ID:                1,
 		Cluster:           []address.Peer{{ID: 1, URL: "http://127.0.0.1:9021"}},
 		PeerURL:           "http://127.0.0.1:9021",
@@ -67,7 +67,7 @@ func TestDefaults(t *testing.T) {
 		RequestTimeout:    5 * time.Second,
 		CheckInterval:     10 * time.Second,
 		MaxValueSize:      1048576,
-		Quota:             quotaFromMemory,
+		Quota:             QuotaFromMemory,
 		MinFree:           128 << 20,
 		LogLevel:          "info",
 		LogFormat:         "console",
@@ -76,13 +76,13 @@ func TestDefaults(t *testing.T) {
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("parseConfig() = %+v\nwant %+v", c, want)
 	}
-	if d := defaultConfig(); !reflect.DeepEqual(d, want) {
+	if d := DefaultConfig(); !reflect.DeepEqual(d, want) {
 		t.Errorf("defaultConfig() = %+v\nwant %+v", d, want)
 	}
-	if got := c.peerListener(); got != "127.0.0.1:9021" {
+	if got := c.PeerListener(); got != "127.0.0.1:9021" {
 		t.Errorf("peerListener() = %q", got)
 	}
-	if got := c.clientURL(c.Port); got != "http://127.0.0.1:9121" {
+	if got := c.ClientURL(c.Port); got != "http://127.0.0.1:9121" {
 		t.Errorf("clientURL() = %q", got)
 	}
 }
@@ -90,30 +90,30 @@ func TestDefaults(t *testing.T) {
 // settingTests gives each flag a value that is not its default.
 var settingTests = []struct {
 	flag, value string
-	get         func(config) any
+	get         func(Config) any
 	want        any
 }{
-	{"id", "7", func(c config) any { return c.ID }, uint64(7)},
-	{"cluster", "7=" + urlA, func(c config) any { return c.Cluster }, []address.Peer{{ID: 7, URL: urlA}}},
-	{"port", "0", func(c config) any { return c.Port }, 0},
-	{"join", "true", func(c config) any { return c.Join }, true},
-	{"host", "::1", func(c config) any { return c.Host }, "::1"},
-	{"allowed-host", "KV.example.com, kv2", func(c config) any { return c.AllowedHosts }, []string{"kv.example.com", "kv2"}},
-	{"listen-peer", ":12379", func(c config) any { return c.peerListener() }, ":12379"},
-	{"advertise-client-url", "http://Kv:80", func(c config) any { return c.clientURL(1) }, "http://kv:80"},
-	{"data-dir", "/var/lib/raftkv", func(c config) any { return c.DataDir }, "/var/lib/raftkv"},
-	{"cluster-id", "CAFE", func(c config) any { return c.ClusterID }, uint64(0xcafe)},
-	{"snapshot-count", "1", func(c config) any { return c.SnapshotCount }, uint64(1)},
-	{"heartbeat-interval", "10ms", func(c config) any { return c.HeartbeatInterval }, 10 * time.Millisecond},
-	{"election-timeout", "2s", func(c config) any { return c.ElectionTimeout }, 2 * time.Second},
-	{"request-timeout", "1m", func(c config) any { return c.RequestTimeout }, time.Minute},
-	{"check-interval", "0s", func(c config) any { return c.CheckInterval }, time.Duration(0)},
-	{"max-value-size", "512KiB", func(c config) any { return c.MaxValueSize }, int64(512 << 10)},
-	{"quota", "3GiB", func(c config) any { return c.Quota }, int64(3 << 30)},
-	{"min-free", "0", func(c config) any { return c.MinFree }, int64(0)},
-	{"pprof", "true", func(c config) any { return c.Pprof }, true},
-	{"log-level", "debug", func(c config) any { return c.LogLevel }, "debug"},
-	{"log-format", "json", func(c config) any { return c.LogFormat }, "json"},
+	{"id", "7", func(c Config) any { return c.ID }, uint64(7)},
+	{"cluster", "7=" + urlA, func(c Config) any { return c.Cluster }, []address.Peer{{ID: 7, URL: urlA}}},
+	{"port", "0", func(c Config) any { return c.Port }, 0},
+	{"join", "true", func(c Config) any { return c.Join }, true},
+	{"host", "::1", func(c Config) any { return c.Host }, "::1"},
+	{"allowed-host", "KV.example.com, kv2", func(c Config) any { return c.AllowedHosts }, []string{"kv.example.com", "kv2"}},
+	{"listen-peer", ":12379", func(c Config) any { return c.PeerListener() }, ":12379"},
+	{"advertise-client-url", "http://Kv:80", func(c Config) any { return c.ClientURL(1) }, "http://kv:80"},
+	{"data-dir", "/var/lib/raftkv", func(c Config) any { return c.DataDir }, "/var/lib/raftkv"},
+	{"cluster-id", "CAFE", func(c Config) any { return c.ClusterID }, uint64(0xcafe)},
+	{"snapshot-count", "1", func(c Config) any { return c.SnapshotCount }, uint64(1)},
+	{"heartbeat-interval", "10ms", func(c Config) any { return c.HeartbeatInterval }, 10 * time.Millisecond},
+	{"election-timeout", "2s", func(c Config) any { return c.ElectionTimeout }, 2 * time.Second},
+	{"request-timeout", "1m", func(c Config) any { return c.RequestTimeout }, time.Minute},
+	{"check-interval", "0s", func(c Config) any { return c.CheckInterval }, time.Duration(0)},
+	{"max-value-size", "512KiB", func(c Config) any { return c.MaxValueSize }, int64(512 << 10)},
+	{"quota", "3GiB", func(c Config) any { return c.Quota }, int64(3 << 30)},
+	{"min-free", "0", func(c Config) any { return c.MinFree }, int64(0)},
+	{"pprof", "true", func(c Config) any { return c.Pprof }, true},
+	{"log-level", "debug", func(c Config) any { return c.LogLevel }, "debug"},
+	{"log-format", "json", func(c Config) any { return c.LogFormat }, "json"},
 }
 
 // withContext adds what some flags need next to them to be valid.
@@ -150,7 +150,7 @@ func TestEachFlag(t *testing.T) {
 func TestEachVariable(t *testing.T) {
 	for _, tt := range settingTests {
 		env := mapEnv(map[string]string{envName(tt.flag): tt.value})
-		c, err := parseConfig(withContext(tt.flag), env)
+		c, err := Parse(withContext(tt.flag), env)
 		if err != nil {
 			t.Errorf("%s=%s: %v", envName(tt.flag), tt.value, err)
 			continue
@@ -164,7 +164,7 @@ func TestEachVariable(t *testing.T) {
 func TestFlagWins(t *testing.T) {
 	for _, tt := range settingTests {
 		env := mapEnv(map[string]string{envName(tt.flag): "@"}) // bad for most, and not looked at
-		c, err := parseConfig(append(withContext(tt.flag), "--"+tt.flag+"="+tt.value), env)
+		c, err := Parse(append(withContext(tt.flag), "--"+tt.flag+"="+tt.value), env)
 		if err != nil {
 			t.Errorf("--%s=%s over %s=@: %v", tt.flag, tt.value, envName(tt.flag), err)
 			continue
@@ -180,25 +180,25 @@ func TestSettingTestsAreComplete(t *testing.T) {
 	for _, tt := range settingTests {
 		tested[tt.flag] = true
 	}
-	for _, s := range new(config).settings(new(string)) {
-		if !tested[s.flag] {
-			t.Errorf("settingTests lacks --%s", s.flag)
+	for _, s := range new(Config).Settings(new(string)) {
+		if !tested[s.Flag] {
+			t.Errorf("settingTests lacks --%s", s.Flag)
 		}
 	}
 }
 
 func TestEnvironment(t *testing.T) {
-	c, err := parseConfig(nil, mapEnv(map[string]string{
+	c, err := Parse(nil, mapEnv(map[string]string{
 		"RAFTKV_PORT":         "",      // empty is unset
 		"RAFTKV_VERSION":      "1.2.3", // an image's label, not a question
 		"RAFTKV_SERVICE_HOST": "10.0.0.7",
 		"RAFTKV_ENDPOINTS":    "http://127.0.0.1:1", // the client's
 	}))
-	if err != nil || !reflect.DeepEqual(c, defaultConfig()) {
+	if err != nil || !reflect.DeepEqual(c, DefaultConfig()) {
 		t.Errorf("got %+v, %v; want the defaults", c, err)
 	}
 
-	_, err = parseConfig([]string{"--log-level", "loud"}, mapEnv(map[string]string{
+	_, err = Parse([]string{"--log-level", "loud"}, mapEnv(map[string]string{
 		"RAFTKV_PORT":             "tcp",
 		"RAFTKV_ELECTION_TIMEOUT": "200ms",
 		"RAFTKV_JOIN":             "maybe",
@@ -221,7 +221,7 @@ func TestAllowedHostRepeats(t *testing.T) {
 func TestHelp(t *testing.T) {
 	env := mapEnv(map[string]string{"RAFTKV_PORT": "x"})
 	for _, args := range [][]string{{"--help"}, {"-h"}, {"--bogus", "--port", "x", "-help"}} {
-		if _, err := parseConfig(args, env); !errors.Is(err, errHelp) {
+		if _, err := Parse(args, env); !errors.Is(err, ErrHelp) {
 			t.Errorf("%q: got %v, want errHelp", args, err)
 		}
 	}
@@ -229,20 +229,20 @@ func TestHelp(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	env := mapEnv(map[string]string{"RAFTKV_PORT": "x"})
-	c, err := parseConfig([]string{"--id", "0", "--version"}, env)
+	c, err := Parse([]string{"--id", "0", "--version"}, env)
 	if err != nil || !c.Version {
 		t.Errorf("got %+v, %v", c, err)
 	}
-	_, err = parseConfig([]string{"--version=1"}, env)
+	_, err = Parse([]string{"--version=1"}, env)
 	if err != nil {
 		t.Error(err)
 	}
-	_, err = parseConfig([]string{"--version=no"}, mapEnv(nil))
+	_, err = Parse([]string{"--version=no"}, mapEnv(nil))
 	wantProblems(t, err, []string{`"no"`, "-version"})
 }
 
 func TestAllProblemsAtOnce(t *testing.T) {
-	_, err := parseConfig([]string{
+	_, err := Parse([]string{
 		"--bogus", "---", "extra",
 		"--port", "70000", "--snapshot-count=0", "--host", "http://x",
 		"--cluster", "http://127.0.0.1:1/,x=http://127.0.0.1:2",
@@ -280,7 +280,7 @@ func TestArgumentsAfterProblems(t *testing.T) {
 		{[]string{"new\nline"}, [][]string{{`"new\nline"`}}},
 	}
 	for _, tt := range tests {
-		_, err := parseConfig(tt.args, mapEnv(nil))
+		_, err := Parse(tt.args, mapEnv(nil))
 		wantProblems(t, err, tt.want...)
 	}
 }
@@ -331,14 +331,14 @@ func TestBadValues(t *testing.T) {
 		{"--cluster=0=" + urlA, []string{"--cluster", `ID "0"`, "expected 1 to"}},
 		{"--cluster=1=" + urlA + "," + urlB, []string{"--cluster", "1=" + urlA + "," + urlB, "mixture"}},
 		{"--cluster=" + urlA + "?a=b", []string{"--cluster", "expected 1 to"}},
-		{"--join", []string{"--cluster", defaultPeerURL, "running member", "--join"}},
+		{"--join", []string{"--cluster", DefaultPeerURL, "running member", "--join"}},
 		{"--join --id=4 --cluster=1=" + urlA + ",2=" + urlB, []string{"--cluster", "4=http://"}},
 		{"--join --id=2 --cluster=" + urlA + ",3=" + urlB, []string{"--cluster", "2=http://"}},
 		{"--join --id=2 --cluster=" + urlA + "," + urlA, []string{"--cluster", "twice"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
-			_, err := parseConfig(strings.Fields(tt.args), mapEnv(nil))
+			_, err := Parse(strings.Fields(tt.args), mapEnv(nil))
 			wantProblems(t, err, tt.want)
 		})
 	}
@@ -415,7 +415,7 @@ func TestClientURL(t *testing.T) {
 	}
 	for _, tt := range tests {
 		c := mustParse(t, tt.args...)
-		if got := c.clientURL(5); got != tt.want {
+		if got := c.ClientURL(5); got != tt.want {
 			t.Errorf("%q: got %s, want %s", tt.args, got, tt.want)
 		}
 	}
@@ -434,7 +434,7 @@ func TestTicks(t *testing.T) {
 	}
 	for _, tt := range tests {
 		c := mustParse(t, "--heartbeat-interval", tt.heartbeat, "--election-timeout", tt.election)
-		tick, heartbeatTicks, electionTicks := c.ticks()
+		tick, heartbeatTicks, electionTicks := c.Ticks()
 		if tick != tt.tick || heartbeatTicks != 1 || electionTicks != tt.electionTicks {
 			t.Errorf("%s, %s: got %v, %d, %d", tt.heartbeat, tt.election, tick, heartbeatTicks, electionTicks)
 		}
@@ -458,7 +458,7 @@ func TestParseSize(t *testing.T) {
 
 // Guarantee: of --log-level, everything that is not understood is named.
 func TestLogLevelFlag(t *testing.T) {
-	_, err := parseConfig([]string{"--log-level", "loud,raft=,rafthttp=debug,rafthttp=info,disk=info,info,warn", "--log-format", "xml"}, mapEnv(nil))
+	_, err := Parse([]string{"--log-level", "loud,raft=,rafthttp=debug,rafthttp=info,disk=info,info,warn", "--log-format", "xml"}, mapEnv(nil))
 	wantProblems(t, err,
 		[]string{`--log-level "loud"`, "debug, info, warn, error"},
 		[]string{`--log-level "raft="`, "debug, info, warn, error"},
@@ -467,7 +467,7 @@ func TestLogLevelFlag(t *testing.T) {
 		[]string{`--log-level "info"`, "one level"},
 		[]string{`--log-level "warn"`, "one level"},
 		[]string{"--log-format"})
-	if _, err := parseConfig([]string{"--log-level", "info,"}, mapEnv(nil)); err == nil {
+	if _, err := Parse([]string{"--log-level", "info,"}, mapEnv(nil)); err == nil {
 		t.Error("a comma at the end is taken")
 	}
 }

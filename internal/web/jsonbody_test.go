@@ -1,4 +1,4 @@
-package main
+package web
 
 import (
 	"errors"
@@ -68,15 +68,15 @@ func TestReadJSON(t *testing.T) {
 			r.Header.Set("Content-Type", ct)
 		}
 		var v strictBody
-		if err := readJSON(httptest.NewRecorder(), r, 100, &v); !errors.Is(err, want) || (want == nil && v.A != "x") {
+		if err := ReadJSON(httptest.NewRecorder(), r, 100, &v); !errors.Is(err, want) || (want == nil && v.A != "x") {
 			t.Errorf("%q: %v, %+v", ct, err, v)
 		}
 	}
 	r := httptest.NewRequest("POST", "/", strings.NewReader(`{"a":"`+strings.Repeat("x", 100)+`"}`))
-	if err := readJSON(httptest.NewRecorder(), r, 100, new(strictBody)); !errors.Is(err, problem.ErrTooLarge) {
+	if err := ReadJSON(httptest.NewRecorder(), r, 100, new(strictBody)); !errors.Is(err, problem.ErrTooLarge) {
 		t.Errorf("too long: %v", err)
 	}
-	if err := readJSON(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil), 100, new(strictBody)); err != nil {
+	if err := ReadJSON(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil), 100, new(strictBody)); err != nil {
 		t.Errorf("empty: %v", err)
 	}
 }

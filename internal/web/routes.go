@@ -1,4 +1,4 @@
-package main
+package web
 
 import (
 	"maps"
@@ -9,11 +9,11 @@ import (
 
 // How a method and a query find their handler, once the path has.
 
-// methods are the handlers of a path, by method; GET also serves HEAD.
-type methods map[string]func(http.ResponseWriter, *http.Request) error
+// Methods are the handlers of a path, by method; GET also serves HEAD.
+type Methods map[string]func(http.ResponseWriter, *http.Request) error
 
-// serve answers with the handler of the request's method.
-func (m methods) serve(w http.ResponseWriter, r *http.Request) error {
+// Serve answers with the handler of the request's method.
+func (m Methods) Serve(w http.ResponseWriter, r *http.Request) error {
 	method := r.Method
 	if method == http.MethodHead {
 		method = http.MethodGet
@@ -30,13 +30,13 @@ func (m methods) serve(w http.ResponseWriter, r *http.Request) error {
 			allow = append(allow, http.MethodHead)
 		}
 	}
-	return notAllowed(w, strings.Join(allow, ", "))
+	return NotAllowed(w, strings.Join(allow, ", "))
 }
 
-// bare lets a handler serve only requests without query parameters.
-func bare(h func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
+// Bare lets a handler serve only requests without query parameters.
+func Bare(h func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if err := noQuery(r); err != nil {
+		if err := NoQuery(r); err != nil {
 			return err
 		}
 		return h(w, r)

@@ -1,19 +1,19 @@
-package main
+package web
 
 import (
 	"net/http"
 	"strings"
 )
 
-// routeLabels are the values of the label route: as many as there are kinds of
+// RouteLabels are the values of the label route: as many as there are kinds of
 // requests, whatever keys there are.
-var routeLabels = []string{
+var RouteLabels = []string{
 	"kv", "member", "members", "leader", "status", "snapshot", "livez", "readyz", "metrics", "pprof", "help", "other",
 }
 
-// routeLabel returns which kind of request this is. Paths that are not known are
+// RouteLabel returns which kind of request this is. Paths that are not known are
 // "other".
-func routeLabel(method, path string) string {
+func RouteLabel(method, path string) string {
 	path = strings.TrimPrefix(path, "/")
 	switch path {
 	case "":
@@ -31,7 +31,7 @@ func routeLabel(method, path string) string {
 		return "member"
 	case first == "debug" && (rest == "pprof" || strings.HasPrefix(rest, "pprof/")):
 		return "pprof"
-	case reserved(first):
+	case Reserved(first):
 		return "other"
 	case method == http.MethodPost || method == http.MethodDelete:
 		return "member" // POST /ID, DELETE /ID
@@ -39,8 +39,8 @@ func routeLabel(method, path string) string {
 	return "kv"
 }
 
-// methodLabel returns a method. They come from outside, so unknown ones share a label.
-func methodLabel(method string) string {
+// MethodLabel returns a method. They come from outside, so unknown ones share a label.
+func MethodLabel(method string) string {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete:
 		return method

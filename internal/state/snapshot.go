@@ -1,0 +1,186 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"raftkv/internal/durable"
+	"raftkv/internal/membership"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
+	"raftkv/internal/statefile"
+)
+
+// The records of a state file. The values are on disk: never reuse one. What
+// a file of records looks like is statefile.go's business.
+const (
+	headRecord    byte = 1 // index, term, revision, membership changes; level
+	itemRecord    byte = 2 // create, mod, version, key, value
+	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL; level, pinned, added
+	removedRecord byte = 4 // id
+	windowRecord  byte = 5 // node, boot, low, applied; life
+
+	checkRecord    byte = 6 // of checks: index, full, checked, agreed, no majority, voters
+	reportRecord   byte = 7 // node, void, hash
+	divergedRecord byte = 8 // node, index
+	sumRecord      byte = 9 // the sum of the items' hashes; the last record
+)
+
+// Fields behind a semicolon came later: they may be missing at the end of a
+// record, which means 0, and are left out when they are 0 (level.go says why).
+
+// Write writes the whole replicated state, as of its index. The order of
+// the records is fixed, so that equal states make equal files.
+func Write(w io.Writer, s *State) error {
+	sw := statefile.NewWriter(w)
+	if err := s.writeRest(sw.Record); err != nil {
+		return err
+	}
+	var b []byte
+	var err error
+	sum := uint64(0)
+	s.Scan(func(key string, it *Item) bool {
+		b = record.AppendUvarints(b[:0], it.CreateRevision, it.ModRevision, it.Version)
+		b = record.AppendString(b, key)
+		b = append(b, it.Value...)
+		sum += itemHash(key, it)
+		err = sw.Record(itemRecord, b)
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	if sum != s.Sum {
+		return problem.ErrMemory // and not onto the disk
+	}
+	if err := sw.Record(sumRecord, record.AppendUvarints(nil, s.Sum)); err != nil {
+		return err
+	}
+	return sw.Finish()
+}
+
+// writeRest passes on the records of all that is not an item, in a fixed order.
+// The hash of the state is made from them, so they may not change: see hash.go.
+func (s *State) writeRest(write func(kind byte, payload []byte) error) error {
+	var b []byte
+	put := func(kind byte) error { return write(kind, b) }
+
+	b = record.AppendUvarints(nil, s.Index, s.Term, s.Revision, s.Membership.Changes)
+	b = record.AppendOptional(b, s.Level)
+	if err := put(headRecord); err != nil {
+		return err
+	}
+	for _, m := range s.Membership.Sorted() {
+		b = membership.AppendMember(b[:0], m)
+		if err := put(memberRecord); err != nil {
+			return err
+		}
+	}
+	for _, id := range membership.SortedKeys(s.Membership.Removed) {
+		b = record.AppendUvarints(b[:0], id)
+		if err := put(removedRecord); err != nil {
+			return err
+		}
+	}
+	for _, node := range membership.SortedKeys(s.Windows) {
+		win := s.Windows[node]
+		b = record.AppendUvarints(b[:0], node, win.Boot, win.Low, win.Applied)
+		b = record.AppendOptional(b, win.Life)
+		if err := put(windowRecord); err != nil {
+			return err
+		}
+	}
+	return s.Checks.write(write)
+}
+
+// Read reads what Write wrote.
+func Read(r io.Reader) (*State, error) {
+	sr, err := statefile.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	return readRecords(sr)
+}
+
+// readRecords reads the records of a state file to their verified end.
+func readRecords(sr *statefile.Reader) (*State, error) {
+	s := New(nil)
+	// The items come in the order of their keys, which makes loading cheap.
+	if err := ScanRecords(sr, s, func(key string, it *Item) { s.Items.Load(key, it) }); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ScanRecords reads the records of a state file into s, except for the items,
+// which it passes on. Unless it returns nil, what it has read must not be used.
+func ScanRecords(sr *statefile.Reader, s *State, each func(key string, it *Item)) error {
+	for {
+		kind, payload, err := sr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.restore(kind, payload, each); err != nil {
+			return err
+		}
+	}
+}
+
+// restore takes over one record of a state file.
+func (s *State) restore(kind byte, payload []byte, each func(key string, it *Item)) error {
+	f := record.Reader{B: payload}
+	switch kind {
+	case headRecord:
+		s.Index, s.Term, s.Revision, s.Membership.Changes = f.Uvarint(), f.Uvarint(), f.Uvarint(), f.Uvarint()
+		if s.Level = f.Optional(); s.Level > ProgramLevel {
+			return ErrLevel(s.Level)
+		}
+	case memberRecord:
+		m := membership.TakeMember(&f)
+		s.Membership.Members[m.ID] = m
+	case removedRecord:
+		s.Membership.Removed[f.Uvarint()] = true
+	case windowRecord:
+		s.Windows[f.Uvarint()] = Window{Boot: f.Uvarint(), Low: f.Uvarint(), Applied: f.Uvarint(), Life: f.Optional()}
+	case itemRecord:
+		it := &Item{CreateRevision: f.Uvarint(), ModRevision: f.Uvarint(), Version: f.Uvarint()}
+		key := string(f.Bytes())
+		it.Value = append([]byte(nil), f.B...)
+		each(key, it)
+		s.Bytes += uint64(len(key) + len(it.Value))
+		s.Sum += itemHash(key, it)
+	case checkRecord, reportRecord, divergedRecord:
+		s.Checks.restore(kind, &f)
+	case sumRecord:
+		if sum := f.Uvarint(); sum != s.Sum {
+			return fmt.Errorf("%w: its items are not those of which it has the hash", statefile.ErrBad)
+		}
+	default:
+		return fmt.Errorf("%w: record of kind %d", durable.ErrNewer, kind)
+	}
+	if f.Bad {
+		return fmt.Errorf("%w: record of kind %d is too short", statefile.ErrBad, kind)
+	}
+	return nil
+}
+
+// ReadFile loads a state file.
+func ReadFile(path string) (*State, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	s, err := Read(f)
+	if err != nil {
+		return nil, fmt.Errorf("state file %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// ErrOvertaken ends the writing of a snapshot that would not count any more.
+var ErrOvertaken = errors.New("a newer snapshot has come")

@@ -1,0 +1,199 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"raftkv/internal/address"
+	"raftkv/internal/durable"
+	"raftkv/internal/membership"
+	"raftkv/internal/record"
+	"raftkv/internal/statefile"
+	"raftkv/internal/testkit"
+	"slices"
+	"testing"
+)
+
+// fullState returns a state with something in each of its parts. The order in
+// which its keys come to be does not show in it.
+func fullState(order []int) *State {
+	s := New([]address.Peer{{ID: 1, URL: "http://a:1"}, {ID: math.MaxUint64 - 2, URL: "http://b:2"}})
+	s.Index, s.Term, s.Revision = 1<<40, 77, 1e9
+	s.Membership.Members[1] = membership.Member{ID: 1, PeerURL: "http://a:1", ClientURL: "http://a:9121"}
+	s.Membership.Members[3] = membership.Member{ID: 3, PeerURL: "http://c:3", Learner: true}
+	s.Membership.Members[4] = membership.Member{ID: 4, PeerURL: "http://d:4", Learner: true, Pinned: true, Added: math.MaxUint64}
+	s.Membership.Changes = 4
+	for _, n := range order {
+		s.Membership.Removed[uint64(100+n)] = true
+		s.Windows[uint64(n)] = Window{Boot: uint64(n), Low: 1 << 30, Applied: math.MaxUint64 - uint64(n)}
+		it := &Item{Value: bytes.Repeat([]byte{byte(n)}, n*50), CreateRevision: uint64(n), ModRevision: uint64(2 * n), Version: 3}
+		key := fmt.Sprint("key/", n)
+		s.Items.Set(key, it)
+		s.Bytes += uint64(len(key) + len(it.Value))
+	}
+	for key, value := range map[string]string{"binary": "\xff\xfe\x00\x80", "\xff\x00 key": "\x00", "empty": "", "große": "\"é\"\n"} {
+		s.Items.Set(key, &Item{Value: []byte(value), CreateRevision: 1, ModRevision: 1, Version: 1})
+		s.Bytes += uint64(len(key) + len(value))
+	}
+	s.Sum = HashItems(&s.Items)
+	return s
+}
+
+func snapshotBytes(t *testing.T, s *State) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := Write(&b, s); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// Guarantee: everything in the replicated state comes back from a snapshot, a
+// value byte for byte.
+func TestSnapshotRoundTrip(t *testing.T) {
+	for _, s := range []*State{New(nil), New(testkit.Peers()), fullState([]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 200})} {
+		file := snapshotBytes(t, s)
+		got, err := Read(bytes.NewReader(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dumpState(got) != dumpState(s) {
+			t.Fatalf("wrote\n%s, read\n%s", dumpState(s), dumpState(got))
+		}
+		for node, w := range s.Windows {
+			if got.Windows[node] != w {
+				t.Fatalf("window of node %d is %+v, want %+v", node, got.Windows[node], w)
+			}
+		}
+		if !bytes.Equal(snapshotBytes(t, got), file) {
+			t.Fatal("what was read makes another file")
+		}
+	}
+}
+
+// Guarantee: a node that installed a snapshot goes on as if it had applied the
+// log itself.
+func TestSnapshotGoesOn(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 3))
+	s := New(testkit.Peers())
+	for seq := range uint64(100) {
+		s.ApplyBatch(BatchID{Node: 1, Boot: 1, Seq: seq ^ 1, Low: seq &^ 7}, []Command{randomCommand(rnd, s.Revision)})
+	}
+	r, err := Read(bytes.NewReader(snapshotBytes(t, s)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := range uint64(200) {
+		id, cmds := BatchID{Node: 1, Boot: 1, Seq: seq}, []Command{randomCommand(rnd, s.Revision)}
+		_, first := s.ApplyBatch(id, cmds)
+		if _, again := r.ApplyBatch(id, cmds); again != first || first != (seq >= 100) {
+			t.Fatalf("batch %d: applied %v, after the snapshot %v", seq, first, again)
+		}
+	}
+	if dumpState(r) != dumpState(s) {
+		t.Fatalf("from\n%s to\n%s", dumpState(s), dumpState(r))
+	}
+}
+
+// Guarantee: equal states make equal files, so that replicas can be compared.
+func TestSnapshotIsDeterministic(t *testing.T) {
+	order := rand.New(rand.NewPCG(1, 4)).Perm(100)
+	want := snapshotBytes(t, fullState(order))
+	slices.Reverse(order)
+	for range 3 {
+		if !bytes.Equal(snapshotBytes(t, fullState(order)), want) {
+			t.Fatal("two files of one state differ")
+		}
+	}
+}
+
+// Guarantee: a snapshot with something in it that this version does not know
+// is refused, not taken without it; and one that is cut short is damaged.
+func TestSnapshotRecordsStrict(t *testing.T) {
+	for kind := range 256 {
+		var b bytes.Buffer
+		w := statefile.NewWriter(&b)
+		// Not a whole record of any kind.
+		if err := errors.Join(w.Record(byte(kind), []byte{0x80}), w.Finish()); err != nil {
+			t.Fatal(err)
+		}
+		want := durable.ErrNewer
+		if byte(kind) >= headRecord && byte(kind) <= sumRecord {
+			want = statefile.ErrBad
+		}
+		if s, err := Read(&b); !errors.Is(err, want) || s != nil {
+			t.Errorf("kind %d: %v, %v; want %v", kind, s, err, want)
+		}
+	}
+}
+
+// fullDisk takes n bytes.
+type fullDisk struct{ n int }
+
+var errFullDisk = errors.New("disk full")
+
+func (d *fullDisk) Write(b []byte) (int, error) {
+	if d.n -= len(b); d.n < 0 {
+		return 0, errFullDisk
+	}
+	return len(b), nil
+}
+
+// Guarantee: a snapshot that could not be written whole is not taken for one.
+func TestSnapshotWriteFails(t *testing.T) {
+	s := fullState([]int{1, 2, 3, 4000})
+	size := len(snapshotBytes(t, s))
+	for n := 0; n < size; n += 1 + n/8 {
+		if err := Write(&fullDisk{n}, s); !errors.Is(err, errFullDisk) {
+			t.Fatalf("with room for %d of %d bytes: %v", n, size, err)
+		}
+	}
+}
+
+// Guarantee: the message names the file.
+func TestReadStateFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	if _, err := ReadFile(path); !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	s := fullState([]int{1})
+	file := snapshotBytes(t, s)
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadFile(path); err != nil || dumpState(got) != dumpState(s) {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, file[:len(file)-1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadFile(path); !errors.Is(err, statefile.ErrBad) || !bytes.Contains([]byte(err.Error()), []byte(path)) {
+		t.Fatal(err)
+	}
+}
+
+// Guarantee: a member's record of the oldest files, shorter than today's, is
+// read, and one that is cut short is not.
+func TestSnapshotMemberRecord(t *testing.T) {
+	m := membership.Member{ID: 3, PeerURL: "http://c:3", ClientURL: "http://c:9121", Instance: 5, Learner: true}
+	old := record.AppendUvarints(nil, m.ID, 1, m.Instance)
+	old = record.AppendString(record.AppendString(old, m.PeerURL), m.ClientURL)
+	s := New(nil)
+	if err := s.restore(memberRecord, old, nil); err != nil || s.Membership.Members[3] != m {
+		t.Errorf("%+v, %v", s.Membership.Members, err)
+	}
+	m.Level, m.Added = 2, 1<<20
+	whole := membership.AppendMember(nil, m)
+	if err := s.restore(memberRecord, whole, nil); err != nil || s.Membership.Members[3] != m {
+		t.Errorf("%+v, %v", s.Membership.Members, err)
+	}
+	for _, cut := range []int{1, 5, len(old) - 1, len(whole) - 1} {
+		if err := New(nil).restore(memberRecord, whole[:cut], nil); !errors.Is(err, statefile.ErrBad) {
+			t.Errorf("cut to %d bytes: %v", cut, err)
+		}
+	}
+}

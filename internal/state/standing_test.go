@@ -1,0 +1,87 @@
+package state
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"raftkv/internal/testkit"
+	"reflect"
+	"testing"
+)
+
+// Without this two histories are taken for one, or a healthy node for a stranger
+// to its own cluster.
+func TestStandingTellsHistoriesApart(t *testing.T) {
+	type windows = map[uint64]WindowStanding
+	base := Standing{Index: 10, Changes: 2, Windows: windows{1: {3, 30, 4}, 2: {7, 70, 9}}}
+	with := func(index uint64, change func(*Standing)) Standing {
+		s := base
+		s.Index, s.Windows = index, windows{1: base.Windows[1], 2: base.Windows[2]}
+		change(&s)
+		return s
+	}
+	for name, tt := range map[string]struct {
+		other Standing
+		one   bool
+	}{
+		"itself":                              {base, true},
+		"nothing yet":                         {Standing{}, true},
+		"more of everything":                  {with(11, func(s *Standing) { s.Changes, s.Windows[1] = 3, WindowStanding{3, 30, 5} }), true},
+		"another node's first batch":          {with(11, func(s *Standing) { s.Windows[3] = WindowStanding{1, 10, 1} }), true},
+		"a later life":                        {with(11, func(s *Standing) { s.Windows[1] = WindowStanding{4, 40, 1} }), true},
+		"a node that was removed":             {with(11, func(s *Standing) { s.Changes++; delete(s.Windows, 1) }), true},
+		"a node that has no window any more":  {with(11, func(s *Standing) { delete(s.Windows, 1) }), false},
+		"fewer changes of the members":        {with(11, func(s *Standing) { s.Changes-- }), false},
+		"an earlier life":                     {with(11, func(s *Standing) { s.Windows[1] = WindowStanding{2, 20, 40} }), false},
+		"another life with the same number":   {with(11, func(s *Standing) { s.Windows[1] = WindowStanding{3, 31, 5} }), false},
+		"one that does not name itself":       {with(11, func(s *Standing) { s.Windows[1] = WindowStanding{3, 0, 5} }), false},
+		"fewer batches of the same life":      {with(11, func(s *Standing) { s.Windows[1] = WindowStanding{3, 30, 3} }), false},
+		"more, at an index before":            {with(9, func(s *Standing) { s.Windows[1] = WindowStanding{3, 30, 5} }), false},
+		"less, at an index before":            {with(9, func(s *Standing) { s.Windows[1] = WindowStanding{3, 30, 3} }), true},
+		"other changes at the same index":     {with(10, func(s *Standing) { s.Changes++ }), false},
+		"another batch at the same index":     {with(10, func(s *Standing) { s.Windows[2] = WindowStanding{7, 70, 10} }), false},
+		"another node's at the same index":    {with(10, func(s *Standing) { s.Windows[3] = WindowStanding{1, 10, 1} }), false},
+		"a life that was not named until now": {with(9, func(s *Standing) { s.Windows[1] = WindowStanding{3, 0, 3} }), true},
+	} {
+		if a, b := base.IsOneHistoryWith(tt.other), tt.other.IsOneHistoryWith(base); a != tt.one || b != tt.one {
+			t.Errorf("%s: %t and %t, want %t", name, a, b, tt.one)
+		}
+	}
+}
+
+// Guarantee: whatever is applied, a state is of one history with all that it was
+// before; and it tells of itself by JSON without loss.
+func TestStandingOnlyGrows(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	s := New(testkit.Peers())
+	lives := map[uint64]BatchID{}
+	seqs := map[uint64]uint64{}
+	var past []Standing
+	for i := range 500 {
+		node := testkit.Peers()[rnd.IntN(len(testkit.Peers()))].ID
+		if l, ok := lives[node]; !ok || rnd.IntN(10) == 0 {
+			lives[node], seqs[node] = BatchID{Boot: l.Boot + 1, Life: 1 + rnd.Uint64N(1<<62)}, 0
+		}
+		l := lives[node]
+		if rnd.IntN(5) > 0 { // else the same batch again
+			seqs[node] += uint64(rnd.IntN(3))
+		}
+		id := BatchID{Node: node, Boot: l.Boot, Life: l.Life, Seq: seqs[node], Low: seqs[node] - min(seqs[node], 5)}
+		s.Index++
+		s.ApplyBatch(id, []Command{{Kind: KindPut, Key: "k", Value: []byte{byte(i)}}})
+		past = append(past, s.Standing())
+	}
+	now := past[len(past)-1]
+	for i, before := range past {
+		if !before.IsOneHistoryWith(now) {
+			t.Fatalf("after entry %d it was %+v, in the end it is %+v", i+1, before, now)
+		}
+	}
+	text, err := json.Marshal(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Standing
+	if err := json.Unmarshal(text, &back); err != nil || !reflect.DeepEqual(back, now) {
+		t.Errorf("%v: %+v, want %+v", err, back, now)
+	}
+}

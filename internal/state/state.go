@@ -1,0 +1,412 @@
+// Package state answers: what does the log mean? A State is the replicated state
+// machine: keys and values, members, which batches were applied, and what the
+// replicas found of one another. It is pure: what it becomes depends on the
+// committed entries and on nothing else, no clock, no goroutine, no random number.
+// Commands, the state's hash and its records in files are defined here, for ever.
+package state
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/bits"
+	"raftkv/internal/address"
+	"raftkv/internal/membership"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
+
+	"github.com/tidwall/btree"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// Item is one key's value and history. It is immutable: a write makes a new
+// one, so that readers and snapshots may keep the old one without a lock.
+type Item struct {
+	Value          []byte
+	CreateRevision uint64 // the revision at which the key came to be
+	ModRevision    uint64 // the revision of its last change, its ETag
+	Version        uint64 // how often it was written since it came to be
+}
+
+// State is the replicated state machine. It is pure: what it becomes depends
+// on the committed entries and on nothing else, no clock, no goroutine, no
+// random number. Every replica therefore holds the same state at the same
+// index.
+type State struct {
+	Index, Term uint64 // of the last entry applied; one unit with the rest
+	Revision    uint64 // counts the commands that changed something
+	Bytes       uint64 // of all keys and values
+	Items       btree.Map[string, *Item]
+	Sum         uint64            // of the items' hashes; hash.go
+	Windows     map[uint64]Window // by node: which of its batches were applied
+	Membership  membership.Membership
+	Level       uint64 // of the commands that every member knows; level.go
+	Checks      Checks
+}
+
+func New(peers []address.Peer) *State {
+	return &State{Windows: make(map[uint64]Window), Membership: membership.New(peers)}
+}
+
+// Copy returns a state that later changes of s do not touch, in time
+// independent of the number of keys: the tree is copied on write.
+func (s *State) Copy() *State {
+	c := &State{
+		Index: s.Index, Term: s.Term, Revision: s.Revision, Bytes: s.Bytes,
+		Items:      *s.Items.Copy(),
+		Sum:        s.Sum,
+		Windows:    make(map[uint64]Window, len(s.Windows)),
+		Membership: s.Membership.Clone(),
+		Level:      s.Level,
+		Checks:     s.Checks.clone(),
+	}
+	for node, w := range s.Windows {
+		c.Windows[node] = w
+	}
+	return c
+}
+
+// Get returns a key's item, nil if there is none.
+func (s *State) Get(key string) *Item {
+	it, _ := s.Items.Get(key)
+	return it
+}
+
+// Window tells which batches of a node's life are settled.
+func (s *State) Window(node uint64) Window { return s.Windows[node] }
+
+// Scan shows all items in the order of their keys, until each returns false.
+func (s *State) Scan(each func(key string, it *Item) bool) { s.Items.Scan(each) }
+
+// Keys is how many keys there are.
+func (s *State) Keys() uint64 { return uint64(s.Items.Len()) }
+
+// DropItems lets go of all items, before a snapshot brings others. What is left
+// is no state any more.
+func (s *State) DropItems() { s.Items = btree.Map[string, *Item]{} }
+
+// Summary tells of a state how far and how large it is.
+type Summary struct {
+	Index, term, Revision, Keys, Bytes uint64
+	Level, Checked                     uint64 // the cluster's level; the newest checkpoint agreed on
+}
+
+func (s *State) Summary() Summary {
+	return Summary{s.Index, s.Term, s.Revision, s.Keys(), s.Bytes, s.Level, s.Checks.Checked}
+}
+
+// Holding is what a state holds, and one key of it.
+type Holding struct {
+	Bytes, Keys uint64
+	Old         uint64 // of the key and its value
+	Exists      bool
+}
+
+func (s *State) Holding(key string) Holding {
+	h := Holding{Bytes: s.Bytes, Keys: s.Keys()}
+	if it := s.Get(key); it != nil {
+		h.Old, h.Exists = uint64(len(key)+len(it.Value)), true
+	}
+	return h
+}
+
+// Window records which batches of one node's current life were applied.
+// Everything below low is settled; bit i of applied stands for low+i. A node
+// keeps fewer than WindowSize unsettled batches, so nothing falls out.
+type Window struct {
+	Boot, Low, Applied uint64
+	// life is the nonce of that life. It is 0, and so leaves no trace in files
+	// and in the hash, until a batch has named it, which none does below level 3.
+	Life uint64
+}
+
+const WindowSize = 64
+
+// Admit reports whether a batch is applied now for the first time, and
+// records it. A batch of an earlier life is refused: nobody waits for it, and
+// its window is gone. So is one of another life with the same boot: one of the
+// two began on an older copy of the directory, and ends when it sees the other.
+func (w *Window) Admit(id BatchID) bool {
+	if id.Boot < w.Boot {
+		return false
+	}
+	if id.Boot > w.Boot {
+		*w = Window{Boot: id.Boot}
+	}
+	if id.Life != 0 {
+		if w.Life != 0 && id.Life != w.Life {
+			return false
+		}
+		w.Life = id.Life
+	}
+	w.raise(id.Low)
+	if id.Seq < w.Low {
+		return false
+	}
+	if id.Seq >= w.Low+WindowSize {
+		w.raise(id.Seq - WindowSize + 1)
+	}
+	bit := uint64(1) << (id.Seq - w.Low)
+	if w.Applied&bit != 0 {
+		return false
+	}
+	w.Applied |= bit
+	return true
+}
+
+func (w *Window) raise(low uint64) {
+	if low > w.Low {
+		w.Applied >>= min(low-w.Low, WindowSize) // Go shifts out to zero
+		w.Low = low
+	}
+	n := uint64(bits.TrailingZeros64(^w.Applied))
+	w.Applied >>= n
+	w.Low += n
+}
+
+// End is behind the last sequence that the window knows to be settled.
+func (w Window) End() uint64 { return w.Low + uint64(bits.Len64(w.Applied)) }
+
+// Settled reports whether the state has applied, or will never apply, a batch.
+func (w Window) Settled(id BatchID) bool {
+	if id.Boot != w.Boot {
+		return id.Boot < w.Boot
+	}
+	return id.Seq < w.Low || (id.Seq < w.Low+WindowSize && w.Applied&(1<<(id.Seq-w.Low)) != 0)
+}
+
+// Result is what became of one command.
+type Result struct {
+	Err error // nil, problem.ErrNotFound or problem.ErrPrecondition
+	// revision is the mod_revision of the key as it is now: the ETag to
+	// report. 0: there is no such key.
+	Revision uint64
+	// deletion: the store's revision at which a key was deleted.
+	Deletion uint64
+}
+
+// ApplyBatch applies one batch, or nothing if it was applied before.
+// Commands from a node that is not a member do nothing either: nobody waits
+// for them, and a removed node must not leave a window behind.
+func (s *State) ApplyBatch(id BatchID, cmds []Command) (results []Result, first bool) {
+	if _, ok := s.Membership.Members[id.Node]; !ok {
+		return nil, false
+	}
+	w := s.Windows[id.Node]
+	first = w.Admit(id)
+	s.Windows[id.Node] = w
+	if !first {
+		return nil, false
+	}
+	results = make([]Result, len(cmds))
+	for i, c := range cmds {
+		results[i] = s.Apply(c)
+	}
+	return results, true
+}
+
+func (s *State) Apply(c Command) Result {
+	switch c.Kind {
+	case KindPut:
+		return s.Put(c)
+	case KindDelete:
+		return s.delete(c)
+	case KindPublish:
+		s.Membership.Publish(c.Member, c.Instance, c.clientURL, 0)
+	case KindAnnounce:
+		s.Membership.Publish(c.Member, c.Instance, c.clientURL, c.level)
+		s.raiseLevel()
+	case kindCheckpoint:
+		s.checkpoint(c.full)
+	case kindReport:
+		s.report(c.Member, c.checkpoint, c.report)
+	}
+	return Result{}
+}
+
+func (s *State) Put(c Command) Result {
+	if c.condition.Kind != always {
+		if old, _ := s.Items.Get(c.Key); !c.condition.holds(old) {
+			return failed(problem.ErrPrecondition, old)
+		}
+	}
+	s.Revision++
+	it := &Item{
+		// The command's bytes are a part of its entry's: keeping them
+		// would keep the whole batch in memory.
+		Value:          bytes.Clone(c.Value),
+		CreateRevision: s.Revision,
+		ModRevision:    s.Revision,
+		Version:        1,
+	}
+	old, exists := s.Items.Set(c.Key, it) // nobody sees it before the lock is released
+	if exists {
+		it.CreateRevision, it.Version = old.CreateRevision, old.Version+1
+		s.Bytes -= uint64(len(old.Value))
+		s.Sum -= itemHash(c.Key, old)
+	} else {
+		s.Bytes += uint64(len(c.Key))
+	}
+	s.Bytes += uint64(len(it.Value))
+	s.Sum += itemHash(c.Key, it)
+	return Result{Revision: s.Revision}
+}
+
+func (s *State) delete(c Command) Result {
+	old, exists := s.Items.Get(c.Key)
+	if !c.condition.holds(old) {
+		return failed(problem.ErrPrecondition, old)
+	}
+	if !exists {
+		return failed(problem.ErrNotFound, nil)
+	}
+	s.Revision++
+	s.Bytes -= uint64(len(c.Key) + len(old.Value))
+	s.Sum -= itemHash(c.Key, old)
+	s.Items.Delete(c.Key)
+	return Result{Deletion: s.Revision}
+}
+
+// holds decides a condition for a key whose item is it, nil if there is none.
+func (c Condition) holds(it *Item) bool {
+	switch c.Kind {
+	case IfExists:
+		return it != nil
+	case IfMissing:
+		return it == nil
+	case IfAtRevision:
+		return it != nil && it.ModRevision == c.Revision
+	}
+	return true
+}
+
+func failed(err error, it *Item) Result {
+	r := Result{Err: err}
+	if it != nil {
+		r.Revision = it.ModRevision
+	}
+	return r
+}
+
+// ApplyConfEntry applies the membership change of an entry. changed says whether it
+// did anything; err is why it was refused, or record.ErrUnknownCommand, after which
+// nothing may be applied any more.
+func (s *State) ApplyConfEntry(e *raftpb.Entry) (cc *raftpb.ConfChange, change membership.Change, changed bool, err error) {
+	cc, change, err = DecodeConfEntry(e)
+	if errors.Is(err, record.ErrUnknownCommand) {
+		return cc, change, false, err
+	}
+	s.Index, s.Term = e.GetIndex(), e.GetTerm()
+	if err == nil {
+		changed, err = s.ApplyChange(change)
+	}
+	return cc, change, changed, err
+}
+
+// ApplyChange applies a membership change, or says why it is refused.
+func (s *State) ApplyChange(c membership.Change) (changed bool, err error) {
+	done, err := s.Membership.Check(c)
+	if err != nil || done {
+		return false, err
+	}
+	s.Membership.Apply(c)
+	if c.Op == membership.OpRemove {
+		delete(s.Windows, c.Id)
+		delete(s.Checks.Diverged, c.Id)
+	}
+	s.raiseLevel()
+	return true, nil
+}
+
+// Outcome is what became of a batch, on its way to those who wait.
+type Outcome struct {
+	Id      BatchID
+	Data    []byte   // the batch itself
+	Results []Result // nil: it was not applied, or before
+}
+
+// ApplyEntry applies one normal entry, of so many commands beside those of the
+// checks. record.ErrMalformed means that it counts as one without any.
+func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error) {
+	if e.GetIndex() != s.Index+1 {
+		return o, 0, fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.Index)
+	}
+	s.Index, s.Term = e.GetIndex(), e.GetTerm()
+	if len(e.GetData()) == 0 {
+		return o, 0, nil // a new leader's first entry (thesis §6.4, step 1)
+	}
+	id, cmds, err := DecodeBatch(e.GetData())
+	if errors.Is(err, record.ErrMalformed) {
+		return o, 0, err
+	}
+	if err != nil {
+		return o, 0, fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
+	}
+	results, _ := s.ApplyBatch(id, cmds)
+	return Outcome{id, e.GetData(), results}, countWork(cmds), nil
+}
+
+// DecodeConfEntry takes the membership change out of its entry.
+func DecodeConfEntry(e *raftpb.Entry) (*raftpb.ConfChange, membership.Change, error) {
+	cc := &raftpb.ConfChange{}
+	if e.GetType() != raftpb.EntryConfChange || proto.Unmarshal(e.GetData(), cc) != nil {
+		return cc, membership.Change{}, record.ErrMalformed
+	}
+	change, err := membership.DecodeChange(cc.GetContext())
+	if errors.Is(err, record.ErrUnknownCommand) {
+		err = fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
+	}
+	return cc, change, err
+}
+
+// Replay applies an entry for which nobody waits.
+func (s *State) Replay(e *raftpb.Entry) error {
+	_, err := s.ReplayCounting(e)
+	return err
+}
+
+// ReplayCounting is replay; it says how many commands there were beside those of
+// the checks.
+func (s *State) ReplayCounting(e *raftpb.Entry) (commands int, err error) {
+	if e.GetType() == raftpb.EntryNormal {
+		_, commands, err = s.ApplyEntry(e)
+		if errors.Is(err, record.ErrMalformed) {
+			err = nil
+		}
+		return commands, err
+	}
+	if _, _, _, err := s.ApplyConfEntry(e); errors.Is(err, record.ErrUnknownCommand) {
+		return 0, err
+	}
+	return 0, nil // a refused change is void
+}
+
+// DigestOf returns the checksum at the end of the file that Write makes.
+func DigestOf(s *State) ([sha256.Size]byte, error) {
+	var end lastBytes
+	err := Write(&end, s)
+	return [sha256.Size]byte(end), err
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes [sha256.Size]byte
+
+func (l *lastBytes) Write(b []byte) (int, error) {
+	both := append(l[:], b[max(0, len(b)-len(l)):]...)
+	copy(l[:], both[len(both)-len(l):])
+	return len(b), nil
+}
+
+// countWork counts the commands that do not belong to the checks themselves.
+// Those alone are no reason for another check, or an idle cluster would never
+// rest.
+func countWork(cmds []Command) (n int) {
+	for _, c := range cmds {
+		if c.Kind != kindCheckpoint && c.Kind != kindReport {
+			n++
+		}
+	}
+	return n
+}

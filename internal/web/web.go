@@ -1,0 +1,176 @@
+// Package web reads HTTP requests strictly and answers them in one form: problems
+// by RFC 9457, JSON without surprises, methods by table, and what a browser or a
+// client that has hung up may do. It knows no resource; package api does.
+package web
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"raftkv/internal/problem"
+	"strings"
+)
+
+// WriteProblem answers with an error (RFC 9457).
+func WriteProblem(w http.ResponseWriter, err error) {
+	p := problem.Of(err)
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	if h["Cache-Control"] == nil {
+		h["Cache-Control"] = CacheNever
+	}
+	if p.Retry == problem.RetrySoon {
+		h.Set("Retry-After", "1")
+	}
+	w.WriteHeader(p.Status)
+	body := struct {
+		Type    string          `json:"type"`
+		Title   string          `json:"title"`
+		Status  int             `json:"status"`
+		Detail  string          `json:"detail"`
+		Code    string          `json:"code"`
+		Outcome problem.Outcome `json:"outcome"`
+		Retry   bool            `json:"retry"`
+	}{"about:blank", http.StatusText(p.Status), p.Status, err.Error(), p.Code, p.Outcome, p.Retry != problem.NoRetry}
+	writeBody(w, body)
+}
+
+func WriteJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	writeBody(w, v)
+}
+
+// writeBody encodes v as the body of an answer. A client that has gone away
+// is no concern of ours.
+func writeBody(w http.ResponseWriter, v any) {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v)
+}
+
+// Reserved are the first path segments that are not keys in the short form.
+func Reserved(segment string) bool {
+	switch segment {
+	case "v1", "ui", "metrics", "livez", "readyz", "debug":
+		return true
+	}
+	return false
+}
+
+// Recorder remembers the status for the metrics.
+type Recorder struct {
+	http.ResponseWriter
+	Status int
+}
+
+func (r *Recorder) WriteHeader(status int) {
+	r.Status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (r *Recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+func NoQuery(r *http.Request) error {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: unknown query parameter in ?%s", problem.ErrBadRequest, Clip(r.URL.RawQuery))
+}
+
+func NotAllowed(w http.ResponseWriter, allow string) error {
+	w.Header().Set("Allow", allow)
+	return fmt.Errorf("%w; allowed are %s", problem.ErrMethodNotAllowed, allow)
+}
+
+// OriginGuard refuses what a browser may have been tricked into sending: to a
+// name that somebody made point at this node, or on behalf of another site.
+type OriginGuard struct {
+	Hosts map[string]bool // lower case, beside IP literals and localhost
+	Cross *http.CrossOriginProtection
+}
+
+func (g OriginGuard) Check(r *http.Request) error {
+	if r.Host != "" { // else it is HTTP/1.0, and no browser
+		if err := g.checkHost(r.Host); err != nil {
+			return err
+		}
+	}
+	if err := g.Cross.Check(r); err != nil {
+		return fmt.Errorf("%w: %w", problem.ErrCrossOrigin, err)
+	}
+	return nil
+}
+
+// address.CheckHost refuses a Host header that is not one of this node's names.
+func (g OriginGuard) checkHost(header string) error {
+	host := header
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if host != "localhost" && !g.Hosts[host] && net.ParseIP(host) == nil {
+		return fmt.Errorf("%w: %q; name it with --allowed-host to allow it", problem.ErrWrongHost, header)
+	}
+	return nil
+}
+
+// IgnoreWriteError: a client that hangs up while it is answered is no fault.
+func IgnoreWriteError(error) error { return nil }
+
+// BodyError says why a request's body could not be read.
+func BodyError(err error) error {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &tooLarge):
+		return fmt.Errorf("%w: more than %d bytes", problem.ErrTooLarge, tooLarge.Limit)
+	case errors.Is(err, problem.ErrOverloaded):
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return problem.ErrRequestTimeout
+	}
+	return fmt.Errorf("%w: the body broke off: %w", problem.ErrBadRequest, err)
+}
+
+// Clip shortens what a message repeats of a request.
+func Clip(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "..."
+	}
+	return s
+}
+
+// What caches between may do with an answer. Nobody may change these.
+var (
+	// CacheAsk: a copy is good only for as long as this node says so, for which
+	// the ETag makes it cheap to ask; and the bytes stay as they are.
+	CacheAsk = []string{"no-cache, no-transform"}
+	// CacheNever is for all that is not the value of a key, or its absence.
+	CacheNever = []string{"no-store"}
+)
+
+// ParseForce reads ?force=true, where that is allowed, from a request that
+// changes a member. A member has no ETag, so a condition cannot hold; who gives
+// one may have meant a key.
+func ParseForce(r *http.Request, allowed bool) (bool, error) {
+	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
+		return false, fmt.Errorf("%w: If-Match and If-None-Match are for keys, /v1/kv/KEY; this is about a node", problem.ErrBadRequest)
+	}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
+	}
+	for name, values := range q {
+		if name != "force" || !allowed || len(values) != 1 || values[0] != "true" {
+			return false, fmt.Errorf("%w: unknown query parameter %s=%s", problem.ErrBadRequest, name, strings.Join(values, ","))
+		}
+	}
+	return len(q) > 0, nil
+}
