@@ -221,7 +221,7 @@ func BenchmarkAppend(b *testing.B) {
 		id := state.BatchID{Node: 1, Boot: 1, Seq: index, Low: index}
 		data := append(state.AppendBatchHeader(make([]byte, 0, len(commands)+64), id), commands...)
 		e := &raftpb.Entry{Term: new(uint64(1)), Index: new(index), Data: data}
-		testkit.Must(b, o.append([]*raftpb.Message{storageAppend(1, 1, index-1, e)}))
+		testkit.Must(b, o.append([]*raftpb.Message{testkit.AppendMessage(1, 1, index-1, e)}))
 		testkit.Must(b, o.trim())
 	}
 }

@@ -43,12 +43,12 @@ func TestBootOnlyWhatIsNew(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			c.make(t, dir)
-			before := diskSums(t, dir)
+			before := testkit.Sums(t, dir)
 			err := createStorage(zap.NewNop(), dir, diskIdentity(), state.First(diskPeers()))
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
-			wantUnchanged(t, dir, before)
+			testkit.WantUnchanged(t, dir, before)
 		})
 	}
 }

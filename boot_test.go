@@ -8,6 +8,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
 	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
@@ -47,7 +48,7 @@ func wantFirstState(t *testing.T, o *openedStorage, joining bool) {
 	wantHard(t, o, state.FirstTerm, 0, state.FirstIndex)
 	want, got := state.New(diskPeers()), o.state
 	want.Index, want.Term = state.FirstIndex, state.FirstTerm
-	if string(stateBytes(t, got)) != string(stateBytes(t, want)) || o.last != state.FirstIndex || o.reconfigured {
+	if string(statetest.Bytes(t, got)) != string(statetest.Bytes(t, want)) || o.last != state.FirstIndex || o.reconfigured {
 		t.Fatalf("state of index %d, log to %d, members %v", got.Index, o.last, got.Membership.Members)
 	}
 	if o.identity != diskIdentity() {
@@ -59,7 +60,7 @@ func wantFirstState(t *testing.T, o *openedStorage, joining bool) {
 // 0.tmp and 1.tmp are the WAL's next segments.
 func wantOnlyNeeded(t *testing.T, dir string) {
 	t.Helper()
-	for path := range diskTree(t, dir) {
+	for path := range testkit.Tree(t, dir) {
 		base := filepath.Base(path)
 		switch {
 		case path == "wal", path == "snap", path == "mark", base == "0.tmp", base == "1.tmp":
@@ -88,7 +89,7 @@ func firstBootSteps(t *testing.T, peers []address.Peer) map[string]map[string]st
 	t.Helper()
 	done := t.TempDir()
 	testkit.Must(t, createStorage(zap.NewNop(), done, diskIdentity(), state.First(peers)))
-	all := diskTree(t, done)
+	all := testkit.Tree(t, done)
 	isSnap := func(p string) bool { return strings.HasPrefix(p, "snap") }
 	notWAL := func(p string) bool { return !strings.HasPrefix(p, "wal") }
 	segment := all[filepath.Join("wal", firstSegment)]
@@ -165,7 +166,7 @@ func TestBootCrashAfterEachStepOfCreate(t *testing.T) {
 				continue // the same as without
 			}
 			t.Run(fmt.Sprintf("joining=%t/%s", joining, name), func(t *testing.T) {
-				dir := plant(t, tree)
+				dir := testkit.Plant(t, tree)
 				o := startDisk(t, dir, peers)
 				wantFirstState(t, o, joining)
 				if o.boot != 1 {
@@ -173,10 +174,10 @@ func TestBootCrashAfterEachStepOfCreate(t *testing.T) {
 				}
 				wantOnlyNeeded(t, dir)
 				// And it is a directory to live on.
-				testkit.Must(t, o.append([]*raftpb.Message{storageAppend(5, 3, o.last, someEntries(5, o.last+1, o.last+3, 10)...)}))
-				again := openDisk(t, crashed(t, dir))
+				testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(5, 3, o.last, testkit.Entries(5, o.last+1, o.last+3, 10)...)}))
+				again := openDisk(t, testkit.Crashed(t, dir))
 				wantHard(t, again, 5, 3, 0)
-				wantEntries(t, again, someEntries(5, o.state.Index+1, o.state.Index+3, 10))
+				wantEntries(t, again, testkit.Entries(5, o.state.Index+1, o.state.Index+3, 10))
 			})
 		}
 	}
@@ -185,7 +186,7 @@ func TestBootCrashAfterEachStepOfCreate(t *testing.T) {
 // Without this a crash while leftovers are being removed could leave a mix that
 // counts as something. Only wal/ makes a directory booted.
 func TestBootCrashDuringRemovalOfLeftovers(t *testing.T) {
-	all := diskTree(t, newDisk(t))
+	all := testkit.Tree(t, newDisk(t))
 	names := []string{"snap", "mark", "wal.new", "wal.new.tmp"}
 	for set := range 1 << len(names) {
 		tree := make(map[string]string)
@@ -200,12 +201,12 @@ func TestBootCrashDuringRemovalOfLeftovers(t *testing.T) {
 				}
 			}
 		}
-		dir := plant(t, tree)
+		dir := testkit.Plant(t, tree)
 		if old, err := booted(dir); err != nil || old {
 			t.Fatalf("%v counts as booted: %v", names, err)
 		}
 		testkit.Must(t, removeLeftovers(dir))
-		if left := diskTree(t, dir); len(left) > 0 {
+		if left := testkit.Tree(t, dir); len(left) > 0 {
 			t.Fatalf("left: %v", left)
 		}
 	}
@@ -216,7 +217,7 @@ func TestBootCrashDuringRemovalOfLeftovers(t *testing.T) {
 // start altogether.
 func TestBootCrashAfterEachStepOfOpen(t *testing.T) {
 	dir := newDisk(t)
-	steps := map[string]string{"created": crashed(t, dir)}
+	steps := map[string]string{"created": testkit.Crashed(t, dir)}
 	keeper, m, err := watermark.Open(filepath.Join(dir, "mark"))
 	testkit.Must(t, err)
 	defer keeper.Close()
@@ -224,19 +225,19 @@ func TestBootCrashAfterEachStepOfOpen(t *testing.T) {
 	testkit.Must(t, err)
 	testkit.Must(t, o.open())
 	defer o.wal.Close()
-	steps["log read"] = crashed(t, dir)
+	steps["log read"] = testkit.Crashed(t, dir)
 	testkit.Must(t, o.wal.Save(o.hard, nil))
-	steps["hard state not synced"] = crashed(t, dir)
+	steps["hard state not synced"] = testkit.Crashed(t, dir)
 	testkit.Must(t, o.wal.Sync())
-	steps["hard state synced"] = crashed(t, dir)
+	steps["hard state synced"] = testkit.Crashed(t, dir)
 	next := watermark.Mark{Boot: m.Boot + 1, Index: o.last, Term: o.hard.GetTerm(), Vote: o.hard.GetVote()}
 	testkit.Must(t, keeper.File.WriteSlot(next))
-	steps["one slot of the mark"] = crashed(t, dir)
-	torn := crashed(t, dir)
-	patch(t, filepath.Join(torn, "mark"), 40, []byte{0xff}) // in the slot that WriteSlot has written
+	steps["one slot of the mark"] = testkit.Crashed(t, dir)
+	torn := testkit.Crashed(t, dir)
+	testkit.Patch(t, filepath.Join(torn, "mark"), 40, []byte{0xff}) // in the slot that WriteSlot has written
 	steps["a torn slot of the mark"] = torn
 	testkit.Must(t, keeper.File.WriteSlot(next))
-	steps["mark"] = crashed(t, dir)
+	steps["mark"] = testkit.Crashed(t, dir)
 
 	for name, crash := range steps {
 		t.Run(name, func(t *testing.T) {
@@ -268,8 +269,8 @@ func TestBootNumberRises(t *testing.T) {
 			t.Fatalf("life %d has number %d", life, o.boot)
 		}
 		// Damage to one slot must not set the number back either.
-		hurt := crashed(t, dir)
-		patch(t, filepath.Join(hurt, "mark"), int64(life%2)*watermark.SlotSize+24, []byte{0xee})
+		hurt := testkit.Crashed(t, dir)
+		testkit.Patch(t, filepath.Join(hurt, "mark"), int64(life%2)*watermark.SlotSize+24, []byte{0xee})
 		if h := openDisk(t, hurt); h.boot != life+1 {
 			t.Fatalf("after damage to a slot in life %d, the next has number %d", life, h.boot)
 		}
@@ -277,7 +278,7 @@ func TestBootNumberRises(t *testing.T) {
 			testkit.Must(t, o.close())
 			continue
 		}
-		dir = crashed(t, dir)
+		dir = testkit.Crashed(t, dir)
 	}
 }
 
@@ -327,7 +328,7 @@ func TestIdentityOfAnother(t *testing.T) {
 			dir := newDisk(t)
 			cfg := config.Config{ID: 1, ClusterID: 0xabc, DataDir: dir, Cluster: diskPeers()}
 			c.change(&cfg)
-			before := diskSums(t, dir)
+			before := testkit.Sums(t, dir)
 			_, err := openServer(t.Context(), cfg, zap.NewNop(), clusterInfo{}, 0, newPeerClient())
 			if err == nil {
 				t.Fatal("opened")
@@ -337,7 +338,7 @@ func TestIdentityOfAnother(t *testing.T) {
 					t.Errorf("no %q in the message: %v", w, err)
 				}
 			}
-			wantUnchanged(t, dir, before)
+			testkit.WantUnchanged(t, dir, before)
 		})
 	}
 }
@@ -351,10 +352,10 @@ func TestIdentityAfterAChange(t *testing.T) {
 	if err := checkIdentity(cfg, o.identity, o.reconfigured); err == nil {
 		t.Fatal("another --cluster passes")
 	}
-	entry := someEntries(1, 2, 2, 0)[0]
+	entry := testkit.Entries(1, 2, 2, 0)[0]
 	entry.Type = raftpb.EntryConfChange.Enum()
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, entry)}))
-	o = openDisk(t, crashed(t, dir))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(0, 0, 0, entry)}))
+	o = openDisk(t, testkit.Crashed(t, dir))
 	testkit.Must(t, checkIdentity(cfg, o.identity, o.reconfigured))
 	cfg.Join, cfg.ClusterID = true, 0xabc
 	testkit.Must(t, checkIdentity(cfg, o.identity, false))
@@ -368,7 +369,7 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 	id.Format = dirFormat + 1
 	testkit.Must(t, createStorage(zap.NewNop(), newer, id, state.First(diskPeers())))
 	t.Run("newer", func(t *testing.T) {
-		before := diskSums(t, newer)
+		before := testkit.Sums(t, newer)
 		_, err := openStorage(zap.NewNop(), newer, anyIdentity)
 		if err == nil {
 			t.Fatal("opened")
@@ -378,7 +379,7 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 				t.Errorf("no %q in the message: %v", w, err)
 			}
 		}
-		wantUnchanged(t, newer, before)
+		testkit.WantUnchanged(t, newer, before)
 	})
 	t.Run("newer is not damaged", func(t *testing.T) {
 		// Its data is sound: who follows the advice to remove the member
@@ -393,7 +394,7 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 		testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal")))
 		w, err := wal.Create(nil, filepath.Join(dir, "wal"), []byte("\x08\x01\x10\x02"))
 		testkit.Must(t, err)
-		testkit.Must(t, w.Save(&raftpb.HardState{Term: new(uint64(9)), Commit: new(uint64(1)), Vote: new(uint64(1))}, someEntries(9, 1, 1, 10)))
+		testkit.Must(t, w.Save(&raftpb.HardState{Term: new(uint64(9)), Commit: new(uint64(1)), Vote: new(uint64(1))}, testkit.Entries(9, 1, 1, 10)))
 		testkit.Must(t, w.Close())
 		wantRefused(t, dir, "metadata is not raftkv's")
 	})

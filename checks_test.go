@@ -20,16 +20,16 @@ func TestStorageNewerCommandIsRefused(t *testing.T) {
 	for _, commit := range []uint64{2, 3} {
 		dir := newDisk(t)
 		o := openDisk(t, dir)
-		entries := someEntries(2, 2, 3, 10)
+		entries := testkit.Entries(2, 2, 3, 10)
 		entries[1].Data = state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 1, Boot: 1}), []byte{99})
-		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 3, commit, entries...)}))
-		crash := crashed(t, dir)
-		before := diskSums(t, crash)
+		testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 3, commit, entries...)}))
+		crash := testkit.Crashed(t, dir)
+		before := testkit.Sums(t, crash)
 		if _, err := openStorage(zap.NewNop(), crash, anyIdentity); !errors.Is(err, durable.ErrNewer) ||
 			!strings.Contains(err.Error(), "entry 3") || !strings.Contains(err.Error(), "upgrade this node") {
 			t.Errorf("committed to %d: %v", commit, err)
 		}
-		wantUnchanged(t, crash, before)
+		testkit.WantUnchanged(t, crash, before)
 	}
 }
 

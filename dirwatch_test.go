@@ -16,7 +16,7 @@ import (
 // Without this a node goes on acknowledging writes into files that nobody will find again.
 func TestWatchNoticesWhatIsGone(t *testing.T) {
 	copyOver := func(t *testing.T, path string) {
-		testkit.Must(t, copySparse(path+".copy", path))
+		testkit.Must(t, testkit.CopySparse(path+".copy", path))
 		testkit.Must(t, os.Rename(path+".copy", path))
 	}
 	for name, c := range map[string]struct {
@@ -31,7 +31,7 @@ func TestWatchNoticesWhatIsGone(t *testing.T) {
 		"the directory is renamed": {func(t *testing.T, dir string, _ []string) { testkit.Must(t, os.Rename(dir, dir+".x")) }, "no such file"},
 		"the directory is another": {func(t *testing.T, dir string, _ []string) {
 			testkit.Must(t, os.Rename(dir, dir+".x"))
-			testkit.Must(t, os.Rename(crashed(t, dir+".x"), dir))
+			testkit.Must(t, os.Rename(testkit.Crashed(t, dir+".x"), dir))
 		}, "another one"},
 		"wal":          {func(t *testing.T, dir string, _ []string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, "no such file"},
 		"snap":         {func(t *testing.T, dir string, _ []string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, "no such file"},
@@ -53,7 +53,7 @@ func TestWatchNoticesWhatIsGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o, w := watched(t)
-			c.do(t, o.dir, segments(t, o.dir))
+			c.do(t, o.dir, testkit.Segments(t, o.dir))
 			err := w.check(context.Background())
 			if c.want == "" {
 				testkit.Must(t, err)
@@ -70,8 +70,8 @@ func TestWatchNoticesWhatIsGone(t *testing.T) {
 func watched(t *testing.T) (*openedStorage, *dirWatch) {
 	t.Helper()
 	o := openDisk(t, newDisk(t))
-	for i := uint64(2); len(segments(t, o.dir)) < 4; i++ {
-		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, i, someEntries(2, i, i, 300<<10)...)}))
+	for i := uint64(2); len(testkit.Segments(t, o.dir)) < 4; i++ {
+		testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, i, testkit.Entries(2, i, i, 300<<10)...)}))
 	}
 	w := newDirWatch(o.storage)
 	testkit.Must(t, w.check(context.Background()))
@@ -99,7 +99,7 @@ func TestWatchRaisesNoFalseAlarm(t *testing.T) {
 	for round := range 40 {
 		for range 12 {
 			index++
-			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, index, someEntries(2, index, index, 200<<10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, index, testkit.Entries(2, index, index, 200<<10)...)}))
 		}
 		if round%4 == 3 {
 			index += 10

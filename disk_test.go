@@ -2,13 +2,8 @@ package main
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"maps"
-	"os"
 	"path/filepath"
 	"raftkv/internal/address"
 	"raftkv/internal/durable"
@@ -18,11 +13,9 @@ import (
 	"raftkv/internal/testkit"
 	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
-	"slices"
 	"strings"
 	"testing"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
@@ -77,148 +70,11 @@ func wantOneSnapshot(t testing.TB, o *openedStorage) {
 	}
 }
 
-// crashed is the directory as a kill of the process would leave it now: what
-// was not written is lost. Closing the storage first would flush it.
-func crashed(t *testing.T, dir string) string {
-	t.Helper()
-	to := t.TempDir()
-	testkit.Must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		rel, rerr := filepath.Rel(dir, path)
-		if err = errors.Join(err, rerr); err != nil || path == dir {
-			return err
-		}
-		if d.IsDir() {
-			return os.Mkdir(filepath.Join(to, rel), 0o700)
-		}
-		return copySparse(filepath.Join(to, rel), path)
-	}))
-	return to
-}
-
-// copySparse copies a file without writing its zeros, which are most of a
-// segment: the fsyncs of a start would have to wait for them.
-func copySparse(to, from string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	buf, zeros := make([]byte, 64<<10), make([]byte, 64<<10)
-	for off := int64(0); ; {
-		n, err := in.Read(buf)
-		if err != nil && err != io.EOF {
-			return err
-		}
-		if n == 0 {
-			return out.Truncate(off)
-		}
-		if !bytes.Equal(buf[:n], zeros[:n]) {
-			if _, err := out.WriteAt(buf[:n], off); err != nil {
-				return err
-			}
-		}
-		off += int64(n)
-	}
-}
-
-// plant makes a directory hold a tree.
-func plant(t *testing.T, tree map[string]string) string {
-	t.Helper()
-	dir, zeros := t.TempDir(), string(durable.ZeroPage[:])
-	for path, content := range tree {
-		name := filepath.Join(dir, path)
-		if content == "/" {
-			testkit.Must(t, os.MkdirAll(name, 0o700))
-			continue
-		}
-		testkit.Must(t, os.MkdirAll(filepath.Dir(name), 0o700))
-		size := int64(len(content))
-		for strings.HasSuffix(content, zeros) {
-			content = content[:len(content)-len(zeros)] // most of a log's file
-		}
-		testkit.Must(t, os.WriteFile(name, []byte(content), 0o600))
-		testkit.Must(t, os.Truncate(name, size))
-	}
-	return dir
-}
-
-// diskTree is everything in a directory, except the lock: content by path, and
-// "/" for a directory.
-func diskTree(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	tree := make(map[string]string)
-	testkit.Must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || path == dir || path == filepath.Join(dir, "lock") {
-			return err
-		}
-		rel, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			tree[rel] = "/"
-			return nil
-		}
-		b, err := os.ReadFile(path)
-		tree[rel] = string(b)
-		return err
-	}))
-	return tree
-}
-
-// diskSums is a diskTree with hashes in place of content.
-func diskSums(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	sums := make(map[string]string)
-	buf := make([]byte, 64<<10)
-	testkit.Must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || path == filepath.Join(dir, "lock") {
-			return err
-		}
-		if d.IsDir() {
-			sums[path] = "/"
-			return nil
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		h := sha256.New()
-		_, err = io.CopyBuffer(h, struct{ io.Reader }{f}, buf)
-		sums[path] = string(h.Sum(nil))
-		return err
-	}))
-	return sums
-}
-
-// wantUnchanged compares a directory with its diskSums of before.
-func wantUnchanged(t *testing.T, dir string, before map[string]string) {
-	t.Helper()
-	after := diskSums(t, dir)
-	for _, path := range slices.Sorted(maps.Keys(before)) {
-		if got, ok := after[path]; !ok {
-			t.Errorf("%s is gone", path)
-		} else if got != before[path] {
-			t.Errorf("%s was changed", path)
-		}
-		delete(after, path)
-	}
-	for path := range after {
-		t.Errorf("%s is new", path)
-	}
-}
-
 // wantRefused checks that a start is refused with a message that has all of
 // words in it, and that the directory is as it was.
 func wantRefused(t *testing.T, dir string, words ...string) {
 	t.Helper()
-	before := diskSums(t, dir)
+	before := testkit.Sums(t, dir)
 	o, err := openStorage(zap.NewNop(), dir, anyIdentity)
 	if err == nil {
 		testkit.Must(t, o.close())
@@ -237,53 +93,7 @@ func wantRefused(t *testing.T, dir string, words ...string) {
 			t.Errorf("no %q in the damage found by reading: %s", w, damage)
 		}
 	}
-	wantUnchanged(t, dir, before)
-}
-
-// segments are the files of the log, oldest first.
-func segments(t *testing.T, dir string) []string {
-	t.Helper()
-	names, err := filepath.Glob(filepath.Join(dir, "wal", "*.wal"))
-	testkit.Must(t, err)
-	return names // Glob sorts
-}
-
-// snapFiles are the names in snap/.
-func snapFiles(t *testing.T, dir string) []string {
-	t.Helper()
-	entries, err := os.ReadDir(filepath.Join(dir, "snap"))
-	testkit.Must(t, err)
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
-}
-
-// someEntries makes entries from..to of a term, each of at least size bytes.
-func someEntries(term, from, to uint64, size int) []*raftpb.Entry {
-	var entries []*raftpb.Entry
-	for i := from; i <= to; i++ {
-		// No version writes such a batch: its first number does not end.
-		data := fmt.Appendf(make([]byte, 0, size+48), "\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xffentry %d of term %d ", i, term)
-		for len(data) < size {
-			data = append(data, byte(i)|1)
-		}
-		entries = append(entries, &raftpb.Entry{Term: new(term), Index: new(i), Data: data})
-	}
-	return entries
-}
-
-// storageAppend is raft's message to the storage. A term of 0 leaves the hard
-// state out, as raft does when it has not changed.
-func storageAppend(term, vote, commit uint64, entries ...*raftpb.Entry) *raftpb.Message {
-	m := &raftpb.Message{
-		Type: raftpb.MsgStorageAppend.Enum(), To: new(uint64(raft.LocalAppendThread)), From: new(uint64(1)), Entries: entries,
-	}
-	if term > 0 {
-		m.Term, m.Vote, m.Commit = new(term), new(vote), new(commit)
-	}
-	return m
+	testkit.WantUnchanged(t, dir, before)
 }
 
 // someState is a state at an index, with a key that tells it from others.
@@ -317,13 +127,6 @@ func takeSnapshot(t *testing.T, o *openedStorage, st *state.State) {
 	testkit.Must(t, o.clean(st.Index))
 }
 
-func stateBytes(t *testing.T, st *state.State) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	testkit.Must(t, state.Write(&b, st))
-	return b.Bytes()
-}
-
 // snapMessage is a snapshot message as it comes from another node.
 func snapMessage(term, index uint64) *raftpb.Message {
 	return &raftpb.Message{Type: raftpb.MsgSnap.Enum(), Snapshot: &raftpb.Snapshot{
@@ -346,8 +149,8 @@ func receive(t *testing.T, s *storage, term, index uint64, data []byte) error {
 // the storage.
 func received(t *testing.T, s *storage, st *state.State, term, vote uint64, entries ...*raftpb.Entry) *raftpb.Message {
 	t.Helper()
-	testkit.Must(t, receive(t, s, st.Term, st.Index, stateBytes(t, st)))
-	app := storageAppend(term, vote, st.Index, entries...)
+	testkit.Must(t, receive(t, s, st.Term, st.Index, statetest.Bytes(t, st)))
+	app := testkit.AppendMessage(term, vote, st.Index, entries...)
 	app.Snapshot = snapMessage(st.Term, st.Index).GetSnapshot()
 	return app
 }

@@ -126,7 +126,7 @@ func TestFixtureInspect(t *testing.T) {
 	for name, path := range fixtures(t, ".dir.tar.gz") {
 		t.Run(name, func(t *testing.T) {
 			dir := unpackFixture(t, path)
-			sums, times := diskSums(t, dir), stamps(t, dir)
+			sums, times := testkit.Sums(t, dir), stamps(t, dir)
 			code, out, errs := runCommand(t, "inspect", dir)
 			if code != config.ExitOK || errs != "" {
 				t.Errorf("exit %d\n%s%s", code, out, errs)
@@ -136,7 +136,7 @@ func TestFixtureInspect(t *testing.T) {
 					t.Errorf("no line %q in\n%s", want, out)
 				}
 			}
-			wantUnchanged(t, dir, sums)
+			testkit.WantUnchanged(t, dir, sums)
 			if now := stamps(t, dir); now != times {
 				t.Errorf("before:\n%s\nafter:\n%s", times, now)
 			}

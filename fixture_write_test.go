@@ -283,7 +283,7 @@ func TestPackDir(t *testing.T) {
 	var b bytes.Buffer
 	testkit.Must(t, packDir(&b, from))
 	testkit.Must(t, unpackDir(&b, to))
-	if was, is := diskTree(t, from), diskTree(t, to); !maps.Equal(was, is) {
+	if was, is := testkit.Tree(t, from), testkit.Tree(t, to); !maps.Equal(was, is) {
 		t.Errorf("%d files were packed, %d other ones came out", len(was), len(is))
 	}
 }

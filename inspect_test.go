@@ -22,12 +22,12 @@ import (
 // inspected runs inspect, and checks that it changes nothing.
 func inspected(t *testing.T, path string, want int) string {
 	t.Helper()
-	sums, times := diskSums(t, path), stamps(t, path)
+	sums, times := testkit.Sums(t, path), stamps(t, path)
 	code, out, errs := runCommand(t, "inspect", path)
 	if code != want || errs != "" {
 		t.Errorf("exit %d, want %d\n%s%s", code, want, out, errs)
 	}
-	wantUnchanged(t, path, sums)
+	testkit.WantUnchanged(t, path, sums)
 	if now := stamps(t, path); now != times {
 		t.Errorf("before:\n%s\nafter:\n%s", times, now)
 	}
@@ -86,10 +86,10 @@ func TestInspectUnusual(t *testing.T) {
 
 	dir := oldDisk(t)
 	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 30, putEntries(3, 31, 32)...)}))
-	torn := crashed(t, dir)
-	last := frameAt(t, segments(t, torn)[0], -1)
-	testkit.Must(t, os.Truncate(segments(t, torn)[0], last.End-4))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 30, putEntries(3, 31, 32)...)}))
+	torn := testkit.Crashed(t, dir)
+	last := testkit.FrameAt(t, testkit.Segments(t, torn)[0], -1)
+	testkit.Must(t, os.Truncate(testkit.Segments(t, torn)[0], last.End-4))
 	for _, name := range []string{"mark.tmp12", "wal/0.tmp", "snap/0000000000000003-0000000000000010.state", "snap/x.tmp1", "thesis.pdf", "wal/odd"} {
 		testkit.Must(t, os.WriteFile(filepath.Join(torn, name), nil, 0o600))
 	}
@@ -106,11 +106,11 @@ func TestInspectDamaged(t *testing.T) {
 		lines  []string
 	}{
 		"mark":     {func(dir string) { testkit.Must(t, os.Remove(filepath.Join(dir, "mark"))) }, []string{"DAMAGED +.*/mark: no such.*", "node +1", "  index +20", "log .*"}},
-		"snapshot": {func(dir string) { patch(t, filepath.Join(dir, "snap", snap), 40, []byte("x")) }, []string{"DAMAGED +.*" + snap + ".*", "node +1", "mark .*", "log +entries 16 to 30.*"}},
+		"snapshot": {func(dir string) { testkit.Patch(t, filepath.Join(dir, "snap", snap), 40, []byte("x")) }, []string{"DAMAGED +.*" + snap + ".*", "node +1", "mark .*", "log +entries 16 to 30.*"}},
 		"no snap":  {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{"DAMAGED +.*" + snap + ".*", "node +1", "log +entries 16 to 30.*"}},
 		"entry": {func(dir string) {
-			f := frameAt(t, segments(t, dir)[0], -5)
-			patch(t, segments(t, dir)[0], f.End-12, []byte("x"))
+			f := testkit.FrameAt(t, testkit.Segments(t, dir)[0], -5)
+			testkit.Patch(t, testkit.Segments(t, dir)[0], f.End-12, []byte("x"))
 		}, []string{"DAMAGED .*", "node +1", "mark .*", "state file +snap/" + snap + ", whole.*", "  index +15"}},
 		"log": {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal"))) }, []string{"DAMAGED +.*wal.*", "node +not known", "mark .*", "state file +snap/" + snap + ", whole.*"}},
 		"only a mark": {func(dir string) {
@@ -123,7 +123,7 @@ func TestInspectDamaged(t *testing.T) {
 		}, []string{"DAMAGED .*"}},
 	} {
 		t.Run(what, func(t *testing.T) {
-			dir := crashed(t, oldDisk(t))
+			dir := testkit.Crashed(t, oldDisk(t))
 			c.damage(dir)
 			out := inspected(t, dir, config.ExitFault)
 			wantLines(t, out, c.lines...)

@@ -16,8 +16,8 @@ import (
 func TestLogLoader(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	entries := someEntries(2, 2, 101, 100<<10)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 81, entries...)}))
+	entries := testkit.Entries(2, 2, 101, 100<<10)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 81, entries...)}))
 	testkit.Must(t, o.close())
 	const tail = 1 << 20 // ten entries
 	o, err := openStorageTail(zap.NewNop(), dir, tail, anyIdentity)
@@ -48,9 +48,9 @@ func TestLogLoaderStopsBeforeItsRemoval(t *testing.T) {
 		o := openDisk(t, dir)
 		data, err := proto.Marshal(membership.Change{Op: membership.OpRemove, Id: id}.ConfChange())
 		testkit.Must(t, err)
-		entries := someEntries(2, 2, 4, 10)
+		entries := testkit.Entries(2, 2, 4, 10)
 		entries[1] = &raftpb.Entry{Term: new(uint64(2)), Index: new(uint64(3)), Type: raftpb.EntryConfChange.Enum(), Data: data}
-		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 4, entries...)}))
+		testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 4, entries...)}))
 		testkit.Must(t, o.close())
 		o = openDisk(t, dir)
 		if o.state.Index != want || !o.reconfigured {

@@ -45,7 +45,7 @@ func oldState(t *testing.T) *state.State { return statetest.Full(t, 5, 77) }
 func backupFile(t *testing.T, st *state.State) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "backup.state")
-	testkit.Must(t, os.WriteFile(path, stateBytes(t, st), 0o600))
+	testkit.Must(t, os.WriteFile(path, statetest.Bytes(t, st), 0o600))
 	return path
 }
 
@@ -182,12 +182,12 @@ func TestRestore(t *testing.T) {
 func TestRestoreFromElsewhere(t *testing.T) {
 	old := oldState(t)
 	snap := filepath.Join(newDisk(t), "snap", "x.state")
-	testkit.Must(t, os.WriteFile(snap, stateBytes(t, old), 0o600))
+	testkit.Must(t, os.WriteFile(snap, statetest.Bytes(t, old), 0o600))
 	for i, file := range []string{snap, "-"} {
 		to := filepath.Join(t.TempDir(), fmt.Sprint(i))
 		o := offline{
 			args: []string{"--data-dir", to, file, "--cluster=" + simURL(1)}, env: os.LookupEnv,
-			stdin: bytes.NewReader(stateBytes(t, old)), stdout: new(bytes.Buffer),
+			stdin: bytes.NewReader(statetest.Bytes(t, old)), stdout: new(bytes.Buffer),
 		}
 		testkit.Must(t, runRestore(o))
 		wantRefounded(t, to, old, []address.Peer{{ID: 1, URL: simURL(1)}})
@@ -198,7 +198,7 @@ func TestRestoreFromElsewhere(t *testing.T) {
 func TestRestoreRefusesDamage(t *testing.T) {
 	st := state.New(diskPeers())
 	statetest.Apply(t, st, statetest.Put("key", strings.Repeat("value ", 20)))
-	whole := stateBytes(t, st)
+	whole := statetest.Bytes(t, st)
 	dir := t.TempDir()
 	refused := func(what string, b []byte) {
 		t.Helper()
@@ -236,12 +236,12 @@ func TestRestoreRefusesUsedDirs(t *testing.T) {
 	testkit.Must(t, os.RemoveAll(filepath.Join(lost, "wal")))
 	testkit.Must(t, os.WriteFile(filepath.Join(foreign, "thesis.pdf"), nil, 0o600))
 	for _, dir := range []string{used, lost, foreign} {
-		before := diskSums(t, dir)
+		before := testkit.Sums(t, dir)
 		code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(diskPeers()))
 		if code != config.ExitFault || out != "" || !strings.Contains(errs, dir) {
 			t.Errorf("exit %d\n%s%s", code, out, errs)
 		}
-		wantUnchanged(t, dir, before)
+		testkit.WantUnchanged(t, dir, before)
 	}
 	busy := filepath.Join(t.TempDir(), "busy")
 	lock, err := lockDir(busy)
@@ -269,7 +269,7 @@ func TestRestoreAgain(t *testing.T) {
 		if gone != "" {
 			testkit.Must(t, os.RemoveAll(filepath.Join(done, gone)))
 		}
-		dir := crashed(t, done)
+		dir := testkit.Crashed(t, done)
 		testkit.Must(t, os.WriteFile(filepath.Join(dir, restoringName), nil, 0o600))
 		wantNoStart(t, dir, "did not complete") // an empty cluster in its place
 		restore(dir)

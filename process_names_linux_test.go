@@ -271,7 +271,7 @@ func copyNode(t *testing.T, to, from string) {
 		testkit.Must(t, os.MkdirAll(to, 0o700))
 		return
 	}
-	testkit.Must(t, copySparse(to, from))
+	testkit.Must(t, testkit.CopySparse(to, from))
 }
 
 // The model is worth nothing unless it drops what was not synced.

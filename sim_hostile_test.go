@@ -265,7 +265,7 @@ func TestSimHostileSnapshot(t *testing.T) {
 				st.Index, st.Term = tg.last+100, tg.term
 				var file bytes.Buffer
 				testkit.Must(t, state.Write(&file, st))
-				before := snapFiles(t, tg.srv.cfg.DataDir)
+				before := testkit.SnapFiles(t, tg.srv.cfg.DataDir)
 				_, err := tg.srv.node.inbox.SaveDBFrom(&file, st.Index)
 				testkit.Must(t, err)
 				m := tg.message(raftpb.MsgSnap)
@@ -277,7 +277,7 @@ func TestSimHostileSnapshot(t *testing.T) {
 				if err == nil {
 					c.t.Fatal("it was taken")
 				}
-				if after := snapFiles(t, tg.srv.cfg.DataDir); len(after) != len(before) {
+				if after := testkit.SnapFiles(t, tg.srv.cfg.DataDir); len(after) != len(before) {
 					t.Errorf("in snap/: %v, before: %v", after, before)
 				}
 			})

@@ -142,7 +142,7 @@ func TestRecoverInterrupted(t *testing.T) {
 	recovered(done, config.ExitOK)
 	wantNew := func(dir string) {
 		t.Helper()
-		copied := crashed(t, dir) // opening it would use it
+		copied := testkit.Crashed(t, dir) // opening it would use it
 		if id := wantRefounded(t, copied, st, diskPeers()[:1]); id.Initial != "" || id.ClusterID == f.identity.ClusterID {
 			t.Errorf("%+v", id)
 		}
@@ -164,11 +164,11 @@ func TestRecoverInterrupted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "dir")
 	testkit.Must(t, os.CopyFS(dir, os.DirFS(old)))
 	testkit.Must(t, os.CopyFS(dir+".recovering", os.DirFS(done)))
-	before := diskSums(t, filepath.Dir(dir))
+	before := testkit.Sums(t, filepath.Dir(dir))
 	if out := recovered(dir, config.ExitFault); !strings.Contains(out, "remove "+dir+".recovering") {
 		t.Errorf("the message has no way out:\n%s", out)
 	}
-	wantUnchanged(t, filepath.Dir(dir), before)
+	testkit.WantUnchanged(t, filepath.Dir(dir), before)
 	// Between the two renames.
 	testkit.Must(t, os.Rename(dir, dir+".before-recovery-1"))
 	if code, out, _ := runCommand(t, "recover", "--data-dir", dir); code != config.ExitFault || !strings.Contains(out, "Nothing was done") {
@@ -192,7 +192,7 @@ func oldDisk(t *testing.T) string {
 	t.Helper()
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, putEntries(3, 2, 30)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 20, putEntries(3, 2, 30)...)}))
 	st := someState(t, 3, 15)
 	st.Membership = membership.New(diskPeers())
 	takeSnapshot(t, o, st)
@@ -234,7 +234,7 @@ func TestRecoverRefuses(t *testing.T) {
 	o := openDisk(t, removed)
 	st := someState(t, 3, 15)
 	st.Membership = membership.New(diskPeers()[1:])
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, putEntries(3, 2, 30)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 20, putEntries(3, 2, 30)...)}))
 	takeSnapshot(t, o, st)
 	testkit.Must(t, o.close())
 	for _, dir := range []string{damaged, joining, removed, busy} { // a node was there
@@ -251,12 +251,12 @@ func TestRecoverRefuses(t *testing.T) {
 	} {
 		for _, args := range [][]string{{"--force-new-cluster"}, {}} {
 			parent := filepath.Dir(tt.dir)
-			before := diskSums(t, parent)
+			before := testkit.Sums(t, parent)
 			code, out, errs := runCommand(t, append([]string{"recover", "--data-dir", tt.dir}, args...)...)
 			if code != config.ExitFault || !strings.Contains(errs, tt.want) {
 				t.Errorf("%q: exit %d, want %q\n%s%s", args, code, tt.want, out, errs)
 			}
-			wantUnchanged(t, parent, before)
+			testkit.WantUnchanged(t, parent, before)
 		}
 	}
 }

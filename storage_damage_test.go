@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
 	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
@@ -22,26 +23,26 @@ func TestStorageTornTailIsRepaired(t *testing.T) {
 	t.Parallel()
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	synced := someEntries(2, 2, 9, 700)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 3, 5, synced...)}))
+	synced := testkit.Entries(2, 2, 9, 700)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 3, 5, synced...)}))
 	flushMark(t, o)
 	walDir := filepath.Join(dir, "wal")
 	from := inspectPath(t, walDir).End
-	torn := someEntries(2, 10, 11, 700)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 3, 6, torn...)}))
+	torn := testkit.Entries(2, 10, 11, 700)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 3, 6, torn...)}))
 	to := inspectPath(t, walDir).End
 	all := append(synced[:8:8], torn...)
 
 	for cut := from; cut < to; cut += 1 + (to-from)/7 {
 		for _, how := range []string{"cut off", "zeroed"} {
 			t.Run(fmt.Sprintf("%s at %d", how, cut), func(t *testing.T) {
-				crash := crashed(t, dir)
-				path := segments(t, crash)[0]
+				crash := testkit.Crashed(t, dir)
+				path := testkit.Segments(t, crash)[0]
 				if how == "cut off" {
 					testkit.Must(t, os.Truncate(path, cut))
 				} else {
 					at := (cut + walfile.Sector - 1) / walfile.Sector * walfile.Sector
-					patch(t, path, at, make([]byte, to-at+walfile.Sector))
+					testkit.Patch(t, path, at, make([]byte, to-at+walfile.Sector))
 				}
 				tail := inspectPath(t, filepath.Join(crash, "wal"))
 				core, logs := observer.New(zap.WarnLevel)
@@ -58,36 +59,14 @@ func TestStorageTornTailIsRepaired(t *testing.T) {
 					t.Errorf("%d lines in the log about it", n)
 				}
 				// Life goes on over the tear.
-				next := someEntries(3, 10, 12, 300)
-				testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 1, 6, next...)}))
-				again := openDisk(t, crashed(t, crash))
+				next := testkit.Entries(3, 10, 12, 300)
+				testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 1, 6, next...)}))
+				again := openDisk(t, testkit.Crashed(t, crash))
 				wantEntries(t, again, append(synced[:8:8], next...))
 				wantHard(t, again, 3, 1, 0)
 			})
 		}
 	}
-}
-
-func patch(t *testing.T, path string, off int64, b []byte) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	testkit.Must(t, err)
-	defer f.Close()
-	_, err = f.WriteAt(b, off)
-	testkit.Must(t, err)
-}
-
-// frameAt is the n-th frame of a segment from its start, or from behind the
-// last one when n is negative.
-func frameAt(t *testing.T, path string, n int) testkit.Frame {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	testkit.Must(t, err)
-	frames := testkit.Frames(t, data)
-	if n < 0 {
-		n += len(frames)
-	}
-	return frames[n]
 }
 
 // soundDisk is a closed directory with a log of three segments, all of which
@@ -96,13 +75,13 @@ func soundDisk(t *testing.T) string {
 	t.Helper()
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1, someEntries(3, 2, 3, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 1, testkit.Entries(3, 2, 3, 10)...)}))
 	takeSnapshot(t, o, someState(t, 3, 2))
-	for i := uint64(4); len(segments(t, dir)) < 3; i++ {
-		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, i, someEntries(3, i, i, 300<<10)...)}))
+	for i := uint64(4); len(testkit.Segments(t, dir)) < 3; i++ {
+		testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, i, testkit.Entries(3, i, i, 300<<10)...)}))
 	}
 	last := o.last
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, last, someEntries(3, last+1, last+6, 100)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, last, testkit.Entries(3, last+1, last+6, 100)...)}))
 	testkit.Must(t, o.close())
 	o = openDisk(t, dir)
 	wantState(t, o, 2)
@@ -115,12 +94,12 @@ func soundDisk(t *testing.T) string {
 func TestStorageDamageIsRefused(t *testing.T) {
 	t.Parallel()
 	sound := soundDisk(t)
-	seg := func(dir string, n int) string { return segments(t, dir)[n] }
+	seg := func(dir string, n int) string { return testkit.Segments(t, dir)[n] }
 	snap := filepath.Base(statePath("", 3, 2))
 	flip := func(path string, off int64) {
 		b, err := os.ReadFile(path)
 		testkit.Must(t, err)
-		patch(t, path, off, []byte{b[off] ^ 4})
+		testkit.Patch(t, path, off, []byte{b[off] ^ 4})
 	}
 	middle := func(f testkit.Frame) int64 { return (f.Off + f.End) / 2 }
 	name := func(n int) string { return filepath.Base(seg(sound, n)) }
@@ -135,16 +114,20 @@ func TestStorageDamageIsRefused(t *testing.T) {
 			testkit.Must(t, os.RemoveAll(filepath.Join(dir, "wal")))
 			testkit.Must(t, os.Mkdir(filepath.Join(dir, "wal"), 0o700))
 		}, []string{"no segment in"}},
-		"bit in an old entry":          {func(dir string) { flip(seg(dir, 0), middle(frameAt(t, seg(dir, 0), -2))) }, []string{name(0)}},
-		"bit in an entry":              {func(dir string) { flip(seg(dir, 2), middle(frameAt(t, seg(dir, 2), 5))) }, []string{name(2)}},
-		"bit in the last hard state":   {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), -1).End-1) }, []string{name(2)}},
-		"bit in the head":              {func(dir string) { flip(seg(dir, 2), middle(frameAt(t, seg(dir, 2), 1))) }, []string{name(2)}},
-		"length flipped":               {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).Off) }, []string{name(2)}},
-		"length flipped to a huge one": {func(dir string) { flip(seg(dir, 2), frameAt(t, seg(dir, 2), 5).Off+3) }, []string{name(2)}},
-		"length flipped in an old one": {func(dir string) { flip(seg(dir, 0), frameAt(t, seg(dir, 0), -2).Off+3) }, []string{"wal"}},
-		"length zeroed":                {func(dir string) { patch(t, seg(dir, 2), frameAt(t, seg(dir, 2), 5).Off, make([]byte, 8)) }, []string{name(2)}},
-		"length zeroed in an old one":  {func(dir string) { patch(t, seg(dir, 0), frameAt(t, seg(dir, 0), -2).Off, make([]byte, 8)) }, []string{"wal"}},
-		"cut off in synced entries":    {func(dir string) { testkit.Must(t, os.Truncate(seg(dir, 2), frameAt(t, seg(dir, 2), 5).Off)) }, []string{"its end is missing"}},
+		"bit in an old entry":          {func(dir string) { flip(seg(dir, 0), middle(testkit.FrameAt(t, seg(dir, 0), -2))) }, []string{name(0)}},
+		"bit in an entry":              {func(dir string) { flip(seg(dir, 2), middle(testkit.FrameAt(t, seg(dir, 2), 5))) }, []string{name(2)}},
+		"bit in the last hard state":   {func(dir string) { flip(seg(dir, 2), testkit.FrameAt(t, seg(dir, 2), -1).End-1) }, []string{name(2)}},
+		"bit in the head":              {func(dir string) { flip(seg(dir, 2), middle(testkit.FrameAt(t, seg(dir, 2), 1))) }, []string{name(2)}},
+		"length flipped":               {func(dir string) { flip(seg(dir, 2), testkit.FrameAt(t, seg(dir, 2), 5).Off) }, []string{name(2)}},
+		"length flipped to a huge one": {func(dir string) { flip(seg(dir, 2), testkit.FrameAt(t, seg(dir, 2), 5).Off+3) }, []string{name(2)}},
+		"length flipped in an old one": {func(dir string) { flip(seg(dir, 0), testkit.FrameAt(t, seg(dir, 0), -2).Off+3) }, []string{"wal"}},
+		"length zeroed": {func(dir string) {
+			testkit.Patch(t, seg(dir, 2), testkit.FrameAt(t, seg(dir, 2), 5).Off, make([]byte, 8))
+		}, []string{name(2)}},
+		"length zeroed in an old one": {func(dir string) {
+			testkit.Patch(t, seg(dir, 0), testkit.FrameAt(t, seg(dir, 0), -2).Off, make([]byte, 8))
+		}, []string{"wal"}},
+		"cut off in synced entries": {func(dir string) { testkit.Must(t, os.Truncate(seg(dir, 2), testkit.FrameAt(t, seg(dir, 2), 5).Off)) }, []string{"its end is missing"}},
 		"the last segment is all zeros": {func(dir string) {
 			testkit.Must(t, os.Truncate(seg(dir, 2), 0))
 			testkit.Must(t, os.Truncate(seg(dir, 2), 1<<20))
@@ -154,7 +137,7 @@ func TestStorageDamageIsRefused(t *testing.T) {
 		"state file flipped":        {func(dir string) { flip(filepath.Join(dir, "snap", snap), 30) }, []string{snap, "checksum"}},
 		"state file cut":            {func(dir string) { testkit.Must(t, os.Truncate(filepath.Join(dir, "snap", snap), 40)) }, []string{snap, "cut short"}},
 		"another state in its place": {func(dir string) {
-			testkit.Must(t, os.WriteFile(filepath.Join(dir, "snap", snap), stateBytes(t, someState(t, 3, 3)), 0o600))
+			testkit.Must(t, os.WriteFile(filepath.Join(dir, "snap", snap), statetest.Bytes(t, someState(t, 3, 3)), 0o600))
 		}, []string{snap, "another state"}},
 		"snap missing":  {func(dir string) { testkit.Must(t, os.RemoveAll(filepath.Join(dir, "snap"))) }, []string{snap}},
 		"mark missing":  {func(dir string) { testkit.Must(t, os.Remove(filepath.Join(dir, "mark"))) }, []string{filepath.Join("", "mark"), "no such file"}},
@@ -163,7 +146,7 @@ func TestStorageDamageIsRefused(t *testing.T) {
 		"mark is empty": {func(dir string) { testkit.Must(t, os.Truncate(filepath.Join(dir, "mark"), 0)) }, []string{"mark", "bytes long"}},
 	} {
 		t.Run(what, func(t *testing.T) {
-			dir := crashed(t, sound)
+			dir := testkit.Crashed(t, sound)
 			c.damage(dir)
 			wantRefused(t, dir, c.words...)
 		})
@@ -174,16 +157,16 @@ func TestStorageDamageIsRefused(t *testing.T) {
 // might vote a second time in a term.
 func TestStorageLostVoteIsRefused(t *testing.T) {
 	for what, vote := range map[string]*raftpb.Message{
-		"term": storageAppend(4, 0, 3), "vote": storageAppend(3, 2, 3),
+		"term": testkit.AppendMessage(4, 0, 3), "vote": testkit.AppendMessage(3, 2, 3),
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir := newDisk(t)
 			o := openDisk(t, dir)
-			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 0, 1, someEntries(3, 2, 3, 10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 0, 1, testkit.Entries(3, 2, 3, 10)...)}))
 			end := inspectPath(t, filepath.Join(dir, "wal")).End
 			testkit.Must(t, o.append([]*raftpb.Message{vote}))
 			testkit.Must(t, o.close())
-			testkit.Must(t, os.Truncate(segments(t, dir)[0], end))
+			testkit.Must(t, os.Truncate(testkit.Segments(t, dir)[0], end))
 			wantRefused(t, dir, filepath.Join(dir, "wal"), "its end is missing")
 		})
 	}
@@ -194,22 +177,22 @@ func TestStorageLostVoteIsRefused(t *testing.T) {
 func TestStorageRefusedBeforeRepair(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1, someEntries(3, 2, 9, 100)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 1, testkit.Entries(3, 2, 9, 100)...)}))
 	flushMark(t, o)
-	crash := crashed(t, dir)
+	crash := testkit.Crashed(t, dir)
 	// What was synced, the mark says, is torn.
-	testkit.Must(t, os.Truncate(segments(t, crash)[0], frameAt(t, segments(t, crash)[0], -3).End-4))
+	testkit.Must(t, os.Truncate(testkit.Segments(t, crash)[0], testkit.FrameAt(t, testkit.Segments(t, crash)[0], -3).End-4))
 	wantRefused(t, crash, "its end is missing")
 	// The length of a middle frame, made one of the right form that reaches
 	// past the end of the file: to the WAL, a torn write.
-	crash = crashed(t, dir)
-	path := segments(t, crash)[0]
-	patch(t, path, frameAt(t, path, 6).Off, binary.LittleEndian.AppendUint64(nil, 8<<20))
+	crash = testkit.Crashed(t, dir)
+	path := testkit.Segments(t, crash)[0]
+	testkit.Patch(t, path, testkit.FrameAt(t, path, 6).Off, binary.LittleEndian.AppendUint64(nil, 8<<20))
 	wantRefused(t, crash, filepath.Base(path))
 	// A torn tail, and a state file that is missing.
-	crash = crashed(t, dir)
-	path = segments(t, crash)[0]
-	testkit.Must(t, os.Truncate(path, frameAt(t, path, -1).End-4))
+	crash = testkit.Crashed(t, dir)
+	path = testkit.Segments(t, crash)[0]
+	testkit.Must(t, os.Truncate(path, testkit.FrameAt(t, path, -1).End-4))
 	testkit.Must(t, os.Remove(statePath(crash, state.FirstTerm, state.FirstIndex)))
 	wantRefused(t, crash, filepath.Base(statePath("", state.FirstTerm, state.FirstIndex)))
 }

@@ -35,7 +35,7 @@ func flipDisk(t *testing.T) string {
 			cmd := state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprintf("key%d", rnd.IntN(40)), make([]byte, rnd.IntN(400)))
 			data := state.AppendCommand(state.AppendBatchHeader(nil, id), cmd)
 			e := &raftpb.Entry{Term: new(uint64(2)), Index: new(index), Data: data}
-			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 3, index, e)}))
+			testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 3, index, e)}))
 			applyForTest(t, st, e)
 		}
 	}
@@ -43,7 +43,7 @@ func flipDisk(t *testing.T) string {
 	takeSnapshot(t, o, st.Copy())
 	write(60)
 	testkit.Must(t, o.close())
-	path := segments(t, dir)[0]
+	path := testkit.Segments(t, dir)[0]
 	testkit.Must(t, os.Truncate(path, (inspectPath(t, filepath.Join(dir, "wal")).End/walfile.Sector+4)*walfile.Sector))
 	return dir
 }
@@ -121,7 +121,7 @@ func TestStorageFlippedBits(t *testing.T) {
 		testkit.Must(t, err)
 		for _, at := range flipPlaces(t, rnd, path, sound) {
 			bit := byte(1) << rnd.IntN(8)
-			patch(t, path, int64(at), []byte{sound[at] ^ bit})
+			testkit.Patch(t, path, int64(at), []byte{sound[at] ^ bit})
 			got, err := whatCounts(t, dir)
 			switch {
 			case err != nil:
@@ -131,7 +131,7 @@ func TestStorageFlippedBits(t *testing.T) {
 			default:
 				t.Errorf("%s: bit %#x at %d of %d goes unnoticed:\n%.300s\ninstead of\n%.300s", path, bit, at, len(sound), got, want)
 			}
-			patch(t, path, int64(at), sound[at:at+1])
+			testkit.Patch(t, path, int64(at), sound[at:at+1])
 		}
 		return nil
 	}))

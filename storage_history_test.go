@@ -15,7 +15,7 @@ import (
 func TestStorageOverwrittenLogFarBehindSnapshot(t *testing.T) {
 	for name, pass := range map[string]func(o *openedStorage){
 		"own snapshot": func(o *openedStorage) {
-			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 84, someEntries(3, 71, 84, 10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 84, testkit.Entries(3, 71, 84, 10)...)}))
 			takeSnapshot(t, o, someState(t, 3, 84))
 		},
 		"received snapshot": func(o *openedStorage) {
@@ -25,10 +25,10 @@ func TestStorageOverwrittenLogFarBehindSnapshot(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := newDisk(t)
 			o := openDisk(t, dir)
-			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 101, 10)...)}))
-			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 5, someEntries(3, 50, 70, 10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 5, testkit.Entries(2, 2, 101, 10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 5, testkit.Entries(3, 50, 70, 10)...)}))
 			pass(o)
-			o = openDisk(t, crashed(t, dir))
+			o = openDisk(t, testkit.Crashed(t, dir))
 			wantState(t, o, 84)
 			if term, err := o.mem.Term(o.last); err != nil || o.last != 84 || term != 3 {
 				t.Errorf("the log ends at %d in term %d (%v), not at 84 in term 3", o.last, term, err)
@@ -116,10 +116,10 @@ func (h *diskHistory) message() {
 	case 1:
 		h.term++
 		h.vote = h.rnd.Uint64N(4)
-		h.run = append(h.run, storageAppend(h.term, h.vote, h.commit))
+		h.run = append(h.run, testkit.AppendMessage(h.term, h.vote, h.commit))
 	case 2:
 		h.commit += h.rnd.Uint64N(h.last() - h.commit + 1)
-		h.run = append(h.run, storageAppend(h.term, h.vote, h.commit))
+		h.run = append(h.run, testkit.AppendMessage(h.term, h.vote, h.commit))
 	case 3:
 		h.entries(true)
 	default:
@@ -132,11 +132,11 @@ func (h *diskHistory) entries(hard bool) {
 	if h.rnd.IntN(4) == 0 {
 		size = 200 << 10
 	}
-	entries := someEntries(h.term, h.last()+1, h.last()+1+h.rnd.Uint64N(4), size)
+	entries := testkit.Entries(h.term, h.last()+1, h.last()+1+h.rnd.Uint64N(4), size)
 	h.log = append(h.log, entries...)
-	m := storageAppend(0, 0, 0, entries...)
+	m := testkit.AppendMessage(0, 0, 0, entries...)
 	if hard {
-		m = storageAppend(h.term, h.vote, h.commit, entries...)
+		m = testkit.AppendMessage(h.term, h.vote, h.commit, entries...)
 	}
 	h.run = append(h.run, m)
 }
@@ -164,7 +164,7 @@ func (h *diskHistory) install() {
 
 func (h *diskHistory) restart() {
 	h.t.Helper()
-	h.reopen(crashed(h.t, h.o.dir))
+	h.reopen(testkit.Crashed(h.t, h.o.dir))
 }
 
 func (h *diskHistory) reopen(dir string) {

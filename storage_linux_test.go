@@ -49,13 +49,13 @@ func TestStorageFailedWriteIsAnError(t *testing.T) {
 	t.Parallel()
 	cases := map[string]func(t *testing.T, o *openedStorage) error{
 		"entries": func(t *testing.T, o *openedStorage) error {
-			return o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 6, 8, 10)...)})
+			return o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 5, testkit.Entries(2, 6, 8, 10)...)})
 		},
 		"overwritten entries": func(t *testing.T, o *openedStorage) error {
-			return o.append([]*raftpb.Message{storageAppend(3, 1, 2, someEntries(3, 4, 4, 10)...)})
+			return o.append([]*raftpb.Message{testkit.AppendMessage(3, 1, 2, testkit.Entries(3, 4, 4, 10)...)})
 		},
 		"a vote": func(t *testing.T, o *openedStorage) error {
-			return o.append([]*raftpb.Message{storageAppend(3, 2, 1)})
+			return o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 1)})
 		},
 		"a snapshot": func(t *testing.T, o *openedStorage) error {
 			return o.append([]*raftpb.Message{received(t, o.storage, someState(t, 2, 50), 2, 1)})
@@ -70,11 +70,11 @@ func TestStorageFailedWriteIsAnError(t *testing.T) {
 			t.Run(name+" to "+device, func(t *testing.T) {
 				dir := newDisk(t)
 				o := openDisk(t, dir)
-				synced := someEntries(2, 2, 5, 10)
-				testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 2, synced...)}))
+				synced := testkit.Entries(2, 2, 5, 10)
+				testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 2, synced...)}))
 				flushMark(t, o)
 				was := markOf(t, dir)
-				breakFile(t, segments(t, dir)[0], device)
+				breakFile(t, testkit.Segments(t, dir)[0], device)
 				if err := write(t, o); err == nil || !strings.Contains(err.Error(), "write-ahead log") {
 					t.Fatalf("error %v", err)
 				}
@@ -84,7 +84,7 @@ func TestStorageFailedWriteIsAnError(t *testing.T) {
 					t.Errorf("the log is said to end at %d", o.last)
 				}
 				wantEntries(t, o, synced)
-				crash := crashed(t, dir)
+				crash := testkit.Crashed(t, dir)
 				if o.close() == nil {
 					t.Error("closing it is no error")
 				}
@@ -107,14 +107,14 @@ func TestStorageFailedWriteIsAnError(t *testing.T) {
 func TestStorageFailedMarkStopsOverwrite(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	old := someEntries(2, 2, 9, 10)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 2, old...)}))
+	old := testkit.Entries(2, 2, 9, 10)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 2, old...)}))
 	flushMark(t, o)
 	breakFile(t, filepath.Join(dir, "mark"), "/dev/full")
-	if err := o.append([]*raftpb.Message{storageAppend(3, 1, 2, someEntries(3, 4, 4, 10)...)}); err == nil {
+	if err := o.append([]*raftpb.Message{testkit.AppendMessage(3, 1, 2, testkit.Entries(3, 4, 4, 10)...)}); err == nil {
 		t.Fatal("overwritten")
 	}
-	wantEntries(t, openDisk(t, crashed(t, dir)), old)
+	wantEntries(t, openDisk(t, testkit.Crashed(t, dir)), old)
 }
 
 // Without this a full disk kills the process in the middle of a new segment, by
@@ -130,8 +130,8 @@ func TestStorageFullDisk(t *testing.T) {
 	var synced []*raftpb.Entry
 	var err error
 	for i := uint64(2); i < 100 && err == nil; i++ {
-		e := someEntries(2, i, i, 100<<10)
-		if err = o.append([]*raftpb.Message{storageAppend(2, 1, 1, e...)}); err == nil {
+		e := testkit.Entries(2, i, i, 100<<10)
+		if err = o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 1, e...)}); err == nil {
 			synced = append(synced, e...)
 		}
 	}
@@ -142,7 +142,7 @@ func TestStorageFullDisk(t *testing.T) {
 		t.Errorf("message: %v", err)
 	}
 	o.close()
-	again := openDisk(t, crashed(t, dir)) // on a disk with room
+	again := openDisk(t, testkit.Crashed(t, dir)) // on a disk with room
 	if again.last < walfile.LastIndex(synced) {
 		t.Fatalf("the log ends at %d, but %d was acknowledged", again.last, walfile.LastIndex(synced))
 	}

@@ -24,21 +24,21 @@ import (
 func TestStorageAppendSurvivesCrash(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	entries := someEntries(4, 2, 9, 100)
+	entries := testkit.Entries(4, 2, 9, 100)
 	testkit.Must(t, o.append([]*raftpb.Message{
-		storageAppend(4, 2, 1, entries[:3]...),
-		storageAppend(0, 0, 0, entries[3:5]...),
-		storageAppend(4, 2, 3),
-		storageAppend(4, 2, 4, entries[5:]...),
+		testkit.AppendMessage(4, 2, 1, entries[:3]...),
+		testkit.AppendMessage(0, 0, 0, entries[3:5]...),
+		testkit.AppendMessage(4, 2, 3),
+		testkit.AppendMessage(4, 2, 4, entries[5:]...),
 	}))
-	o = openDisk(t, crashed(t, dir))
+	o = openDisk(t, testkit.Crashed(t, dir))
 	wantEntries(t, o, entries)
 	wantHard(t, o, 4, 2, 4)
 	wantState(t, o, state.FirstIndex)
 
 	// A vote alone: without it a node could vote twice in a term.
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(5, 3, 4)}))
-	wantHard(t, openDisk(t, crashed(t, o.dir)), 5, 3, 0)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(5, 3, 4)}))
+	wantHard(t, openDisk(t, testkit.Crashed(t, o.dir)), 5, 3, 0)
 }
 
 // Without this a state file that no record names would count (raft and the
@@ -46,24 +46,24 @@ func TestStorageAppendSurvivesCrash(t *testing.T) {
 func TestStorageCrashBetweenStateFileAndRecord(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	entries := someEntries(2, 2, 20, 100)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 20, entries...)}))
+	entries := testkit.Entries(2, 2, 20, 100)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 20, entries...)}))
 	writeSomeState(t, dir, someState(t, 2, 15))
-	crash := crashed(t, dir)
+	crash := testkit.Crashed(t, dir)
 	o = openDisk(t, crash)
 	wantState(t, o, state.FirstIndex)
 	wantEntries(t, o, entries)
 	wantOnlyFirstSnapshot(t, crash)
 	// The next one is none the worse for it.
 	takeSnapshot(t, o, someState(t, 2, 15))
-	o = openDisk(t, crashed(t, crash))
+	o = openDisk(t, testkit.Crashed(t, crash))
 	wantState(t, o, 15)
 	wantEntries(t, o, entries[14:])
 }
 
 func wantOnlyFirstSnapshot(t *testing.T, dir string) {
 	t.Helper()
-	for _, name := range snapFiles(t, dir) {
+	for _, name := range testkit.SnapFiles(t, dir) {
 		if name != filepath.Base(statePath(dir, state.FirstTerm, state.FirstIndex)) {
 			t.Errorf("%s is left over", name)
 		}
@@ -95,11 +95,11 @@ func TestStorageHalfMadeSegmentIsRemoved(t *testing.T) {
 	}
 	o := openDisk(t, dir)
 	var entries []*raftpb.Entry
-	for i := uint64(2); len(segments(t, dir)) < 3; i++ {
-		e := someEntries(2, i, i, 600<<10)
-		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 1, e...)}))
+	for i := uint64(2); len(testkit.Segments(t, dir)) < 3; i++ {
+		e := testkit.Entries(2, i, i, 600<<10)
+		testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 1, e...)}))
 		entries = append(entries, e...)
-		wantEntries(t, openDisk(t, crashed(t, dir)), entries)
+		wantEntries(t, openDisk(t, testkit.Crashed(t, dir)), entries)
 	}
 }
 
@@ -111,21 +111,21 @@ func TestStorageCrashDuringRemoval(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	takeSnapshotAfter(t, o, 2, 2, 3, 400<<10) // to have an older state file than the first
-	entries := someEntries(3, 4, 14, 400<<10)
+	entries := testkit.Entries(3, 4, 14, 400<<10)
 	for _, e := range entries {
-		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 3, e)}))
+		testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 3, e)}))
 	}
 	writeSomeState(t, dir, someState(t, 3, 12))
-	old := segments(t, dir)
+	old := testkit.Segments(t, dir)
 	testkit.Must(t, o.record(o.hard, 12, 3, membership.New(diskPeers()).ConfState()))
-	recorded := crashed(t, dir)
+	recorded := testkit.Crashed(t, dir)
 	testkit.Must(t, removeSegments(filepath.Join(dir, "wal"), 12))
-	keep := len(segments(t, dir))
+	keep := len(testkit.Segments(t, dir))
 	if len(old) < 4 || keep == len(old) {
 		t.Fatalf("only %d segments, and %d after removal", len(old), keep)
 	}
 	for removed := 0; removed <= len(old)-keep; removed++ {
-		crash := crashed(t, recorded)
+		crash := testkit.Crashed(t, recorded)
 		for _, path := range old[:removed] {
 			testkit.Must(t, os.Remove(filepath.Join(crash, "wal", filepath.Base(path))))
 		}
@@ -133,10 +133,10 @@ func TestStorageCrashDuringRemoval(t *testing.T) {
 		wantState(t, o, 12)
 		wantEntries(t, o, entries[9:])
 		wantHard(t, o, 3, 2, 12)
-		if n := len(segments(t, crash)); n != keep {
+		if n := len(testkit.Segments(t, crash)); n != keep {
 			t.Errorf("%d segments are left, %d are needed", n, keep)
 		}
-		if files := snapFiles(t, crash); len(files) != 1 {
+		if files := testkit.SnapFiles(t, crash); len(files) != 1 {
 			t.Errorf("in snap/: %v", files)
 		}
 	}
@@ -145,7 +145,7 @@ func TestStorageCrashDuringRemoval(t *testing.T) {
 // takeSnapshotAfter appends entries, commits them, and takes a snapshot.
 func takeSnapshotAfter(t *testing.T, o *openedStorage, term, from, to uint64, size int) {
 	t.Helper()
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(term, 0, to, someEntries(term, from, to, size)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(term, 0, to, testkit.Entries(term, from, to, size)...)}))
 	takeSnapshot(t, o, someState(t, term, to))
 }
 
@@ -154,18 +154,18 @@ func takeSnapshotAfter(t *testing.T, o *openedStorage, term, from, to uint64, si
 // never had (raftexample, and etcd-io/raft 174). The new hard state differs in
 // commit only, which alone the WAL would not even write.
 func TestStorageInstalledSnapshotSurvivesCrash(t *testing.T) {
-	for name, behind := range map[string][]*raftpb.Entry{"alone": nil, "with entries": someEntries(4, 101, 103, 100)} {
+	for name, behind := range map[string][]*raftpb.Entry{"alone": nil, "with entries": testkit.Entries(4, 101, 103, 100)} {
 		t.Run(name, func(t *testing.T) {
 			dir := newDisk(t)
 			o := openDisk(t, dir)
-			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(4, 2, 1, someEntries(4, 2, 5, 10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(4, 2, 1, testkit.Entries(4, 2, 5, 10)...)}))
 			testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 4, 100), 4, 2, behind...)}))
 			live, err := o.mem.Snapshot()
 			testkit.Must(t, err)
 			if live.GetMetadata().GetIndex() != 100 || o.snapIndex.Load() != 100 {
 				t.Fatalf("raft has the snapshot %d", live.GetMetadata().GetIndex())
 			}
-			again := openDisk(t, crashed(t, dir))
+			again := openDisk(t, testkit.Crashed(t, dir))
 			wantState(t, again, 100)
 			wantHard(t, again, 4, 2, 100)
 			if behind != nil {
@@ -173,13 +173,13 @@ func TestStorageInstalledSnapshotSurvivesCrash(t *testing.T) {
 			} else if again.last != 100 {
 				t.Fatalf("the log ends at %d", again.last)
 			}
-			if files := snapFiles(t, again.dir); len(files) != 1 {
+			if files := testkit.SnapFiles(t, again.dir); len(files) != 1 {
 				t.Errorf("in snap/: %v", files)
 			}
 			// The log goes on behind it.
-			next := someEntries(5, again.last+1, again.last+2, 10)
-			testkit.Must(t, again.append([]*raftpb.Message{storageAppend(5, 3, 100, next...)}))
-			wantEntries(t, openDisk(t, crashed(t, again.dir)), next)
+			next := testkit.Entries(5, again.last+1, again.last+2, 10)
+			testkit.Must(t, again.append([]*raftpb.Message{testkit.AppendMessage(5, 3, 100, next...)}))
+			wantEntries(t, openDisk(t, testkit.Crashed(t, again.dir)), next)
 		})
 	}
 }
@@ -191,11 +191,11 @@ func TestStorageJoiningNodeInstallsSnapshot(t *testing.T) {
 	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), state.First(nil)))
 	o := openDisk(t, dir)
 	// Everything in one run: the batch before, the snapshot, the batch after.
-	behind := someEntries(7, 501, 503, 10)
+	behind := testkit.Entries(7, 501, 503, 10)
 	testkit.Must(t, o.append([]*raftpb.Message{
-		storageAppend(7, 0, 0), received(t, o.storage, someState(t, 7, 500), 0, 0), storageAppend(7, 0, 501, behind...),
+		testkit.AppendMessage(7, 0, 0), received(t, o.storage, someState(t, 7, 500), 0, 0), testkit.AppendMessage(7, 0, 501, behind...),
 	}))
-	o = openDisk(t, crashed(t, dir))
+	o = openDisk(t, testkit.Crashed(t, dir))
 	wantState(t, o, 500)
 	wantHard(t, o, 7, 0, 501)
 	wantEntries(t, o, behind)
@@ -221,13 +221,13 @@ func TestStorageMarkCoversInstalledSnapshot(t *testing.T) {
 func TestStorageSnapshotBeyondCommitCounts(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	entries := someEntries(2, 2, 20, 10)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 8, entries...)}))
+	entries := testkit.Entries(2, 2, 20, 10)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 8, entries...)}))
 	writeSomeState(t, dir, someState(t, 2, 15))
 	testkit.Must(t, o.wal.SaveSnapshot(&walpb.Snapshot{
 		Index: new(uint64(15)), Term: new(uint64(2)), ConfState: membership.New(diskPeers()).ConfState(),
 	}))
-	o = openDisk(t, crashed(t, dir))
+	o = openDisk(t, testkit.Crashed(t, dir))
 	wantState(t, o, 15)
 	wantEntries(t, o, entries[14:])
 	wantHard(t, o, 2, 1, 15)
@@ -238,14 +238,14 @@ func TestStorageSnapshotBeyondCommitCounts(t *testing.T) {
 func TestStorageOvertakenSnapshot(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 10, someEntries(2, 2, 10, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 10, testkit.Entries(2, 2, 10, 10)...)}))
 	writeSomeState(t, dir, someState(t, 2, 10))
 	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 2, 40), 2, 1)}))
 	testkit.Must(t, o.written(someState(t, 2, 10)))
 	if o.snapIndex.Load() != 40 {
 		t.Errorf("the snapshot that counts is %d", o.snapIndex.Load())
 	}
-	wantState(t, openDisk(t, crashed(t, dir)), 40)
+	wantState(t, openDisk(t, testkit.Crashed(t, dir)), 40)
 }
 
 // Without this entries of a former leader come back after a new one has
@@ -253,29 +253,29 @@ func TestStorageOvertakenSnapshot(t *testing.T) {
 func TestStorageOverwrittenLog(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	old := someEntries(2, 2, 20, 100)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, old...)}))
+	old := testkit.Entries(2, 2, 20, 100)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 5, old...)}))
 	flushMark(t, o)
 	if m := markOf(t, dir); m.Index != 20 || m.Term != 2 || m.Vote != 1 {
 		t.Fatalf("the mark is %+v", m)
 	}
 	// A crash between the two writes: the mark is lower, the log is as it was.
-	between := crashed(t, dir)
+	between := testkit.Crashed(t, dir)
 	m := openDisk(t, between)
 	testkit.Must(t, m.mark.Lower(9))
 	if got := markOf(t, between).Index; got != 9 {
 		t.Fatalf("lowered to %d", got)
 	}
-	wantEntries(t, openDisk(t, crashed(t, between)), old)
+	wantEntries(t, openDisk(t, testkit.Crashed(t, between)), old)
 
-	shorter := someEntries(3, 10, 12, 100)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 5, shorter...)}))
+	shorter := testkit.Entries(3, 10, 12, 100)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 5, shorter...)}))
 	if got := markOf(t, dir).Index; got > 9 {
 		t.Errorf("the mark still says %d", got)
 	}
-	crash := crashed(t, dir)
+	crash := testkit.Crashed(t, dir)
 	flushMark(t, o)
-	for _, dir := range []string{crash, crashed(t, dir)} {
+	for _, dir := range []string{crash, testkit.Crashed(t, dir)} {
 		again := openDisk(t, dir)
 		wantEntries(t, again, append(old[:8:8], shorter...))
 		wantHard(t, again, 3, 2, 5)
@@ -288,19 +288,19 @@ func TestStorageOverwrittenLog(t *testing.T) {
 func TestStorageOverwrittenLogInOneRun(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	old := someEntries(2, 2, 20, 10)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, old...)}))
+	old := testkit.Entries(2, 2, 20, 10)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 5, old...)}))
 	flushMark(t, o)
-	shorter := someEntries(3, 10, 12, 10)
+	shorter := testkit.Entries(3, 10, 12, 10)
 	testkit.Must(t, o.append([]*raftpb.Message{
-		storageAppend(0, 0, 0, someEntries(2, 21, 22, 10)...),
-		storageAppend(3, 2, 5, shorter...),
+		testkit.AppendMessage(0, 0, 0, testkit.Entries(2, 21, 22, 10)...),
+		testkit.AppendMessage(3, 2, 5, shorter...),
 	}))
 	wantEntries(t, o, append(old[:8:8], shorter...))
 	if m := markOf(t, dir); m.Index > 12 {
 		t.Errorf("the log ends at 12, but the mark says %d", m.Index)
 	}
-	wantEntries(t, openDisk(t, crashed(t, dir)), append(old[:8:8], shorter...))
+	wantEntries(t, openDisk(t, testkit.Crashed(t, dir)), append(old[:8:8], shorter...))
 }
 
 // Without this entries that a new leader overwrote come back when the snapshot
@@ -311,13 +311,13 @@ func TestStorageOverwrittenLogInOneRun(t *testing.T) {
 func TestStorageOverwrittenLogBehindSnapshot(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 20, someEntries(3, 10, 20, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 5, testkit.Entries(2, 2, 40, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 20, testkit.Entries(3, 10, 20, 10)...)}))
 	takeSnapshot(t, o, someState(t, 3, 20))
 	if o.last != 20 {
 		t.Fatalf("the log ends at %d", o.last)
 	}
-	o = openDisk(t, crashed(t, dir))
+	o = openDisk(t, testkit.Crashed(t, dir))
 	wantState(t, o, 20)
 	term, err := o.mem.Term(o.last)
 	testkit.Must(t, err)
@@ -331,20 +331,20 @@ func TestStorageOverwrittenLogBehindSnapshot(t *testing.T) {
 func TestStorageSnapshotReplacesConflictingLog(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 5, someEntries(2, 2, 40, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 5, testkit.Entries(2, 2, 40, 10)...)}))
 	flushMark(t, o)
 	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 4, 30), 4, 2)}))
 	if last, err := o.mem.LastIndex(); err != nil || last != 30 {
 		t.Fatalf("raft's log ends at %d: %v", last, err)
 	}
-	o = openDisk(t, crashed(t, dir)) // the mark of before must not refuse it
+	o = openDisk(t, testkit.Crashed(t, dir)) // the mark of before must not refuse it
 	wantState(t, o, 30)
 	if o.last != 30 {
 		t.Errorf("the log ends at %d", o.last)
 	}
-	next := someEntries(4, 31, 32, 10)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(4, 2, 30, next...)}))
-	wantEntries(t, openDisk(t, crashed(t, o.dir)), next)
+	next := testkit.Entries(4, 31, 32, 10)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(4, 2, 30, next...)}))
+	wantEntries(t, openDisk(t, testkit.Crashed(t, o.dir)), next)
 }
 
 // Without this a node's disk fills up, or, once the segments of the life that
@@ -353,31 +353,31 @@ func TestStorageRotation(t *testing.T) {
 	t.Parallel()
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(7, 3, 1, someEntries(7, 2, 3, 10)...)}))
-	dir = crashed(t, dir)
-	first := filepath.Base(segments(t, dir)[0])
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(7, 3, 1, testkit.Entries(7, 2, 3, 10)...)}))
+	dir = testkit.Crashed(t, dir)
+	first := filepath.Base(testkit.Segments(t, dir)[0])
 	o = openDisk(t, dir)
 	last := uint64(3)
 	for round := range 6 {
 		for range 6 { // 1.5 MB, without a hard state
-			testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(7, last+1, last+4, 64<<10)...)}))
+			testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(0, 0, 0, testkit.Entries(7, last+1, last+4, 64<<10)...)}))
 			last += 4
 		}
 		takeSnapshot(t, o, someState(t, 7, last-1))
 		if size := diskSize(t, dir); size > 5*wal.SegmentSizeBytes {
 			t.Fatalf("round %d: %d bytes on disk", round, size)
 		}
-		if files := snapFiles(t, dir); len(files) != 1 {
+		if files := testkit.SnapFiles(t, dir); len(files) != 1 {
 			t.Fatalf("in snap/: %v", files)
 		}
 	}
-	if filepath.Base(segments(t, dir)[0]) == first {
+	if filepath.Base(testkit.Segments(t, dir)[0]) == first {
 		t.Fatal("the segment of the former life is still there")
 	}
-	o = openDisk(t, crashed(t, dir))
+	o = openDisk(t, testkit.Crashed(t, dir))
 	wantHard(t, o, 7, 3, last-1)
 	wantState(t, o, last-1)
-	wantEntries(t, o, someEntries(7, last, last, 64<<10))
+	wantEntries(t, o, testkit.Entries(7, last, last, 64<<10))
 	if o.identity != diskIdentity() {
 		t.Errorf("identity %+v", o.identity)
 	}
@@ -388,13 +388,13 @@ func TestStorageRotation(t *testing.T) {
 func TestStorageNewSegmentRepeatsHardState(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(7, 3, 1)}))
-	dir = crashed(t, dir)
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(7, 3, 1)}))
+	dir = testkit.Crashed(t, dir)
 	o = openDisk(t, dir)
-	for i := uint64(2); len(segments(t, dir)) < 2; i++ {
-		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(7, i, i, 300<<10)...)}))
+	for i := uint64(2); len(testkit.Segments(t, dir)) < 2; i++ {
+		testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(0, 0, 0, testkit.Entries(7, i, i, 300<<10)...)}))
 	}
-	f, err := os.Open(segments(t, dir)[1])
+	f, err := os.Open(testkit.Segments(t, dir)[1])
 	testkit.Must(t, err)
 	defer f.Close()
 	d, rec, first := wal.NewDecoder(fileutil.NewFileReader(f)), &walpb.Record{}, &raftpb.HardState{}

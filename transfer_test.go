@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/statefile"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
@@ -23,8 +24,8 @@ import (
 func TestTransferInbox(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
-	good := stateBytes(t, someState(t, 4, 100))
-	before := snapFiles(t, dir)
+	good := statetest.Bytes(t, someState(t, 4, 100))
+	before := testkit.SnapFiles(t, dir)
 	flipped := append([]byte(nil), good...)
 	flipped[len(flipped)/2] ^= 1
 	newer := append([]byte(nil), good...)
@@ -43,7 +44,7 @@ func TestTransferInbox(t *testing.T) {
 	}
 	wantFiles := func(what string, want []string) {
 		t.Helper()
-		if now := snapFiles(t, dir); strings.Join(now, " ") != strings.Join(want, " ") {
+		if now := testkit.SnapFiles(t, dir); strings.Join(now, " ") != strings.Join(want, " ") {
 			t.Errorf("%s: in snap/: %v, want %v", what, now, want)
 		}
 	}
@@ -76,7 +77,7 @@ func TestTransferInbox(t *testing.T) {
 		testkit.Must(t, receive(t, o.storage, 4, 100, good))
 		wantIncoming(t, incoming, good)
 	}
-	after := snapFiles(t, dir)
+	after := testkit.SnapFiles(t, dir)
 	if len(after) != len(before)+1 {
 		t.Errorf("in snap/: %v", after)
 	}
@@ -86,11 +87,11 @@ func TestTransferInbox(t *testing.T) {
 
 	// It comes a third time when it is installed, and is installed once.
 	testkit.Must(t, o.append([]*raftpb.Message{received(t, o.storage, someState(t, 4, 100), 4, 2)}))
-	installed := snapFiles(t, dir)
+	installed := testkit.SnapFiles(t, dir)
 	testkit.Must(t, receive(t, o.storage, 4, 100, good))
-	testkit.Must(t, receive(t, o.storage, 3, 50, stateBytes(t, someState(t, 3, 50)))) // an older one
+	testkit.Must(t, receive(t, o.storage, 3, 50, statetest.Bytes(t, someState(t, 3, 50)))) // an older one
 	wantFiles("one that is installed", installed)
-	wantState(t, openDisk(t, crashed(t, dir)), 100)
+	wantState(t, openDisk(t, testkit.Crashed(t, dir)), 100)
 }
 
 // Without this a node that was added since the newest snapshot waits long for

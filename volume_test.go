@@ -83,7 +83,7 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 	}
 	wantNew := func(dir, aside string) {
 		t.Helper()
-		if id := wantRefounded(t, crashed(t, dir), st, diskPeers()[:1]); id.ClusterID == f.identity.ClusterID {
+		if id := wantRefounded(t, testkit.Crashed(t, dir), st, diskPeers()[:1]); id.ClusterID == f.identity.ClusterID {
 			t.Errorf("%+v", id)
 		}
 		testkit.Must(t, wantSame(aside, old))
@@ -109,20 +109,20 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 		}[:steps] {
 			testkit.Must(t, step())
 		}
-		before := diskSums(t, dir)
+		before := testkit.Sums(t, dir)
 		switch code, out, errs := runCommand(t, "recover", "--data-dir", dir); {
 		case code != config.ExitFault:
 			t.Errorf("after %d steps, without the flag: exit %d\n%s", steps, code, out)
 		case steps < 2 && !strings.Contains(errs, "remove "+filepath.Join(dir, recoveringName)), steps >= 2 && !strings.Contains(out, "Nothing was done"):
 			t.Errorf("after %d steps, without the flag:\n%s%s", steps, out, errs)
 		}
-		wantUnchanged(t, dir, before)
+		testkit.WantUnchanged(t, dir, before)
 		switch {
 		case steps < 2: // both are complete
 			if code, _, _ := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitFault {
 				t.Errorf("after %d steps: exit %d", steps, code)
 			}
-			wantUnchanged(t, dir, before)
+			testkit.WantUnchanged(t, dir, before)
 			continue
 		case steps < 7:
 			wantNoStart(t, dir, "recover that was interrupted")
@@ -179,7 +179,7 @@ func TestRecoverMountPoint(t *testing.T) {
 				t.Fatalf("%s: exit %d\n%s%s", what, code, out, errs)
 			}
 			wantVolume(t, dir)
-			wantRefounded(t, crashed(t, dir), st, diskPeers()[:1])
+			wantRefounded(t, testkit.Crashed(t, dir), st, diskPeers()[:1])
 		}
 		testkit.Must(t, wantSame(filepath.Join(dir, setAsidePrefix+"1"), old))
 		if _, err := os.Stat(filepath.Join(dir, setAsidePrefix+"2", "wal")); err != nil {

@@ -21,8 +21,8 @@ func provenIndex(t *testing.T, dir string) uint64 {
 	if c.Proven.Segment < 0 {
 		return 0
 	}
-	short := crashed(t, dir)
-	for i, path := range segments(t, short) {
+	short := testkit.Crashed(t, dir)
+	for i, path := range testkit.Segments(t, short) {
 		switch {
 		case i == c.Proven.Segment:
 			testkit.Must(t, os.Truncate(path, c.Proven.Offset))
@@ -47,11 +47,11 @@ func TestProvenPart(t *testing.T) {
 		}
 	}
 	want("at the first start", 1)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, 2, someEntries(2, 2, 20, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 2, testkit.Entries(2, 2, 20, 10)...)}))
 	want("behind the mark", 1)
 	flushMark(t, o)
 	want("with the mark", 20)
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 1, 5, someEntries(3, 11, 30, 10)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 1, 5, testkit.Entries(3, 11, 30, 10)...)}))
 	want("overwritten", 10)
 	flushMark(t, o)
 	want("overwritten, with the mark", 30)
@@ -75,26 +75,26 @@ func TestRewriteChangesNothing(t *testing.T) {
 	dir := newDisk(t)
 	o := openDisk(t, dir)
 	var entries []*raftpb.Entry
-	for i := uint64(2); len(segments(t, dir)) < 4; i++ {
-		e := someEntries(2, i, i, 300<<10)
-		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(2, 1, i, e...)}))
+	for i := uint64(2); len(testkit.Segments(t, dir)) < 4; i++ {
+		e := testkit.Entries(2, i, i, 300<<10)
+		testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, i, e...)}))
 		entries = append(entries, e...)
 	}
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(0, 0, 0, someEntries(2, walfile.LastIndex(entries)+1, walfile.LastIndex(entries)+1, 99)...)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(0, 0, 0, testkit.Entries(2, walfile.LastIndex(entries)+1, walfile.LastIndex(entries)+1, 99)...)}))
 	tail, err := walfile.InspectTail(filepath.Join(dir, "wal"))
 	testkit.Must(t, err)
-	dir = crashed(t, dir)
-	before := diskSums(t, dir)
+	dir = testkit.Crashed(t, dir)
+	before := testkit.Sums(t, dir)
 	walDir := filepath.Join(dir, "wal")
 	for _, from := range []walfile.Place{{Segment: -1, Offset: 0}, {Segment: 0, Offset: 0}, {Segment: 0, Offset: 1}, {Segment: 1, Offset: 4097}, {Segment: 2, Offset: 300 << 10}, {Segment: 3, Offset: tail.End - 8}, {Segment: 3, Offset: tail.End}} {
 		testkit.Must(t, walfile.Rewrite(walDir, from, tail.End))
-		wantUnchanged(t, dir, before)
+		testkit.WantUnchanged(t, dir, before)
 	}
 
 	// A crash leaves a part of a copy.
-	testkit.Must(t, os.WriteFile(segments(t, dir)[3]+".tmp", []byte("part"), 0o600))
+	testkit.Must(t, os.WriteFile(testkit.Segments(t, dir)[3]+".tmp", []byte("part"), 0o600))
 	o = openDisk(t, dir)
-	wantEntries(t, o, append(entries, someEntries(2, walfile.LastIndex(entries)+1, walfile.LastIndex(entries)+1, 99)...))
+	wantEntries(t, o, append(entries, testkit.Entries(2, walfile.LastIndex(entries)+1, walfile.LastIndex(entries)+1, 99)...))
 	if left, err := filepath.Glob(filepath.Join(walDir, "*.wal.tmp")); err != nil || len(left) > 0 {
 		t.Errorf("left over: %v, %v", left, err)
 	}

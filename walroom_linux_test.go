@@ -41,8 +41,8 @@ func tightDisk(t *testing.T) (o *openedStorage, dir string, free func(n int64)) 
 // appendOne appends an entry of some size, if there is room.
 func (l *diskLog) appendOne(size int) error {
 	next := uint64(len(l.entries)) + 2
-	e := someEntries(2, next, next, size)
-	msgs := []*raftpb.Message{storageAppend(2, 1, 1, e...)}
+	e := testkit.Entries(2, next, next, size)
+	msgs := []*raftpb.Message{testkit.AppendMessage(2, 1, 1, e...)}
 	n, entries := sizeOf(msgs)
 	if !l.o.room.admits(n, entries) {
 		return errNoRoom
@@ -79,7 +79,7 @@ func TestLogGoesOnOnAFullDisk(t *testing.T) {
 		t.Errorf("%d bytes went into the log, which had room for %d", n, left)
 	}
 	// Terms and votes are still taken, and so is the record of a snapshot.
-	testkit.Must(t, o.append([]*raftpb.Message{storageAppend(3, 2, 1)}))
+	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 1)}))
 	if !o.room.admits(stateRecord+snapRecord, false) {
 		t.Error("no room for the record of a snapshot")
 	}
@@ -98,7 +98,7 @@ func TestLogGoesOnOnAFullDisk(t *testing.T) {
 	again := openDisk(t, dir) // it starts on a full disk
 	wantEntries(t, again, l.entries)
 	testkit.Must(t, again.close())
-	wantEntries(t, openDisk(t, crashed(t, dir)), l.entries)
+	wantEntries(t, openDisk(t, testkit.Crashed(t, dir)), l.entries)
 }
 
 // Without this a save that reaches beyond its segment fails on a full disk, since
@@ -107,12 +107,12 @@ func TestLogBeyondItsSegment(t *testing.T) {
 	o, _, free := tightDisk(t)
 	l := &diskLog{t: t, o: o}
 	free(0)
-	n := len(segments(t, o.dir))
+	n := len(testkit.Segments(t, o.dir))
 	for o.room.at < wal.SegmentSizeBytes-200<<10 {
 		testkit.Must(t, l.appendOne(50<<10))
 	}
 	testkit.Must(t, l.appendOne(1<<20))
-	if got := len(segments(t, o.dir)); got != n+1 {
+	if got := len(testkit.Segments(t, o.dir)); got != n+1 {
 		t.Errorf("%d segments, want %d", got, n+1)
 	}
 	l.want()
@@ -145,7 +145,7 @@ func TestLogWaitsForRoom(t *testing.T) {
 	}
 	written := make(chan *state.State)
 	next := uint64(len(l.entries)) + 2
-	msgs := []*raftpb.Message{storageAppend(3, 1, 1, someEntries(3, next, next, 50<<10)...)}
+	msgs := []*raftpb.Message{testkit.AppendMessage(3, 1, 1, testkit.Entries(3, next, next, 50<<10)...)}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -167,5 +167,5 @@ func TestLogWaitsForRoom(t *testing.T) {
 	}
 	testkit.Must(t, o.append(msgs))
 	l.entries = append(l.entries, msgs[0].GetEntries()...)
-	wantEntries(t, openDisk(t, crashed(t, o.dir)), l.entries)
+	wantEntries(t, openDisk(t, testkit.Crashed(t, o.dir)), l.entries)
 }

@@ -48,15 +48,15 @@ type diskLog struct {
 func (l *diskLog) append(size int) {
 	l.t.Helper()
 	next := uint64(len(l.entries)) + 2
-	e := someEntries(2, next, next, size)
-	testkit.Must(l.t, l.o.append([]*raftpb.Message{storageAppend(2, 1, 1, e...)}))
+	e := testkit.Entries(2, next, next, size)
+	testkit.Must(l.t, l.o.append([]*raftpb.Message{testkit.AppendMessage(2, 1, 1, e...)}))
 	l.entries = append(l.entries, e...)
 }
 
 // cut appends until the WAL begins a new segment, and calls between after each.
 func (l *diskLog) cut(size int, between func()) {
 	l.t.Helper()
-	for n := len(segments(l.t, l.o.dir)); len(segments(l.t, l.o.dir)) == n; between() {
+	for n := len(testkit.Segments(l.t, l.o.dir)); len(testkit.Segments(l.t, l.o.dir)) == n; between() {
 		l.append(size)
 	}
 }
@@ -64,7 +64,7 @@ func (l *diskLog) cut(size int, between func()) {
 // want checks what a crash would leave.
 func (l *diskLog) want() {
 	l.t.Helper()
-	dir := crashed(l.t, l.o.dir)
+	dir := testkit.Crashed(l.t, l.o.dir)
 	tail := inspectPath(l.t, filepath.Join(dir, "wal"))
 	if tail.NonZero {
 		l.t.Errorf("behind the end of %s, at %d, not all is zero", tail.File, tail.End)
@@ -175,12 +175,12 @@ func TestZeroedSegmentLeftOver(t *testing.T) {
 			"not":     func(*openedStorage) {},
 		} {
 			t.Run(crash+", then "+how, func(t *testing.T) {
-				dir := crashed(t, o.dir)
+				dir := testkit.Crashed(t, o.dir)
 				if crash == "in the midst of a cut" {
-					data, err := os.ReadFile(segments(t, dir)[0])
+					data, err := os.ReadFile(testkit.Segments(t, dir)[0])
 					testkit.Must(t, err)
-					patch(t, filepath.Join(dir, "wal", name), 0, data[:4096])
-					patch(t, filepath.Join(dir, "wal", name), 5*walfile.ZeroPiece, data[:4096])
+					testkit.Patch(t, filepath.Join(dir, "wal", name), 0, data[:4096])
+					testkit.Patch(t, filepath.Join(dir, "wal", name), 5*walfile.ZeroPiece, data[:4096])
 				}
 				o := zeroingDisk(t, dir)
 				l := &diskLog{t: t, o: o, entries: l.entries[:1:1]}

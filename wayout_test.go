@@ -36,7 +36,7 @@ func TestDamageNamesAWayOut(t *testing.T) {
 			testkit.Must(t, err)
 			entries = append(entries, &raftpb.Entry{Term: new(uint64(1)), Index: new(uint64(i + 2)), Type: raftpb.EntryConfChange.Enum(), Data: data})
 		}
-		testkit.Must(t, o.append([]*raftpb.Message{storageAppend(1, 1, 3, entries...)}))
+		testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(1, 1, 3, entries...)}))
 		testkit.Must(t, o.close())
 	}
 	const byAnother, byRestore = "remove this member (curl -X DELETE http://ANOTHER-NODE/", "raftkv restore"
@@ -78,5 +78,5 @@ func TestDamageNamesAWayOut(t *testing.T) {
 
 func damageFirstState(t *testing.T, dir string) {
 	t.Helper()
-	patch(t, statePath(dir, state.FirstTerm, state.FirstIndex), 20, []byte{0xff, 0xff, 0xff})
+	testkit.Patch(t, statePath(dir, state.FirstTerm, state.FirstIndex), 20, []byte{0xff, 0xff, 0xff})
 }
