@@ -165,7 +165,7 @@ func TestAcquaintancesClaims(t *testing.T) {
 // A stranger's own word counts only for this cluster, gone on, with this node in
 // it.
 func TestAcquaintancesVouch(t *testing.T) {
-	a := &acquaintances{self: selfID{1, 111}, applied: &wait.Index{}}
+	a := &acquaintances{self: selfID{1, 111}, applied: new(wait.Index)}
 	m := membership.New([]address.Peer{{ID: 1, URL: simLikeURL(1)}})
 	m.Changes = 2
 	a.settle(noTransport{}, m)

@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/statefile"
 	"raftkv/internal/testkit"
+	"raftkv/internal/wait"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -145,7 +146,7 @@ func TestBackupRefused(t *testing.T) {
 		at.problem("no leader", at.do("GET", "/v1/snapshot", ""), 503, "no_leader")
 	}
 	at.fails = nil
-	at.kv.applied.Index = 0
+	at.a.fresh.applied = new(wait.Index)
 	at.problem("a node that joins", at.do("GET", "/v1/snapshot?consistency=stale", ""), 503, "not_ready")
 }
 

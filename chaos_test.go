@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"slices"
 	"strconv"
 	"sync"
@@ -345,7 +346,7 @@ func runChaos(t *testing.T, killAll bool) {
 	if testing.Short() {
 		t.Skip("takes a while")
 	}
-	total := soakOr(8*time.Second, 10*time.Minute)
+	total := testkit.SoakOr(8*time.Second, 10*time.Minute)
 	if s := os.Getenv("RAFTKV_CHAOS_SECONDS"); s != "" {
 		n, err := strconv.ParseFloat(s, 64)
 		if err != nil || n < 0 {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"raftkv/internal/config"
+	"raftkv/internal/testkit"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -46,8 +47,8 @@ func procInNamespace(t *testing.T, kind string) bool {
 	if os.Getenv("RAFTKV_TEST_NAMESPACE") == t.Name() {
 		return true
 	}
-	needRoot(t)
-	needTools(t, "unshare", "ip", "mount")
+	testkit.NeedRoot(t)
+	testkit.NeedTools(t, "unshare", "ip", "mount")
 	bin, err := procBinary() // built once, out here
 	if err != nil {
 		t.Fatal(err)

@@ -59,7 +59,7 @@ type watcher struct {
 	leader, term uint64              // as last said
 	lostAt       time.Time           // since when there is no leader; zero: there is one
 	ledSince     time.Time           // since when this node leads; zero: it does not
-	near         map[uint64]*contact // of the other members, while this node leads
+	near         map[uint64]*sighting // of the other members, while this node leads
 }
 
 // clusterView is how a node saw the cluster when it last looked.
@@ -79,8 +79,8 @@ type memberView struct {
 // lag returns how many committed entries a member lacks.
 func (v clusterView) lag(id uint64) uint64 { return v.commit - min(v.commit, v.members[id].match) }
 
-// contact is what the leader has said of a member.
-type contact struct {
+// sighting is what the leader has said of a member.
+type sighting struct {
 	since  time.Time // when the leader first looked at it
 	met    bool      // it was heard from at some time while this node led
 	silent int       // looks in a row at which it was not
@@ -177,7 +177,7 @@ func (w *watcher) look(ctx context.Context) {
 		return
 	}
 	if w.ledSince.IsZero() {
-		w.ledSince, w.near = now, make(map[uint64]*contact)
+		w.ledSince, w.near = now, make(map[uint64]*sighting)
 	}
 	for id := range w.near {
 		if _, ok := v.members[id]; !ok {
@@ -199,14 +199,14 @@ func (w *watcher) noteMember(id uint64, v clusterView, now time.Time) {
 	m := v.members[id]
 	c := w.near[id]
 	if c == nil {
-		c = &contact{since: now}
+		c = &sighting{since: now}
 		w.near[id] = c
 	}
 	if m.near {
 		if !c.downAt.IsZero() {
 			w.log.Info("member up", logging.News, zap.Uint64("member", id), zap.Duration("after", now.Sub(c.downAt)), zap.Uint64("lag", v.lag(id)))
 		}
-		*c = contact{since: c.since, met: true}
+		*c = sighting{since: c.since, met: true}
 		return
 	}
 	c.silent++

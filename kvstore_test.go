@@ -22,7 +22,7 @@ import (
 func newTestStore() *kvstore {
 	return &kvstore{
 		agreement: newAgreement(zap.NewNop(), 1, 0, 0),
-		log:       zap.NewNop(), applied: &wait.Index{}, conf: wait.NewOutcomes(), state: state.New(testkit.Peers()),
+		log:       zap.NewNop(), applied: new(wait.Index), conf: wait.NewOutcomes(), state: state.New(testkit.Peers()),
 		proposals: newProposer(zap.NewNop(), config.Config{ID: 1}, newLife(1, 1), nil, wait.NewLeadership()),
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"runtime"
 	"strconv"
 	"strings"
@@ -27,8 +28,8 @@ type netLab struct {
 
 func newNetLab(t testing.TB, n int, flags ...string) *netLab {
 	t.Helper()
-	needRoot(t)
-	needTools(t, "ip", "iptables", "nsenter", "sleep")
+	testkit.NeedRoot(t)
+	testkit.NeedTools(t, "ip", "iptables", "nsenter", "sleep")
 	c := newProcCluster(t, n, flags...)
 	lab := &netLab{procCluster: c, holders: map[int]int{0: holdNetwork(t)}}
 	lab.in(0, "ip", "link", "add", "br0", "type", "bridge")
@@ -69,7 +70,7 @@ func holdNetwork(t testing.TB) int {
 	cmd.SysProcAttr = procAttr(syscall.SIGKILL)
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
 	if err := procStartCmd(cmd); err != nil {
-		cannotRun(t, "no network namespace: "+err.Error())
+		testkit.CannotRun(t, "no network namespace: "+err.Error())
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()

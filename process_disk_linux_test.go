@@ -27,7 +27,7 @@ func (c *procCluster) smallDisk(i, mib int) {
 	dir := c.nodes[i].dataDir
 	testkit.Must(c.t, os.MkdirAll(dir, 0o700))
 	if err := syscall.Mount("none", dir, "tmpfs", 0, fmt.Sprintf("size=%dm", mib)); err != nil {
-		cannotRun(c.t, "no tmpfs: "+err.Error())
+		testkit.CannotRun(c.t, "no tmpfs: "+err.Error())
 	}
 	c.t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 }
@@ -115,8 +115,8 @@ func (c *procCluster) wantDiskFull(when string, written *[]string, free map[int]
 // all, to the last byte. No node ends, all of them serve reads and delete, all
 // start again, and when the disks have room they take writes, without a restart.
 func TestSoakProcFullDisks(t *testing.T) {
-	needRoot(t)
-	small, minFree, size := soakOr(60, 400), soakOr("12MiB", "128MiB"), soakOr(100<<10, 400<<10)
+	testkit.NeedRoot(t)
+	small, minFree, size := testkit.SoakOr(60, 400), testkit.SoakOr("12MiB", "128MiB"), testkit.SoakOr(100<<10, 400<<10)
 	c := newProcCluster(t, 3, "--min-free", minFree)
 	for _, i := range c.ids() {
 		c.smallDisk(i, 3*small)
@@ -240,7 +240,7 @@ func TestProcFewDescriptors(t *testing.T) {
 // Many bodies that lack their last byte do not take more memory than is meant for
 // them, and do not keep others out.
 func TestSoakProcUnfinishedBodies(t *testing.T) {
-	many := soakOr(300, 1500)
+	many := testkit.SoakOr(300, 1500)
 	c := newProcCluster(t, 1)
 	c.start()
 	before := c.peakMemory(1)

@@ -132,7 +132,7 @@ func TestProcDiskHangsOnTheLeader(t *testing.T) {
 	before := written.Load()
 	c.wantHung(old)
 	most := 0.0
-	for began := time.Now(); time.Since(began) < soakOr(6*time.Second, time.Minute); time.Sleep(100 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < testkit.SoakOr(6*time.Second, time.Minute); time.Sleep(100 * time.Millisecond) {
 		most = max(most, c.metric(old, "process_resident_memory_bytes"))
 	}
 	close(stop)

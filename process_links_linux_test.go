@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"regexp"
 	"strconv"
 	"strings"
@@ -178,8 +179,8 @@ func TestProcLinkStreamsComeBack(t *testing.T) {
 }
 
 func TestSoakLinkCut(t *testing.T) {
-	lengths := soakOr([]time.Duration{5 * time.Second}, []time.Duration{4 * time.Second, 30 * time.Second, 120 * time.Second})
-	for _, how := range soakOr([]linkCut{linkCuts[1], linkCuts[4], linkCuts[7]}, linkCuts) {
+	lengths := testkit.SoakOr([]time.Duration{5 * time.Second}, []time.Duration{4 * time.Second, 30 * time.Second, 120 * time.Second})
+	for _, how := range testkit.SoakOr([]linkCut{linkCuts[1], linkCuts[4], linkCuts[7]}, linkCuts) {
 		for _, length := range lengths {
 			t.Run(fmt.Sprint(how.name, " ", length), func(t *testing.T) { testLinkCut(t, how, length) })
 		}
@@ -191,7 +192,7 @@ func TestSoakIdleLinks(t *testing.T) {
 	t.Parallel()
 	l := newNetLab(t, 3, linkFlags...)
 	l.start()
-	time.Sleep(soakOr(8*time.Second, 30*time.Minute))
+	time.Sleep(testkit.SoakOr(8*time.Second, 30*time.Minute))
 	for _, id := range l.ids() {
 		if n := l.remade(id); n > 0 {
 			t.Errorf("node %d made connections anew %d times while all links worked", id, n)
@@ -203,7 +204,7 @@ func TestSoakIdleLinks(t *testing.T) {
 // have limits, its transfer has stallLimit alone.
 func TestSoakSnapshotToStoppedNode(t *testing.T) {
 	t.Parallel()
-	needTools(t, "tc")
+	testkit.NeedTools(t, "tc")
 	l := newNetLab(t, 3, append(linkFlags, "--snapshot-count", "10")...)
 	l.start()
 	leader, behind, other := l.leader(1)
@@ -226,7 +227,7 @@ func TestSoakSnapshotToStoppedNode(t *testing.T) {
 		return errors.New("no file is coming in")
 	})
 	l.pause(behind)
-	time.Sleep(soakOr(5*time.Second, 20*time.Second))
+	time.Sleep(testkit.SoakOr(5*time.Second, 20*time.Second))
 	if n := l.remade(leader); n != 0 {
 		t.Errorf("the leader has made connections anew %d times while it sends a snapshot", n)
 	}
@@ -248,7 +249,7 @@ func TestSoakStoppedNode(t *testing.T) {
 	l.start()
 	l.put(1, "k", "v")
 	_, a, b := l.leader(1)
-	for range soakOr(1, 100) {
+	for range testkit.SoakOr(1, 100) {
 		before := map[int]int{}
 		for _, id := range l.ids() {
 			before[id] = l.remade(id)

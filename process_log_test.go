@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os/exec"
+	"raftkv/internal/testkit"
 	"slices"
 	"strings"
 	"testing"
@@ -204,7 +205,7 @@ func TestProcLogLevel(t *testing.T) {
 
 // Guarantee: a program that was built in a repository names its commit.
 func TestProcVersionNamesTheCommit(t *testing.T) {
-	needTools(t, "git")
+	testkit.NeedTools(t, "git")
 	head, err := exec.Command("git", "rev-parse", "--verify", "HEAD").Output()
 	if err != nil {
 		t.Skip("these sources are in no repository")

@@ -21,7 +21,7 @@ import (
 // memoryCgroup makes a control group with a limit, and returns the file that takes a process in.
 func memoryCgroup(t *testing.T, limit string) (procs string) {
 	t.Helper()
-	needRoot(t)
+	testkit.NeedRoot(t)
 	const v1, v2 = "/sys/fs/cgroup/memory", "/sys/fs/cgroup"
 	dir, file := filepath.Join(v1, fmt.Sprintf("raftkv-test-%d-%d", os.Getpid(), rand.Uint32())), "memory.limit_in_bytes"
 	if !exists(filepath.Join(v1, file)) {
@@ -41,7 +41,7 @@ func memoryCgroup(t *testing.T, limit string) (procs string) {
 		err = os.WriteFile(filepath.Join(dir, file), []byte(limit), 0o644)
 	}
 	if err != nil {
-		cannotRun(t, fmt.Sprintf("no memory control group: %v", err))
+		testkit.CannotRun(t, fmt.Sprintf("no memory control group: %v", err))
 	}
 	return filepath.Join(dir, "cgroup.procs")
 }
@@ -51,7 +51,7 @@ func memoryCgroup(t *testing.T, limit string) (procs string) {
 // ones. Without this it is killed when it is half full, and again at each start, on all nodes alike.
 func TestSoakMemoryLimit(t *testing.T) {
 	const limit = 300 << 20
-	for _, size := range soakOr([]int{500_000}, []int{500_000, 100, 10_000}) {
+	for _, size := range testkit.SoakOr([]int{500_000}, []int{500_000, 100, 10_000}) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			procs := memoryCgroup(t, fmt.Sprint(limit))
 			c := newProcCluster(t, 1)
@@ -79,7 +79,7 @@ func TestSoakMemoryLimit(t *testing.T) {
 				})
 				return n.cpuTime(t) - before
 			}
-			writes := soakOr(60, min(2000, 100_000_000/size))
+			writes := testkit.SoakOr(60, min(2000, 100_000_000/size))
 			early := cost(writes, 10)
 
 			var full atomic.Pointer[string]
@@ -106,7 +106,7 @@ func TestSoakMemoryLimit(t *testing.T) {
 			if late > 2*early+time.Second/5 {
 				t.Errorf("writes cost %v of CPU when it is full, and %v before", late, early)
 			}
-			for range soakOr(1, 2) {
+			for range testkit.SoakOr(1, 2) {
 				c.kill(1)
 				c.start()
 				if r := c.do(http.MethodGet, 1, "/key0", nil); r.status != http.StatusOK || r.body != string(value) {

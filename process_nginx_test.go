@@ -20,7 +20,7 @@ import (
 func startNginx(t *testing.T, servers string, ports ...int) {
 	t.Helper()
 	t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin") // Debian has it there, out of people's way
-	needTools(t, "nginx")
+	testkit.NeedTools(t, "nginx")
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "nginx.conf")
 	user := ""

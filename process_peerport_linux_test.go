@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"raftkv/internal/testkit"
 	"slices"
 	"strings"
 	"syscall"
@@ -20,7 +21,7 @@ import (
 // Guarantee: a snapshot that comes in leaves room on the disk, and nothing behind
 // when it breaks off.
 func TestProcEndlessSnapshot(t *testing.T) {
-	needRoot(t)
+	testkit.NeedRoot(t)
 	t.TempDir() // what is below it is removed last, before that the disk is unmounted
 	mounted := ""
 	t.Cleanup(func() {
@@ -38,7 +39,7 @@ func TestProcEndlessSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", disk)); err != nil {
-		cannotRun(t, err.Error())
+		testkit.CannotRun(t, err.Error())
 	}
 	mounted = dir
 	c.start()

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"raftkv/internal/testkit"
 	"regexp"
 	"strconv"
 	"strings"
@@ -87,7 +88,7 @@ func (c *procCluster) peakMemory(i int) int64 {
 	c.t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.nodes[i].cmd.Process.Pid))
 	if err != nil {
-		cannotRun(c.t, err.Error())
+		testkit.CannotRun(c.t, err.Error())
 	}
 	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(data)
 	if m == nil {

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"raftkv/internal/config"
+	"raftkv/internal/testkit"
 	"regexp"
 	"strings"
 	"syscall"
@@ -193,7 +194,7 @@ func TestProcProxies(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
 	t.Run("nginx", func(t *testing.T) {
-		needTools(t, "nginx")
+		testkit.NeedTools(t, "nginx")
 		around := func(dir, conf string) string {
 			user := ""
 			if os.Geteuid() == 0 {
@@ -210,7 +211,7 @@ func TestProcProxies(t *testing.T) {
 		p.wantOneNodeLess()
 	})
 	t.Run("haproxy", func(t *testing.T) {
-		needTools(t, "haproxy")
+		testkit.NeedTools(t, "haproxy")
 		socket := filepath.Join(t.TempDir(), "s")
 		around := func(_, conf string) string {
 			return fmt.Sprintf("global\n    stats socket %s level admin\n\n%s", socket, conf)
@@ -228,7 +229,7 @@ func TestProcProxies(t *testing.T) {
 	})
 	// The shortest health check there is, in HTTP/1.0 and without a Host.
 	t.Run("haproxy-plain-httpchk", func(t *testing.T) {
-		needTools(t, "haproxy")
+		testkit.NeedTools(t, "haproxy")
 		socket := filepath.Join(t.TempDir(), "s")
 		around := func(_, conf string) string {
 			plain := regexp.MustCompile(`(?m)^ *http-check send .*\n`).ReplaceAllString(conf, "")

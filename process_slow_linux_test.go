@@ -14,8 +14,8 @@ import (
 // function is called.
 func (c *procCluster) slowDisk(i int, delay time.Duration) (end func()) {
 	c.t.Helper()
-	needRoot(c.t) // to trace a process that is not its child
-	needTools(c.t, "strace")
+	testkit.NeedRoot(c.t) // to trace a process that is not its child
+	testkit.NeedTools(c.t, "strace")
 	out := c.nodes[i].logPath + ".trace"
 	cmd := exec.Command("strace", "-f", "-o", out, "-e", "trace=fdatasync", "-e", "signal=none",
 		"-e", "inject=fdatasync:delay_enter="+strconv.FormatInt(delay.Microseconds(), 10), "-p", strconv.Itoa(c.nodes[i].cmd.Process.Pid))
@@ -32,7 +32,7 @@ func (c *procCluster) slowDisk(i int, delay time.Duration) (end func()) {
 	procEventually(c.t, procReadyWithin, "strace traces", func() error {
 		select {
 		case <-ended:
-			cannotRun(c.t, "strace cannot attach: "+said.String())
+			testkit.CannotRun(c.t, "strace cannot attach: "+said.String())
 		default:
 		}
 		c.put(i, "is-it-slow", "v") // a node that waits for nothing makes no call

@@ -38,13 +38,13 @@ func straceArgs(out string, delay time.Duration) []string {
 // findStrace returns the path of an strace that works, or skips the test.
 func findStrace(t *testing.T) string {
 	t.Helper()
-	needTools(t, "strace")
+	testkit.NeedTools(t, "strace")
 	strace := "strace"
 	out := filepath.Join(t.TempDir(), "trace")
 	said, err := exec.Command(strace, append(straceArgs(out, slowSync), "true")...).CombinedOutput()
 	trace, _ := os.ReadFile(out)
 	if err != nil || !regexp.MustCompile(`\+\+\+ exited with 0 \+\+\+\n$`).Match(trace) {
-		cannotRun(t, fmt.Sprintf("strace cannot trace (a container needs the capability SYS_PTRACE; strace 5.3 or later): %v\n%s%s", err, said, trace))
+		testkit.CannotRun(t, fmt.Sprintf("strace cannot trace (a container needs the capability SYS_PTRACE; strace 5.3 or later): %v\n%s%s", err, said, trace))
 	}
 	return strace
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/config"
 	"raftkv/internal/state"
+	"raftkv/internal/testkit"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,7 +72,7 @@ func procBuildOld(t testing.TB, commit string) string {
 		if shallow, err := git("rev-parse", "--is-shallow-repository"); err == nil && shallow == "true" {
 			t.Skipf("this is a shallow clone without the program to upgrade from: git fetch --unshallow, or git fetch origin %s", commit)
 		} else if err != nil {
-			cannotRun(t, "the program to upgrade from is in the git history, and this is no git repository: "+shallow)
+			testkit.CannotRun(t, "the program to upgrade from is in the git history, and this is no git repository: "+shallow)
 		}
 		t.Fatalf("the history lacks %s: %s", commit, out)
 	}

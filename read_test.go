@@ -28,7 +28,7 @@ type readTest struct {
 func testReader(t *testing.T, f func(rt *readTest)) {
 	t.Helper()
 	testkit.InBubble(t, func(t *testing.T) {
-		rt := &readTest{T: t, roundC: make(chan []byte), leaders: wait.NewLeadership(), applied: &wait.Index{Index: 10}}
+		rt := &readTest{T: t, roundC: make(chan []byte), leaders: wait.NewLeadership(), applied: wait.NewIndex(10)}
 		cfg := config.Config{ID: 1, RequestTimeout: testTimeout, ElectionTimeout: testElection}
 		rt.r = newReader(cfg, newLife(cfg.ID, 7), rt.roundC, rt.leaders, rt.applied)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -405,50 +405,46 @@ func TestReadStop(t *testing.T) {
 	})
 }
 
-// Guarantee: who waits for an index is woken when it is reached, in whatever
-// order they came, and once.
-func TestIndexWait(t *testing.T) {
-	w := &wait.Index{Index: 5}
-	woken := make(map[uint64]int)
-	for _, index := range []uint64{9, 5, 7, 6, 7, 4} {
-		w.Reached(index, func() { woken[index]++ })
+// Guarantee: rounds of reads that come and expire while a node applies nothing
+// leave nothing behind, and those that are left are answered in time.
+func TestReadRoundsThatExpire(t *testing.T) {
+	applied := wait.NewIndex(10)
+	r := newReader(config.Config{ID: 1}, newLife(1, 7), nil, wait.NewLeadership(), applied)
+	begin := time.Now()
+	await := func(index uint64, deadline time.Time) *readRound {
+		round := &readRound{done: make(chan struct{}), deadline: deadline, indexed: true}
+		r.rounds = append(r.rounds, round)
+		r.await(round, index)
+		return round
 	}
-	if woken[4] != 1 || woken[5] != 1 || len(woken) != 2 {
-		t.Fatalf("at 5: %v", woken)
+	for i := range uint64(1000) {
+		await(11+i%100, begin)
+		r.expire(begin)
 	}
-	w.Advance(7)
-	w.Advance(3) // a state never goes back
-	if w.Get() != 7 || woken[6] != 1 || woken[7] != 2 || woken[9] != 0 {
-		t.Fatalf("at %d: %v", w.Get(), woken)
+	if n := applied.Waiting(); n > 1 {
+		t.Errorf("%d callbacks wait for the state", n)
 	}
-	select {
-	case <-w.Channel(8):
-		t.Fatal("8 is not reached")
-	case <-w.Channel(7):
+	later := begin.Add(time.Hour)
+	rounds := []*readRound{await(15, later), await(12, later), await(30, later), await(12, later)}
+	answered := func() (n int) {
+		for _, round := range rounds {
+			select {
+			case <-round.done:
+				n++
+			default:
+			}
+		}
+		return n
 	}
-	w.Advance(9)
-	w.Advance(9)
-	if woken[9] != 1 || woken[4] != 1 || len(w.Waiters) != 0 {
-		t.Fatalf("%v, %d left", woken, len(w.Waiters))
+	for _, tt := range []struct {
+		index uint64
+		want  int
+	}{{11, 0}, {12, 2}, {14, 2}, {29, 3}, {30, 4}} {
+		if applied.Advance(tt.index); answered() != tt.want {
+			t.Errorf("at %d %d rounds are answered, not %d", tt.index, answered(), tt.want)
+		}
 	}
-}
-
-// Guarantee: the proposer of a membership change learns the outcome once, and
-// nobody else's.
-func TestConfWait(t *testing.T) {
-	w := wait.NewOutcomes()
-	c, cancel := w.Register(1)
-	w.Done(2, problem.ErrMemberExists)
-	w.Done(1, nil)
-	w.Done(1, problem.ErrMemberExists) // the second of two proposals
-	if err := <-c; err != nil || len(c) != 0 {
-		t.Fatal(err, len(c))
-	}
-	cancel()
-	_, cancel = w.Register(3)
-	cancel()
-	w.Done(3, nil)
-	if len(w.Waiting) != 0 {
-		t.Fatalf("%d left", len(w.Waiting))
+	if n := applied.Waiting(); n > 0 || len(r.rounds) > 0 {
+		t.Errorf("%d callbacks and %d rounds are left", n, len(r.rounds))
 	}
 }

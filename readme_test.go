@@ -331,7 +331,7 @@ func awaitPort(t *testing.T, port string) {
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
-	cannotRun(t, fmt.Sprintf("the ports are fixed, and one is taken: %v", err))
+	testkit.CannotRun(t, fmt.Sprintf("the ports are fixed, and one is taken: %v", err))
 }
 
 // runTutorial runs the commands of a text in a copy of the repository, which it returns.
@@ -343,7 +343,7 @@ func runTutorial(t *testing.T, markdown string) string {
 	if os.Getenv("README_TEST") != "" {
 		t.Skip("this is the README's own make test")
 	}
-	needTools(t, "bash", "git", "make", "curl")
+	testkit.NeedTools(t, "bash", "git", "make", "curl")
 	commands, err := readmeCommands(markdown)
 	testkit.Must(t, err)
 	if len(commands) < 5 {

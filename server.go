@@ -107,7 +107,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *openedStorage, port int) 
 		states   = make(chan *state.State, 1)
 		writer   = make(chan struct{}, 1)
 		leaders  = wait.NewLeadership()
-		applied  = &wait.Index{Index: st.state.Index}
+		applied  = wait.NewIndex(st.state.Index)
 	)
 	l := newLife(cfg.ID, st.boot)
 	proposals := newProposer(log, cfg, l, proposeC, leaders)

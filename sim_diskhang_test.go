@@ -8,11 +8,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"raftkv/internal/config"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
-	"raftkv/internal/wait"
 	"slices"
 	"strings"
 	"sync"
@@ -559,48 +557,4 @@ func TestSimHeldReadsAreBounded(t *testing.T) {
 			n.loop.committedTerm, n.loop.held = term, nil
 		}))
 	})
-}
-
-// Guarantee: rounds of reads that come and expire while a node applies nothing
-// leave nothing behind, and those that are left are answered in time.
-func TestReadRoundsThatExpire(t *testing.T) {
-	applied := &wait.Index{Index: 10}
-	r := newReader(config.Config{ID: 1}, newLife(1, 7), nil, wait.NewLeadership(), applied)
-	begin := time.Now()
-	await := func(index uint64, deadline time.Time) *readRound {
-		round := &readRound{done: make(chan struct{}), deadline: deadline, indexed: true}
-		r.rounds = append(r.rounds, round)
-		r.await(round, index)
-		return round
-	}
-	for i := range uint64(1000) {
-		await(11+i%100, begin)
-		r.expire(begin)
-	}
-	if n := len(applied.Waiters); n > 1 {
-		t.Errorf("%d callbacks wait for the state", n)
-	}
-	later := begin.Add(time.Hour)
-	rounds := []*readRound{await(15, later), await(12, later), await(30, later), await(12, later)}
-	answered := func() (n int) {
-		for _, round := range rounds {
-			select {
-			case <-round.done:
-				n++
-			default:
-			}
-		}
-		return n
-	}
-	for _, tt := range []struct {
-		index uint64
-		want  int
-	}{{11, 0}, {12, 2}, {14, 2}, {29, 3}, {30, 4}} {
-		if applied.Advance(tt.index); answered() != tt.want {
-			t.Errorf("at %d %d rounds are answered, not %d", tt.index, answered(), tt.want)
-		}
-	}
-	if n := len(applied.Waiters); n > 0 || len(r.rounds) > 0 {
-		t.Errorf("%d callbacks and %d rounds are left", n, len(r.rounds))
-	}
 }

@@ -257,7 +257,7 @@ func TestMemberDownAfterAPause(t *testing.T) {
 	testkit.InBubble(t, func(t *testing.T) {
 		inner, logs := observer.New(zap.InfoLevel)
 		log := zap.New(inner)
-		w := &watcher{log: log, id: 1, elected: time.Second, near: make(map[uint64]*contact), ledSince: time.Now()}
+		w := &watcher{log: log, id: 1, elected: time.Second, near: make(map[uint64]*sighting), ledSince: time.Now()}
 		look := func(near bool, heard time.Time) {
 			t.Helper()
 			v := clusterView{leads: true, commit: 9, members: map[uint64]memberView{2: {near: near, heard: heard, match: 4}}}
@@ -285,7 +285,7 @@ func TestMemberDownAfterAPause(t *testing.T) {
 			t.Errorf("it says %q", got)
 		}
 		// One that was never heard from has two election timeouts to appear.
-		w.near, w.ledSince = make(map[uint64]*contact), time.Now()
+		w.near, w.ledSince = make(map[uint64]*sighting), time.Now()
 		logs.TakeAll()
 		for range 7 {
 			look(false, time.Time{})

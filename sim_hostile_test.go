@@ -483,7 +483,7 @@ func TestSoakHostileMessages(t *testing.T) {
 	seed := simSeed(t)
 	t.Logf("RAFTKV_SIM_SEED=%d", seed)
 	rng := rand.New(rand.NewPCG(seed, 7))
-	for range soakOr(20, 10000) {
+	for range testkit.SoakOr(20, 10000) {
 		data := randomBytes(rng, 6000)
 		fuzzProcess(t, data)
 		if t.Failed() {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"raftkv/internal/state"
+	"raftkv/internal/testkit"
 	"sync"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ import (
 // Whatever the network delays, repeats and reorders, and whoever crashes, no node
 // takes it for a sign that another has forgotten something.
 func TestSoakSimChaos(t *testing.T) {
-	for range soakOr(2, 1000) {
+	for range testkit.SoakOr(2, 1000) {
 		simChaos(t)
 	}
 }
@@ -48,7 +49,7 @@ func TestSoakSimCrashes(t *testing.T) {
 				}
 			})
 		}
-		for n := range soakOr(20, 1000) {
+		for n := range testkit.SoakOr(20, 1000) {
 			id := c.rng.Uint64N(3) + 1
 			c.restart(id)
 			if n%4 == 0 {
@@ -68,8 +69,8 @@ func TestSoakSimFarBehind(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.leader()
 		behind := c.followers()[0]
-		for n := range soakOr(2, 100) {
-			entries := soakOr(3000, 100_000)
+		for n := range testkit.SoakOr(2, 100) {
+			entries := testkit.SoakOr(3000, 100_000)
 			if n%2 == 0 {
 				entries /= 5 // few enough to be in the leader's memory
 			}

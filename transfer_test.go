@@ -102,7 +102,7 @@ func TestSnapshotForANewMemberIsAwaited(t *testing.T) {
 		defer end()
 		kv := newTestStore()
 		kv.wanted = make(chan struct{}, 1)
-		s := &storage{recorded: &wait.Index{}}
+		s := &storage{recorded: new(wait.Index)}
 		c := &courier{tick: time.Second, members: kv, storage: s, life: life}
 		snapshotOf := func(index uint64, voters ...uint64) {
 			s.newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{

@@ -21,10 +21,10 @@ import (
 // large that so many bytes are free.
 func tightDisk(t *testing.T) (o *openedStorage, dir string, free func(n int64)) {
 	t.Helper()
-	needRoot(t)
+	testkit.NeedRoot(t)
 	dir = t.TempDir()
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=64m"); err != nil {
-		cannotRun(t, "no tmpfs: "+err.Error())
+		testkit.CannotRun(t, "no tmpfs: "+err.Error())
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	testkit.Must(t, os.CopyFS(dir, os.DirFS(newDisk(t))))

@@ -29,7 +29,7 @@ func TestProcTwoNamesOneNode(t *testing.T) {
 	c.start()
 	named := func(i int) string { return fmt.Sprintf("http://localhost:%d", c.nodes[i].peerPort) }
 	if resp, err := http.Get(named(1) + whoPath); err != nil {
-		cannotRun(t, "localhost does not lead to 127.0.0.1: "+err.Error())
+		testkit.CannotRun(t, "localhost does not lead to 127.0.0.1: "+err.Error())
 	} else {
 		resp.Body.Close()
 	}

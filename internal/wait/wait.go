@@ -18,6 +18,7 @@ type Leadership struct {
 	changes uint64        // leaders heard of: others than before, or in another term
 }
 
+// NewLeadership returns a Leadership that knows of no leader.
 func NewLeadership() *Leadership {
 	return &Leadership{changed: make(chan struct{})}
 }
@@ -29,6 +30,7 @@ func (l *Leadership) Get() (leader, term uint64, changed <-chan struct{}) {
 	return l.leader, l.term, l.changed
 }
 
+// Set says who leads in a term; 0 that nobody is known to.
 func (l *Leadership) Set(leader, term uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -43,12 +45,19 @@ func (l *Leadership) Set(leader, term uint64) {
 	l.changed = make(chan struct{})
 }
 
+// HeardOf returns how many changes of the leader this node has seen.
+func (l *Leadership) HeardOf() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changes
+}
+
 // Index wakes those who wait for the state to reach an index. The apply
 // loop advances it after the state has changed.
 type Index struct {
 	mu      sync.Mutex
-	Index   uint64
-	Waiters []indexWaiter
+	index   uint64
+	waiters []indexWaiter
 }
 
 type indexWaiter struct {
@@ -56,12 +65,22 @@ type indexWaiter struct {
 	wake  func()
 }
 
+// NewIndex returns an Index that stands at an index already.
+func NewIndex(index uint64) *Index { return &Index{index: index} }
+
+// Waiting returns how many wait.
+func (w *Index) Waiting() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.waiters)
+}
+
 // Reached calls wake once the applied index is at least index: at once when
 // it already is, else on the apply loop's goroutine. wake must not block.
 func (w *Index) Reached(index uint64, wake func()) {
 	w.mu.Lock()
-	if w.Index < index {
-		w.Waiters = append(w.Waiters, indexWaiter{index, wake})
+	if w.index < index {
+		w.waiters = append(w.waiters, indexWaiter{index, wake})
 		w.mu.Unlock()
 		return
 	}
@@ -80,23 +99,24 @@ func (w *Index) Channel(index uint64) <-chan struct{} {
 func (w *Index) Get() uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.Index
+	return w.index
 }
 
+// Advance raises the index, and wakes who waits for it. A lower one changes nothing.
 func (w *Index) Advance(index uint64) {
 	w.mu.Lock()
-	w.Index = max(w.Index, index)
+	w.index = max(w.index, index)
 	var due []indexWaiter
-	rest := w.Waiters[:0]
-	for _, waiter := range w.Waiters {
-		if waiter.index <= w.Index {
+	rest := w.waiters[:0]
+	for _, waiter := range w.waiters {
+		if waiter.index <= w.index {
 			due = append(due, waiter)
 		} else {
 			rest = append(rest, waiter)
 		}
 	}
-	clear(w.Waiters[len(rest):])
-	w.Waiters = rest
+	clear(w.waiters[len(rest):])
+	w.waiters = rest
 	w.mu.Unlock()
 	for _, waiter := range due {
 		waiter.wake()
@@ -106,21 +126,22 @@ func (w *Index) Advance(index uint64) {
 // Outcomes tells the proposer of a membership change what became of it.
 type Outcomes struct {
 	mu      sync.Mutex
-	Waiting map[uint64]chan error // by request
+	waiting map[uint64]chan error // by request
 }
 
-func NewOutcomes() *Outcomes { return &Outcomes{Waiting: make(map[uint64]chan error)} }
+// NewOutcomes returns Outcomes for which nobody waits.
+func NewOutcomes() *Outcomes { return &Outcomes{waiting: make(map[uint64]chan error)} }
 
 // Register returns a channel that gets the outcome, and a function that ends the wait.
 func (w *Outcomes) Register(request uint64) (<-chan error, func()) {
 	c := make(chan error, 1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.Waiting[request] = c
+	w.waiting[request] = c
 	return c, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		delete(w.Waiting, request)
+		delete(w.waiting, request)
 	}
 }
 
@@ -129,15 +150,8 @@ func (w *Outcomes) Register(request uint64) (<-chan error, func()) {
 func (w *Outcomes) Done(request uint64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if c, ok := w.Waiting[request]; ok {
-		delete(w.Waiting, request)
+	if c, ok := w.waiting[request]; ok {
+		delete(w.waiting, request)
 		c <- err
 	}
-}
-
-// HeardOf returns how many changes of the leader this node has seen.
-func (l *Leadership) HeardOf() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.changes
 }

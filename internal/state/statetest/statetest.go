@@ -181,3 +181,13 @@ func Filled(t testing.TB, n int) (s *state.State, keys []string) {
 	}
 	return s, keys
 }
+
+// Puts encodes n puts of values of 128 bytes to some of the keys, as a batch has
+// them behind its header.
+func Puts(keys []string, n int, rnd *rand.Rand) (commands []byte) {
+	for range n {
+		cmd := state.EncodeWrite(state.KindPut, state.Condition{}, keys[rnd.IntN(len(keys))], bytes.Repeat([]byte("v"), 128))
+		commands = state.AppendCommand(commands, cmd)
+	}
+	return commands
+}

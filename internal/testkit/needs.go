@@ -1,4 +1,4 @@
-package main
+package testkit
 
 import (
 	"os"
@@ -11,9 +11,9 @@ import (
 //	RAFTKV_TEST_ALL=1 a test that lacks something fails in place of being skipped
 //	RAFTKV_SOAK=1     the TestSoak… run at full length, not for seconds (make soak)
 
-// cannotRun skips a test that lacks something here. Where all tests must run,
+// CannotRun skips a test that lacks something here. Where all tests must run,
 // as before a change goes in, it fails.
-func cannotRun(t testing.TB, why string) {
+func CannotRun(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("RAFTKV_TEST_ALL") != "" {
 		t.Fatalf("cannot run here: %s", why)
@@ -21,27 +21,27 @@ func cannotRun(t testing.TB, why string) {
 	t.Skipf("cannot run here: %s", why)
 }
 
-// needTools skips a test for which a program is missing.
-func needTools(t testing.TB, names ...string) {
+// NeedTools skips a test for which a program is missing.
+func NeedTools(t testing.TB, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		if _, err := exec.LookPath(name); err != nil {
-			cannotRun(t, name+" is missing")
+			CannotRun(t, name+" is missing")
 		}
 	}
 }
 
-// needRoot skips a test that mounts, makes network namespaces or the like.
-func needRoot(t testing.TB) {
+// NeedRoot skips a test that mounts, makes network namespaces or the like.
+func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		cannotRun(t, "it takes root")
+		CannotRun(t, "it takes root")
 	}
 }
 
-// soakOr returns how much of something a TestSoak… does: full under make soak,
+// SoakOr returns how much of something a TestSoak… does: full under make soak,
 // quick, which should take seconds, elsewhere.
-func soakOr[T any](quick, full T) T {
+func SoakOr[T any](quick, full T) T {
 	if os.Getenv("RAFTKV_SOAK") != "" {
 		return full
 	}
