@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"raftkv/internal/address"
+	"raftkv/internal/contact"
 	"raftkv/internal/membership"
 	"raftkv/internal/refusal"
 	"raftkv/internal/wait"
@@ -57,9 +58,9 @@ type acquaintances struct {
 	store   acquaintStore
 	applied *wait.Index
 	// contacts is who was heard from, and when.
-	contacts *contacts
+	contacts *contact.Contacts
 	// role is what raft knew of its role last; nil before the start.
-	role func() *raftStatus
+	role func() *contact.RaftStatus
 	// askPeer asks the peer at a URL what it knows of the cluster.
 	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
 	gate    gate
@@ -355,11 +356,11 @@ func (a *acquaintances) getAcquainted(ctx context.Context) error {
 // lonely reports whether this node has heard of no leader for long, since began
 // at the earliest.
 func (a *acquaintances) lonely(began time.Time) bool {
-	heard := a.contacts.leaderHeard()
+	heard := a.contacts.LeaderHeard()
 	if heard == nil {
 		heard = &began
 	}
-	if st := a.role(); heard.IsZero() || st == nil || st.leader != 0 {
+	if st := a.role(); heard.IsZero() || st == nil || st.Leader != 0 {
 		return false
 	}
 	return time.Since(began) >= lonelyAfter*a.elected && time.Since(*heard) >= lonelyAfter*a.elected

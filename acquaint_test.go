@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"raftkv/internal/address"
+	"raftkv/internal/contact"
 	"raftkv/internal/membership"
 	"raftkv/internal/wait"
 	"slices"
@@ -196,15 +197,15 @@ func TestAcquaintancesVouch(t *testing.T) {
 
 // Only a node that has heard of no leader for long asks strangers.
 func TestAcquaintancesLonely(t *testing.T) {
-	contacts := &contacts{}
-	var role *raftStatus
-	a := &acquaintances{elected: time.Second, contacts: contacts, role: func() *raftStatus { return role }}
+	contacts := &contact.Contacts{}
+	var role *contact.RaftStatus
+	a := &acquaintances{elected: time.Second, contacts: contacts, role: func() *contact.RaftStatus { return role }}
 	long, short := time.Now().Add(-lonelyAfter*time.Second), time.Now().Add(-lonelyAfter*time.Second+500*time.Millisecond)
-	leaderless, led := &raftStatus{}, &raftStatus{leader: 2}
+	leaderless, led := &contact.RaftStatus{}, &contact.RaftStatus{Leader: 2}
 	for name, c := range map[string]struct {
 		began time.Time
 		heard *time.Time
-		st    *raftStatus
+		st    *contact.RaftStatus
 		want  bool
 	}{
 		"never, for long":           {long, nil, leaderless, true},
@@ -215,7 +216,7 @@ func TestAcquaintancesLonely(t *testing.T) {
 		"the only voter":            {long, new(time.Time), leaderless, false},
 		"not started":               {long, nil, nil, false},
 	} {
-		contacts.leader, role = c.heard, c.st
+		contacts.Leader, role = c.heard, c.st
 		if got := a.lonely(c.began); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/address"
+	"raftkv/internal/contact"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
 
@@ -77,7 +78,7 @@ type admission struct {
 	isRemoved func(id uint64) bool
 	known     admitted
 	// role is what raft knew of its role last; nil before the start.
-	role func() *raftStatus
+	role func() *contact.RaftStatus
 }
 
 // admitted is who may talk to this node's raft.
@@ -138,7 +139,7 @@ func (a *admission) ownTerm() (term uint64, leads bool) {
 	if st == nil {
 		return 0, false // it has not started yet
 	}
-	return st.term, st.role == raft.StateLeader
+	return st.Term, st.Role == raft.StateLeader
 }
 
 // checkTerm refuses a term that no election has led to. own is that of this

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"raftkv/internal/address"
 	"raftkv/internal/liveness"
@@ -13,6 +12,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -149,7 +149,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 	kv.applied.Advance(entries[len(entries)-1].GetIndex())
 	for _, o := range own {
 		if o.Results != nil {
-			kv.proposals.applied(o.Id, o.Results)
+			kv.proposals.Applied(o.Id, o.Results)
 		}
 	}
 	return nil
@@ -162,24 +162,24 @@ func (kv *kvstore) checkOwn(own []state.Outcome, w state.Window) error {
 		return nil
 	}
 	for _, o := range own {
-		if err := kv.proposals.checkBatch(o.Id, o.Data); err != nil {
+		if err := kv.proposals.CheckBatch(o.Id, o.Data); err != nil {
 			return err
 		}
 	}
-	return kv.proposals.checkWindow(w)
+	return kv.proposals.CheckWindow(w)
 }
 
 // publish tells what others look at without the lock. The caller holds kv.mu.
 func (kv *kvstore) publish() {
 	kv.publishSize()
-	kv.proposals.named.Store(kv.state.Level >= state.LifeLevel)
+	kv.proposals.Named.Store(kv.state.Level >= state.LifeLevel)
 }
 
 // ApplyEntry applies one normal entry. The caller holds kv.mu.
 func (kv *kvstore) applyEntry(e *raftpb.Entry) (state.Outcome, error) {
 	o, commands, err := kv.state.ApplyEntry(e)
-	kv.due.bytes += uint64(len(e.GetData())) + logOverhead
-	kv.due.commands += uint64(commands)
+	kv.due.Bytes += uint64(len(e.GetData())) + storage.LogOverhead
+	kv.due.Commands += uint64(commands)
 	if commands > 0 {
 		kv.agreement.worked.Store(e.GetIndex())
 	}
@@ -212,7 +212,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	kv.sayChange(e.GetIndex(), before.Members[change.Id], m.Members[change.Id])
 	if rerr := reconf(e.GetIndex(), cc, m); rerr != nil {
 		if errors.Is(rerr, problem.ErrRemoved) {
-			kv.proposals.void()
+			kv.proposals.Void()
 		}
 		return rerr
 	}
@@ -243,50 +243,19 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	kv.loading.Store(false)
 	window, m := s.Window(kv.self.node), s.Membership.Clone()
 	kv.mu.Unlock()
-	kv.due.reset()
-	kv.due.last = s.Index
-	if err := kv.proposals.checkWindow(window); err != nil {
+	kv.due.Reset()
+	kv.due.Last = s.Index
+	if err := kv.proposals.CheckWindow(window); err != nil {
 		return err
 	}
 	if err := reconf(s.Index, nil, m); err != nil {
 		return err
 	}
 	kv.applied.Advance(s.Index)
-	kv.proposals.settle(window)
+	kv.proposals.Settle(window)
 	kv.log.Info("snapshot installed", logging.News, zap.Uint64("index", s.Index), zap.Uint64("term", s.Term),
 		zap.Duration("loaded-in", time.Since(began)), zap.String("members", address.FormatPeers(m.Peers())))
 	return nil
-}
-
-// snapshotPolicy decides when a snapshot is due. It belongs to the apply loop.
-type snapshotPolicy struct {
-	every    uint64  // commands, --snapshot-count
-	commands uint64  // applied since the last snapshot
-	bytes    uint64  // of log on disk since the last snapshot
-	last     uint64  // index of the last one
-	early    float64 // the part of the log's growth by which the next comes early
-}
-
-// logOverhead is about what the log takes on disk for an entry beside its data.
-const logOverhead = 64
-
-// maxLogBytes: past this much log a snapshot is due whatever the count says.
-const maxLogBytes = 64 << 20
-
-// isDue: after so many commands or so many bytes of log, but not before the log
-// has grown about as large as the state, so that writing snapshots costs no
-// more than writing the log did.
-func (p *snapshotPolicy) isDue(stateBytes uint64) bool {
-	if p.bytes < stateBytes-uint64(p.early*float64(stateBytes)) {
-		return false
-	}
-	return p.commands >= p.every || p.bytes >= maxLogBytes
-}
-
-// reset begins to count anew. Each node draws when it is early, so that not all
-// of them write their snapshots at the same moment.
-func (p *snapshotPolicy) reset() {
-	p.commands, p.bytes, p.early = 0, 0, rand.Float64()/4
 }
 
 // askForSnapshot has the apply loop take a snapshot of an index or a later one
@@ -308,7 +277,7 @@ func (kv *kvstore) askForSnapshot(index uint64) {
 // busy with the one before, the next stays due: a copy that waits would keep
 // what is overwritten meanwhile in memory.
 func (kv *kvstore) snapshotIfDue() {
-	if kv.needed.Load() <= kv.due.last && !kv.redo.Load() && !kv.due.isDue(kv.status().Bytes) {
+	if kv.needed.Load() <= kv.due.Last && !kv.redo.Load() && !kv.due.IsDue(kv.status().Bytes) {
 		return
 	}
 	select {
@@ -318,7 +287,7 @@ func (kv *kvstore) snapshotIfDue() {
 	}
 	kv.redo.Store(false)
 	st := kv.copyState()
-	kv.due.reset()
-	kv.due.last = st.Index
+	kv.due.Reset()
+	kv.due.Last = st.Index
 	kv.snapshots <- st // never waits: the writer is free
 }

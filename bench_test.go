@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
+	"raftkv/internal/storage"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -83,7 +84,7 @@ func (w *nowhere) serveOnce(a *api, r *http.Request) {
 func benchAPI(b *testing.B, keys int) (*api, []string) {
 	st, names := statetest.Filled(b, keys)
 	st.Index, st.Term = 1, 1
-	s := newServer(config.DefaultConfig(), zap.NewNop(), &openedStorage{storage: &storage{}, state: st, boot: 1}, 9121)
+	s := newServer(config.DefaultConfig(), zap.NewNop(), &storage.Opened{Storage: &storage.Storage{}, State: st, Boot: 1}, 9121)
 	s.api.fresh.confirm = func(context.Context) error { return nil }
 	s.api.propose = func(context.Context, []byte) state.Result { return state.Result{Revision: 12345} }
 	return s.api, names

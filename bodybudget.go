@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/rounds"
 	"slices"
 	"sync"
 	"time"
@@ -27,7 +28,7 @@ type bodyBudget struct {
 
 const (
 	// bodyBudgetBytes is as much as the proposer's queue takes.
-	bodyBudgetBytes = maxQueuedBytes
+	bodyBudgetBytes = rounds.MaxQueuedBytes
 	// bodyFirst is the first piece, which is free: small writers are never
 	// refused, and the buffers of a connection take more.
 	bodyFirst = 4 << 10

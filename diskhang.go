@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"raftkv/internal/contact"
 	"raftkv/internal/problem"
 	"sync/atomic"
 	"time"
@@ -59,7 +60,7 @@ type diskWatch struct {
 	id       uint64        // of this node
 	each     time.Duration // of a tick
 	election uint64        // the election timeout in ticks
-	contacts *contacts
+	contacts *contact.Contacts
 	hanging  atomic.Bool // as hangs, for anyone to ask
 
 	room    int     // maxUnsynced
@@ -85,7 +86,7 @@ type backlog struct {
 // ack is the highest index that a node has acknowledged, and when that rose.
 type ack struct{ index, tick uint64 }
 
-func newDiskWatch(log *zap.Logger, id uint64, tick, electionTimeout time.Duration, c *contacts) *diskWatch {
+func newDiskWatch(log *zap.Logger, id uint64, tick, electionTimeout time.Duration, c *contact.Contacts) *diskWatch {
 	return &diskWatch{
 		log: log, id: id, each: tick, election: uint64((electionTimeout + tick - 1) / tick), contacts: c, room: maxUnsynced,
 	}
@@ -173,12 +174,12 @@ func (d *diskWatch) ticked(rn *raft.RawNode, leads bool) (counts bool) {
 }
 
 // noteAck notes what another node has acknowledged, and so has on its disk.
-func (d *diskWatch) noteAck(m *raftpb.Message, st *raftStatus) {
-	if m.GetType() != raftpb.MsgAppResp || m.GetReject() || st.role != raft.StateLeader || m.GetTerm() != st.term {
+func (d *diskWatch) noteAck(m *raftpb.Message, st *contact.RaftStatus) {
+	if m.GetType() != raftpb.MsgAppResp || m.GetReject() || st.Role != raft.StateLeader || m.GetTerm() != st.Term {
 		return
 	}
-	if d.term != st.term {
-		d.term, d.acked = st.term, make(map[uint64]ack)
+	if d.term != st.Term {
+		d.term, d.acked = st.Term, make(map[uint64]ack)
 	}
 	if m.GetIndex() > d.acked[m.GetFrom()].index {
 		d.acked[m.GetFrom()] = ack{m.GetIndex(), d.tick}
@@ -241,7 +242,7 @@ func (d *diskWatch) leaveLead(rn *raft.RawNode) {
 		return // a majority needs this node
 	}
 	st.Progress = fit
-	to := d.contacts.bestFollower(st, time.Time{})
+	to := d.contacts.BestFollower(st, time.Time{})
 	if to == 0 || st.Config.Voters.VoteResult(votes) != quorum.VoteWon {
 		d.askForAcks(rn)
 		return

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"raftkv/internal/address"
+	"raftkv/internal/contact"
 	"raftkv/internal/logging"
 	"raftkv/internal/membership"
 	"raftkv/internal/wait"
@@ -43,7 +44,7 @@ type watcher struct {
 	// call runs a function where the state of raft is, and returns when it is done.
 	call func(ctx context.Context, f func(*raft.RawNode)) error
 	// contacts is who was heard from, and when.
-	contacts *contacts
+	contacts *contact.Contacts
 	members  func() membership.Membership
 	// askVersion asks the member at a URL for its program's version.
 	askVersion func(ctx context.Context, peerURL string) (string, error)
@@ -56,9 +57,9 @@ type watcher struct {
 	checks   overdue
 
 	// Of run alone:
-	leader, term uint64              // as last said
-	lostAt       time.Time           // since when there is no leader; zero: there is one
-	ledSince     time.Time           // since when this node leads; zero: it does not
+	leader, term uint64               // as last said
+	lostAt       time.Time            // since when there is no leader; zero: there is one
+	ledSince     time.Time            // since when this node leads; zero: it does not
 	near         map[uint64]*sighting // of the other members, while this node leads
 }
 
@@ -136,7 +137,7 @@ func (w *watcher) sayLeaderless(ctx context.Context) {
 	if since := firstElections * w.elected; time.Since(w.lostAt) >= since {
 		// By then every voter that is up has asked this node for its vote, or was asked.
 		m := w.members()
-		heard := w.contacts.since(time.Now().Add(-since))
+		heard := w.contacts.Since(time.Now().Add(-since))
 		var silent []uint64
 		for _, id := range m.Voters() {
 			if id != w.id && !slices.Contains(heard, id) {
@@ -159,7 +160,7 @@ func (w *watcher) look(ctx context.Context) {
 			return
 		}
 		rn.WithProgress(func(id uint64, kind raft.ProgressType, p tracker.Progress) {
-			at := w.contacts.last(id)
+			at := w.contacts.Last(id)
 			v.members[id] = memberView{
 				learner: kind == raft.ProgressTypeLearner, near: id == w.id || now.Sub(at) <= w.elected, match: p.Match, heard: at,
 			}
@@ -255,5 +256,5 @@ func (s *server) sayStarted(clients, peers string) {
 	m, index := s.kv.membership()
 	s.log.Info("started", zap.String("version", thisBuild().version), zap.Uint64("id", s.cfg.ID), zap.String("data-dir", s.cfg.DataDir),
 		zap.String("cluster", strconv.FormatUint(s.node.cluster, 16)), zap.String("members", address.FormatPeers(m.Peers())),
-		zap.Uint64("index", index), zap.Uint64("boot", s.storage.boot), zap.String("clients", clients), zap.String("peers", peers))
+		zap.Uint64("index", index), zap.Uint64("boot", s.storage.Boot), zap.String("clients", clients), zap.String("peers", peers))
 }

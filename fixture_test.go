@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -90,32 +91,32 @@ func TestFixtureDirs(t *testing.T) {
 	for name, path := range fixtures(t, ".dir.tar.gz") {
 		t.Run(name, func(t *testing.T) {
 			dir := unpackFixture(t, path)
-			f, err := examineDir(dir)
+			f, err := storage.Examine(dir)
 			testkit.Must(t, err)
-			if len(f.damage) > 0 {
-				t.Fatalf("damage: %v", f.damage)
+			if len(f.Damage) > 0 {
+				t.Fatalf("damage: %v", f.Damage)
 			}
-			if len(f.log.Entries) == 0 || f.snapshot.Index <= state.FirstIndex {
-				t.Errorf("the snapshot is of entry %d, with %d entries behind it: the fixture shows too little", f.snapshot.Index, len(f.log.Entries))
+			if len(f.Log.Entries) == 0 || f.Snapshot.Index <= state.FirstIndex {
+				t.Errorf("the snapshot is of entry %d, with %d entries behind it: the fixture shows too little", f.Snapshot.Index, len(f.Log.Entries))
 			}
-			st, err := f.replay(f.log.Last())
+			st, err := f.Replay(f.Log.Last())
 			testkit.Must(t, err)
 			wantGolden(t, "the directory", st, name)
 
-			o, err := openStorage(zap.NewNop(), dir, func(id identity, _ bool) error {
-				if id != *f.identity {
-					return fmt.Errorf("the identity is %+v, and was read as %+v", id, *f.identity)
+			o, err := storage.Open(zap.NewNop(), dir, func(id storage.Identity, _ bool) error {
+				if id != *f.Identity {
+					return fmt.Errorf("the identity is %+v, and was read as %+v", id, *f.Identity)
 				}
 				return nil
 			})
 			testkit.Must(t, err)
-			defer o.close()
-			entries, err := o.mem.Entries(o.state.Index+1, o.last+1, 1<<30)
+			defer o.Close()
+			entries, err := o.Mem.Entries(o.State.Index+1, o.Last+1, 1<<30)
 			testkit.Must(t, err)
 			for _, e := range entries {
-				testkit.Must(t, o.state.Replay(e))
+				testkit.Must(t, o.State.Replay(e))
 			}
-			wantGolden(t, "the opened directory", o.state, name)
+			wantGolden(t, "the opened directory", o.State, name)
 		})
 	}
 }
@@ -149,14 +150,14 @@ func TestFixtureRecover(t *testing.T) {
 	for name, path := range fixtures(t, ".dir.tar.gz") {
 		t.Run(name, func(t *testing.T) {
 			dir := unpackFixture(t, path)
-			f, err := examineDir(dir)
+			f, err := storage.Examine(dir)
 			testkit.Must(t, err)
-			st, err := f.replay(f.log.Last())
+			st, err := f.Replay(f.Log.Last())
 			testkit.Must(t, err)
 			if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
-			wantRefounded(t, dir, st, []address.Peer{{ID: f.identity.Node, URL: simURL(f.identity.Node)}})
+			wantRefounded(t, dir, st, []address.Peer{{ID: f.Identity.Node, URL: simURL(f.Identity.Node)}})
 		})
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -85,9 +86,9 @@ func fixtureNode(c *simCluster) (*server, string) {
 
 	for _, id := range c.up() {
 		srv := c.nodes[id].srv
-		before := srv.storage.snapIndex.Load()
+		before := srv.storage.SnapIndex.Load()
 		srv.kv.askForSnapshot(srv.kv.applied.Get())
-		c.await("a snapshot", func() bool { return srv.storage.snapIndex.Load() > before })
+		c.await("a snapshot", func() bool { return srv.storage.SnapIndex.Load() > before })
 	}
 	fixtureWrites(c, "tail/")
 	c.fixtureChange(addRequest(5))
@@ -104,8 +105,8 @@ func fixtureNode(c *simCluster) (*server, string) {
 	follower := c.followers()[0]
 	srv, dir := c.nodes[follower].srv, c.nodes[follower].dir
 	c.stop(follower)
-	if srv.storage.last != srv.kv.state.Index {
-		c.t.Fatalf("the log reaches entry %d, the state entry %d: write the fixture again", srv.storage.last, srv.kv.state.Index)
+	if srv.storage.Last != srv.kv.state.Index {
+		c.t.Fatalf("the log reaches entry %d, the state entry %d: write the fixture again", srv.storage.Last, srv.kv.state.Index)
 	}
 	return srv, dir
 }
@@ -137,7 +138,7 @@ func (c *simCluster) fixturePut(key string, value []byte) {
 func (c *simCluster) fixtureWrite(cmd []byte, want error) {
 	c.t.Helper()
 	srv := c.nodes[c.leader()].srv
-	if res := srv.proposals.propose(context.Background(), cmd); !errors.Is(res.Err, want) {
+	if res := srv.proposals.Propose(context.Background(), cmd); !errors.Is(res.Err, want) {
 		c.t.Fatalf("a write ended with %v, want %v", res.Err, want)
 	}
 }
@@ -279,7 +280,7 @@ func unpackDir(r io.Reader, dir string) error {
 
 // What is packed comes out again.
 func TestPackDir(t *testing.T) {
-	from, to := newDisk(t), t.TempDir()
+	from, to := storagetest.New(t), t.TempDir()
 	var b bytes.Buffer
 	testkit.Must(t, packDir(&b, from))
 	testkit.Must(t, unpackDir(&b, to))

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"raftkv/internal/contact"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
 	"raftkv/internal/wait"
@@ -24,7 +25,7 @@ type freshness struct {
 	// sound returns nil, or why this node must not serve.
 	sound    func() error
 	applied  *wait.Index
-	contacts *contacts
+	contacts *contact.Contacts
 }
 
 // now returns nil once this node has applied every write that was acknowledged
@@ -60,7 +61,7 @@ var (
 // leaderContact returns how long ago, in milliseconds, this node last heard
 // from a leader or, leading, from a majority that follows it. False: never.
 func (f *freshness) leaderContact() (ms int64, ok bool) {
-	at := f.contacts.leaderHeard()
+	at := f.contacts.LeaderHeard()
 	switch {
 	case at == nil:
 		return 0, false

@@ -63,7 +63,7 @@ func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err err
 	for began := time.Now(); ; {
 		err = ms.call(ctx, func(rn *raft.RawNode) {
 			since := time.Now().Add(-ms.elected)
-			ok = !ms.contacts.last(id).Before(since) || (id == 0 && ms.contacts.bestFollower(rn.Status(), since) != 0)
+			ok = !ms.contacts.Last(id).Before(since) || (id == 0 && ms.contacts.BestFollower(rn.Status(), since) != 0)
 		})
 		if err != nil || ok || time.Since(began) >= ms.elected {
 			return ok, err
@@ -84,7 +84,7 @@ func (ms *members) stepDown(ctx context.Context, except []uint64) error {
 		for _, id := range except {
 			delete(st.Progress, id)
 		}
-		if to := ms.contacts.bestFollower(st, time.Now().Add(-ms.elected)); to != 0 {
+		if to := ms.contacts.BestFollower(st, time.Now().Add(-ms.elected)); to != 0 {
 			rn.TransferLeader(to)
 		}
 	})
@@ -127,7 +127,7 @@ func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err 
 	}
 	err = ms.call(ctx, func(rn *raft.RawNode) {
 		if to == 0 {
-			to = ms.contacts.bestFollower(rn.Status(), time.Now().Add(-ms.elected))
+			to = ms.contacts.BestFollower(rn.Status(), time.Now().Add(-ms.elected))
 		}
 		// A follower would pass the request on, which its receiver refuses.
 		if to != 0 && rn.BasicStatus().RaftState == raft.StateLeader {

@@ -12,9 +12,11 @@ import (
 	"net/url"
 	"os"
 	"raftkv/internal/config"
+	"raftkv/internal/contact"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
 	"strconv"
@@ -49,9 +51,9 @@ func newAPITest(t *testing.T) *apiTest {
 	cfg.MaxValueSize = 100
 	st := state.New(testkit.Peers())
 	st.Index, st.Term = 1, 1
-	s := newServer(cfg, zap.NewNop(), &openedStorage{storage: &storage{}, state: st, boot: 1}, 9121)
+	s := newServer(cfg, zap.NewNop(), &storage.Opened{Storage: &storage.Storage{}, State: st, Boot: 1}, 9121)
 	at := &apiTest{T: t, a: s.api, srv: s, kv: s.kv, node: s.node, leaders: s.node.leaders}
-	s.node.status.Store(&raftStatus{term: 1, commit: 1, leader: 2, role: raft.StateFollower})
+	s.node.status.Store(&contact.RaftStatus{Term: 1, Commit: 1, Leader: 2, Role: raft.StateFollower})
 	at.leaders.Set(2, 1)
 	s.caughtUp.Store(true)
 	s.api.fresh.confirm = func(context.Context) error {
@@ -362,7 +364,7 @@ func TestAPIStaleRead(t *testing.T) {
 		t.Errorf("never heard from a leader: %v", h)
 	}
 	heard := time.Now().Add(-3 * time.Second)
-	at.node.contacts.leader = &heard
+	at.node.contacts.Leader = &heard
 	w = at.do("GET", "/k?consistency=stale", "")
 	if ms, err := strconv.Atoi(w.Header().Get("Raftkv-Leader-Contact")); err != nil || ms < 3000 || ms > 60000 {
 		t.Errorf("leader contact %v", w.Header())

@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/record"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/walfile"
 	"strings"
 	"time"
@@ -50,7 +51,7 @@ func runInspect(o offline) error {
 	if p.err != nil {
 		return p.err
 	}
-	if len(f.damage) > 0 {
+	if len(f.Damage) > 0 {
 		return errSaid
 	}
 	return nil
@@ -59,11 +60,11 @@ func runInspect(o offline) error {
 // examineLive examines a directory that may be in use. Files may go, and frames
 // be half-written, while it reads: what looks like damage then is looked at
 // again.
-func examineLive(dir string) (f *findings, busy bool, err error) {
+func examineLive(dir string) (f *storage.Findings, busy bool, err error) {
 	for range 10 {
-		busy = inUse(dir)
-		f, err = examineDir(dir)
-		if err != nil || len(f.damage) == 0 || !busy {
+		busy = storage.InUse(dir)
+		f, err = storage.Examine(dir)
+		if err != nil || len(f.Damage) == 0 || !busy {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -96,24 +97,24 @@ func (p *printer) line(name, format string, args ...any) {
 	}
 }
 
-func (p *printer) directory(f *findings, busy bool) {
-	p.line("data directory", "%s", f.dir)
+func (p *printer) directory(f *storage.Findings, busy bool) {
+	p.line("data directory", "%s", f.Dir)
 	if busy {
 		p.line("in use", "by a running process: what follows is of a moment, and may be in motion")
 	}
-	p.identity(f.identity)
+	p.identity(f.Identity)
 	p.log(f)
-	if f.snapshot != nil {
+	if f.Snapshot != nil {
 		p.snapshot(f)
 	}
-	temporary, foreign, err := f.leftovers()
-	f.note(err)
+	temporary, foreign, err := f.Leftovers()
+	f.Note(err)
 	for _, name := range temporary {
 		switch {
-		case len(f.damage) == 0:
+		case len(f.Damage) == 0:
 			p.line("left over", "%s, which the log does not name; the next start removes it", name)
 		case filepath.Ext(name) == ".state":
-			p.spare(f.dir, name)
+			p.spare(f.Dir, name)
 		default:
 			p.line("left over", "%s", name)
 		}
@@ -121,7 +122,7 @@ func (p *printer) directory(f *findings, busy bool) {
 	for _, name := range foreign {
 		p.line("not raftkv's", "%s", name)
 	}
-	for _, err := range f.damage {
+	for _, err := range f.Damage {
 		name := "DAMAGED"
 		if errors.Is(err, durable.ErrNewer) || errors.Is(err, record.ErrUnknownCommand) {
 			name = "NEWER"
@@ -129,14 +130,14 @@ func (p *printer) directory(f *findings, busy bool) {
 		p.line(name, "%v", err)
 	}
 	switch {
-	case len(f.damage) == 0:
+	case len(f.Damage) == 0:
 		p.line("sound", "nothing is damaged")
 	case busy:
 		p.line("but", "the directory is in use, which can look like damage: inspect it again, or when its node is stopped")
 	}
 }
 
-func (p *printer) identity(id *identity) {
+func (p *printer) identity(id *storage.Identity) {
 	if id == nil {
 		p.line("node", "not known")
 		return
@@ -152,11 +153,11 @@ func (p *printer) identity(id *identity) {
 	}
 }
 
-func (p *printer) log(f *findings) {
-	if m := f.mark; m != nil {
+func (p *printer) log(f *storage.Findings) {
+	if m := f.Mark; m != nil {
 		p.line("mark", "start %d; synced are entry %d, term %d, vote %s", m.Boot, m.Index, m.Term, nodeOrNone(m.Vote))
 	}
-	c := &f.log
+	c := &f.Log
 	if n := len(c.Entries); n > 0 {
 		p.line("log", "entries %d to %d, the last of term %d", c.Entries[0].GetIndex(), c.Last(), c.Entries[n-1].GetTerm())
 	} else {
@@ -164,42 +165,42 @@ func (p *printer) log(f *findings) {
 	}
 	p.line("term", "%d, vote %s", c.Hard.GetTerm(), nodeOrNone(c.Hard.GetVote()))
 	p.line("committed", "entry %d, as far as this log knows", c.Hard.GetCommit())
-	segments, err := filepath.Glob(filepath.Join(f.dir, "wal", "*.wal"))
-	f.note(err)
+	segments, err := filepath.Glob(filepath.Join(f.Dir, "wal", "*.wal"))
+	f.Note(err)
 	for _, path := range segments {
 		_, first, ok := walfile.ParseSegmentName(filepath.Base(path))
 		info, err := os.Stat(path)
-		if f.note(err); ok && err == nil {
+		if f.Note(err); ok && err == nil {
 			p.line("segment", "wal/%s, %d bytes, from entry %d, written %s", info.Name(), info.Size(), first, stamp(info.ModTime()))
 		}
 	}
 	switch {
-	case f.tail.File == "" || f.tail.Damaged:
-	case f.tail.NonZero:
-		p.line("tail", "torn at offset %d, as a crash leaves it; nothing that was synced is lost, and the next start wipes it out", f.tail.End)
+	case f.Tail.File == "" || f.Tail.Damaged:
+	case f.Tail.NonZero:
+		p.line("tail", "torn at offset %d, as a crash leaves it; nothing that was synced is lost, and the next start wipes it out", f.Tail.End)
 	default:
-		p.line("tail", "clean, at offset %d", f.tail.End)
+		p.line("tail", "clean, at offset %d", f.Tail.End)
 	}
 }
 
 // snapshot prints the snapshot that counts, and the state with the log on it.
-func (p *printer) snapshot(f *findings) {
-	if f.snapshot.Index == 0 {
+func (p *printer) snapshot(f *storage.Findings) {
+	if f.Snapshot.Index == 0 {
 		p.line("snapshot", "none: nothing has come from the cluster yet")
 		return
 	}
-	if info, err := os.Stat(f.file); err == nil {
+	if info, err := os.Stat(f.File); err == nil {
 		p.line("snapshot", "snap/%s, %d bytes, written %s", info.Name(), info.Size(), stamp(info.ModTime()))
 	}
-	p.state(f.snapshot, f.digest)
-	now, err := f.replay(f.log.Hard.GetCommit())
+	p.state(f.Snapshot, f.Digest)
+	now, err := f.Replay(f.Log.Hard.GetCommit())
 	if err != nil {
-		f.note(err)
-		p.members(f.snapshot)
+		f.Note(err)
+		p.members(f.Snapshot)
 		return
 	}
 	digest, err := state.DigestOf(now)
-	f.note(err)
+	f.Note(err)
 	p.line("state", "with the log up to the last entry known to be committed")
 	p.state(now, digest)
 	p.members(now)

@@ -9,6 +9,8 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
+	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
@@ -47,26 +49,26 @@ func wantLines(t *testing.T, out string, patterns ...string) {
 // Guarantee: what inspect prints is what is there.
 func TestInspect(t *testing.T) {
 	dir := oldDisk(t)
-	f, err := examineDir(dir)
+	f, err := storage.Examine(dir)
 	testkit.Must(t, err)
-	st, err := f.replay(20)
+	st, err := f.Replay(20)
 	testkit.Must(t, err)
 	digest, err := state.DigestOf(st)
 	testkit.Must(t, err)
 	out := inspected(t, dir, config.ExitOK)
 	wantLines(t, out,
-		"format +1", "node +1", "cluster +abc", "instance +0", "made with +--cluster "+address.FormatPeers(diskPeers()),
+		"format +1", "node +1", "cluster +abc", "instance +0", "made with +--cluster "+address.FormatPeers(storagetest.Peers()),
 		"mark +start 1; synced are entry 30, term 3, vote for node 2", "log +entries 16 to 30, the last of term 3", "term +3, vote for node 2",
 		"committed +entry 20, .*", "segment +wal/0000000000000000-0000000000000000.wal, 1048576 bytes, from entry 0, written .*", "tail +clean, at offset [0-9]+",
 		"snapshot +snap/0000000000000003-000000000000000f.state, [0-9]+ bytes, written .*",
-		"  index +15\n  term +3\n  revision +15\n  keys +1\n  bytes +11\n  sha256 +"+fmt.Sprintf("%x", f.digest),
+		"  index +15\n  term +3\n  revision +15\n  keys +1\n  bytes +11\n  sha256 +"+fmt.Sprintf("%x", f.Digest),
 		"  index +20\n  term +3\n  revision +20\n  keys +6\n  bytes +66\n  sha256 +"+fmt.Sprintf("%x", digest),
 		"member 2 +voter at http://10.0.0.2:2380, has not taken part yet", "removed +none", "changes +0 of the membership", "sound +nothing is damaged")
 	if strings.Contains(out, "in use") || strings.Contains(out, "DAMAGED") {
 		t.Error(out)
 	}
 	// The checksums are comparable across directories and files.
-	if d, err := state.DigestOf(f.snapshot); err != nil || d != f.digest {
+	if d, err := state.DigestOf(f.Snapshot); err != nil || d != f.Digest {
 		t.Errorf("%x, %v", d, err)
 	}
 	file := backupFile(t, st)
@@ -81,12 +83,12 @@ func TestInspect(t *testing.T) {
 // nothing of this is damage.
 func TestInspectUnusual(t *testing.T) {
 	joining := t.TempDir()
-	testkit.Must(t, createStorage(zap.NewNop(), joining, identity{Format: dirFormat, Node: 4, ClusterID: 1, Instance: 9}, state.First(nil)))
+	testkit.Must(t, storage.Create(zap.NewNop(), joining, storage.Identity{Format: storage.DirFormat, Node: 4, ClusterID: 1, Instance: 9}, state.First(nil)))
 	wantLines(t, inspected(t, joining, config.ExitOK), "node +4", "made +by joining.*", "snapshot +none.*", "log +no entries behind entry 0")
 
 	dir := oldDisk(t)
-	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 30, putEntries(3, 31, 32)...)}))
+	o := storagetest.Open(t, dir)
+	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(3, 2, 30, putEntries(3, 31, 32)...)}))
 	torn := testkit.Crashed(t, dir)
 	last := testkit.FrameAt(t, testkit.Segments(t, torn)[0], -1)
 	testkit.Must(t, os.Truncate(testkit.Segments(t, torn)[0], last.End-4))
@@ -100,7 +102,7 @@ func TestInspectUnusual(t *testing.T) {
 // Guarantee: of a damaged directory all that is left is shown, and what is
 // damaged.
 func TestInspectDamaged(t *testing.T) {
-	snap := filepath.Base(statePath("", 3, 15))
+	snap := filepath.Base(storage.StatePath("", 3, 15))
 	for what, c := range map[string]struct {
 		damage func(dir string)
 		lines  []string
@@ -138,11 +140,11 @@ func TestInspectDamaged(t *testing.T) {
 // is exit 1.
 func TestInspectInUseAndElsewhere(t *testing.T) {
 	dir := oldDisk(t)
-	lock, err := lockDir(dir)
+	lock, err := storage.Lock(dir)
 	testkit.Must(t, err)
 	defer lock.Close()
 	wantLines(t, inspected(t, dir, config.ExitOK), "in use .*", "sound .*")
-	if l, err := lockDir(dir); err == nil {
+	if l, err := storage.Lock(dir); err == nil {
 		l.Close()
 		t.Error("inspect took the lock away")
 	}
@@ -177,9 +179,9 @@ func TestSimInspectTellsReplicasAlike(t *testing.T) {
 			dirs = append(dirs, c.nodes[id].dir)
 		}
 		for _, dir := range dirs {
-			f, err := examineDir(dir)
+			f, err := storage.Examine(dir)
 			testkit.Must(t, err)
-			now, err := f.replay(st.Index)
+			now, err := f.Replay(st.Index)
 			testkit.Must(t, err)
 			digest, err := state.DigestOf(now)
 			testkit.Must(t, err)

@@ -9,6 +9,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"slices"
 	"time"
 
@@ -42,7 +43,7 @@ func (c clusterInfo) membership() membership.Membership {
 
 // checkIdentityNow is checkIdentity, for a node that may have been down while
 // the cluster's members changed: what the others know of that counts, too.
-func checkIdentityNow(ctx context.Context, cfg config.Config, id identity, reconfigured bool, ask *peerClient) error {
+func checkIdentityNow(ctx context.Context, cfg config.Config, id storage.Identity, reconfigured bool, ask *peerClient) error {
 	err := checkIdentity(cfg, id, reconfigured)
 	if err == nil || checkIdentity(cfg, id, true) != nil {
 		return err
@@ -73,14 +74,14 @@ func others(cfg config.Config, peers []address.Peer) []string {
 // by what the others say. Its log counts like its state: all nodes may start at
 // once after a move, and nobody must wait for another then. Before a joining
 // node has any state it goes by found.
-func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st *openedStorage, found clusterInfo, ask *peerClient) error {
-	m := st.state.Membership
-	if st.state.Index == 0 {
+func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st *storage.Opened, found clusterInfo, ask *peerClient) error {
+	m := st.State.Membership
+	if st.State.Index == 0 {
 		m = found.membership()
 	}
-	if st.ownURL != "" {
+	if st.OwnURL != "" {
 		m = m.Clone()
-		m.Members[cfg.ID] = membership.Member{ID: cfg.ID, PeerURL: st.ownURL}
+		m.Members[cfg.ID] = membership.Member{ID: cfg.ID, PeerURL: st.OwnURL}
 	}
 	err := checkPeerAddress(cfg, m)
 	if err == nil {
@@ -89,7 +90,7 @@ func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st
 	urls := others(cfg, m.Peers())
 	for len(urls) > 0 {
 		infos := askCluster(ctx, ask, urls, askTimeout)
-		infos = slices.DeleteFunc(infos, func(i clusterInfo) bool { return i.ClusterID != st.identity.ClusterID })
+		infos = slices.DeleteFunc(infos, func(i clusterInfo) bool { return i.ClusterID != st.Identity.ClusterID })
 		if info, found := whereIs(cfg, infos); found {
 			return checkPeerAddress(cfg, info.membership())
 		}
@@ -120,8 +121,8 @@ func joinCluster(ctx context.Context, cfg config.Config, log *zap.Logger, ask *p
 			if err := checkPeerAddress(cfg, info.membership()); err != nil {
 				return info, err
 			}
-			id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: info.ClusterID}
-			return info, createStorage(log, cfg.DataDir, id, state.First(nil))
+			id := storage.Identity{Format: storage.DirFormat, Node: cfg.ID, Instance: storage.NewInstance(), ClusterID: info.ClusterID}
+			return info, storage.Create(log, cfg.DataDir, id, state.First(nil))
 		}
 		why := errors.New("no member of the cluster answers")
 		if len(infos) > 0 {

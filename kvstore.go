@@ -5,7 +5,9 @@ import (
 	"raftkv/internal/liveness"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/rounds"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/wait"
 	"sync"
 	"sync/atomic"
@@ -21,7 +23,7 @@ type selfID struct{ node, instance uint64 }
 type kvstore struct {
 	log       *zap.Logger
 	self      selfID
-	proposals *proposer
+	proposals *rounds.Proposer
 	applied   *wait.Index
 	conf      *wait.Outcomes
 	pulse     *liveness.Pulse // of the apply loop
@@ -31,7 +33,7 @@ type kvstore struct {
 	wanted    chan struct{}       // says that needed has risen
 	needed    atomic.Uint64       // somebody needs a snapshot of this index or a later one
 	redo      atomic.Bool         // the last snapshot failed
-	due       snapshotPolicy
+	due       storage.SnapshotPolicy
 	agreement *agreement
 	// toldBefore is the index up to which changes of the members were told of
 	// before this node started; see sayChange.

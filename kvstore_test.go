@@ -6,8 +6,10 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
+	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
+	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
 	"reflect"
@@ -23,7 +25,7 @@ func newTestStore() *kvstore {
 	return &kvstore{
 		agreement: newAgreement(zap.NewNop(), 1, 0, 0),
 		log:       zap.NewNop(), applied: new(wait.Index), conf: wait.NewOutcomes(), state: state.New(testkit.Peers()),
-		proposals: newProposer(zap.NewNop(), config.Config{ID: 1}, newLife(1, 1), nil, wait.NewLeadership()),
+		proposals: rounds.NewProposer(zap.NewNop(), config.Config{ID: 1}, rounds.NewLife(1, 1), nil, wait.NewLeadership()),
 	}
 }
 
@@ -112,20 +114,20 @@ func TestSnapshotPolicy(t *testing.T) {
 		want                   bool
 	}{
 		{99, 1000, 10, false}, {100, 1000, 10, true}, {100, 1000, 1001, false},
-		{1, maxLogBytes, 10, true}, {1, maxLogBytes, maxLogBytes + 1, false}, {1, maxLogBytes - 1, 10, false},
+		{1, storage.MaxLogBytes, 10, true}, {1, storage.MaxLogBytes, storage.MaxLogBytes + 1, false}, {1, storage.MaxLogBytes - 1, 10, false},
 	} {
-		p := snapshotPolicy{every: 100, commands: tt.commands, bytes: tt.bytes}
-		if got := p.isDue(tt.state); got != tt.want {
+		p := storage.SnapshotPolicy{Every: 100, Commands: tt.commands, Bytes: tt.bytes}
+		if got := p.IsDue(tt.state); got != tt.want {
 			t.Errorf("%+v: %v", tt, got)
 		}
 	}
 	kv, states := newTestStore(), make(chan *state.State, 1)
 	kv.writer = make(chan struct{}, 1)
-	kv.snapshots, kv.due = states, snapshotPolicy{every: 1, commands: 1, bytes: 1}
+	kv.snapshots, kv.due = states, storage.SnapshotPolicy{Every: 1, Commands: 1, Bytes: 1}
 	kv.snapshotIfDue()
-	kv.due.commands, kv.due.bytes = 1, 1
+	kv.due.Commands, kv.due.Bytes = 1, 1
 	kv.snapshotIfDue() // busy
-	if len(states) != 1 || kv.due.commands != 1 {
+	if len(states) != 1 || kv.due.Commands != 1 {
 		t.Fatalf("%d states, due %+v", len(states), kv.due)
 	}
 	<-states
@@ -135,7 +137,7 @@ func TestSnapshotPolicy(t *testing.T) {
 	}
 	<-kv.writer
 	kv.snapshotIfDue()
-	if len(states) != 1 || kv.due.commands != 0 {
+	if len(states) != 1 || kv.due.Commands != 0 {
 		t.Fatalf("%d states, due %+v", len(states), kv.due)
 	}
 	<-states
@@ -148,7 +150,7 @@ func TestSnapshotPolicy(t *testing.T) {
 		kv.snapshotIfDue()
 		kv.state.Index++
 	}
-	if len(states) != 1 || kv.due.last != 7 {
+	if len(states) != 1 || kv.due.Last != 7 {
 		t.Fatalf("%d states, due %+v", len(states), kv.due)
 	}
 }

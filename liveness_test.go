@@ -8,9 +8,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"raftkv/internal/contact"
 	"raftkv/internal/liveness"
 	"raftkv/internal/membership"
 	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
+	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"strings"
 	"sync/atomic"
@@ -133,7 +136,7 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 		done <- kv.install(file, func(uint64, *raftpb.ConfChange, membership.Membership) error { return nil })
 	}()
 	node := &raftNode{disk: &diskWatch{}}
-	node.status.Store(&raftStatus{})
+	node.status.Store(&contact.RaftStatus{})
 	s := &server{kv: kv, node: node, caughtUp: new(atomic.Bool)}
 	ready := func() bool {
 		for _, c := range s.readyChecks() {
@@ -158,7 +161,7 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	if ready() || kv.pulse.Stuck() {
 		t.Errorf("ready: %t, stuck: %t", ready(), kv.pulse.Stuck())
 	}
-	testkit.Must(t, state.Write(leader, someState(t, 2, 50)))
+	testkit.Must(t, state.Write(leader, statetest.At(t, storagetest.Peers(), 2, 50)))
 	testkit.Must(t, leader.Close())
 	testkit.Must(t, <-done)
 	if !ready() || kv.pulse.Stuck() {

@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/logging"
 	"raftkv/internal/memory"
 	"raftkv/internal/problem"
+	"raftkv/internal/storage"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -124,7 +125,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	}
 	defer func() { err = errors.Join(err, peers.cut()) }()
 	peers.limitTo(peerConns(durable.MaxFiles()), log.Named("peer-http"), "")
-	lock, err := lockDir(cfg.DataDir)
+	lock, err := storage.Lock(cfg.DataDir)
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 		}
 	}()
 
-	fitSegments(log, cfg.DataDir)
+	storage.FitSegments(log, cfg.DataDir)
 	found, err := prepareDir(ctx, cfg, log, ask)
 	if errors.Is(err, problem.ErrStopping) {
 		return nil // by a signal, while it was waiting to join

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"raftkv/internal/address"
+	"raftkv/internal/contact"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/wait"
@@ -65,7 +66,7 @@ type members struct {
 	call    func(ctx context.Context, f func(*raft.RawNode)) error
 	leaders *wait.Leadership
 	// contacts is who was heard from, and when.
-	contacts *contacts
+	contacts *contact.Contacts
 	// confirm makes sure that this node knows of everything that was committed.
 	confirm      func(ctx context.Context) error
 	appliedIndex *wait.Index
@@ -348,7 +349,7 @@ func (ms *members) guard(ctx context.Context, m membership.Membership, c members
 // since then, itself included.
 func (ms *members) countHeard(ids []uint64, since time.Time) (n int) {
 	for _, id := range ids {
-		if id == ms.id || ms.contacts.last(id).After(since) {
+		if id == ms.id || ms.contacts.Last(id).After(since) {
 			n++
 		}
 	}
@@ -420,7 +421,7 @@ func (ms *members) leaderView(ctx context.Context) map[uint64]peerView {
 	view := make(map[uint64]peerView)
 	err := ms.call(ctx, func(rn *raft.RawNode) {
 		for id, p := range rn.Status().Progress {
-			near := id == ms.id || time.Since(ms.contacts.last(id)) <= ms.elected
+			near := id == ms.id || time.Since(ms.contacts.Last(id)) <= ms.elected
 			view[id] = peerView{Reachable: near, Match: p.Match, Version: ms.version(id)}
 		}
 	})
@@ -495,7 +496,7 @@ func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
 	err = ms.call(ctx, func(rn *raft.RawNode) {
 		st := rn.Status()
 		for i, p := range st.Progress {
-			recent := time.Since(ms.contacts.last(i)) <= ms.elected
+			recent := time.Since(ms.contacts.Last(i)) <= ms.elected
 			if p.IsLearner && recent && !m.Members[i].Pinned && m.Members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+promotionLag >= st.GetCommit() {
 				id = i
 			}

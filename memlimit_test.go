@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/memory"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -76,7 +77,7 @@ func TestMemoryLimit(t *testing.T) {
 			t.Errorf("%s: %d (%s), want %d (%s)", name, l.Bytes, l.Source, c.want, c.source)
 		}
 	}
-	if l := memory.FindLimit(os.DirFS("/"), math.MaxInt64); l.Bytes == 0 && exists("/proc/meminfo") {
+	if l := memory.FindLimit(os.DirFS("/"), math.MaxInt64); l.Bytes == 0 && storage.Exists("/proc/meminfo") {
 		t.Error("this machine has no memory")
 	}
 }

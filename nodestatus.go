@@ -16,9 +16,9 @@ func (s *server) status() nodeStatus {
 	rs, ks := s.node.status.Load(), s.kv.status()
 	return nodeStatus{
 		ID: s.cfg.ID, ClusterID: strconv.FormatUint(s.node.cluster, 16),
-		Role: s.role(rs.role), Leader: rs.leader, Term: rs.term,
-		CommitIndex: max(rs.commit, ks.Index), AppliedIndex: ks.Index,
-		SnapshotIndex: s.storage.snapIndex.Load(), Revision: ks.Revision, Keys: ks.Keys, Bytes: ks.Bytes,
+		Role: s.role(rs.Role), Leader: rs.Leader, Term: rs.Term,
+		CommitIndex: max(rs.Commit, ks.Index), AppliedIndex: ks.Index,
+		SnapshotIndex: s.storage.SnapIndex.Load(), Revision: ks.Revision, Keys: ks.Keys, Bytes: ks.Bytes,
 		Version: thisBuild().version, BuildRevision: thisBuild().revision, UptimeSeconds: int64(time.Since(s.began).Seconds()),
 		Diverged: s.kv.sound() != nil, CheckedIndex: ks.Checked, CheckedAt: s.kv.agreement.seen.Load(), Level: ks.Level,
 	}
@@ -42,7 +42,7 @@ func (s *server) readyChecks() []check {
 	m, _ := s.kv.membership()
 	_, isMember := m.Members[s.cfg.ID]
 	return []check{
-		{"has a leader", s.node.status.Load().leader != 0},
+		{"has a leader", s.node.status.Load().Leader != 0},
 		{"is a member", isMember},
 		{"has caught up", s.caughtUp.Load()},
 		{"has loaded its data", !s.kv.loading.Load()},

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"raftkv/internal/contact"
 	"raftkv/internal/state"
 	"slices"
 	"testing"
@@ -16,15 +17,15 @@ import (
 // been sent after each.
 type noticeTest struct {
 	*testing.T
-	n    *notices
+	n    *contact.Notices
 	sent []*raftpb.Message
 }
 
-func newNoticeTest(t *testing.T) *noticeTest { return &noticeTest{T: t, n: newNotices()} }
+func newNoticeTest(t *testing.T) *noticeTest { return &noticeTest{T: t, n: contact.NewNotices()} }
 
 func (nt *noticeTest) add(m *raftpb.Message) {
 	m.To = new(uint64(2))
-	nt.sent = nt.n.add(nt.sent, m)
+	nt.sent = nt.n.Add(nt.sent, m)
 }
 
 // wants checks what was sent since the last call, each by its type and its
@@ -61,14 +62,14 @@ func batchFrom(node, index uint64) []*raftpb.Entry {
 
 func TestNoticeWaitsForEntries(t *testing.T) {
 	nt := newNoticeTest(t)
-	nt.n.appended(batchFrom(1, 10))
+	nt.n.Appended(batchFrom(1, 10))
 	nt.add(appends(9))
 	nt.wants(appends(9))
 	nt.add(notice(10))
 	nt.wants()
 	nt.add(appends(10)) // tells it
 	nt.wants(appends(10))
-	if left := nt.n.flush(); left != nil {
+	if left := nt.n.Flush(); left != nil {
 		t.Errorf("still held: %v", left)
 	}
 }
@@ -77,7 +78,7 @@ func TestNoticeGoesAtLast(t *testing.T) {
 	nt := newNoticeTest(t)
 	nt.add(notice(10))
 	nt.add(notice(11))
-	nt.sent = nt.n.flush()
+	nt.sent = nt.n.Flush()
 	nt.wants(notice(11)) // the newer tells what the older would
 }
 
@@ -88,7 +89,7 @@ func TestNoticeOutlivesOlderNews(t *testing.T) {
 	older := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Commit: new(uint64(8))}
 	nt.add(older)
 	nt.wants(older)
-	nt.sent = nt.n.flush()
+	nt.sent = nt.n.Flush()
 	nt.wants(notice(10))
 }
 
@@ -109,7 +110,7 @@ func TestNoticeWhereSomebodyWaits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			nt := newNoticeTest(t)
 			nt.add(appends(9))
-			nt.n.appended(entries)
+			nt.n.Appended(entries)
 			nt.add(notice(10))
 			nt.wants(appends(9), notice(10))
 			nt.add(notice(11)) // it has heard of what it waited for
@@ -140,9 +141,9 @@ func (t *recordingTransport) Send(msgs []*raftpb.Message) { t.sent = append(t.se
 // A message that brings a notice along leaves all others where they belong.
 func TestNoticeLosesNoOtherMessage(t *testing.T) {
 	tr := &recordingTransport{}
-	n := &raftNode{transport: tr, disk: &diskWatch{}, doubts: &doubts{}, loop: raftLoop{notices: newNotices()}}
+	n := &raftNode{transport: tr, disk: &diskWatch{}, doubts: &doubts{}, loop: raftLoop{notices: contact.NewNotices()}}
 	n.known.gate.open.Store(true)
-	n.status.Store(&raftStatus{role: raft.StateLeader})
+	n.status.Store(&contact.RaftStatus{Role: raft.StateLeader})
 	to := func(node uint64, m *raftpb.Message) *raftpb.Message {
 		m.To = new(node)
 		return m
@@ -168,7 +169,7 @@ func TestSimNobodyWaitsForNotices(t *testing.T) {
 				v := c.value()
 				c.put(leader, "k", v)
 				c.want(id, "k", v)
-				if took := time.Since(began); took >= noticeDelay {
+				if took := time.Since(began); took >= contact.NoticeDelay {
 					t.Fatalf("two writes and a read took %v", took)
 				}
 			}
@@ -183,7 +184,7 @@ func TestSimNoticesTravelWithEntries(t *testing.T) {
 		leader := c.leader()
 		c.awaitPublished(1, 2, 3)
 		c.net.disturb(0, 0, 1)
-		time.Sleep(2 * noticeDelay)
+		time.Sleep(2 * contact.NoticeDelay)
 		before := c.net.emptyAppends()
 		for range 100 {
 			c.put(leader, "k", c.value())
@@ -191,7 +192,7 @@ func TestSimNoticesTravelWithEntries(t *testing.T) {
 		if sent := c.net.emptyAppends() - before; sent > 10 {
 			t.Errorf("100 writes took %d messages that told of commits alone", sent)
 		}
-		time.Sleep(2 * noticeDelay)
+		time.Sleep(2 * contact.NoticeDelay)
 		want := c.nodes[leader].srv.kv.status().Index
 		for _, id := range c.followers() {
 			if has := c.nodes[id].srv.kv.status().Index; has != want {
@@ -206,15 +207,15 @@ func TestSimNoticesTravelWithEntries(t *testing.T) {
 func TestNoticesForget(t *testing.T) {
 	nt := newNoticeTest(t)
 	nt.add(appends(1))
-	nt.n.appended(batchFrom(2, 1))
+	nt.n.Appended(batchFrom(2, 1))
 	nt.add(notice(3))
 	nt.add(notice(4))
-	nt.n.forget(2)
-	nt.n.forget(3)
-	if n := nt.n; len(n.told)+len(n.awaited)+len(n.held) != 0 {
-		t.Errorf("it keeps %v, %v, %v", n.told, n.awaited, n.held)
+	nt.n.Forget(2)
+	nt.n.Forget(3)
+	if n := nt.n; len(n.Told)+len(n.Awaited)+len(n.Held) != 0 {
+		t.Errorf("it keeps %v, %v, %v", n.Told, n.Awaited, n.Held)
 	}
-	if out := nt.n.flush(); len(out) > 0 {
+	if out := nt.n.Flush(); len(out) > 0 {
 		t.Errorf("it sends %v", out)
 	}
 }

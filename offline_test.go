@@ -15,6 +15,8 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
+	"raftkv/internal/storage"
+	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"slices"
 	"strings"
@@ -51,27 +53,27 @@ func backupFile(t *testing.T, st *state.State) string {
 
 // wantRefounded checks that a directory is that of a new cluster with the keys
 // of an old state.
-func wantRefounded(t *testing.T, dir string, old *state.State, voters []address.Peer) identity {
+func wantRefounded(t *testing.T, dir string, old *state.State, voters []address.Peer) storage.Identity {
 	t.Helper()
-	var id identity
-	o, err := openStorage(zap.NewNop(), dir, func(have identity, reconfigured bool) error {
+	var id storage.Identity
+	o, err := storage.Open(zap.NewNop(), dir, func(have storage.Identity, reconfigured bool) error {
 		if id = have; reconfigured {
 			return errors.New("its members came or went since")
 		}
 		return nil
 	})
 	testkit.Must(t, err)
-	defer o.close()
-	wantOneSnapshot(t, o)
+	defer o.Close()
+	testkit.WantOneSnapshot(t, o.Mem, o.State.Index, o.State.Term, o.State.Membership.ConfState(), o.SnapIndex.Load(), o.Last)
 	want := old.Copy()
 	want.Index, want.Term, want.Revision = state.FirstIndex, state.FirstTerm, old.Revision+1_000_000_000
 	want.Membership, want.Windows = membership.New(voters), nil
 	want.Level, want.Checks = 0, state.Checks{}
-	if got := describeState(o.state); got != describeState(want) {
+	if got := describeState(o.State); got != describeState(want) {
 		t.Errorf("the state is\n%s\nwant\n%s", got, describeState(want))
 	}
-	if id.Format != dirFormat || id.Instance == 0 || id.ClusterID == 0 || o.boot != 1 || o.last != state.FirstIndex {
-		t.Errorf("identity %+v, boot %d, last entry %d", id, o.boot, o.last)
+	if id.Format != storage.DirFormat || id.Instance == 0 || id.ClusterID == 0 || o.Boot != 1 || o.Last != state.FirstIndex {
+		t.Errorf("identity %+v, boot %d, last entry %d", id, o.Boot, o.Last)
 	}
 	return id
 }
@@ -140,18 +142,18 @@ func TestCommandUsage(t *testing.T) {
 func TestRestore(t *testing.T) {
 	old := oldState(t)
 	file, dir := backupFile(t, old), t.TempDir()
-	list := address.FormatPeers(diskPeers())
+	list := address.FormatPeers(storagetest.Peers())
 	seen := make(map[uint64]bool)
-	var ids []identity
-	for _, p := range diskPeers() {
+	var ids []storage.Identity
+	for _, p := range storagetest.Peers() {
 		to := filepath.Join(dir, fmt.Sprint(p.ID))
 		env := map[string]string{"RAFTKV_ID": fmt.Sprint(p.ID), "RAFTKV_DATA_DIR": to}
 		code, out, errs := runCommandEnv(t, env, "restore", file, "--cluster", list)
 		if code != config.ExitOK || errs != "" {
 			t.Fatalf("node %d: exit %d\n%s%s", p.ID, code, out, errs)
 		}
-		id := wantRefounded(t, to, old, diskPeers())
-		cfg := config.Config{ID: p.ID, DataDir: to, Cluster: diskPeers()}
+		id := wantRefounded(t, to, old, storagetest.Peers())
+		cfg := config.Config{ID: p.ID, DataDir: to, Cluster: storagetest.Peers()}
 		if id.Node != p.ID || id.Initial != list || checkIdentity(cfg, id, false) != nil || !strings.Contains(out, fmt.Sprintf("%x", id.ClusterID)) {
 			t.Errorf("node %d: %+v\n%s", p.ID, id, out)
 		}
@@ -161,19 +163,19 @@ func TestRestore(t *testing.T) {
 		seen[id.Instance] = true
 		ids = append(ids, id)
 	}
-	if ids[0].ClusterID != ids[1].ClusterID || ids[1].ClusterID != ids[2].ClusterID || ids[0].ClusterID == address.ClusterIDOf(diskPeers()) {
+	if ids[0].ClusterID != ids[1].ClusterID || ids[1].ClusterID != ids[2].ClusterID || ids[0].ClusterID == address.ClusterIDOf(storagetest.Peers()) {
 		t.Errorf("the nodes have %x, %x and %x for their cluster", ids[0].ClusterID, ids[1].ClusterID, ids[2].ClusterID)
 	}
 
 	other := oldState(t)
 	statetest.Apply(t, other, statetest.Put("one more", ""))
-	for i, args := range [][]string{{backupFile(t, other), list}, {file, address.FormatPeers(diskPeers()[:2])}} {
+	for i, args := range [][]string{{backupFile(t, other), list}, {file, address.FormatPeers(storagetest.Peers()[:2])}} {
 		to := filepath.Join(dir, fmt.Sprint("other", i))
 		if code, out, errs := runCommand(t, "restore", args[0], "--data-dir", to, "--cluster", args[1]); code != config.ExitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
 		}
-		if f, err := examineDir(to); err != nil || f.identity.ClusterID == ids[0].ClusterID {
-			t.Errorf("another file or list made the same cluster: %+v, %v", f.identity, err)
+		if f, err := storage.Examine(to); err != nil || f.Identity.ClusterID == ids[0].ClusterID {
+			t.Errorf("another file or list made the same cluster: %+v, %v", f.Identity, err)
 		}
 	}
 }
@@ -181,7 +183,7 @@ func TestRestore(t *testing.T) {
 // A state file of a data directory will do, and so will standard input.
 func TestRestoreFromElsewhere(t *testing.T) {
 	old := oldState(t)
-	snap := filepath.Join(newDisk(t), "snap", "x.state")
+	snap := filepath.Join(storagetest.New(t), "snap", "x.state")
 	testkit.Must(t, os.WriteFile(snap, statetest.Bytes(t, old), 0o600))
 	for i, file := range []string{snap, "-"} {
 		to := filepath.Join(t.TempDir(), fmt.Sprint(i))
@@ -196,7 +198,7 @@ func TestRestoreFromElsewhere(t *testing.T) {
 
 // Guarantee: of a file that is not a whole backup nothing is made.
 func TestRestoreRefusesDamage(t *testing.T) {
-	st := state.New(diskPeers())
+	st := state.New(storagetest.Peers())
 	statetest.Apply(t, st, statetest.Put("key", strings.Repeat("value ", 20)))
 	whole := statetest.Bytes(t, st)
 	dir := t.TempDir()
@@ -231,23 +233,23 @@ func TestRestoreRefusesDamage(t *testing.T) {
 // Guarantee: a directory that is not new stays as it is.
 func TestRestoreRefusesUsedDirs(t *testing.T) {
 	file := backupFile(t, oldState(t))
-	used, lost, foreign := newDisk(t), newDisk(t), t.TempDir()
-	testkit.Must(t, openDisk(t, lost).close())
+	used, lost, foreign := storagetest.New(t), storagetest.New(t), t.TempDir()
+	testkit.Must(t, storagetest.Open(t, lost).Close())
 	testkit.Must(t, os.RemoveAll(filepath.Join(lost, "wal")))
 	testkit.Must(t, os.WriteFile(filepath.Join(foreign, "thesis.pdf"), nil, 0o600))
 	for _, dir := range []string{used, lost, foreign} {
 		before := testkit.Sums(t, dir)
-		code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(diskPeers()))
+		code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(storagetest.Peers()))
 		if code != config.ExitFault || out != "" || !strings.Contains(errs, dir) {
 			t.Errorf("exit %d\n%s%s", code, out, errs)
 		}
 		testkit.WantUnchanged(t, dir, before)
 	}
 	busy := filepath.Join(t.TempDir(), "busy")
-	lock, err := lockDir(busy)
+	lock, err := storage.Lock(busy)
 	testkit.Must(t, err)
 	defer lock.Close()
-	if code, _, errs := runCommand(t, "restore", file, "--data-dir", busy, "--cluster", address.FormatPeers(diskPeers())); code != config.ExitFault || !strings.Contains(errs, "in use") {
+	if code, _, errs := runCommand(t, "restore", file, "--data-dir", busy, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitFault || !strings.Contains(errs, "in use") {
 		t.Errorf("exit %d, %s", code, errs)
 	}
 }
@@ -259,7 +261,7 @@ func TestRestoreAgain(t *testing.T) {
 	done := filepath.Join(t.TempDir(), "done")
 	restore := func(dir string) {
 		t.Helper()
-		if code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(diskPeers())); code != config.ExitOK {
+		if code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
 		}
 	}
@@ -270,13 +272,13 @@ func TestRestoreAgain(t *testing.T) {
 			testkit.Must(t, os.RemoveAll(filepath.Join(done, gone)))
 		}
 		dir := testkit.Crashed(t, done)
-		testkit.Must(t, os.WriteFile(filepath.Join(dir, restoringName), nil, 0o600))
+		testkit.Must(t, os.WriteFile(filepath.Join(dir, storage.RestoringName), nil, 0o600))
 		wantNoStart(t, dir, "did not complete") // an empty cluster in its place
 		restore(dir)
-		if exists(filepath.Join(dir, restoringName)) {
+		if storage.Exists(filepath.Join(dir, storage.RestoringName)) {
 			t.Error("the server would still refuse to start")
 		}
-		wantRefounded(t, dir, old, diskPeers())
+		wantRefounded(t, dir, old, storagetest.Peers())
 	}
 }
 

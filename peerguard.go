@@ -83,7 +83,7 @@ type guardConfig struct {
 	holdStreams func(http.Handler) http.Handler
 	// keepFree returns how many bytes of the disk a snapshot leaves.
 	keepFree func() int64
-	// notStored is told of a snapshot for which there was no room.
+	// NotStored is told of a snapshot for which there was no room.
 	notStored func(error)
 }
 

@@ -11,8 +11,10 @@ import (
 	"net/http/httptest"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
+	"raftkv/internal/contact"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
 	"strings"
 	"sync"
@@ -33,7 +35,7 @@ type guardedNode struct {
 	*peerGuard
 	url     string
 	node    *raftNode
-	trouble snapshotTrouble
+	trouble storage.Trouble
 	through chan *http.Request
 	bodies  chan []byte
 }
@@ -52,11 +54,11 @@ func newGuardedNode(t *testing.T) *guardedNode {
 	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}
 	n.known.settle(noTransport{}, st.Membership)
 	n.known.gate.open.Store(true)
-	n.status.Store(&raftStatus{term: 5, role: raft.StateFollower})
-	g := &guardedNode{node: n, trouble: snapshotTrouble{log: zap.NewNop()}, through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
+	n.status.Store(&contact.RaftStatus{Term: 5, Role: raft.StateFollower})
+	g := &guardedNode{node: n, trouble: storage.Trouble{Log: zap.NewNop()}, through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
 	g.peerGuard = newPeerGuard(guardConfig{
 		log: n.log, id: 1, cluster: n.cluster, dir: n.dir, admission: &n.admission, refusals: n.refusals, holdStreams: n.links.holdStreams,
-		keepFree: func() int64 { return snapshotReserve }, notStored: g.trouble.notStored,
+		keepFree: func() int64 { return snapshotReserve }, notStored: g.trouble.NotStored,
 	}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -289,7 +291,7 @@ func TestPeerGuardSlowMessage(t *testing.T) {
 // snapshotBody is what comes on the snapshot route: a message and a file.
 func snapshotUpload(t *testing.T, from, term uint64, file io.Reader) io.Reader {
 	t.Helper()
-	m := snapMessage(4, 100)
+	m := testkit.SnapMessage(4, 100, &raftpb.ConfState{Voters: []uint64{1, 2, 3}})
 	m.To, m.From, m.Term = new(uint64(1)), new(from), new(term)
 	b := encoded(t, m)
 	head := []byte{0, 0, 0, 0, 0, 0, byte(len(b) >> 8), byte(len(b))}
@@ -372,7 +374,7 @@ func TestUploadsOneAtATime(t *testing.T) {
 			t.Error("a snapshot that was broken off was taken")
 		}
 	}
-	g.node.status.Store(&raftStatus{term: 7, role: raft.StateFollower})
+	g.node.status.Store(&contact.RaftStatus{Term: 7, Role: raft.StateFollower})
 	if got := answer(newer); got == 204 {
 		t.Error("a snapshot was taken although a later term had begun")
 	}
@@ -402,10 +404,10 @@ func TestUploadsRoom(t *testing.T) {
 	if got := g.send(t, "POST", "/raft/snapshot", snapshotUpload(t, 2, 5, file)); got == 204 {
 		t.Error("a file without an end was taken")
 	}
-	if g.node.refusals.Count(refusal.RefusedRoom) == 0 || g.trouble.lost.Load() != 1 {
+	if g.node.refusals.Count(refusal.RefusedRoom) == 0 || g.trouble.Lost.Load() != 1 {
 		t.Error("it was not counted")
 	}
-	if err := g.trouble.present(); err != nil {
+	if err := g.trouble.Present(); err != nil {
 		t.Errorf("it counts as a snapshot of the node's own that failed: %v", err)
 	}
 }

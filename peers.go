@@ -132,7 +132,7 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 func (s *server) guardConfig() guardConfig {
 	return guardConfig{
 		log: s.log, id: s.cfg.ID, cluster: s.node.cluster, dir: s.cfg.DataDir, admission: &s.node.admission, refusals: s.node.refusals,
-		holdStreams: s.node.links.holdStreams, keepFree: s.room.keep.Load, notStored: s.storage.trouble.notStored,
+		holdStreams: s.node.links.holdStreams, keepFree: s.room.keep.Load, notStored: s.storage.Trouble.NotStored,
 	}
 }
 
@@ -146,7 +146,7 @@ func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 	info.Term, _ = s.node.admission.ownTerm()
 	for _, mem := range m.Sorted() {
 		if mem.Instance == 0 {
-			mem.Instance = s.storage.published[mem.ID]
+			mem.Instance = s.storage.Published[mem.ID]
 		}
 		info.Members = append(info.Members, memberInfo{
 			ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Instance: mem.Instance, Learner: mem.Learner,

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/memory"
+	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
 	"slices"
 	"strings"
@@ -24,7 +25,7 @@ func memoryCgroup(t *testing.T, limit string) (procs string) {
 	testkit.NeedRoot(t)
 	const v1, v2 = "/sys/fs/cgroup/memory", "/sys/fs/cgroup"
 	dir, file := filepath.Join(v1, fmt.Sprintf("raftkv-test-%d-%d", os.Getpid(), rand.Uint32())), "memory.limit_in_bytes"
-	if !exists(filepath.Join(v1, file)) {
+	if !storage.Exists(filepath.Join(v1, file)) {
 		dir, file = filepath.Join(v2, filepath.Base(dir)), "memory.max"
 	}
 	err := os.Mkdir(dir, 0o755)

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"raftkv/internal/config"
+	"raftkv/internal/contact"
 	"raftkv/internal/liveness"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
+	"raftkv/internal/rounds"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/wait"
 	"slices"
 	"sync/atomic"
@@ -72,13 +75,13 @@ type raftNode struct {
 	tick    time.Duration
 	elected time.Duration // the election timeout
 
-	storage *storage
+	storage *storage.Storage
 	leaders *wait.Leadership
 	kv      nodeStore
 	applied *wait.Index
-	reads   *reader
+	reads   *rounds.Reader
 
-	proposeC <-chan proposal          // from the proposer
+	proposeC <-chan rounds.Proposal   // from the proposer
 	commitC  chan<- []commit          // to the apply loop
 	roundC   <-chan []byte            // from the reader: contexts of ReadIndex rounds
 	recvC    chan *raftpb.Message     // from peers
@@ -96,14 +99,14 @@ type raftNode struct {
 
 	transport transport
 	links     *links
-	inbox     *inbox
+	inbox     *storage.Inbox
 	room      *roomKeeper
 	group     *errgroup.Group
 	life      context.Context // ends when the node stops, with the cause
 
 	// What the loop last knew, for anyone to read.
-	status    atomic.Pointer[raftStatus]
-	contacts  contacts
+	status    atomic.Pointer[contact.RaftStatus]
+	contacts  contact.Contacts
 	disk      *diskWatch
 	doubts    *doubts
 	courier   *courier
@@ -128,7 +131,7 @@ type raftLoop struct {
 	appends    []*raftpb.Message // for the persist loop
 	urgent     bool              // appends hold more than a new commit index
 	term, vote uint64            // as last given to the persist loop
-	notices    *notices
+	notices    *contact.Notices
 	commits    []commit          // for the apply loop
 	held       []*raftpb.Message // MsgReadIndex that must wait; see readIndex
 	rounds     readRounds        // of heartbeats that this node has sent
@@ -146,7 +149,7 @@ type stored struct {
 }
 
 // raftConfig is what startRaft needs beside the node's own flags.
-func raftConfig(cfg config.Config, s raftStorage, log *zap.Logger) *raft.Config {
+func raftConfig(cfg config.Config, s storage.RaftStorage, log *zap.Logger) *raft.Config {
 	_, heartbeat, election := cfg.Ticks()
 	return &raft.Config{
 		ID:                        cfg.ID,
@@ -171,15 +174,15 @@ func raftConfig(cfg config.Config, s raftStorage, log *zap.Logger) *raft.Config 
 // startRaft starts the raft node's goroutines. They end with ctx, or end their
 // group with an error when the node cannot go on.
 func (n *raftNode) startRaft(ctx context.Context, cfg config.Config) error {
-	log := raftStorage{n.storage.mem, n.storage, n.kv.askForSnapshot}
+	log := storage.RaftStorage{MemoryStorage: n.storage.Mem, Storage: n.storage, Want: n.kv.askForSnapshot}
 	c := raftConfig(cfg, log, n.log)
 	c.Applied = n.applied.Get() // the start has applied what was known to be committed
 	rn, err := raft.NewRawNode(c)
 	if err != nil {
 		return err
 	}
-	n.loop = raftLoop{rn: rn, notices: newNotices()}
-	n.doubts.last, n.doubts.begunAt = n.storage.last, n.storage.hard.GetCommit()
+	n.loop = raftLoop{rn: rn, notices: contact.NewNotices()}
+	n.doubts.last, n.doubts.begunAt = n.storage.Last, n.storage.Hard.GetCommit()
 	n.publish()
 	if n.alone() {
 		// Nobody to wait for: no need to sit out the election timeout.
@@ -214,7 +217,7 @@ func (n *raftNode) maySend(to uint64) error {
 
 // alone reports whether this node is the only voter.
 func (n *raftNode) alone() bool {
-	_, cs, err := n.storage.mem.InitialState()
+	_, cs, err := n.storage.Mem.InitialState()
 	return err == nil && len(cs.GetVoters()) == 1 && cs.GetVoters()[0] == n.id
 }
 
@@ -245,13 +248,13 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		select {
 		case <-ticker.C:
 			// A node that is split must not stand for the other history either.
-			if leads := n.status.Load().role == raft.StateLeader; n.disk.ticked(n.loop.rn, leads) && !n.doubts.split {
+			if leads := n.status.Load().Role == raft.StateLeader; n.disk.ticked(n.loop.rn, leads) && !n.doubts.split {
 				n.loop.rn.Tick()
 			}
 			n.noteNeeds()
 			n.loop.urgent = len(n.loop.appends) > 0
-		case <-n.loop.notices.due.C:
-			n.send(n.loop.notices.flush())
+		case <-n.loop.notices.Due.C:
+			n.send(n.loop.notices.Flush())
 		case appendC <- n.loop.appends:
 			n.loop.appends, n.loop.urgent = nil, false
 			n.disk.hand()
@@ -306,7 +309,7 @@ func (n *raftNode) step(m *raftpb.Message) {
 		n.refusals.Note(m.GetFrom(), err)
 		return
 	}
-	n.contacts.note(m, n.status.Load(), n.id, n.loop.rn)
+	n.contacts.Note(m, n.status.Load(), n.id, n.loop.rn)
 	if n.room.dropsEntries(m) || !n.doubts.sift(n.loop.rn, m) {
 		return
 	}
@@ -348,21 +351,21 @@ func (n *raftNode) stored(s stored) {
 	}
 }
 
-func (n *raftNode) propose(p proposal) {
+func (n *raftNode) propose(p rounds.Proposal) {
 	err := raft.ErrProposalDropped
 	switch {
 	case n.disk.full():
 		n.disk.refused++
 	case !n.room.spent():
-		err = n.loop.rn.Propose(p.data)
+		err = n.loop.rn.Propose(p.Data)
 	}
 	st := n.status.Load()
-	p.done(err == nil, st.term, st.role == raft.StateLeader)
+	p.Done(err == nil, st.Term, st.Role == raft.StateLeader)
 }
 
 // newRound is the message with which this node asks for a round of ReadIndex.
 func (n *raftNode) newRound(context []byte) *raftpb.Message {
-	binary.BigEndian.PutUint64(context[roundContext-8:], n.loop.rn.BasicStatus().GetCommit())
+	binary.BigEndian.PutUint64(context[rounds.RoundContext-8:], n.loop.rn.BasicStatus().GetCommit())
 	return &raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: context}}}
 }
 
@@ -395,7 +398,7 @@ func (n *raftNode) handleReady() {
 			n.publish()
 		}
 		for _, rs := range rd.ReadStates {
-			n.reads.confirmed(rs.RequestCtx, rs.Index)
+			n.reads.Confirmed(rs.RequestCtx, rs.Index)
 		}
 		n.route(rd.Messages)
 		if len(n.loop.held) > 0 && n.mayAnswerReads() {
@@ -424,7 +427,7 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 			n.courier.deliver(n.loop.rn, m)
 		default:
 			n.disk.tag(m)
-			out = n.loop.notices.add(out, m)
+			out = n.loop.notices.Add(out, m)
 		}
 	}
 	if len(out) > 0 {
@@ -444,8 +447,8 @@ func (n *raftNode) append(m *raftpb.Message) {
 	if m.Term != nil {
 		n.loop.term, n.loop.vote = m.GetTerm(), m.GetVote()
 	}
-	if n.status.Load().role == raft.StateLeader {
-		n.loop.notices.appended(m.GetEntries())
+	if n.status.Load().Role == raft.StateLeader {
+		n.loop.notices.Appended(m.GetEntries())
 	}
 }
 
@@ -478,10 +481,10 @@ func (n *raftNode) commit(m *raftpb.Message) {
 // publish tells the others what raft knows of leader and term.
 func (n *raftNode) publish() {
 	st := n.loop.rn.BasicStatus()
-	now := &raftStatus{term: st.GetTerm(), commit: st.GetCommit(), leader: st.Lead, role: st.RaftState}
+	now := &contact.RaftStatus{Term: st.GetTerm(), Commit: st.GetCommit(), Leader: st.Lead, Role: st.RaftState}
 	n.status.Store(now)
 	n.leaders.Set(st.Lead, st.GetTerm())
-	n.contacts.noteMajority(now, n.id, n.loop.rn)
+	n.contacts.NoteMajority(now, n.id, n.loop.rn)
 }
 
 // call runs f on the raft loop and returns when it is done.
@@ -508,10 +511,10 @@ func (n *raftNode) call(ctx context.Context, f func(*raft.RawNode)) error {
 
 // store makes storage messages durable, once the disk has room for them.
 func (n *raftNode) store(ctx context.Context, msgs []*raftpb.Message) error {
-	if err := n.storage.awaitRoom(ctx, msgs, n.tick, n.writtenC); err != nil {
+	if err := n.storage.AwaitRoom(ctx, msgs, n.tick, n.writtenC); err != nil {
 		return err
 	}
-	return n.storage.append(msgs)
+	return n.storage.Append(msgs)
 }
 
 // persist is the persist loop: it takes everything that waits, makes it
@@ -523,10 +526,10 @@ func (n *raftNode) persist(ctx context.Context) error {
 		select {
 		case <-n.persistPulse.Comes():
 		case <-trim.C:
-			if err := n.storage.trim(); err != nil {
+			if err := n.storage.Trim(); err != nil {
 				return err
 			}
-			n.storage.room.tend()
+			n.storage.Room.Tend()
 		case msgs := <-n.appendC:
 			if err := n.persistPulse.Excused(liveness.WaitsForDisk, func() error { return n.store(ctx, msgs) }); err != nil {
 				return fmt.Errorf("cannot store: %w", err)
@@ -541,11 +544,11 @@ func (n *raftNode) persist(ctx context.Context) error {
 				return nil
 			}
 			_ = n.persistPulse.Excused(liveness.WaitsForDisk, func() error {
-				n.storage.next.Step() // now that nobody waits for it
+				n.storage.Next.Step() // now that nobody waits for it
 				return nil
 			})
 		case st := <-n.writtenC:
-			if err := n.persistPulse.Excused(liveness.WaitsForDisk, func() error { return n.storage.written(st) }); err != nil {
+			if err := n.persistPulse.Excused(liveness.WaitsForDisk, func() error { return n.storage.Written(st) }); err != nil {
 				return fmt.Errorf("cannot store: %w", err)
 			}
 		case <-ctx.Done():
@@ -563,8 +566,8 @@ func (n *raftNode) answer(msgs []*raftpb.Message) (stored, error) {
 		if snap := m.GetSnapshot(); !raft.IsEmptySnap(snap) {
 			meta := snap.GetMetadata()
 			// Open, because the next snapshot may remove it before it is read.
-			f, err := os.Open(statePath(n.dir, meta.GetTerm(), meta.GetIndex()))
-			if err != nil && meta.GetIndex() == n.storage.snapIndex.Load() {
+			f, err := os.Open(storage.StatePath(n.dir, meta.GetTerm(), meta.GetIndex()))
+			if err != nil && meta.GetIndex() == n.storage.SnapIndex.Load() {
 				return s, fmt.Errorf("received snapshot: %w", err)
 			}
 			if err == nil {

@@ -45,9 +45,9 @@ func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 func (n *raftNode) admitSnapshot(m *raftpb.Message, refused error) error {
 	var committed uint64
 	if st := n.status.Load(); st != nil {
-		committed = st.commit
+		committed = st.Commit
 	}
-	err := n.inbox.take(m, committed, refused)
+	err := n.inbox.Take(m, committed, refused)
 	if err == nil || refused != nil {
 		return err
 	}

@@ -73,9 +73,9 @@ func (n *raftNode) dropPeers(m membership.Membership) {
 	for _, id := range n.links.drop(n.life, m) {
 		n.known.gate.forget(id)
 		n.reports.put(func(*raft.RawNode) {
-			n.contacts.forget(id)
+			n.contacts.Forget(id)
 			n.courier.forget(id)
-			n.loop.notices.forget(id)
+			n.loop.notices.Forget(id)
 		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/membership"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"strconv"
 
 	"go.uber.org/zap"
@@ -55,7 +56,7 @@ func runRecover(o offline) error {
 	if err := r.Verdict(); err != nil {
 		return err
 	}
-	if dir, err = realDir(dir); err != nil {
+	if dir, err = storage.RealDir(dir); err != nil {
 		return err
 	}
 	rec, err := newRecovery(dir)
@@ -66,18 +67,6 @@ func runRecover(o offline) error {
 		return err
 	}
 	return rec.run(o.stdout, force)
-}
-
-// realDir is the directory itself, not a link to it: it is renamed.
-func realDir(dir string) (string, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	if to, err := filepath.EvalSymlinks(dir); !errors.Is(err, os.ErrNotExist) {
-		return to, err
-	}
-	return dir, nil
 }
 
 // recovery turns a data directory into that of a one-node cluster.
@@ -92,36 +81,33 @@ func realDir(dir string) (string, error) {
 //     DIR; a second run does what is left.
 //  3. The new one is renamed to DIR.
 //
-// A mount point cannot be renamed; there volumeRecovery does the same within it.
+// A mount point cannot be renamed; there storage.VolumeRecovery does the same within it.
 type recovery struct {
 	dir    string // in absolute terms, without links
 	next   string // the new directory, while it is made
-	volume bool   // that is within dir, see volumeRecovery
+	volume bool   // that is within dir, see storage.VolumeRecovery
 }
 
-// besideDir is where the new directory is made, unless that is within dir.
-func besideDir(dir string) string { return dir + ".recovering" }
-
 func newRecovery(dir string) (recovery, error) {
-	within := volumeRecovery{dir}.next()
+	within := storage.VolumeRecovery{Dir: dir}.Next()
 	mounted, err := durable.IsMountPoint(dir)
 	if err != nil {
 		return recovery{}, err
 	}
-	begun, err := booted(within) // perhaps before the volume was copied to a directory
+	begun, err := storage.Booted(within) // perhaps before the volume was copied to a directory
 	if mounted || begun {
 		return recovery{dir: dir, next: within, volume: true}, err
 	}
-	return recovery{dir: dir, next: besideDir(dir)}, err
+	return recovery{dir: dir, next: storage.BesideDir(dir)}, err
 }
 
 // resume completes a run that a crash ended between the two renames.
 func (r recovery) resume(out io.Writer, force bool) (done bool, err error) {
-	complete, err := booted(r.next)
+	complete, err := storage.Booted(r.next)
 	if err != nil || !complete {
 		return false, err
 	}
-	old, err := booted(r.dir)
+	old, err := storage.Booted(r.dir)
 	if err != nil {
 		return false, err
 	}
@@ -150,7 +136,7 @@ func (r recovery) resume(out io.Writer, force bool) (done bool, err error) {
 	if r.volume {
 		locked = r.dir
 	}
-	lock, err := lockDir(locked)
+	lock, err := storage.Lock(locked)
 	if err != nil {
 		return false, err
 	}
@@ -171,18 +157,18 @@ func (r recovery) complete() error {
 	if !r.volume {
 		return r.place()
 	}
-	v := volumeRecovery{r.dir}
-	aside, err := v.latestAside()
+	v := storage.VolumeRecovery{Dir: r.dir}
+	aside, err := v.LatestAside()
 	if err != nil {
 		return err
 	}
-	return v.finish(aside)
+	return v.Finish(aside)
 }
 
 // removeVacant removes a directory that checkVacant finds vacant, if nobody
 // uses it.
 func removeVacant(dir string) error {
-	lock, err := lockDir(dir)
+	lock, err := storage.Lock(dir)
 	if err != nil {
 		return err
 	}
@@ -191,19 +177,19 @@ func removeVacant(dir string) error {
 
 // run says what may be lost, and with force goes through with it.
 func (r recovery) run(out io.Writer, force bool) (err error) {
-	if err := checkHasData(r.dir); err != nil {
+	if err := storage.CheckHasData(r.dir); err != nil {
 		return err
 	}
 	if force {
-		lock, err := lockDir(r.dir)
+		lock, err := storage.Lock(r.dir)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, lock.Close()) }()
-	} else if inUse(r.dir) {
+	} else if storage.InUse(r.dir) {
 		return fmt.Errorf("data directory %s is in use by another process; stop that one first", r.dir)
 	}
-	f, err := examineDir(r.dir)
+	f, err := storage.Examine(r.dir)
 	if err != nil {
 		return err
 	}
@@ -218,7 +204,7 @@ func (r recovery) run(out io.Writer, force bool) (err error) {
 		fmt.Fprintf(out, "\nNothing was done. To go through with it: raftkv recover --force-new-cluster --data-dir %s\n", r.dir)
 		return errSaid
 	}
-	return r.replace(out, f.identity.Node, me, st)
+	return r.replace(out, f.Identity.Node, me, st)
 }
 
 // survivor returns the node of a directory as its cluster knew it, and the
@@ -228,42 +214,42 @@ func (r recovery) run(out io.Writer, force bool) (err error) {
 // often hears of a commit later than the client does, so such an entry may have
 // been acknowledged, and leaving it out would lose it. One that was not
 // acknowledged was answered as outcome_unknown, or not at all: it may happen.
-func survivor(f *findings) (membership.Member, *state.State, error) {
-	if len(f.damage) > 0 {
+func survivor(f *storage.Findings) (membership.Member, *state.State, error) {
+	if len(f.Damage) > 0 {
 		return membership.Member{}, nil, fmt.Errorf("data directory %s is damaged: %w; nothing was changed. raftkv inspect shows what is left; "+
-			"raftkv restore makes a new cluster of a backup, or of a snap/*.state file that is whole", f.dir, errors.Join(f.damage...))
+			"raftkv restore makes a new cluster of a backup, or of a snap/*.state file that is whole", f.Dir, errors.Join(f.Damage...))
 	}
-	if f.snapshot.Index == 0 {
-		return membership.Member{}, nil, fmt.Errorf("data directory %s holds no state: the node has got nothing from its cluster yet", f.dir)
+	if f.Snapshot.Index == 0 {
+		return membership.Member{}, nil, fmt.Errorf("data directory %s holds no state: the node has got nothing from its cluster yet", f.Dir)
 	}
-	st, err := f.replay(f.log.Last())
+	st, err := f.Replay(f.Log.Last())
 	if err != nil {
 		return membership.Member{}, nil, err
 	}
-	known, err := f.replay(f.log.Hard.GetCommit())
+	known, err := f.Replay(f.Log.Hard.GetCommit())
 	if err != nil {
 		return membership.Member{}, nil, err
 	}
-	me, ok := known.Membership.Members[f.identity.Node] // its removal may be among the rest
+	me, ok := known.Membership.Members[f.Identity.Node] // its removal may be among the rest
 	if !ok {
 		return membership.Member{}, nil, fmt.Errorf("node %d is no member of its cluster any more; what it has is old. "+
-			"raftkv restore makes a new cluster of %s", f.identity.Node, f.file)
+			"raftkv restore makes a new cluster of %s", f.Identity.Node, f.File)
 	}
 	return me, st, nil
 }
 
 // sayLosses says what a recovery rests on, and what it gives up.
-func sayLosses(out io.Writer, f *findings, me membership.Member, st *state.State) error {
-	written, err := lastWritten(f.dir)
+func sayLosses(out io.Writer, f *storage.Findings, me membership.Member, st *state.State) error {
+	written, err := lastWritten(f.Dir)
 	if err != nil {
 		return err
 	}
 	p := &printer{w: out}
-	p.line("data directory", "%s", f.dir)
-	p.line("node", "%d of cluster %x, at %s", me.ID, f.identity.ClusterID, me.PeerURL)
+	p.line("data directory", "%s", f.Dir)
+	p.line("node", "%d of cluster %x, at %s", me.ID, f.Identity.ClusterID, me.PeerURL)
 	p.line("log", "reaches entry %d, term %d; known to be committed is entry %d; last written %s",
-		st.Index, st.Term, f.log.Hard.GetCommit(), stamp(written))
-	if f.tail.NonZero {
+		st.Index, st.Term, f.Log.Hard.GetCommit(), stamp(written))
+	if f.Tail.NonZero {
 		p.line("", "its last write was torn by a crash; nothing that was synced is lost of it")
 	}
 	p.line("keys", "%d, at revision %d", st.Keys(), st.Revision)
@@ -300,14 +286,14 @@ func (r recovery) replace(out io.Writer, node uint64, me membership.Member, st *
 	if err := st.Refound([]address.Peer{{ID: node, URL: me.PeerURL}}); err != nil {
 		return err
 	}
-	id := identity{Format: dirFormat, Node: node, Instance: newInstance(), ClusterID: max(1, rand.Uint64())}
-	lock, err := lockDir(r.next)
+	id := storage.Identity{Format: storage.DirFormat, Node: node, Instance: storage.NewInstance(), ClusterID: max(1, rand.Uint64())}
+	lock, err := storage.Lock(r.next)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	fitSegments(zap.NewNop(), r.next)
-	if err := createStorage(zap.NewNop(), r.next, id, st); err != nil {
+	storage.FitSegments(zap.NewNop(), r.next)
+	if err := storage.Create(zap.NewNop(), r.next, id, st); err != nil {
 		return errors.Join(fmt.Errorf("data directory %s: %w", r.next, err), os.RemoveAll(r.next))
 	}
 	old, err := r.swap()
@@ -329,11 +315,11 @@ Start the node with its old command line (without --cluster-id).
 // under which that is kept: none if nothing was changed.
 func (r recovery) swap() (old string, err error) {
 	if r.volume {
-		v := volumeRecovery{r.dir}
-		if old, err = v.begin(); err != nil {
+		v := storage.VolumeRecovery{Dir: r.dir}
+		if old, err = v.Begin(); err != nil {
 			return old, err
 		}
-		return old, v.finish(old)
+		return old, v.Finish(old)
 	}
 	if old, err = r.setAside(); err != nil {
 		return "", err
@@ -346,7 +332,7 @@ func (r recovery) swap() (old string, err error) {
 
 // clear removes what an earlier run did not complete.
 func (r recovery) clear() error {
-	err := checkNew(r.next)
+	err := storage.CheckNew(r.next)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

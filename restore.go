@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"slices"
 
 	"go.uber.org/zap"
@@ -89,8 +90,8 @@ func restore(o offline, c config.Config, file string) error {
 	if err := st.Refound(c.Cluster); err != nil {
 		return fmt.Errorf("%s: %w; nothing was made", file, err)
 	}
-	id := identity{
-		Format: dirFormat, Node: c.ID, Instance: newInstance(),
+	id := storage.Identity{
+		Format: storage.DirFormat, Node: c.ID, Instance: storage.NewInstance(),
 		ClusterID: restoredClusterID(digest, c.Cluster), Initial: address.FormatPeers(c.Cluster),
 	}
 	if err := makeDir(c.DataDir, id, st); err != nil {
@@ -111,22 +112,22 @@ Start it with --id %d --cluster %s --data-dir %s
 // checkVacant refuses a directory in which there is a node, or anything else.
 // One that is not there is vacant.
 func checkVacant(dir string) error {
-	old, err := booted(dir)
+	old, err := storage.Booted(dir)
 	if err != nil {
 		return err
 	}
 	if old {
 		return fmt.Errorf("data directory %s has a node in it (see raftkv inspect %s), and stays as it is; use a new one", dir, dir)
 	}
-	if err := checkNew(dir); !errors.Is(err, os.ErrNotExist) {
+	if err := storage.CheckNew(dir); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
 }
 
 // makeDir makes a data directory that begins with st.
-func makeDir(dir string, id identity, st *state.State) (err error) {
-	lock, err := lockDir(dir)
+func makeDir(dir string, id storage.Identity, st *state.State) (err error) {
+	lock, err := storage.Lock(dir)
 	if err != nil {
 		return err
 	}
@@ -134,12 +135,12 @@ func makeDir(dir string, id identity, st *state.State) (err error) {
 	if err := checkVacant(dir); err != nil {
 		return err
 	}
-	mark := filepath.Join(dir, restoringName)
+	mark := filepath.Join(dir, storage.RestoringName)
 	if err := errors.Join(os.WriteFile(mark, nil, 0o600), durable.SyncDir(dir)); err != nil {
 		return err
 	}
-	fitSegments(zap.NewNop(), dir)
-	if err := createStorage(zap.NewNop(), dir, id, st); err != nil {
+	storage.FitSegments(zap.NewNop(), dir)
+	if err := storage.Create(zap.NewNop(), dir, id, st); err != nil {
 		return fmt.Errorf("data directory %s: %w", dir, err)
 	}
 	if err := os.Remove(mark); err != nil {

@@ -8,6 +8,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/wait"
 	"slices"
 	"sync"
@@ -104,7 +105,7 @@ type roomKeeper struct {
 	store   roomStore
 	applied *wait.Index
 	leaders *wait.Leadership
-	storage *storage
+	storage *storage.Storage
 	disk    func(dir string) (durable.Disk, error)
 	// tell sends a note to the node at PeerURL.
 	tell func(ctx context.Context, peerURL string, cluster uint64, n diskNote) error
@@ -133,10 +134,10 @@ type heardNote struct {
 	at time.Time
 }
 
-func newRoomKeeper(log *zap.Logger, cfg config.Config, st *openedStorage, store roomStore, applied *wait.Index, leaders *wait.Leadership) *roomKeeper {
+func newRoomKeeper(log *zap.Logger, cfg config.Config, st *storage.Opened, store roomStore, applied *wait.Index, leaders *wait.Leadership) *roomKeeper {
 	r := &roomKeeper{
-		log: log, id: cfg.ID, cluster: st.identity.ClusterID, dir: cfg.DataDir, minFree: cfg.MinFree, store: store, applied: applied, leaders: leaders,
-		storage: st.storage, disk: durable.DiskOf, heard: make(map[uint64]heardNote), sending: make(map[uint64]bool),
+		log: log, id: cfg.ID, cluster: st.Identity.ClusterID, dir: cfg.DataDir, minFree: cfg.MinFree, store: store, applied: applied, leaders: leaders,
+		storage: st.Storage, disk: durable.DiskOf, heard: make(map[uint64]heardNote), sending: make(map[uint64]bool),
 	}
 	r.keep.Store(snapshotReserve)
 	return r
@@ -204,10 +205,10 @@ func (r *roomKeeper) look() time.Duration {
 			r.log.Warn("the data directory is on a small disk: less than --min-free is kept free",
 				zap.Int64("disk", d.Total), zap.Int64("min-free", r.minFree), zap.Int64("kept", reserve))
 		}
-		r.storage.trouble.keep.Store(reserve / 4)
+		r.storage.Trouble.Keep.Store(reserve / 4)
 		r.keep.Store(reserve / 4)
 	}
-	log, was := r.storage.room.left.Load(), shortage(r.short.Load())
+	log, was := r.storage.Room.Left.Load(), shortage(r.short.Load())
 	now := judge(r.reserve, d.Free, log)
 	if now < was { // not for a moment only
 		now = min(was, judge(r.reserve, d.Free-r.reserve/roomMargin, log))
@@ -221,7 +222,7 @@ func (r *roomKeeper) look() time.Duration {
 	if now > plenty && time.Since(r.compacted) > compactEvery {
 		// The log before a snapshot can go.
 		r.compacted = time.Now()
-		if r.storage.tail.grown.Load() > logSlack {
+		if r.storage.Tail.Grown.Load() > storage.LogSlack {
 			r.store.askForSnapshot(r.applied.Get())
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"raftkv/internal/durable"
 	"raftkv/internal/record"
+	"raftkv/internal/storage"
 	"slices"
 	"strings"
 	"testing"
@@ -165,15 +166,15 @@ func TestSizeInLog(t *testing.T) {
 	for _, size := range []int{0, 1, 7, 100, 127, 128, 1 << 14, 1 << 20} {
 		for _, n := range []uint64{1, 127, 128, 1 << 40, 1<<64 - 1} {
 			e := &raftpb.Entry{Term: new(n), Index: new(n), Type: raftpb.EntryNormal.Enum(), Data: bytes.Repeat([]byte("x"), size)}
-			size := proto.Size(e) + 2 + 6 + 1 + int(varintSize(uint64(proto.Size(e))))
+			size := proto.Size(e) + 2 + 6 + 1 + int(storage.VarintSize(uint64(proto.Size(e))))
 			least := int64(8 + (size+7)/8*8)
-			if got := sizeInLog(nil, []*raftpb.Entry{e}); got < least || got > least+16 {
+			if got := storage.SizeInLog(nil, []*raftpb.Entry{e}); got < least || got > least+16 {
 				t.Errorf("%d bytes at %d: %d, want %d or a little more", size, n, got, least)
 			}
 		}
 	}
 	for _, v := range []uint64{0, 1, 127, 128, 1<<14 - 1, 1 << 14, 1<<64 - 1} {
-		if got, want := varintSize(v), int64(len(record.AppendUvarints(nil, v))); got != want {
+		if got, want := storage.VarintSize(v), int64(len(record.AppendUvarints(nil, v))); got != want {
 			t.Errorf("varint %d: %d bytes, want %d", v, got, want)
 		}
 	}
@@ -183,9 +184,9 @@ func TestSizeInLog(t *testing.T) {
 func TestSegmentSizeOn(t *testing.T) {
 	const usual = 64 * 1000 * 1000
 	for total, want := range map[int64]int64{
-		1 << 40: usual, 8 * usual: usual, 8*usual - 1: usual - segmentUnit, 400 << 20: 50 << 20, 100 << 20: 12800 << 10, 1 << 20: leastSegment,
+		1 << 40: usual, 8 * usual: usual, 8*usual - 1: usual - storage.SegmentUnit, 400 << 20: 50 << 20, 100 << 20: 12800 << 10, 1 << 20: storage.LeastSegment,
 	} {
-		if got := segmentSizeOn(total, usual); got != want {
+		if got := storage.SegmentSizeOn(total, usual); got != want {
 			t.Errorf("on %d: %d, want %d", total, got, want)
 		}
 	}
@@ -194,30 +195,30 @@ func TestSegmentSizeOn(t *testing.T) {
 // Without this snapshots that fail are tried again in a tight loop, or never, or
 // nobody hears of it.
 func TestSnapshotTrouble(t *testing.T) {
-	tr := &snapshotTrouble{log: zap.NewNop(), disk: func(string) (durable.Disk, error) { return durable.Disk{Free: 100, Total: 1000}, nil }}
+	tr := &storage.Trouble{Log: zap.NewNop(), Disk: func(string) (durable.Disk, error) { return durable.Disk{Free: 100, Total: 1000}, nil }}
 	var got []time.Duration
 	for range 8 {
-		got = append(got, tr.failed(errKeepFree, 1))
+		got = append(got, tr.Failed(storage.ErrKeepFree, 1))
 	}
 	s := time.Second
-	if want := []time.Duration{s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, mostRest, mostRest}; !slices.Equal(got, want) {
+	if want := []time.Duration{s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, storage.MostRest, storage.MostRest}; !slices.Equal(got, want) {
 		t.Errorf("rests %v, want %v", got, want)
 	}
-	if tr.present() == nil || tr.count.Load() != 8 {
-		t.Errorf("%v after %d", tr.present(), tr.count.Load())
+	if tr.Present() == nil || tr.Count.Load() != 8 {
+		t.Errorf("%v after %d", tr.Present(), tr.Count.Load())
 	}
-	if tr.succeeded(); tr.present() != nil || tr.failed(errKeepFree, 1) != s {
+	if tr.Succeeded(); tr.Present() != nil || tr.Failed(storage.ErrKeepFree, 1) != s {
 		t.Error("a success does not end it")
 	}
-	tr.keep.Store(40)
-	if err := tr.check("", 60); err != nil {
+	tr.Keep.Store(40)
+	if err := tr.Check("", 60); err != nil {
 		t.Error(err)
 	}
-	if err := tr.check("", 61); err == nil {
+	if err := tr.Check("", 61); err == nil {
 		t.Error("61 bytes of 100 leave 40")
 	}
 	out := new(bytes.Buffer)
-	if n, err := fmt.Fprint(tr.bounded("", out), strings.Repeat("x", 61)); err == nil || n != 0 {
+	if n, err := fmt.Fprint(tr.Bounded("", out), strings.Repeat("x", 61)); err == nil || n != 0 {
 		t.Errorf("wrote %d: %v", n, err)
 	}
 }
@@ -225,7 +226,7 @@ func TestSnapshotTrouble(t *testing.T) {
 // Without this a first start on a full disk ends with what the library says of
 // it, and a node that joins is a member by then.
 func TestFirstStartNeedsRoom(t *testing.T) {
-	least := wal.SegmentSizeBytes + firstStartRoom
+	least := wal.SegmentSizeBytes + storage.FirstStartRoom
 	for _, c := range []struct {
 		free int64
 		err  error
@@ -235,7 +236,7 @@ func TestFirstStartNeedsRoom(t *testing.T) {
 		{least - 1, nil, "the first start takes 2 MiB in data directory /d, and its disk has 1 MiB free"},
 		{0, errors.ErrUnsupported, ""},
 	} {
-		err := checkFirstRoom("/d", func(string) (durable.Disk, error) { return durable.Disk{Free: c.free}, c.err })
+		err := storage.CheckFirstRoom("/d", func(string) (durable.Disk, error) { return durable.Disk{Free: c.free}, c.err })
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%d bytes free: %v, want %q", c.free, err, c.want)
 		}

@@ -12,7 +12,7 @@ import (
 // serving, and should be seen to.
 func (r *roomKeeper) notes() string {
 	var b strings.Builder
-	if err := r.storage.trouble.present(); err != nil {
+	if err := r.storage.Trouble.Present(); err != nil {
 		fmt.Fprintf(&b, "note the last snapshot failed, and will be tried again: %v\n", err)
 	}
 	if own := shortage(r.short.Load()); own > plenty {
@@ -21,7 +21,7 @@ func (r *roomKeeper) notes() string {
 	if v := r.refusing(); v.refuse > plenty {
 		fmt.Fprintf(&b, "note the disks of nodes %v are %v\n", v.full, v.refuse)
 	}
-	if r.storage.room != nil && r.storage.room.waiting.Load() {
+	if r.storage.Room != nil && r.storage.Room.Waiting.Load() {
 		b.WriteString("note the log waits for room on the disk\n")
 	}
 	return b.String()

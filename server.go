@@ -13,7 +13,9 @@ import (
 	"raftkv/internal/logging"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
+	"raftkv/internal/rounds"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/wait"
 	"raftkv/internal/web"
 	"slices"
@@ -34,11 +36,11 @@ type server struct {
 	cfg       config.Config
 	log       *zap.Logger
 	began     time.Time
-	storage   *openedStorage
+	storage   *storage.Opened
 	kv        *kvstore
 	node      *raftNode
-	reads     *reader
-	proposals *proposer
+	reads     *rounds.Reader
+	proposals *rounds.Proposer
 	members   *members
 	checker   *checker
 	live      *liveness.Monitor
@@ -66,14 +68,14 @@ const (
 // openServer opens the data directory and puts a node together around
 // rafthttp.
 func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
-	st, err := openStorageTail(log, cfg.DataDir, cfg.Memory.Tail(tailWeight), func(id identity, reconfigured bool) error {
+	st, err := storage.OpenTail(log, cfg.DataDir, cfg.Memory.Tail(storage.TailWeight), func(id storage.Identity, reconfigured bool) error {
 		return checkIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
 	if err != nil {
 		return nil, err
 	}
 	if err := checkAddressNow(ctx, cfg, log, st, found, ask); err != nil {
-		return nil, errors.Join(err, st.close())
+		return nil, errors.Join(err, st.Close())
 	}
 	s := newServer(cfg, log, st, port)
 	s.members.ask = ask.member
@@ -83,9 +85,9 @@ func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found c
 	s.node.known.askPeer = ask.cluster
 	s.node.doubts.askStand = ask.stand
 	s.node.links.ask = ask.link
-	t, err := newRafthttp(cfg, log, st.identity.ClusterID, s.node, s.node.inbox.Snapshotter, s.node.errorC)
+	t, err := newRafthttp(cfg, log, st.Identity.ClusterID, s.node, s.node.inbox.Snapshotter, s.node.errorC)
 	if err != nil {
-		return nil, errors.Join(err, st.close())
+		return nil, errors.Join(err, st.Close())
 	}
 	s.node.links.activeSince = func(id uint64) time.Time { return t.ActiveSince(types.ID(id)) }
 	s.connect(t, found)
@@ -99,35 +101,35 @@ type registrant interface {
 }
 
 // newServer wires a node's parts, without a network.
-func newServer(cfg config.Config, log *zap.Logger, st *openedStorage, port int) *server {
+func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int) *server {
 	var (
-		proposeC = make(chan proposal)
+		proposeC = make(chan rounds.Proposal)
 		commitC  = make(chan []commit)
 		roundC   = make(chan []byte)
 		states   = make(chan *state.State, 1)
 		writer   = make(chan struct{}, 1)
 		leaders  = wait.NewLeadership()
-		applied  = wait.NewIndex(st.state.Index)
+		applied  = wait.NewIndex(st.State.Index)
 	)
-	l := newLife(cfg.ID, st.boot)
-	proposals := newProposer(log, cfg, l, proposeC, leaders)
-	reads := newReader(cfg, l, roundC, leaders, applied)
+	l := rounds.NewLife(cfg.ID, st.Boot)
+	proposals := rounds.NewProposer(log, cfg, l, proposeC, leaders)
+	reads := rounds.NewReader(cfg, l, roundC, leaders, applied)
 	kv := &kvstore{
 		pulse: liveness.NewPulse("apply"),
-		log:   log, self: selfID{cfg.ID, st.identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
-		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: snapshotPolicy{every: cfg.SnapshotCount, bytes: st.due.bytes, commands: st.due.commands}, state: st.state,
-		agreement: newAgreement(log, cfg.ID, st.worked, st.state.Checks.Checked),
+		log:   log, self: selfID{cfg.ID, st.Identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
+		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: storage.SnapshotPolicy{Every: cfg.SnapshotCount, Bytes: st.Due.Bytes, Commands: st.Due.Commands}, state: st.State,
+		agreement: newAgreement(log, cfg.ID, st.Worked, st.State.Checks.Checked),
 	}
 	kv.agreement.note(&kv.state.Checks)
 	kv.publish()
-	kv.toldBefore = st.storage.hard.GetCommit()
+	kv.toldBefore = st.Storage.Hard.GetCommit()
 	life, end := context.WithCancel(context.Background())
 	group, life := errgroup.WithContext(life)
 	tick, _, _ := cfg.Ticks()
 	node := &raftNode{
 		pulse: liveness.NewPulse("raft"), persistPulse: liveness.NewPulse("persist"),
-		log: log, id: cfg.ID, url: cfg.PeerURL, cluster: st.identity.ClusterID, dir: cfg.DataDir, tick: tick, elected: cfg.ElectionTimeout,
-		storage: st.storage, leaders: leaders, kv: kv, applied: applied, reads: reads,
+		log: log, id: cfg.ID, url: cfg.PeerURL, cluster: st.Identity.ClusterID, dir: cfg.DataDir, tick: tick, elected: cfg.ElectionTimeout,
+		storage: st.Storage, leaders: leaders, kv: kv, applied: applied, reads: reads,
 		proposeC: proposeC, commitC: commitC, roundC: roundC,
 		recvC:    make(chan *raftpb.Message, recvBuffer),
 		callC:    make(chan func(*raft.RawNode)),
@@ -137,27 +139,27 @@ func newServer(cfg config.Config, log *zap.Logger, st *openedStorage, port int) 
 		writtenC: make(chan *state.State),
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
-		links:    newLinks(log, cfg.ID, st.identity.ClusterID, tick, cfg.ElectionTimeout),
+		links:    newLinks(log, cfg.ID, st.Identity.ClusterID, tick, cfg.ElectionTimeout),
 		refusals: refusal.NewRefusals(log),
 		known: acquaintances{
-			log: log, self: kv.self, cluster: st.identity.ClusterID, tick: tick, elected: cfg.ElectionTimeout, seeds: others(cfg, nil),
+			log: log, self: kv.self, cluster: st.Identity.ClusterID, tick: tick, elected: cfg.ElectionTimeout, seeds: others(cfg, nil),
 			store: kv, applied: applied, wake: make(chan struct{}, 1),
 		},
-		inbox: newInbox(log, st.storage),
+		inbox: storage.NewInbox(log, st.Storage),
 		group: group, life: life,
 	}
 	node.known.contacts, node.known.role = &node.contacts, node.status.Load
 	node.links.opened = func() { node.doubts.meetAgain() }
 	node.links.group, node.links.unreachable = group, node.ReportUnreachable
 	node.courier = &courier{
-		log: log, storage: st.storage, tick: tick, elected: cfg.ElectionTimeout, life: life, group: group, mayGet: node.maySend, members: kv,
+		log: log, storage: st.Storage, tick: tick, elected: cfg.ElectionTimeout, life: life, group: group, mayGet: node.maySend, members: kv,
 		receives: node.links.receives, later: node.reports.put,
 		sending: make(map[uint64]bool), resend: make(map[uint64]resend),
 	}
 	node.admission = admission{id: cfg.ID, isRemoved: kv.isRemoved, known: &node.known, role: node.status.Load}
 	node.doubts = &doubts{
-		say: log, id: cfg.ID, cluster: st.identity.ClusterID, log: st.mem, call: node.call, leaders: leaders, refusals: node.refusals,
-		members: kv.members, urlOf: node.known.url, asked: l.asked, standing: kv.standing, again: node.step, divide: kv.agreement.divide, tick: tick,
+		say: log, id: cfg.ID, cluster: st.Identity.ClusterID, log: st.Mem, call: node.call, leaders: leaders, refusals: node.refusals,
+		members: kv.members, urlOf: node.known.url, asked: l.Asked, standing: kv.standing, again: node.step, divide: kv.agreement.divide, tick: tick,
 		committedTerm: func() uint64 { return node.loop.committedTerm }, signs: make(chan sign, 1), reopened: make(chan struct{}, 1),
 	}
 	node.disk = newDiskWatch(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
@@ -165,9 +167,9 @@ func newServer(cfg config.Config, log *zap.Logger, st *openedStorage, port int) 
 		cfg: cfg, log: log, began: time.Now(), storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
 		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.ClientURL(port), caughtUp: new(atomic.Bool),
 		members: &members{
-			log: log, id: cfg.ID, cluster: st.identity.ClusterID, timeout: cfg.RequestTimeout,
+			log: log, id: cfg.ID, cluster: st.Identity.ClusterID, timeout: cfg.RequestTimeout,
 			elected: cfg.ElectionTimeout, store: kv, call: node.call, leaders: leaders, contacts: &node.contacts,
-			confirm: reads.confirm, appliedIndex: applied, outcomes: kv.conf, life: life,
+			confirm: reads.Confirm, appliedIndex: applied, outcomes: kv.conf, life: life,
 			turn: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaitingChanges),
 		},
 	}
@@ -183,18 +185,18 @@ func newServer(cfg config.Config, log *zap.Logger, st *openedStorage, port int) 
 	}
 	s.members.version = s.watcher.version
 	s.room = newRoomKeeper(log, cfg, st, kv, applied, leaders)
-	node.room, st.redo = s.room, kv.redoSnapshot
+	node.room, st.Redo = s.room, kv.redoSnapshot
 	s.checker = &checker{
 		log: log, id: cfg.ID, interval: cfg.CheckInterval, tick: tick, elected: cfg.ElectionTimeout,
-		store: kv, found: kv.agreement, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.propose, stepDown: s.members.stepDown,
+		store: kv, found: kv.agreement, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.Propose, stepDown: s.members.stepDown,
 	}
-	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.pulse, reads.pulse)
-	fresh := &freshness{confirm: reads.confirm, sound: kv.sound, applied: applied, contacts: &node.contacts}
+	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
+	fresh := &freshness{confirm: reads.Confirm, sound: kv.sound, applied: applied, contacts: &node.contacts}
 	quota := newQuota(log, cfg, kv)
 	s.api = &api{
-		log: log, kv: kv, propose: proposals.propose, fresh: fresh, metrics: newMetrics(s.status),
+		log: log, kv: kv, propose: proposals.Propose, fresh: fresh, metrics: newMetrics(s.status),
 		members: &membersAPI{members: s.members, fresh: fresh, leaders: leaders, current: kv.members, isKey: kv.has},
-		backups: newBackups(log, st.identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.mayWrite,
+		backups: newBackups(log, st.Identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.mayWrite,
 		quota: quota, room: s.room, bodies: newBodyBudget(max(bodyBudgetBytes, 4*cfg.MaxValueSize)),
 		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: life,
 	}
@@ -204,7 +206,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *openedStorage, port int) 
 	} {
 		part.Register(s.api.metrics.registry)
 	}
-	st.snapshots.register(s.api.metrics.registry, st.trouble.lost.Load)
+	st.Snapshots.Register(s.api.metrics.registry, st.Trouble.Lost.Load)
 	logging.RegisterDropped(s.api.metrics.registry, log)
 	return s
 }
@@ -213,8 +215,8 @@ func newServer(cfg config.Config, log *zap.Logger, st *openedStorage, port int) 
 // of the replicated state, or, before a joining node has any, those found.
 func (s *server) connect(t transport, found clusterInfo) {
 	s.node.transport, s.node.links.transport, s.node.courier.send = t, t, t.SendSnapshot
-	m := s.storage.state.Membership.Clone()
-	if s.storage.state.Index == 0 {
+	m := s.storage.State.Membership.Clone()
+	if s.storage.State.Index == 0 {
 		for _, mem := range found.Members {
 			m.Members[mem.ID] = mem.member()
 		}
@@ -226,18 +228,18 @@ func (s *server) connect(t transport, found clusterInfo) {
 // start starts the node's goroutines; doc.go lists them.
 func (s *server) start() error {
 	ctx, group := s.life, s.group
-	if err := s.proposals.checkWindow(s.storage.state.Window(s.cfg.ID)); err != nil {
+	if err := s.proposals.CheckWindow(s.storage.State.Window(s.cfg.ID)); err != nil {
 		return err
 	}
 	if err := s.node.startRaft(ctx, s.cfg); err != nil {
 		return err
 	}
 	group.Go(func() error { return s.kv.readCommits(ctx, s.commitC, s.node.reconfigure) })
-	group.Go(func() error { return s.proposals.run(ctx) })
-	group.Go(func() error { return s.reads.run(ctx) })
-	group.Go(func() error { return s.storage.writeSnapshots(ctx, s.states, s.kv.writer, s.node.writtenC) })
-	group.Go(func() error { return s.storage.mark.Run(ctx) })
-	group.Go(func() error { return s.storage.watch(ctx) })
+	group.Go(func() error { return s.proposals.Run(ctx) })
+	group.Go(func() error { return s.reads.Run(ctx) })
+	group.Go(func() error { return s.storage.WriteSnapshots(ctx, s.states, s.kv.writer, s.node.writtenC) })
+	group.Go(func() error { return s.storage.Mark.Run(ctx) })
+	group.Go(func() error { return s.storage.Watch(ctx) })
 	group.Go(func() error { return s.members.run(ctx) })
 	group.Go(func() error { return s.room.run(ctx) })
 	group.Go(func() error { return s.checker.report(ctx) })
@@ -252,7 +254,7 @@ func (s *server) start() error {
 // takePart waits until the node has caught up, then publishes its client URL
 // and its level, which also marks its ID as used.
 func (s *server) takePart(ctx context.Context) error {
-	for s.reads.confirm(ctx) != nil {
+	for s.reads.Confirm(ctx) != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -264,7 +266,7 @@ func (s *server) takePart(ctx context.Context) error {
 		if me, ok := m.Members[s.cfg.ID]; !ok || (me.ClientURL == s.clientURL && me.Level == state.ProgramLevel && s.kv.proven()) {
 			return nil
 		}
-		s.proposals.propose(ctx, state.EncodeAnnounce(s.cfg.ID, s.storage.identity.Instance, state.ProgramLevel, s.clientURL))
+		s.proposals.Propose(ctx, state.EncodeAnnounce(s.cfg.ID, s.storage.Identity.Instance, state.ProgramLevel, s.clientURL))
 		select {
 		case <-time.After(s.node.tick):
 		case <-ctx.Done():
@@ -279,7 +281,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	defer s.end()
 	if err := s.start(); err != nil {
 		s.node.transport.Stop()
-		return s.remember(errors.Join(err, s.storage.close()))
+		return s.remember(errors.Join(err, s.storage.Close()))
 	}
 	s.group.Go(func() error { return s.node.serveRaft(peers, s.peerMux) })
 	s.group.Go(func() error { return s.node.links.watch(s.life) })
@@ -305,7 +307,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 // remember writes down why the node has ended, if its next start has to know.
 func (s *server) remember(ended error) error {
 	if errors.Is(ended, problem.ErrOldCopy) {
-		return errors.Join(ended, noteOldCopy(s.cfg.DataDir))
+		return errors.Join(ended, storage.NoteOldCopy(s.cfg.DataDir))
 	}
 	return ended
 }
@@ -314,9 +316,9 @@ func (s *server) remember(ended error) error {
 // still waited for the persist loop, if that has not failed, goes in before.
 func (s *server) closeStorage(ended error) error {
 	if ended == nil {
-		ended = s.storage.append(s.node.loop.appends)
+		ended = s.storage.Append(s.node.loop.appends)
 	}
-	return errors.Join(ended, s.storage.close())
+	return errors.Join(ended, s.storage.Close())
 }
 
 // drain is the graceful part of a stop: refuse new requests, hand over
@@ -352,9 +354,9 @@ func (s *server) finish(clients *stoppableListener, limit time.Duration) {
 // prepareDir makes the data directory if this is the node's first start, and
 // returns what the cluster says of itself, if that had to be asked.
 func prepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
-	old, err := booted(cfg.DataDir)
+	old, err := storage.Booted(cfg.DataDir)
 	if err == nil && old {
-		err = checkOldCopy(cfg.DataDir)
+		err = storage.CheckOldCopy(cfg.DataDir)
 	}
 	if err != nil {
 		return clusterInfo{}, err
@@ -367,13 +369,13 @@ func prepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *pe
 	if old {
 		return clusterInfo{}, nil
 	}
-	if err := checkInterrupted(cfg.DataDir); err != nil {
+	if err := storage.CheckInterrupted(cfg.DataDir); err != nil {
 		return clusterInfo{}, err
 	}
-	if err := checkNew(cfg.DataDir); err != nil {
+	if err := storage.CheckNew(cfg.DataDir); err != nil {
 		return clusterInfo{}, err
 	}
-	if err := checkFirstRoom(cfg.DataDir, durable.DiskOf); err != nil {
+	if err := storage.CheckFirstRoom(cfg.DataDir, durable.DiskOf); err != nil {
 		return clusterInfo{}, err
 	}
 	if cfg.Join {
@@ -382,7 +384,7 @@ func prepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *pe
 	if err := checkFounders(ctx, cfg, ask); err != nil {
 		return clusterInfo{}, err
 	}
-	id := identity{Format: dirFormat, Node: cfg.ID, Instance: newInstance(), ClusterID: cfg.ClusterID, Initial: address.FormatPeers(cfg.Cluster)}
+	id := storage.Identity{Format: storage.DirFormat, Node: cfg.ID, Instance: storage.NewInstance(), ClusterID: cfg.ClusterID, Initial: address.FormatPeers(cfg.Cluster)}
 	if id.ClusterID == 0 {
 		id.ClusterID = address.ClusterIDOf(cfg.Cluster)
 	}
@@ -401,7 +403,7 @@ func prepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *pe
 			return info, err
 		}
 	}
-	return clusterInfo{}, createStorage(log, cfg.DataDir, id, state.First(cfg.Cluster))
+	return clusterInfo{}, storage.Create(log, cfg.DataDir, id, state.First(cfg.Cluster))
 }
 
 // checkSameFounders refuses to found a cluster with another list of members than

@@ -131,7 +131,7 @@ func TestSimChecksAmongChanges(t *testing.T) {
 						return
 					case <-time.After(7 * time.Millisecond):
 						cmd := state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("w", n%50), []byte(c.value()))
-						srv.proposals.propose(context.Background(), cmd)
+						srv.proposals.Propose(context.Background(), cmd)
 					}
 				}
 			})

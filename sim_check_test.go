@@ -181,8 +181,8 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		c.put(3, "k", v)
 		index := c.nodes[3].srv.kv.status().Index
 		c.nodes[3].srv.kv.askForSnapshot(c.nodes[3].srv.kv.applied.Get())
-		c.await("a snapshot", func() bool { return c.nodes[3].srv.storage.snapIndex.Load() >= index })
-		index = c.nodes[3].srv.storage.snapIndex.Load()
+		c.await("a snapshot", func() bool { return c.nodes[3].srv.storage.SnapIndex.Load() >= index })
+		index = c.nodes[3].srv.storage.SnapIndex.Load()
 		c.crash(3)
 		files, err := filepath.Glob(filepath.Join(c.nodes[3].dir, "snap", fmt.Sprintf("*-%016x.state", index)))
 		if err != nil || len(files) != 1 {
@@ -270,7 +270,7 @@ func TestSimNoMajority(t *testing.T) {
 					srv := c.nodes[id].srv
 					index := srv.kv.status().Index
 					srv.kv.askForSnapshot(srv.kv.applied.Get())
-					c.await("a snapshot", func() bool { return srv.storage.snapIndex.Load() >= index })
+					c.await("a snapshot", func() bool { return srv.storage.SnapIndex.Load() >= index })
 				}
 				c.awaitFault(problem.ErrNoMajority, c.up()...)
 				for _, id := range c.up() {
@@ -381,7 +381,7 @@ func TestSimDivergedLeaderSendsNoSnapshot(t *testing.T) {
 		var first uint64
 		c.await("a log that is too short for the other", func() bool {
 			var err error
-			first, err = c.nodes[leader].srv.storage.mem.FirstIndex()
+			first, err = c.nodes[leader].srv.storage.Mem.FirstIndex()
 			return err == nil && first > at+1
 		})
 		c.nodes[leader].srv.kv.agreement.unsound.Store(true)

@@ -252,14 +252,14 @@ func TestSimSnapshotCatchUp(t *testing.T) {
 			c.put(c.leader(), "k", c.value())
 		}
 		c.await("the log to be compacted", func() bool {
-			first, err := c.nodes[c.leader()].srv.storage.mem.FirstIndex()
+			first, err := c.nodes[c.leader()].srv.storage.Mem.FirstIndex()
 			return err == nil && first > 5
 		})
 		c.start(3)
 		v := c.value()
 		c.put(3, "k", v)
 		c.want(3, "k", v)
-		if c.nodes[3].srv.storage.snapIndex.Load() <= state.FirstIndex {
+		if c.nodes[3].srv.storage.SnapIndex.Load() <= state.FirstIndex {
 			t.Error("node 3 caught up without a snapshot")
 		}
 		c.crash(3) // what it installed must be on its disk
@@ -290,7 +290,7 @@ func TestSimCommitIndexIsWritten(t *testing.T) {
 		c.awaitPublished(1)
 		for range 5 {
 			c.put(1, "k", c.value())
-			want := c.nodes[1].srv.node.status.Load().commit
+			want := c.nodes[1].srv.node.status.Load().Commit
 			c.stop(1)
 			log, err := walfile.Read(filepath.Join(c.nodes[1].dir, "wal"))
 			if err != nil || log.Hard.GetCommit() < want {

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"raftkv/internal/problem"
+	"raftkv/internal/rounds"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
 	"slices"
 	"strings"
@@ -66,7 +68,7 @@ func (d *simDisk) sync() {
 }
 
 // under returns a log on that disk.
-func (d *simDisk) under(log writeAheadLog) writeAheadLog {
+func (d *simDisk) under(log storage.WriteAheadLog) storage.WriteAheadLog {
 	if d.changed == nil {
 		d.set(0)
 	}
@@ -74,7 +76,7 @@ func (d *simDisk) under(log writeAheadLog) writeAheadLog {
 }
 
 type slowLog struct {
-	writeAheadLog
+	storage.WriteAheadLog
 	disk *simDisk
 }
 
@@ -82,12 +84,12 @@ func (l slowLog) Save(hard *raftpb.HardState, entries []*raftpb.Entry) error {
 	if !raft.IsEmptyHardState(hard) || len(entries) > 0 {
 		l.disk.sync()
 	}
-	return l.writeAheadLog.Save(hard, entries)
+	return l.WriteAheadLog.Save(hard, entries)
 }
 
 func (l slowLog) SaveSnapshot(s *walpb.Snapshot) error {
 	l.disk.sync()
-	return l.writeAheadLog.SaveSnapshot(s)
+	return l.WriteAheadLog.SaveSnapshot(s)
 }
 
 // ready reports whether a node says that it is ready.
@@ -256,7 +258,7 @@ func TestSimDiskHangsOnAFollower(t *testing.T) {
 		c.net.isolate(victim, slices.DeleteFunc(c.up(), func(id uint64) bool { return id == victim })...)
 		for range 100 {
 			time.Sleep(100 * time.Millisecond)
-			if role := c.nodes[victim].srv.node.status.Load().role; role != raft.StateFollower {
+			if role := c.nodes[victim].srv.node.status.Load().Role; role != raft.StateFollower {
 				t.Fatalf("it stands for election: %v", role)
 			}
 		}
@@ -389,7 +391,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 			wg.Go(func() {
 				for range 16 {
 					srv := c.nodes[others[i%2]].srv
-					srv.proposals.propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprintf("k%d", i), value))
+					srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprintf("k%d", i), value))
 				}
 			})
 		}
@@ -405,7 +407,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 			t.Errorf("%d KiB were on their way to the disk, %d may be", highest>>10, room>>10)
 		}
 		testkit.Must(t, node.call(context.Background(), func(*raft.RawNode) {
-			node.propose(proposal{data: value, done: func(taken bool, _ uint64, _ bool) {
+			node.propose(rounds.Proposal{Data: value, Done: func(taken bool, _ uint64, _ bool) {
 				if taken {
 					t.Error("a proposal of its own is taken in")
 				}
@@ -546,12 +548,12 @@ func TestSimHeldReadsAreBounded(t *testing.T) {
 			term := n.loop.committedTerm
 			n.loop.committedTerm = 0
 			for range maxHeldReads {
-				n.readIndex(n.newRound(make([]byte, roundContext)))
+				n.readIndex(n.newRound(make([]byte, rounds.RoundContext)))
 			}
 			if len(n.loop.held) != maxHeldReads {
 				t.Errorf("%d are held", len(n.loop.held))
 			}
-			if n.readIndex(n.newRound(make([]byte, roundContext))); len(n.loop.held) != maxHeldReads {
+			if n.readIndex(n.newRound(make([]byte, rounds.RoundContext))); len(n.loop.held) != maxHeldReads {
 				t.Errorf("%d are held", len(n.loop.held))
 			}
 			n.loop.committedTerm, n.loop.held = term, nil

@@ -229,16 +229,16 @@ func TestSimSaysSnapshots(t *testing.T) {
 			c.put(leader, "k", c.value())
 		}
 		c.await("the log to be compacted", func() bool {
-			first, err := c.nodes[leader].srv.storage.mem.FirstIndex()
+			first, err := c.nodes[leader].srv.storage.Mem.FirstIndex()
 			return err == nil && first > 5
 		})
 		c.start(behind)
 		c.want(behind, "k", "v60")
-		st := &c.nodes[leader].srv.storage.snapshots
-		if st.written.Load() == 0 || st.sent.Load() == 0 || st.bytes.Load() == 0 || st.at.Load() == 0 || st.took.Load() == 0 {
-			t.Errorf("the leader has counted %d written, %d sent, %d bytes at %d in %d", st.written.Load(), st.sent.Load(), st.bytes.Load(), st.at.Load(), st.took.Load())
+		st := &c.nodes[leader].srv.storage.Snapshots
+		if st.Written.Load() == 0 || st.Sent.Load() == 0 || st.Bytes.Load() == 0 || st.At.Load() == 0 || st.Took.Load() == 0 {
+			t.Errorf("the leader has counted %d written, %d sent, %d bytes at %d in %d", st.Written.Load(), st.Sent.Load(), st.Bytes.Load(), st.At.Load(), st.Took.Load())
 		}
-		if c.nodes[behind].srv.storage.snapshots.installed.Load() == 0 {
+		if c.nodes[behind].srv.storage.Snapshots.Installed.Load() == 0 {
 			t.Error("who installed one has counted none")
 		}
 		at := logs.said(leader)

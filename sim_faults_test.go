@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"raftkv/internal/config"
+	"raftkv/internal/contact"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"slices"
@@ -199,13 +200,13 @@ func TestBestFollowerIsAlive(t *testing.T) {
 		1: {Match: 9}, 2: {Match: 9}, 3: {Match: 9}, 4: {Match: 7}, 5: {Match: 9, IsLearner: true}, 6: {Match: 9},
 	}}
 	st.ID = 1
-	heard := &contacts{heard: map[uint64]time.Time{2: now.Add(-time.Hour), 3: now, 4: now, 5: now}}
+	heard := &contact.Contacts{Heard: map[uint64]time.Time{2: now.Add(-time.Hour), 3: now, 4: now, 5: now}}
 	for range 100 {
-		if got := heard.bestFollower(st, now.Add(-time.Second)); got != 3 {
+		if got := heard.BestFollower(st, now.Add(-time.Second)); got != 3 {
 			t.Fatalf("node %d was chosen", got)
 		}
 	}
-	if got := new(contacts).bestFollower(st, now.Add(-time.Second)); got != 0 {
+	if got := new(contact.Contacts).BestFollower(st, now.Add(-time.Second)); got != 0 {
 		t.Errorf("node %d was chosen, of none that was heard of", got)
 	}
 }

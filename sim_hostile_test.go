@@ -50,8 +50,8 @@ func (c *simCluster) aim(id uint64) target {
 			tg.peer, tg.other = st.Lead, tg.peer
 		}
 	})
-	last, lerr := tg.srv.storage.mem.LastIndex()
-	lastTerm, terr := tg.srv.storage.mem.Term(last)
+	last, lerr := tg.srv.storage.Mem.LastIndex()
+	lastTerm, terr := tg.srv.storage.Mem.Term(last)
 	if err := errors.Join(err, lerr, terr); err != nil {
 		c.t.Fatal(err)
 	}
@@ -445,7 +445,7 @@ func (c *simCluster) elect(id uint64) {
 		tg.strike(pre)
 		tg = c.aim(id)
 		tg.strike(tg.message(raftpb.MsgVoteResp))
-		return tg.srv.node.status.Load().role == raft.StateLeader
+		return tg.srv.node.status.Load().Role == raft.StateLeader
 	})
 	tg := c.aim(id)
 	ack := tg.message(raftpb.MsgAppResp)

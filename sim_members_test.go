@@ -236,7 +236,7 @@ func TestSimRestartAfterChanges(t *testing.T) {
 		v := c.value()
 		c.put(4, "k", v)
 		c.want(1, "k", v)
-		if c.nodes[1].srv.storage.snapIndex.Load() <= state.FirstIndex {
+		if c.nodes[1].srv.storage.SnapIndex.Load() <= state.FirstIndex {
 			t.Error("no snapshot was taken")
 		}
 	})

@@ -196,7 +196,7 @@ func TestSimTwoHistories(t *testing.T) {
 				for range 10 {
 					c.put(c.leader(), "new", c.value())
 				}
-				if err := srv.reads.confirm(context.Background()); err == nil {
+				if err := srv.reads.Confirm(context.Background()); err == nil {
 					t.Error("a read on it was confirmed")
 				}
 				// With it alone there is no majority.
@@ -234,10 +234,10 @@ func TestSimForgedContradictions(t *testing.T) {
 		}
 		for range 20 {
 			st := c.nodes[leader].srv.node.status.Load()
-			forge(victim, leader, st.term, &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Commit: new(uint64(1e9))})
-			forge(victim, leader, st.term+1, &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Commit: new(uint64(1))})
-			forge(victim, leader, st.term, &raftpb.Message{Type: raftpb.MsgApp.Enum(), Index: new(uint64(1)), LogTerm: new(uint64(7)), Commit: new(uint64(1))})
-			forge(leader, victim, st.term, &raftpb.Message{Type: raftpb.MsgAppResp.Enum(), Index: new(uint64(1e9))})
+			forge(victim, leader, st.Term, &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Commit: new(uint64(1e9))})
+			forge(victim, leader, st.Term+1, &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Commit: new(uint64(1))})
+			forge(victim, leader, st.Term, &raftpb.Message{Type: raftpb.MsgApp.Enum(), Index: new(uint64(1)), LogTerm: new(uint64(7)), Commit: new(uint64(1))})
+			forge(leader, victim, st.Term, &raftpb.Message{Type: raftpb.MsgAppResp.Enum(), Index: new(uint64(1e9))})
 			time.Sleep(300 * time.Millisecond)
 			c.put(victim, "k", c.value())
 		}
@@ -261,7 +261,7 @@ func TestSimLeaderThatForgot(t *testing.T) {
 		c.put(leader, "k", c.value())
 		node := c.nodes[leader].srv.node
 		follower := c.followers()[0]
-		term := node.status.Load().term
+		term := node.status.Load().Term
 		node.doubts.askStand = func(context.Context, string, uint64, uint64) (stand, error) {
 			return stand{ClusterID: node.cluster, ID: follower, Term: term, Commit: 1e9}, nil
 		}
@@ -283,7 +283,7 @@ func (c *simCluster) elections(term uint64) uint64 {
 	for {
 		leader := c.leader()
 		srv := c.nodes[leader].srv
-		if now := srv.node.status.Load().term; now >= term {
+		if now := srv.node.status.Load().Term; now >= term {
 			return now
 		}
 		_, _ = srv.members.transfer(context.Background(), 0) // if it fails, it is tried again
@@ -320,7 +320,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 				testkit.Must(t, os.CopyFS(dir, os.DirFS(c.nodes[forgot].dir)))
 				c.crash(third)
 				c.start(forgot)
-				term := c.elections(c.nodes[c.leader()].srv.node.status.Load().term + 3)
+				term := c.elections(c.nodes[c.leader()].srv.node.status.Load().Term + 3)
 				for range tt.lost {
 					c.put(knows, "k", c.value())
 				}
@@ -362,7 +362,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 					c.await("the forgotten one to lead", func() bool {
 						testkit.Must(t, srv.node.call(context.Background(), func(rn *raft.RawNode) { testkit.Must(t, rn.Campaign()) }))
 						time.Sleep(10 * time.Millisecond)
-						return srv.node.status.Load().role == raft.StateLeader
+						return srv.node.status.Load().Role == raft.StateLeader
 					})
 				}
 				var clients sync.WaitGroup
@@ -414,7 +414,7 @@ func TestSimLeaderVouchesByItsState(t *testing.T) {
 		c.start(leader)
 		c.start(behind)
 		c.put(behind, "k", c.value())
-		if first, err := c.nodes[leader].srv.storage.mem.FirstIndex(); err != nil || first < 50 {
+		if first, err := c.nodes[leader].srv.storage.Mem.FirstIndex(); err != nil || first < 50 {
 			t.Errorf("the log reaches back to entry %d, %v: this tests nothing", first, err)
 		}
 	})

@@ -12,6 +12,9 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
+	"raftkv/internal/storage"
+	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -37,7 +40,7 @@ func TestSimRecover(t *testing.T) {
 		}
 		c.crash(survivor)
 		n := c.nodes[survivor]
-		before, err := examineDir(n.dir)
+		before, err := storage.Examine(n.dir)
 		testkit.Must(t, err)
 
 		code, out, errs := runCommand(t, "recover", "--data-dir", n.dir)
@@ -55,7 +58,7 @@ func TestSimRecover(t *testing.T) {
 		}
 		c.start(survivor) // with its old command line
 		cluster := c.nodes[survivor].srv.node.cluster
-		if cluster == before.identity.ClusterID {
+		if cluster == before.Identity.ClusterID {
 			t.Error("it is still the same cluster")
 		}
 		c.want(survivor, "acknowledged", acked)
@@ -68,7 +71,7 @@ func TestSimRecover(t *testing.T) {
 		c.crash(survivor)
 		c.start(survivor)
 		res, _ := c.do(0, c.followers()[0], chaosInput{kind: chaosPut, key: "acknowledged", value: c.value()})
-		if res.Err != nil || res.Revision <= before.snapshot.Revision+state.RevisionJump {
+		if res.Err != nil || res.Revision <= before.Snapshot.Revision+state.RevisionJump {
 			t.Errorf("a new write: %+v", res)
 		}
 	})
@@ -83,7 +86,7 @@ func (c *simCluster) joinCluster(via, id, cluster uint64) {
 	}
 	n := &simNode{id: id, join: true, dir: c.nodeDir(id, 100)}
 	testkit.Must(c.t, os.MkdirAll(n.dir, 0o700))
-	testkit.Must(c.t, createStorage(zap.NewNop(), n.dir, identity{Format: dirFormat, Node: id, Instance: newInstance(), ClusterID: cluster}, state.First(nil)))
+	testkit.Must(c.t, storage.Create(zap.NewNop(), n.dir, storage.Identity{Format: storage.DirFormat, Node: id, Instance: storage.NewInstance(), ClusterID: cluster}, state.First(nil)))
 	c.nodes[id] = n
 	c.start(id)
 	c.awaitVoter(via, id)
@@ -125,9 +128,9 @@ func TestSimRestore(t *testing.T) {
 // done again or completed.
 func TestRecoverInterrupted(t *testing.T) {
 	old := oldDisk(t)
-	f, err := examineDir(old)
+	f, err := storage.Examine(old)
 	testkit.Must(t, err)
-	st, err := f.replay(f.log.Last())
+	st, err := f.Replay(f.Log.Last())
 	testkit.Must(t, err)
 	recovered := func(dir string, want int) string {
 		t.Helper()
@@ -143,7 +146,7 @@ func TestRecoverInterrupted(t *testing.T) {
 	wantNew := func(dir string) {
 		t.Helper()
 		copied := testkit.Crashed(t, dir) // opening it would use it
-		if id := wantRefounded(t, copied, st, diskPeers()[:1]); id.Initial != "" || id.ClusterID == f.identity.ClusterID {
+		if id := wantRefounded(t, copied, st, storagetest.Peers()[:1]); id.Initial != "" || id.ClusterID == f.Identity.ClusterID {
 			t.Errorf("%+v", id)
 		}
 	}
@@ -190,13 +193,13 @@ func TestRecoverInterrupted(t *testing.T) {
 // is known to be committed.
 func oldDisk(t *testing.T) string {
 	t.Helper()
-	dir := newDisk(t)
-	o := openDisk(t, dir)
-	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 20, putEntries(3, 2, 30)...)}))
-	st := someState(t, 3, 15)
-	st.Membership = membership.New(diskPeers())
-	takeSnapshot(t, o, st)
-	testkit.Must(t, o.close())
+	dir := storagetest.New(t)
+	o := storagetest.Open(t, dir)
+	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(3, 2, 20, putEntries(3, 2, 30)...)}))
+	st := statetest.At(t, storagetest.Peers(), 3, 15)
+	st.Membership = membership.New(storagetest.Peers())
+	storagetest.TakeSnapshot(t, o, st)
+	testkit.Must(t, o.Close())
 	return dir
 }
 
@@ -212,33 +215,33 @@ func putEntries(term, from, to uint64) []*raftpb.Entry {
 }
 
 func wantSame(dir, other string) error {
-	f, err := examineDir(dir)
+	f, err := storage.Examine(dir)
 	if err != nil {
 		return err
 	}
-	g, err := examineDir(other)
+	g, err := storage.Examine(other)
 	if err != nil {
 		return err
 	}
-	if *f.identity != *g.identity || f.digest != g.digest || f.log.Last() != g.log.Last() || len(f.damage) > 0 {
-		return fmt.Errorf("%s is not %s any more: %+v %v", dir, other, f.identity, f.damage)
+	if *f.Identity != *g.Identity || f.Digest != g.Digest || f.Log.Last() != g.Log.Last() || len(f.Damage) > 0 {
+		return fmt.Errorf("%s is not %s any more: %+v %v", dir, other, f.Identity, f.Damage)
 	}
 	return nil
 }
 
 // Guarantee: what recovery cannot rest on is refused, and left as it is.
 func TestRecoverRefuses(t *testing.T) {
-	damaged, joining, removed, busy := oldDisk(t), t.TempDir(), newDisk(t), oldDisk(t)
-	testkit.Must(t, os.Remove(statePath(damaged, 3, 15)))
-	testkit.Must(t, createStorage(zap.NewNop(), joining, diskIdentity(), state.First(nil)))
-	o := openDisk(t, removed)
-	st := someState(t, 3, 15)
-	st.Membership = membership.New(diskPeers()[1:])
-	testkit.Must(t, o.append([]*raftpb.Message{testkit.AppendMessage(3, 2, 20, putEntries(3, 2, 30)...)}))
-	takeSnapshot(t, o, st)
-	testkit.Must(t, o.close())
+	damaged, joining, removed, busy := oldDisk(t), t.TempDir(), storagetest.New(t), oldDisk(t)
+	testkit.Must(t, os.Remove(storage.StatePath(damaged, 3, 15)))
+	testkit.Must(t, storage.Create(zap.NewNop(), joining, storagetest.Identity(), state.First(nil)))
+	o := storagetest.Open(t, removed)
+	st := statetest.At(t, storagetest.Peers(), 3, 15)
+	st.Membership = membership.New(storagetest.Peers()[1:])
+	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(3, 2, 20, putEntries(3, 2, 30)...)}))
+	storagetest.TakeSnapshot(t, o, st)
+	testkit.Must(t, o.Close())
 	for _, dir := range []string{damaged, joining, removed, busy} { // a node was there
-		lock, err := lockDir(dir)
+		lock, err := storage.Lock(dir)
 		testkit.Must(t, err)
 		if dir != busy {
 			testkit.Must(t, lock.Close())
@@ -265,7 +268,7 @@ func TestRecoverRefuses(t *testing.T) {
 // which there is none or a half-made one.
 func wantNoStart(t *testing.T, dir, because string) {
 	t.Helper()
-	lock, err := lockDir(dir) // which leaves a directory, as the server does
+	lock, err := storage.Lock(dir) // which leaves a directory, as the server does
 	testkit.Must(t, err)
 	defer lock.Close()
 	cfg := config.DefaultConfig()

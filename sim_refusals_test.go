@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"raftkv/internal/refusal"
+	"raftkv/internal/rounds"
 	"raftkv/internal/testkit"
 	"testing"
 	"time"
@@ -54,7 +55,7 @@ func TestSimNothingComesBack(t *testing.T) {
 		node := c.nodes[former].srv.node
 		for _, m := range []*raftpb.Message{
 			{Type: raftpb.MsgProp.Enum(), Entries: []*raftpb.Entry{{Data: putBatch("k", "v")}}},
-			{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: make([]byte, roundContext)}}},
+			{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: make([]byte, rounds.RoundContext)}}},
 		} {
 			m.From, m.To = new(leader), new(former)
 			testkit.Must(t, node.Process(context.Background(), m))

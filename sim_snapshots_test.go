@@ -42,9 +42,9 @@ func TestSimSnapshotSpoiled(t *testing.T) {
 		c.lagBehind(follower)
 		c.net.spoilSnapshots(1)
 		c.start(follower)
-		before := c.nodes[follower].srv.storage.snapIndex.Load()
+		before := c.nodes[follower].srv.storage.SnapIndex.Load()
 		c.await("transfers to fail, in both ways", func() bool { return c.transfers() >= 12 })
-		if at := c.nodes[follower].srv.storage.snapIndex.Load(); at != before {
+		if at := c.nodes[follower].srv.storage.SnapIndex.Load(); at != before {
 			t.Errorf("node %d has a snapshot at %d, and none came whole", follower, at)
 		}
 		c.net.spoilSnapshots(0)

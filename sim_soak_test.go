@@ -44,7 +44,7 @@ func TestSoakSimCrashes(t *testing.T) {
 					srv := c.nodes[uint64(i)+1].srv
 					<-c.lives
 					if srv != nil {
-						srv.proposals.propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("k", i), []byte("v")))
+						srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("k", i), []byte("v")))
 					}
 				}
 			})

@@ -18,6 +18,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
 	"slices"
 	"strconv"
@@ -176,23 +177,23 @@ func (c *simCluster) tryStart(id uint64) error {
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {
 		return err
 	}
-	if old, err := booted(n.dir); err != nil {
+	if old, err := storage.Booted(n.dir); err != nil {
 		return err
 	} else if !old {
 		if err := c.firstStart(n, log); err != nil {
 			return err
 		}
 	}
-	st, err := openStorage(log, n.dir, func(id identity, reconfigured bool) error {
+	st, err := storage.Open(log, n.dir, func(id storage.Identity, reconfigured bool) error {
 		return checkIdentity(cfg, id, reconfigured)
 	})
 	if err != nil {
 		return err
 	}
 	if cfg.SnapshotCount < 1000 { // a test that wants snapshots wants them sent, too
-		st.tail.limit = int64(cfg.SnapshotCount) * entryWeight
+		st.Tail.Limit = int64(cfg.SnapshotCount) * storage.EntryWeight
 	}
-	st.wal = n.disk.under(st.wal)
+	st.Wal = n.disk.under(st.Wal)
 	srv := newServer(cfg, log, st, 9121)
 	srv.members.ask = c.net.asker(id)
 	srv.members.askView = c.net.viewer(id)
@@ -208,7 +209,7 @@ func (c *simCluster) tryStart(id uint64) error {
 	c.net.attach(srv)
 	if err := srv.start(); err != nil {
 		srv.end()
-		return errors.Join(err, st.close())
+		return errors.Join(err, st.Close())
 	}
 	go func(ended chan struct{}) {
 		<-srv.life.Done()
@@ -219,12 +220,12 @@ func (c *simCluster) tryStart(id uint64) error {
 }
 
 func (c *simCluster) firstStart(n *simNode, log *zap.Logger) error {
-	id := identity{Format: dirFormat, Node: n.id, Instance: newInstance(), ClusterID: address.ClusterIDOf(c.peers)}
+	id := storage.Identity{Format: storage.DirFormat, Node: n.id, Instance: storage.NewInstance(), ClusterID: address.ClusterIDOf(c.peers)}
 	if n.join {
-		return createStorage(log, n.dir, id, state.First(nil))
+		return storage.Create(log, n.dir, id, state.First(nil))
 	}
 	id.Initial = address.FormatPeers(c.peers)
-	return createStorage(log, n.dir, id, state.First(c.peers))
+	return storage.Create(log, n.dir, id, state.First(c.peers))
 }
 
 // halt ends the goroutines of a node's life, at whatever they were doing.
@@ -255,7 +256,7 @@ func (c *simCluster) crash(id uint64) {
 	if err := os.CopyFS(copied, os.DirFS(n.dir)); err != nil {
 		c.t.Fatal(err)
 	}
-	if err := n.srv.storage.close(); err != nil {
+	if err := n.srv.storage.Close(); err != nil {
 		c.t.Errorf("node %d: %v", id, err)
 	}
 	if err := os.RemoveAll(n.dir); err != nil {
@@ -291,7 +292,7 @@ func (c *simCluster) ended(id uint64) error {
 	}
 	c.net.detach(n.id)
 	c.noteRefusals(n.srv)
-	if err := n.srv.storage.close(); err != nil {
+	if err := n.srv.storage.Close(); err != nil {
 		c.t.Errorf("node %d: %v", id, err)
 	}
 	n.srv = nil
@@ -303,7 +304,7 @@ func (c *simCluster) close() {
 		n.disk.set(0)
 		if n.srv != nil {
 			c.halt(n)
-			if err := n.srv.storage.close(); err != nil {
+			if err := n.srv.storage.Close(); err != nil {
 				c.t.Errorf("node %d: %v", n.id, err)
 			}
 			n.srv = nil
@@ -391,15 +392,15 @@ func (c *simCluster) doOn(client int, srv *server, in chaosInput) (state.Result,
 	var it *state.Item
 	switch in.kind {
 	case chaosGet:
-		if res.Err = srv.reads.confirm(context.Background()); res.Err == nil {
+		if res.Err = srv.reads.Confirm(context.Background()); res.Err == nil {
 			it, _ = srv.kv.get(in.key)
 		}
 	case chaosDelete:
-		res = srv.proposals.propose(context.Background(), state.EncodeWrite(state.KindDelete, state.Condition{}, in.key, nil))
+		res = srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindDelete, state.Condition{}, in.key, nil))
 	case chaosCreate:
-		res = srv.proposals.propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{Kind: state.IfMissing}, in.key, []byte(in.value)))
+		res = srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{Kind: state.IfMissing}, in.key, []byte(in.value)))
 	default:
-		res = srv.proposals.propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, in.key, []byte(in.value)))
+		res = srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, in.key, []byte(in.value)))
 	}
 	end := c.now()
 	out := chaosOutput{ok: res.Err == nil}

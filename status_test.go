@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"raftkv/internal/contact"
 	"raftkv/internal/liveness"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
@@ -71,7 +72,7 @@ func TestAPIReady(t *testing.T) {
 		t.Errorf("%d %s", verbose.Code, verbose.Body)
 	}
 	for name, spoil := range map[string]func(at *apiTest){
-		"has a leader":  func(at *apiTest) { at.node.status.Store(&raftStatus{term: 2}) },
+		"has a leader":  func(at *apiTest) { at.node.status.Store(&contact.RaftStatus{Term: 2}) },
 		"is a member":   func(at *apiTest) { delete(at.kv.state.Membership.Members, 1) },
 		"has caught up": func(at *apiTest) { at.srv.caughtUp.Store(false) },
 		"agrees with":   func(at *apiTest) { at.kv.agreement.unsound.Store(true) },

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"raftkv/internal/membership"
 	"raftkv/internal/refusal"
+	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/wait"
 	"raftkv/internal/walfile"
@@ -195,7 +196,7 @@ func (d *doubts) answersBelow(m *raftpb.Message) bool {
 		return false
 	}
 	context := m.GetEntries()[0].GetData()
-	return d.asked(context) && m.GetIndex() < askedAt(context)
+	return d.asked(context) && m.GetIndex() < rounds.AskedAt(context)
 }
 
 // unvouched reports whether a message comes from a leader that has not shown yet

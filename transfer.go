@@ -7,12 +7,10 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"raftkv/internal/durable"
 	"raftkv/internal/logging"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
-	"raftkv/internal/state"
-	"raftkv/internal/statefile"
+	"raftkv/internal/storage"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,7 +42,7 @@ const (
 // courier sends snapshots to followers.
 type courier struct {
 	log     *zap.Logger
-	storage *storage
+	storage *storage.Storage
 	tick    time.Duration
 	elected time.Duration   // the election timeout
 	life    context.Context // ends when the node stops
@@ -93,7 +91,7 @@ func (c *courier) deliver(rn *raft.RawNode, m *raftpb.Message) {
 		status := raft.SnapshotFinish
 		if err != nil {
 			status = raft.SnapshotFailure
-			c.storage.snapshots.unsent.Add(1)
+			c.storage.Snapshots.Unsent.Add(1)
 			c.log.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err))
 		}
 		took := time.Since(began)
@@ -185,7 +183,7 @@ func (c *courier) transfer(m *raftpb.Message) error {
 	}
 	m.Snapshot = meta
 	term, index := meta.GetMetadata().GetTerm(), meta.GetMetadata().GetIndex()
-	f, err := os.Open(statePath(c.storage.dir, term, index))
+	f, err := os.Open(storage.StatePath(c.storage.Dir, term, index))
 	if err != nil {
 		return err // a newer snapshot has taken its place
 	}
@@ -207,7 +205,7 @@ func (c *courier) transfer(m *raftpb.Message) error {
 			if !ok {
 				return errNotSent
 			}
-			c.storage.snapshots.sent.Add(1)
+			c.storage.Snapshots.Sent.Add(1)
 			c.log.Info("snapshot sent", logging.News, zap.Uint64("to", to), zap.Uint64("index", index), zap.Int64("bytes", info.Size()))
 			return nil
 		case <-watch.C:
@@ -262,12 +260,12 @@ func (c *courier) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
 	defer again.Stop()
 	var needed uint64 // an index at which the node is a member
 	for {
-		newest := c.storage.newest.Load()
+		newest := c.storage.Newest.Load()
 		cs := newest.GetMetadata().GetConfState()
 		if slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id) {
 			return newest, nil
 		}
-		newer := c.storage.recorded.Channel(newest.GetMetadata().GetIndex() + 1)
+		newer := c.storage.Recorded.Channel(newest.GetMetadata().GetIndex() + 1)
 		for waiting := true; waiting; {
 			m, index := c.members.membership()
 			if m.Members[id].ID == 0 {
@@ -276,7 +274,7 @@ func (c *courier) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
 			if needed == 0 {
 				needed = index
 			}
-			c.storage.tail.awaited.Store(true) // again and again, too: see writeSnapshot
+			c.storage.Tail.Awaited.Store(true) // again and again, too: see writeSnapshot
 			c.members.askForSnapshot(needed)
 			select {
 			case <-newer:
@@ -287,88 +285,6 @@ func (c *courier) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
 			}
 		}
 	}
-}
-
-// inbox is where the files of snapshots come in. rafthttp puts them into snap/
-// under names of its own, N.snap.db, so that they do not meet this node's
-// files; take looks at them.
-type inbox struct {
-	*snap.Snapshotter
-	storage *storage
-	mu      sync.Mutex // held while a file is taken in
-}
-
-func newInbox(log *zap.Logger, s *storage) *inbox {
-	return &inbox{Snapshotter: snap.New(log.Named("snap"), s.snapDir()), storage: s}
-}
-
-// take takes in the file that came with a snapshot message, so that raft never
-// sees a snapshot that this node could not load. Whatever it refuses is
-// removed: of several files for one index rafthttp keeps the first, so a bad
-// one would stand in the way of every later one. The caller passes on refused,
-// if it has a reason of its own to refuse the message, and up to where raft has
-// committed: what ends there it ignores.
-func (b *inbox) take(m *raftpb.Message, committed uint64, refused error) error {
-	meta, dir := m.GetSnapshot().GetMetadata(), b.storage.dir
-	term, index := meta.GetTerm(), meta.GetIndex()
-	b.mu.Lock() // two leaders may send the same one
-	defer b.mu.Unlock()
-	path, err := b.DBFilePath(index)
-	came := err == nil
-	known := index <= max(committed, b.storage.snapIndex.Load()) || exists(incomingPath(dir, term, index))
-	switch {
-	case came && (refused != nil || known):
-		return errors.Join(refused, os.Remove(path))
-	case refused != nil || known:
-		return refused // nil for one that is known: raft answers where it stands
-	case !came:
-		return fmt.Errorf("no file came with it: %w", err)
-	}
-	if err := verifyState(path, meta); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	if err := os.Rename(path, incomingPath(dir, term, index)); err != nil {
-		return err
-	}
-	return durable.SyncDir(b.storage.snapDir())
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-// verifyState reads a state file from end to end, without keeping it, and
-// compares it with what the message says of it.
-func verifyState(path string, meta *raftpb.SnapshotMetadata) error {
-	term, index := meta.GetTerm(), meta.GetIndex()
-	st, err := readStateWithoutItems(path)
-	if err != nil {
-		return fmt.Errorf("received state: %w", err)
-	}
-	if st.Index != index || st.Term != term {
-		return fmt.Errorf("state of term %d and index %d came as that of term %d and index %d", st.Term, st.Index, term, index)
-	}
-	if err := st.Membership.ConfState().Equivalent(raftpb.EnsureConfState(meta.GetConfState())); err != nil {
-		return fmt.Errorf("the members in the state are not those of the message: %w", err)
-	}
-	return nil
-}
-
-// readStateWithoutItems reads a state file from end to end, and keeps all but
-// the items.
-func readStateWithoutItems(path string) (*state.State, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read from
-	st := state.New(nil)
-	sr, err := statefile.NewReader(f)
-	if err == nil {
-		err = state.ScanRecords(sr, st, func(string, *state.Item) {})
-	}
-	return st, err
 }
 
 // limitStalls gives a request as long as its body keeps moving. A sender that

@@ -7,6 +7,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
 	"strings"
 	"sync"
@@ -109,7 +110,7 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 
 func (w *wireNode) put(t *testing.T, key, value string) {
 	t.Helper()
-	if res := w.proposals.propose(t.Context(), state.EncodeWrite(state.KindPut, state.Condition{}, key, []byte(value))); res.Err != nil {
+	if res := w.proposals.Propose(t.Context(), state.EncodeWrite(state.KindPut, state.Condition{}, key, []byte(value))); res.Err != nil {
 		t.Fatalf("put on node %d: %v", w.cfg.ID, res.Err)
 	}
 }
@@ -131,7 +132,7 @@ func TestTransportRoutes(t *testing.T) {
 	nodes := startWire(t, 3, func(w *wireNode) {
 		w.watch.noStreams.Store(true)
 		w.node.links.limit = time.Hour // streams are missing on purpose
-		w.storage.tail.limit = 4 * entryWeight
+		w.storage.Tail.Limit = 4 * storage.EntryWeight
 	})
 	// Without streams, everything goes by single requests.
 	for i := range 50 {
@@ -174,20 +175,20 @@ func TestTransportRoutes(t *testing.T) {
 	leader, _, _ := nodes[0].node.leaders.Get()
 	lag, other := nodes[leader%3], nodes[(leader+1)%3]
 	lag.node.transport.(*rafthttp.Transport).Pause()
-	before := lag.storage.snapIndex.Load()
+	before := lag.storage.SnapIndex.Load()
 	wireEventually(t, "the log in memory to move on", func() bool {
 		other.put(t, "k", "after")
-		last, err := lag.storage.mem.LastIndex() // it may hold more than it has applied
+		last, err := lag.storage.Mem.LastIndex() // it may hold more than it has applied
 		testkit.Must(t, err)
 		for _, w := range nodes {
-			if first, err := w.storage.mem.FirstIndex(); w != lag && (err != nil || first <= last+1) {
+			if first, err := w.storage.Mem.FirstIndex(); w != lag && (err != nil || first <= last+1) {
 				return false
 			}
 		}
 		return true
 	})
 	lag.node.transport.(*rafthttp.Transport).Resume()
-	wireEventually(t, "the snapshot to be installed", func() bool { return lag.storage.snapIndex.Load() > before })
+	wireEventually(t, "the snapshot to be installed", func() bool { return lag.storage.SnapIndex.Load() > before })
 	if n, _ := lag.watch.seen("/raft/snapshot"); n == 0 {
 		t.Error("it did not come on /raft/snapshot")
 	}

@@ -171,7 +171,7 @@ func (g *peerGuard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	})).ServeHTTP(w, r)
 }
 
-// takeSnapshot reads the message before the file, and passes both on if it is
+// storage.TakeSnapshot reads the message before the file, and passes both on if it is
 // to be taken.
 func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *upload) *refusal.Refusal {
 	if !g.small.TryAcquire(1) {

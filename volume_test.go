@@ -11,6 +11,8 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/state"
+	"raftkv/internal/storage"
+	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -42,9 +44,9 @@ func wantVolume(t *testing.T, dir string) {
 func TestVolumeRoot(t *testing.T) {
 	dir := t.TempDir()
 	freshVolume(t, dir)
-	testkit.Must(t, createStorage(zap.NewNop(), dir, diskIdentity(), state.First(diskPeers())))
-	testkit.Must(t, openDisk(t, dir).close())
-	testkit.Must(t, openDisk(t, dir).close())
+	testkit.Must(t, storage.Create(zap.NewNop(), dir, storagetest.Identity(), state.First(storagetest.Peers())))
+	testkit.Must(t, storagetest.Open(t, dir).Close())
+	testkit.Must(t, storagetest.Open(t, dir).Close())
 	wantVolume(t, dir)
 	code, out, errs := runCommand(t, "inspect", dir)
 	if code != config.ExitOK || strings.Contains(out, "not raftkv's") {
@@ -53,16 +55,16 @@ func TestVolumeRoot(t *testing.T) {
 
 	to := t.TempDir()
 	freshVolume(t, to)
-	if code, out, errs := runCommand(t, "restore", backupFile(t, oldState(t)), "--data-dir", to, "--cluster", address.FormatPeers(diskPeers())); code != config.ExitOK {
+	if code, out, errs := runCommand(t, "restore", backupFile(t, oldState(t)), "--data-dir", to, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitOK {
 		t.Errorf("restore: exit %d\n%s%s", code, out, errs)
 	}
 	wantVolume(t, to)
-	wantRefounded(t, to, oldState(t), diskPeers())
+	wantRefounded(t, to, oldState(t), storagetest.Peers())
 
 	for _, name := range []string{"lost+found", ".snapshot"} {
 		dir := t.TempDir()
 		testkit.Must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
-		if err := checkNew(dir); err == nil || !strings.Contains(err.Error(), "not this program's") {
+		if err := storage.CheckNew(dir); err == nil || !strings.Contains(err.Error(), "not this program's") {
 			t.Errorf("a file called %s: %v", name, err)
 		}
 	}
@@ -72,9 +74,9 @@ func TestVolumeRoot(t *testing.T) {
 // it is done again or completed.
 func TestRecoverVolumeInterrupted(t *testing.T) {
 	old := oldDisk(t)
-	f, err := examineDir(old)
+	f, err := storage.Examine(old)
 	testkit.Must(t, err)
-	st, err := f.replay(f.log.Last())
+	st, err := f.Replay(f.Log.Last())
 	testkit.Must(t, err)
 	done := filepath.Join(t.TempDir(), "done")
 	testkit.Must(t, os.CopyFS(done, os.DirFS(old)))
@@ -83,12 +85,12 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 	}
 	wantNew := func(dir, aside string) {
 		t.Helper()
-		if id := wantRefounded(t, testkit.Crashed(t, dir), st, diskPeers()[:1]); id.ClusterID == f.identity.ClusterID {
+		if id := wantRefounded(t, testkit.Crashed(t, dir), st, storagetest.Peers()[:1]); id.ClusterID == f.Identity.ClusterID {
 			t.Errorf("%+v", id)
 		}
 		testkit.Must(t, wantSame(aside, old))
 		wantVolume(t, dir)
-		if exists(filepath.Join(dir, recoveringName)) {
+		if storage.Exists(filepath.Join(dir, storage.RecoveringName)) {
 			t.Error("what was to be moved is still there")
 		}
 	}
@@ -98,14 +100,14 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 	for steps := range 8 {
 		dir := filepath.Join(t.TempDir(), "volume")
 		testkit.Must(t, os.CopyFS(dir, os.DirFS(old)))
-		testkit.Must(t, os.CopyFS(filepath.Join(dir, recoveringName), os.DirFS(done)))
+		testkit.Must(t, os.CopyFS(filepath.Join(dir, storage.RecoveringName), os.DirFS(done)))
 		freshVolume(t, dir)
-		const aside = setAsidePrefix + "3"
-		testkit.Must(t, os.Mkdir(filepath.Join(dir, setAsidePrefix+"2"), 0o700))
+		const aside = storage.SetAsidePrefix + "3"
+		testkit.Must(t, os.Mkdir(filepath.Join(dir, storage.SetAsidePrefix+"2"), 0o700))
 		for _, step := range []func() error{
 			func() error { return os.Mkdir(filepath.Join(dir, aside), 0o700) },
 			move(dir, "wal", aside+"/wal"), move(dir, "snap", aside+"/snap"), move(dir, "mark", aside+"/mark"),
-			move(dir, recoveringName+"/snap", "snap"), move(dir, recoveringName+"/mark", "mark"), move(dir, recoveringName+"/wal", "wal"),
+			move(dir, storage.RecoveringName+"/snap", "snap"), move(dir, storage.RecoveringName+"/mark", "mark"), move(dir, storage.RecoveringName+"/wal", "wal"),
 		}[:steps] {
 			testkit.Must(t, step())
 		}
@@ -113,7 +115,7 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 		switch code, out, errs := runCommand(t, "recover", "--data-dir", dir); {
 		case code != config.ExitFault:
 			t.Errorf("after %d steps, without the flag: exit %d\n%s", steps, code, out)
-		case steps < 2 && !strings.Contains(errs, "remove "+filepath.Join(dir, recoveringName)), steps >= 2 && !strings.Contains(out, "Nothing was done"):
+		case steps < 2 && !strings.Contains(errs, "remove "+filepath.Join(dir, storage.RecoveringName)), steps >= 2 && !strings.Contains(out, "Nothing was done"):
 			t.Errorf("after %d steps, without the flag:\n%s%s", steps, out, errs)
 		}
 		testkit.WantUnchanged(t, dir, before)
@@ -140,9 +142,9 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 // withoutRecovering removes the place of a recovery, in which no part of a directory may be left.
 func withoutRecovering(t *testing.T, dir string) string {
 	t.Helper()
-	place := filepath.Join(dir, recoveringName)
-	for _, name := range dataNames {
-		if exists(filepath.Join(place, name)) {
+	place := filepath.Join(dir, storage.RecoveringName)
+	for _, name := range storage.DataNames {
+		if storage.Exists(filepath.Join(place, name)) {
 			t.Errorf("%s is still in %s", name, place)
 		}
 	}
@@ -170,19 +172,19 @@ func TestRecoverMountPoint(t *testing.T) {
 		testkit.Must(t, os.CopyFS(dir, os.DirFS(old)))
 		freshVolume(t, dir)
 		for range 2 {
-			f, err := examineDir(dir)
+			f, err := storage.Examine(dir)
 			testkit.Must(t, err)
-			st, err := f.replay(f.log.Last())
+			st, err := f.Replay(f.Log.Last())
 			testkit.Must(t, err)
 			code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir)
 			if code != config.ExitOK {
 				t.Fatalf("%s: exit %d\n%s%s", what, code, out, errs)
 			}
 			wantVolume(t, dir)
-			wantRefounded(t, testkit.Crashed(t, dir), st, diskPeers()[:1])
+			wantRefounded(t, testkit.Crashed(t, dir), st, storagetest.Peers()[:1])
 		}
-		testkit.Must(t, wantSame(filepath.Join(dir, setAsidePrefix+"1"), old))
-		if _, err := os.Stat(filepath.Join(dir, setAsidePrefix+"2", "wal")); err != nil {
+		testkit.Must(t, wantSame(filepath.Join(dir, storage.SetAsidePrefix+"1"), old))
+		if _, err := os.Stat(filepath.Join(dir, storage.SetAsidePrefix+"2", "wal")); err != nil {
 			t.Error(err)
 		}
 		if code, out, _ := runCommand(t, "inspect", dir); code != config.ExitOK || strings.Contains(out, "not raftkv's") {

@@ -16,6 +16,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // Crashed is the directory as a kill of the process would leave it now: what
@@ -221,4 +222,32 @@ func FrameAt(t testing.TB, path string, n int) Frame {
 		n += len(frames)
 	}
 	return frames[n]
+}
+
+// SnapMessage is a snapshot message as it comes from another node.
+func SnapMessage(term, index uint64, members *raftpb.ConfState) *raftpb.Message {
+	return &raftpb.Message{Type: raftpb.MsgSnap.Enum(), Snapshot: &raftpb.Snapshot{
+		Metadata: &raftpb.SnapshotMetadata{Term: new(term), Index: new(index), ConfState: members},
+	}}
+}
+
+// WantOneSnapshot checks that raft, the state and the storage speak of the same
+// snapshot: with two, entries would be applied twice or never. members are those
+// of the state, and last is where the storage's log ends.
+func WantOneSnapshot(t testing.TB, mem *raft.MemoryStorage, index, term uint64, members *raftpb.ConfState, recorded, last uint64) {
+	t.Helper()
+	snap, err := mem.Snapshot()
+	Must(t, err)
+	meta := snap.GetMetadata()
+	if meta.GetIndex() != index || meta.GetTerm() != term || recorded > index {
+		t.Fatalf("raft has the snapshot %d/%d, the state is %d/%d, the storage says %d", meta.GetIndex(), meta.GetTerm(), index, term, recorded)
+	}
+	if index > 0 && !proto.Equal(meta.GetConfState(), members) {
+		t.Fatalf("raft has the members %v, the state has %v", meta.GetConfState(), members)
+	}
+	end, err := mem.LastIndex()
+	Must(t, err)
+	if end != last {
+		t.Fatalf("raft's log ends at %d, the storage's at %d", end, last)
+	}
 }

@@ -1,0 +1,113 @@
+package contact
+
+import (
+	"raftkv/internal/state"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// NoticeDelay is how long a follower may at most not hear that entries are
+// committed, where nobody waits for them.
+const NoticeDelay = 5 * time.Millisecond
+
+// Notices decides when followers hear of a new commit index. raft tells them at
+// once, in a message without entries that each must take in, write down and
+// answer: half of all that is sent for a write, though only the leader, which
+// knows already, has a client waiting. Mostly the next entries, which carry the
+// commit index along (thesis §3.5), follow at their heels. So a notice waits
+// for them, unless somebody waits at the follower: for a write that came
+// through it, or for a read whose index it was told.
+//
+// To raft a notice that is held is a slow message, and one that is replaced by
+// a newer one a lost message; both it must expect. The raft loop owns this.
+type Notices struct {
+	Told    map[uint64]uint64 // by node: the highest commit index sent to it
+	Awaited map[uint64]uint64 // by node: up to here somebody may wait there
+	all     uint64            // up to here somebody may wait on any node
+	Held    map[uint64]*raftpb.Message
+	Due     *time.Timer // when what is held then goes
+}
+
+func NewNotices() *Notices {
+	n := &Notices{
+		Told: make(map[uint64]uint64), Awaited: make(map[uint64]uint64),
+		Held: make(map[uint64]*raftpb.Message), Due: time.NewTimer(0),
+	}
+	n.Due.Stop()
+	return n
+}
+
+// Appended notes where somebody waits for entries that go into a leader's log:
+// on the node that proposed them, and, for all but batches, everywhere.
+func (n *Notices) Appended(entries []*raftpb.Entry) {
+	for _, e := range entries {
+		if node := proposerOf(e); node != 0 {
+			n.Awaited[node] = e.GetIndex()
+		} else {
+			n.all = e.GetIndex()
+		}
+	}
+}
+
+// proposerOf returns the node that gathered a batch; 0 if an entry is none.
+func proposerOf(e *raftpb.Entry) uint64 {
+	if e.GetType() != raftpb.EntryNormal {
+		return 0
+	}
+	return state.BatchNode(e.GetData())
+}
+
+// Add appends m to out, the messages to send now, or holds it.
+func (n *Notices) Add(out []*raftpb.Message, m *raftpb.Message) []*raftpb.Message {
+	to, commit := m.GetTo(), m.GetCommit()
+	switch m.GetType() {
+	case raftpb.MsgReadIndexResp:
+		n.Awaited[to] = max(n.Awaited[to], m.GetIndex())
+		if h := n.Held[to]; h != nil {
+			out = append(out, n.take(h))
+		}
+	case raftpb.MsgApp, raftpb.MsgHeartbeat:
+		if m.GetType() == raftpb.MsgApp && len(m.GetEntries()) == 0 && n.canWait(to, commit) {
+			if len(n.Held) == 0 {
+				n.Due.Reset(NoticeDelay)
+			}
+			n.Held[to] = m
+			return out
+		}
+		n.Told[to] = max(n.Told[to], commit)
+		if commit >= n.Held[to].GetCommit() {
+			delete(n.Held, to)
+		}
+	}
+	return append(out, m)
+}
+
+// canWait reports whether a message without entries is a notice of commit that
+// nobody waits for. What tells no news is one of raft's probes.
+func (n *Notices) canWait(to, commit uint64) bool {
+	told := n.Told[to]
+	return commit > told && n.Awaited[to] <= told && n.all <= told
+}
+
+// Forget drops what is known of a former member.
+func (n *Notices) Forget(node uint64) {
+	delete(n.Told, node)
+	delete(n.Awaited, node)
+	delete(n.Held, node)
+}
+
+// take gives back what was held.
+func (n *Notices) take(m *raftpb.Message) *raftpb.Message {
+	n.Told[m.GetTo()] = m.GetCommit()
+	delete(n.Held, m.GetTo())
+	return m
+}
+
+// Flush gives back all that is held.
+func (n *Notices) Flush() (out []*raftpb.Message) {
+	for _, m := range n.Held {
+		out = append(out, n.take(m))
+	}
+	return out
+}

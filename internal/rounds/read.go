@@ -1,0 +1,355 @@
+package rounds
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"raftkv/internal/config"
+	"raftkv/internal/liveness"
+	"raftkv/internal/meter"
+	"raftkv/internal/problem"
+	"raftkv/internal/wait"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// maxReadRounds bounds the ReadIndex rounds under way at once. Rounds may
+// overlap: readers that come while one is on its way need not wait for it, if
+// that takes long (gather.go).
+const maxReadRounds = 4
+
+// Reader answers one question: is what this node has applied fresh enough for
+// a linearizable read? (thesis §6.4)
+//
+// It asks raft for a read index, one round for all readers that were waiting
+// when the round began: the leader notes its commit index, makes sure with a
+// round of heartbeats that it still leads, and returns the index. Whatever was
+// acknowledged anywhere before the round began is at or below it. Once this
+// node has applied that far, every reader of the round may look.
+type Reader struct {
+	life       Life
+	timeout    time.Duration // how long a reader may wait
+	retryAfter time.Duration // a round can be lost on its way; then another one is asked for
+	roundC     chan<- []byte // to the raft loop: asks for a round with this context
+	leaders    *wait.Leadership
+	applied    *wait.Index
+	kick       chan struct{}
+	Pulse      *liveness.Pulse
+
+	mu      sync.Mutex
+	waiting *readRound // readers that no round serves yet; nil if none
+	enough  int        // so many waiting readers wake run
+	gather  gathering
+	rounds  []*readRound // under way or waiting for the state to catch up, oldest first
+	last    uint64       // counts attempts; makes the contexts unique
+	watched uint64       // the applied index that wakes catchUp; 0: none
+	stopped bool
+}
+
+// readRound is the readers that share one answer.
+type readRound struct {
+	done     chan struct{} // closed when err is set
+	err      error
+	deadline time.Time // of the reader whose time is up first
+	readers  int
+	began    time.Time
+	attempts []uint64 // each a context that raft may answer
+	retryAt  time.Time
+	indexed  bool   // raft has answered; what is missing is the applied state
+	index    uint64 // which raft has answered; 0: it has not
+}
+
+func NewReader(cfg config.Config, l Life, roundC chan<- []byte, leaders *wait.Leadership, applied *wait.Index) *Reader {
+	return &Reader{
+		life:    l,
+		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
+		roundC: roundC, leaders: leaders, applied: applied,
+		kick: make(chan struct{}, 1), Pulse: liveness.NewPulse("reader"),
+	}
+}
+
+// Confirm returns nil once this node has applied every write that was
+// acknowledged anywhere before the call; problem.ErrNoLeader, problem.ErrUnavailable or
+// problem.ErrStopping when that could not be established.
+func (r *Reader) Confirm(ctx context.Context) error {
+	deadline := time.Now().Add(r.timeout)
+	for {
+		err := r.round(ctx, deadline)
+		retry := errors.Is(err, problem.ErrNoLeader) || errors.Is(err, problem.ErrUnavailable)
+		if !retry || ctx.Err() != nil || !time.Now().Before(deadline) {
+			return err
+		}
+		// The round's time was up, but that was another reader's.
+	}
+}
+
+// round waits for the next round to end.
+func (r *Reader) round(ctx context.Context, deadline time.Time) error {
+	r.mu.Lock()
+	if r.stopped {
+		r.mu.Unlock()
+		return problem.ErrStopping
+	}
+	if r.waiting == nil {
+		r.waiting = &readRound{done: make(chan struct{}), deadline: deadline}
+	}
+	round := r.waiting
+	if round.readers++; round.readers == 1 || round.readers == r.enough {
+		r.wake()
+	}
+	if deadline.Before(round.deadline) {
+		round.deadline = deadline
+	}
+	r.mu.Unlock()
+	select {
+	case <-round.done:
+		return round.err
+	case <-ctx.Done():
+		return problem.ErrUnavailable
+	}
+}
+
+func (r *Reader) wake() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Run asks for rounds until ctx ends. Then everyone who waits is told.
+func (r *Reader) Run(ctx context.Context) error {
+	defer r.stop()
+	sweep := time.NewTicker(dropRetry)
+	defer sweep.Stop()
+	gathered := time.NewTimer(0) // when the readers that have gathered by then go
+	defer gathered.Stop()
+	var lastLeader, lastTerm uint64
+	for {
+		leader, term, changed := r.leaders.Get()
+		if leader != lastLeader || term != lastTerm {
+			r.retryAll() // rounds of the old leader are lost
+			lastLeader, lastTerm = leader, term
+		}
+		for leader != 0 {
+			c, pause := r.next()
+			if c == nil {
+				gathered.Reset(pause)
+				break
+			}
+			select {
+			case r.roundC <- c:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		tick := sweep.C
+		if r.idle() {
+			tick = nil
+		}
+		select {
+		case <-r.kick:
+		case <-r.Pulse.Comes():
+		case <-changed:
+		case <-gathered.C:
+		case <-tick:
+			r.expire(time.Now())
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (r *Reader) idle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waiting == nil && len(r.rounds) == 0
+}
+
+// next returns the context of the round to ask for now. If there is none, it
+// returns when to look again, unless it is woken before.
+func (r *Reader) next() (context []byte, pause time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	asked := 0
+	for _, round := range r.rounds {
+		if round.indexed {
+			continue
+		}
+		if !now.Before(round.retryAt) {
+			return r.attempt(round, now), 0
+		}
+		asked++
+	}
+	const never = time.Hour
+	if r.waiting == nil || asked >= maxReadRounds {
+		return nil, never
+	}
+	if pause, r.enough = r.gather.hold(r.waiting.readers, asked, now); pause > 0 {
+		return nil, pause
+	}
+	r.gather.begin(r.waiting.readers, asked, now)
+	round := r.waiting
+	round.began = now
+	r.waiting = nil
+	r.rounds = append(r.rounds, round)
+	return r.attempt(round, now), 0
+}
+
+// attempt makes the context of another try. The leader keeps contexts of all
+// nodes in one table, so they carry the node; and an answer to a former life
+// of this node must not be taken for one to this, so they carry the life's nonce.
+// The raft loop fills in the commit index (newRound).
+func (r *Reader) attempt(round *readRound, now time.Time) []byte {
+	r.last++
+	round.attempts = append(round.attempts, r.last)
+	round.retryAt = now.Add(r.retryAfter)
+	c := binary.BigEndian.AppendUint64(make([]byte, 0, RoundContext), r.life.node)
+	c = binary.BigEndian.AppendUint64(c, r.life.nonce)
+	return binary.BigEndian.AppendUint64(c, r.last)[:RoundContext]
+}
+
+// Confirmed takes raft's answer: a round with this context has read index
+// index. It is called on the raft loop and does not block.
+func (r *Reader) Confirmed(context []byte, index uint64) {
+	if !r.life.Asked(context) {
+		return
+	}
+	round := r.find(binary.BigEndian.Uint64(context[16:]))
+	if round == nil {
+		return // answered by another attempt, or expired
+	}
+	r.wake() // there is room for another round
+	r.await(round, index)
+}
+
+func (r *Reader) find(attempt uint64) *readRound {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, round := range r.rounds {
+		if !round.indexed && slices.Contains(round.attempts, attempt) {
+			round.indexed = true
+			waiting := 0
+			if r.waiting != nil {
+				waiting = r.waiting.readers
+			}
+			r.gather.end(round.began, round.readers, waiting, time.Now())
+			return round
+		}
+	}
+	return nil
+}
+
+// await lets the readers of a round go ahead once this node has applied index.
+func (r *Reader) await(round *readRound, index uint64) {
+	r.mu.Lock()
+	round.index = index
+	first := r.watched == 0 || index < r.watched
+	if first {
+		r.watched = index
+	}
+	r.mu.Unlock()
+	if first {
+		r.applied.Reached(index, r.catchUp)
+	}
+}
+
+// catchUp ends the rounds whose index this node has applied, and has itself
+// called again for the next. However many rounds come and expire while a node
+// applies nothing, there is one call to come.
+func (r *Reader) catchUp() {
+	applied := r.applied.Get()
+	r.mu.Lock()
+	kept := r.rounds[:0]
+	r.watched = 0
+	for _, round := range r.rounds {
+		switch {
+		case round.index == 0:
+		case round.index <= applied:
+			close(round.done)
+			continue
+		case r.watched == 0 || round.index < r.watched:
+			r.watched = round.index
+		}
+		kept = append(kept, round)
+	}
+	clear(r.rounds[len(kept):])
+	r.rounds = kept
+	next := r.watched
+	r.mu.Unlock()
+	if next != 0 {
+		r.applied.Reached(next, r.catchUp)
+	}
+}
+
+func (r *Reader) retryAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, round := range r.rounds {
+		round.retryAt = time.Time{}
+	}
+}
+
+// expire ends the rounds of which a reader has waited long enough.
+func (r *Reader) expire(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := problem.ErrUnavailable
+	if leader, _, _ := r.leaders.Get(); leader == 0 {
+		err = problem.ErrNoLeader
+	}
+	if r.waiting != nil && !now.Before(r.waiting.deadline) {
+		r.waiting.fail(err)
+		r.waiting = nil
+	}
+	kept := r.rounds[:0]
+	for _, round := range r.rounds {
+		if now.Before(round.deadline) {
+			kept = append(kept, round)
+		} else {
+			round.fail(err)
+		}
+	}
+	clear(r.rounds[len(kept):])
+	r.rounds = kept
+}
+
+func (round *readRound) fail(err error) {
+	round.err = err
+	close(round.done)
+}
+
+func (r *Reader) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = true
+	for _, round := range r.rounds {
+		round.fail(problem.ErrStopping)
+	}
+	if r.waiting != nil {
+		r.waiting.fail(problem.ErrStopping)
+	}
+	r.rounds, r.waiting = nil, nil
+}
+
+// Register adds what there is to count.
+func (r *Reader) Register(reg prometheus.Registerer) {
+	meter.Gauge(reg, "raftkv_reads_waiting", "Linearizable reads that wait for the leader's word, or for this node to catch up.",
+		func() float64 { return float64(r.backlog()) })
+}
+
+// backlog returns how many readers wait.
+func (r *Reader) backlog() (readers int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting != nil {
+		readers = r.waiting.readers
+	}
+	for _, round := range r.rounds {
+		readers += round.readers
+	}
+	return readers
+}

@@ -1,0 +1,198 @@
+package storage
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"raftkv/internal/durable"
+	"raftkv/internal/state"
+	"raftkv/internal/walfile"
+	"raftkv/internal/watermark"
+	"strings"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+)
+
+// Findings is what is in a data directory, read without touching it. What could
+// not be read is nil, and the reason among the damage.
+type Findings struct {
+	Dir      string
+	Mark     *watermark.Mark
+	Tail     walfile.Tail
+	Identity *Identity
+	Log      walfile.Contents // as far as it can be read
+	// snapshot is the state of the snapshot that counts. A node that joins and
+	// has not heard from the cluster yet has an empty one, of index 0.
+	Snapshot *state.State
+	File     string // of the snapshot
+	Digest   [sha256.Size]byte
+	Damage   []error
+}
+
+// errNoDataDir: there is nothing of this program in a directory.
+var errNoDataDir = errors.New("it is not a data directory")
+
+// Examine reads a data directory, and finds the damage that Open
+// would refuse, all of it. It goes on behind damage as far as that makes sense.
+func Examine(dir string) (*Findings, error) {
+	if err := CheckHasData(dir); err != nil {
+		return nil, err
+	}
+	f := &Findings{Dir: dir}
+	walDir := filepath.Join(dir, "wal")
+	// The mark first: beside a running node, what it claims was in the log by
+	// then.
+	m, err := peekMark(filepath.Join(dir, "mark"))
+	if err == nil {
+		f.Mark = &m
+	}
+	f.Note(err)
+	f.Tail, err = checkTail(walDir)
+	f.Note(err)
+	f.Log, err = walfile.Read(walDir)
+	logRead := err == nil
+	if f.Note(err); !logRead && f.Log.Settle() != nil {
+		return f, nil
+	}
+	if logRead || f.Log.Meta != nil {
+		id, err := decodeIdentity(f.Log.Meta)
+		if err == nil {
+			f.Identity = &id
+		}
+		f.Note(err)
+	}
+	for _, e := range f.Log.Entries {
+		if err := notePublished(e, make(map[uint64]uint64)); err != nil {
+			f.Note(err)
+			break
+		}
+	}
+	f.Note(f.readSnapshot())
+	if logRead && f.Mark != nil {
+		f.Note(checkReach(&f.Log, walDir, *f.Mark))
+	}
+	return f, nil
+}
+
+func (f *Findings) Note(err error) {
+	if err != nil {
+		f.Damage = append(f.Damage, err)
+	}
+}
+
+// CheckHasData reports whether dir has anything that only a data directory has.
+func CheckHasData(dir string) error {
+	if _, err := os.ReadDir(dir); err != nil {
+		return err
+	}
+	for _, name := range []string{"wal", "mark", "snap"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %w", dir, errNoDataDir)
+}
+
+// peekMark reads a mark file that it may not be allowed to write.
+func peekMark(path string) (watermark.Mark, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return watermark.Mark{}, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	mf, err := watermark.Read(f)
+	if err != nil {
+		return watermark.Mark{}, fmt.Errorf("mark file %s: %w", path, err)
+	}
+	return mf.Last, nil
+}
+
+// readSnapshot reads the state file that the log names.
+func (f *Findings) readSnapshot() error {
+	snap := f.Log.Snapshot
+	if snap.GetIndex() == 0 {
+		f.Snapshot = state.New(nil)
+		return nil
+	}
+	f.File = StatePath(f.Dir, snap.GetTerm(), snap.GetIndex())
+	st, digest, err := state.ReadBackup(nil, f.File)
+	if err != nil {
+		return err
+	}
+	if st.Index != snap.GetIndex() || st.Term != snap.GetTerm() {
+		return fmt.Errorf("state file %s holds another state, of term %d and index %d", f.File, st.Term, st.Index)
+	}
+	f.Snapshot, f.Digest = st, digest
+	return nil
+}
+
+// Replay returns the state after the entries up to an index, as the apply loop
+// makes it.
+func (f *Findings) Replay(upTo uint64) (*state.State, error) {
+	st := f.Snapshot.Copy()
+	for _, e := range f.Log.Entries {
+		if e.GetIndex() > upTo {
+			break
+		}
+		if err := st.Replay(e); err != nil {
+			return nil, err
+		}
+	}
+	return st, nil
+}
+
+// InUse reports whether a process has the directory locked. To learn it, the
+// lock is taken for a moment, if there is one.
+func InUse(dir string) bool {
+	l, err := fileutil.TryLockFile(filepath.Join(dir, "lock"), os.O_WRONLY, 0)
+	if err == nil {
+		_ = l.Close() // it goes with the file
+	}
+	return errors.Is(err, fileutil.ErrLocked)
+}
+
+// Leftovers are the files that the log does not name, which the next start
+// removes, and those that are not this program's.
+func (f *Findings) Leftovers() (temporary, foreign []string, err error) {
+	counts := filepath.Base(f.File)
+	for _, sub := range []string{"", "wal", "snap"} {
+		files, err := os.ReadDir(filepath.Join(f.Dir, sub))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // noted as damage if it matters
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, file := range files {
+			name := file.Name()
+			_, _, segment := walfile.ParseSegmentName(name)
+			switch {
+			case sub == "" && (name == "lock" || name == "mark" || name == "wal" || name == "snap"):
+			case sub == "" && (isFileSystems(file) || isSetAside(file)):
+			case sub == "wal" && segment, sub == "snap" && name == counts:
+			case sub == "" && durable.IsTemp(name, "mark"), sub == "snap", sub == "wal" && strings.HasSuffix(name, ".tmp"):
+				temporary = append(temporary, filepath.Join(sub, name))
+			default:
+				foreign = append(foreign, filepath.Join(sub, name))
+			}
+		}
+	}
+	return temporary, foreign, nil
+}
+
+// RealDir is the directory itself, not a link to it: it is renamed.
+func RealDir(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if to, err := filepath.EvalSymlinks(dir); !errors.Is(err, os.ErrNotExist) {
+		return to, err
+	}
+	return dir, nil
+}
+
+// BesideDir is where the new directory is made, unless that is within dir.
+func BesideDir(dir string) string { return dir + ".recovering" }

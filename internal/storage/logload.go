@@ -1,0 +1,125 @@
+package storage
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"raftkv/internal/membership"
+	"raftkv/internal/state"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// A start takes in the log as it reads it: what is known to be committed goes
+// into the state at once, and in memory stays the tail that a running node would
+// have there, too. So a start needs no more memory than running did, however
+// long the log has become since the last snapshot.
+
+// logLoader takes in the log behind a snapshot, entry by entry.
+type logLoader struct {
+	id    uint64
+	state *state.State // as of the snapshot, and then as of the last entry applied
+	// commit is up to where the entries are applied here; the rest raft hands
+	// over, once it knows that it is committed.
+	commit uint64
+
+	limit      int64 // of the tail's weight; what is not applied stays in any case
+	weight     int64
+	tail       []*raftpb.Entry
+	base, term uint64 // of the entry before the tail
+
+	facts logFacts
+	// worked is the last entry applied that was more than a check.
+	worked uint64
+	due    SnapshotPolicy // bytes and commands: what the log holds behind the snapshot
+}
+
+// logFacts is what a log tells beside its entries. Not all of it need be
+// committed.
+type logFacts struct {
+	// reconfigured: members came or went since the first start.
+	Reconfigured bool
+	// published: the instances that the log tells of, by node. They still say
+	// that an ID is used.
+	Published map[uint64]uint64
+	// OwnURL is the last peer URL that the log gives this node; empty if it
+	// gives none.
+	OwnURL string
+}
+
+func newLogLoader(id uint64, st *state.State, commit uint64, limit int64) *logLoader {
+	return &logLoader{
+		id: id, state: st, commit: commit, limit: limit, base: st.Index, term: st.Term, worked: st.Index,
+		facts: logFacts{Reconfigured: st.Membership.Changes > 0, Published: make(map[uint64]uint64)},
+	}
+}
+
+// take takes in the next entry.
+func (l *logLoader) take(e *raftpb.Entry) error {
+	if err := l.facts.note(l.id, e); err != nil {
+		return err
+	}
+	if removes(e, l.id) {
+		l.commit = min(l.commit, e.GetIndex()-1) // how this node ends is the apply loop's business
+	}
+	l.due.Bytes += uint64(len(e.GetData())) + LogOverhead
+	if e.GetIndex() <= l.commit {
+		commands, err := l.state.ReplayCounting(e)
+		if err != nil {
+			return err
+		}
+		l.due.Commands += uint64(commands)
+		if commands > 0 || e.GetType() != raftpb.EntryNormal {
+			l.worked = e.GetIndex()
+		}
+		if l.state.Level > state.ProgramLevel {
+			return state.ErrLevel(l.state.Level)
+		}
+	}
+	l.tail = append(l.tail, e)
+	for l.weight += weightOf(e); l.weight > l.limit && l.tail[0].GetIndex() <= l.state.Index; l.tail = l.tail[1:] {
+		first := l.tail[0]
+		l.weight -= weightOf(first)
+		l.base, l.term = first.GetIndex(), first.GetTerm()
+		l.tail[0] = nil
+	}
+	return nil
+}
+
+// note takes in what an entry tells, and refuses what a newer version wrote,
+// before anything is changed.
+func (f *logFacts) note(id uint64, e *raftpb.Entry) error {
+	f.Reconfigured = f.Reconfigured || e.GetType() != raftpb.EntryNormal
+	f.OwnURL = cmp.Or(membership.NewURLOf(id, e), f.OwnURL)
+	return notePublished(e, f.Published)
+}
+
+// removes reports whether an entry removes a member, if it comes to that.
+func removes(e *raftpb.Entry, id uint64) bool {
+	if e.GetType() == raftpb.EntryNormal {
+		return false
+	}
+	_, change, err := state.DecodeConfEntry(e)
+	return err == nil && change.Op == membership.OpRemove && change.Id == id
+}
+
+// fill gives raft the tail, and the members as of what the state has applied:
+// raft goes on behind that.
+func (l *logLoader) fill(mem *raft.MemoryStorage, hard *raftpb.HardState) error {
+	members := l.state.Membership.ConfState()
+	if l.base > 0 {
+		before := &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(l.base), Term: new(l.term), ConfState: members}}
+		if err := mem.ApplySnapshot(before); err != nil {
+			return err
+		}
+	}
+	err := errors.Join(mem.SetHardState(hard), mem.Append(l.tail))
+	if err == nil && l.state.Index > l.base {
+		_, err = mem.CreateSnapshot(l.state.Index, members, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("log in memory: %w", err)
+	}
+	return nil
+}

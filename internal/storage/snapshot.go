@@ -1,0 +1,160 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"raftkv/internal/durable"
+	"raftkv/internal/problem"
+	"raftkv/internal/state"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// WriteSnapshots writes states to disk as they come, one at a time, and lets go
+// of writer when it is done with one. Between them it removes the files that a
+// newer snapshot has made superfluous. Neither has to succeed for the node to go
+// on: what fails is done again after a rest (snapshotfail.go), a snapshot by
+// redo.
+func (s *Storage) WriteSnapshots(ctx context.Context, states <-chan *state.State, writer <-chan struct{}, writtenC chan<- *state.State) error {
+	newer := s.Recorded.Channel(s.SnapIndex.Load() + 1)
+	var cleanAgain, rested <-chan time.Time
+	clean := func() {
+		index := s.SnapIndex.Load()
+		newer, cleanAgain = s.Recorded.Channel(index+1), nil
+		if err := s.clean(index); err != nil {
+			s.log.Warn("cannot remove files that are of no more use; trying again", zap.Error(err))
+			cleanAgain = time.After(MostRest)
+		}
+	}
+	for {
+		select {
+		case <-newer:
+			clean()
+		case <-cleanAgain:
+			clean()
+		case st := <-states:
+			err := s.writeSnapshot(ctx, st, writtenC)
+			switch {
+			case errors.Is(err, problem.ErrMemory):
+				return err
+			case err == nil:
+				<-writer
+			default:
+				rested = time.After(s.Trouble.Failed(err, st.Index))
+				s.Tail.Writing.Store(s.SnapIndex.Load())
+			}
+		case <-rested:
+			rested = nil
+			<-writer
+			s.Redo()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// writeSnapshot writes a state, and passes it on when its file is complete.
+func (s *Storage) writeSnapshot(ctx context.Context, st *state.State, writtenC chan<- *state.State) error {
+	if st.Index <= s.SnapIndex.Load() {
+		return nil // overtaken by one from the leader
+	}
+	t := &s.Tail
+	t.Writing.Store(st.Index)
+	t.Grown.Store(0)
+	t.Awaited.Store(false) // who waits asks again, at each heartbeat or tick
+	pace := func() time.Duration { return t.snapshotPace(st.Bytes) }
+	began := time.Now()
+	overtaken := func() bool { return st.Index <= s.SnapIndex.Load() }
+	err := s.Trouble.Check(s.Dir, st.Bytes)
+	if err == nil {
+		err = durable.WriteFile(StatePath(s.Dir, st.Term, st.Index), func(w io.Writer) error {
+			w = s.Trouble.Bounded(s.Dir, w)
+			return state.Write(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), pace: pace, overtaken: overtaken}, st)
+		})
+	}
+	if ctx.Err() != nil {
+		return nil // stopping: the half-written file is gone again
+	}
+	s.Snapshots.wrote(began, err)
+	if errors.Is(err, state.ErrOvertaken) {
+		return nil // it must not keep the former state in memory
+	}
+	if err != nil {
+		return fmt.Errorf("writing a snapshot: %w", err)
+	}
+	select {
+	case writtenC <- st:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// restingWriter keeps a snapshot from standing in the way of requests: it rests
+// several times as long as it works, less if somebody waits for it, and not at
+// all if the disk is too slow for that or the log grows too fast. It fails once
+// its context has ended.
+type restingWriter struct {
+	ctx     context.Context
+	w       io.Writer
+	began   time.Time
+	written int64
+	since   time.Time // when the present spell of work began
+
+	// How many times as long as it worked it rests.
+	pace func() time.Duration
+	// overtaken: one from the leader has come. nil: never.
+	overtaken func() bool
+}
+
+const (
+	paceSpell   = 2 * time.Millisecond // of work before a rest; shorter ones cannot be timed
+	paceRest    = 8                    // times as long as the work
+	paceAwaited = 1                    // the same, if a follower can go on only with this snapshot
+	paceLimit   = 100 * time.Millisecond
+	paceFloor   = 8 << 20 // bytes a second below which it does not rest
+)
+
+// snapshotPace is how many times as long as it works the writing of a state of
+// that size is to rest.
+func (t *Tail) snapshotPace(size uint64) time.Duration {
+	switch {
+	case t.Grown.Load() > int64(size/4): // which stays in the log until the next snapshot
+		return 0
+	case t.Awaited.Load():
+		return paceAwaited
+	}
+	return paceRest
+}
+
+func (p *restingWriter) Write(b []byte) (int, error) {
+	if err := p.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if p.overtaken != nil && p.overtaken() {
+		return 0, state.ErrOvertaken
+	}
+	n, err := p.w.Write(b)
+	now := time.Now()
+	worked := now.Sub(p.since) // on what is written, too, before it came here
+	p.written += int64(n)
+	if err != nil || worked < paceSpell {
+		return n, err
+	}
+	pace := p.pace()
+	if pace == 0 || float64(p.written) < paceFloor*now.Sub(p.began).Seconds() {
+		p.since = now
+		return n, nil
+	}
+	rest := time.NewTimer(min(pace*worked, paceLimit))
+	defer rest.Stop()
+	select {
+	case <-rest.C:
+	case <-p.ctx.Done():
+		return n, p.ctx.Err()
+	}
+	p.since = time.Now()
+	return n, nil
+}

@@ -1,0 +1,304 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"raftkv/internal/durable"
+	"raftkv/internal/record"
+	"raftkv/internal/state"
+	"raftkv/internal/wait"
+	"raftkv/internal/walfile"
+	"raftkv/internal/watermark"
+	"syscall"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// Opened is what Open found.
+type Opened struct {
+	*Storage
+	Identity Identity
+	State    *state.State // as of the last entry that was known to be committed
+	Boot     uint64       // which life of this node begins now
+	logFacts              // of the log behind the snapshot
+	end      walfile.Tail
+	proven   walfile.Place // see walfile.Contents
+	Due      SnapshotPolicy
+	Worked   uint64 // the last entry applied that was more than a check
+}
+
+// Open opens the log of a data directory that Create made, and
+// loads the newest snapshot. It repairs a torn tail and refuses other damage.
+// check is asked whether the directory is the right one; reconfigured says
+// whether members came or went since the first start. Until it has agreed, and
+// all that can be seen by reading is in order, nothing is changed.
+func Open(log *zap.Logger, dir string, check func(id Identity, reconfigured bool) error) (*Opened, error) {
+	return OpenTail(log, dir, TailWeight, check)
+}
+
+// OpenTail is Open with another bound of the log in memory.
+func OpenTail(log *zap.Logger, dir string, tailLimit int64, check func(Identity, bool) error) (*Opened, error) {
+	keeper, m, err := watermark.Open(filepath.Join(dir, "mark"))
+	if err != nil {
+		return nil, Refused(dir, err)
+	}
+	o, err := inspect(log, dir, m, tailLimit, check)
+	if err == nil {
+		o.Mark = keeper
+		err = o.open()
+	}
+	if err != nil {
+		return nil, errors.Join(err, keeper.Close())
+	}
+	o.Boot = m.Boot + 1
+	if err := errors.Join(o.begin(), o.sweep(o.Newest.Load())); err != nil {
+		return nil, errors.Join(err, o.Close())
+	}
+	return o, nil
+}
+
+// inspect reads everything, judges it, and fills raft's view of it.
+func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, check func(Identity, bool) error) (*Opened, error) {
+	walDir := filepath.Join(dir, "wal")
+	tail, err := checkTail(walDir)
+	if err != nil {
+		return nil, Refused(dir, err)
+	}
+	c, err := walfile.Survey(walDir, m.Index)
+	if err != nil {
+		return nil, Refused(dir, err)
+	}
+	id, err := decodeIdentity(c.Meta)
+	if err != nil {
+		return nil, Refused(dir, err)
+	}
+	st, err := loadState(dir, c.Snapshot)
+	if err != nil {
+		return nil, Refused(dir, err)
+	}
+	if err := checkReach(&c, walDir, m); err != nil {
+		return nil, Refused(dir, err)
+	}
+	l := newLogLoader(id.Node, st, c.Hard.GetCommit(), tailLimit)
+	if err := c.Each(walDir, l.take); err != nil {
+		return nil, Refused(dir, err)
+	}
+	if err := check(id, l.facts.Reconfigured); err != nil {
+		return nil, err
+	}
+	s := &Storage{
+		log: log, Dir: dir, Mem: raft.NewMemoryStorage(), Hard: c.Hard, Last: c.Last(), Recorded: new(wait.Index),
+		Tail: Tail{Limit: tailLimit, scarce: tailLimit < TailWeight, weight: l.weight}, Trouble: Trouble{Log: log, Disk: durable.DiskOf},
+	}
+	s.SnapIndex.Store(c.Snapshot.GetIndex())
+	err = s.noteSnapshot(c.Snapshot)
+	if err == nil {
+		err = l.fill(s.Mem, c.Hard)
+	}
+	if err != nil {
+		return nil, Refused(dir, err)
+	}
+	return &Opened{
+		Storage: s, Identity: id, State: st, logFacts: l.facts, end: tail, proven: c.Proven, Due: l.due, Worked: l.worked,
+	}, nil
+}
+
+// notePublished notes the instances that an entry tells of, and refuses what a
+// newer version wrote, before anything is changed.
+func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
+	if e.GetType() != raftpb.EntryNormal {
+		if _, _, err := state.DecodeConfEntry(e); errors.Is(err, record.ErrUnknownCommand) {
+			return fmt.Errorf("log %w: %w", durable.ErrNewer, err)
+		}
+		return nil
+	}
+	if len(e.GetData()) == 0 {
+		return nil
+	}
+	_, cmds, err := state.DecodeBatch(e.GetData())
+	if errors.Is(err, record.ErrUnknownCommand) {
+		return fmt.Errorf("log %w: entry %d: %w; upgrade this node", durable.ErrNewer, e.GetIndex(), err)
+	}
+	for _, c := range cmds {
+		if c.Kind == state.KindPublish || c.Kind == state.KindAnnounce {
+			published[c.Member] = c.Instance
+		}
+	}
+	return nil
+}
+
+// checkTail looks at the end of the log, and refuses one that was lost.
+func checkTail(walDir string) (walfile.Tail, error) {
+	tail, err := walfile.InspectTail(walDir)
+	if err != nil {
+		return tail, err
+	}
+	if tail.Damaged {
+		return tail, fmt.Errorf("%s: %s", tail.File, tail.Reason)
+	}
+	return tail, nil
+}
+
+// checkReach compares the log with the mark.
+func checkReach(c *walfile.Contents, walDir string, m watermark.Mark) error {
+	switch last, hard := c.Last(), c.Hard; {
+	case last < m.Index:
+		return fmt.Errorf("%s ends at entry %d, but entry %d was synced to it: its end is missing", walDir, last, m.Index)
+	case hard.GetTerm() < m.Term:
+		return fmt.Errorf("%s ends in term %d, but term %d was synced to it: its end is missing", walDir, hard.GetTerm(), m.Term)
+	case hard.GetTerm() == m.Term && m.Vote != 0 && hard.GetVote() != m.Vote:
+		return fmt.Errorf("%s has lost a vote that was synced to it: its end is missing", walDir)
+	case hard.GetCommit() > last:
+		return fmt.Errorf("%s ends at entry %d, but says that entry %d is committed", walDir, last, hard.GetCommit())
+	}
+	return nil
+}
+
+// loadState loads the state of the snapshot that counts. A node that joins and
+// has not heard from the cluster yet has none.
+func loadState(dir string, snap *walpb.Snapshot) (*state.State, error) {
+	if snap.GetIndex() == 0 {
+		return state.New(nil), nil
+	}
+	path := StatePath(dir, snap.GetTerm(), snap.GetIndex())
+	st, err := state.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if st.Index != snap.GetIndex() || st.Term != snap.GetTerm() {
+		return nil, fmt.Errorf("state file %s holds another state, of term %d and index %d", path, st.Term, st.Index)
+	}
+	return st, nil
+}
+
+// open opens the WAL for appending. A torn frame at the very end is wiped out:
+// nothing that was synced lies there, as inspect has seen.
+func (o *Opened) open() error {
+	walDir := filepath.Join(o.Dir, "wal")
+	// The WAL reuses half-made segments without emptying them, and what is
+	// left in one would look like the remains of a torn write.
+	if err := removeTemps(walDir); err != nil {
+		return err
+	}
+	if o.end.NonZero {
+		o.log.Warn("the log ends in a torn write, as a crash leaves it; wiping it out", zap.String("file", o.end.File))
+		if err := wipe(o.end.File, o.end.End); err != nil {
+			return fmt.Errorf("write-ahead log: %w", err)
+		}
+	}
+	if err := walfile.Rewrite(walDir, o.proven, o.end.End); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
+	term, err := o.Mem.Term(o.Last)
+	if err != nil {
+		return err
+	}
+	// It reads its last segments once more, to find its end, and keeps the
+	// entries behind the snapshot that it is given: so it is given the last
+	// entry, and says that there is no snapshot of that.
+	from := &walpb.Snapshot{Index: new(o.Last), Term: new(term)}
+	w, room, err := openToEnd(o.log, walDir, from)
+	if errors.Is(err, syscall.ENOSPC) {
+		// It gave the blocks behind the log's end back, to have zeros there, and
+		// others took them. There is nothing to give back a second time.
+		w, room, err = openToEnd(o.log, walDir, from)
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("data directory %s: write-ahead log: %w", o.Dir, err)
+	}
+	if err != nil {
+		return Refused(o.Dir, fmt.Errorf("write-ahead log: %w", err))
+	}
+	room.begin(o.end)
+	o.Wal, o.Room, o.Next = w, room, walfile.NewZeroer(o.log, walDir, wal.SegmentSizeBytes)
+	return nil
+}
+
+// openToEnd opens the WAL, and reads it only to get to its end: walfile.Read knows
+// better what it holds.
+func openToEnd(log *zap.Logger, walDir string, from *walpb.Snapshot) (*wal.WAL, *Room, error) {
+	room, err := newLogRoom(log, walDir, wal.SegmentSizeBytes, durable.DiskOf)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := wal.Open(log.Named("wal"), walDir, from)
+	if err != nil {
+		room.close()
+		return nil, nil, err
+	}
+	if _, _, _, err := w.ReadAll(); err != nil && !errors.Is(err, wal.ErrSnapshotNotFound) {
+		room.close()
+		return nil, nil, errors.Join(err, w.Close())
+	}
+	return w, room, nil
+}
+
+// wipe overwrites a file with zeros from an offset on, as the WAL itself does
+// with what it makes.
+func wipe(path string, from int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	zeros := make([]byte, 1<<20)
+	for err == nil && from < size {
+		n := min(int64(len(zeros)), size-from)
+		_, err = f.WriteAt(zeros[:n], from)
+		from += n
+	}
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// begin makes durable what this life starts from.
+func (o *Opened) begin() error {
+	// After a crash of the process alone, the end of the log may be in the
+	// page cache and not on the disk. From here on it counts as durable; and
+	// walfile.InspectTail relies on nothing being written behind what is not.
+	if err := o.Wal.Sync(); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
+	// The WAL repeats in each new segment the hard state that it last saved,
+	// not the one that it read: without this, a segment cut early in this
+	// life would leave term and vote only in segments that get removed.
+	if err := o.saveWAL(o.Hard, nil); err != nil {
+		return fmt.Errorf("data directory %s: %w", o.Dir, err)
+	}
+	if err := o.Wal.Sync(); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
+	return o.Mark.Start(watermark.Mark{Boot: o.Boot, Index: o.Last, Term: o.Hard.GetTerm(), Vote: o.Hard.GetVote()})
+}
+
+func removeTemps(walDir string) error {
+	names, err := fileutil.ReadDir(walDir, fileutil.WithExt(".tmp"))
+	for _, name := range names {
+		err = errors.Join(err, os.Remove(filepath.Join(walDir, name)))
+	}
+	return err
+}
+
+// noteSnapshot notes which snapshot counts.
+func (s *Storage) noteSnapshot(r *walpb.Snapshot) error {
+	if r.GetIndex() == 0 {
+		return nil
+	}
+	info, err := os.Stat(StatePath(s.Dir, r.GetTerm(), r.GetIndex()))
+	if err != nil {
+		return err
+	}
+	s.Tail.snapshot = info.Size()
+	s.Snapshots.newest(info)
+	s.Newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+		Index: new(r.GetIndex()), Term: new(r.GetTerm()), ConfState: r.GetConfState(),
+	}})
+	return nil
+}

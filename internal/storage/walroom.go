@@ -1,0 +1,284 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"raftkv/internal/durable"
+	"raftkv/internal/walfile"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// Room sees to it that the disk has room for what is written to the log,
+// before it is written: a write that failed would end the node.
+//
+// The WAL makes the next segment while this one is in use, in a goroutine of its
+// own, and when that fails once, the log ends with the segment in use, however
+// much room there is by then. But it waits for the lock of the file (0.tmp and
+// 1.tmp in turn) in which it makes it. So the next file is locked here, until its
+// blocks are reserved; then the lock is let go, and the WAL cannot fail. Before
+// it is, the file after that is locked.
+//
+// The last save into a segment may reach beyond its size. For that, blocks behind
+// its end are reserved too; cutting the segment frees what was not needed.
+//
+// It belongs to the persist loop, except for left.
+type Room struct {
+	log  *zap.Logger
+	dir  string
+	size int64 // of a segment
+	disk func(dir string) (durable.Disk, error)
+
+	held  *fileutil.LockedFile // the file that the WAL may not make yet
+	turn  int                  // its number
+	ready string               // the path of the next segment, once it is made; empty: not yet
+	spare int64                // the blocks of that, in bytes
+
+	tail    string // the segment in use
+	at      int64  // where the log ends in it, or a little less
+	backed  int64  // up to where it has blocks
+	unsure  bool   // the file system does not reserve blocks
+	said    time.Time
+	lacking bool        // something could not be reserved
+	Waiting atomic.Bool // the persist loop waits for room
+
+	Left atomic.Int64 // what can be written to the log although the disk is full
+}
+
+const (
+	// LogSlack is reserved behind a segment's end, for the save that ends it.
+	LogSlack = 4 << 20
+	// recordMargin is kept at the end of a segment that is not followed by
+	// another, for the records of terms, votes and snapshots.
+	recordMargin = 64 << 10
+	// headBound is more than what the WAL writes at the head of a segment.
+	headBound = 64 << 10
+	// diskCrumbs is what a file system may need beside what is asked of it.
+	diskCrumbs = 64 << 10
+	// stateRecord and snapRecord are more than these records take in the log.
+	stateRecord = 64
+	snapRecord  = 4 << 10
+
+	noRoomSaid = time.Minute // between two lines about it in the log
+)
+
+// errNoRoom: the disk has no room for what the log has to take. Nothing was
+// written.
+var errNoRoom = errors.New("there is no space left on the disk for the log")
+
+// newLogRoom takes hold of the WAL's next segments. It is called before the WAL
+// is opened, when there are no files of theirs.
+func newLogRoom(log *zap.Logger, dir string, size int64, measure func(string) (durable.Disk, error)) (*Room, error) {
+	g := &Room{log: log, dir: dir, size: size, disk: measure}
+	var err error
+	if g.held, err = g.lock(0); err != nil {
+		return nil, err
+	}
+	g.pass()
+	return g, nil
+}
+
+// begin says where the log ends.
+func (g *Room) begin(end walfile.Tail) {
+	g.tail, g.at = end.File, end.End
+	g.back(g.size + LogSlack)
+	g.publish()
+}
+
+func (g *Room) lock(turn int) (*fileutil.LockedFile, error) {
+	path := filepath.Join(g.dir, fmt.Sprintf("%d.tmp", turn%2))
+	f, err := fileutil.TryLockFile(path, os.O_WRONLY|os.O_CREATE, fileutil.PrivateFileMode)
+	if err != nil {
+		return nil, fmt.Errorf("the log's next segment: %w", err)
+	}
+	return f, nil
+}
+
+// fits reports whether so much can be reserved. A disk that cannot be measured
+// has to say so itself.
+func (g *Room) fits(n int64) bool {
+	d, err := g.disk(g.dir)
+	return err != nil || d.Free >= n+diskCrumbs
+}
+
+// pass reserves the blocks of the next segment and lets the WAL have it.
+func (g *Room) pass() {
+	if g.ready != "" || g.held == nil {
+		return
+	}
+	err := errNoRoom
+	if g.fits(g.size) {
+		if err = fileutil.Preallocate(g.held.File, g.size, true); err != nil {
+			// What it got is better kept for the segment in use.
+			err = errors.Join(err, g.held.Truncate(0))
+		}
+	}
+	var after *fileutil.LockedFile
+	if err == nil {
+		after, err = g.lock(g.turn + 1)
+	}
+	if err != nil {
+		g.lack("the next segment", err)
+		return
+	}
+	if g.spare, err = durable.Allocated(g.held.File); err != nil {
+		g.spare = 0
+	}
+	g.spare = min(g.spare, g.size)
+	g.ready = g.held.Name()
+	if err := g.held.Close(); err != nil {
+		g.log.Warn("the log's next segment", zap.Error(err)) // the lock is gone all the same
+	}
+	g.held, g.turn = after, g.turn+1
+}
+
+// back reserves blocks of the segment in use up to an offset.
+func (g *Room) back(to int64) bool {
+	if g.backed >= to {
+		return true
+	}
+	if g.unsure {
+		return g.fits(max(0, to-g.at))
+	}
+	f, err := os.OpenFile(g.tail, os.O_WRONLY, 0)
+	if err != nil {
+		g.lack("the segment in use", err)
+		return false
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	has, err := durable.Allocated(f)
+	if err == nil && has < to {
+		err = errNoRoom
+		if g.fits(to - has) {
+			err = durable.AllocateBeyond(f, 0, to)
+		}
+		if err == nil {
+			has, err = durable.Allocated(f)
+		}
+	}
+	switch {
+	case errors.Is(err, errors.ErrUnsupported), err == nil && has < to:
+		g.unsure, g.backed = true, 0
+		return g.fits(max(0, to-g.at))
+	case err != nil:
+		g.backed = min(has, to)
+		g.lack("the end of the segment in use", err)
+		return false
+	}
+	g.backed = to
+	return true
+}
+
+func (g *Room) lack(what string, err error) {
+	g.lacking = true
+	if now := time.Now(); now.Sub(g.said) >= noRoomSaid {
+		g.said = now
+		g.log.Warn("cannot reserve disk space for the log; trying again", zap.String("for", what), zap.Error(err))
+	}
+}
+
+// admits reports whether there is room for a save of that size. Entries leave
+// some for the records without which the node could not go on.
+func (g *Room) admits(size int64, entries bool) bool {
+	if !g.back(min(g.at+size+LogSlack, g.size+LogSlack)) && !g.back(g.at+size) {
+		return false
+	}
+	limit := g.size
+	if entries {
+		limit -= recordMargin
+	}
+	if g.at+size >= limit {
+		g.pass()
+	}
+	return g.at+size < limit || g.ready != ""
+}
+
+// saved notes that so much was written.
+func (g *Room) saved(size int64) {
+	g.at += size
+	if g.at >= g.size && g.ready != "" {
+		if _, err := os.Lstat(g.ready); errors.Is(err, fs.ErrNotExist) {
+			g.cut()
+		}
+	}
+	g.publish()
+}
+
+// cut notes that the WAL has begun another segment.
+func (g *Room) cut() {
+	name, _, _, err := walfile.LastSegment(g.dir)
+	if err != nil {
+		g.log.Warn("the log's segment in use", zap.Error(err))
+	}
+	g.tail, g.at, g.backed = filepath.Join(g.dir, name), headBound, g.spare
+	g.ready, g.spare = "", 0
+	g.pass()
+	g.back(g.size + LogSlack)
+}
+
+// Tend reserves what is not reserved yet. It is called again and again.
+func (g *Room) Tend() {
+	if g.ready != "" && (g.unsure || g.backed >= g.size+LogSlack) {
+		return
+	}
+	g.lacking = false
+	g.pass()
+	g.back(g.size + LogSlack)
+	if !g.lacking {
+		g.said = time.Time{}
+	}
+	g.publish()
+}
+
+func (g *Room) publish() { g.Left.Store(max(0, g.backed-g.at) + g.spare) }
+
+// close lets go of the WAL's next segment; it is called before the WAL is closed,
+// which waits until its goroutine has had the file.
+func (g *Room) close() {
+	if g.held == nil {
+		return
+	}
+	if err := errors.Join(os.Remove(g.held.Name()), g.held.Close()); err != nil {
+		g.log.Warn("the log's next segment", zap.Error(err)) // the next start removes it
+	}
+	g.held = nil
+}
+
+// SizeInLog is what a save takes in the log, or a few bytes more.
+func SizeInLog(hard *raftpb.HardState, entries []*raftpb.Entry) int64 {
+	size := int64(0)
+	if !raft.IsEmptyHardState(hard) {
+		size = stateRecord
+	}
+	for _, e := range entries {
+		d := int64(len(e.GetData()))
+		n := 2 + 1 + VarintSize(e.GetTerm()) + 1 + VarintSize(e.GetIndex()) + 1 + VarintSize(uint64(d)) + d
+		n += 2 + 6 + 1 + VarintSize(uint64(n)) // the record's type, checksum, tag and length
+		size += 8 + (n+7)/8*8
+	}
+	return size
+}
+
+func VarintSize(v uint64) int64 { return int64(bits.Len64(v|1)+6) / 7 }
+
+// sizeOf is what storage messages take in the log, and whether there are entries
+// in them.
+func sizeOf(msgs []*raftpb.Message) (size int64, entries bool) {
+	for _, m := range msgs {
+		size += SizeInLog(nil, m.GetEntries()) + stateRecord
+		entries = entries || len(m.GetEntries()) > 0
+		if !raft.IsEmptySnap(m.GetSnapshot()) {
+			size += snapRecord
+		}
+	}
+	return size, entries
+}
