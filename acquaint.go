@@ -8,6 +8,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/contact"
 	"raftkv/internal/membership"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/refusal"
 	"raftkv/internal/wait"
 	"strings"
@@ -413,7 +414,7 @@ func (a *acquaintances) vouches(info clusterInfo, id uint64) bool {
 
 // askOne asks the peer at a URL what it knows of this cluster.
 func (a *acquaintances) askOne(ctx context.Context, peerURL string) (clusterInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, peerclient.AskTimeout)
 	defer cancel()
 	info, err := a.askPeer(ctx, peerURL)
 	if err == nil && info.ClusterID != a.cluster {

@@ -3,6 +3,7 @@ package main
 import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"strings"
@@ -29,7 +30,7 @@ func TestIdentityOfAnother(t *testing.T) {
 			cfg := config.Config{ID: 1, ClusterID: 0xabc, DataDir: dir, Cluster: storagetest.Peers()}
 			c.change(&cfg)
 			before := testkit.Sums(t, dir)
-			_, err := openServer(t.Context(), cfg, zap.NewNop(), clusterInfo{}, 0, newPeerClient())
+			_, err := openServer(t.Context(), cfg, zap.NewNop(), clusterInfo{}, 0, peerclient.New())
 			if err == nil {
 				t.Fatal("opened")
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"maps"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"sync"
 	"sync/atomic"
@@ -120,7 +121,7 @@ func (a *acquaintances) isAnothers(m memberInfo) bool {
 // askAbout asks one peer, and lets it through unless it knows better. A peer
 // that does not answer is asked again later.
 func (a *acquaintances) askAbout(ctx context.Context, id uint64, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, peerclient.AskTimeout)
 	defer cancel()
 	info, err := a.askPeer(ctx, url)
 	if err != nil || info.ClusterID != a.cluster {

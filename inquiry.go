@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"raftkv/internal/membership"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"sync"
@@ -373,4 +375,13 @@ func isOut(voters []uint64, states map[uint64]state.Standing, mine, theirs state
 	}
 	majority := len(voters)/2 + 1
 	return forTheirs >= majority || unknown == 0 && forMine < majority
+}
+
+// askStand asks the node at a URL where its log stands against node's, also at an
+// index. A program that does not know the question answers another; so all is zero.
+func askStand(ask *peerclient.Client) func(ctx context.Context, peerURL string, node, index uint64) (stand, error) {
+	return func(ctx context.Context, peerURL string, node, index uint64) (answer stand, err error) {
+		err = ask.Get(ctx, fmt.Sprintf("%s%s?node=%d&index=%d", peerURL, viewPath, node, index), 0, &answer)
+		return answer, err
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
@@ -43,13 +44,13 @@ func (c clusterInfo) membership() membership.Membership {
 
 // checkIdentityNow is checkIdentity, for a node that may have been down while
 // the cluster's members changed: what the others know of that counts, too.
-func checkIdentityNow(ctx context.Context, cfg config.Config, id storage.Identity, reconfigured bool, ask *peerClient) error {
+func checkIdentityNow(ctx context.Context, cfg config.Config, id storage.Identity, reconfigured bool, ask *peerclient.Client) error {
 	err := checkIdentity(cfg, id, reconfigured)
 	if err == nil || checkIdentity(cfg, id, true) != nil {
 		return err
 	}
 	old, _ := address.ParsePeers(id.Initial) // it was made by address.FormatPeers
-	for _, info := range askCluster(ctx, ask, others(cfg, old), askTimeout) {
+	for _, info := range askAll(ctx, ask, others(cfg, old), peerclient.AskTimeout) {
 		if info.ClusterID == id.ClusterID && info.Changes > 0 {
 			return nil
 		}
@@ -74,7 +75,7 @@ func others(cfg config.Config, peers []address.Peer) []string {
 // by what the others say. Its log counts like its state: all nodes may start at
 // once after a move, and nobody must wait for another then. Before a joining
 // node has any state it goes by found.
-func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st *storage.Opened, found clusterInfo, ask *peerClient) error {
+func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st *storage.Opened, found clusterInfo, ask *peerclient.Client) error {
 	m := st.State.Membership
 	if st.State.Index == 0 {
 		m = found.membership()
@@ -89,7 +90,7 @@ func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st
 	}
 	urls := others(cfg, m.Peers())
 	for len(urls) > 0 {
-		infos := askCluster(ctx, ask, urls, askTimeout)
+		infos := askAll(ctx, ask, urls, peerclient.AskTimeout)
 		infos = slices.DeleteFunc(infos, func(i clusterInfo) bool { return i.ClusterID != st.Identity.ClusterID })
 		if info, found := whereIs(cfg, infos); found {
 			return checkPeerAddress(cfg, info.membership())
@@ -111,9 +112,9 @@ func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st
 // then makes the data directory. A node that the cluster does not know is added
 // on the way. A crash between the two loses nothing: the next start finds the
 // node added, and its ID not used yet.
-func joinCluster(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
+func joinCluster(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerclient.Client) (clusterInfo, error) {
 	for {
-		infos := askCluster(ctx, ask, cfg.Seeds, askTimeout)
+		infos := askAll(ctx, ask, cfg.Seeds, peerclient.AskTimeout)
 		if err := checkSeeds(cfg, infos); err != nil {
 			return clusterInfo{}, err
 		}
@@ -162,13 +163,13 @@ func checkSeeds(cfg config.Config, infos []clusterInfo) error {
 }
 
 // addSelf asks members to have this node added. fatal: to ask again is no use.
-func addSelf(ctx context.Context, cfg config.Config, info clusterInfo, ask *peerClient) (err error, fatal bool) {
+func addSelf(ctx context.Context, cfg config.Config, info clusterInfo, ask *peerclient.Client) (err error, fatal bool) {
 	r := memberRequest{Op: membership.OpAdd, ID: cfg.ID, PeerURL: cfg.PeerURL}
 	for _, seed := range cfg.Seeds {
 		err = func() error {
-			ctx, cancel := context.WithTimeout(ctx, cfg.RequestTimeout+askTimeout)
+			ctx, cancel := context.WithTimeout(ctx, cfg.RequestTimeout+peerclient.AskTimeout)
 			defer cancel()
-			reply, err := ask.join(ctx, seed, info.ClusterID, r)
+			reply, err := askJoin(ctx, ask, seed, info.ClusterID, r)
 			return errors.Join(err, problem.FromCode(reply.Code, reply.Detail))
 		}()
 		switch {
@@ -179,4 +180,29 @@ func addSelf(ctx context.Context, cfg config.Config, info clusterInfo, ask *peer
 		}
 	}
 	return fmt.Errorf("the cluster does not know node %d at %s yet, and did not add it: %w", cfg.ID, cfg.PeerURL, err), false
+}
+
+// checkFounders refuses to found a cluster whose list has one node twice, under
+// two names. It sees who runs already; the last of them to start sees all.
+func checkFounders(ctx context.Context, cfg config.Config, ask *peerclient.Client) error {
+	var urls []string
+	for _, p := range cfg.Cluster {
+		if p.ID != cfg.ID {
+			urls = append(urls, p.URL)
+		}
+	}
+	at := peerclient.Processes(ctx, urls, ask.Who)
+	at[cfg.PeerURL] = ask.Process
+	seen := make(map[peerclient.Process]address.Peer)
+	for _, p := range cfg.Cluster {
+		process, ok := at[p.URL]
+		if !ok {
+			continue
+		}
+		if q, twice := seen[process]; twice {
+			return fmt.Errorf("--cluster names one node twice: %s and %s lead to the same process; give each member a URL of its own", q.URL, p.URL)
+		}
+		seen[process] = p
+	}
+	return nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -11,6 +10,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/membership"
 	"raftkv/internal/meter"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/web"
 	"strconv"
 	"sync"
@@ -35,7 +35,7 @@ import (
 // dialed it and written by the one that accepted it. So:
 //
 //   - A stream that this node writes ends when the peer's kernel has
-//     acknowledged nothing for the limit (limitUnacked). rafthttp writes a
+//     acknowledged nothing for the limit (peerclient.LimitUnacked). rafthttp writes a
 //     heartbeat of its own into each stream every 1.7 s.
 //   - Each node asks every peer four times a limit for a sign of life, over a
 //     connection of its own. The answer also says how many of the asker's
@@ -253,8 +253,8 @@ func (ls *links) holdStreams(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r) // which refuses it
 			return
 		}
-		conn := connOf(r.Context())
-		if err := limitUnacked(conn, ls.limit); err != nil {
+		conn := peerclient.ConnOf(r.Context())
+		if err := peerclient.LimitUnacked(conn, ls.limit); err != nil {
 			ls.log.Warn("a stream has no time limit", zap.Stringer("to", id), zap.Error(err))
 		}
 		ls.opened()
@@ -267,7 +267,7 @@ func (ls *links) holdStreams(next http.Handler) http.Handler {
 func (ls *links) serve(w http.ResponseWriter, r *http.Request) {
 	id, err := address.ParseID(r.PathValue("id"))
 	switch {
-	case r.Header.Get(clusterHeader) != strconv.FormatUint(ls.cluster, 16):
+	case !peerclient.IsFor(r, ls.cluster):
 		http.Error(w, "this is another cluster", http.StatusPreconditionFailed)
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -432,29 +432,17 @@ func (ls *links) receives(id uint64) (done func()) {
 	}
 }
 
-// link asks a peer for a sign of life. Any answer is one: a program that does
-// not know the route yet says that nothing is missing.
-func (c *peerClient) link(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, peerURL+linkPath+strconv.FormatUint(self, 10), nil)
-	if err != nil {
-		return 0, err
+// askLink asks the node at a URL for a sign of life. Any answer is one: a program
+// that does not know the route yet says that nothing is missing.
+func askLink(ask *peerclient.Client) func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error) {
+	return func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error) {
+		var answer linkAnswer
+		err = ask.Get(ctx, peerURL+linkPath+strconv.FormatUint(self, 10), cluster, &answer)
+		if _, answered := errors.AsType[*peerclient.AnswerError](err); answered {
+			return 0, nil
+		}
+		return answer.Missing, err
 	}
-	req.Header.Set(clusterHeader, strconv.FormatUint(cluster, 16))
-	var answer linkAnswer
-	err = c.do(req, &answer)
-	if _, answered := errors.AsType[*answerError](err); answered {
-		return 0, nil
-	}
-	return answer.Missing, err
-}
-
-// answerError is an answer that is not the one asked for.
-type answerError struct {
-	url, status, text string
-}
-
-func (e *answerError) Error() string {
-	return fmt.Sprintf("%s answered %s: %s", e.url, e.status, e.text)
 }
 
 // Register adds what there is to count.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/testkit"
 	"syscall"
 	"testing"
@@ -32,7 +33,7 @@ func TestLinkSocketOptions(t *testing.T) {
 	ls := newLinks(zap.NewNop(), 1, 7, time.Millisecond, 1500*time.Millisecond)
 	options := make(chan [2]int, 1)
 	look := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		conn := connOf(r.Context()).(syscall.Conn)
+		conn := peerclient.ConnOf(r.Context()).(syscall.Conn)
 		options <- [2]int{
 			sockopt(t, conn, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT), sockopt(t, conn, unix.SOL_SOCKET, unix.SO_KEEPALIVE),
 		}
@@ -55,13 +56,13 @@ func TestLinkSocketOptions(t *testing.T) {
 		}
 		c.CloseIdleConnections()
 	}
-	conn, err := newPeerDialer().DialContext(t.Context(), "tcp", l.Addr().String())
+	conn, err := peerclient.NewDialer().DialContext(t.Context(), "tcp", l.Addr().String())
 	testkit.Must(t, err)
 	defer conn.Close()
-	if got := sockopt(t, conn.(syscall.Conn), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); got != int(peerUnacked.Milliseconds()) {
-		t.Errorf("what this node asks is limited to %d ms, want %v", got, peerUnacked)
+	if got := sockopt(t, conn.(syscall.Conn), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); got != int(peerclient.Unacked.Milliseconds()) {
+		t.Errorf("what this node asks is limited to %d ms, want %v", got, peerclient.Unacked)
 	}
-	if got := sockopt(t, conn.(syscall.Conn), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE); got != int(peerUnacked.Seconds()) {
-		t.Errorf("it is kept alive after %d s, want %v", got, peerUnacked)
+	if got := sockopt(t, conn.(syscall.Conn), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE); got != int(peerclient.Unacked.Seconds()) {
+		t.Errorf("it is kept alive after %d s, want %v", got, peerclient.Unacked)
 	}
 }

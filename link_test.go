@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/testkit"
 	"reflect"
 	"sync/atomic"
@@ -145,10 +146,10 @@ func TestLinkRoute(t *testing.T) {
 	})))
 	srv := httptest.NewServer(mux)
 	defer srv.Close()
-	c := newPeerClient()
+	c := peerclient.New()
 	want := func(self uint64, missing int) {
 		t.Helper()
-		if got, err := c.link(t.Context(), srv.URL, 7, self); err != nil || got != missing {
+		if got, err := askLink(c)(t.Context(), srv.URL, 7, self); err != nil || got != missing {
 			t.Errorf("node %d is told that %d streams are missing, %v; want %d", self, got, err, missing)
 		}
 	}
@@ -182,11 +183,11 @@ func TestLinkRoute(t *testing.T) {
 			t.Errorf("GET %s without the cluster's ID: %s, want %d", path, resp.Status, status)
 		}
 	}
-	if missing, err := c.link(t.Context(), srv.URL+"/not-known", 7, 2); missing != 0 || err != nil {
+	if missing, err := askLink(c)(t.Context(), srv.URL+"/not-known", 7, 2); missing != 0 || err != nil {
 		t.Errorf("a program without the route: %d streams are missing, %v", missing, err)
 	}
 	srv.Close()
-	if _, err := c.link(t.Context(), srv.URL, 7, 2); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := askLink(c)(t.Context(), srv.URL, 7, 2); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a node that has ended: %v, want that the connection was refused", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/web"
 	"sync/atomic"
@@ -42,7 +43,7 @@ type stoppableListener struct {
 	limit   atomic.Pointer[connLimit]
 	ended   chan struct{} // closed when the server has ended
 	err     error         // why; read after ended is closed
-	who     http.Handler  // answers whoPath from the start; nil for clients
+	who     http.Handler  // answers peerclient.WhoPath from the start; nil for clients
 }
 
 // listen opens addr, host and port, and starts to serve.
@@ -74,7 +75,7 @@ func listenAs(addr string, server *http.Server, who http.Handler) (*stoppableLis
 func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := l.handler.Load()
 	switch {
-	case l.who != nil && r.URL.Path == whoPath:
+	case l.who != nil && r.URL.Path == peerclient.WhoPath:
 		l.who.ServeHTTP(w, r)
 		return
 	case h != nil:

@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/logging"
 	"raftkv/internal/memory"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/storage"
 	"runtime/debug"
@@ -118,8 +119,8 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 		return err
 	}
 	clients.limitTo(clientConns(durable.MaxFiles()), log, refusal)
-	ask := newPeerClient()
-	peers, err := listenAs(cfg.PeerListener(), newPeerServer(log), ask.process)
+	ask := peerclient.New()
+	peers, err := listenAs(cfg.PeerListener(), newPeerServer(log), ask.Process)
 	if err != nil {
 		return err
 	}

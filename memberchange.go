@@ -8,6 +8,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/contact"
 	"raftkv/internal/membership"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/wait"
 	"slices"
@@ -79,8 +80,8 @@ type members struct {
 	// version is that of a member's program, as far as this node knows.
 	version func(id uint64) string
 	// who asks which process a URL leads to, and process is this one; whois.go.
-	who     func(ctx context.Context, peerURL string) (processID, error)
-	process processID
+	who     func(ctx context.Context, peerURL string) (peerclient.Process, error)
+	process peerclient.Process
 	// turn holds one token: raft takes one change at a time and drops
 	// others without a word, so they queue here.
 	turn chan struct{}
@@ -503,4 +504,33 @@ func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
 		}
 	})
 	return id, err
+}
+
+// checkOneNode refuses a URL, for the member id, that leads to another member.
+// Nobody has to answer: a member may be added before it runs.
+func (ms *members) checkOneNode(ctx context.Context, m membership.Membership, id uint64, peerURL string) error {
+	if ms.who == nil {
+		return nil
+	}
+	found := peerclient.Processes(ctx, []string{peerURL}, ms.who)
+	process, ok := found[peerURL]
+	if !ok {
+		return nil
+	}
+	var urls []string
+	for _, mem := range m.Sorted() {
+		if mem.ID != id && mem.ID != ms.id {
+			urls = append(urls, mem.PeerURL)
+		}
+	}
+	at := peerclient.Processes(ctx, urls, ms.who)
+	if me, ok := m.Members[ms.id]; ok && ms.id != id {
+		at[me.PeerURL] = ms.process
+	}
+	for _, mem := range m.Sorted() {
+		if mem.ID != id && at[mem.PeerURL] == process {
+			return fmt.Errorf("%w: %s leads to member %d, which is at %s", problem.ErrSameNode, peerURL, mem.ID, mem.PeerURL)
+		}
+	}
+	return nil
 }

@@ -132,7 +132,7 @@ func TestNoticeBeforeReadsAnswer(t *testing.T) {
 
 // recordingTransport is a transport that keeps what it is to send.
 type recordingTransport struct {
-	transport
+	messenger
 	sent []*raftpb.Message
 }
 

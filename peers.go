@@ -1,15 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/web"
 	"strconv"
@@ -50,13 +48,11 @@ func newRafthttp(cfg config.Config, log *zap.Logger, cluster uint64, n rafthttp.
 // Routes of our own on the peer listener, beside rafthttp's. They carry what a
 // node must know before it takes part, and what only the leader knows.
 const (
-	clusterPath   = "/raftkv/cluster"
-	memberPath    = "/raftkv/member"
-	viewPath      = "/raftkv/view"
-	joinPath      = "/raftkv/join"
-	clusterHeader = "Raftkv-Cluster-Id"
-	maxPeerBody   = 1 << 20 // of an answer
-	maxPeerAsk    = 16 << 10
+	clusterPath = "/raftkv/cluster"
+	memberPath  = "/raftkv/member"
+	viewPath    = "/raftkv/view"
+	joinPath    = "/raftkv/join"
+	maxPeerAsk  = 16 << 10
 )
 
 // clusterInfo is what a node tells others of the cluster.
@@ -160,51 +156,42 @@ func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 // passed on, or that a node asks for that wants to join.
 func (s *server) servePeerMember(serve func(context.Context, memberRequest) memberReply) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get(clusterHeader) != strconv.FormatUint(s.node.cluster, 16) {
-			http.Error(w, "this is another cluster", http.StatusPreconditionFailed)
-			return
-		}
 		var req memberRequest
-		if err := json.NewDecoder(io.LimitReader(r.Body, maxPeerAsk)).Decode(&req); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+		if !peerclient.Receive(w, r, s.node.cluster, maxPeerAsk, &req) {
 			return
 		}
 		web.WriteJSON(w, http.StatusOK, serve(r.Context(), req))
 	}
 }
 
-// peerClient speaks the routes of our own.
-type peerClient struct {
-	http    *http.Client
-	process processID // this one; whois.go
+// askMember asks the node at a URL, the leader, for a membership change.
+func askMember(ask *peerclient.Client) func(ctx context.Context, peerURL string, cluster uint64, r memberRequest) (memberReply, error) {
+	return func(ctx context.Context, peerURL string, cluster uint64, r memberRequest) (reply memberReply, err error) {
+		err = ask.Post(ctx, peerURL+memberPath, cluster, r, &reply)
+		return reply, err
+	}
 }
 
-func newPeerClient() *peerClient {
-	return &peerClient{process: newProcessID(), http: &http.Client{Transport: &http.Transport{
-		Proxy: nil, DialContext: newPeerDialer().DialContext, MaxIdleConnsPerHost: 2, IdleConnTimeout: peerIdleLimit,
-	}}}
+// askJoin asks the node at a URL, any member, to have a new node added.
+func askJoin(ctx context.Context, ask *peerclient.Client, peerURL string, cluster uint64, r memberRequest) (reply memberReply, err error) {
+	err = ask.Post(ctx, peerURL+joinPath, cluster, r, &reply)
+	return reply, err
 }
 
-// cluster asks a peer what it knows of the cluster.
-func (c *peerClient) cluster(ctx context.Context, peerURL string) (clusterInfo, error) {
-	var info clusterInfo
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, peerURL+clusterPath, nil)
-	if err != nil {
+// askView asks the node at a URL, the leader, how it sees the members.
+func askView(ask *peerclient.Client) func(ctx context.Context, peerURL string) (map[uint64]peerView, error) {
+	return func(ctx context.Context, peerURL string) (view map[uint64]peerView, err error) {
+		err = ask.Get(ctx, peerURL+viewPath, 0, &view)
+		return view, err
+	}
+}
+
+// askCluster asks the node at a URL what it knows of the cluster.
+func askCluster(ask *peerclient.Client) func(ctx context.Context, peerURL string) (clusterInfo, error) {
+	return func(ctx context.Context, peerURL string) (info clusterInfo, err error) {
+		err = ask.Get(ctx, peerURL+clusterPath, 0, &info)
 		return info, err
 	}
-	err = c.do(req, &info)
-	return info, err
-}
-
-// view asks the leader how it sees the members.
-func (c *peerClient) view(ctx context.Context, peerURL string) (map[uint64]peerView, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, peerURL+viewPath, nil)
-	if err != nil {
-		return nil, err
-	}
-	var view map[uint64]peerView
-	err = c.do(req, &view)
-	return view, err
 }
 
 // serveStand tells a node where this one's log stands against its own.
@@ -226,68 +213,15 @@ func (s *server) serveStand(w http.ResponseWriter, r *http.Request) {
 	web.WriteJSON(w, http.StatusOK, answer)
 }
 
-// stand asks a peer where its log stands against node's, also at an index. A
-// program that does not know the question answers another; so all is zero.
-func (c *peerClient) stand(ctx context.Context, peerURL string, node, index uint64) (stand, error) {
-	var answer stand
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s%s?node=%d&index=%d", peerURL, viewPath, node, index), nil)
-	if err != nil {
-		return answer, err
-	}
-	err = c.do(req, &answer)
-	return answer, err
-}
-
-// member asks the leader for a membership change.
-func (c *peerClient) member(ctx context.Context, peerURL string, cluster uint64, mr memberRequest) (memberReply, error) {
-	return c.change(ctx, peerURL+memberPath, cluster, mr)
-}
-
-// join asks any member to have a new node added.
-func (c *peerClient) join(ctx context.Context, peerURL string, cluster uint64, mr memberRequest) (memberReply, error) {
-	return c.change(ctx, peerURL+joinPath, cluster, mr)
-}
-
-func (c *peerClient) change(ctx context.Context, url string, cluster uint64, mr memberRequest) (memberReply, error) {
-	var reply memberReply
-	body, err := json.Marshal(mr)
-	if err != nil {
-		return reply, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return reply, err
-	}
-	req.Header.Set(clusterHeader, strconv.FormatUint(cluster, 16))
-	req.Header.Set("Content-Type", "application/json")
-	err = c.do(req, &reply)
-	return reply, err
-}
-
-func (c *peerClient) do(req *http.Request, into any) error {
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxPeerBody))
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return &answerError{req.URL.String(), resp.Status, string(bytes.TrimSpace(body))}
-	}
-	return json.Unmarshal(body, into)
-}
-
-// askCluster asks all peers at once and returns the answers that come.
-func askCluster(ctx context.Context, c *peerClient, urls []string, timeout time.Duration) []clusterInfo {
+// askAll asks all peers at once what they know of the cluster, and returns the
+// answers that come.
+func askAll(ctx context.Context, ask *peerclient.Client, urls []string, timeout time.Duration) []clusterInfo {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	answers := make(chan *clusterInfo, len(urls))
 	for _, u := range urls {
 		go func() {
-			info, err := c.cluster(ctx, u)
+			info, err := askCluster(ask)(ctx, u)
 			if err != nil {
 				answers <- nil
 				return

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/testkit"
 	"regexp"
 	"strconv"
@@ -157,7 +158,7 @@ func TestProcLinkStreamsComeBack(t *testing.T) {
 	_, a, b := l.leader(1)
 	whole := func(from, to int) func() procReply {
 		return func() procReply {
-			r := procDo(l.client, http.MethodGet, fmt.Sprint(l.peerURL(from), linkPath, to), nil, clusterHeader, st.Cluster)
+			r := procDo(l.client, http.MethodGet, fmt.Sprint(l.peerURL(from), linkPath, to), nil, peerclient.ClusterHeader, st.Cluster)
 			if r.err == nil && r.status == http.StatusOK && strings.TrimSpace(r.body) != `{"missing":0}` {
 				r.err = errors.New(r.body)
 			}

@@ -37,9 +37,9 @@ const (
 	drainMax         = 256      // events taken in before raft is asked what follows from them
 )
 
-// transport carries raft's messages to the other members. The production one
+// messenger carries raft's messages to the other members. The production one
 // is *rafthttp.Transport; tests simulate a network.
-type transport interface {
+type messenger interface {
 	// Send takes messages without blocking and may lose them.
 	Send(msgs []*raftpb.Message)
 	// SendSnapshot takes a message with the file that belongs to it, and says
@@ -97,7 +97,7 @@ type raftNode struct {
 
 	pulse, persistPulse *liveness.Pulse // of the raft loop and of the persist loop
 
-	transport transport
+	transport messenger
 	links     *links
 	inbox     *storage.Inbox
 	room      *roomKeeper

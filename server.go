@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/liveness"
 	"raftkv/internal/logging"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
 	"raftkv/internal/rounds"
@@ -67,7 +68,7 @@ const (
 
 // openServer opens the data directory and puts a node together around
 // rafthttp.
-func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found clusterInfo, port int, ask *peerClient) (*server, error) {
+func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found clusterInfo, port int, ask *peerclient.Client) (*server, error) {
 	st, err := storage.OpenTail(log, cfg.DataDir, cfg.Memory.Tail(storage.TailWeight), func(id storage.Identity, reconfigured bool) error {
 		return checkIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
@@ -78,13 +79,13 @@ func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found c
 		return nil, errors.Join(err, st.Close())
 	}
 	s := newServer(cfg, log, st, port)
-	s.members.ask = ask.member
-	s.members.askView = ask.view
-	s.members.who, s.members.process = ask.who, ask.process
-	s.room.tell = ask.disk
-	s.node.known.askPeer = ask.cluster
-	s.node.doubts.askStand = ask.stand
-	s.node.links.ask = ask.link
+	s.members.ask = askMember(ask)
+	s.members.askView = askView(ask)
+	s.members.who, s.members.process = ask.Who, ask.Process
+	s.room.tell = tellDisk(ask)
+	s.node.known.askPeer = askCluster(ask)
+	s.node.doubts.askStand = askStand(ask)
+	s.node.links.ask = askLink(ask)
 	t, err := newRafthttp(cfg, log, st.Identity.ClusterID, s.node, s.node.inbox.Snapshotter, s.node.errorC)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
@@ -213,7 +214,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 
 // connect gives the node its transport, and tells that of the members: those
 // of the replicated state, or, before a joining node has any, those found.
-func (s *server) connect(t transport, found clusterInfo) {
+func (s *server) connect(t messenger, found clusterInfo) {
 	s.node.transport, s.node.links.transport, s.node.courier.send = t, t, t.SendSnapshot
 	m := s.storage.State.Membership.Clone()
 	if s.storage.State.Index == 0 {
@@ -353,7 +354,7 @@ func (s *server) finish(clients *stoppableListener, limit time.Duration) {
 
 // prepareDir makes the data directory if this is the node's first start, and
 // returns what the cluster says of itself, if that had to be asked.
-func prepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerClient) (clusterInfo, error) {
+func prepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerclient.Client) (clusterInfo, error) {
 	old, err := storage.Booted(cfg.DataDir)
 	if err == nil && old {
 		err = storage.CheckOldCopy(cfg.DataDir)
@@ -363,7 +364,7 @@ func prepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *pe
 	}
 	if old && cfg.Join {
 		// It may have stopped before it got anything from the cluster.
-		info, _ := whereIs(cfg, askCluster(ctx, ask, cfg.Seeds, askTimeout))
+		info, _ := whereIs(cfg, askAll(ctx, ask, cfg.Seeds, peerclient.AskTimeout))
 		return info, checkJoinLevel(info)
 	}
 	if old {
@@ -394,7 +395,7 @@ func prepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *pe
 			others = append(others, p.URL)
 		}
 	}
-	for _, info := range askCluster(ctx, ask, others, askTimeout) {
+	for _, info := range askAll(ctx, ask, others, peerclient.AskTimeout) {
 		if info.ClusterID != id.ClusterID {
 			return info, fmt.Errorf("--cluster names a node of another cluster, %x; this one would be %x. "+
 				"To join a running cluster, use --join", info.ClusterID, id.ClusterID)
@@ -418,10 +419,8 @@ func checkSameFounders(ours []address.Peer, info clusterInfo) error {
 		"give all of them the same list, and those that had another an empty data directory", address.FormatPeers(ours), address.FormatPeers(theirs))
 }
 
-const (
-	askTimeout  = time.Second
-	askInterval = time.Second
-)
+// askInterval is how long a node waits before it asks its peers again.
+const askInterval = time.Second
 
 // refuseUsedID: a node that comes back under an ID that was used before, with
 // an empty directory, has forgotten its votes and what it acknowledged. With

@@ -270,18 +270,18 @@ func TestMemberDownAfterAPause(t *testing.T) {
 		look(true, time.Now())
 		look(false, begin)
 		if logs.Len() != 0 {
-			t.Errorf("after pauses it says %q", simMessages(logs))
+			t.Errorf("after pauses it says %q", testkit.Messages(logs))
 		}
 		look(false, begin)
 		look(false, begin)
-		if got := simMessages(logs); !slices.Equal(got, []string{"member down"}) {
+		if got := testkit.Messages(logs); !slices.Equal(got, []string{"member down"}) {
 			t.Fatalf("it says %q", got)
 		}
 		if m := logs.All()[0].ContextMap(); m["silent"] != 5*time.Second || m["lag"] != uint64(5) || m["role"] != "voter" {
 			t.Errorf("it says %v", m)
 		}
 		look(true, time.Now())
-		if got := simMessages(logs); !slices.Equal(got, []string{"member down", "member up"}) {
+		if got := testkit.Messages(logs); !slices.Equal(got, []string{"member down", "member up"}) {
 			t.Errorf("it says %q", got)
 		}
 		// One that was never heard from has two election timeouts to appear.
@@ -292,11 +292,11 @@ func TestMemberDownAfterAPause(t *testing.T) {
 			time.Sleep(time.Second / 4)
 		}
 		if logs.Len() != 0 {
-			t.Errorf("before it can have come up it is %q", simMessages(logs))
+			t.Errorf("before it can have come up it is %q", testkit.Messages(logs))
 		}
 		time.Sleep(time.Second / 4)
 		look(false, time.Time{})
-		if got := simMessages(logs); !slices.Equal(got, []string{"member down"}) {
+		if got := testkit.Messages(logs); !slices.Equal(got, []string{"member down"}) {
 			t.Errorf("one that never came is %q", got)
 		}
 		// So has one that is added to a cluster that this node has led for long.
@@ -308,18 +308,11 @@ func TestMemberDownAfterAPause(t *testing.T) {
 			time.Sleep(time.Second / 4)
 		}
 		if logs.Len() != 0 {
-			t.Errorf("when it has just been added it is %q", simMessages(logs))
+			t.Errorf("when it has just been added it is %q", testkit.Messages(logs))
 		}
 		look(false, time.Time{})
 		if got := logs.All(); len(got) != 1 || got[0].ContextMap()["silent"] != 2*time.Second {
 			t.Errorf("when it never came, it says %v", got)
 		}
 	})
-}
-
-func simMessages(logs *observer.ObservedLogs) (got []string) {
-	for _, e := range logs.All() {
-		got = append(got, e.Message)
-	}
-	return got
 }

@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
@@ -273,7 +274,7 @@ func wantNoStart(t *testing.T, dir, because string) {
 	defer lock.Close()
 	cfg := config.DefaultConfig()
 	cfg.DataDir = dir
-	if _, err := prepareDir(t.Context(), cfg, zap.NewNop(), newPeerClient()); err == nil || !strings.Contains(err.Error(), because) {
+	if _, err := prepareDir(t.Context(), cfg, zap.NewNop(), peerclient.New()); err == nil || !strings.Contains(err.Error(), because) {
 		t.Errorf("got %v, want a word on %s", err, because)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
@@ -86,7 +87,7 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 		cfg.ID, cfg.Cluster, cfg.PeerURL, cfg.DataDir = peers[i].ID, peers, peers[i].URL, t.TempDir()
 		clients, err := listen("127.0.0.1:0", newClientServer(cfg.RequestTimeout, log))
 		testkit.Must(t, err)
-		ask := newPeerClient()
+		ask := peerclient.New()
 		found, err := prepareDir(t.Context(), cfg, log, ask)
 		testkit.Must(t, err)
 		s, err := openServer(t.Context(), cfg, log, found, clients.port(), ask)

@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"raftkv/internal/web"
@@ -28,7 +29,7 @@ func TestProcTwoNamesOneNode(t *testing.T) {
 	c := newProcCluster(t, 3)
 	c.start()
 	named := func(i int) string { return fmt.Sprintf("http://localhost:%d", c.nodes[i].peerPort) }
-	if resp, err := http.Get(named(1) + whoPath); err != nil {
+	if resp, err := http.Get(named(1) + peerclient.WhoPath); err != nil {
 		testkit.CannotRun(t, "localhost does not lead to 127.0.0.1: "+err.Error())
 	} else {
 		resp.Body.Close()
@@ -77,7 +78,7 @@ func TestProcTwoNamesInCluster(t *testing.T) {
 	one.args = c.args(one, procURL(one.peerPort)+","+procURL(three.peerPort))
 	c.launch(1)
 	procEventually(t, procReadyWithin, "node 1 says who it is", func() error {
-		resp, err := http.Get(procURL(one.peerPort) + whoPath)
+		resp, err := http.Get(procURL(one.peerPort) + peerclient.WhoPath)
 		if err == nil {
 			resp.Body.Close()
 		}
@@ -91,8 +92,8 @@ func TestProcTwoNamesInCluster(t *testing.T) {
 
 // Guarantee: nobody has to answer for a member to be added; two answers that are alike refuse it, whatever stands between.
 func TestOneNode(t *testing.T) {
-	answers := map[string]processID{"http://a:1": 1, "http://b:1": 2, "http://alias-of-a:1": 1, "http://alias-of-c:1": 3, "http://new:1": 4}
-	ms := &members{id: 3, process: 3, who: func(_ context.Context, url string) (processID, error) {
+	answers := map[string]peerclient.Process{"http://a:1": 1, "http://b:1": 2, "http://alias-of-a:1": 1, "http://alias-of-c:1": 3, "http://new:1": 4}
+	ms := &members{id: 3, process: 3, who: func(_ context.Context, url string) (peerclient.Process, error) {
 		if p, ok := answers[url]; ok {
 			return p, nil
 		}
@@ -122,26 +123,30 @@ func TestOneNode(t *testing.T) {
 
 // Guarantee: a process says who it is before it is ready, and a program that does not know the question is no one's double.
 func TestWho(t *testing.T) {
-	ask := newPeerClient()
-	l, err := listenAs("127.0.0.1:0", newPeerServer(zap.NewNop()), ask.process)
+	ask := peerclient.New()
+	l, err := listenAs("127.0.0.1:0", newPeerServer(zap.NewNop()), ask.Process)
 	testkit.Must(t, err)
 	defer l.cut()
 	url := "http://" + l.Addr().String()
 	for range 2 {
-		if got, err := ask.who(t.Context(), url); err != nil || got != ask.process || got == 0 {
-			t.Errorf("who is %x, %v; want %x", got, err, ask.process)
+		if got, err := ask.Who(t.Context(), url); err != nil || got != ask.Process || got == 0 {
+			t.Errorf("who is %x, %v; want %x", got, err, ask.Process)
 		}
 	}
 	for name, h := range map[string]http.HandlerFunc{
 		"not found": http.NotFound,
-		"no number": func(w http.ResponseWriter, _ *http.Request) { web.WriteJSON(w, http.StatusOK, whoAnswer{"x"}) },
-		"zero":      func(w http.ResponseWriter, _ *http.Request) { web.WriteJSON(w, http.StatusOK, whoAnswer{"0"}) },
+		"no number": func(w http.ResponseWriter, _ *http.Request) {
+			web.WriteJSON(w, http.StatusOK, map[string]string{"process": "x"})
+		},
+		"zero": func(w http.ResponseWriter, _ *http.Request) {
+			web.WriteJSON(w, http.StatusOK, map[string]string{"process": "0"})
+		},
 		"another": func(w http.ResponseWriter, _ *http.Request) {
 			web.WriteJSON(w, http.StatusOK, map[string]int{"process": 1})
 		},
 	} {
 		srv := httptest.NewServer(h)
-		if got, err := ask.who(t.Context(), srv.URL); err == nil {
+		if got, err := ask.Who(t.Context(), srv.URL); err == nil {
 			t.Errorf("%s: %x", name, got)
 		}
 		srv.Close()

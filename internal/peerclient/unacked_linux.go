@@ -1,4 +1,4 @@
-package main
+package peerclient
 
 import (
 	"os"
@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limitUnackedRaw sets how long what was sent may stay unacknowledged. Linux
+// limitRaw sets how long what was sent may stay unacknowledged. Linux
 // counts the time in which the other side has no room as well.
-func limitUnackedRaw(c syscall.RawConn, limit time.Duration) error {
+func limitRaw(c syscall.RawConn, limit time.Duration) error {
 	var err error
 	cerr := c.Control(func(fd uintptr) {
 		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
