@@ -381,7 +381,7 @@ func isOut(voters []uint64, states map[uint64]state.Standing, mine, theirs state
 // index. A program that does not know the question answers another; so all is zero.
 func askStand(ask *peerclient.Client) func(ctx context.Context, peerURL string, node, index uint64) (stand, error) {
 	return func(ctx context.Context, peerURL string, node, index uint64) (answer stand, err error) {
-		err = ask.Get(ctx, fmt.Sprintf("%s%s?node=%d&index=%d", peerURL, viewPath, node, index), 0, &answer)
+		err = ask.Get(ctx, fmt.Sprintf("%s%s?node=%d&index=%d", peerURL, peerclient.ViewPath, node, index), 0, &answer)
 		return answer, err
 	}
 }

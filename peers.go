@@ -50,7 +50,6 @@ func newRafthttp(cfg config.Config, log *zap.Logger, cluster uint64, n rafthttp.
 const (
 	clusterPath = "/raftkv/cluster"
 	memberPath  = "/raftkv/member"
-	viewPath    = "/raftkv/view"
 	joinPath    = "/raftkv/join"
 	maxPeerAsk  = 16 << 10
 )
@@ -100,7 +99,7 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
 		web.WriteJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
 	})
-	mux.HandleFunc("GET "+viewPath, func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET "+peerclient.ViewPath, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery != "" {
 			s.serveStand(w, r)
 			return
@@ -181,7 +180,7 @@ func askJoin(ctx context.Context, ask *peerclient.Client, peerURL string, cluste
 // askView asks the node at a URL, the leader, how it sees the members.
 func askView(ask *peerclient.Client) func(ctx context.Context, peerURL string) (map[uint64]peerView, error) {
 	return func(ctx context.Context, peerURL string) (view map[uint64]peerView, err error) {
-		err = ask.Get(ctx, peerURL+viewPath, 0, &view)
+		err = ask.Get(ctx, peerURL+peerclient.ViewPath, 0, &view)
 		return view, err
 	}
 }

@@ -7,7 +7,8 @@ import (
 	"sync"
 )
 
-// version is the version of raftkv. A release build sets it with -ldflags.
+// version is the version of raftkv. A release build sets it with
+// -ldflags "-X raftkv/internal/version.version=...".
 var version = "dev"
 
 // unknownRevision is the revision of a build that was not told of one, as with

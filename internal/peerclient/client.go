@@ -18,6 +18,10 @@ import (
 // ClusterHeader names the cluster that a request is for, in hexadecimal.
 const ClusterHeader = "Raftkv-Cluster-Id"
 
+// ViewPath is the route by which a node tells how it sees others: the leader its
+// members, and any node where its log stands against that of the one who asks.
+const ViewPath = "/raftkv/view"
+
 // MaxBody is how long what one node tells another may be, in bytes.
 const MaxBody = 1 << 20
 
