@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/refusal"
+	"raftkv/internal/transport"
 	"raftkv/internal/wait"
 	"strings"
 	"sync"
@@ -68,7 +69,7 @@ type acquaintances struct {
 	wake    chan struct{} // an inquiry is wanted
 
 	mu      sync.Mutex
-	peers   peerDirectory
+	peers   transport.PeerDirectory
 	members membership.Membership  // as this node's state has them
 	learned map[uint64]*learnedOne // told of by others; in the transport, too
 	claims  map[string]claim       // by the address that it came from
@@ -77,17 +78,10 @@ type acquaintances struct {
 
 // acquaintStore is what the state knows of the members, and of this node.
 type acquaintStore interface {
-	membership() (m membership.Membership, index uint64)
+	Membership() (m membership.Membership, index uint64)
 	// proven reports whether the cluster has agreed that this node's ID belongs
 	// to its data directory.
 	proven() bool
-}
-
-// peerDirectory is told where the peers are.
-type peerDirectory interface {
-	AddPeer(id types.ID, urls []string)
-	UpdatePeer(id types.ID, urls []string)
-	RemovePeer(id types.ID)
 }
 
 // learnedOne is a member that is not in this node's state yet.
@@ -105,7 +99,7 @@ type claim struct {
 
 // settle takes over the members of the state, and returns those told of by
 // others that have been removed since.
-func (a *acquaintances) settle(peers peerDirectory, m membership.Membership) (gone []uint64) {
+func (a *acquaintances) settle(peers transport.PeerDirectory, m membership.Membership) (gone []uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.peers, a.members = peers, m

@@ -137,7 +137,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 			own = append(own, o)
 		}
 	}
-	kv.agreement.note(&kv.state.Checks)
+	kv.agreement.Note(&kv.state.Checks)
 	kv.publish()
 	window := kv.state.Window(kv.self.node)
 	kv.mu.Unlock()
@@ -181,7 +181,7 @@ func (kv *kvstore) applyEntry(e *raftpb.Entry) (state.Outcome, error) {
 	kv.due.Bytes += uint64(len(e.GetData())) + storage.LogOverhead
 	kv.due.Commands += uint64(commands)
 	if commands > 0 {
-		kv.agreement.worked.Store(e.GetIndex())
+		kv.agreement.Worked.Store(e.GetIndex())
 	}
 	if errors.Is(err, record.ErrMalformed) {
 		kv.log.Error("ignoring an entry that no version of raftkv wrote; who can reach the peer port?",
@@ -196,7 +196,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	kv.mu.Lock()
 	before := kv.state.Membership.Clone()
 	cc, change, changed, err := kv.state.ApplyConfEntry(e)
-	kv.agreement.worked.Store(e.GetIndex())
+	kv.agreement.Worked.Store(e.GetIndex())
 	kv.publish()
 	m := kv.state.Membership.Clone()
 	kv.mu.Unlock()
@@ -237,8 +237,8 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	}
 	kv.mu.Lock()
 	kv.state = s
-	kv.agreement.worked.Store(s.Index)
-	kv.agreement.note(&kv.state.Checks)
+	kv.agreement.Worked.Store(s.Index)
+	kv.agreement.Note(&kv.state.Checks)
 	kv.publish()
 	kv.loading.Store(false)
 	window, m := s.Window(kv.self.node), s.Membership.Clone()
@@ -258,9 +258,9 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	return nil
 }
 
-// askForSnapshot has the apply loop take a snapshot of an index or a later one
+// AskForSnapshot has the apply loop take a snapshot of an index or a later one
 // soon, unless it has.
-func (kv *kvstore) askForSnapshot(index uint64) {
+func (kv *kvstore) AskForSnapshot(index uint64) {
 	for {
 		old := kv.needed.Load()
 		if index <= old || kv.needed.CompareAndSwap(old, index) {

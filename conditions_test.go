@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"raftkv/internal/limits"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
@@ -200,7 +201,7 @@ func TestAPICacheControl(t *testing.T) {
 	at.a.stopping.Store(true)
 	check("stopping", "GET", "/k", 503, never)
 
-	refusal, err := tooManyConns()
+	refusal, err := limits.TooManyConns()
 	testkit.Must(t, err)
 	if !strings.Contains(refusal, "\r\nCache-Control: no-store\r\n") {
 		t.Errorf("one connection too many: %q", refusal)

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"net/http"
+	"raftkv/internal/limits"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -16,7 +17,7 @@ import (
 // turned away does not hear why; or a place that is free again is not given away.
 func TestConnLimit(t *testing.T) {
 	l := newTestListener(t)
-	refusal, err := tooManyConns()
+	refusal, err := limits.TooManyConns()
 	testkit.Must(t, err)
 	core, logs := observer.New(zap.WarnLevel)
 	l.limitTo(5, zap.New(core), refusal)
@@ -51,7 +52,7 @@ func TestConnLimit(t *testing.T) {
 			t.Error("it stays open")
 		}
 	}
-	if got := l.limit.Load().refused.Load(); got != 3 {
+	if got := l.limit.Load().Refused.Load(); got != 3 {
 		t.Errorf("%d refused", got)
 	}
 	testkit.Must(t, kept[0].Close())
@@ -61,16 +62,6 @@ func TestConnLimit(t *testing.T) {
 		}
 		if time.Now().After(end) {
 			t.Fatal("a place that is free is not given away")
-		}
-	}
-}
-
-// Without this a process with few descriptors has none for its files, or one
-// with many takes few clients.
-func TestConnShares(t *testing.T) {
-	for files, want := range map[int][2]int64{64: {32, 16}, 256: {128, 64}, 257: {129, 64}, 512: {384, 64}, 1024: {768, 128}, 20000: {15000, 2500}} {
-		if clients, peers := clientConns(files), peerConns(files); clients != want[0] || peers != want[1] {
-			t.Errorf("%d descriptors: %d for clients, %d for peers, want %v", files, clients, peers, want)
 		}
 	}
 }

@@ -87,7 +87,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 	for _, id := range c.up() {
 		srv := c.nodes[id].srv
 		before := srv.storage.SnapIndex.Load()
-		srv.kv.askForSnapshot(srv.kv.applied.Get())
+		srv.kv.AskForSnapshot(srv.kv.applied.Get())
 		c.await("a snapshot", func() bool { return srv.storage.SnapIndex.Load() > before })
 	}
 	fixtureWrites(c, "tail/")

@@ -132,7 +132,7 @@ func (a *acquaintances) askAbout(ctx context.Context, id uint64, url string) err
 		return problem.ErrUsedID
 	}
 	// At the start it may not have answered yet; no message has passed since.
-	if m, _ := a.store.membership(); m.Changes == 0 && len(m.Members) > 0 {
+	if m, _ := a.store.Membership(); m.Changes == 0 && len(m.Members) > 0 {
 		if err := checkSameFounders(m.Peers(), info); err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err err
 	}
 }
 
-// stepDown hands leadership, if this node has it, to a voter that is up and not
+// StepDown hands leadership, if this node has it, to a voter that is up and not
 // among those named. It does not wait for what comes of it.
 func (ms *members) stepDown(ctx context.Context, except []uint64) error {
 	return ms.call(ctx, func(rn *raft.RawNode) {

@@ -7,8 +7,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
 	"raftkv/internal/problem"
+	"raftkv/internal/room"
 	"raftkv/internal/state"
 	"raftkv/internal/web"
 	"strconv"
@@ -38,9 +40,9 @@ type api struct {
 	routes   map[string]web.Methods // by path, those of no resource below it
 	maxValue int64
 	mayWrite func() error // of the log's disk
-	quota    *quota
-	room     *roomKeeper
-	bodies   *bodyBudget
+	quota    *limits.Quota
+	room     *room.Keeper
+	bodies   *limits.BodyBudget
 	origin   web.OriginGuard
 	profiles bool // are served
 	stopping atomic.Bool
@@ -295,16 +297,16 @@ func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond state
 	if err := a.mayWrite(); err != nil {
 		return err
 	}
-	head := make([]byte, 0, state.WriteOverhead+len(key)+int(min(max(r.ContentLength, 0), bodyFirst)))
+	head := make([]byte, 0, state.WriteOverhead+len(key)+int(min(max(r.ContentLength, 0), limits.BodyFirst)))
 	head = state.AppendWriteHead(head, state.KindPut, cond, key)
 	cmd, err := a.readValue(w, r, head)
 	if err != nil {
 		return err
 	}
-	if err := a.room.admit(key, len(cmd)-len(head)); err != nil {
+	if err := a.room.Admit(key, len(cmd)-len(head)); err != nil {
 		return err
 	}
-	release, err := a.quota.reserve(key, len(cmd)-len(head))
+	release, err := a.quota.Reserve(key, len(cmd)-len(head))
 	if err != nil {
 		return err
 	}
@@ -313,7 +315,7 @@ func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond state
 }
 
 func (a *api) delete(w http.ResponseWriter, r *http.Request, key string, cond state.Condition) error {
-	if err := a.room.admit(key, -1); err != nil {
+	if err := a.room.Admit(key, -1); err != nil {
 		return err
 	}
 	return a.write(w, r, state.EncodeWrite(state.KindDelete, cond, key, nil))
@@ -353,7 +355,7 @@ func (a *api) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]b
 	}
 	// What a request announces is not what it sends: the buffer grows with
 	// what comes.
-	cmd, err := a.bodies.read(w, r, cmd, a.maxValue)
+	cmd, err := a.bodies.Read(w, r, cmd, a.maxValue)
 	return cmd, web.BodyError(err)
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"raftkv/internal/checker"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
 	"raftkv/internal/membership"
@@ -596,7 +597,7 @@ func TestAPIDivergedMeanwhile(t *testing.T) {
 	at := newAPITest(t)
 	propose := at.a.propose
 	at.a.propose = func(ctx context.Context, cmd []byte) state.Result {
-		defer at.kv.agreement.fault.Store(&fault{problem.ErrDiverged})
+		defer at.kv.agreement.Fault.Store(&checker.Fault{Err: problem.ErrDiverged})
 		return propose(ctx, cmd)
 	}
 	for _, outcome := range []string{"unknown", "not_applied"} {

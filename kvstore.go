@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"raftkv/internal/checker"
 	"raftkv/internal/liveness"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
@@ -34,7 +35,7 @@ type kvstore struct {
 	needed    atomic.Uint64       // somebody needs a snapshot of this index or a later one
 	redo      atomic.Bool         // the last snapshot failed
 	due       storage.SnapshotPolicy
-	agreement *agreement
+	agreement *checker.Agreement
 	// toldBefore is the index up to which changes of the members were told of
 	// before this node started; see sayChange.
 	toldBefore uint64
@@ -77,28 +78,28 @@ func (kv *kvstore) has(key string) bool {
 // errLoading: another node has what is asked for, and this one will soon.
 var errLoading = fmt.Errorf("%w: a snapshot from the leader is being loaded", problem.ErrNotReady)
 
-// view lends the state for a look at it.
-func (kv *kvstore) view(look func(*state.State)) {
+// View lends the state for a look at it.
+func (kv *kvstore) View(look func(*state.State)) {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
 	look(kv.state)
 }
 
 // sound returns nil, or why this node must not serve; see agreement.
-func (kv *kvstore) sound() error { return kv.agreement.sound() }
+func (kv *kvstore) sound() error { return kv.agreement.Sound() }
 
-// letGo drops the items, of which a check may have a copy, too.
+// LetGo drops the items, of which a check may have a copy, too.
 func (kv *kvstore) letGo() {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
 	kv.loading.Store(true)
 	kv.state.DropItems()
-	kv.agreement.overtake() // by the snapshot
+	kv.agreement.Overtake() // by the snapshot
 }
 
-// membership returns a copy of the cluster's membership as applied here, and
+// Membership returns a copy of the cluster's membership as applied here, and
 // the index at which it was so.
-func (kv *kvstore) membership() (m membership.Membership, index uint64) {
+func (kv *kvstore) Membership() (m membership.Membership, index uint64) {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
 	return kv.state.Membership.Clone(), kv.state.Index
@@ -106,7 +107,7 @@ func (kv *kvstore) membership() (m membership.Membership, index uint64) {
 
 // members returns a copy of the cluster's membership as applied here.
 func (kv *kvstore) members() membership.Membership {
-	m, _ := kv.membership()
+	m, _ := kv.Membership()
 	return m
 }
 

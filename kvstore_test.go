@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"raftkv/internal/checker"
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
@@ -23,7 +24,7 @@ import (
 // newTestStore returns a kvstore of node 1 without the goroutines around it.
 func newTestStore() *kvstore {
 	return &kvstore{
-		agreement: newAgreement(zap.NewNop(), 1, 0, 0),
+		agreement: checker.NewAgreement(zap.NewNop(), 1, 0, 0),
 		log:       zap.NewNop(), applied: new(wait.Index), conf: wait.NewOutcomes(), state: state.New(testkit.Peers()),
 		proposals: rounds.NewProposer(zap.NewNop(), config.Config{ID: 1}, rounds.NewLife(1, 1), nil, wait.NewLeadership()),
 	}
@@ -146,7 +147,7 @@ func TestSnapshotPolicy(t *testing.T) {
 	// Somebody needs one, and says so again and again: it is taken once.
 	kv.state.Index = 7
 	for range 3 {
-		kv.askForSnapshot(5)
+		kv.AskForSnapshot(5)
 		kv.snapshotIfDue()
 		kv.state.Index++
 	}

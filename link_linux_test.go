@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/testkit"
+	"raftkv/internal/transport"
 	"syscall"
 	"testing"
 	"time"
@@ -23,14 +24,14 @@ func sockopt(t *testing.T, c syscall.Conn, level, opt int) (value int) {
 }
 
 // On the peer listener the kernel limits what is written into streams and
-// nothing else: a snapshot may wait for its receiver as long as stallLimit. It
+// nothing else: a snapshot may wait for its receiver as long as transport.StallLimit. It
 // keeps all connections alive, and limits those on which this node asks.
 func TestLinkSocketOptions(t *testing.T) {
 	t.Parallel()
 	l, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
 	testkit.Must(t, err)
 	defer func() { testkit.Must(t, l.cut()) }()
-	ls := newLinks(zap.NewNop(), 1, 7, time.Millisecond, 1500*time.Millisecond)
+	ls := transport.NewLinks(zap.NewNop(), 1, 7, time.Millisecond, 1500*time.Millisecond)
 	options := make(chan [2]int, 1)
 	look := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		conn := peerclient.ConnOf(r.Context()).(syscall.Conn)
@@ -40,7 +41,7 @@ func TestLinkSocketOptions(t *testing.T) {
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/raft/", look)
-	mux.Handle("/raft/stream/", ls.holdStreams(look))
+	mux.Handle("/raft/stream/", ls.HoldStreams(look))
 	go func() { _ = l.serve(mux) }()
 	for path, want := range map[string][2]int{
 		"/raft/stream/msgapp/2":    {3000, 1},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"raftkv/internal/limits"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/web"
@@ -40,7 +41,7 @@ type stoppableListener struct {
 	server  *http.Server
 	handler atomic.Pointer[http.Handler]
 	conns   atomic.Int64 // that are open
-	limit   atomic.Pointer[connLimit]
+	limit   atomic.Pointer[limits.ConnLimit]
 	ended   chan struct{} // closed when the server has ended
 	err     error         // why; read after ended is closed
 	who     http.Handler  // answers peerclient.WhoPath from the start; nil for clients

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"raftkv/internal/config"
+	"raftkv/internal/limits"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"raftkv/internal/web"
@@ -145,9 +146,9 @@ func TestReadmeNamesLimits(t *testing.T) {
 		fmt.Sprintf("its headers, up to %d KiB, have %.0f s of them", srv.MaxHeaderBytes>>10, srv.ReadHeaderTimeout.Seconds()),
 		fmt.Sprintf("An answer has %.0f s to be taken", srv.WriteTimeout.Seconds()),
 		fmt.Sprintf("a backup %.0f s for each %d KiB", backupPace.Seconds(), backupPiece>>10),
-		fmt.Sprintf("take more than %d MiB together, unless there are some that have taken more than %.0f s", bodyBudgetBytes>>20, bodyPatience.Seconds()),
+		fmt.Sprintf("take more than %d MiB together, unless there are some that have taken more than %.0f s", limits.BodyBudgetBytes>>20, limits.BodyPatience.Seconds()),
 		fmt.Sprintf("`--min-free` (%d MiB, at most a third of the disk)", config.DefaultConfig().MinFree>>20),
-		fmt.Sprintf("for its files and peers, %d or a quarter", filesKept),
+		fmt.Sprintf("for its files and peers, %d or a quarter", limits.FilesKept),
 		fmt.Sprintf("A signal stops it in order, within %.0f s", stopLimit.Seconds()),
 	} {
 		if !strings.Contains(readme, claim) {

@@ -4,11 +4,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"raftkv/internal/contact"
+	"raftkv/internal/diskhang"
 	"raftkv/internal/liveness"
 	"raftkv/internal/membership"
 	"raftkv/internal/state"
@@ -73,57 +73,6 @@ func TestSimLivezNamesTheLoop(t *testing.T) {
 	})
 }
 
-// The bound, at it and one past it, and what is no reason to start a node again.
-func TestPulse(t *testing.T) {
-	p := liveness.NewPulse("some")
-	ask := func(n int) {
-		for range n {
-			p.Ask()
-		}
-	}
-	ask(liveness.StuckAfter) // the first is waiting to be taken, the others are owed
-	if p.Stuck() {
-		t.Error("stuck one too early")
-	}
-	if ask(1); !p.Stuck() {
-		t.Error("not stuck")
-	}
-	<-p.Comes()
-	if ask(1); p.Stuck() {
-		t.Error("stuck when it has come round")
-	}
-	for _, reason := range []int32{liveness.WaitsForDisk, liveness.LoadingSnapshot} {
-		testkit.Must(t, p.Excused(reason, func() error {
-			if p.Loading() {
-				t.Error("loading, from the first moment")
-			}
-			if ask(2 * liveness.StuckAfter); p.Stuck() {
-				t.Errorf("stuck, with the excuse %d", reason)
-			}
-			if p.Loading() != (reason == liveness.LoadingSnapshot) {
-				t.Errorf("loading is %t, with the excuse %d", p.Loading(), reason)
-			}
-			return nil
-		}))
-		if p.Stuck() || p.Loading() {
-			t.Error("what was owed with an excuse counts without")
-		}
-		if ask(liveness.StuckAfter - 1); p.Stuck() {
-			t.Error("stuck too early after an excuse")
-		}
-		if ask(1); !p.Stuck() {
-			t.Error("not stuck after an excuse")
-		}
-	}
-	failed := errors.New("failed")
-	if err := p.Excused(liveness.WaitsForDisk, func() error { return failed }); err != failed {
-		t.Error(err)
-	}
-	if (*liveness.Pulse)(nil).Comes() != nil || (*liveness.Pulse)(nil).Excused(liveness.WaitsForDisk, func() error { return failed }) != failed {
-		t.Error("a loop without a pulse does not run as ever")
-	}
-}
-
 // A node that loads a snapshot is alive, however long that takes, but not ready.
 func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	kv := newTestStore()
@@ -135,7 +84,7 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	go func() {
 		done <- kv.install(file, func(uint64, *raftpb.ConfChange, membership.Membership) error { return nil })
 	}()
-	node := &raftNode{disk: &diskWatch{}}
+	node := &raftNode{disk: &diskhang.Watch{}}
 	node.status.Store(&contact.RaftStatus{})
 	s := &server{kv: kv, node: node, caughtUp: new(atomic.Bool)}
 	ready := func() bool {

@@ -10,11 +10,13 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
+	"raftkv/internal/limits"
 	"raftkv/internal/logging"
 	"raftkv/internal/memory"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/storage"
+	"raftkv/internal/version"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -74,14 +76,14 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 		lines.Last(fmt.Appendf(nil, "raftkv: %v\nRun raftkv --help for the flags.\n", err))
 		return config.ExitUsage
 	case cfg.Version:
-		fmt.Fprint(stdout, thisBuild().text())
+		fmt.Fprint(stdout, version.This().Text())
 		return config.ExitOK
 	}
 	log := logging.New(cfg.ID, cfg.LogFormat, cfg.LogLevel, lines)
 	lines.ReportLost(log)
 	defer zap.RedirectStdLog(log)() // where packages write what they have no logger for
-	b := thisBuild()
-	log.Info("starting", zap.String("version", b.version), zap.String("revision", b.revision), zap.String("go", b.goVersion),
+	b := version.This()
+	log.Info("starting", zap.String("version", b.Version), zap.String("revision", b.Revision), zap.String("go", b.GoVersion),
 		zap.Uint64("id", cfg.ID), zap.String("data-dir", cfg.DataDir))
 	config.WarnEnvironment(cfg, os.Environ(), log)
 	goLimit := debug.SetMemoryLimit(-1) // asks
@@ -114,18 +116,18 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 		return err
 	}
 	defer func() { err = errors.Join(err, clients.cut()) }()
-	refusal, err := tooManyConns()
+	refusal, err := limits.TooManyConns()
 	if err != nil {
 		return err
 	}
-	clients.limitTo(clientConns(durable.MaxFiles()), log, refusal)
+	clients.limitTo(limits.ClientConns(durable.MaxFiles()), log, refusal)
 	ask := peerclient.New()
 	peers, err := listenAs(cfg.PeerListener(), newPeerServer(log), ask.Process)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, peers.cut()) }()
-	peers.limitTo(peerConns(durable.MaxFiles()), log.Named("peer-http"), "")
+	peers.limitTo(limits.PeerConns(durable.MaxFiles()), log.Named("peer-http"), "")
 	lock, err := storage.Lock(cfg.DataDir)
 	if err != nil {
 		return err

@@ -50,7 +50,7 @@ type memberReply struct {
 type memberStore interface {
 	// membership returns the members as applied here, and the index at which
 	// they were so.
-	membership() (m membership.Membership, index uint64)
+	Membership() (m membership.Membership, index uint64)
 	// sound returns nil, or why this node must not serve.
 	sound() error
 }
@@ -155,7 +155,7 @@ func (ms *members) at(ctx context.Context, leader uint64, r memberRequest) (memb
 	if leader == ms.id {
 		return ms.lead(ctx, r)
 	}
-	m, _ := ms.store.membership()
+	m, _ := ms.store.Membership()
 	mem, ok := m.Members[leader]
 	if !ok {
 		return memberReply{}, problem.ErrElsewhere // this node is behind
@@ -244,7 +244,7 @@ func (ms *members) lead(ctx context.Context, r memberRequest) (memberReply, erro
 // stillFree reports whether a request without an ID can be tried again, now
 // that the ID chosen for it is taken.
 func (ms *members) stillFree(ctx context.Context, r memberRequest) bool {
-	m, _ := ms.store.membership()
+	m, _ := ms.store.Membership()
 	_, err := m.Check(membership.Change{Op: r.Op, Id: m.FreeID(r.Request), PeerURL: r.PeerURL, Request: r.Request})
 	return err == nil && ctx.Err() == nil
 }
@@ -302,7 +302,7 @@ func (ms *members) freshMembership(ctx context.Context) (membership.Membership, 
 	if err := ms.confirm(ctx); err != nil {
 		return membership.Membership{}, 0, problem.ErrNoLeader
 	}
-	m, index := ms.store.membership()
+	m, index := ms.store.Membership()
 	return m, index, nil
 }
 
@@ -438,7 +438,7 @@ func (ms *members) view(ctx context.Context) map[uint64]peerView {
 	if leader == ms.id {
 		return ms.leaderView(ctx)
 	}
-	m, _ := ms.store.membership()
+	m, _ := ms.store.Membership()
 	mem, ok := m.Members[leader]
 	if !ok {
 		return nil
@@ -493,7 +493,7 @@ func (ms *members) promote(ctx context.Context) {
 // it has published whose directory has its ID, so that it cannot lose that and
 // come back as if it had never voted.
 func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
-	m, _ := ms.store.membership()
+	m, _ := ms.store.Membership()
 	err = ms.call(ctx, func(rn *raft.RawNode) {
 		st := rn.Status()
 		for i, p := range st.Progress {

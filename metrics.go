@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"raftkv/internal/meter"
+	"raftkv/internal/version"
 	"raftkv/internal/web"
 	"strconv"
 	"time"
@@ -33,10 +34,10 @@ func newMetrics(status func() nodeStatus) *metrics {
 		Help: "Client requests that are being served, downloads of backups included.",
 	})}
 	reg.MustRegister(m.requests, m.inFlight)
-	b := thisBuild()
+	b := version.This()
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "raftkv_build_info", Help: "1; the labels tell what program this is.",
-		ConstLabels: prometheus.Labels{"version": b.version, "revision": b.revision, "go": b.goVersion},
+		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "go": b.GoVersion},
 	}, func() float64 { return 1 }))
 
 	of := func(name, help string, value func(nodeStatus) uint64) {

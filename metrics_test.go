@@ -196,7 +196,7 @@ func TestMetricsCheckOverdue(t *testing.T) {
 		time.Sleep(40 * time.Second)
 		kv := s.kv
 		kv.mu.Lock()
-		kv.agreement.worked.Store(kv.state.Index + 1) // as if it had been committed
+		kv.agreement.Worked.Store(kv.state.Index + 1) // as if it had been committed
 		kv.mu.Unlock()
 		time.Sleep(31 * time.Second)
 		if got := valueOfMetric(t, s, "raftkv_check_overdue_seconds"); got <= 0 || got > 2 {

@@ -4,6 +4,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/state"
+	"raftkv/internal/version"
 	"strconv"
 	"time"
 
@@ -19,13 +20,13 @@ func (s *server) status() nodeStatus {
 		Role: s.role(rs.Role), Leader: rs.Leader, Term: rs.Term,
 		CommitIndex: max(rs.Commit, ks.Index), AppliedIndex: ks.Index,
 		SnapshotIndex: s.storage.SnapIndex.Load(), Revision: ks.Revision, Keys: ks.Keys, Bytes: ks.Bytes,
-		Version: thisBuild().version, BuildRevision: thisBuild().revision, UptimeSeconds: int64(time.Since(s.began).Seconds()),
-		Diverged: s.kv.sound() != nil, CheckedIndex: ks.Checked, CheckedAt: s.kv.agreement.seen.Load(), Level: ks.Level,
+		Version: version.This().Version, BuildRevision: version.This().Revision, UptimeSeconds: int64(time.Since(s.began).Seconds()),
+		Diverged: s.kv.sound() != nil, CheckedIndex: ks.Checked, CheckedAt: s.kv.agreement.Seen.Load(), Level: ks.Level,
 	}
 }
 
 func (s *server) role(role raft.StateType) string {
-	m, _ := s.kv.membership()
+	m, _ := s.kv.Membership()
 	switch {
 	case role == raft.StateLeader:
 		return "leader"
@@ -39,7 +40,7 @@ func (s *server) role(role raft.StateType) string {
 
 // readyChecks are what a node must be to be ready.
 func (s *server) readyChecks() []check {
-	m, _ := s.kv.membership()
+	m, _ := s.kv.Membership()
 	_, isMember := m.Members[s.cfg.ID]
 	return []check{
 		{"has a leader", s.node.status.Load().Leader != 0},
@@ -47,7 +48,7 @@ func (s *server) readyChecks() []check {
 		{"has caught up", s.caughtUp.Load()},
 		{"has loaded its data", !s.kv.loading.Load()},
 		{"agrees with the other replicas", s.kv.sound() == nil},
-		{"has a disk that answers", !s.node.disk.hanging.Load()},
+		{"has a disk that answers", !s.node.disk.Hanging.Load()},
 		{"is not loading a snapshot", !s.kv.pulse.Loading()},
 	}
 }

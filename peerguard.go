@@ -79,7 +79,7 @@ type guardConfig struct {
 	dir       string
 	admission *admission
 	refusals  *refusal.Refusals
-	// holdStreams makes a handler that keeps an eye on the streams of another.
+	// HoldStreams makes a handler that keeps an eye on the streams of another.
 	holdStreams func(http.Handler) http.Handler
 	// keepFree returns how many bytes of the disk a snapshot leaves.
 	keepFree func() int64

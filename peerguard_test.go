@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,9 +12,11 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
 	"raftkv/internal/refusal"
+	"raftkv/internal/room"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
+	"raftkv/internal/transport"
 	"strings"
 	"sync"
 	"testing"
@@ -25,7 +26,6 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -49,7 +49,7 @@ func newGuardedNode(t *testing.T) *guardedNode {
 	n := &raftNode{
 		id: 1, cluster: 0xc1, log: zap.NewNop(), dir: t.TempDir(), kv: &kvstore{state: st},
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: refusal.NewRefusals(zap.NewNop()),
-		known: acquaintances{wake: make(chan struct{}, 1)}, links: newLinks(zap.NewNop(), 1, 0xc1, time.Millisecond, time.Second),
+		known: acquaintances{wake: make(chan struct{}, 1)}, links: transport.NewLinks(zap.NewNop(), 1, 0xc1, time.Millisecond, time.Second),
 	}
 	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}
 	n.known.settle(noTransport{}, st.Membership)
@@ -57,8 +57,8 @@ func newGuardedNode(t *testing.T) *guardedNode {
 	n.status.Store(&contact.RaftStatus{Term: 5, Role: raft.StateFollower})
 	g := &guardedNode{node: n, trouble: storage.Trouble{Log: zap.NewNop()}, through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
 	g.peerGuard = newPeerGuard(guardConfig{
-		log: n.log, id: 1, cluster: n.cluster, dir: n.dir, admission: &n.admission, refusals: n.refusals, holdStreams: n.links.holdStreams,
-		keepFree: func() int64 { return snapshotReserve }, notStored: g.trouble.NotStored,
+		log: n.log, id: 1, cluster: n.cluster, dir: n.dir, admission: &n.admission, refusals: n.refusals, holdStreams: n.links.HoldStreams,
+		keepFree: func() int64 { return room.SnapshotReserve }, notStored: g.trouble.NotStored,
 	}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -205,7 +205,7 @@ func held(t *testing.T, what string, sem interface {
 }, n int64,
 ) {
 	t.Helper()
-	wireEventually(t, what, func() bool {
+	testkit.Eventually(t, what, func() bool {
 		if n > 1 {
 			if !sem.TryAcquire(n - 1) {
 				return false
@@ -250,7 +250,7 @@ func TestPeerGuardSum(t *testing.T) {
 		t.Errorf("one small message too many: status %d", got)
 	}
 	testkit.Must(t, conns[0].Close())
-	wireEventually(t, "the place of one that broke off", func() bool {
+	testkit.Eventually(t, "the place of one that broke off", func() bool {
 		return g.send(t, "POST", "/raft", bytes.NewReader(encoded(t, heartbeatOf(2, 5)))) == 204
 	})
 }
@@ -346,7 +346,7 @@ func TestUploadsOneAtATime(t *testing.T) {
 	}
 	current := func(from, term uint64) {
 		t.Helper()
-		wireEventually(t, fmt.Sprintf("the snapshot of node %d in term %d to come in", from, term), func() bool {
+		testkit.Eventually(t, fmt.Sprintf("the snapshot of node %d in term %d to come in", from, term), func() bool {
 			g.uploads.mu.Lock()
 			defer g.uploads.mu.Unlock()
 			return g.uploads.current != nil && g.uploads.current.from == from && g.uploads.current.term == term
@@ -364,10 +364,10 @@ func TestUploadsOneAtATime(t *testing.T) {
 		t.Errorf("another one of the same term: status %d", got)
 	}
 	_, again := upload(2, 5) // its sender knows that the first has failed
-	wireEventually(t, "the first one to end", func() bool { return len(first) > 0 })
+	testkit.Eventually(t, "the first one to end", func() bool { return len(first) > 0 })
 	current(2, 5)
 	later, newer := upload(3, 6)
-	wireEventually(t, "the second one to end", func() bool { return len(again) > 0 })
+	testkit.Eventually(t, "the second one to end", func() bool { return len(again) > 0 })
 	current(3, 6)
 	for _, s := range []chan int{first, again} {
 		if got := answer(s); got == 204 {
@@ -389,7 +389,7 @@ func TestUploadsOneAtATime(t *testing.T) {
 
 // A snapshot ends where the disk ends, less what the log needs.
 func TestUploadsRoom(t *testing.T) {
-	const least = snapshotReserve + 2*roomEvery
+	const least = room.SnapshotReserve + 2*roomEvery
 	for free, want := range map[uint64]int{least: 204, least - 1: 507} {
 		g := newGuardedNode(t)
 		g.uploads.freeSpace = func(string) (uint64, error) { return free, nil }
@@ -477,23 +477,5 @@ func TestAdmitReadContext(t *testing.T) {
 		if err := checkMessage(m); (err == nil) != ok {
 			t.Errorf("%d bytes: %v", size, err)
 		}
-	}
-}
-
-// A flood of refusals gets one line, and a count.
-func TestRefusalsAreCounted(t *testing.T) {
-	core, lines := observer.New(zap.WarnLevel)
-	r := refusal.NewRefusals(zap.New(core))
-	for range 1000 {
-		r.Note(7, refusal.Refusal{Status: 400, Kind: refusal.RefusedTerm, Reason: "no"})
-		r.Note(7, fmt.Errorf("wrapped: %w", refusal.Refusal{Status: 400, Kind: refusal.RefusedMalformed, Reason: "no"}))
-		r.Note(7, refusal.Refusal{Status: 503, Kind: refusal.NotHostile, Reason: "later"})
-		r.Note(7, errors.New("another error"))
-	}
-	if lines.Len() != 2 {
-		t.Errorf("%d lines for two kinds", lines.Len())
-	}
-	if r.Count(refusal.RefusedTerm) != 1000 || r.Count(refusal.RefusedMalformed) != 1000 || r.Count(refusal.NotHostile) != 0 {
-		t.Errorf("counts %v", r.Counts)
 	}
 }

@@ -5,45 +5,16 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/address"
-	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
+	"raftkv/internal/room"
+	"raftkv/internal/transport"
+	"raftkv/internal/version"
 	"raftkv/internal/web"
 	"strconv"
-	"strings"
 	"time"
-
-	"go.etcd.io/etcd/client/pkg/v3/types"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
-	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
-	"go.uber.org/zap"
 )
-
-// newRafthttp makes the production transport of a node. It puts the snapshots
-// that come in where snapshots says, and tells removed when a peer says that this
-// node was removed.
-func newRafthttp(cfg config.Config, log *zap.Logger, cluster uint64, n rafthttp.Raft, snapshots *snap.Snapshotter, removed chan error) (*rafthttp.Transport, error) {
-	urls, err := types.NewURLs([]string{cfg.PeerURL})
-	if err != nil {
-		return nil, err
-	}
-	id := types.ID(cfg.ID)
-	t := &rafthttp.Transport{
-		Logger:      log.Named("rafthttp"),
-		DialTimeout: time.Second + cfg.ElectionTimeout,
-		ID:          id,
-		URLs:        urls,
-		ClusterID:   types.ID(cluster),
-		Raft:        n,
-		Snapshotter: snapshots,
-		ServerStats: stats.NewServerStats(id.String(), id.String()),
-		LeaderStats: stats.NewLeaderStats(log, id.String()),
-		ErrorC:      removed,
-	}
-	return t, t.Start()
-}
 
 // Routes of our own on the peer listener, beside rafthttp's. They carry what a
 // node must know before it takes part, and what only the leader knows.
@@ -95,7 +66,7 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	door := newPeerGuard(s.guardConfig(), raftHandler)
 	door.routes(mux)
-	mux.HandleFunc("GET "+linkPath+"{id}", s.node.links.serve)
+	mux.HandleFunc("GET "+transport.LinkPath+"{id}", s.node.links.Serve)
 	mux.HandleFunc("GET "+clusterPath, func(w http.ResponseWriter, r *http.Request) {
 		web.WriteJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
 	})
@@ -106,7 +77,7 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 		}
 		web.WriteJSON(w, http.StatusOK, s.members.leaderView(r.Context()))
 	})
-	mux.HandleFunc("POST "+diskPath, s.serveDiskNote)
+	mux.HandleFunc("POST "+room.Path, s.serveDiskNote)
 	mux.HandleFunc("POST "+memberPath, s.servePeerMember(s.members.serve))
 	mux.HandleFunc("POST "+joinPath, s.servePeerMember(s.members.serveJoin))
 	// Our own requests never come from a browser, not even the harmless ones.
@@ -127,15 +98,15 @@ func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
 func (s *server) guardConfig() guardConfig {
 	return guardConfig{
 		log: s.log, id: s.cfg.ID, cluster: s.node.cluster, dir: s.cfg.DataDir, admission: &s.node.admission, refusals: s.node.refusals,
-		holdStreams: s.node.links.holdStreams, keepFree: s.room.keep.Load, notStored: s.storage.Trouble.NotStored,
+		holdStreams: s.node.links.HoldStreams, keepFree: s.room.Keep.Load, notStored: s.storage.Trouble.NotStored,
 	}
 }
 
 func (s *server) clusterInfo(ctx context.Context) clusterInfo {
 	view := s.members.leaderView(ctx)
-	m, _ := s.kv.membership()
+	m, _ := s.kv.Membership()
 	info := clusterInfo{
-		ClusterID: s.node.cluster, Level: s.kv.status().Level, Version: thisBuild().version,
+		ClusterID: s.node.cluster, Level: s.kv.status().Level, Version: version.This().Version,
 		Removed: membership.SortedKeys(m.Removed), Changes: m.Changes,
 	}
 	info.Term, _ = s.node.admission.ownTerm()
@@ -204,7 +175,7 @@ func (s *server) serveStand(w http.ResponseWriter, r *http.Request) {
 		}
 		numbers[i] = n
 	}
-	answer, err := s.node.doubts.standFor(r.Context(), numbers[0], numbers[1])
+	answer, err := s.node.doubts.StandFor(r.Context(), numbers[0], numbers[1])
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
@@ -236,25 +207,3 @@ func askAll(ctx context.Context, ask *peerclient.Client, urls []string, timeout 
 	}
 	return got
 }
-
-// raftLogger lets raft log through zap.
-type raftLogger struct{ *zap.SugaredLogger }
-
-// Infof passes on what raft says, except that a storage answer told it nothing
-// new: with asynchronous storage that is the rule, several times a write.
-func (l raftLogger) Infof(format string, v ...any) {
-	if strings.HasPrefix(format, "entry at ") {
-		l.Debugf(format, v...)
-		return
-	}
-	l.SugaredLogger.Infof(format, v...)
-}
-
-func (l raftLogger) Warning(v ...any) { l.Warn(v...) }
-
-func (l raftLogger) Warningf(format string, v ...any) { l.Warnf(format, v...) }
-
-// Fatal panics: only main ends the process.
-func (l raftLogger) Fatal(v ...any) { l.Panic(v...) }
-
-func (l raftLogger) Fatalf(format string, v ...any) { l.Panicf(format, v...) }

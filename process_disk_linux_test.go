@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"raftkv/internal/limits"
 	"raftkv/internal/testkit"
 	"strconv"
 	"strings"
@@ -261,7 +262,7 @@ func TestSoakProcUnfinishedBodies(t *testing.T) {
 			t.Fatalf("a small write: %v", r)
 		}
 	}
-	time.Sleep(bodyPatience)
+	time.Sleep(limits.BodyPatience)
 	if r := c.do(http.MethodPut, 1, "/large", bytes.Repeat([]byte("l"), 500<<10)); r.status != 204 {
 		t.Errorf("a larger write: %v", r)
 	}

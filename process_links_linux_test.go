@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/testkit"
+	"raftkv/internal/transport"
 	"regexp"
 	"strconv"
 	"strings"
@@ -158,7 +159,7 @@ func TestProcLinkStreamsComeBack(t *testing.T) {
 	_, a, b := l.leader(1)
 	whole := func(from, to int) func() procReply {
 		return func() procReply {
-			r := procDo(l.client, http.MethodGet, fmt.Sprint(l.peerURL(from), linkPath, to), nil, peerclient.ClusterHeader, st.Cluster)
+			r := procDo(l.client, http.MethodGet, fmt.Sprint(l.peerURL(from), transport.LinkPath, to), nil, peerclient.ClusterHeader, st.Cluster)
 			if r.err == nil && r.status == http.StatusOK && strings.TrimSpace(r.body) != `{"missing":0}` {
 				r.err = errors.New(r.body)
 			}
@@ -202,7 +203,7 @@ func TestSoakIdleLinks(t *testing.T) {
 }
 
 // A receiver that takes nothing for a while still gets its snapshot: the links
-// have limits, its transfer has stallLimit alone.
+// have limits, its transfer has transport.StallLimit alone.
 func TestSoakSnapshotToStoppedNode(t *testing.T) {
 	t.Parallel()
 	testkit.NeedTools(t, "tc")

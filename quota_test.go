@@ -16,7 +16,7 @@ import (
 // every node at once; or a full one cannot be read, changed or emptied.
 func TestQuota(t *testing.T) {
 	at := newAPITest(t)
-	at.a.quota.limit = 100
+	at.a.quota.Limit = 100
 	put := func(key string, n, status int) {
 		t.Helper()
 		w := at.do(http.MethodPut, "/"+key, strings.Repeat("x", n))
@@ -42,15 +42,15 @@ func TestQuota(t *testing.T) {
 	at.want(at.do(http.MethodGet, "/a", ""), http.StatusOK, strings.Repeat("x", 10))
 	at.want(at.do(http.MethodDelete, "/v1/kv/b", ""), http.StatusNoContent, "")
 	put("d", 39, http.StatusNoContent)
-	if at.a.quota.reserved.Load() != 0 {
-		t.Errorf("%d bytes stay reserved", at.a.quota.reserved.Load())
+	if at.a.quota.Reserved.Load() != 0 {
+		t.Errorf("%d bytes stay reserved", at.a.quota.Reserved.Load())
 	}
 }
 
 // Without this many writes at once get past the quota together.
 func TestQuotaConcurrent(t *testing.T) {
 	at := newAPITest(t)
-	at.a.quota.limit = 100
+	at.a.quota.Limit = 100
 	inside := 0
 	at.a.propose = func(context.Context, []byte) state.Result {
 		inside++
@@ -62,10 +62,10 @@ func TestQuotaConcurrent(t *testing.T) {
 	if inside != 1 {
 		t.Errorf("%d writes were proposed", inside)
 	}
-	if _, err := at.a.quota.reserve("b", 99); err != nil {
+	if _, err := at.a.quota.Reserve("b", 99); err != nil {
 		t.Errorf("after a write that did not make it: %v", err)
 	}
-	if _, err := at.a.quota.reserve("c", 1); !errors.Is(err, problem.ErrQuota) {
+	if _, err := at.a.quota.Reserve("c", 1); !errors.Is(err, problem.ErrQuota) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -75,7 +75,7 @@ func TestQuotaConcurrent(t *testing.T) {
 func TestQuotaReservedAtOnce(t *testing.T) {
 	const limit, size, writers, rounds = 800, 499, 64, 2000 // with its key, 500 bytes: one fits
 	at := newAPITest(t)
-	at.a.quota.limit = limit
+	at.a.quota.Limit = limit
 	for range rounds {
 		var begin, done sync.WaitGroup
 		var admitted atomic.Int64
@@ -84,7 +84,7 @@ func TestQuotaReservedAtOnce(t *testing.T) {
 		for i := range writers {
 			done.Go(func() {
 				begin.Wait()
-				if release, err := at.a.quota.reserve("k", size); err == nil {
+				if release, err := at.a.quota.Reserve("k", size); err == nil {
 					admitted.Add(1)
 					releases[i] = release
 				}
@@ -101,7 +101,7 @@ func TestQuotaReservedAtOnce(t *testing.T) {
 			}
 		}
 	}
-	if n := at.a.quota.reserved.Load(); n != 0 {
+	if n := at.a.quota.Reserved.Load(); n != 0 {
 		t.Errorf("%d bytes stay reserved", n)
 	}
 }

@@ -7,12 +7,16 @@ import (
 	"os"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
+	"raftkv/internal/diskhang"
 	"raftkv/internal/liveness"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
+	"raftkv/internal/room"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
+	"raftkv/internal/suspect"
+	"raftkv/internal/transport"
 	"raftkv/internal/wait"
 	"slices"
 	"sync/atomic"
@@ -98,18 +102,18 @@ type raftNode struct {
 	pulse, persistPulse *liveness.Pulse // of the raft loop and of the persist loop
 
 	transport messenger
-	links     *links
+	links     *transport.Links
 	inbox     *storage.Inbox
-	room      *roomKeeper
+	room      *room.Keeper
 	group     *errgroup.Group
 	life      context.Context // ends when the node stops, with the cause
 
 	// What the loop last knew, for anyone to read.
 	status    atomic.Pointer[contact.RaftStatus]
 	contacts  contact.Contacts
-	disk      *diskWatch
-	doubts    *doubts
-	courier   *courier
+	disk      *diskhang.Watch
+	doubts    *suspect.Doubts
+	courier   *transport.Courier
 	admission admission
 
 	loop raftLoop
@@ -122,7 +126,7 @@ type nodeStore interface {
 	// sound returns nil, or why this node must not serve.
 	sound() error
 	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
-	askForSnapshot(index uint64)
+	AskForSnapshot(index uint64)
 }
 
 // raftLoop is the state of the raft loop; nobody else touches it.
@@ -135,7 +139,7 @@ type raftLoop struct {
 	commits    []commit          // for the apply loop
 	held       []*raftpb.Message // MsgReadIndex that must wait; see readIndex
 	rounds     readRounds        // of heartbeats that this node has sent
-	// committedTerm is the term of the last entry known to be committed.
+	// CommittedTerm is the term of the last entry known to be committed.
 	committedTerm uint64
 	// restored is the index of the newest snapshot that raft took over; its
 	// configuration is from then at least.
@@ -167,14 +171,14 @@ func raftConfig(cfg config.Config, s storage.RaftStorage, log *zap.Logger) *raft
 		CheckQuorum:       true,
 		PreVote:           true,
 		StepDownOnRemoval: true,
-		Logger:            raftLogger{log.Named("raft").Sugar()},
+		Logger:            transport.RaftLogger{SugaredLogger: log.Named("raft").Sugar()},
 	}
 }
 
 // startRaft starts the raft node's goroutines. They end with ctx, or end their
 // group with an error when the node cannot go on.
 func (n *raftNode) startRaft(ctx context.Context, cfg config.Config) error {
-	log := storage.RaftStorage{MemoryStorage: n.storage.Mem, Storage: n.storage, Want: n.kv.askForSnapshot}
+	log := storage.RaftStorage{MemoryStorage: n.storage.Mem, Storage: n.storage, Want: n.kv.AskForSnapshot}
 	c := raftConfig(cfg, log, n.log)
 	c.Applied = n.applied.Get() // the start has applied what was known to be committed
 	rn, err := raft.NewRawNode(c)
@@ -182,7 +186,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	n.loop = raftLoop{rn: rn, notices: contact.NewNotices()}
-	n.doubts.last, n.doubts.begunAt = n.storage.Last, n.storage.Hard.GetCommit()
+	n.doubts.Last, n.doubts.BegunAt = n.storage.Last, n.storage.Hard.GetCommit()
 	n.publish()
 	if n.alone() {
 		// Nobody to wait for: no need to sit out the election timeout.
@@ -194,7 +198,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config.Config) error {
 	n.group.Go(func() error { return n.persist(ctx) })
 	n.group.Go(func() error { return n.watchRemoval(ctx) })
 	n.group.Go(func() error { return n.known.proveID(ctx) })
-	n.group.Go(func() error { return n.doubts.inquire(ctx) })
+	n.group.Go(func() error { return n.doubts.Inquire(ctx) })
 	n.group.Go(func() error { return n.known.getAcquainted(ctx) })
 	return nil
 }
@@ -210,7 +214,7 @@ func (n *raftNode) send(msgs []*raftpb.Message) {
 // maySend returns why a node gets no snapshot of this one's state; nil: it may.
 func (n *raftNode) maySend(to uint64) error {
 	if !n.known.gate.passes(to) {
-		return errNotSent
+		return transport.ErrNotSent
 	}
 	return n.kv.sound() // what a node holds that has diverged must not spread
 }
@@ -248,7 +252,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		select {
 		case <-ticker.C:
 			// A node that is split must not stand for the other history either.
-			if leads := n.status.Load().Role == raft.StateLeader; n.disk.ticked(n.loop.rn, leads) && !n.doubts.split {
+			if leads := n.status.Load().Role == raft.StateLeader; n.disk.Ticked(n.loop.rn, leads) && !n.doubts.Split {
 				n.loop.rn.Tick()
 			}
 			n.noteNeeds()
@@ -257,7 +261,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 			n.send(n.loop.notices.Flush())
 		case appendC <- n.loop.appends:
 			n.loop.appends, n.loop.urgent = nil, false
-			n.disk.hand()
+			n.disk.Hand()
 		case commitC <- n.loop.commits:
 			n.loop.commits = nil
 		case m := <-n.recvC:
@@ -310,11 +314,11 @@ func (n *raftNode) step(m *raftpb.Message) {
 		return
 	}
 	n.contacts.Note(m, n.status.Load(), n.id, n.loop.rn)
-	if n.room.dropsEntries(m) || !n.doubts.sift(n.loop.rn, m) {
+	if n.room.DropsEntries(m) || !n.doubts.Sift(n.loop.rn, m) {
 		return
 	}
-	n.disk.noteAck(m, n.status.Load())
-	if !n.disk.takesIn(m) {
+	n.disk.NoteAck(m, n.status.Load())
+	if !n.disk.TakesIn(m) {
 		return
 	}
 	if n.goesBack(m) {
@@ -341,7 +345,7 @@ func (n *raftNode) goesBack(m *raftpb.Message) bool {
 }
 
 func (n *raftNode) stored(s stored) {
-	n.disk.done()
+	n.disk.Done()
 	for _, file := range s.installed {
 		// Queued before raft hears of it, so before any entry behind it.
 		n.loop.commits = append(n.loop.commits, commit{install: file, applied: func() {}})
@@ -354,9 +358,9 @@ func (n *raftNode) stored(s stored) {
 func (n *raftNode) propose(p rounds.Proposal) {
 	err := raft.ErrProposalDropped
 	switch {
-	case n.disk.full():
-		n.disk.refused++
-	case !n.room.spent():
+	case n.disk.Full():
+		n.disk.Refused++
+	case !n.room.Spent():
 		err = n.loop.rn.Propose(p.Data)
 	}
 	st := n.status.Load()
@@ -375,7 +379,7 @@ func (n *raftNode) newRound(context []byte) *raftpb.Message {
 // index that may be older than what its former life acknowledged.
 func (n *raftNode) readIndex(m *raftpb.Message) {
 	if !n.mayAnswerReads() {
-		if len(n.loop.held) < maxHeldReads { // whoever asked asks again
+		if len(n.loop.held) < diskhang.MaxHeldReads { // whoever asked asks again
 			n.loop.held = append(n.loop.held, m)
 		}
 		return
@@ -424,9 +428,9 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 		case m.GetTo() == raft.LocalApplyThread:
 			n.commit(m)
 		case m.GetType() == raftpb.MsgSnap:
-			n.courier.deliver(n.loop.rn, m)
+			n.courier.Deliver(n.loop.rn, m)
 		default:
-			n.disk.tag(m)
+			n.disk.Tag(m)
 			out = n.loop.notices.Add(out, m)
 		}
 	}
@@ -440,9 +444,9 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 // fsync, since a node that starts again learns it from the others (thesis §3.8).
 func (n *raftNode) append(m *raftpb.Message) {
 	n.loop.restored = max(n.loop.restored, m.GetSnapshot().GetMetadata().GetIndex())
-	n.doubts.appended(m)
+	n.doubts.Appended(m)
 	n.loop.appends = append(n.loop.appends, m)
-	n.disk.queue(m)
+	n.disk.Queue(m)
 	n.loop.urgent = n.loop.urgent || !n.onlyCommits(m)
 	if m.Term != nil {
 		n.loop.term, n.loop.vote = m.GetTerm(), m.GetVote()

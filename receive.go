@@ -18,7 +18,7 @@ import (
 // Process takes a message from a peer (rafthttp.Raft). What cannot be meant
 // for this node, or would stop it, does not get to raft.
 func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
-	n.links.hear(m.GetFrom())
+	n.links.Hear(m.GetFrom())
 	err := n.admission.admit(m)
 	if err == nil && m.GetType() == raftpb.MsgSnap && errors.Is(n.kv.sound(), problem.ErrHistories) {
 		err = refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.NotHostile, Reason: problem.ErrHistories.Error()}

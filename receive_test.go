@@ -5,8 +5,10 @@ import (
 	"errors"
 	"net/http"
 	"raftkv/internal/address"
+	"raftkv/internal/checker"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
+	"raftkv/internal/transport"
 	"testing"
 	"time"
 
@@ -26,7 +28,7 @@ func TestReceiveRefuses(t *testing.T) {
 	life, stop := context.WithCancel(t.Context())
 	defer stop()
 	n := &raftNode{
-		id: 1, log: zap.NewNop(), kv: &kvstore{state: st, agreement: newAgreement(zap.NewNop(), 1, 0, 0)}, links: newLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second),
+		id: 1, log: zap.NewNop(), kv: &kvstore{state: st, agreement: checker.NewAgreement(zap.NewNop(), 1, 0, 0)}, links: transport.NewLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second),
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: refusal.NewRefusals(zap.NewNop()),
 	}
 	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/transport"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -49,11 +50,11 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 
 // addPeers tells the transport where the members are.
 func (n *raftNode) addPeers(m membership.Membership) {
-	for id, url := range n.links.connect(m) {
+	for id, url := range n.links.Connect(m) {
 		n.known.gate.learn(id, url)
 	}
 	for _, id := range n.known.settle(n.transport, m) {
-		n.links.letGo(n.life, id)
+		n.links.LetGo(n.life, id)
 	}
 }
 
@@ -70,11 +71,11 @@ func (n *raftNode) noteMove(m membership.Membership) {
 
 // dropPeers forgets who is no longer a member.
 func (n *raftNode) dropPeers(m membership.Membership) {
-	for _, id := range n.links.drop(n.life, m) {
+	for _, id := range n.links.Drop(n.life, m) {
 		n.known.gate.forget(id)
 		n.reports.put(func(*raft.RawNode) {
 			n.contacts.Forget(id)
-			n.courier.forget(id)
+			n.courier.Forget(id)
 			n.loop.notices.Forget(id)
 		})
 	}
@@ -86,7 +87,7 @@ func (n *raftNode) watchRemoval(ctx context.Context) error {
 	select {
 	case err := <-n.errorC:
 		select {
-		case <-time.After(farewellTicks * n.tick):
+		case <-time.After(transport.FarewellTicks * n.tick):
 			return fmt.Errorf("%w (a peer says: %w)", problem.ErrRemoved, err)
 		case <-ctx.Done():
 			return nil

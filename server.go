@@ -7,16 +7,23 @@ import (
 	"io"
 	"net/http"
 	"raftkv/internal/address"
+	"raftkv/internal/checker"
 	"raftkv/internal/config"
+	"raftkv/internal/diskhang"
 	"raftkv/internal/durable"
+	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
 	"raftkv/internal/logging"
+	"raftkv/internal/observe"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
+	"raftkv/internal/room"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
+	"raftkv/internal/suspect"
+	"raftkv/internal/transport"
 	"raftkv/internal/wait"
 	"raftkv/internal/web"
 	"slices"
@@ -43,10 +50,10 @@ type server struct {
 	reads     *rounds.Reader
 	proposals *rounds.Proposer
 	members   *members
-	checker   *checker
+	checker   *checker.Checker
 	live      *liveness.Monitor
-	watcher   *watcher
-	room      *roomKeeper
+	watcher   *observe.Watcher
+	room      *room.Keeper
 	api       *api
 	states    chan *state.State
 	commitC   chan []commit
@@ -82,15 +89,15 @@ func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found c
 	s.members.ask = askMember(ask)
 	s.members.askView = askView(ask)
 	s.members.who, s.members.process = ask.Who, ask.Process
-	s.room.tell = tellDisk(ask)
+	s.room.Tell = room.Tell(ask)
 	s.node.known.askPeer = askCluster(ask)
-	s.node.doubts.askStand = askStand(ask)
-	s.node.links.ask = askLink(ask)
-	t, err := newRafthttp(cfg, log, st.Identity.ClusterID, s.node, s.node.inbox.Snapshotter, s.node.errorC)
+	s.node.doubts.AskStand = suspect.AskStand(ask)
+	s.node.links.Ask = transport.AskLink(ask)
+	t, err := transport.New(cfg, log, st.Identity.ClusterID, s.node, s.node.inbox.Snapshotter, s.node.errorC)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	s.node.links.activeSince = func(id uint64) time.Time { return t.ActiveSince(types.ID(id)) }
+	s.node.links.ActiveSince = func(id uint64) time.Time { return t.ActiveSince(types.ID(id)) }
 	s.connect(t, found)
 	s.peerMux = s.peerHandler(t.Handler())
 	return s, nil
@@ -119,9 +126,9 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		pulse: liveness.NewPulse("apply"),
 		log:   log, self: selfID{cfg.ID, st.Identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
 		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: storage.SnapshotPolicy{Every: cfg.SnapshotCount, Bytes: st.Due.Bytes, Commands: st.Due.Commands}, state: st.State,
-		agreement: newAgreement(log, cfg.ID, st.Worked, st.State.Checks.Checked),
+		agreement: checker.NewAgreement(log, cfg.ID, st.Worked, st.State.Checks.Checked),
 	}
-	kv.agreement.note(&kv.state.Checks)
+	kv.agreement.Note(&kv.state.Checks)
 	kv.publish()
 	kv.toldBefore = st.Storage.Hard.GetCommit()
 	life, end := context.WithCancel(context.Background())
@@ -140,7 +147,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		writtenC: make(chan *state.State),
 		reports:  mailbox{kick: make(chan struct{}, 1)},
 		errorC:   make(chan error, 1), // rafthttp does not wait
-		links:    newLinks(log, cfg.ID, st.Identity.ClusterID, tick, cfg.ElectionTimeout),
+		links:    transport.NewLinks(log, cfg.ID, st.Identity.ClusterID, tick, cfg.ElectionTimeout),
 		refusals: refusal.NewRefusals(log),
 		known: acquaintances{
 			log: log, self: kv.self, cluster: st.Identity.ClusterID, tick: tick, elected: cfg.ElectionTimeout, seeds: others(cfg, nil),
@@ -150,20 +157,20 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		group: group, life: life,
 	}
 	node.known.contacts, node.known.role = &node.contacts, node.status.Load
-	node.links.opened = func() { node.doubts.meetAgain() }
-	node.links.group, node.links.unreachable = group, node.ReportUnreachable
-	node.courier = &courier{
-		log: log, storage: st.Storage, tick: tick, elected: cfg.ElectionTimeout, life: life, group: group, mayGet: node.maySend, members: kv,
-		receives: node.links.receives, later: node.reports.put,
-		sending: make(map[uint64]bool), resend: make(map[uint64]resend),
+	node.links.Opened = func() { node.doubts.MeetAgain() }
+	node.links.Group, node.links.Unreachable = group, node.ReportUnreachable
+	node.courier = &transport.Courier{
+		Log: log, Storage: st.Storage, Tick: tick, Elected: cfg.ElectionTimeout, Life: life, Group: group, MayGet: node.maySend, Members: kv,
+		Receives: node.links.Receives, Later: node.reports.put,
+		Sending: make(map[uint64]bool), Resend: make(map[uint64]transport.Resend),
 	}
 	node.admission = admission{id: cfg.ID, isRemoved: kv.isRemoved, known: &node.known, role: node.status.Load}
-	node.doubts = &doubts{
-		say: log, id: cfg.ID, cluster: st.Identity.ClusterID, log: st.Mem, call: node.call, leaders: leaders, refusals: node.refusals,
-		members: kv.members, urlOf: node.known.url, asked: l.Asked, standing: kv.standing, again: node.step, divide: kv.agreement.divide, tick: tick,
-		committedTerm: func() uint64 { return node.loop.committedTerm }, signs: make(chan sign, 1), reopened: make(chan struct{}, 1),
+	node.doubts = &suspect.Doubts{
+		Say: log, Id: cfg.ID, Cluster: st.Identity.ClusterID, Log: st.Mem, Call: node.call, Leaders: leaders, Refusals: node.refusals,
+		Members: kv.members, UrlOf: node.known.url, Asked: l.Asked, Standing: kv.standing, Again: node.step, Divide: kv.agreement.Divide, Tick: tick,
+		CommittedTerm: func() uint64 { return node.loop.committedTerm }, Signs: make(chan suspect.Sign, 1), Reopened: make(chan struct{}, 1),
 	}
-	node.disk = newDiskWatch(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
+	node.disk = diskhang.New(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
 	s := &server{
 		cfg: cfg, log: log, began: time.Now(), storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
 		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.ClientURL(port), caughtUp: new(atomic.Bool),
@@ -174,34 +181,34 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 			turn: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaitingChanges),
 		},
 	}
-	s.watcher = &watcher{
-		log: log, id: cfg.ID, elected: cfg.ElectionTimeout, call: node.call, leaders: leaders, contacts: &node.contacts,
-		members: kv.members,
-		askVersion: func(ctx context.Context, peerURL string) (string, error) {
+	s.watcher = &observe.Watcher{
+		Log: log, Id: cfg.ID, Elected: cfg.ElectionTimeout, Call: node.call, Leaders: leaders, Contacts: &node.contacts,
+		Members: kv.members,
+		AskVersion: func(ctx context.Context, peerURL string) (string, error) {
 			info, err := node.known.askPeer(ctx, peerURL)
 			return info.Version, err
 		},
-		toCheck: func() (bool, uint64) { return s.checker.outstanding() },
-		checks:  overdue{interval: cfg.CheckInterval},
+		ToCheck: func() (bool, uint64) { return s.checker.Outstanding() },
+		Checks:  observe.Overdue{Interval: cfg.CheckInterval},
 	}
-	s.members.version = s.watcher.version
-	s.room = newRoomKeeper(log, cfg, st, kv, applied, leaders)
+	s.members.version = s.watcher.Version
+	s.room = room.New(log, cfg, st, kv, applied, leaders)
 	node.room, st.Redo = s.room, kv.redoSnapshot
-	s.checker = &checker{
-		log: log, id: cfg.ID, interval: cfg.CheckInterval, tick: tick, elected: cfg.ElectionTimeout,
-		store: kv, found: kv.agreement, leaders: leaders, caughtUp: s.caughtUp, propose: proposals.Propose, stepDown: s.members.stepDown,
+	s.checker = &checker.Checker{
+		Log: log, Id: cfg.ID, Interval: cfg.CheckInterval, Tick: tick, Elected: cfg.ElectionTimeout,
+		Store: kv, Found: kv.agreement, Leaders: leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.stepDown,
 	}
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
 	fresh := &freshness{confirm: reads.Confirm, sound: kv.sound, applied: applied, contacts: &node.contacts}
-	quota := newQuota(log, cfg, kv)
+	quota := limits.NewQuota(log, cfg, kv)
 	s.api = &api{
 		log: log, kv: kv, propose: proposals.Propose, fresh: fresh, metrics: newMetrics(s.status),
 		members: &membersAPI{members: s.members, fresh: fresh, leaders: leaders, current: kv.members, isKey: kv.has},
-		backups: newBackups(log, st.Identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.mayWrite,
-		quota: quota, room: s.room, bodies: newBodyBudget(max(bodyBudgetBytes, 4*cfg.MaxValueSize)),
+		backups: newBackups(log, st.Identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.MayWrite,
+		quota: quota, room: s.room, bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
 		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: life,
 	}
-	s.api.addRoutes(&statusAPI{get: s.status, checks: s.readyChecks, notes: s.room.notes}, s.live)
+	s.api.addRoutes(&statusAPI{get: s.status, checks: s.readyChecks, notes: s.room.Notes}, s.live)
 	for _, part := range []registrant{
 		node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.Memory,
 	} {
@@ -215,7 +222,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 // connect gives the node its transport, and tells that of the members: those
 // of the replicated state, or, before a joining node has any, those found.
 func (s *server) connect(t messenger, found clusterInfo) {
-	s.node.transport, s.node.links.transport, s.node.courier.send = t, t, t.SendSnapshot
+	s.node.transport, s.node.links.Transport, s.node.courier.Send = t, t, t.SendSnapshot
 	m := s.storage.State.Membership.Clone()
 	if s.storage.State.Index == 0 {
 		for _, mem := range found.Members {
@@ -223,7 +230,7 @@ func (s *server) connect(t messenger, found clusterInfo) {
 		}
 	}
 	s.node.addPeers(m)
-	s.node.known.gate.expect(s.kv.proven(), s.node.links.urls())
+	s.node.known.gate.expect(s.kv.proven(), s.node.links.Urls())
 }
 
 // start starts the node's goroutines; doc.go lists them.
@@ -242,11 +249,11 @@ func (s *server) start() error {
 	group.Go(func() error { return s.storage.Mark.Run(ctx) })
 	group.Go(func() error { return s.storage.Watch(ctx) })
 	group.Go(func() error { return s.members.run(ctx) })
-	group.Go(func() error { return s.room.run(ctx) })
-	group.Go(func() error { return s.checker.report(ctx) })
-	group.Go(func() error { return s.checker.lead(ctx) })
-	group.Go(func() error { return s.watcher.run(ctx) })
-	group.Go(func() error { return s.watcher.askVersions(ctx) })
+	group.Go(func() error { return s.room.Run(ctx) })
+	group.Go(func() error { return s.checker.Report(ctx) })
+	group.Go(func() error { return s.checker.Lead(ctx) })
+	group.Go(func() error { return s.watcher.Run(ctx) })
+	group.Go(func() error { return s.watcher.AskVersions(ctx) })
 	group.Go(func() error { return s.takePart(ctx) })
 	group.Go(func() error { return s.live.Run(ctx) })
 	return nil
@@ -263,7 +270,7 @@ func (s *server) takePart(ctx context.Context) error {
 	s.caughtUp.Store(true)
 	s.log.Info("ready", zap.String("client-url", s.clientURL))
 	for ctx.Err() == nil {
-		m, _ := s.kv.membership()
+		m, _ := s.kv.Membership()
 		if me, ok := m.Members[s.cfg.ID]; !ok || (me.ClientURL == s.clientURL && me.Level == state.ProgramLevel && s.kv.proven()) {
 			return nil
 		}
@@ -285,7 +292,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 		return s.remember(errors.Join(err, s.storage.Close()))
 	}
 	s.group.Go(func() error { return s.node.serveRaft(peers, s.peerMux) })
-	s.group.Go(func() error { return s.node.links.watch(s.life) })
+	s.group.Go(func() error { return s.node.links.Watch(s.life) })
 	s.group.Go(func() error { return clients.serve(s.api) })
 	s.sayStarted(clients.Addr().String(), peers.Addr().String())
 
@@ -330,13 +337,13 @@ func (s *server) drain(clients *stoppableListener) {
 	s.api.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
-	if m, _ := s.kv.membership(); len(m.Voters()) > 1 {
+	if m, _ := s.kv.Membership(); len(m.Voters()) > 1 {
 		if _, err := s.members.transfer(ctx, 0); err != nil {
 			s.log.Warn("stopping without a successor", zap.Error(err))
 		}
 	}
 	limit := stopLimit - time.Since(began)
-	if s.node.disk.hanging.Load() {
+	if s.node.disk.Hanging.Load() {
 		limit -= stopReserve
 	}
 	s.finish(clients, limit)

@@ -55,7 +55,7 @@ func TestSimSleeperAmongStrangers(t *testing.T) {
 				}
 				c.start(sleeper)
 				c.want(sleeper, "k", v)
-				m, _ := c.nodes[sleeper].srv.kv.membership()
+				m, _ := c.nodes[sleeper].srv.kv.Membership()
 				if voters := m.Voters(); !slices.Equal(voters, []uint64{sleeper, 4, 5}) {
 					t.Errorf("voters %v", voters)
 				}

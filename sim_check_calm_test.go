@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"raftkv/internal/checker"
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
@@ -25,7 +26,7 @@ func TestSimIdleClusterRests(t *testing.T) {
 		c.awaitCheck(c.up()...)
 		time.Sleep(time.Minute)
 		at := c.nodes[1].srv.kv.status().Index
-		time.Sleep((fullEvery - 10) * 10 * time.Second)
+		time.Sleep((checker.FullEvery - 10) * 10 * time.Second)
 		if now := c.nodes[1].srv.kv.status().Index; now != at {
 			t.Errorf("%d entries were written", now-at)
 		}
@@ -61,7 +62,7 @@ func TestSimCheckWhileLeadersChange(t *testing.T) {
 			moveAt(i*interval-interval/10, 2)
 			moveAt(i*interval+interval/10, 1)
 		}
-		if n := c.nodes[1].srv.kv.agreement.decided.Load(); n < rounds/2 || n > rounds+1 {
+		if n := c.nodes[1].srv.kv.agreement.Decided.Load(); n < rounds/2 || n > rounds+1 {
 			t.Errorf("%d checks in %d intervals", n, rounds)
 		}
 	})

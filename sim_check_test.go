@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"raftkv/internal/checker"
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
 	"raftkv/internal/membership"
@@ -180,7 +181,7 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		v := c.value()
 		c.put(3, "k", v)
 		index := c.nodes[3].srv.kv.status().Index
-		c.nodes[3].srv.kv.askForSnapshot(c.nodes[3].srv.kv.applied.Get())
+		c.nodes[3].srv.kv.AskForSnapshot(c.nodes[3].srv.kv.applied.Get())
 		c.await("a snapshot", func() bool { return c.nodes[3].srv.storage.SnapIndex.Load() >= index })
 		index = c.nodes[3].srv.storage.SnapIndex.Load()
 		c.crash(3)
@@ -235,9 +236,9 @@ func TestSimFlippedInMemory(t *testing.T) {
 						t.Errorf("it took %v", took)
 					}
 				} else {
-					time.Sleep(fullEvery * 10 * time.Second) // an idle cluster's, too
+					time.Sleep(checker.FullEvery * 10 * time.Second) // an idle cluster's, too
 					c.awaitFault(problem.ErrDiverged, 3)
-					if !c.nodes[3].srv.kv.agreement.unsound.Load() {
+					if !c.nodes[3].srv.kv.agreement.Unsound.Load() {
 						t.Error("it did not find it by itself")
 					}
 				}
@@ -269,7 +270,7 @@ func TestSimNoMajority(t *testing.T) {
 				for _, id := range c.up() {
 					srv := c.nodes[id].srv
 					index := srv.kv.status().Index
-					srv.kv.askForSnapshot(srv.kv.applied.Get())
+					srv.kv.AskForSnapshot(srv.kv.applied.Get())
 					c.await("a snapshot", func() bool { return srv.storage.SnapIndex.Load() >= index })
 				}
 				c.awaitFault(problem.ErrNoMajority, c.up()...)
@@ -321,7 +322,7 @@ func TestSimLoneNode(t *testing.T) {
 		c.put(1, "k", v)
 		c.awaitCheck(1)
 		c.flip(1, "k")
-		time.Sleep(fullEvery * 10 * time.Second)
+		time.Sleep(checker.FullEvery * 10 * time.Second)
 		c.awaitFault(problem.ErrMemory, 1)
 		time.Sleep(time.Minute)
 		c.awaitFault(problem.ErrMemory, 1)
@@ -384,7 +385,7 @@ func TestSimDivergedLeaderSendsNoSnapshot(t *testing.T) {
 			first, err = c.nodes[leader].srv.storage.Mem.FirstIndex()
 			return err == nil && first > at+1
 		})
-		c.nodes[leader].srv.kv.agreement.unsound.Store(true)
+		c.nodes[leader].srv.kv.agreement.Unsound.Store(true)
 		c.net.isolate(other, leader, behind) // so that there is nobody to hand over to
 		c.start(behind)
 		time.Sleep(30 * time.Second)

@@ -8,18 +8,19 @@ import (
 	"fmt"
 	"raftkv/internal/durable"
 	"raftkv/internal/problem"
+	"raftkv/internal/room"
 	"sync/atomic"
 	"testing"
 	"time"
 )
 
 // diskTeller stands in for the peer route by which nodes tell of their disks.
-func (s *simNet) diskTeller(from uint64) func(context.Context, string, uint64, diskNote) error {
-	return func(_ context.Context, url string, _ uint64, n diskNote) error {
+func (s *simNet) diskTeller(from uint64) func(context.Context, string, uint64, room.Note) error {
+	return func(_ context.Context, url string, _ uint64, n room.Note) error {
 		time.Sleep(simDelay)
 		srv, err := s.reach(from, url)
 		if err == nil {
-			srv.room.hear(n)
+			srv.room.Hear(n)
 			s.notes.Add(1)
 		}
 		return err
@@ -38,7 +39,7 @@ func simulateDisks(t *testing.T, n int, test func(c *simCluster, d simDisks)) {
 	}
 	wire := func(srv *server) {
 		free := d[srv.cfg.ID]
-		srv.room.disk = func(string) (durable.Disk, error) { return durable.Disk{Free: free.Load(), Total: 1 << 41}, nil }
+		srv.room.Disk = func(string) (durable.Disk, error) { return durable.Disk{Free: free.Load(), Total: 1 << 41}, nil }
 	}
 	simulateSet(t, n, func(c *simCluster) { c.wire = wire }, func(c *simCluster) { test(c, d) })
 }
@@ -48,7 +49,7 @@ func (c *simCluster) wantWrites(err error) {
 	c.t.Helper()
 	for _, id := range c.up() {
 		c.await(fmt.Sprintf("a growing write on node %d to end with %v", id, err), func() bool {
-			return errors.Is(c.nodes[id].srv.room.admit("grow", 1), err)
+			return errors.Is(c.nodes[id].srv.room.Admit("grow", 1), err)
 		})
 	}
 }
@@ -76,7 +77,7 @@ func TestSimDiskFull(t *testing.T) {
 			c.wantWrites(problem.ErrDiskFull)
 		}
 		for _, id := range c.up() {
-			if err := c.nodes[id].srv.room.admit("k", -1); err != nil {
+			if err := c.nodes[id].srv.room.Admit("k", -1); err != nil {
 				t.Errorf("node %d: a delete: %v", id, err)
 			}
 		}
@@ -97,7 +98,7 @@ func TestSimDiskFullOfFive(t *testing.T) {
 	simulateDisks(t, 5, func(c *simCluster, d simDisks) {
 		leader, full := c.leader(), c.followers()[0]
 		d[full].Store(0)
-		c.await("the node to see it", c.nodes[full].srv.room.spent)
+		c.await("the node to see it", c.nodes[full].srv.room.Spent)
 		applied := c.nodes[full].srv.kv.applied
 		before := applied.Get()
 		for range 20 {
@@ -106,7 +107,7 @@ func TestSimDiskFullOfFive(t *testing.T) {
 		if got := applied.Get(); got > before+1 { // one may have been on its way
 			t.Errorf("node %d took entries up to %d, from %d on it had no room", full, got, before)
 		}
-		if err := c.nodes[leader].srv.room.admit("grow", 1); err != nil {
+		if err := c.nodes[leader].srv.room.Admit("grow", 1); err != nil {
 			t.Errorf("refused although another disk could go: %v", err)
 		}
 		d[full].Store(1 << 40)

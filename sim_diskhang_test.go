@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/diskhang"
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
@@ -312,7 +313,7 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 						c.nodes[leader].disk.set(tt.slow * time.Millisecond)
 					}
 					for _, id := range c.up() {
-						if c.nodes[id].srv.node.disk.hanging.Load() {
+						if c.nodes[id].srv.node.disk.Hanging.Load() {
 							t.Errorf("after %d ms the disk of node %d is said to hang", 100*i, id)
 						}
 					}
@@ -382,7 +383,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 		const room = 1 << 20
 		testkit.Must(t, node.call(context.Background(), func(*raft.RawNode) {
 			d := node.disk
-			d.room, d.moved = room, d.tick // as if it had just come to lead, it stays for a while
+			d.Room, d.Moved = room, d.Tick // as if it had just come to lead, it stays for a while
 		}))
 		c.nodes[leader].disk.set(simHang)
 		value := []byte(strings.Repeat("x", 32<<10))
@@ -399,7 +400,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 		for range 40 {
 			time.Sleep(100 * time.Millisecond)
 			testkit.Must(t, node.call(context.Background(), func(*raft.RawNode) {
-				highest = max(highest, node.disk.queued.bytes+node.disk.handed.bytes)
+				highest = max(highest, node.disk.Queued.Bytes+node.disk.Handed.Bytes)
 			}))
 		}
 		// It is passed by what comes before raft is asked what follows.
@@ -419,107 +420,6 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 	})
 }
 
-// The bounds of what is on its way to the disk, at them and one past, and when a
-// disk hangs.
-func TestDiskWatch(t *testing.T) {
-	entries := func(n int) *raftpb.Message {
-		return &raftpb.Message{Entries: []*raftpb.Entry{{Data: make([]byte, n)}}}
-	}
-	d := &diskWatch{room: maxUnsynced, election: 10}
-	d.queue(entries(maxUnsynced - entryOverhead - 1))
-	if d.full() {
-		t.Error("full below the bound")
-	}
-	d.hand()
-	d.queue(&raftpb.Message{})
-	if d.full() {
-		t.Error("full by a message without entries")
-	}
-	d.queue(entries(1))
-	if !d.full() {
-		t.Error("not full at the bound")
-	}
-	d.done()
-	if d.full() {
-		t.Error("full when the disk has answered")
-	}
-	for d.queued.appends < maxUnsyncedAppends-1 {
-		d.queue(&raftpb.Message{})
-	}
-	if d.full() {
-		t.Error("full below the bound of appends")
-	}
-	if d.queue(&raftpb.Message{}); !d.full() {
-		t.Error("not full at the bound of appends")
-	}
-
-	d = &diskWatch{election: 10}
-	d.tick = 100
-	d.queue(entries(1))
-	d.tick += 3
-	if d.out() != 3 {
-		t.Errorf("out for %d ticks while it waits", d.out())
-	}
-	d.hand()
-	if d.out() != 0 {
-		t.Errorf("out for %d ticks when it is handed over", d.out())
-	}
-	d.tick += 4
-	d.queue(entries(1))
-	if d.out() != 4 {
-		t.Errorf("out for %d ticks", d.out())
-	}
-	d.tick += 1000
-	d.done()
-	if d.limit() != 10 {
-		t.Errorf("after one hang it hangs after %d ticks, not after 10", d.limit())
-	}
-	for range 10 {
-		d.hand()
-		d.tick += 9
-		d.done()
-	}
-	if d.limit() != 30 {
-		t.Errorf("with 9 ticks a sync it hangs after %d, not after 30", d.limit())
-	}
-	for _, tt := range []struct {
-		usual float64
-		want  uint64
-	}{{0, 10}, {2.5, 10}, {2.75, 11}, {7.5, 30}, {8, 30}, {1000, 30}} {
-		if d.usual = tt.usual; d.limit() != tt.want {
-			t.Errorf("with %v ticks a sync it hangs after %d, not after %d", tt.usual, d.limit(), tt.want)
-		}
-	}
-}
-
-// With as much on its way to the disk as there may be, what would add to it is
-// lost to raft, and what keeps the cluster together is not.
-func TestDiskHangTakesIn(t *testing.T) {
-	d := &diskWatch{room: maxUnsynced}
-	takes := func(typ raftpb.MessageType) bool { return d.takesIn(&raftpb.Message{Type: typ.Enum()}) }
-	adding := []raftpb.MessageType{raftpb.MsgApp, raftpb.MsgProp, raftpb.MsgVote, raftpb.MsgPreVote}
-	for _, typ := range adding {
-		if !takes(typ) {
-			t.Errorf("%v is refused", typ)
-		}
-	}
-	d.queued.bytes = maxUnsynced
-	for _, typ := range adding {
-		if takes(typ) {
-			t.Errorf("%v is taken in, with no room", typ)
-		}
-	}
-	for _, typ := range []raftpb.MessageType{raftpb.MsgAppResp, raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp, raftpb.MsgReadIndex, raftpb.MsgVoteResp, raftpb.MsgTimeoutNow} {
-		if !takes(typ) {
-			t.Errorf("%v is refused", typ)
-		}
-	}
-	d.hangs = true
-	if takes(raftpb.MsgTimeoutNow) {
-		t.Error("it would lead with a disk that hangs")
-	}
-}
-
 // A process that was stopped for a while does not take its own absence for a
 // hang of its disk: ticks that nobody took do not count.
 func TestSimPauseIsNoHang(t *testing.T) {
@@ -533,7 +433,7 @@ func TestSimPauseIsNoHang(t *testing.T) {
 		// that is stopped as a whole.
 		testkit.Must(t, node.call(context.Background(), func(*raft.RawNode) { time.Sleep(20 * time.Second) }))
 		synctest.Wait()
-		if node.disk.hanging.Load() {
+		if node.disk.Hanging.Load() {
 			t.Error("the disk is said to hang")
 		}
 	})
@@ -547,13 +447,13 @@ func TestSimHeldReadsAreBounded(t *testing.T) {
 		testkit.Must(t, n.call(context.Background(), func(*raft.RawNode) {
 			term := n.loop.committedTerm
 			n.loop.committedTerm = 0
-			for range maxHeldReads {
+			for range diskhang.MaxHeldReads {
 				n.readIndex(n.newRound(make([]byte, rounds.RoundContext)))
 			}
-			if len(n.loop.held) != maxHeldReads {
+			if len(n.loop.held) != diskhang.MaxHeldReads {
 				t.Errorf("%d are held", len(n.loop.held))
 			}
-			if n.readIndex(n.newRound(make([]byte, rounds.RoundContext))); len(n.loop.held) != maxHeldReads {
+			if n.readIndex(n.newRound(make([]byte, rounds.RoundContext))); len(n.loop.held) != diskhang.MaxHeldReads {
 				t.Errorf("%d are held", len(n.loop.held))
 			}
 			n.loop.committedTerm, n.loop.held = term, nil

@@ -92,7 +92,7 @@ func TestSimWipedJoiner(t *testing.T) {
 			return c.nodes[leader].srv.members.leaderView(context.Background())[4].Match > 0
 		})
 		c.crash(4)
-		if m, _ := c.nodes[leader].srv.kv.membership(); m.Members[4].Instance != 0 {
+		if m, _ := c.nodes[leader].srv.kv.Membership(); m.Members[4].Instance != 0 {
 			t.Log("node 4 was faster, and has published")
 		}
 		if err := os.RemoveAll(c.nodes[4].dir); err != nil {
@@ -112,7 +112,7 @@ func (c *simCluster) awaitPublished(ids ...uint64) {
 	c.t.Helper()
 	c.await("all nodes to know all that have published", func() bool {
 		for _, on := range ids {
-			m, _ := c.nodes[on].srv.kv.membership()
+			m, _ := c.nodes[on].srv.kv.Membership()
 			for _, id := range ids {
 				if m.Members[id].Instance == 0 {
 					return false
@@ -158,7 +158,7 @@ func TestSimSnapshotForANewcomer(t *testing.T) {
 		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 4}); err != nil {
 			t.Fatal(err)
 		}
-		if snap, err := c.nodes[1].srv.node.courier.snapshotWith(4); !errors.Is(err, problem.ErrMemberUnknown) {
+		if snap, err := c.nodes[1].srv.node.courier.SnapshotWith(4); !errors.Is(err, problem.ErrMemberUnknown) {
 			t.Errorf("a snapshot for a node that has left: %v, %v", snap, err)
 		}
 		c.awaitVoter(1, 2)
@@ -184,7 +184,7 @@ func TestSimSnapshotsOvertakeOneAnother(t *testing.T) {
 					t.Fatal(res.Err)
 				}
 			}
-			c.nodes[slow].srv.kv.askForSnapshot(c.nodes[slow].srv.kv.applied.Get()) // of its own, older state
+			c.nodes[slow].srv.kv.AskForSnapshot(c.nodes[slow].srv.kv.applied.Get()) // of its own, older state
 			c.net.heal()
 			for range 20 {
 				c.put(leader, "k", c.value())
@@ -221,7 +221,7 @@ func TestReconfigureBehindASnapshot(t *testing.T) {
 			t.Fatal(err)
 		}
 		node := c.nodes[1].srv.node
-		m, index := c.nodes[1].srv.kv.membership()
+		m, index := c.nodes[1].srv.kv.Membership()
 		voters := func() (v, l int) {
 			err := node.call(context.Background(), func(rn *raft.RawNode) {
 				st := rn.Status()

@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
+	"raftkv/internal/suspect"
 	"raftkv/internal/testkit"
 	"testing"
 	"testing/synctest"
@@ -405,7 +406,7 @@ func fuzzProcess(t *testing.T, data []byte) {
 		c := newSimCluster(t, dir, 1, 0, func(c *simCluster) {
 			c.attacked = true
 			c.wire = func(srv *server) { // whoever leads vouches for it, as programs that do not know the question
-				srv.node.doubts.askStand = func(context.Context, string, uint64, uint64) (stand, error) { return stand{}, nil }
+				srv.node.doubts.AskStand = func(context.Context, string, uint64, uint64) (suspect.Stand, error) { return suspect.Stand{}, nil }
 			}
 		})
 		defer c.close()

@@ -35,7 +35,7 @@ func (c *simCluster) join(id uint64) {
 func (c *simCluster) awaitVoter(via, id uint64) {
 	c.t.Helper()
 	c.await(fmt.Sprintf("node %d to be a voter on node %d", id, via), func() bool {
-		m, _ := c.nodes[via].srv.kv.membership()
+		m, _ := c.nodes[via].srv.kv.Membership()
 		return slices.Contains(m.Voters(), id)
 	})
 }
@@ -65,7 +65,7 @@ func TestSimAddAndRemove(t *testing.T) {
 			t.Errorf("the removed node ended with: %v", err)
 		}
 		c.awaitVoter(c.leader(), 4)
-		m, _ := c.nodes[c.leader()].srv.kv.membership()
+		m, _ := c.nodes[c.leader()].srv.kv.Membership()
 		if m.Members[4].Instance == 0 {
 			t.Error("node 4 votes before the cluster knows whose directory has its ID")
 		}
@@ -201,7 +201,7 @@ func TestSimConcurrentChanges(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		m, _ := c.nodes[c.leader()].srv.kv.membership()
+		m, _ := c.nodes[c.leader()].srv.kv.Membership()
 		if len(m.Members) != 6 {
 			t.Errorf("members: %+v", m.Sorted())
 		}

@@ -35,7 +35,7 @@ func (c *simCluster) mustChange(via uint64, r memberRequest) {
 
 // member is what a node knows of a member, its ID 0 if it knows none.
 func (c *simCluster) member(via, id uint64) membership.Member {
-	m, _ := c.nodes[via].srv.kv.membership()
+	m, _ := c.nodes[via].srv.kv.Membership()
 	return m.Members[id]
 }
 
@@ -100,7 +100,7 @@ func TestSimAnswerLost(t *testing.T) {
 			}
 			c.mustChange(via, memberRequest{Op: membership.OpRemove, ID: id, Force: true})
 		}
-		if m, _ := c.nodes[via].srv.kv.membership(); len(m.Removed) != 3 || len(m.Members) != 3 {
+		if m, _ := c.nodes[via].srv.kv.Membership(); len(m.Removed) != 3 || len(m.Members) != 3 {
 			t.Errorf("members %+v, removed %v", m.Sorted(), m.Removed)
 		}
 	})
@@ -135,7 +135,7 @@ func TestSimLeaderCrashWhileAdding(t *testing.T) {
 			}
 			c.start(leader)
 			c.put(c.leader(), "k", c.value())
-			m, _ := c.nodes[c.leader()].srv.kv.membership()
+			m, _ := c.nodes[c.leader()].srv.kv.Membership()
 			if want := 3 + 2*(round+1); len(m.Members) != want {
 				c.t.Fatalf("round %d: %d members, want %d: %+v", round, len(m.Members), want, m.Sorted())
 			}
@@ -406,7 +406,7 @@ func TestSimReplaceEveryNode(t *testing.T) {
 			<-c.lives
 		}
 		load.finish()
-		m, _ := c.nodes[4].srv.kv.membership()
+		m, _ := c.nodes[4].srv.kv.Membership()
 		if !slices.Equal(m.Voters(), []uint64{4, 5, 6}) {
 			t.Errorf("voters %v", m.Voters())
 		}
@@ -499,7 +499,7 @@ func TestSimChangesUnderFaults(t *testing.T) {
 					<-c.lives
 					r := randomRequest(rng, srv, fmt.Sprintf("http://10.2.%d.%d:2380", i, n))
 					id, err := srv.members.change(context.Background(), r)
-					if m, _ := srv.kv.membership(); err == nil && r.Op.Adds() && m.Members[id].PeerURL != r.PeerURL && !m.Removed[id] {
+					if m, _ := srv.kv.Membership(); err == nil && r.Op.Adds() && m.Members[id].PeerURL != r.PeerURL && !m.Removed[id] {
 						t.Errorf("%+v: added as %d, which is %+v", r, id, m.Members[id])
 					}
 					if err != nil && problem.CodeOf(err) == "internal" {
@@ -518,7 +518,7 @@ func TestSimChangesUnderFaults(t *testing.T) {
 		}
 		wg.Wait()
 		c.net.heal()
-		m, _ := c.nodes[c.leader()].srv.kv.membership()
+		m, _ := c.nodes[c.leader()].srv.kv.Membership()
 		urls := make(map[string]bool)
 		for _, mem := range m.Sorted() {
 			if urls[mem.PeerURL] {
@@ -532,7 +532,7 @@ func TestSimChangesUnderFaults(t *testing.T) {
 // randomRequest returns any request that leaves the five nodes of a test in the
 // cluster, where they are.
 func randomRequest(rng *rand.Rand, srv *server, url string) memberRequest {
-	m, _ := srv.kv.membership()
+	m, _ := srv.kv.Membership()
 	first := uint64(rng.IntN(5) + 1)
 	added := membership.SortedKeys(m.Members)
 	other := added[rng.IntN(len(added))]

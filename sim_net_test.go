@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"raftkv/internal/address"
 	"raftkv/internal/refusal"
+	"raftkv/internal/suspect"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -343,14 +344,14 @@ func (s *simNet) viewer(from uint64) func(context.Context, string) (map[uint64]p
 }
 
 // stander stands in for the peer route that tells where a log stands.
-func (s *simNet) stander(from uint64) func(context.Context, string, uint64, uint64) (stand, error) {
-	return func(ctx context.Context, url string, node, index uint64) (stand, error) {
+func (s *simNet) stander(from uint64) func(context.Context, string, uint64, uint64) (suspect.Stand, error) {
+	return func(ctx context.Context, url string, node, index uint64) (suspect.Stand, error) {
 		time.Sleep(simDelay)
 		srv, err := s.reach(from, url)
 		if err != nil {
-			return stand{}, err
+			return suspect.Stand{}, err
 		}
-		answer, err := srv.node.doubts.standFor(ctx, node, index)
+		answer, err := srv.node.doubts.StandFor(ctx, node, index)
 		time.Sleep(simDelay)
 		return answer, err
 	}

@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
+	"raftkv/internal/suspect"
 	"raftkv/internal/testkit"
 	"sync"
 	"testing"
@@ -262,8 +263,8 @@ func TestSimLeaderThatForgot(t *testing.T) {
 		node := c.nodes[leader].srv.node
 		follower := c.followers()[0]
 		term := node.status.Load().Term
-		node.doubts.askStand = func(context.Context, string, uint64, uint64) (stand, error) {
-			return stand{ClusterID: node.cluster, ID: follower, Term: term, Commit: 1e9}, nil
+		node.doubts.AskStand = func(context.Context, string, uint64, uint64) (suspect.Stand, error) {
+			return suspect.Stand{ClusterID: node.cluster, ID: follower, Term: term, Commit: 1e9}, nil
 		}
 		m := &raftpb.Message{Type: raftpb.MsgAppResp.Enum(), To: new(leader), From: new(follower), Term: new(term), Index: new(uint64(1e9))}
 		if err := node.Process(context.Background(), m); err != nil {
@@ -349,8 +350,8 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 					c.start(third)
 				}
 				c.wire = func(srv *server) { // what it hears meanwhile must not pass
-					ask := srv.node.doubts.askStand
-					srv.node.doubts.askStand = func(ctx context.Context, url string, node, index uint64) (stand, error) {
+					ask := srv.node.doubts.AskStand
+					srv.node.doubts.AskStand = func(ctx context.Context, url string, node, index uint64) (suspect.Stand, error) {
 						time.Sleep(300 * time.Millisecond)
 						return ask(ctx, url, node, index)
 					}

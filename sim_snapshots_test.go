@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/config"
+	"raftkv/internal/transport"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -155,7 +156,7 @@ func TestSimSnapshotStalled(t *testing.T) {
 		c.lagBehind(follower)
 		c.slowTransfer(10 * time.Minute)
 		c.start(follower)
-		time.Sleep(stallLimit - 2*time.Second)
+		time.Sleep(transport.StallLimit - 2*time.Second)
 		if n := c.transfers(); n != 1 {
 			t.Errorf("%d transfers while one stood still", n)
 		}

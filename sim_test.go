@@ -198,8 +198,8 @@ func (c *simCluster) tryStart(id uint64) error {
 	srv.members.ask = c.net.asker(id)
 	srv.members.askView = c.net.viewer(id)
 	srv.node.known.askPeer = c.net.informer(id)
-	srv.node.doubts.askStand = c.net.stander(id)
-	srv.room.tell = c.net.diskTeller(id)
+	srv.node.doubts.AskStand = c.net.stander(id)
+	srv.room.Tell = c.net.diskTeller(id)
 	if c.wire != nil {
 		c.wire(srv)
 	}
@@ -271,7 +271,7 @@ func (c *simCluster) stop(id uint64) {
 	n := c.nodes[id]
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
-	if m, _ := n.srv.kv.membership(); len(m.Voters()) > 1 {
+	if m, _ := n.srv.kv.Membership(); len(m.Voters()) > 1 {
 		_, _ = n.srv.members.transfer(ctx, 0) // as server.drain: it stops all the same
 	}
 	c.halt(n)
@@ -341,7 +341,7 @@ func (c *simCluster) describe() string {
 	var b bytes.Buffer
 	for _, id := range c.up() {
 		srv := c.nodes[id].srv
-		m, index := srv.kv.membership()
+		m, index := srv.kv.Membership()
 		fmt.Fprintf(&b, "node %d: %+v applied %d members %+v removed %v\n", id, *srv.node.status.Load(), index, m.Sorted(), m.Removed)
 	}
 	return b.String()

@@ -3,5 +3,5 @@ package main
 // redoSnapshot has the apply loop take a snapshot in place of one that failed.
 func (kv *kvstore) redoSnapshot() {
 	kv.redo.Store(true)
-	kv.askForSnapshot(0)
+	kv.AskForSnapshot(0)
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"raftkv/internal/checker"
 	"raftkv/internal/contact"
 	"raftkv/internal/liveness"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/version"
 	"strings"
 	"testing"
 )
@@ -36,7 +38,7 @@ func TestAPIStopping(t *testing.T) {
 func TestAPIDiverged(t *testing.T) {
 	for _, found := range []error{problem.ErrDiverged, problem.ErrNoMajority, problem.ErrMemory} {
 		at := newAPITest(t)
-		at.kv.agreement.fault.Store(&fault{found})
+		at.kv.agreement.Fault.Store(&checker.Fault{Err: found})
 		for _, tt := range []string{
 			"GET /k", "GET /k?consistency=stale", "HEAD /k", "PUT /k", "DELETE /v1/kv/k", "POST /4", "DELETE /4", "GET /",
 			"GET /v1/members", "GET /v1/members?consistency=stale", "GET /v1/nothing", "GET /v1/status/",
@@ -75,8 +77,8 @@ func TestAPIReady(t *testing.T) {
 		"has a leader":  func(at *apiTest) { at.node.status.Store(&contact.RaftStatus{Term: 2}) },
 		"is a member":   func(at *apiTest) { delete(at.kv.state.Membership.Members, 1) },
 		"has caught up": func(at *apiTest) { at.srv.caughtUp.Store(false) },
-		"agrees with":   func(at *apiTest) { at.kv.agreement.unsound.Store(true) },
-		"has a disk":    func(at *apiTest) { at.node.disk.hanging.Store(true) },
+		"agrees with":   func(at *apiTest) { at.kv.agreement.Unsound.Store(true) },
+		"has a disk":    func(at *apiTest) { at.node.disk.Hanging.Store(true) },
 		"is not loading": func(at *apiTest) {
 			at.kv.pulse.Excuse.Store(liveness.LoadingSnapshot)
 			at.kv.pulse.Owed.Store(1)
@@ -107,7 +109,7 @@ func TestAPIStatusAndMembers(t *testing.T) {
 	}
 	at.kv.state.Membership.Members[3] = membership.Member{ID: 3, PeerURL: "http://c:3", Learner: true}
 	at.kv.state.Membership.Removed[9] = true
-	want := `{"members":[{"id":1,"peer_url":"http://a:1","client_url":"","role":"voter","leader":false,"version":"` + thisBuild().version + `"},` +
+	want := `{"members":[{"id":1,"peer_url":"http://a:1","client_url":"","role":"voter","leader":false,"version":"` + version.This().Version + `"},` +
 		`{"id":2,"peer_url":"http://b:2","client_url":"","role":"voter","leader":true},` +
 		`{"id":3,"peer_url":"http://c:3","client_url":"","role":"learner","leader":false}],"removed":[9]}` + "\n"
 	at.want(at.do("GET", "/v1/members", ""), 200, want)
@@ -122,7 +124,7 @@ func TestAPIStatusAndMembers(t *testing.T) {
 func TestAPIDiskHangs(t *testing.T) {
 	at := newAPITest(t)
 	at.want(at.do("PUT", "/k", "v"), 204, "")
-	at.node.disk.hanging.Store(true)
+	at.node.disk.Hanging.Store(true)
 	detail := at.problem("PUT", at.do("PUT", "/k", "w"), 429, "overloaded")
 	if !strings.Contains(detail, "its disk does not answer") {
 		t.Errorf("it says %q", detail)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
+	"raftkv/internal/transport"
 	"raftkv/internal/wait"
 	"testing"
 	"testing/synctest"
@@ -21,7 +22,7 @@ func TestSnapshotForANewMemberIsAwaited(t *testing.T) {
 		kv := newTestStore()
 		kv.wanted = make(chan struct{}, 1)
 		s := &storage.Storage{Recorded: new(wait.Index)}
-		c := &courier{tick: time.Second, members: kv, storage: s, life: life}
+		c := &transport.Courier{Tick: time.Second, Members: kv, Storage: s, Life: life}
 		snapshotOf := func(index uint64, voters ...uint64) {
 			s.Newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 				Index: new(index), ConfState: &raftpb.ConfState{Voters: voters}}})
@@ -30,14 +31,14 @@ func TestSnapshotForANewMemberIsAwaited(t *testing.T) {
 		snapshotOf(1, 1)
 		got := make(chan *raftpb.Snapshot)
 		go func() {
-			snap, err := c.snapshotWith(2)
+			snap, err := c.SnapshotWith(2)
 			if err != nil {
 				t.Error(err)
 			}
 			got <- snap
 		}()
 		for range 2 { // when the writing begins it is set back, and it must come again
-			time.Sleep(c.tick)
+			time.Sleep(c.Tick)
 			synctest.Wait()
 			if !s.Tail.Awaited.Swap(false) {
 				t.Error("it is not awaited")

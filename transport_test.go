@@ -116,23 +116,13 @@ func (w *wireNode) put(t *testing.T, key, value string) {
 	}
 }
 
-// wireEventually polls: these nodes live in real time.
-func wireEventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("half a minute has gone by without: %s", what)
-		}
-	}
-}
-
 // The four routes of rafthttp are in use, each for what it is there for, and
 // connections are kept: not one for each message.
 func TestTransportRoutes(t *testing.T) {
 	t.Parallel()
 	nodes := startWire(t, 3, func(w *wireNode) {
 		w.watch.noStreams.Store(true)
-		w.node.links.limit = time.Hour // streams are missing on purpose
+		w.node.links.Limit = time.Hour // streams are missing on purpose
 		w.storage.Tail.Limit = 4 * storage.EntryWeight
 	})
 	// Without streams, everything goes by single requests.
@@ -140,7 +130,7 @@ func TestTransportRoutes(t *testing.T) {
 		nodes[0].put(t, "k", fmt.Sprint(i))
 	}
 	for _, w := range nodes {
-		wireEventually(t, "many requests on /raft", func() bool { n, _ := w.watch.seen("/raft"); return n >= 50 })
+		testkit.Eventually(t, "many requests on /raft", func() bool { n, _ := w.watch.seen("/raft"); return n >= 50 })
 		if n, conns := w.watch.seen("/raft"); conns > n/3 {
 			t.Errorf("node %d: %d requests on /raft came on %d connections", w.cfg.ID, n, conns)
 		}
@@ -157,7 +147,7 @@ func TestTransportRoutes(t *testing.T) {
 		}
 		return requests, streams
 	}
-	wireEventually(t, "messages to go by the streams alone", func() bool {
+	testkit.Eventually(t, "messages to go by the streams alone", func() bool {
 		was, streams := settled()
 		for i := range 200 {
 			nodes[i%3].put(t, "k", fmt.Sprint(i))
@@ -168,7 +158,7 @@ func TestTransportRoutes(t *testing.T) {
 	// How many connections these take is rafthttp's affair: a probe of its streams
 	// keeps none.
 	for _, w := range nodes {
-		wireEventually(t, "probes", func() bool { n, _ := w.watch.seen("/raft/probing"); return n >= 4 })
+		testkit.Eventually(t, "probes", func() bool { n, _ := w.watch.seen("/raft/probing"); return n >= 4 })
 	}
 
 	// A follower that hears nothing for longer than the log in memory reaches
@@ -177,7 +167,7 @@ func TestTransportRoutes(t *testing.T) {
 	lag, other := nodes[leader%3], nodes[(leader+1)%3]
 	lag.node.transport.(*rafthttp.Transport).Pause()
 	before := lag.storage.SnapIndex.Load()
-	wireEventually(t, "the log in memory to move on", func() bool {
+	testkit.Eventually(t, "the log in memory to move on", func() bool {
 		other.put(t, "k", "after")
 		last, err := lag.storage.Mem.LastIndex() // it may hold more than it has applied
 		testkit.Must(t, err)
@@ -189,12 +179,12 @@ func TestTransportRoutes(t *testing.T) {
 		return true
 	})
 	lag.node.transport.(*rafthttp.Transport).Resume()
-	wireEventually(t, "the snapshot to be installed", func() bool { return lag.storage.SnapIndex.Load() > before })
+	testkit.Eventually(t, "the snapshot to be installed", func() bool { return lag.storage.SnapIndex.Load() > before })
 	if n, _ := lag.watch.seen("/raft/snapshot"); n == 0 {
 		t.Error("it did not come on /raft/snapshot")
 	}
 	lag.put(t, "k", "end")
-	wireEventually(t, "the same state everywhere", func() bool {
+	testkit.Eventually(t, "the same state everywhere", func() bool {
 		for _, w := range nodes {
 			if it, _ := w.kv.get("k"); it == nil || string(it.Value) != "end" {
 				return false

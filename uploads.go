@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"raftkv/internal/durable"
 	"raftkv/internal/refusal"
+	"raftkv/internal/transport"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -164,7 +165,7 @@ func (g *peerGuard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 		freeSpace: g.uploads.freeSpace, done: make(chan struct{}),
 	}
 	r.Body = u
-	limitStalls(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	transport.LimitStalls(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if why := g.takeSnapshot(w, r, u); why != nil {
 			g.refuse(w, r, from, *why)
 		}

@@ -2,53 +2,9 @@ package main
 
 import (
 	"encoding/json"
-	"runtime/debug"
-	"strings"
+	"raftkv/internal/version"
 	"testing"
 )
-
-// Guarantee: a program says what it knows of its build, and that it does not
-// know what it does not.
-func TestBuild(t *testing.T) {
-	vcs := func(revision, modified string) *debug.BuildInfo {
-		return &debug.BuildInfo{
-			Main: debug.Module{Path: "raftkv", Version: "v0.0.0-20260101000000-0123456789ab+dirty"},
-			Deps: []*debug.Module{{Path: "go.etcd.io/raft/v3", Version: "v3.9.9"}, {Path: "example.com/x", Version: "v1.0.0"}},
-			Settings: []debug.BuildSetting{
-				{Key: "vcs", Value: "git"}, {Key: "vcs.revision", Value: revision}, {Key: "vcs.modified", Value: modified},
-			},
-		}
-	}
-	for name, tt := range map[string]struct {
-		linked            string
-		info              *debug.BuildInfo
-		version, revision string
-		text              []string
-	}{
-		"clean":      {"dev", vcs("0123456789abcdef", "false"), "v0.0.0-20260101000000-0123456789ab+dirty", "0123456789abcdef", []string{"revision 0123456789abcdef\n", "raft/v3 v3.9.9"}},
-		"dirty":      {"dev", vcs("0123456789abcdef", "true"), "v0.0.0-20260101000000-0123456789ab+dirty", "0123456789abcdef+dirty", []string{"revision 0123456789abcdef+dirty\n"}},
-		"release":    {"v1.2.3", vcs("0123456789abcdef", "false"), "v1.2.3", "0123456789abcdef", []string{"raftkv v1.2.3\n"}},
-		"no vcs":     {"dev", &debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, "dev", "unknown", []string{"raftkv dev\n", "unknown revision"}},
-		"no vcs yet": {"dev", vcs("", "true"), "v0.0.0-20260101000000-0123456789ab+dirty", "unknown", []string{"unknown revision"}},
-		"nothing":    {"dev", nil, "dev", "unknown", []string{"unknown revision"}},
-	} {
-		b := newBuild(tt.linked, tt.info)
-		if b.version != tt.version || b.revision != tt.revision || !strings.HasPrefix(b.goVersion, "go") {
-			t.Errorf("%s: %+v", name, b)
-		}
-		for _, want := range tt.text {
-			if !strings.Contains(b.text(), want) {
-				t.Errorf("%s: --version prints %q, want %q", name, b.text(), want)
-			}
-		}
-		if strings.Contains(b.text(), "example.com") {
-			t.Errorf("%s: --version prints every library: %q", name, b.text())
-		}
-	}
-	if a, b := thisBuild(), thisBuild(); a.version != b.version || a.version == "" || a.revision == "" {
-		t.Errorf("%+v, %+v", a, b)
-	}
-}
 
 // Guarantee: /v1/status has the version and the revision of --version.
 func TestStatusNamesTheBuild(t *testing.T) {
@@ -61,7 +17,7 @@ func TestStatusNamesTheBuild(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
-	if b := thisBuild(); got.Version != b.version || got.BuildRevision != b.revision {
-		t.Errorf("%s, want version %q and build_revision %q", w.Body, b.version, b.revision)
+	if b := version.This(); got.Version != b.Version || got.BuildRevision != b.Revision {
+		t.Errorf("%s, want version %q and build_revision %q", w.Body, b.Version, b.Revision)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package suspect
 
 import (
 	"raftkv/internal/state"

@@ -1,4 +1,5 @@
-package main
+// Package version answers: which build of the program is this?
+package version
 
 import (
 	"fmt"
@@ -15,41 +16,41 @@ var version = "dev"
 // -buildvcs=false.
 const unknownRevision = "unknown"
 
-// build is what a program knows of how it was made.
-type build struct {
-	version   string // that of a release, or of the module, or dev
-	revision  string // the commit, with +dirty if the source was changed since
-	goVersion string
+// Build is what a program knows of how it was made.
+type Build struct {
+	Version   string // that of a release, or of the module, or dev
+	Revision  string // the commit, with +dirty if the source was changed since
+	GoVersion string
 	libraries []string // the two that it stands on, with their versions
 }
 
-// thisBuild is that of this program.
-var thisBuild = sync.OnceValue(func() build {
+// This is that of this program.
+var This = sync.OnceValue(func() Build {
 	info, _ := debug.ReadBuildInfo()
 	return newBuild(version, info)
 })
 
 // newBuild reads the information that the go command put into a program, nil if
 // it put none. What a release build set as its version counts more.
-func newBuild(version string, info *debug.BuildInfo) build {
-	b := build{version: version, revision: unknownRevision, goVersion: runtime.Version()}
+func newBuild(version string, info *debug.BuildInfo) Build {
+	b := Build{Version: version, Revision: unknownRevision, GoVersion: runtime.Version()}
 	if info == nil {
 		return b
 	}
 	if v := info.Main.Version; version == "dev" && v != "" && v != "(devel)" {
-		b.version = v
+		b.Version = v
 	}
 	dirty := ""
 	for _, s := range info.Settings {
 		switch {
 		case s.Key == "vcs.revision" && s.Value != "":
-			b.revision = s.Value
+			b.Revision = s.Value
 		case s.Key == "vcs.modified" && s.Value == "true":
 			dirty = "+dirty"
 		}
 	}
-	if b.revision != unknownRevision {
-		b.revision += dirty
+	if b.Revision != unknownRevision {
+		b.Revision += dirty
 	}
 	for _, dep := range info.Deps {
 		if dep.Path == "go.etcd.io/raft/v3" || dep.Path == "go.etcd.io/etcd/server/v3" {
@@ -59,13 +60,13 @@ func newBuild(version string, info *debug.BuildInfo) build {
 	return b
 }
 
-// text is what --version prints.
-func (b build) text() string {
-	revision := "revision " + b.revision
-	if b.revision == unknownRevision {
+// Text is what --version prints.
+func (b Build) Text() string {
+	revision := "revision " + b.Revision
+	if b.Revision == unknownRevision {
 		revision = "unknown revision: built without version control"
 	}
-	text := fmt.Sprintf("raftkv %s\n%s\n%s %s/%s\n", b.version, revision, b.goVersion, runtime.GOOS, runtime.GOARCH)
+	text := fmt.Sprintf("raftkv %s\n%s\n%s %s/%s\n", b.Version, revision, b.GoVersion, runtime.GOOS, runtime.GOARCH)
 	for _, lib := range b.libraries {
 		text += lib + "\n"
 	}

@@ -1,4 +1,4 @@
-package main
+package transport
 
 import (
 	"context"
@@ -31,58 +31,58 @@ import (
 // does its raft get the message.
 
 const (
-	// stallLimit is how long a transfer may stand still before it is given
+	// StallLimit is how long a transfer may stand still before it is given
 	// up. TCP alone would wait a quarter of an hour for a peer that is gone.
-	stallLimit = 30 * time.Second
+	StallLimit = 30 * time.Second
 	// adoptLimit is how long the receiver may take, once it has every byte,
 	// to sync and verify them.
 	adoptLimit = 5 * time.Minute
 )
 
-// courier sends snapshots to followers.
-type courier struct {
-	log     *zap.Logger
-	storage *storage.Storage
-	tick    time.Duration
-	elected time.Duration   // the election timeout
-	life    context.Context // ends when the node stops
-	group   *errgroup.Group
-	// mayGet returns why a node gets no snapshot now; nil: it may.
-	mayGet  func(to uint64) error
-	members snapshotMembers
+// Courier sends snapshots to followers.
+type Courier struct {
+	Log     *zap.Logger
+	Storage *storage.Storage
+	Tick    time.Duration
+	Elected time.Duration   // the election timeout
+	Life    context.Context // ends when the node stops
+	Group   *errgroup.Group
+	// MayGet returns why a node gets no snapshot now; nil: it may.
+	MayGet  func(to uint64) error
+	Members snapshotMembers
 	// send passes a message with its file to the transport.
-	send func(m *snap.Message)
+	Send func(m *snap.Message)
 	// receives notes that a snapshot is on its way to a node, until done is called.
-	receives func(to uint64) (done func())
+	Receives func(to uint64) (done func())
 	// later runs a function on the raft loop. It does not wait.
-	later func(f func(*raft.RawNode))
+	Later func(f func(*raft.RawNode))
 
 	// Of the raft loop alone:
-	sending map[uint64]bool   // nodes that a snapshot is on its way to
-	resend  map[uint64]resend // when each may get the next
+	Sending map[uint64]bool   // nodes that a snapshot is on its way to
+	Resend  map[uint64]Resend // when each may get the next
 }
 
 // snapshotMembers is what the courier needs of the state.
 type snapshotMembers interface {
-	membership() (m membership.Membership, index uint64)
+	Membership() (m membership.Membership, index uint64)
 	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
-	askForSnapshot(index uint64)
+	AskForSnapshot(index uint64)
 }
 
-// deliver sends a follower the state file that belongs to a snapshot message,
+// Deliver sends a follower the state file that belongs to a snapshot message,
 // and reports to raft what became of it: until then raft sends that follower
 // nothing else. It is called on the raft loop.
-func (c *courier) deliver(rn *raft.RawNode, m *raftpb.Message) {
+func (c *Courier) Deliver(rn *raft.RawNode, m *raftpb.Message) {
 	to := m.GetTo()
-	if c.sending[to] {
+	if c.Sending[to] {
 		// One at a time for each receiver. raft asks again when it has heard
 		// that this one failed.
 		c.report(to, raft.SnapshotFailure)
 		return
 	}
-	c.sending[to] = true
+	c.Sending[to] = true
 	rest := c.restBefore(rn, to)
-	c.group.Go(func() error {
+	c.Group.Go(func() error {
 		err := c.rest(rest)
 		began := time.Now()
 		if err == nil {
@@ -91,21 +91,21 @@ func (c *courier) deliver(rn *raft.RawNode, m *raftpb.Message) {
 		status := raft.SnapshotFinish
 		if err != nil {
 			status = raft.SnapshotFailure
-			c.storage.Snapshots.Unsent.Add(1)
-			c.log.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err))
+			c.Storage.Snapshots.Unsent.Add(1)
+			c.Log.Warn("snapshot not sent", zap.Uint64("to", to), zap.Error(err))
 		}
 		took := time.Since(began)
-		c.later(func(*raft.RawNode) { c.sent(to, took, err) })
+		c.Later(func(*raft.RawNode) { c.sent(to, took, err) })
 		c.report(to, status)
 		return nil
 	})
 }
 
-// forget drops what is known of a former member.
-func (c *courier) forget(id uint64) { delete(c.resend, id) }
+// Forget drops what is known of a former member.
+func (c *Courier) Forget(id uint64) { delete(c.Resend, id) }
 
-// resend says of the latest snapshot to a node when the next may go.
-type resend struct {
+// Resend says of the latest snapshot to a node when the next may go.
+type Resend struct {
 	match  uint64 // of the node then
 	rest   time.Duration
 	failed bool // it broke off, or was refused
@@ -123,67 +123,67 @@ const (
 // restBefore returns how long to wait before a node gets a snapshot. One that is
 // no further than when it got the one before has no use for it, and raft would
 // send the next at once.
-func (c *courier) restBefore(rn *raft.RawNode, to uint64) time.Duration {
+func (c *Courier) restBefore(rn *raft.RawNode, to uint64) time.Duration {
 	var match uint64
 	rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 		if id == to {
 			match = pr.Match
 		}
 	})
-	last, sent := c.resend[to]
-	next := resend{match: match}
+	last, sent := c.Resend[to]
+	next := Resend{match: match}
 	if sent && match <= last.match {
-		next.rest = min(max(c.tick, 2*last.rest), maxRest)
+		next.rest = min(max(c.Tick, 2*last.rest), maxRest)
 		if last.failed {
-			next.rest = min(next.rest, max(c.elected, resendShare*last.took))
+			next.rest = min(next.rest, max(c.Elected, resendShare*last.took))
 		}
 	}
-	c.resend[to] = next
+	c.Resend[to] = next
 	return next.rest
 }
 
 // sent notes on the raft loop what became of a snapshot.
-func (c *courier) sent(to uint64, took time.Duration, err error) {
-	delete(c.sending, to)
-	if last, ok := c.resend[to]; ok {
+func (c *Courier) sent(to uint64, took time.Duration, err error) {
+	delete(c.Sending, to)
+	if last, ok := c.Resend[to]; ok {
 		last.failed, last.took = err != nil, took
-		c.resend[to] = last
+		c.Resend[to] = last
 	}
 }
 
-func (c *courier) rest(d time.Duration) error {
+func (c *Courier) rest(d time.Duration) error {
 	if d == 0 {
 		return nil
 	}
 	select {
 	case <-time.After(d):
 		return nil
-	case <-c.life.Done():
+	case <-c.Life.Done():
 		return problem.ErrStopping
 	}
 }
 
 // report tells raft what became of a snapshot. It does not wait.
-func (c *courier) report(to uint64, status raft.SnapshotStatus) {
-	c.later(func(rn *raft.RawNode) { rn.ReportSnapshot(to, status) })
+func (c *Courier) report(to uint64, status raft.SnapshotStatus) {
+	c.Later(func(rn *raft.RawNode) { rn.ReportSnapshot(to, status) })
 }
 
-// errNotSent: a transfer broke off; raft will ask for another.
-var errNotSent = errors.New("the transfer broke off")
+// ErrNotSent: a transfer broke off; raft will ask for another.
+var ErrNotSent = errors.New("the transfer broke off")
 
 // transfer returns nil once the receiver's raft has the snapshot.
-func (c *courier) transfer(m *raftpb.Message) error {
+func (c *Courier) transfer(m *raftpb.Message) error {
 	to := m.GetTo()
-	if err := c.mayGet(to); err != nil {
+	if err := c.MayGet(to); err != nil {
 		return err
 	}
-	meta, err := c.snapshotWith(to)
+	meta, err := c.SnapshotWith(to)
 	if err != nil {
 		return err
 	}
 	m.Snapshot = meta
 	term, index := meta.GetMetadata().GetTerm(), meta.GetMetadata().GetIndex()
-	f, err := os.Open(storage.StatePath(c.storage.Dir, term, index))
+	f, err := os.Open(storage.StatePath(c.Storage.Dir, term, index))
 	if err != nil {
 		return err // a newer snapshot has taken its place
 	}
@@ -195,24 +195,24 @@ func (c *courier) transfer(m *raftpb.Message) error {
 		return err
 	}
 	msg := snap.NewMessage(m, body, info.Size())
-	defer c.receives(to)() // until it has ended, or was given up
-	c.send(msg)
-	watch := time.NewTicker(stallLimit / 10)
+	defer c.Receives(to)() // until it has ended, or was given up
+	c.Send(msg)
+	watch := time.NewTicker(StallLimit / 10)
 	defer watch.Stop()
 	for {
 		select {
 		case ok := <-msg.CloseNotify():
 			if !ok {
-				return errNotSent
+				return ErrNotSent
 			}
-			c.storage.Snapshots.Sent.Add(1)
-			c.log.Info("snapshot sent", logging.News, zap.Uint64("to", to), zap.Uint64("index", index), zap.Int64("bytes", info.Size()))
+			c.Storage.Snapshots.Sent.Add(1)
+			c.Log.Info("snapshot sent", logging.News, zap.Uint64("to", to), zap.Uint64("index", index), zap.Int64("bytes", info.Size()))
 			return nil
 		case <-watch.C:
 			if body.stalled(time.Now()) {
-				return fmt.Errorf("%w: the receiver takes nothing", errNotSent)
+				return fmt.Errorf("%w: the receiver takes nothing", ErrNotSent)
 			}
-		case <-c.life.Done():
+		case <-c.Life.Done():
 			return problem.ErrStopping
 		}
 	}
@@ -245,52 +245,52 @@ func (b *snapshotBody) Close() error {
 }
 
 func (b *snapshotBody) stalled(now time.Time) bool {
-	limit := stallLimit
+	limit := StallLimit
 	if b.ended.Load() {
 		limit = adoptLimit
 	}
 	return now.Sub(time.Unix(0, b.moved.Load())) > limit
 }
 
-// snapshotWith returns the newest snapshot in whose membership a node is. A
+// SnapshotWith returns the newest snapshot in whose membership a node is. A
 // node refuses a snapshot that does not know it; so for one that was added
 // since the newest snapshot, another is taken.
-func (c *courier) snapshotWith(id uint64) (*raftpb.Snapshot, error) {
-	again := time.NewTicker(c.tick) // the snapshot writer may be busy when it is asked
+func (c *Courier) SnapshotWith(id uint64) (*raftpb.Snapshot, error) {
+	again := time.NewTicker(c.Tick) // the snapshot writer may be busy when it is asked
 	defer again.Stop()
 	var needed uint64 // an index at which the node is a member
 	for {
-		newest := c.storage.Newest.Load()
+		newest := c.Storage.Newest.Load()
 		cs := newest.GetMetadata().GetConfState()
 		if slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id) {
 			return newest, nil
 		}
-		newer := c.storage.Recorded.Channel(newest.GetMetadata().GetIndex() + 1)
+		newer := c.Storage.Recorded.Channel(newest.GetMetadata().GetIndex() + 1)
 		for waiting := true; waiting; {
-			m, index := c.members.membership()
+			m, index := c.Members.Membership()
 			if m.Members[id].ID == 0 {
 				return nil, problem.ErrMemberUnknown
 			}
 			if needed == 0 {
 				needed = index
 			}
-			c.storage.Tail.Awaited.Store(true) // again and again, too: see writeSnapshot
-			c.members.askForSnapshot(needed)
+			c.Storage.Tail.Awaited.Store(true) // again and again, too: see writeSnapshot
+			c.Members.AskForSnapshot(needed)
 			select {
 			case <-newer:
 				waiting = false
 			case <-again.C:
-			case <-c.life.Done():
+			case <-c.Life.Done():
 				return nil, problem.ErrStopping
 			}
 		}
 	}
 }
 
-// limitStalls gives a request as long as its body keeps moving. A sender that
+// LimitStalls gives a request as long as its body keeps moving. A sender that
 // is gone without a word would else hold its connection, and a half-written
 // file, for as long as the kernel believes in it.
-func limitStalls(h http.Handler) http.Handler {
+func LimitStalls(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = &rollingBody{r.Body, http.NewResponseController(w)}
 		h.ServeHTTP(w, r)
@@ -303,7 +303,7 @@ type rollingBody struct {
 }
 
 func (b *rollingBody) Read(p []byte) (int, error) {
-	if err := b.conn.SetReadDeadline(time.Now().Add(stallLimit)); err != nil {
+	if err := b.conn.SetReadDeadline(time.Now().Add(StallLimit)); err != nil {
 		return 0, err
 	}
 	n, err := b.ReadCloser.Read(p)

@@ -1,4 +1,8 @@
-package main
+// Package room answers: is there room on the disks of the cluster for this write?
+// Each node tells the others how full its disk is; growing writes are refused,
+// everywhere and before they are proposed, while one more full disk would cost the
+// majority.
+package room
 
 import (
 	"context"
@@ -6,6 +10,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
 	"raftkv/internal/membership"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
@@ -25,24 +30,24 @@ import (
 // others, who then refuse the rest before it is proposed. So long as all disks
 // have room, nobody sends anything.
 
-// shortage is how short of room a disk is, or what is refused for it: everything
+// Shortage is how short of room a disk is, or what is refused for it: everything
 // that needs less shortage than there is.
-type shortage int
+type Shortage int
 
 const (
-	plenty shortage = iota
-	// shortForGrowth: less than the reserve is free. Writes that make the store
+	Plenty Shortage = iota
+	// ShortForGrowth: less than the reserve is free. Writes that make the store
 	// grow are refused.
-	shortForGrowth
-	// shortForPuts: half of the reserve is left for the log. All that put a value
+	ShortForGrowth
+	// ShortForPuts: half of the reserve is left for the log. All that put a value
 	// are refused, so that the next quarter is for those that delete.
-	shortForPuts
-	// shortForDeletes: the last quarter is for what raft must write: changes of
+	ShortForPuts
+	// ShortForDeletes: the last quarter is for what raft must write: changes of
 	// the members, checks, elections. Deletes are refused, too.
-	shortForDeletes
-	// shortForEntries: half of that is for elections alone. This node takes no
+	ShortForDeletes
+	// ShortForEntries: half of that is for elections alone. This node takes no
 	// entries from a leader any more, and proposes none.
-	shortForEntries
+	ShortForEntries
 )
 
 const (
@@ -53,50 +58,50 @@ const (
 	// roomTold is how often a node that is short tells the leader, and the leader
 	// what is refused.
 	roomTold = time.Second
-	// roomTrusted is how long what was heard counts.
-	roomTrusted = 3 * time.Second
+	// Trusted is how long what was heard counts.
+	Trusted = 3 * time.Second
 	// compactEvery is how often a node that is short asks itself for a snapshot,
 	// which lets go of the log before it.
 	compactEvery = time.Minute
 	// roomMargin: this part of the reserve more must be free for a shortage to end.
 	roomMargin = 16
-	// snapshotReserve is what a snapshot that comes in leaves of the disk, until
+	// SnapshotReserve is what a snapshot that comes in leaves of the disk, until
 	// the reserve is known: the log goes on meanwhile.
-	snapshotReserve = 32 << 20
+	SnapshotReserve = 32 << 20
 	// smallDisk: the reserve is at most this part of the disk.
 	smallDisk = 3
 )
 
-// diskNote is what nodes tell each other of their disks.
-type diskNote struct {
+// Note is what nodes tell each other of their disks.
+type Note struct {
 	From uint64 `json:"from"`
 	// Short is how short of room the sender's disk is, Free what it has.
-	Short shortage `json:"short"`
+	Short Shortage `json:"short"`
 	Free  int64    `json:"free"`
 	// Leads: it comes from the leader, and Refuse is what it lets nobody write.
 	Leads  bool     `json:"leads,omitempty"`
-	Refuse shortage `json:"refuse,omitempty"`
+	Refuse Shortage `json:"refuse,omitempty"`
 	// Full are the nodes because of which it does.
 	Full []uint64 `json:"full,omitempty"`
 }
 
 // ruling is what is refused, and until when that counts.
 type ruling struct {
-	refuse shortage
+	Refuse Shortage
 	full   []uint64
 	until  time.Time
 }
 
-// roomStore is what the roomKeeper needs of the state.
+// roomStore is what the Keeper needs of the state.
 type roomStore interface {
-	membership() (m membership.Membership, index uint64)
-	used(key string) state.Holding
+	Membership() (m membership.Membership, index uint64)
+	Used(key string) state.Holding
 	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
-	askForSnapshot(index uint64)
+	AskForSnapshot(index uint64)
 }
 
-// roomKeeper measures this node's disk, and knows what is refused.
-type roomKeeper struct {
+// Keeper measures this node's disk, and knows what is refused.
+type Keeper struct {
 	log     *zap.Logger
 	id      uint64
 	cluster uint64
@@ -106,13 +111,13 @@ type roomKeeper struct {
 	applied *wait.Index
 	leaders *wait.Leadership
 	storage *storage.Storage
-	disk    func(dir string) (durable.Disk, error)
+	Disk    func(dir string) (durable.Disk, error)
 	// tell sends a note to the node at PeerURL.
-	tell func(ctx context.Context, peerURL string, cluster uint64, n diskNote) error
+	Tell func(ctx context.Context, peerURL string, cluster uint64, n Note) error
 
 	short atomic.Int64 // of this node's own disk
 	free  atomic.Int64
-	keep  atomic.Int64 // what snapshots that come in leave free
+	Keep  atomic.Int64 // what snapshots that come in leave free
 	ruled atomic.Pointer[ruling]
 
 	mu      sync.Mutex
@@ -130,16 +135,16 @@ type roomKeeper struct {
 }
 
 type heardNote struct {
-	diskNote
+	Note
 	at time.Time
 }
 
-func newRoomKeeper(log *zap.Logger, cfg config.Config, st *storage.Opened, store roomStore, applied *wait.Index, leaders *wait.Leadership) *roomKeeper {
-	r := &roomKeeper{
+func New(log *zap.Logger, cfg config.Config, st *storage.Opened, store roomStore, applied *wait.Index, leaders *wait.Leadership) *Keeper {
+	r := &Keeper{
 		log: log, id: cfg.ID, cluster: st.Identity.ClusterID, dir: cfg.DataDir, minFree: cfg.MinFree, store: store, applied: applied, leaders: leaders,
-		storage: st.Storage, disk: durable.DiskOf, heard: make(map[uint64]heardNote), sending: make(map[uint64]bool),
+		storage: st.Storage, Disk: durable.DiskOf, heard: make(map[uint64]heardNote), sending: make(map[uint64]bool),
 	}
-	r.keep.Store(snapshotReserve)
+	r.Keep.Store(SnapshotReserve)
 	return r
 }
 
@@ -148,25 +153,25 @@ func reserveOf(minFree, total int64) int64 { return min(minFree, total/smallDisk
 
 // judge says how short of room a disk is on which so much is free, and on which
 // the log has so much more, reserved for it.
-func judge(reserve, free, log int64) shortage {
+func judge(reserve, free, log int64) Shortage {
 	left := free + log
 	switch {
 	case reserve == 0:
-		return plenty
+		return Plenty
 	case left < reserve/8:
-		return shortForEntries
+		return ShortForEntries
 	case left < reserve/4:
-		return shortForDeletes
+		return ShortForDeletes
 	case left < reserve/2:
-		return shortForPuts
+		return ShortForPuts
 	case free < reserve:
-		return shortForGrowth
+		return ShortForGrowth
 	}
-	return plenty
+	return Plenty
 }
 
-// run measures the disk until ctx ends.
-func (r *roomKeeper) run(ctx context.Context) error {
+// Run measures the disk until ctx ends.
+func (r *Keeper) Run(ctx context.Context) error {
 	defer r.group.Wait()
 	if r.minFree == 0 {
 		r.log.Info("writes are not refused when the disk becomes full: --min-free is 0")
@@ -190,8 +195,8 @@ func (r *roomKeeper) run(ctx context.Context) error {
 }
 
 // look measures the disk, and returns when to do so again.
-func (r *roomKeeper) look() time.Duration {
-	d, err := r.disk(r.dir)
+func (r *Keeper) look() time.Duration {
+	d, err := r.Disk(r.dir)
 	if err != nil {
 		if !r.measured {
 			r.log.Info("cannot tell how full the disk is; writes will not be refused when it becomes full", zap.Error(err))
@@ -206,9 +211,9 @@ func (r *roomKeeper) look() time.Duration {
 				zap.Int64("disk", d.Total), zap.Int64("min-free", r.minFree), zap.Int64("kept", reserve))
 		}
 		r.storage.Trouble.Keep.Store(reserve / 4)
-		r.keep.Store(reserve / 4)
+		r.Keep.Store(reserve / 4)
 	}
-	log, was := r.storage.Room.Left.Load(), shortage(r.short.Load())
+	log, was := r.storage.Room.Left.Load(), Shortage(r.short.Load())
 	now := judge(r.reserve, d.Free, log)
 	if now < was { // not for a moment only
 		now = min(was, judge(r.reserve, d.Free-r.reserve/roomMargin, log))
@@ -219,11 +224,11 @@ func (r *roomKeeper) look() time.Duration {
 		r.sayShort(was, now, d)
 		r.told = time.Time{}
 	}
-	if now > plenty && time.Since(r.compacted) > compactEvery {
+	if now > Plenty && time.Since(r.compacted) > compactEvery {
 		// The log before a snapshot can go.
 		r.compacted = time.Now()
 		if r.storage.Tail.Grown.Load() > storage.LogSlack {
-			r.store.askForSnapshot(r.applied.Get())
+			r.store.AskForSnapshot(r.applied.Get())
 		}
 	}
 	if d.Free < 4*r.reserve {
@@ -232,7 +237,7 @@ func (r *roomKeeper) look() time.Duration {
 	return roomFirst
 }
 
-func (r *roomKeeper) sayShort(was, now shortage, d durable.Disk) {
+func (r *Keeper) sayShort(was, now Shortage, d durable.Disk) {
 	say := r.log.Warn
 	if now < was {
 		say = r.log.Info
@@ -241,15 +246,15 @@ func (r *roomKeeper) sayShort(was, now shortage, d durable.Disk) {
 		zap.Int64("free", d.Free), zap.Int64("min-free", r.reserve))
 }
 
-func (s shortage) String() string {
+func (s Shortage) String() string {
 	switch s {
-	case plenty:
+	case Plenty:
 		return "not short"
-	case shortForGrowth:
+	case ShortForGrowth:
 		return "too short for writes that make the store grow"
-	case shortForPuts:
+	case ShortForPuts:
 		return "too short for writes of values"
-	case shortForDeletes:
+	case ShortForDeletes:
 		return "too short for writes and deletes"
 	}
 	return "too short for more of the log"
@@ -257,32 +262,32 @@ func (s shortage) String() string {
 
 // share tells the leader of this node's disk, or, on the leader, the others what
 // is refused.
-func (r *roomKeeper) share(ctx context.Context, leader uint64, now time.Time) {
+func (r *Keeper) share(ctx context.Context, leader uint64, now time.Time) {
 	if leader == r.id {
 		r.rule(ctx, now)
 		return
 	}
 	r.rules = false
-	short := shortage(r.short.Load())
+	short := Shortage(r.short.Load())
 	low := r.reserve > 0 && r.free.Load() < 2*r.reserve
-	if leader == 0 || !(low || short > plenty || r.toldShort) || now.Sub(r.told) < roomTold {
+	if leader == 0 || !(low || short > Plenty || r.toldShort) || now.Sub(r.told) < roomTold {
 		return
 	}
-	r.told, r.toldShort = now, low || short > plenty
-	m, _ := r.store.membership()
-	r.send(ctx, m.Members[leader], diskNote{From: r.id, Short: short, Free: r.free.Load()})
+	r.told, r.toldShort = now, low || short > Plenty
+	m, _ := r.store.Membership()
+	r.send(ctx, m.Members[leader], Note{From: r.id, Short: short, Free: r.free.Load()})
 }
 
 // rule judges, on the leader, what is to be refused.
-func (r *roomKeeper) rule(ctx context.Context, now time.Time) {
-	m, _ := r.store.membership()
+func (r *Keeper) rule(ctx context.Context, now time.Time) {
+	m, _ := r.store.Membership()
 	refuse, full := r.decide(m.Voters(), now)
 	old := r.ruled.Load()
-	if refuse == plenty && !r.rules {
+	if refuse == Plenty && !r.rules {
 		return // what a former leader has ruled, its own time ends
 	}
-	changed := old == nil || old.refuse != refuse || !slices.Equal(old.full, full)
-	r.ruled.Store(&ruling{refuse, full, now.Add(roomTrusted)})
+	changed := old == nil || old.Refuse != refuse || !slices.Equal(old.full, full)
+	r.ruled.Store(&ruling{refuse, full, now.Add(Trusted)})
 	if changed {
 		r.log.Warn("the leader has judged what is to be refused, by how full the disks are",
 			zap.Stringer("room", refuse), zap.Uint64s("full", full))
@@ -290,25 +295,25 @@ func (r *roomKeeper) rule(ctx context.Context, now time.Time) {
 	if !changed && now.Sub(r.told) < roomTold {
 		return
 	}
-	r.told, r.rules = now, refuse > plenty
+	r.told, r.rules = now, refuse > Plenty
 	for _, mem := range m.Sorted() {
 		if mem.ID != r.id {
-			r.send(ctx, mem, diskNote{From: r.id, Short: shortage(r.short.Load()), Free: r.free.Load(), Leads: true, Refuse: refuse, Full: full})
+			r.send(ctx, mem, Note{From: r.id, Short: Shortage(r.short.Load()), Free: r.free.Load(), Leads: true, Refuse: refuse, Full: full})
 		}
 	}
 }
 
 // decide returns the highest shortage for which the leader itself is short, or
 // for which one more disk like that would cost the voters their majority.
-func (r *roomKeeper) decide(voters []uint64, now time.Time) (refuse shortage, full []uint64) {
-	own := shortage(r.short.Load())
+func (r *Keeper) decide(voters []uint64, now time.Time) (refuse Shortage, full []uint64) {
+	own := Shortage(r.short.Load())
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for level := shortForDeletes; level > plenty; level-- {
+	for level := ShortForDeletes; level > Plenty; level-- {
 		full = nil
 		for _, id := range voters {
 			n := r.heard[id]
-			if id == r.id && own >= level || id != r.id && n.Short >= level && now.Sub(n.at) < roomTrusted {
+			if id == r.id && own >= level || id != r.id && n.Short >= level && now.Sub(n.at) < Trusted {
 				full = append(full, id)
 			}
 		}
@@ -317,12 +322,12 @@ func (r *roomKeeper) decide(voters []uint64, now time.Time) (refuse shortage, fu
 			return level, full
 		}
 	}
-	return plenty, nil
+	return Plenty, nil
 }
 
 // send tells a member, unless it is still being told.
-func (r *roomKeeper) send(ctx context.Context, to membership.Member, n diskNote) {
-	if r.tell == nil || to.ID == 0 {
+func (r *Keeper) send(ctx context.Context, to membership.Member, n Note) {
+	if r.Tell == nil || to.ID == 0 {
 		return
 	}
 	r.mu.Lock()
@@ -335,7 +340,7 @@ func (r *roomKeeper) send(ctx context.Context, to membership.Member, n diskNote)
 	r.group.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, roomTold)
 		defer cancel()
-		if err := r.tell(ctx, to.PeerURL, r.cluster, n); err != nil {
+		if err := r.Tell(ctx, to.PeerURL, r.cluster, n); err != nil {
 			r.log.Debug("could not tell a member of the disks", zap.Uint64("member", to.ID), zap.Error(err))
 		}
 		r.mu.Lock()
@@ -344,15 +349,15 @@ func (r *roomKeeper) send(ctx context.Context, to membership.Member, n diskNote)
 	})
 }
 
-// hear takes a note from another node.
-func (r *roomKeeper) hear(n diskNote) {
+// Hear takes a note from another node.
+func (r *Keeper) Hear(n Note) {
 	leader, _, _ := r.leaders.Get()
-	n.Short, n.Refuse = min(max(n.Short, plenty), shortForEntries), min(max(n.Refuse, plenty), shortForDeletes)
+	n.Short, n.Refuse = min(max(n.Short, Plenty), ShortForEntries), min(max(n.Refuse, Plenty), ShortForDeletes)
 	switch {
 	case n.Leads && n.From == leader && leader != r.id:
-		r.ruled.Store(&ruling{n.Refuse, n.Full, time.Now().Add(roomTrusted)})
+		r.ruled.Store(&ruling{n.Refuse, n.Full, time.Now().Add(Trusted)})
 	case !n.Leads && leader == r.id:
-		m, _ := r.store.membership()
+		m, _ := r.store.Membership()
 		if _, ok := m.Members[n.From]; ok {
 			r.mu.Lock()
 			r.heard[n.From] = heardNote{n, time.Now()}
@@ -361,40 +366,52 @@ func (r *roomKeeper) hear(n diskNote) {
 	}
 }
 
-// refusing returns what is refused now.
-func (r *roomKeeper) refusing() ruling {
+// Refusing returns what is refused now.
+func (r *Keeper) Refusing() ruling {
 	if v := r.ruled.Load(); v != nil && time.Now().Before(v.until) {
 		return *v
 	}
 	return ruling{}
 }
 
-// admit refuses a command of a client's for which the disks have no room: a put
+// Admit refuses a command of a client's for which the disks have no room: a put
 // of so many bytes, or with -1 a delete. It is asked before that is proposed, and
 // never when it is applied: nodes may know different things at that moment.
-func (r *roomKeeper) admit(key string, size int) error {
-	v := r.refusing()
-	if v.refuse == plenty {
+func (r *Keeper) Admit(key string, size int) error {
+	v := r.Refusing()
+	if v.Refuse == Plenty {
 		return nil
 	}
-	needs := shortForDeletes
+	needs := ShortForDeletes
 	if size >= 0 {
-		needs = shortForPuts
-		if uint64(len(key)+size) > r.store.used(key).Old {
-			needs = shortForGrowth
+		needs = ShortForPuts
+		if uint64(len(key)+size) > r.store.Used(key).Old {
+			needs = ShortForGrowth
 		}
 	}
-	if v.refuse < needs {
+	if v.Refuse < needs {
 		return nil
 	}
-	return fmt.Errorf("%w: those of nodes %v are %v", problem.ErrDiskFull, v.full, v.refuse)
+	return fmt.Errorf("%w: those of nodes %v are %v", problem.ErrDiskFull, v.full, v.Refuse)
 }
 
-// dropsEntries reports whether a message has to be taken for lost, because the
+// DropsEntries reports whether a message has to be taken for lost, because the
 // log has no room for its entries. raft sends them again.
-func (r *roomKeeper) dropsEntries(m *raftpb.Message) bool {
-	return m.GetType() == raftpb.MsgApp && len(m.GetEntries()) > 0 && r.spent()
+func (r *Keeper) DropsEntries(m *raftpb.Message) bool {
+	return m.GetType() == raftpb.MsgApp && len(m.GetEntries()) > 0 && r.Spent()
 }
 
-// spent reports whether what room there is, is for elections alone.
-func (r *roomKeeper) spent() bool { return shortage(r.short.Load()) >= shortForEntries }
+// Spent reports whether what room there is, is for elections alone.
+func (r *Keeper) Spent() bool { return Shortage(r.short.Load()) >= ShortForEntries }
+
+// Path is the route on the peer listener by which nodes tell each other how
+// full their disks are.
+const Path = "/raftkv/disk"
+
+// Tell tells the node at a URL how full the disks are.
+func Tell(ask *peerclient.Client) func(ctx context.Context, peerURL string, cluster uint64, n Note) error {
+	return func(ctx context.Context, peerURL string, cluster uint64, n Note) error {
+		var none struct{}
+		return ask.Post(ctx, peerURL+Path, cluster, n, &none)
+	}
+}

@@ -1,4 +1,8 @@
-package main
+// Package diskhang answers: does this node's disk still answer, and what is to be
+// done while it does not? A Watch knows since when the oldest sync is out, refuses
+// growing writes meanwhile, and tells when leadership should be handed to a node
+// whose disk works.
+package diskhang
 
 import (
 	"fmt"
@@ -45,126 +49,126 @@ const (
 	// handOverRest is how many election timeouts are between two times that
 	// leadership goes to another node for the sake of a disk.
 	handOverRest = 10
-	// maxHeldReads bounds the requests for a read index that wait for a leader's
+	// MaxHeldReads bounds the requests for a read index that wait for a leader's
 	// first commit. Whoever asked asks again.
-	maxHeldReads = 4096
+	MaxHeldReads = 4096
 )
 
 // errDiskHangs refuses a write before it is proposed.
 var errDiskHangs = fmt.Errorf("%w: its disk does not answer", problem.ErrOverloaded)
 
-// diskWatch is what the raft loop knows of the log's way to the disk. All of it
+// Watch is what the raft loop knows of the log's way to the disk. All of it
 // belongs to that loop, but for hanging.
-type diskWatch struct {
+type Watch struct {
 	log      *zap.Logger
 	id       uint64        // of this node
 	each     time.Duration // of a tick
 	election uint64        // the election timeout in ticks
 	contacts *contact.Contacts
-	hanging  atomic.Bool // as hangs, for anyone to ask
+	Hanging  atomic.Bool // as hangs, for anyone to ask
 
-	room    int     // maxUnsynced
-	tick    uint64  // now
-	queued  backlog // waits for the persist loop
-	handed  backlog // is with the persist loop
+	Room    int     // maxUnsynced
+	Tick    uint64  // now
+	Queued  backlog // waits for the persist loop
+	Handed  backlog // is with the persist loop
 	usual   float64 // ticks that a sync takes of late
 	acked   map[uint64]ack
 	term    uint64 // of acked
-	moved   uint64 // when leadership last came or went for the sake of a disk; 0: not in this life
+	Moved   uint64 // when leadership last came or went for the sake of a disk; 0: not in this life
 	asked   uint64 // when the others were last asked to show that they can write
 	hangs   bool
 	hungAt  time.Time // for the log alone
-	refused uint64    // messages and proposals that were not taken in since then
+	Refused uint64    // messages and proposals that were not taken in since then
 }
 
 // backlog is storage messages that the disk does not have.
 type backlog struct {
-	appends, bytes int
+	appends, Bytes int
 	since          uint64 // the tick of the first
 }
 
 // ack is the highest index that a node has acknowledged, and when that rose.
 type ack struct{ index, tick uint64 }
 
-func newDiskWatch(log *zap.Logger, id uint64, tick, electionTimeout time.Duration, c *contact.Contacts) *diskWatch {
-	return &diskWatch{
-		log: log, id: id, each: tick, election: uint64((electionTimeout + tick - 1) / tick), contacts: c, room: maxUnsynced,
+func New(log *zap.Logger, id uint64, tick, electionTimeout time.Duration, c *contact.Contacts) *Watch {
+	return &Watch{
+		log: log, id: id, each: tick, election: uint64((electionTimeout + tick - 1) / tick), contacts: c, Room: maxUnsynced,
 	}
 }
 
-// queue notes a message for the persist loop.
-func (d *diskWatch) queue(m *raftpb.Message) {
-	if d.queued.appends == 0 {
-		d.queued.since = d.tick
+// Queue notes a message for the persist loop.
+func (d *Watch) Queue(m *raftpb.Message) {
+	if d.Queued.appends == 0 {
+		d.Queued.since = d.Tick
 	}
-	d.queued.appends++
+	d.Queued.appends++
 	for _, e := range m.GetEntries() {
-		d.queued.bytes += len(e.GetData()) + entryOverhead
+		d.Queued.Bytes += len(e.GetData()) + entryOverhead
 	}
 }
 
-// hand notes that the persist loop has taken all that was queued.
-func (d *diskWatch) hand() {
-	d.handed, d.queued = d.queued, backlog{}
-	d.handed.since = d.tick
+// Hand notes that the persist loop has taken all that was queued.
+func (d *Watch) Hand() {
+	d.Handed, d.Queued = d.Queued, backlog{}
+	d.Handed.since = d.Tick
 }
 
-// done notes that the persist loop has answered. One hang, however long, makes no
+// Done notes that the persist loop has answered. One hang, however long, makes no
 // disk that is slow.
-func (d *diskWatch) done() {
-	took := min(d.tick-d.handed.since, d.election)
+func (d *Watch) Done() {
+	took := min(d.Tick-d.Handed.since, d.election)
 	d.usual += (float64(took) - d.usual) / 4
-	d.handed = backlog{}
+	d.Handed = backlog{}
 }
 
 // out returns for how many ticks the disk has been at what it was given, or, if
 // the persist loop is at something else, at that.
-func (d *diskWatch) out() uint64 {
+func (d *Watch) out() uint64 {
 	switch {
-	case d.handed.appends > 0:
-		return d.tick - d.handed.since
-	case d.queued.appends > 0:
-		return d.tick - d.queued.since
+	case d.Handed.appends > 0:
+		return d.Tick - d.Handed.since
+	case d.Queued.appends > 0:
+		return d.Tick - d.Queued.since
 	}
 	return 0
 }
 
-// full reports whether no more may be taken in.
-func (d *diskWatch) full() bool {
-	return d.queued.bytes+d.handed.bytes >= d.room || d.queued.appends+d.handed.appends >= maxUnsyncedAppends
+// Full reports whether no more may be taken in.
+func (d *Watch) Full() bool {
+	return d.Queued.Bytes+d.Handed.Bytes >= d.Room || d.Queued.appends+d.Handed.appends >= maxUnsyncedAppends
 }
 
 // limit returns after how many ticks the disk hangs.
-func (d *diskWatch) limit() uint64 {
+func (d *Watch) limit() uint64 {
 	return min(hangCeiling*d.election, max(d.election, uint64(hangFactor*d.usual)))
 }
 
-// mayWrite returns nil if a client's write that makes the store grow may be
+// MayWrite returns nil if a client's write that makes the store grow may be
 // proposed through this node. One that does not, as a delete, is no burden: it
 // waits, like all that was proposed before, for the disk.
-func (d *diskWatch) mayWrite() error {
-	if d.hanging.Load() {
+func (d *Watch) MayWrite() error {
+	if d.Hanging.Load() {
 		return errDiskHangs
 	}
 	return nil
 }
 
-// ticked is called at each tick. It reports whether raft may take it: a node whose
+// Ticked is called at each tick. It reports whether raft may take it: a node whose
 // disk hangs might else stand for election, with a vote of its own that is not
 // durable.
-func (d *diskWatch) ticked(rn *raft.RawNode, leads bool) (counts bool) {
-	d.tick++
+func (d *Watch) Ticked(rn *raft.RawNode, leads bool) (counts bool) {
+	d.Tick++
 	hangs := d.out() > d.limit()
 	if hangs != d.hangs {
 		d.hangs = hangs
-		d.hanging.Store(hangs)
+		d.Hanging.Store(hangs)
 		if hangs {
 			d.hungAt = time.Now().Add(-time.Duration(d.out()) * d.each)
 			d.log.Warn("the disk does not answer: it has been at a sync of the log for too long; this node is not ready",
-				zap.Duration("for", time.Since(d.hungAt)), zap.Int("unsynced-bytes", d.queued.bytes+d.handed.bytes))
+				zap.Duration("for", time.Since(d.hungAt)), zap.Int("unsynced-bytes", d.Queued.Bytes+d.Handed.Bytes))
 		} else {
-			d.log.Info("the disk answers again", zap.Duration("after", time.Since(d.hungAt)), zap.Uint64("refused", d.refused))
-			d.refused = 0
+			d.log.Info("the disk answers again", zap.Duration("after", time.Since(d.hungAt)), zap.Uint64("refused", d.Refused))
+			d.Refused = 0
 		}
 	}
 	if hangs && leads {
@@ -173,8 +177,8 @@ func (d *diskWatch) ticked(rn *raft.RawNode, leads bool) (counts bool) {
 	return !hangs || leads
 }
 
-// noteAck notes what another node has acknowledged, and so has on its disk.
-func (d *diskWatch) noteAck(m *raftpb.Message, st *contact.RaftStatus) {
+// NoteAck notes what another node has acknowledged, and so has on its disk.
+func (d *Watch) NoteAck(m *raftpb.Message, st *contact.RaftStatus) {
 	if m.GetType() != raftpb.MsgAppResp || m.GetReject() || st.Role != raft.StateLeader || m.GetTerm() != st.Term {
 		return
 	}
@@ -182,26 +186,26 @@ func (d *diskWatch) noteAck(m *raftpb.Message, st *contact.RaftStatus) {
 		d.term, d.acked = st.Term, make(map[uint64]ack)
 	}
 	if m.GetIndex() > d.acked[m.GetFrom()].index {
-		d.acked[m.GetFrom()] = ack{m.GetIndex(), d.tick}
+		d.acked[m.GetFrom()] = ack{m.GetIndex(), d.Tick}
 	}
 }
 
-// takesIn reports whether a message from another node is given to raft. With as
+// TakesIn reports whether a message from another node is given to raft. With as
 // much on its way to the disk as there may be, what would add to it is not, nor
 // is what asks this node to lead while its disk hangs. To raft that is a lost
 // message, which it must expect.
-func (d *diskWatch) takesIn(m *raftpb.Message) bool {
+func (d *Watch) TakesIn(m *raftpb.Message) bool {
 	switch m.GetType() {
 	case raftpb.MsgTimeoutNow:
 		if d.hangs {
 			return false
 		}
 		if string(m.GetContext()) == forTheDisk {
-			d.moved = d.tick
+			d.Moved = d.Tick
 		}
 	case raftpb.MsgApp, raftpb.MsgProp, raftpb.MsgVote, raftpb.MsgPreVote:
-		if d.full() {
-			d.refused++
+		if d.Full() {
+			d.Refused++
 			return false
 		}
 	}
@@ -213,8 +217,8 @@ func (d *diskWatch) takesIn(m *raftpb.Message) bool {
 // on at once. An older program takes no notice.
 const forTheDisk = "disk"
 
-// tag marks that message.
-func (d *diskWatch) tag(m *raftpb.Message) {
+// Tag marks that message.
+func (d *Watch) Tag(m *raftpb.Message) {
 	if m.GetType() == raftpb.MsgTimeoutNow && d.hangs {
 		m.Context = []byte(forTheDisk)
 	}
@@ -224,15 +228,15 @@ func (d *diskWatch) tag(m *raftpb.Message) {
 // acknowledged entries within the last election timeout, so that its disk is
 // known to answer, and so must a majority without this node, whose vote is not
 // durable.
-func (d *diskWatch) leaveLead(rn *raft.RawNode) {
-	if d.moved != 0 && d.tick-d.moved < handOverRest*d.election {
+func (d *Watch) leaveLead(rn *raft.RawNode) {
+	if d.Moved != 0 && d.Tick-d.Moved < handOverRest*d.election {
 		return // one of them is slow, too: to move on and on would stop all writes
 	}
 	st := rn.Status()
 	fit := make(map[uint64]tracker.Progress)
 	votes, all := make(map[uint64]bool), make(map[uint64]bool)
 	for id, p := range st.Progress {
-		answers := id != d.id && d.term == st.GetTerm() && d.acked[id].tick+d.election >= d.tick && d.acked[id].index > 0
+		answers := id != d.id && d.term == st.GetTerm() && d.acked[id].tick+d.election >= d.Tick && d.acked[id].index > 0
 		votes[id], all[id] = answers, id != d.id
 		if answers && p.State == tracker.StateReplicate {
 			fit[id] = p
@@ -247,7 +251,7 @@ func (d *diskWatch) leaveLead(rn *raft.RawNode) {
 		d.askForAcks(rn)
 		return
 	}
-	d.moved = d.tick
+	d.Moved = d.Tick
 	d.log.Warn("this node gives leadership to one whose disk answers", zap.Uint64("to", to))
 	rn.TransferLeader(to)
 }
@@ -255,11 +259,11 @@ func (d *diskWatch) leaveLead(rn *raft.RawNode) {
 // askForAcks appends an empty entry, once an election timeout: where nothing is
 // written, or nothing more is taken in, that is how others show that they can
 // write.
-func (d *diskWatch) askForAcks(rn *raft.RawNode) {
-	if d.asked != 0 && d.tick-d.asked < d.election {
+func (d *Watch) askForAcks(rn *raft.RawNode) {
+	if d.asked != 0 && d.Tick-d.asked < d.election {
 		return
 	}
-	d.asked = d.tick
+	d.asked = d.Tick
 	if err := rn.Propose(nil); err != nil {
 		d.log.Debug("raft did not take an empty entry", zap.Error(err))
 	}

@@ -1,4 +1,9 @@
-package main
+// Package suspect answers: does what comes from others contradict what this node
+// holds? A forged message, an older copy of a directory and two histories of one
+// cluster look alike at first, so nothing is concluded from a message: Doubts holds
+// it back and asks its sender over a connection of this node's own. Only that answer
+// proves anything.
+package suspect
 
 import (
 	"context"
@@ -38,8 +43,8 @@ import (
 // runs ahead of a follower that catches up; and a probe, or a snapshot, of an
 // index that this node has committed long ago.
 
-// sign is a message that contradicts this node's log.
-type sign struct {
+// Sign is a message that contradicts this node's log.
+type Sign struct {
 	from  uint64 // its sender
 	index uint64 // of an entry that the two have in different terms; 0: not that
 }
@@ -49,47 +54,47 @@ type terms interface {
 	Term(index uint64) (uint64, error)
 }
 
-// doubts is what this node does about messages that contradict its log, and what
+// Doubts is what this node does about messages that contradict its log, and what
 // it has found out.
-type doubts struct {
-	say     *zap.Logger
-	id      uint64
-	cluster uint64
-	log     terms
+type Doubts struct {
+	Say     *zap.Logger
+	Id      uint64
+	Cluster uint64
+	Log     terms
 	// call runs a function where the state of raft is, and returns when it is done.
-	call     func(ctx context.Context, f func(*raft.RawNode)) error
-	leaders  *wait.Leadership
-	refusals *refusal.Refusals
-	members  func() membership.Membership
-	// urlOf returns where a member is, also one that the state does not know yet; ""
+	Call     func(ctx context.Context, f func(*raft.RawNode)) error
+	Leaders  *wait.Leadership
+	Refusals *refusal.Refusals
+	Members  func() membership.Membership
+	// UrlOf returns where a member is, also one that the state does not know yet; ""
 	// if it is none.
-	urlOf func(id uint64) string
+	UrlOf func(id uint64) string
 	// asked reports whether this life asked for the round of ReadIndex that has
 	// a context.
-	asked func(context []byte) bool
+	Asked func(context []byte) bool
 	// askStand asks the peer at a URL where its log stands against node's.
-	askStand func(ctx context.Context, peerURL string, node, index uint64) (stand, error)
+	AskStand func(ctx context.Context, peerURL string, node, index uint64) (Stand, error)
 	// standing is how far this node's state has come.
-	standing func() state.Standing
+	Standing func() state.Standing
 	// again gives raft a message that was held back. It runs on the raft loop.
-	again func(m *raftpb.Message)
+	Again func(m *raftpb.Message)
 	// divide is told that there is another history beside this node's.
-	divide func()
-	// committedTerm is the term of the last entry known to be committed. It is
+	Divide func()
+	// CommittedTerm is the term of the last entry known to be committed. It is
 	// asked on the raft loop.
-	committedTerm func() uint64
-	tick          time.Duration
-	signs         chan sign     // from the raft loop: what is to be looked into
-	reopened      chan struct{} // a peer reads from this node anew: it may have started again
+	CommittedTerm func() uint64
+	Tick          time.Duration
+	Signs         chan Sign     // from the raft loop: what is to be looked into
+	Reopened      chan struct{} // a peer reads from this node anew: it may have started again
 
 	// Of the raft loop alone:
 
 	// last is the index of the last entry that was given to the persist loop.
-	last uint64
-	// begunAt is the commit index with which this life began.
-	begunAt uint64
+	Last uint64
+	// BegunAt is the commit index with which this life began.
+	BegunAt uint64
 	// split: another history contradicts this node's, which has no majority.
-	split bool
+	Split bool
 	// vouched is the leader, in its term, that is known to have what this node has
 	// committed.
 	vouched leaderInTerm
@@ -103,28 +108,28 @@ const maxHeld = 64
 
 type leaderInTerm struct{ id, term uint64 }
 
-// meetAgain has the leader asked anew, because a peer reads from this node anew:
+// MeetAgain has the leader asked anew, because a peer reads from this node anew:
 // the leader may have started again, on an older copy of its directory. It does
 // not wait.
-func (d *doubts) meetAgain() {
+func (d *Doubts) MeetAgain() {
 	select {
-	case d.reopened <- struct{}{}:
+	case d.Reopened <- struct{}{}:
 	default:
 	}
 }
 
-// appended notes a storage message for the persist loop.
-func (d *doubts) appended(m *raftpb.Message) {
+// Appended notes a storage message for the persist loop.
+func (d *Doubts) Appended(m *raftpb.Message) {
 	if entries := m.GetEntries(); len(entries) > 0 {
-		d.last = walfile.LastIndex(entries)
+		d.Last = walfile.LastIndex(entries)
 	} else if m.GetSnapshot() != nil {
-		d.last = m.GetSnapshot().GetMetadata().GetIndex()
+		d.Last = m.GetSnapshot().GetMetadata().GetIndex()
 	}
 }
 
 // contradicts looks for a sign in a message from a peer. If there is one, the
 // message must not get to raft. It runs on the raft loop.
-func (d *doubts) contradicts(rn *raft.RawNode, m *raftpb.Message) (s sign, found bool) {
+func (d *Doubts) contradicts(rn *raft.RawNode, m *raftpb.Message) (s Sign, found bool) {
 	st := rn.BasicStatus()
 	s.from = m.GetFrom()
 	switch m.GetType() {
@@ -132,7 +137,7 @@ func (d *doubts) contradicts(rn *raft.RawNode, m *raftpb.Message) (s sign, found
 		// The leader caps this commit index at what it has heard from this node
 		// in its term (raft, sendHeartbeat). This node was in that term then.
 		ahead := m.GetTerm() > st.GetTerm() && m.GetCommit() > 0
-		return s, ahead || m.GetTerm() == st.GetTerm() && m.GetCommit() > d.last
+		return s, ahead || m.GetTerm() == st.GetTerm() && m.GetCommit() > d.Last
 	case raftpb.MsgApp:
 		s.index = d.conflict(rn, m.GetIndex(), m.GetLogTerm(), m.GetEntries())
 		return s, s.index > 0 && m.GetTerm() >= st.GetTerm()
@@ -144,7 +149,7 @@ func (d *doubts) contradicts(rn *raft.RawNode, m *raftpb.Message) (s sign, found
 		// Followers acknowledge what they were sent, and what they know to be
 		// committed; the leader of their term has all of it.
 		leads := st.RaftState == raft.StateLeader && m.GetTerm() == st.GetTerm()
-		return s, leads && !m.GetReject() && m.GetIndex() > d.last
+		return s, leads && !m.GetReject() && m.GetIndex() > d.Last
 	case raftpb.MsgReadIndexResp:
 		// A leader answers with its commit index, once it has committed an entry
 		// of its own term: then it knows of everything that was committed before.
@@ -156,7 +161,7 @@ func (d *doubts) contradicts(rn *raft.RawNode, m *raftpb.Message) (s sign, found
 // conflict returns the first index at which this node has applied an entry of
 // another term than the one named; 0 if there is none, or the log does not reach
 // back so far. Applied entries are on disk, and never change.
-func (d *doubts) conflict(rn *raft.RawNode, index, term uint64, entries []*raftpb.Entry) uint64 {
+func (d *Doubts) conflict(rn *raft.RawNode, index, term uint64, entries []*raftpb.Entry) uint64 {
 	if d.differs(rn, index, term) {
 		return index
 	}
@@ -174,29 +179,29 @@ func (d *doubts) conflict(rn *raft.RawNode, index, term uint64, entries []*raftp
 
 // differs reports whether this node has applied an entry of another term at an
 // index.
-func (d *doubts) differs(rn *raft.RawNode, index, term uint64) bool {
+func (d *Doubts) differs(rn *raft.RawNode, index, term uint64) bool {
 	if index == 0 || index > d.settled(rn) {
 		return false
 	}
-	own, err := d.log.Term(index)
+	own, err := d.Log.Term(index)
 	return err == nil && own != term
 }
 
 // settled is the index up to which the log on disk is known to be committed. That
 // of raft's own commit index may still be on its way to the disk, and what the
 // disk has in its place may be about to be overwritten.
-func (d *doubts) settled(rn *raft.RawNode) uint64 {
-	return max(rn.BasicStatus().Applied, d.begunAt)
+func (d *Doubts) settled(rn *raft.RawNode) uint64 {
+	return max(rn.BasicStatus().Applied, d.BegunAt)
 }
 
 // answersBelow reports whether an answer to a round of this node's is below the
 // commit index that it had when it asked.
-func (d *doubts) answersBelow(m *raftpb.Message) bool {
+func (d *Doubts) answersBelow(m *raftpb.Message) bool {
 	if len(m.GetEntries()) != 1 {
 		return false
 	}
 	context := m.GetEntries()[0].GetData()
-	return d.asked(context) && m.GetIndex() < rounds.AskedAt(context)
+	return d.Asked(context) && m.GetIndex() < rounds.AskedAt(context)
 }
 
 // unvouched reports whether a message comes from a leader that has not shown yet
@@ -204,7 +209,7 @@ func (d *doubts) answersBelow(m *raftpb.Message) bool {
 // its log, or read from a state of it. raft compares no more than the term of one
 // entry, and of what begins below its commit index nothing. So the leader has to
 // vouch for its log first, in each term once.
-func (d *doubts) unvouched(rn *raft.RawNode, m *raftpb.Message) bool {
+func (d *Doubts) unvouched(rn *raft.RawNode, m *raftpb.Message) bool {
 	switch m.GetType() {
 	case raftpb.MsgApp, raftpb.MsgSnap, raftpb.MsgReadIndexResp:
 	default:
@@ -218,7 +223,7 @@ func (d *doubts) unvouched(rn *raft.RawNode, m *raftpb.Message) bool {
 
 // hold keeps a message back until its sender has vouched. raft hears that it
 // leads, so that nobody stands for election meanwhile.
-func (d *doubts) hold(rn *raft.RawNode, m *raftpb.Message) {
+func (d *Doubts) hold(rn *raft.RawNode, m *raftpb.Message) {
 	// Of the appends one is enough: raft sends the next when it is answered.
 	if m.GetType() == raftpb.MsgApp {
 		d.held = slices.DeleteFunc(d.held, func(h *raftpb.Message) bool { return h.GetType() == raftpb.MsgApp })
@@ -232,31 +237,31 @@ func (d *doubts) hold(rn *raft.RawNode, m *raftpb.Message) {
 	}
 	leads := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: m.From, To: m.To, Term: m.Term}
 	if err := rn.Step(leads); err != nil {
-		d.say.Debug("raft took no notice of a new leader", zap.Error(err))
+		d.Say.Debug("raft took no notice of a new leader", zap.Error(err))
 	}
 }
 
 // leave has a node that is split, and leads, hear that there is another term.
-func (d *doubts) leave(rn *raft.RawNode, m *raftpb.Message) {
+func (d *Doubts) leave(rn *raft.RawNode, m *raftpb.Message) {
 	st := rn.BasicStatus()
 	if st.RaftState != raft.StateLeader || m.GetTerm() <= st.GetTerm() {
 		return
 	}
 	over := &raftpb.Message{Type: raftpb.MsgHeartbeatResp.Enum(), From: m.From, To: m.To, Term: m.Term}
 	if err := rn.Step(over); err != nil {
-		d.say.Debug("raft took no notice of another term", zap.Error(err))
+		d.Say.Debug("raft took no notice of another term", zap.Error(err))
 	}
 }
 
-// sift keeps from raft what contradicts this node's log, and has it looked into.
+// Sift keeps from raft what contradicts this node's log, and has it looked into.
 // A node that is split hears no leader: an acknowledgement would speak for
 // entries that it does not have. It still votes, which concerns the end of its
 // log alone.
-func (d *doubts) sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
-	if from := m.GetFrom(); raft.IsLocalMsgTarget(from) || from == d.id {
+func (d *Doubts) Sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
+	if from := m.GetFrom(); raft.IsLocalMsgTarget(from) || from == d.Id {
 		return true // its own disk and state machine
 	}
-	if d.split {
+	if d.Split {
 		switch m.GetType() {
 		case raftpb.MsgApp, raftpb.MsgSnap, raftpb.MsgHeartbeat, raftpb.MsgTimeoutNow:
 			d.leave(rn, m)
@@ -266,7 +271,7 @@ func (d *doubts) sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
 	s, found := d.contradicts(rn, m)
 	switch {
 	case found:
-		d.refusals.Note(s.from, refusal.Refusal{Status: http.StatusConflict, Kind: refusal.RefusedContradiction,
+		d.Refusals.Note(s.from, refusal.Refusal{Status: http.StatusConflict, Kind: refusal.RefusedContradiction,
 			Reason: fmt.Sprintf("a %s message contradicts this node's log", m.GetType())})
 	case d.unvouched(rn, m):
 		d.hold(rn, m)
@@ -274,7 +279,7 @@ func (d *doubts) sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
 		return true
 	}
 	select {
-	case d.signs <- s:
+	case d.Signs <- s:
 	default: // there is something to look into already
 	}
 	return false

@@ -1,8 +1,9 @@
-package main
+package observe
 
 import (
 	"context"
 	"raftkv/internal/membership"
+	"raftkv/internal/version"
 	"sync"
 	"time"
 )
@@ -69,9 +70,9 @@ func (v *versions) forgetAll() {
 	clear(v.known)
 }
 
-// askVersions asks the members that are up, while this node leads.
-func (w *watcher) askVersions(ctx context.Context) error {
-	tick := time.NewTicker(w.elected)
+// AskVersions asks the members that are up, while this node leads.
+func (w *Watcher) AskVersions(ctx context.Context) error {
+	tick := time.NewTicker(w.Elected)
 	defer tick.Stop()
 	for {
 		select {
@@ -83,13 +84,13 @@ func (w *watcher) askVersions(ctx context.Context) error {
 		if v == nil {
 			continue
 		}
-		m := w.members()
+		m := w.Members()
 		for _, id := range membership.SortedKeys(v.members) {
-			if id == w.id || !v.members[id].near || !w.versions.due(id, time.Now()) || m.Members[id].PeerURL == "" {
+			if id == w.Id || !v.members[id].near || !w.versions.due(id, time.Now()) || m.Members[id].PeerURL == "" {
 				continue
 			}
-			ask, cancel := context.WithTimeout(ctx, w.elected)
-			text, err := w.askVersion(ask, m.Members[id].PeerURL)
+			ask, cancel := context.WithTimeout(ctx, w.Elected)
+			text, err := w.AskVersion(ask, m.Members[id].PeerURL)
 			cancel()
 			if err != nil {
 				text = "" // a busy member says it the next time
@@ -99,10 +100,10 @@ func (w *watcher) askVersions(ctx context.Context) error {
 	}
 }
 
-// version returns that of a member's program, "" if it is not known.
-func (w *watcher) version(id uint64) string {
-	if id == w.id {
-		return thisBuild().version
+// Version returns that of a member's program, "" if it is not known.
+func (w *Watcher) Version(id uint64) string {
+	if id == w.Id {
+		return version.This().Version
 	}
 	return w.versions.of(id)
 }

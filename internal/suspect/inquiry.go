@@ -1,4 +1,4 @@
-package main
+package suspect
 
 import (
 	"context"
@@ -32,9 +32,9 @@ const (
 	standTick     = 2 * time.Millisecond
 )
 
-// stand is what a node says of its log. Terms of entries are 0 where the log
+// Stand is what a node says of its log. Terms of entries are 0 where the log
 // does not reach back so far, or where it may still change.
-type stand struct {
+type Stand struct {
 	ClusterID uint64 `json:"cluster_id"`
 	ID        uint64 `json:"id"`
 	Term      uint64 `json:"term"`
@@ -53,12 +53,12 @@ type stand struct {
 	State *state.Standing `json:"state,omitempty"`
 }
 
-// standFor answers node's question, also about an entry at index. A leader whose
+// StandFor answers node's question, also about an entry at index. A leader whose
 // first entry is still on its way to the disk waits for that a little.
-func (d *doubts) standFor(ctx context.Context, node, index uint64) (s stand, err error) {
+func (d *Doubts) StandFor(ctx context.Context, node, index uint64) (s Stand, err error) {
 	for began := time.Now(); ; {
 		durable := false
-		err = d.call(ctx, func(rn *raft.RawNode) { s, durable = d.standNow(rn, node, index) })
+		err = d.Call(ctx, func(rn *raft.RawNode) { s, durable = d.standNow(rn, node, index) })
 		if err != nil || durable || time.Since(began) >= standPatience {
 			return s, err
 		}
@@ -70,14 +70,14 @@ func (d *doubts) standFor(ctx context.Context, node, index uint64) (s stand, err
 	}
 }
 
-// standNow is standFor, on the raft loop. It is not durable yet while a leader's
+// standNow is StandFor, on the raft loop. It is not durable yet while a leader's
 // own disk has no entry of its term: until then, what the disk has may be about to
 // be overwritten.
-func (d *doubts) standNow(rn *raft.RawNode, node, index uint64) (s stand, durable bool) {
-	st, at := rn.BasicStatus(), d.standing()
-	s = stand{
-		ClusterID: d.cluster, ID: d.id, Term: st.GetTerm(), Commit: st.GetCommit(),
-		Leads: st.RaftState == raft.StateLeader, Settled: d.committedTerm() == st.GetTerm(), State: &at,
+func (d *Doubts) standNow(rn *raft.RawNode, node, index uint64) (s Stand, durable bool) {
+	st, at := rn.BasicStatus(), d.Standing()
+	s = Stand{
+		ClusterID: d.Cluster, ID: d.Id, Term: st.GetTerm(), Commit: st.GetCommit(),
+		Leads: st.RaftState == raft.StateLeader, Settled: d.CommittedTerm() == st.GetTerm(), State: &at,
 	}
 	if !s.Leads {
 		return s, true
@@ -87,16 +87,16 @@ func (d *doubts) standNow(rn *raft.RawNode, node, index uint64) (s stand, durabl
 		switch id {
 		case node:
 			s.Match = pr.Match
-		case d.id:
+		case d.Id:
 			own = pr.Match
 		}
 	})
 	// Once an entry of this term is on the disk, so is all before it.
-	if term, err := d.log.Term(own); err != nil || term != s.Term {
+	if term, err := d.Log.Term(own); err != nil || term != s.Term {
 		return s, false
 	}
 	termAt := func(i uint64) uint64 {
-		term, err := d.log.Term(i)
+		term, err := d.Log.Term(i)
 		if err != nil || i > own {
 			return 0
 		}
@@ -111,19 +111,19 @@ func (d *doubts) standNow(rn *raft.RawNode, node, index uint64) (s stand, durabl
 // come further; or it knows of everything that was committed, which is more than
 // commit. weigh has seen that nothing there contradicts. A program that tells
 // nothing of its state has never been asked to vouch: it is believed.
-func (s stand) vouches(index, commit uint64) bool {
+func (s Stand) vouches(index, commit uint64) bool {
 	return s.Leads && (s.EntryTerm > 0 || s.State == nil || s.State.Index >= index || s.Settled && s.Commit >= commit)
 }
 
 // oldProgram is what is taken for the answer of a member whose program does not
 // know the question: that it has nothing to say against this node.
-func (d *doubts) oldProgram(ctx context.Context, id uint64) (s stand) {
-	err := d.call(ctx, func(rn *raft.RawNode) {
+func (d *Doubts) oldProgram(ctx context.Context, id uint64) (s Stand) {
+	err := d.Call(ctx, func(rn *raft.RawNode) {
 		st := rn.BasicStatus()
-		s = stand{ClusterID: d.cluster, ID: id, Term: st.GetTerm(), Leads: st.Lead == id, Settled: true, Commit: st.GetCommit()}
+		s = Stand{ClusterID: d.Cluster, ID: id, Term: st.GetTerm(), Leads: st.Lead == id, Settled: true, Commit: st.GetCommit()}
 	})
 	if err != nil {
-		return stand{}
+		return Stand{}
 	}
 	return s
 }
@@ -141,20 +141,20 @@ const (
 // index when it asked, index the entry that it asked about. It runs on the raft
 // loop, after the answer has come: what this node has acknowledged in a term it
 // has, and knows the term of, for as long as the term lasts.
-func (d *doubts) weigh(rn *raft.RawNode, s stand, commit, index uint64) finding {
+func (d *Doubts) weigh(rn *raft.RawNode, s Stand, commit, index uint64) finding {
 	st := rn.BasicStatus()
 	term := st.GetTerm()
 	switch {
-	case s.State != nil && !d.standing().IsOneHistoryWith(*s.State):
+	case s.State != nil && !d.Standing().IsOneHistoryWith(*s.State):
 		return histories
 	case st.RaftState == raft.StateLeader:
-		if s.Term == term && !s.Leads && s.Commit > d.last {
+		if s.Term == term && !s.Leads && s.Commit > d.Last {
 			return histories
 		}
 		return noFinding
 	case !s.Leads || s.Term < term:
 		return noFinding
-	case s.Term > term && s.Match > 0, s.Term == term && s.Match > d.last:
+	case s.Term > term && s.Match > 0, s.Term == term && s.Match > d.Last:
 		return oldCopy
 	case s.Term > term:
 		return noFinding
@@ -166,29 +166,29 @@ func (d *doubts) weigh(rn *raft.RawNode, s stand, commit, index uint64) finding 
 	return noFinding
 }
 
-// inquire looks into the signs. Also without any, it asks each leader that this
+// Inquire looks into the signs. Also without any, it asks each leader that this
 // node hears from, and on the leader the others: where a copy was put back, the
 // sooner that shows, the less has been promised anew.
-func (d *doubts) inquire(ctx context.Context) error {
+func (d *Doubts) Inquire(ctx context.Context) error {
 	var (
 		seen, met leaderInTerm // the leader, and the last one that has answered for all
-		pending   *sign
+		pending   *Sign
 		next      = time.Now() // the earliest time of the next question
 		asked     = next       // the time of the last
 	)
 	for {
-		leader, term, changed := d.leaders.Get()
+		leader, term, changed := d.Leaders.Get()
 		if now := (leaderInTerm{leader, term}); now != seen {
 			// A new leader need not wait: without its answer nothing is acknowledged.
 			seen, pending = now, nil
-			if soon := asked.Add(d.tick); soon.Before(next) {
+			if soon := asked.Add(d.Tick); soon.Before(next) {
 				next = soon
 			}
 		}
 		if pending == nil && leader != 0 && seen != met {
-			pending = &sign{from: leader}
+			pending = &Sign{from: leader}
 		}
-		signs, due := d.signs, (<-chan time.Time)(nil)
+		signs, due := d.Signs, (<-chan time.Time)(nil)
 		if pending != nil {
 			signs, due = nil, time.After(time.Until(next))
 		}
@@ -196,7 +196,7 @@ func (d *doubts) inquire(ctx context.Context) error {
 		case s := <-signs:
 			pending = &s
 			continue
-		case <-d.reopened:
+		case <-d.Reopened:
 			met = leaderInTerm{}
 			continue
 		case <-changed:
@@ -216,7 +216,7 @@ func (d *doubts) inquire(ctx context.Context) error {
 		case oldCopy:
 			return problem.ErrOldCopy
 		case histories:
-			d.divide()
+			d.Divide()
 			return nil // it takes part in nothing any more that an answer could change
 		}
 	}
@@ -224,18 +224,18 @@ func (d *doubts) inquire(ctx context.Context) error {
 
 // lookInto asks a sign's sender, at the URL at which the cluster knows it; of this
 // node, all the others. forAll: what was asked covers all that this node has.
-func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bool) {
-	m := d.members()
-	if s.from == d.id {
+func (d *Doubts) lookInto(ctx context.Context, s Sign) (found finding, forAll bool) {
+	m := d.Members()
+	if s.from == d.Id {
 		return d.meetFollowers(ctx, m)
 	}
-	url := d.urlOf(s.from)
+	url := d.UrlOf(s.from)
 	if url == "" {
 		return noFinding, false
 	}
 	var commit uint64
-	before := d.standing()
-	err := d.call(ctx, func(rn *raft.RawNode) {
+	before := d.Standing()
+	err := d.Call(ctx, func(rn *raft.RawNode) {
 		commit = rn.BasicStatus().GetCommit()
 		if s.index == 0 {
 			s.index = d.settled(rn)
@@ -249,8 +249,8 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 		return noFinding, false
 	}
 	var mine state.Standing
-	err = d.call(ctx, func(rn *raft.RawNode) {
-		found, mine = d.weigh(rn, answer, commit, s.index), d.standing()
+	err = d.Call(ctx, func(rn *raft.RawNode) {
+		found, mine = d.weigh(rn, answer, commit, s.index), d.Standing()
 		if found == noFinding && answer.vouches(s.index, commit) && answer.Term == rn.BasicStatus().GetTerm() {
 			d.vouch(leaderInTerm{s.from, answer.Term})
 		}
@@ -258,11 +258,11 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	if err != nil || found == noFinding {
 		return noFinding, err == nil && (answer.State == nil || answer.State.Index >= before.Index)
 	}
-	d.say.Error("another member's log contradicts this node's", zap.Uint64("member", s.from),
+	d.Say.Error("another member's log contradicts this node's", zap.Uint64("member", s.from),
 		zap.Any("its log", answer), zap.Uint64("own commit index", commit), zap.Uint64("about entry", s.index))
 	if found == histories && answer.State != nil {
 		_, states := d.askAll(ctx, m, s.from)
-		states[d.id], states[s.from] = mine, *answer.State
+		states[d.Id], states[s.from] = mine, *answer.State
 		if !isOut(m.Voters(), states, mine, *answer.State) {
 			return noFinding, false // its sender has not vouched, and is asked again
 		}
@@ -271,33 +271,33 @@ func (d *doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 }
 
 // part has the raft loop know what was found, and reports whether it does.
-func (d *doubts) part(ctx context.Context, found finding) bool {
-	return d.call(ctx, func(*raft.RawNode) { d.split = d.split || found == histories }) == nil
+func (d *Doubts) part(ctx context.Context, found finding) bool {
+	return d.Call(ctx, func(*raft.RawNode) { d.Split = d.Split || found == histories }) == nil
 }
 
 // vouch lets pass what a leader sends, and what it has sent.
-func (d *doubts) vouch(leader leaderInTerm) {
+func (d *Doubts) vouch(leader leaderInTerm) {
 	d.vouched = leader
 	held := d.held
 	d.held = nil
 	for _, m := range held {
 		if m.GetFrom() == leader.id && m.GetTerm() == leader.term {
-			d.again(m)
+			d.Again(m)
 		}
 	}
 }
 
 // ask asks a member where its log stands against this node's, also at an index.
-func (d *doubts) ask(ctx context.Context, id uint64, url string, index uint64) (answer stand, ok bool) {
+func (d *Doubts) ask(ctx context.Context, id uint64, url string, index uint64) (answer Stand, ok bool) {
 	asking, cancel := context.WithTimeout(ctx, standTimeout)
 	defer cancel()
-	answer, err := d.askStand(asking, url, d.id, index)
-	if err == nil && answer == (stand{}) {
+	answer, err := d.AskStand(asking, url, d.Id, index)
+	if err == nil && answer == (Stand{}) {
 		answer = d.oldProgram(ctx, id)
 	}
-	if err != nil || answer.ID != id || answer.ClusterID != d.cluster {
-		d.say.Debug("a member did not say where its log stands", zap.Uint64("member", id), zap.Error(err))
-		return stand{}, false
+	if err != nil || answer.ID != id || answer.ClusterID != d.Cluster {
+		d.Say.Debug("a member did not say where its log stands", zap.Uint64("member", id), zap.Error(err))
+		return Stand{}, false
 	}
 	return answer, true
 }
@@ -305,14 +305,14 @@ func (d *doubts) ask(ctx context.Context, id uint64, url string, index uint64) (
 // askAll asks the voters but this node and one other how far their states have
 // come. It returns how many have answered, and what those say that know the
 // question.
-func (d *doubts) askAll(ctx context.Context, m membership.Membership, but uint64) (answered int, answers map[uint64]state.Standing) {
+func (d *Doubts) askAll(ctx context.Context, m membership.Membership, but uint64) (answered int, answers map[uint64]state.Standing) {
 	var (
 		mu    sync.Mutex
 		asked sync.WaitGroup
 	)
 	answers = make(map[uint64]state.Standing)
 	for _, id := range m.Voters() {
-		if id == d.id || id == but {
+		if id == d.Id || id == but {
 			continue
 		}
 		asked.Go(func() {
@@ -335,16 +335,16 @@ func (d *doubts) askAll(ctx context.Context, m membership.Membership, but uint64
 // meetFollowers compares a new leader's state with those of the others. If it is
 // of a history that a majority does not share, its followers wait for ever for it
 // to vouch; so it has to leave.
-func (d *doubts) meetFollowers(ctx context.Context, m membership.Membership) (found finding, forAll bool) {
-	answered, states := d.askAll(ctx, m, d.id)
-	mine, voters := d.standing(), m.Voters()
-	states[d.id] = mine
+func (d *Doubts) meetFollowers(ctx context.Context, m membership.Membership) (found finding, forAll bool) {
+	answered, states := d.askAll(ctx, m, d.Id)
+	mine, voters := d.Standing(), m.Voters()
+	states[d.Id] = mine
 	forAll = 1+answered > len(voters)/2
 	for id, theirs := range states {
 		if mine.IsOneHistoryWith(theirs) {
 			continue
 		}
-		d.say.Error("a member's state is of another history than this node's", zap.Uint64("member", id),
+		d.Say.Error("a member's state is of another history than this node's", zap.Uint64("member", id),
 			zap.Any("its state", theirs), zap.Any("own state", mine))
 		if isOut(voters, states, mine, theirs) {
 			return histories, d.part(ctx, histories)
@@ -377,10 +377,10 @@ func isOut(voters []uint64, states map[uint64]state.Standing, mine, theirs state
 	return forTheirs >= majority || unknown == 0 && forMine < majority
 }
 
-// askStand asks the node at a URL where its log stands against node's, also at an
+// AskStand asks the node at a URL where its log stands against node's, also at an
 // index. A program that does not know the question answers another; so all is zero.
-func askStand(ask *peerclient.Client) func(ctx context.Context, peerURL string, node, index uint64) (stand, error) {
-	return func(ctx context.Context, peerURL string, node, index uint64) (answer stand, err error) {
+func AskStand(ask *peerclient.Client) func(ctx context.Context, peerURL string, node, index uint64) (Stand, error) {
+	return func(ctx context.Context, peerURL string, node, index uint64) (answer Stand, err error) {
 		err = ask.Get(ctx, fmt.Sprintf("%s%s?node=%d&index=%d", peerURL, peerclient.ViewPath, node, index), 0, &answer)
 		return answer, err
 	}

@@ -1,4 +1,4 @@
-package main
+package observe
 
 import (
 	"raftkv/internal/membership"
@@ -10,18 +10,18 @@ import (
 )
 
 // Register adds what there is to count.
-func (w *watcher) Register(reg prometheus.Registerer) {
+func (w *Watcher) Register(reg prometheus.Registerer) {
 	reg.MustRegister(memberCollector{w})
 	meter.Counter(reg, "raftkv_leader_changes_total", "Leaders that this node has heard of: others than before, or in another term.",
-		func() float64 { return float64(w.leaders.HeardOf()) })
+		func() float64 { return float64(w.Leaders.HeardOf()) })
 	meter.Gauge(reg, "raftkv_check_overdue_seconds", "By how much a check of the replicas is late, 0 if it is not.",
-		func() float64 { return w.checks.seconds(time.Now()) })
+		func() float64 { return w.Checks.seconds(time.Now()) })
 }
 
 // memberCollector tells of the members: how many there are, on every node; and
 // on the leader, each one's reachability and lag. It goes by the watcher's last
 // look, so that it never waits.
-type memberCollector struct{ w *watcher }
+type memberCollector struct{ w *Watcher }
 
 var (
 	membersDesc = prometheus.NewDesc("raftkv_members", "Members by role.", []string{"role"}, nil)
@@ -44,7 +44,7 @@ func (c memberCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
 	count := map[string]int{"voter": 0, "learner": 0}
-	for _, mem := range c.w.members().Members {
+	for _, mem := range c.w.Members().Members {
 		count[mem.Role()]++
 	}
 	for role, n := range count {

@@ -1,4 +1,4 @@
-package main
+package transport
 
 import (
 	"bufio"
@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/testkit"
+	"raftkv/internal/web"
 	"reflect"
 	"sync/atomic"
 	"syscall"
@@ -107,88 +108,26 @@ func TestLinkVain(t *testing.T) {
 // A node that has slept does not hold its own silence against others.
 func TestLinkFollow(t *testing.T) {
 	t.Parallel()
-	ls := newLinks(zap.NewNop(), 1, 1, time.Millisecond, time.Second)
+	ls := NewLinks(zap.NewNop(), 1, 1, time.Millisecond, time.Second)
 	start := time.Now()
-	ls.follow(map[uint64]string{2: "b", 3: "c"}, start, false)
+	ls.Follow(map[uint64]string{2: "b", 3: "c"}, start, false)
 	later := start.Add(time.Minute)
-	ls.follow(map[uint64]string{2: "b"}, later, false)
-	if ls.peers[3] != nil || ls.peers[2].broken(later, start, ls.limit) == "" {
+	ls.Follow(map[uint64]string{2: "b"}, later, false)
+	if ls.peers[3] != nil || ls.peers[2].broken(later, start, ls.Limit) == "" {
 		t.Errorf("after a minute of silence: %+v", ls.peers)
 	}
-	ls.follow(map[uint64]string{2: "b"}, later, true)
-	if why := ls.peers[2].broken(later, start, ls.limit); why != "" {
+	ls.Follow(map[uint64]string{2: "b"}, later, true)
+	if why := ls.peers[2].broken(later, start, ls.Limit); why != "" {
 		t.Errorf("after a minute of sleep: %s", why)
 	}
-	later = later.Add(ls.limit)
-	if ls.peers[2].broken(later, start, ls.limit) == "" {
+	later = later.Add(ls.Limit)
+	if ls.peers[2].broken(later, start, ls.Limit) == "" {
 		t.Error("a limit after it woke, silence is still held against nobody")
 	}
-	ls.hear(2)
-	ls.hear(9)
+	ls.Hear(2)
+	ls.Hear(9)
 	if ls.peers[9] != nil || ls.peers[2].heard.Before(start) {
 		t.Errorf("after messages from 2 and 9: %+v", ls.peers)
-	}
-}
-
-// The answer to a peer says how many of its streams are missing; that of a
-// program that does not know the question, that it is there.
-func TestLinkRoute(t *testing.T) {
-	t.Parallel()
-	ls := newLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second)
-	ls.follow(map[uint64]string{2: "b"}, time.Now(), false)
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+linkPath+"{id}", ls.serve)
-	hold := make(chan struct{})
-	entered := make(chan struct{})
-	mux.Handle("/raft/stream/", ls.holdStreams(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		entered <- struct{}{}
-		<-hold
-	})))
-	srv := httptest.NewServer(mux)
-	defer srv.Close()
-	c := peerclient.New()
-	want := func(self uint64, missing int) {
-		t.Helper()
-		if got, err := askLink(c)(t.Context(), srv.URL, 7, self); err != nil || got != missing {
-			t.Errorf("node %d is told that %d streams are missing, %v; want %d", self, got, err, missing)
-		}
-	}
-	stream := func(path string) {
-		go func() {
-			if resp, err := http.Get(srv.URL + path); err == nil {
-				resp.Body.Close()
-			}
-		}()
-		<-entered
-	}
-	want(2, 2)
-	want(3, 0) // no peer
-	stream("/raft/stream/msgapp/2")
-	want(2, 1)
-	stream("/raft/stream/msgapp/2") // the same again
-	want(2, 1)
-	stream("/raft/stream/message/3")
-	want(2, 1)
-	stream("/raft/stream/message/2")
-	want(2, 0)
-	for range 4 {
-		hold <- struct{}{}
-	}
-	wireEventually(t, "the streams to end", func() bool { return ls.missing(2) == 2 })
-	for path, status := range map[string]int{linkPath + "2": http.StatusPreconditionFailed, linkPath + "x": http.StatusPreconditionFailed} {
-		resp, err := http.Get(srv.URL + path)
-		testkit.Must(t, err)
-		resp.Body.Close()
-		if resp.StatusCode != status {
-			t.Errorf("GET %s without the cluster's ID: %s, want %d", path, resp.Status, status)
-		}
-	}
-	if missing, err := askLink(c)(t.Context(), srv.URL+"/not-known", 7, 2); missing != 0 || err != nil {
-		t.Errorf("a program without the route: %d streams are missing, %v", missing, err)
-	}
-	srv.Close()
-	if _, err := askLink(c)(t.Context(), srv.URL, 7, 2); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("a node that has ended: %v, want that the connection was refused", err)
 	}
 }
 
@@ -212,11 +151,11 @@ func (c *countingTransport) AddPeer(id types.ID, urls []string) {
 }
 
 // newOneLink makes the links of a node that has one peer.
-func newOneLink(tr peerDirectory) *links {
-	ls := newLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second)
-	ls.transport, ls.connected = tr, map[uint64]string{2: "http://127.0.0.1:1"}
-	ls.activeSince, ls.unreachable = func(uint64) time.Time { return time.Time{} }, func(uint64) {}
-	ls.follow(ls.connected, time.Now(), false)
+func newOneLink(tr PeerDirectory) *Links {
+	ls := NewLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second)
+	ls.Transport, ls.Connected = tr, map[uint64]string{2: "http://127.0.0.1:1"}
+	ls.ActiveSince, ls.Unreachable = func(uint64) time.Time { return time.Time{} }, func(uint64) {}
+	ls.Follow(ls.Connected, time.Now(), false)
 	return ls
 }
 
@@ -227,18 +166,18 @@ func TestLinkRemakes(t *testing.T) {
 	tr := &countingTransport{}
 	ls := newOneLink(tr)
 	lost := 0
-	ls.unreachable = func(uint64) { lost++ }
-	first, second := ls.receives(2), ls.receives(2)
+	ls.Unreachable = func(uint64) { lost++ }
+	first, second := ls.Receives(2), ls.Receives(2)
 	for range 2 {
-		if ls.remake(2) {
+		if ls.Remake(2) {
 			t.Error("connections were made anew with a snapshot on its way")
 		}
 		first()
 		first = func() {}
 	}
 	second()
-	ls.connected[2] = "http://127.0.0.1:2"
-	if !ls.remake(2) || ls.remake(3) {
+	ls.Connected[2] = "http://127.0.0.1:2"
+	if !ls.Remake(2) || ls.Remake(3) {
 		t.Error("of the peers 2 and 3, not 2 alone was made anew")
 	}
 	if want := []string{"remove 2", "add 2 at http://127.0.0.1:2"}; !reflect.DeepEqual(tr.did, want) {
@@ -271,12 +210,12 @@ func TestLinkWatch(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			tr := &countingTransport{}
 			ls := newOneLink(tr)
-			ls.ask = func(ctx context.Context, _ string, _, _ uint64) (int, error) { return tt.ask(ctx) }
-			ls.group = new(errgroup.Group)
-			ctx, cancel := context.WithTimeout(t.Context(), 20*ls.limit)
+			ls.Ask = func(ctx context.Context, _ string, _, _ uint64) (int, error) { return tt.ask(ctx) }
+			ls.Group = new(errgroup.Group)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*ls.Limit)
 			defer cancel()
-			testkit.Must(t, ls.watch(ctx))
-			testkit.Must(t, ls.group.Wait())
+			testkit.Must(t, ls.Watch(ctx))
+			testkit.Must(t, ls.Group.Wait())
 			if got := ls.remade.Load(); got != tt.want || len(tr.did) != int(2*tt.want) {
 				t.Errorf("%s: counted %d, the transport was told %q; want %d", tt.name, got, tr.did, tt.want)
 			}
@@ -284,25 +223,88 @@ func TestLinkWatch(t *testing.T) {
 	}
 }
 
+// The answer to a peer says how many of its streams are missing; that of a
+// program that does not know the question, that it is there.
+func TestLinkRoute(t *testing.T) {
+	t.Parallel()
+	ls := NewLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second)
+	ls.Follow(map[uint64]string{2: "b"}, time.Now(), false)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+LinkPath+"{id}", ls.Serve)
+	hold := make(chan struct{})
+	entered := make(chan struct{})
+	mux.Handle("/raft/stream/", ls.HoldStreams(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		entered <- struct{}{}
+		<-hold
+	})))
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	c := peerclient.New()
+	want := func(self uint64, missing int) {
+		t.Helper()
+		if got, err := AskLink(c)(t.Context(), srv.URL, 7, self); err != nil || got != missing {
+			t.Errorf("node %d is told that %d streams are missing, %v; want %d", self, got, err, missing)
+		}
+	}
+	stream := func(path string) {
+		go func() {
+			if resp, err := http.Get(srv.URL + path); err == nil {
+				resp.Body.Close()
+			}
+		}()
+		<-entered
+	}
+	want(2, 2)
+	want(3, 0) // no peer
+	stream("/raft/stream/msgapp/2")
+	want(2, 1)
+	stream("/raft/stream/msgapp/2") // the same again
+	want(2, 1)
+	stream("/raft/stream/message/3")
+	want(2, 1)
+	stream("/raft/stream/message/2")
+	want(2, 0)
+	for range 4 {
+		hold <- struct{}{}
+	}
+	testkit.Eventually(t, "the streams to end", func() bool { return ls.Missing(2) == 2 })
+	for path, status := range map[string]int{LinkPath + "2": http.StatusPreconditionFailed, LinkPath + "x": http.StatusPreconditionFailed} {
+		resp, err := http.Get(srv.URL + path)
+		testkit.Must(t, err)
+		resp.Body.Close()
+		if resp.StatusCode != status {
+			t.Errorf("GET %s without the cluster's ID: %s, want %d", path, resp.Status, status)
+		}
+	}
+	if missing, err := AskLink(c)(t.Context(), srv.URL+"/not-known", 7, 2); missing != 0 || err != nil {
+		t.Errorf("a program without the route: %d streams are missing, %v", missing, err)
+	}
+	srv.Close()
+	if _, err := AskLink(c)(t.Context(), srv.URL, 7, 2); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a node that has ended: %v, want that the connection was refused", err)
+	}
+}
+
 // A writer that TCP holds up, because nobody reads, must not hold up this node
 // while it lets the peer go.
 func TestLinkBlockedWriter(t *testing.T) {
 	t.Parallel()
-	l, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	testkit.Must(t, err)
-	defer func() { testkit.Must(t, l.cut()) }()
 	var lost atomic.Int64 // messages for which there was no room
 	ls := newOneLink(nil)
-	ls.limit = time.Hour // no help from the kernel
+	ls.Limit = time.Hour // no help from the kernel
 	tr := &rafthttp.Transport{
 		Logger: zap.NewNop(), ID: 1, ClusterID: 7, Raft: deafRaft{&lost}, ErrorC: make(chan error, 1),
 		ServerStats: stats.NewServerStats("1", "1"), LeaderStats: stats.NewLeaderStats(zap.NewNop(), "1"),
 	}
 	testkit.Must(t, tr.Start())
 	defer tr.Stop()
-	ls.transport = tr
-	tr.AddPeer(2, []string{ls.connected[2]})
-	go func() { _ = l.serve(ls.holdStreams(tr.Handler())) }()
+	ls.Transport = tr
+	tr.AddPeer(2, []string{ls.Connected[2]})
+	server := &http.Server{Handler: ls.HoldStreams(tr.Handler()), ConnContext: web.ConnContext}
+	go func() { _ = server.Serve(web.HangUpListener{Listener: l}) }()
+	defer func() { testkit.Must(t, server.Close()) }()
 
 	conn, err := net.Dial("tcp", l.Addr().String())
 	testkit.Must(t, err)
@@ -342,7 +344,7 @@ func TestLinkBlockedWriter(t *testing.T) {
 		send(64 << 10)
 	}
 	done := make(chan bool)
-	go func() { done <- ls.remake(2) }()
+	go func() { done <- ls.Remake(2) }()
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):

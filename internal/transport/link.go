@@ -1,4 +1,4 @@
-package main
+package transport
 
 import (
 	"context"
@@ -60,8 +60,8 @@ const (
 	maxVain = 6
 )
 
-// linkPath is where a peer says that it is there. The asker's ID follows.
-const linkPath = "/raftkv/link/"
+// LinkPath is where a peer says that it is there. The asker's ID follows.
+const LinkPath = "/raftkv/link/"
 
 // linkAnswer is what a peer says there.
 type linkAnswer struct {
@@ -121,30 +121,30 @@ func (l *link) madeAnew(now time.Time) {
 	}
 }
 
-// links are the links of a node to those that it has told the transport of.
-type links struct {
+// Links are the links of a node to those that it has told the transport of.
+type Links struct {
 	log     *zap.Logger
 	self    uint64
 	cluster uint64
-	limit   time.Duration
+	Limit   time.Duration
 	tick    time.Duration
 	remade  atomic.Uint64 // connections to a peer made anew
 	// ask asks the peer at a URL for a sign of life.
-	ask func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error)
-	// activeSince is since when the transport believes in a connection to a peer.
-	activeSince func(id uint64) time.Time
+	Ask func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error)
+	// ActiveSince is since when the transport believes in a connection to a peer.
+	ActiveSince func(id uint64) time.Time
 	// unreachable is told that what was on its way to a peer is lost.
-	unreachable func(id uint64)
+	Unreachable func(id uint64)
 	// opened is told that a peer has begun to read a stream from this node.
-	opened func()
-	group  *errgroup.Group
+	Opened func()
+	Group  *errgroup.Group
 
 	// peersMu guards what follows, and is held while a peer is added to the
 	// transport or taken out of it: the apply loop does that as the membership
 	// says, watch when a link is broken.
 	peersMu   sync.Mutex
-	transport peerDirectory
-	connected map[uint64]string // in the transport, but for those that letGo still has to take out
+	Transport PeerDirectory
+	Connected map[uint64]string // in the transport, but for those that LetGo still has to take out
 	receiving map[uint64]int    // snapshots on their way to a peer
 
 	mu      sync.Mutex
@@ -158,17 +158,17 @@ type heldStream struct {
 	conn net.Conn
 }
 
-func newLinks(log *zap.Logger, self, cluster uint64, tick, electionTimeout time.Duration) *links {
-	return &links{
-		log: log, self: self, cluster: cluster, limit: linkLimit(electionTimeout), tick: tick,
-		opened: func() {}, connected: make(map[uint64]string), receiving: make(map[uint64]int),
+func NewLinks(log *zap.Logger, self, cluster uint64, tick, electionTimeout time.Duration) *Links {
+	return &Links{
+		log: log, self: self, cluster: cluster, Limit: linkLimit(electionTimeout), tick: tick,
+		Opened: func() {}, Connected: make(map[uint64]string), receiving: make(map[uint64]int),
 		peers: make(map[uint64]*link), streams: make(map[uint64]map[*heldStream]bool),
 	}
 }
 
-// follow makes peers those that are watched. If this node has slept, what it
+// Follow makes peers those that are watched. If this node has slept, what it
 // has not heard meanwhile says nothing.
-func (ls *links) follow(peers map[uint64]string, now time.Time, slept bool) {
+func (ls *Links) Follow(peers map[uint64]string, now time.Time, slept bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for id := range peers {
@@ -181,8 +181,8 @@ func (ls *links) follow(peers map[uint64]string, now time.Time, slept bool) {
 	maps.DeleteFunc(ls.peers, func(id uint64, _ *link) bool { _, ok := peers[id]; return !ok })
 }
 
-// hear notes that a raft message came from a node.
-func (ls *links) hear(id uint64) {
+// Hear notes that a raft message came from a node.
+func (ls *Links) Hear(id uint64) {
 	now := time.Now()
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -192,7 +192,7 @@ func (ls *links) hear(id uint64) {
 }
 
 // update runs f on what is known of a peer, unless it is no longer one.
-func (ls *links) update(id uint64, f func(*link)) {
+func (ls *Links) update(id uint64, f func(*link)) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if l := ls.peers[id]; l != nil {
@@ -201,7 +201,7 @@ func (ls *links) update(id uint64, f func(*link)) {
 }
 
 // hold notes a stream until release is called.
-func (ls *links) hold(id uint64, s *heldStream) (release func()) {
+func (ls *Links) hold(id uint64, s *heldStream) (release func()) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if ls.streams[id] == nil {
@@ -218,8 +218,8 @@ func (ls *links) hold(id uint64, s *heldStream) (release func()) {
 	}
 }
 
-// missing counts the streams that a peer should be reading and that are not held.
-func (ls *links) missing(id uint64) int {
+// Missing counts the streams that a peer should be reading and that are not held.
+func (ls *Links) Missing(id uint64) int {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if ls.peers[id] == nil {
@@ -235,7 +235,7 @@ func (ls *links) missing(id uint64) int {
 // hangUp closes the connections on which this node writes streams to a peer.
 // rafthttp would wait, when it lets the peer go, for a write that TCP does not
 // give up yet, and with it all that sends to any peer.
-func (ls *links) hangUp(id uint64) {
+func (ls *Links) hangUp(id uint64) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for s := range ls.streams[id] {
@@ -245,8 +245,8 @@ func (ls *links) hangUp(id uint64) {
 	}
 }
 
-// holdStreams is in front of rafthttp's handler of streams.
-func (ls *links) holdStreams(next http.Handler) http.Handler {
+// HoldStreams is in front of rafthttp's handler of streams.
+func (ls *Links) HoldStreams(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, err := types.IDFromString(path.Base(r.URL.Path))
 		if err != nil {
@@ -254,17 +254,17 @@ func (ls *links) holdStreams(next http.Handler) http.Handler {
 			return
 		}
 		conn := peerclient.ConnOf(r.Context())
-		if err := peerclient.LimitUnacked(conn, ls.limit); err != nil {
+		if err := peerclient.LimitUnacked(conn, ls.Limit); err != nil {
 			ls.log.Warn("a stream has no time limit", zap.Stringer("to", id), zap.Error(err))
 		}
-		ls.opened()
+		ls.Opened()
 		defer ls.hold(uint64(id), &heldStream{path.Dir(r.URL.Path), conn})()
 		next.ServeHTTP(w, r)
 	})
 }
 
-// serve answers a peer that asks whether this node is there.
-func (ls *links) serve(w http.ResponseWriter, r *http.Request) {
+// Serve answers a peer that asks whether this node is there.
+func (ls *Links) Serve(w http.ResponseWriter, r *http.Request) {
 	id, err := address.ParseID(r.PathValue("id"))
 	switch {
 	case !peerclient.IsFor(r, ls.cluster):
@@ -272,66 +272,66 @@ func (ls *links) serve(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusBadRequest)
 	default:
-		web.WriteJSON(w, http.StatusOK, linkAnswer{ls.missing(id)})
+		web.WriteJSON(w, http.StatusOK, linkAnswer{ls.Missing(id)})
 	}
 }
 
-// connect tells the transport where the members are. It returns those that have
+// Connect tells the transport where the members are. It returns those that have
 // moved.
-func (ls *links) connect(m membership.Membership) (moved map[uint64]string) {
+func (ls *Links) Connect(m membership.Membership) (moved map[uint64]string) {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
 	moved = make(map[uint64]string)
 	for id, mem := range m.Members {
-		url, known := ls.connected[id]
+		url, known := ls.Connected[id]
 		switch {
 		case id == ls.self || url == mem.PeerURL:
 			continue
 		case known:
-			ls.transport.UpdatePeer(types.ID(id), []string{mem.PeerURL})
+			ls.Transport.UpdatePeer(types.ID(id), []string{mem.PeerURL})
 			moved[id] = mem.PeerURL
 		default:
-			ls.transport.AddPeer(types.ID(id), []string{mem.PeerURL})
+			ls.Transport.AddPeer(types.ID(id), []string{mem.PeerURL})
 		}
-		ls.connected[id] = mem.PeerURL
+		ls.Connected[id] = mem.PeerURL
 	}
 	return moved
 }
 
-// drop lets go of those that are no longer members, and returns them.
-func (ls *links) drop(life context.Context, m membership.Membership) (gone []uint64) {
+// Drop lets go of those that are no longer members, and returns them.
+func (ls *Links) Drop(life context.Context, m membership.Membership) (gone []uint64) {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
-	for id := range ls.connected {
+	for id := range ls.Connected {
 		if _, ok := m.Members[id]; !ok {
-			ls.letGo(life, id)
-			delete(ls.connected, id)
+			ls.LetGo(life, id)
+			delete(ls.Connected, id)
 			gone = append(gone, id)
 		}
 	}
 	return gone
 }
 
-// farewellTicks is how long a removed node has to learn of it from its own log.
-const farewellTicks = 3
+// FarewellTicks is how long a removed node has to learn of it from its own log.
+const FarewellTicks = 3
 
-// letGo takes a former member out of the transport, a little later: its removal
+// LetGo takes a former member out of the transport, a little later: its removal
 // may still be on its way to it, and when it learns of that from its own log,
 // requests that wait on it learn that they did not happen.
-func (ls *links) letGo(life context.Context, id uint64) {
-	ls.group.Go(func() error {
+func (ls *Links) LetGo(life context.Context, id uint64) {
+	ls.Group.Go(func() error {
 		select {
-		case <-time.After(farewellTicks * ls.tick):
-			ls.transport.RemovePeer(types.ID(id))
+		case <-time.After(FarewellTicks * ls.tick):
+			ls.Transport.RemovePeer(types.ID(id))
 		case <-life.Done(): // the transport stops as a whole
 		}
 		return nil
 	})
 }
 
-// watch asks the peers, judges and makes anew.
-func (ls *links) watch(ctx context.Context) error {
-	every := ls.limit / linkAsks
+// Watch asks the peers, judges and makes anew.
+func (ls *Links) Watch(ctx context.Context) error {
+	every := ls.Limit / linkAsks
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	last := time.Now()
@@ -341,8 +341,8 @@ func (ls *links) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		now, peers := time.Now(), ls.urls()
-		ls.follow(peers, now, now.Sub(last) > 2*every)
+		now, peers := time.Now(), ls.Urls()
+		ls.Follow(peers, now, now.Sub(last) > 2*every)
 		last = now
 		for id, url := range peers {
 			ls.watchOne(ctx, id, url, now)
@@ -352,23 +352,23 @@ func (ls *links) watch(ctx context.Context) error {
 
 // watchOne asks a peer, unless it still owes an answer, and makes its
 // connections anew if they are broken.
-func (ls *links) watchOne(ctx context.Context, id uint64, url string, now time.Time) {
+func (ls *Links) watchOne(ctx context.Context, id uint64, url string, now time.Time) {
 	var ask bool
 	var why string
 	var silent time.Duration
-	active := ls.activeSince(id)
+	active := ls.ActiveSince(id)
 	ls.update(id, func(l *link) {
 		ask, l.asked = !l.asked, true
-		why, silent = l.broken(now, active, ls.limit), max(0, now.Sub(l.heard))
+		why, silent = l.broken(now, active, ls.Limit), max(0, now.Sub(l.heard))
 	})
-	if why != "" && ls.remake(id) {
+	if why != "" && ls.Remake(id) {
 		ls.log.Warn("the link to a peer is broken: its connections are made anew",
 			zap.Uint64("peer", id), zap.String("because", why), zap.Duration("silent", silent.Round(time.Millisecond)))
 		ls.update(id, func(l *link) { l.madeAnew(now) })
 		ls.remade.Add(1)
 	}
 	if ask {
-		ls.group.Go(func() error {
+		ls.Group.Go(func() error {
 			ls.askOne(ctx, id, url)
 			return nil
 		})
@@ -376,10 +376,10 @@ func (ls *links) watchOne(ctx context.Context, id uint64, url string, now time.T
 }
 
 // askOne asks a peer for a sign of life.
-func (ls *links) askOne(ctx context.Context, id uint64, url string) {
-	ctx, cancel := context.WithTimeout(ctx, ls.limit)
+func (ls *Links) askOne(ctx context.Context, id uint64, url string) {
+	ctx, cancel := context.WithTimeout(ctx, ls.Limit)
 	defer cancel()
-	missing, err := ls.ask(ctx, url, ls.cluster, ls.self)
+	missing, err := ls.Ask(ctx, url, ls.cluster, ls.self)
 	now := time.Now()
 	ls.update(id, func(l *link) {
 		l.asked = false
@@ -394,32 +394,32 @@ func (ls *links) askOne(ctx context.Context, id uint64, url string) {
 	})
 }
 
-// remake has the transport let a peer go, with all connections, and take it
+// Remake has the transport let a peer go, with all connections, and take it
 // in again. It reports false if it may not: the peer has left, or a snapshot is
-// on its way to it, which has limits of its own (stallLimit).
-func (ls *links) remake(id uint64) bool {
+// on its way to it, which has limits of its own (StallLimit).
+func (ls *Links) Remake(id uint64) bool {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
-	url, ok := ls.connected[id]
+	url, ok := ls.Connected[id]
 	if !ok || ls.receiving[id] > 0 {
 		return false
 	}
 	ls.hangUp(id)
-	ls.transport.RemovePeer(types.ID(id))
-	ls.transport.AddPeer(types.ID(id), []string{url})
-	ls.unreachable(id) // what was on its way is lost: raft sends it again
+	ls.Transport.RemovePeer(types.ID(id))
+	ls.Transport.AddPeer(types.ID(id), []string{url})
+	ls.Unreachable(id) // what was on its way is lost: raft sends it again
 	return true
 }
 
-// urls returns the peers in the transport.
-func (ls *links) urls() map[uint64]string {
+// Urls returns the peers in the transport.
+func (ls *Links) Urls() map[uint64]string {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
-	return maps.Clone(ls.connected)
+	return maps.Clone(ls.Connected)
 }
 
-// receives notes that a snapshot is on its way to a peer, until done is called.
-func (ls *links) receives(id uint64) (done func()) {
+// Receives notes that a snapshot is on its way to a peer, until done is called.
+func (ls *Links) Receives(id uint64) (done func()) {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
 	ls.receiving[id]++
@@ -432,12 +432,12 @@ func (ls *links) receives(id uint64) (done func()) {
 	}
 }
 
-// askLink asks the node at a URL for a sign of life. Any answer is one: a program
+// AskLink asks the node at a URL for a sign of life. Any answer is one: a program
 // that does not know the route yet says that nothing is missing.
-func askLink(ask *peerclient.Client) func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error) {
+func AskLink(ask *peerclient.Client) func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error) {
 	return func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error) {
 		var answer linkAnswer
-		err = ask.Get(ctx, peerURL+linkPath+strconv.FormatUint(self, 10), cluster, &answer)
+		err = ask.Get(ctx, peerURL+LinkPath+strconv.FormatUint(self, 10), cluster, &answer)
 		if _, answered := errors.AsType[*peerclient.AnswerError](err); answered {
 			return 0, nil
 		}
@@ -446,7 +446,7 @@ func askLink(ask *peerclient.Client) func(ctx context.Context, peerURL string, c
 }
 
 // Register adds what there is to count.
-func (ls *links) Register(reg prometheus.Registerer) {
+func (ls *Links) Register(reg prometheus.Registerer) {
 	meter.Counter(reg, "raftkv_links_remade_total", "Times that all connections to a peer were made anew because the link was broken.",
 		func() float64 { return float64(ls.remade.Load()) })
 }

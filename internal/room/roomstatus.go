@@ -1,4 +1,4 @@
-package main
+package room
 
 import (
 	"fmt"
@@ -8,18 +8,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// notes are the lines of /readyz?verbose about what does not keep a node from
+// Notes are the lines of /readyz?verbose about what does not keep a node from
 // serving, and should be seen to.
-func (r *roomKeeper) notes() string {
+func (r *Keeper) Notes() string {
 	var b strings.Builder
 	if err := r.storage.Trouble.Present(); err != nil {
 		fmt.Fprintf(&b, "note the last snapshot failed, and will be tried again: %v\n", err)
 	}
-	if own := shortage(r.short.Load()); own > plenty {
+	if own := Shortage(r.short.Load()); own > Plenty {
 		fmt.Fprintf(&b, "note the disk is %v: %d bytes are free\n", own, r.free.Load())
 	}
-	if v := r.refusing(); v.refuse > plenty {
-		fmt.Fprintf(&b, "note the disks of nodes %v are %v\n", v.full, v.refuse)
+	if v := r.Refusing(); v.Refuse > Plenty {
+		fmt.Fprintf(&b, "note the disks of nodes %v are %v\n", v.full, v.Refuse)
 	}
 	if r.storage.Room != nil && r.storage.Room.Waiting.Load() {
 		b.WriteString("note the log waits for room on the disk\n")
@@ -28,12 +28,12 @@ func (r *roomKeeper) notes() string {
 }
 
 // Register adds what there is to count.
-func (r *roomKeeper) Register(reg prometheus.Registerer) {
+func (r *Keeper) Register(reg prometheus.Registerer) {
 	meter.Gauge(reg, "raftkv_disk_free_bytes", "What is free on the disk of the data directory.", func() float64 { return float64(r.free.Load()) })
 	meter.Gauge(reg, "raftkv_disk_shortage", "How short this disk is: 1 for growing writes, 2 for all writes, 3 for deletes too, 4 for entries.", func() float64 {
 		return float64(r.short.Load())
 	})
 	meter.Gauge(reg, "raftkv_disk_refusing", "For which shortage of the cluster's disks this node refuses writes; as raftkv_disk_shortage.", func() float64 {
-		return float64(r.refusing().refuse)
+		return float64(r.Refusing().Refuse)
 	})
 }

@@ -1,4 +1,4 @@
-package main
+package limits
 
 import (
 	"errors"
@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// bodyBudget bounds the memory of all request bodies that have not arrived whole,
+// BodyBudget bounds the memory of all request bodies that have not arrived whole,
 // together. A body is read in pieces that grow with what has come, and each but
 // the first is taken from the budget. When it is spent, bodies that have taken
 // long give way, the oldest first, and others wait a little before they are refused.
 // The oldest never waits, so that they do not all wait for each other.
-type bodyBudget struct {
+type BodyBudget struct {
 	most int64
 
 	mu      sync.Mutex
@@ -27,13 +27,13 @@ type bodyBudget struct {
 }
 
 const (
-	// bodyBudgetBytes is as much as the proposer's queue takes.
-	bodyBudgetBytes = rounds.MaxQueuedBytes
-	// bodyFirst is the first piece, which is free: small writers are never
+	// BodyBudgetBytes is as much as the proposer's queue takes.
+	BodyBudgetBytes = rounds.MaxQueuedBytes
+	// BodyFirst is the first piece, which is free: small writers are never
 	// refused, and the buffers of a connection take more.
-	bodyFirst = 4 << 10
-	// bodyPatience is how long a body keeps what it holds when others need it.
-	bodyPatience = 2 * time.Second
+	BodyFirst = 4 << 10
+	// BodyPatience is how long a body keeps what it holds when others need it.
+	BodyPatience = 2 * time.Second
 	// bodyWait is how long a body waits for others to end.
 	bodyWait = time.Second
 )
@@ -46,12 +46,12 @@ type heldBody struct {
 	isCut bool
 }
 
-func newBodyBudget(most int64) *bodyBudget {
-	return &bodyBudget{most: most, changed: make(chan struct{})}
+func NewBodyBudget(most int64) *BodyBudget {
+	return &BodyBudget{most: most, changed: make(chan struct{})}
 }
 
 // take has a body hold n bytes more.
-func (b *bodyBudget) take(h *heldBody, n int64) error {
+func (b *BodyBudget) take(h *heldBody, n int64) error {
 	end := time.NewTimer(bodyWait)
 	defer end.Stop()
 	for {
@@ -82,12 +82,12 @@ var errTooManyBodies = fmt.Errorf("%w: more bodies are under way than it has mem
 
 // cutOld ends bodies that have taken long until so much comes back. The caller
 // holds mu.
-func (b *bodyBudget) cutOld(but *heldBody, n int64) {
+func (b *BodyBudget) cutOld(but *heldBody, n int64) {
 	for _, h := range b.bodies {
 		if n <= 0 {
 			break
 		}
-		if h == but || time.Since(h.began) < bodyPatience {
+		if h == but || time.Since(h.began) < BodyPatience {
 			continue
 		}
 		if !h.isCut {
@@ -99,7 +99,7 @@ func (b *bodyBudget) cutOld(but *heldBody, n int64) {
 }
 
 // done gives back what a body holds, and reports whether it was cut.
-func (b *bodyBudget) done(h *heldBody) (cut bool) {
+func (b *BodyBudget) done(h *heldBody) (cut bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if h.held > 0 {
@@ -112,9 +112,9 @@ func (b *bodyBudget) done(h *heldBody) (cut bool) {
 	return h.isCut
 }
 
-// read appends a request's body to buf: all that it announces or, if it does not
+// Read appends a request's body to buf: all that it announces or, if it does not
 // say, up to its end, which is past most an error.
-func (b *bodyBudget) read(w http.ResponseWriter, r *http.Request, buf []byte, most int64) ([]byte, error) {
+func (b *BodyBudget) Read(w http.ResponseWriter, r *http.Request, buf []byte, most int64) ([]byte, error) {
 	conn := http.NewResponseController(w)
 	h := &heldBody{began: time.Now(), cut: func() { _ = conn.SetReadDeadline(time.Now()) }}
 	buf, err := b.readPieces(h, r, buf, most)
@@ -130,15 +130,15 @@ func (b *bodyBudget) read(w http.ResponseWriter, r *http.Request, buf []byte, mo
 	return buf, err
 }
 
-func (b *bodyBudget) readPieces(h *heldBody, r *http.Request, buf []byte, most int64) ([]byte, error) {
+func (b *BodyBudget) readPieces(h *heldBody, r *http.Request, buf []byte, most int64) ([]byte, error) {
 	known, head := r.ContentLength >= 0, len(buf)
 	left := r.ContentLength
 	if !known {
 		left = most + 1 // one more, to see that it is too large
 	}
-	for piece := int64(bodyFirst); left > 0; piece = max(bodyFirst, int64(len(buf))) {
+	for piece := int64(BodyFirst); left > 0; piece = max(BodyFirst, int64(len(buf))) {
 		piece = min(piece, left)
-		if h.held > 0 || piece > bodyFirst {
+		if h.held > 0 || piece > BodyFirst {
 			if err := b.take(h, piece); err != nil {
 				return buf, err
 			}

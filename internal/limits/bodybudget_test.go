@@ -1,4 +1,4 @@
-package main
+package limits
 
 import (
 	"bytes"
@@ -30,13 +30,13 @@ type slowAnswer struct {
 func (a slowAnswer) SetReadDeadline(time.Time) error { a.end(); return nil }
 
 // begin begins to read a body of so many bytes.
-func (b *bodyBudget) begin(size int64) *slowBody {
+func (b *BodyBudget) begin(size int64) *slowBody {
 	out, in := io.Pipe()
 	s := &slowBody{r: httptest.NewRequest("PUT", "/k", out), in: in, got: make(chan error, 1)}
 	s.r.ContentLength = size
 	w := slowAnswer{httptest.NewRecorder(), func() { _ = in.CloseWithError(context.DeadlineExceeded) }}
 	go func() {
-		_, err := b.read(w, s.r, nil, 1<<30)
+		_, err := b.Read(w, s.r, nil, 1<<30)
 		if errors.Is(err, problem.ErrOverloaded) && w.Header().Get("Connection") != "close" {
 			err = errors.New("the connection is kept")
 		}
@@ -51,7 +51,7 @@ func (b *bodyBudget) begin(size int64) *slowBody {
 func TestBodyBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 64 << 10
-		b := newBodyBudget(4 * size)
+		b := NewBodyBudget(4 * size)
 		send := func(s *slowBody, n int) {
 			t.Helper()
 			if _, err := s.in.Write(make([]byte, n)); err != nil {
@@ -64,7 +64,7 @@ func TestBodyBudget(t *testing.T) {
 			slow = append(slow, b.begin(size))
 			send(slow[len(slow)-1], size-1)
 		}
-		if b.used > b.most || b.used < 4*(size-2*bodyFirst) {
+		if b.used > b.most || b.used < 4*(size-2*BodyFirst) {
 			t.Fatalf("%d bytes are taken of %d", b.used, b.most)
 		}
 		late := b.begin(size)
@@ -72,12 +72,12 @@ func TestBodyBudget(t *testing.T) {
 		if err := <-late.got; !errors.Is(err, problem.ErrOverloaded) {
 			t.Fatalf("one too many: %v", err)
 		}
-		small := b.begin(bodyFirst)
-		send(small, bodyFirst)
+		small := b.begin(BodyFirst)
+		send(small, BodyFirst)
 		if err := <-small.got; err != nil {
 			t.Errorf("a small one: %v", err)
 		}
-		time.Sleep(bodyPatience)
+		time.Sleep(BodyPatience)
 		honest := b.begin(size)
 		send(honest, size)
 		if err := <-honest.got; err != nil {
@@ -106,12 +106,12 @@ func TestBodyBudget(t *testing.T) {
 // Without this a body of unknown length is not what was sent, or may be larger
 // than is allowed.
 func TestBodyOfUnknownLength(t *testing.T) {
-	b := newBodyBudget(1 << 20)
-	for _, size := range []int{0, 1, bodyFirst - 1, bodyFirst, bodyFirst + 1, 99999, 100000, 100001} {
+	b := NewBodyBudget(1 << 20)
+	for _, size := range []int{0, 1, BodyFirst - 1, BodyFirst, BodyFirst + 1, 99999, 100000, 100001} {
 		want := bytes.Repeat([]byte("v"), size)
 		r := httptest.NewRequest("PUT", "/k", io.MultiReader(bytes.NewReader(want)))
 		r.ContentLength = -1
-		got, err := b.read(httptest.NewRecorder(), r, []byte("head"), 100000)
+		got, err := b.Read(httptest.NewRecorder(), r, []byte("head"), 100000)
 		var tooLarge *http.MaxBytesError
 		if size > 100000 {
 			if !errors.As(err, &tooLarge) {
@@ -126,7 +126,7 @@ func TestBodyOfUnknownLength(t *testing.T) {
 	}
 	r := httptest.NewRequest("PUT", "/k", strings.NewReader("short"))
 	r.ContentLength = 6
-	if _, err := b.read(httptest.NewRecorder(), r, nil, 10); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := b.Read(httptest.NewRecorder(), r, nil, 10); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a body that is shorter than it said: %v", err)
 	}
 }

@@ -1,0 +1,69 @@
+// Package transport answers: how do messages, streams and snapshot files travel
+// between nodes? It stands on etcd's rafthttp, which it alone imports, finds out
+// when a link is broken, and carries snapshots at the pace of their receiver.
+package transport
+
+import (
+	"raftkv/internal/config"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
+	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
+	"go.uber.org/zap"
+)
+
+// New makes the production transport of a node. It puts the snapshots
+// that come in where snapshots says, and tells removed when a peer says that this
+// node was removed.
+func New(cfg config.Config, log *zap.Logger, cluster uint64, n rafthttp.Raft, snapshots *snap.Snapshotter, removed chan error) (*rafthttp.Transport, error) {
+	urls, err := types.NewURLs([]string{cfg.PeerURL})
+	if err != nil {
+		return nil, err
+	}
+	id := types.ID(cfg.ID)
+	t := &rafthttp.Transport{
+		Logger:      log.Named("rafthttp"),
+		DialTimeout: time.Second + cfg.ElectionTimeout,
+		ID:          id,
+		URLs:        urls,
+		ClusterID:   types.ID(cluster),
+		Raft:        n,
+		Snapshotter: snapshots,
+		ServerStats: stats.NewServerStats(id.String(), id.String()),
+		LeaderStats: stats.NewLeaderStats(log, id.String()),
+		ErrorC:      removed,
+	}
+	return t, t.Start()
+}
+
+// RaftLogger lets raft log through zap.
+type RaftLogger struct{ *zap.SugaredLogger }
+
+// Infof passes on what raft says, except that a storage answer told it nothing
+// new: with asynchronous storage that is the rule, several times a write.
+func (l RaftLogger) Infof(format string, v ...any) {
+	if strings.HasPrefix(format, "entry at ") {
+		l.Debugf(format, v...)
+		return
+	}
+	l.SugaredLogger.Infof(format, v...)
+}
+
+func (l RaftLogger) Warning(v ...any) { l.Warn(v...) }
+
+func (l RaftLogger) Warningf(format string, v ...any) { l.Warnf(format, v...) }
+
+// Fatal panics: only main ends the process.
+func (l RaftLogger) Fatal(v ...any) { l.Panic(v...) }
+
+func (l RaftLogger) Fatalf(format string, v ...any) { l.Panicf(format, v...) }
+
+// PeerDirectory is told where the peers are.
+type PeerDirectory interface {
+	AddPeer(id types.ID, urls []string)
+	UpdatePeer(id types.ID, urls []string)
+	RemovePeer(id types.ID)
+}
