@@ -15,9 +15,10 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/types"
 )
 
+func testURL(id uint64) string { return fmt.Sprintf("http://10.0.0.%d:2380", id) }
+
 // notedTransport notes which peers it was told of.
 type notedTransport struct {
-	noTransport
 	mu    sync.Mutex
 	peers map[uint64]string
 }
@@ -50,7 +51,7 @@ func learnedURL(id uint64) string { return fmt.Sprintf("http://10.1.%d.%d:2380",
 // state's business when that knows of it.
 func TestAcquaintancesLearned(t *testing.T) {
 	peers := &notedTransport{peers: make(map[uint64]string)}
-	m := membership.New([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}})
+	m := membership.New([]address.Peer{{ID: 1, URL: testURL(1)}, {ID: 2, URL: testURL(2)}})
 	m.Removed[3] = true
 	a := &acquaintances{self: selfID{node: 1}}
 	a.settle(peers, m)
@@ -167,9 +168,9 @@ func TestAcquaintancesClaims(t *testing.T) {
 // it.
 func TestAcquaintancesVouch(t *testing.T) {
 	a := &acquaintances{self: selfID{1, 111}, applied: new(wait.Index)}
-	m := membership.New([]address.Peer{{ID: 1, URL: simLikeURL(1)}})
+	m := membership.New([]address.Peer{{ID: 1, URL: testURL(1)}})
 	m.Changes = 2
-	a.settle(noTransport{}, m)
+	a.settle(&notedTransport{peers: make(map[uint64]string)}, m)
 	good := func() clusterInfo {
 		return clusterInfo{Changes: 3, Members: []memberInfo{{ID: 1, Instance: 111}, {ID: 9}}}
 	}

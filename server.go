@@ -124,7 +124,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	reads := rounds.NewReader(cfg, l, roundC, leaders, applied)
 	kv := &kvstore{
 		pulse: liveness.NewPulse("apply"),
-		log:   log, self: selfID{cfg.ID, st.Identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
+		log:   log, self: selfID{node: cfg.ID, instance: st.Identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
 		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: storage.SnapshotPolicy{Every: cfg.SnapshotCount, Bytes: st.Due.Bytes, Commands: st.Due.Commands}, state: st.State,
 		agreement: checker.NewAgreement(log, cfg.ID, st.Worked, st.State.Checks.Checked),
 	}
