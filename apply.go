@@ -71,8 +71,8 @@ func (kv *kvstore) readCommits(ctx context.Context, commitC <-chan []commit, rec
 func (kv *kvstore) checkOwnID() error {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
-	me := kv.state.Membership.Members[kv.self.node]
-	if me.Instance != 0 && me.Instance != kv.self.instance {
+	me := kv.state.Membership.Members[kv.self.Node]
+	if me.Instance != 0 && me.Instance != kv.self.Instance {
 		return problem.ErrUsedID
 	}
 	return nil
@@ -89,12 +89,12 @@ func (kv *kvstore) checkLevel() error {
 	return nil
 }
 
-// proven reports whether the cluster has agreed that this node's ID belongs to
+// Proven reports whether the cluster has agreed that this node's ID belongs to
 // its data directory.
-func (kv *kvstore) proven() bool {
+func (kv *kvstore) Proven() bool {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
-	return kv.state.Membership.Members[kv.self.node].Instance == kv.self.instance
+	return kv.state.Membership.Members[kv.self.Node].Instance == kv.self.Instance
 }
 
 func (kv *kvstore) commit(c commit, reconf reconfigure) error {
@@ -133,13 +133,13 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 			kv.mu.Unlock()
 			return err
 		}
-		if o.Id.Node == kv.self.node {
+		if o.Id.Node == kv.self.Node {
 			own = append(own, o)
 		}
 	}
 	kv.agreement.Note(&kv.state.Checks)
 	kv.publish()
-	window := kv.state.Window(kv.self.node)
+	window := kv.state.Window(kv.self.Node)
 	kv.mu.Unlock()
 
 	if err := kv.checkOwn(own, window); err != nil {
@@ -241,7 +241,7 @@ func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	kv.agreement.Note(&kv.state.Checks)
 	kv.publish()
 	kv.loading.Store(false)
-	window, m := s.Window(kv.self.node), s.Membership.Clone()
+	window, m := s.Window(kv.self.Node), s.Membership.Clone()
 	kv.mu.Unlock()
 	kv.due.Reset()
 	kv.due.Last = s.Index

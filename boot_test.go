@@ -4,12 +4,12 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/peerclient"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
 
-	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
 
@@ -30,7 +30,7 @@ func TestIdentityOfAnother(t *testing.T) {
 			cfg := config.Config{ID: 1, ClusterID: 0xabc, DataDir: dir, Cluster: storagetest.Peers()}
 			c.change(&cfg)
 			before := testkit.Sums(t, dir)
-			_, err := openServer(t.Context(), cfg, zap.NewNop(), clusterInfo{}, 0, peerclient.New())
+			_, err := openServer(t.Context(), cfg, zap.NewNop(), reconfig.ClusterInfo{}, 0, peerclient.New())
 			if err == nil {
 				t.Fatal("opened")
 			}
@@ -42,22 +42,4 @@ func TestIdentityOfAnother(t *testing.T) {
 			testkit.WantUnchanged(t, dir, before)
 		})
 	}
-}
-
-// Without this a --cluster that is stale because members came or went would
-// stop a node that is sound.
-func TestIdentityAfterAChange(t *testing.T) {
-	dir := storagetest.New(t)
-	cfg := config.Config{ID: 1, DataDir: dir, Cluster: storagetest.Peers()[:2]}
-	o := storagetest.Open(t, dir)
-	if err := checkIdentity(cfg, o.Identity, o.Reconfigured); err == nil {
-		t.Fatal("another --cluster passes")
-	}
-	entry := testkit.Entries(1, 2, 2, 0)[0]
-	entry.Type = raftpb.EntryConfChange.Enum()
-	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(0, 0, 0, entry)}))
-	o = storagetest.Open(t, testkit.Crashed(t, dir))
-	testkit.Must(t, checkIdentity(cfg, o.Identity, o.Reconfigured))
-	cfg.Join, cfg.ClusterID = true, 0xabc
-	testkit.Must(t, checkIdentity(cfg, o.Identity, false))
 }

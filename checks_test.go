@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"errors"
+	"raftkv/internal/boot"
 	"raftkv/internal/durable"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
@@ -19,10 +21,10 @@ func TestLevelOfTheFuture(t *testing.T) {
 	if !errors.Is(err, durable.ErrNewer) || !bytes.Contains([]byte(err.Error()), []byte("upgrade this node")) {
 		t.Errorf("reading it: %v", err)
 	}
-	if err := checkJoinLevel(clusterInfo{Level: state.ProgramLevel + 1}); !errors.Is(err, durable.ErrNewer) {
+	if err := boot.CheckJoinLevel(reconfig.ClusterInfo{Level: state.ProgramLevel + 1}); !errors.Is(err, durable.ErrNewer) {
 		t.Errorf("joining: %v", err)
 	}
-	if err := checkJoinLevel(clusterInfo{Level: state.ProgramLevel}); err != nil {
+	if err := boot.CheckJoinLevel(reconfig.ClusterInfo{Level: state.ProgramLevel}); err != nil {
 		t.Errorf("joining: %v", err)
 	}
 	kv := newTestStore()

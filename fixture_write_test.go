@@ -18,6 +18,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/state"
 	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
@@ -77,11 +78,11 @@ func fixtureNode(c *simCluster) (*server, string) {
 	})
 	fixtureWrites(c, "old/")
 	fixtureTerm(c)
-	c.fixtureChange(memberRequest{Op: membership.OpRemove, ID: 3, Force: true})
+	c.fixtureChange(reconfig.Request{Op: membership.OpRemove, ID: 3, Force: true})
 	if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
 		c.t.Fatalf("the removed node ended with: %v", err)
 	}
-	c.fixtureChange(memberRequest{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)}) // it never comes up
+	c.fixtureChange(reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)}) // it never comes up
 	fixtureWrites(c, "kept/")
 
 	for _, id := range c.up() {
@@ -93,7 +94,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 	fixtureWrites(c, "tail/")
 	c.fixtureChange(addRequest(5))
 	fixtureTerm(c)
-	c.fixtureChange(memberRequest{Op: membership.OpRemove, ID: 5, Force: true})
+	c.fixtureChange(reconfig.Request{Op: membership.OpRemove, ID: 5, Force: true})
 	c.fixturePut("last", []byte("the last write"))
 	c.await("rest", func() bool {
 		one, at1 := c.nodes[1].hash()
@@ -123,7 +124,7 @@ func fixtureTerm(c *simCluster) {
 	c.leader()
 }
 
-func (c *simCluster) fixtureChange(r memberRequest) {
+func (c *simCluster) fixtureChange(r reconfig.Request) {
 	c.t.Helper()
 	if err := c.change(c.leader(), r); err != nil {
 		c.t.Fatalf("%+v: %v", r, err)

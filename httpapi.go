@@ -94,7 +94,7 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Connection", "close")
 		return problem.ErrStopping
 	}
-	if err := a.kv.sound(); err != nil && !aboutItself(path) {
+	if err := a.kv.Sound(); err != nil && !aboutItself(path) {
 		return err
 	}
 	first, _, _ := strings.Cut(path, "/")
@@ -328,7 +328,7 @@ func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
 		return problem.ErrNotReady
 	}
 	res := a.propose(r.Context(), cmd)
-	if err := a.kv.sound(); err != nil {
+	if err := a.kv.Sound(); err != nil {
 		return problem.PerhapsDone(err) // the write may have happened, but what this node says of it is not to be trusted
 	}
 	h := w.Header()

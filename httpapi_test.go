@@ -16,6 +16,7 @@ import (
 	"raftkv/internal/contact"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
@@ -42,7 +43,7 @@ type apiTest struct {
 	asked    int   // confirmations
 	fails    error // what proposals and confirmations end in, if not nil
 	// leader answers for node 2, which leads.
-	leader func(r memberRequest) (memberReply, error)
+	leader func(r reconfig.Request) (reconfig.Reply, error)
 }
 
 func newAPITest(t *testing.T) *apiTest {
@@ -76,9 +77,11 @@ func newAPITest(t *testing.T) *apiTest {
 		at.kv.publishSize()
 		return res
 	}
-	at.leader = func(memberRequest) (memberReply, error) { return memberReply{}, nil }
-	s.members.ask = func(_ context.Context, _ string, _ uint64, r memberRequest) (memberReply, error) { return at.leader(r) }
-	s.members.askView = func(context.Context, string) (map[uint64]peerView, error) { return nil, problem.ErrElsewhere }
+	at.leader = func(reconfig.Request) (reconfig.Reply, error) { return reconfig.Reply{}, nil }
+	s.members.Ask = func(_ context.Context, _ string, _ uint64, r reconfig.Request) (reconfig.Reply, error) {
+		return at.leader(r)
+	}
+	s.members.AskView = func(context.Context, string) (map[uint64]reconfig.View, error) { return nil, problem.ErrElsewhere }
 	return at
 }
 
@@ -613,10 +616,10 @@ func TestAPIDivergedMeanwhile(t *testing.T) {
 // those; a key there is refused with the form that works.
 func TestAPIMemberShortForm(t *testing.T) {
 	at := newAPITest(t)
-	var got []memberRequest
-	at.leader = func(r memberRequest) (memberReply, error) {
+	var got []reconfig.Request
+	at.leader = func(r reconfig.Request) (reconfig.Reply, error) {
 		got = append(got, r)
-		return memberReply{}, nil
+		return reconfig.Reply{}, nil
 	}
 	for _, path := range []string{"my-key", "a/b", "0", "01", "+1", "-1", "1.0", "1/", "1e3", "0x1", "%201", "18446744073709551615", "18446744073709551616", "%D9%A1"} {
 		for _, method := range []string{"POST", "DELETE"} {
@@ -640,12 +643,12 @@ func TestAPIMemberShortForm(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		method, target, body string
-		want                 memberRequest
+		want                 reconfig.Request
 	}{
-		{"POST", "/4", "http://d:4", memberRequest{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}},
-		{"POST", "/4", " http://D:4\n", memberRequest{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}},
-		{"DELETE", "/4", "", memberRequest{Op: membership.OpRemove, ID: 4}},
-		{"DELETE", "/4?force=true", "", memberRequest{Op: membership.OpRemove, ID: 4, Force: true}},
+		{"POST", "/4", "http://d:4", reconfig.Request{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}},
+		{"POST", "/4", " http://D:4\n", reconfig.Request{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}},
+		{"DELETE", "/4", "", reconfig.Request{Op: membership.OpRemove, ID: 4}},
+		{"DELETE", "/4?force=true", "", reconfig.Request{Op: membership.OpRemove, ID: 4, Force: true}},
 	} {
 		got = nil
 		at.want(at.do(tt.method, tt.target, tt.body), 204, "")
@@ -654,8 +657,8 @@ func TestAPIMemberShortForm(t *testing.T) {
 		}
 	}
 	for _, err := range []error{problem.ErrMemberExists, problem.ErrMemberRemoved, problem.ErrLastVoter, problem.ErrMemberUnknown, problem.ErrWouldLose, problem.ErrInProgress} {
-		at.leader = func(memberRequest) (memberReply, error) {
-			return memberReply{Code: problem.CodeOf(err), Detail: "why"}, nil
+		at.leader = func(reconfig.Request) (reconfig.Reply, error) {
+			return reconfig.Reply{Code: problem.CodeOf(err), Detail: "why"}, nil
 		}
 		if detail := at.problem(err.Error(), at.do("POST", "/4", "http://d:4"), problem.Of(err).Status, problem.CodeOf(err)); detail != "why" {
 			t.Errorf("%v: the detail is %q", err, detail)
@@ -668,10 +671,10 @@ func TestAPIMemberShortForm(t *testing.T) {
 // is taken at their word.
 func TestAPIMemberOrKey(t *testing.T) {
 	at := newAPITest(t)
-	var got []memberRequest
-	at.leader = func(r memberRequest) (memberReply, error) {
+	var got []reconfig.Request
+	at.leader = func(r reconfig.Request) (reconfig.Reply, error) {
 		got = append(got, r)
-		return memberReply{}, nil
+		return reconfig.Reply{}, nil
 	}
 	at.do("PUT", "/2", "a key")
 	at.do("PUT", "/77", "a key that is no node's")
@@ -722,7 +725,9 @@ func TestAPIMemberTimeout(t *testing.T) {
 		testkit.InBubble(t, func(t *testing.T) {
 			at := newAPITest(t)
 			if asked {
-				at.leader = func(memberRequest) (memberReply, error) { return memberReply{}, errors.New("connection refused") }
+				at.leader = func(reconfig.Request) (reconfig.Reply, error) {
+					return reconfig.Reply{}, errors.New("connection refused")
+				}
 			} else {
 				at.leaders.Set(0, 2)
 			}

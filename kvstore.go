@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"raftkv/internal/boot"
 	"raftkv/internal/checker"
 	"raftkv/internal/liveness"
 	"raftkv/internal/membership"
@@ -16,14 +17,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// selfID is who this node is: its ID, and the instance of its data directory.
-type selfID struct{ node, instance uint64 }
-
 // kvstore holds the state for the goroutines around it: the apply loop is the
 // only writer, HTTP handlers read.
 type kvstore struct {
 	log       *zap.Logger
-	self      selfID
+	self      boot.Self
 	proposals *rounds.Proposer
 	applied   *wait.Index
 	conf      *wait.Outcomes
@@ -85,8 +83,8 @@ func (kv *kvstore) View(look func(*state.State)) {
 	look(kv.state)
 }
 
-// sound returns nil, or why this node must not serve; see agreement.
-func (kv *kvstore) sound() error { return kv.agreement.Sound() }
+// Sound returns nil, or why this node must not serve; see agreement.
+func (kv *kvstore) Sound() error { return kv.agreement.Sound() }
 
 // LetGo drops the items, of which a check may have a copy, too.
 func (kv *kvstore) letGo() {
@@ -118,7 +116,7 @@ func (kv *kvstore) standing() state.Standing {
 	return kv.state.Standing()
 }
 
-// isRemoved reports whether an ID was removed from the cluster, as far as
+// IsRemoved reports whether an ID was removed from the cluster, as far as
 // this node knows.
 func (kv *kvstore) isRemoved(id uint64) bool {
 	kv.mu.RLock()

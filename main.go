@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"raftkv/internal/address"
+	"raftkv/internal/boot"
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
 	"raftkv/internal/limits"
@@ -139,7 +140,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	}()
 
 	storage.FitSegments(log, cfg.DataDir)
-	found, err := prepareDir(ctx, cfg, log, ask)
+	found, err := boot.PrepareDir(ctx, cfg, log, ask)
 	if errors.Is(err, problem.ErrStopping) {
 		return nil // by a signal, while it was waiting to join
 	}

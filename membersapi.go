@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/wait"
 	"raftkv/internal/web"
 	"strconv"
@@ -20,7 +21,7 @@ import (
 
 // membersAPI serves what concerns the members.
 type membersAPI struct {
-	members *members
+	members *reconfig.Members
 	fresh   *freshness
 	leaders *wait.Leadership
 	current func() membership.Membership // as applied here
@@ -60,7 +61,7 @@ func (a *membersAPI) serveAddMember(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	req := memberRequest{Force: force}
+	req := reconfig.Request{Force: force}
 	if req.PeerURL, err = address.CheckPeerURL(body.PeerURL); err != nil {
 		return fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 	}
@@ -73,7 +74,7 @@ func (a *membersAPI) serveAddMember(w http.ResponseWriter, r *http.Request) erro
 		}
 		req.ID = *body.ID
 	}
-	id, err := a.members.change(r.Context(), req)
+	id, err := a.members.Change(r.Context(), req)
 	if err != nil {
 		return err
 	}
@@ -104,7 +105,7 @@ func (a *membersAPI) serveMember(w http.ResponseWriter, r *http.Request, path st
 		if err != nil {
 			return err
 		}
-		if _, err := a.members.change(r.Context(), memberRequest{Op: membership.OpRemove, ID: id, Force: force}); err != nil {
+		if _, err := a.members.Change(r.Context(), reconfig.Request{Op: membership.OpRemove, ID: id, Force: force}); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusNoContent)
@@ -126,7 +127,7 @@ func (a *membersAPI) patchMember(w http.ResponseWriter, r *http.Request, id uint
 	if body.PeerURL == nil && body.Role == nil {
 		return fmt.Errorf("%w: nothing to change; give peer_url or role", problem.ErrBadRequest)
 	}
-	req := memberRequest{ID: id, Force: force}
+	req := reconfig.Request{ID: id, Force: force}
 	if req.Op, err = roleOp(body.Role, membership.OpMove, membership.OpMakeVoter, membership.OpMakeLearner); err != nil {
 		return err
 	}
@@ -135,7 +136,7 @@ func (a *membersAPI) patchMember(w http.ResponseWriter, r *http.Request, id uint
 			return fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 		}
 	}
-	if _, err := a.members.change(r.Context(), req); err != nil {
+	if _, err := a.members.Change(r.Context(), req); err != nil {
 		return err
 	}
 	return a.answerMember(w, r, id, http.StatusOK)
@@ -149,7 +150,7 @@ func (a *membersAPI) answerMember(w http.ResponseWriter, r *http.Request, id uin
 		return problem.ErrMemberUnknown
 	}
 	leader, _, _ := a.leaders.Get()
-	web.WriteJSON(w, status, a.newMemberStatus(mem, leader, a.members.view(r.Context())))
+	web.WriteJSON(w, status, a.newMemberStatus(mem, leader, a.members.View(r.Context())))
 	return nil
 }
 
@@ -161,14 +162,14 @@ func (a *membersAPI) serveLeader(w http.ResponseWriter, r *http.Request) error {
 	if err := web.ReadJSON(w, r, maxMemberBytes, &body); err != nil {
 		return err
 	}
-	req := memberRequest{Op: membership.OpLead}
+	req := reconfig.Request{Op: membership.OpLead}
 	if body.ID != nil {
 		if err := address.CheckID(*body.ID); err != nil {
 			return fmt.Errorf("%w: id: %w", problem.ErrBadRequest, err)
 		}
 		req.ID = *body.ID
 	}
-	leader, err := a.members.change(r.Context(), req)
+	leader, err := a.members.Change(r.Context(), req)
 	if err != nil {
 		return err
 	}
@@ -202,7 +203,7 @@ func (a *membersAPI) serveMembers(w http.ResponseWriter, r *http.Request) error 
 	}
 	m := a.current()
 	leader, _, _ := a.leaders.Get()
-	view := a.members.view(r.Context())
+	view := a.members.View(r.Context())
 	out := struct {
 		Members []memberStatus `json:"members"`
 		Removed []uint64       `json:"removed"`
@@ -214,10 +215,10 @@ func (a *membersAPI) serveMembers(w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-func (a *membersAPI) newMemberStatus(mem membership.Member, leader uint64, view map[uint64]peerView) memberStatus {
+func (a *membersAPI) newMemberStatus(mem membership.Member, leader uint64, view map[uint64]reconfig.View) memberStatus {
 	ms := memberStatus{
 		ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: mem.Role(), Leader: mem.ID == leader,
-		Version: cmp.Or(a.members.version(mem.ID), view[mem.ID].Version),
+		Version: cmp.Or(a.members.Version(mem.ID), view[mem.ID].Version),
 	}
 	if p, ok := view[mem.ID]; ok {
 		ms.Reachable, ms.MatchIndex = &p.Reachable, &p.Match
@@ -232,11 +233,11 @@ func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path str
 		return fmt.Errorf("%w: %s /%s: POST and DELETE here add and remove nodes and take a node ID, a positive decimal number; "+
 			"a key is deleted with DELETE /v1/kv/%s", problem.ErrBadRequest, r.Method, web.Clip(path), url.PathEscape(web.Clip(path)))
 	}
-	req := memberRequest{Op: membership.OpRemove, ID: id}
+	req := reconfig.Request{Op: membership.OpRemove, ID: id}
 	if req.Force, err = web.ParseForce(r, r.Method == http.MethodDelete); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), a.members.timeout)
+	ctx, cancel := context.WithTimeout(r.Context(), a.members.Timeout)
 	defer cancel()
 	if r.Method == http.MethodPost {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMemberBytes))
@@ -252,7 +253,7 @@ func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path str
 			return err
 		}
 	}
-	if _, err := a.members.change(ctx, req); err != nil {
+	if _, err := a.members.Change(ctx, req); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -3,9 +3,9 @@ package main
 import (
 	"errors"
 	"net/http"
-	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"strings"
 	"testing"
 )
@@ -14,30 +14,30 @@ import (
 // what it says and nothing else; what is not understood reaches nobody.
 func TestAPIMembers(t *testing.T) {
 	at := newAPITest(t)
-	var got []memberRequest
-	at.leader = func(r memberRequest) (memberReply, error) {
+	var got []reconfig.Request
+	at.leader = func(r reconfig.Request) (reconfig.Reply, error) {
 		got = append(got, r)
-		return memberReply{ID: 2, Index: 1}, nil
+		return reconfig.Reply{ID: 2, Index: 1}, nil
 	}
 	const two = `{"id":2,"peer_url":"http://b:2","client_url":"","role":"voter","leader":true}` + "\n"
 	for _, tt := range []struct {
 		request, body string
 		status        int
 		answer        string
-		want          memberRequest
+		want          reconfig.Request
 	}{
-		{"POST /v1/members", `{"peer_url":"http://d:4"}`, 201, two, memberRequest{Op: membership.OpAdd, PeerURL: "http://d:4"}},
-		{"POST /v1/members", `{"id":4,"peer_url":"HTTP://D:4"}`, 201, two, memberRequest{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}},
-		{"POST /v1/members?force=true", `{"peer_url":"http://d:4","role":"voter"}`, 201, two, memberRequest{Op: membership.OpAddVoter, PeerURL: "http://d:4", Force: true}},
-		{"POST /v1/members", `{"peer_url":"http://d:4","role":"learner"}`, 201, two, memberRequest{Op: membership.OpAddLearner, PeerURL: "http://d:4"}},
-		{"PATCH /v1/members/2", `{"peer_url":"http://d:4"}`, 200, two, memberRequest{Op: membership.OpMove, ID: 2, PeerURL: "http://d:4"}},
-		{"PATCH /v1/members/2", `{"role":"voter"}`, 200, two, memberRequest{Op: membership.OpMakeVoter, ID: 2}},
+		{"POST /v1/members", `{"peer_url":"http://d:4"}`, 201, two, reconfig.Request{Op: membership.OpAdd, PeerURL: "http://d:4"}},
+		{"POST /v1/members", `{"id":4,"peer_url":"HTTP://D:4"}`, 201, two, reconfig.Request{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}},
+		{"POST /v1/members?force=true", `{"peer_url":"http://d:4","role":"voter"}`, 201, two, reconfig.Request{Op: membership.OpAddVoter, PeerURL: "http://d:4", Force: true}},
+		{"POST /v1/members", `{"peer_url":"http://d:4","role":"learner"}`, 201, two, reconfig.Request{Op: membership.OpAddLearner, PeerURL: "http://d:4"}},
+		{"PATCH /v1/members/2", `{"peer_url":"http://d:4"}`, 200, two, reconfig.Request{Op: membership.OpMove, ID: 2, PeerURL: "http://d:4"}},
+		{"PATCH /v1/members/2", `{"role":"voter"}`, 200, two, reconfig.Request{Op: membership.OpMakeVoter, ID: 2}},
 		{"PATCH /v1/members/2?force=true", `{"role":"learner","peer_url":"http://d:4"}`, 200, two,
-			memberRequest{Op: membership.OpMakeLearner, ID: 2, PeerURL: "http://d:4", Force: true}},
-		{"DELETE /v1/members/2", ``, 204, "", memberRequest{Op: membership.OpRemove, ID: 2}},
-		{"DELETE /v1/members/2?force=true", ``, 204, "", memberRequest{Op: membership.OpRemove, ID: 2, Force: true}},
-		{"POST /v1/leader", ``, 200, `{"leader":2}` + "\n", memberRequest{Op: membership.OpLead}},
-		{"POST /v1/leader", `{"id":2}`, 200, `{"leader":2}` + "\n", memberRequest{Op: membership.OpLead, ID: 2}},
+			reconfig.Request{Op: membership.OpMakeLearner, ID: 2, PeerURL: "http://d:4", Force: true}},
+		{"DELETE /v1/members/2", ``, 204, "", reconfig.Request{Op: membership.OpRemove, ID: 2}},
+		{"DELETE /v1/members/2?force=true", ``, 204, "", reconfig.Request{Op: membership.OpRemove, ID: 2, Force: true}},
+		{"POST /v1/leader", ``, 200, `{"leader":2}` + "\n", reconfig.Request{Op: membership.OpLead}},
+		{"POST /v1/leader", `{"id":2}`, 200, `{"leader":2}` + "\n", reconfig.Request{Op: membership.OpLead, ID: 2}},
 	} {
 		got = nil
 		method, target, _ := strings.Cut(tt.request, " ")
@@ -83,41 +83,19 @@ func TestAPIMembers(t *testing.T) {
 	}
 }
 
-// Guarantee: a member that is behind does not outweigh one that knows of a move.
-func TestWhereIs(t *testing.T) {
-	cfg := config.Config{ID: 2, PeerURL: "http://new:2"}
-	at := func(url string) clusterInfo {
-		return clusterInfo{Members: []memberInfo{{ID: 1}, {ID: 2, PeerURL: url}}}
-	}
-	other := clusterInfo{Members: []memberInfo{{ID: 1}}}
-	for _, tt := range []struct {
-		infos []clusterInfo
-		want  string
-	}{
-		{nil, ""}, {[]clusterInfo{other}, ""}, {[]clusterInfo{other, at("http://old:2")}, "http://old:2"},
-		{[]clusterInfo{at("http://old:2"), at("http://new:2"), at("http://older:2"), other}, "http://new:2"},
-	} {
-		info, found := whereIs(cfg, tt.infos)
-		m, _ := info.member(2)
-		if found != (tt.want != "") || m.PeerURL != tt.want {
-			t.Errorf("%+v: %+v, %v", tt.infos, info, found)
-		}
-	}
-}
-
 // A change that may have been made by a first try is not said to have been
 // refused because a second one met a busy leader; it is asked again.
 func TestMembersAPIOutcomeUnknownStays(t *testing.T) {
 	at := newAPITest(t)
 	tries := 0
-	at.leader = func(memberRequest) (memberReply, error) {
+	at.leader = func(reconfig.Request) (reconfig.Reply, error) {
 		switch tries++; tries {
 		case 1:
-			return memberReply{}, errors.New("connection reset")
+			return reconfig.Reply{}, errors.New("connection reset")
 		case 2:
-			return memberReply{Code: problem.CodeOf(problem.ErrInProgress), Detail: "busy"}, nil
+			return reconfig.Reply{Code: problem.CodeOf(problem.ErrInProgress), Detail: "busy"}, nil
 		}
-		return memberReply{ID: 2, Index: 1}, nil
+		return reconfig.Reply{ID: 2, Index: 1}, nil
 	}
 	at.want(at.do("DELETE", "/2", ""), http.StatusNoContent, "")
 	if tries != 3 {

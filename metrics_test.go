@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"raftkv/internal/membership"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/web"
 	"regexp"
 	"slices"
@@ -159,7 +160,7 @@ func TestMetricsOfMembers(t *testing.T) {
 		changes := valueOfMetric(t, s, "raftkv_leader_changes_total")
 		c.start(down)
 		c.awaitPublished(1, 2, 3)
-		c.mustChange(old, memberRequest{Op: membership.OpLead, ID: down})
+		c.mustChange(old, reconfig.Request{Op: membership.OpLead, ID: down})
 		time.Sleep(time.Second)
 		if got := valueOfMetric(t, s, "raftkv_leader_changes_total"); got != changes+1 {
 			t.Errorf("the leader changed once, and %v times were counted", got-changes)

@@ -21,7 +21,7 @@ func (s *server) status() nodeStatus {
 		CommitIndex: max(rs.Commit, ks.Index), AppliedIndex: ks.Index,
 		SnapshotIndex: s.storage.SnapIndex.Load(), Revision: ks.Revision, Keys: ks.Keys, Bytes: ks.Bytes,
 		Version: version.This().Version, BuildRevision: version.This().Revision, UptimeSeconds: int64(time.Since(s.began).Seconds()),
-		Diverged: s.kv.sound() != nil, CheckedIndex: ks.Checked, CheckedAt: s.kv.agreement.Seen.Load(), Level: ks.Level,
+		Diverged: s.kv.Sound() != nil, CheckedIndex: ks.Checked, CheckedAt: s.kv.agreement.Seen.Load(), Level: ks.Level,
 	}
 }
 
@@ -47,7 +47,7 @@ func (s *server) readyChecks() []check {
 		{"is a member", isMember},
 		{"has caught up", s.caughtUp.Load()},
 		{"has loaded its data", !s.kv.loading.Load()},
-		{"agrees with the other replicas", s.kv.sound() == nil},
+		{"agrees with the other replicas", s.kv.Sound() == nil},
 		{"has a disk that answers", !s.node.disk.Hanging.Load()},
 		{"is not loading a snapshot", !s.kv.pulse.Loading()},
 	}

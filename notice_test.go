@@ -35,7 +35,7 @@ func readAnswer(index uint64) *raftpb.Message {
 func TestNoticeLosesNoOtherMessage(t *testing.T) {
 	tr := &recordingTransport{}
 	n := &raftNode{transport: tr, disk: &diskhang.Watch{}, doubts: &suspect.Doubts{}, loop: raftLoop{notices: contact.NewNotices()}}
-	n.known.gate.open.Store(true)
+	n.known.Gate.Open.Store(true)
 	n.status.Store(&contact.RaftStatus{Role: raft.StateLeader})
 	to := func(node uint64, m *raftpb.Message) *raftpb.Message {
 		m.To = new(node)

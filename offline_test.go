@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/boot"
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/state"
@@ -154,7 +155,7 @@ func TestRestore(t *testing.T) {
 		}
 		id := wantRefounded(t, to, old, storagetest.Peers())
 		cfg := config.Config{ID: p.ID, DataDir: to, Cluster: storagetest.Peers()}
-		if id.Node != p.ID || id.Initial != list || checkIdentity(cfg, id, false) != nil || !strings.Contains(out, fmt.Sprintf("%x", id.ClusterID)) {
+		if id.Node != p.ID || id.Initial != list || boot.CheckIdentity(cfg, id, false) != nil || !strings.Contains(out, fmt.Sprintf("%x", id.ClusterID)) {
 			t.Errorf("node %d: %+v\n%s", p.ID, id, out)
 		}
 		if seen[id.Instance] {

@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"raftkv/internal/boot"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
 	"raftkv/internal/diskhang"
 	"raftkv/internal/liveness"
+	"raftkv/internal/peerport"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
 	"raftkv/internal/room"
@@ -96,7 +98,7 @@ type raftNode struct {
 	writtenC chan *state.State        // from the snapshot writer to the persist loop
 	reports  mailbox                  // from rafthttp: what became of messages
 	refusals *refusal.Refusals        // of what came to the peer port
-	known    acquaintances            // whom messages are taken from
+	known    boot.Acquaintances       // whom messages are taken from
 	errorC   chan error               // from rafthttp: this node was removed
 
 	pulse, persistPulse *liveness.Pulse // of the raft loop and of the persist loop
@@ -114,17 +116,17 @@ type raftNode struct {
 	disk      *diskhang.Watch
 	doubts    *suspect.Doubts
 	courier   *transport.Courier
-	admission admission
+	admission peerport.Admission
 
 	loop raftLoop
 }
 
 // nodeStore is what the raft node asks of the store. Entries go there by commitC.
 type nodeStore interface {
-	// isRemoved reports whether an ID was removed from the cluster.
+	// IsRemoved reports whether an ID was removed from the cluster.
 	isRemoved(id uint64) bool
 	// sound returns nil, or why this node must not serve.
-	sound() error
+	Sound() error
 	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
 	AskForSnapshot(index uint64)
 }
@@ -136,9 +138,9 @@ type raftLoop struct {
 	urgent     bool              // appends hold more than a new commit index
 	term, vote uint64            // as last given to the persist loop
 	notices    *contact.Notices
-	commits    []commit          // for the apply loop
-	held       []*raftpb.Message // MsgReadIndex that must wait; see readIndex
-	rounds     readRounds        // of heartbeats that this node has sent
+	commits    []commit            // for the apply loop
+	held       []*raftpb.Message   // MsgReadIndex that must wait; see readIndex
+	rounds     peerport.ReadRounds // of heartbeats that this node has sent
 	// CommittedTerm is the term of the last entry known to be committed.
 	committedTerm uint64
 	// restored is the index of the newest snapshot that raft took over; its
@@ -197,26 +199,26 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config.Config) error {
 	n.group.Go(func() error { return n.run(ctx) })
 	n.group.Go(func() error { return n.persist(ctx) })
 	n.group.Go(func() error { return n.watchRemoval(ctx) })
-	n.group.Go(func() error { return n.known.proveID(ctx) })
+	n.group.Go(func() error { return n.known.ProveID(ctx) })
 	n.group.Go(func() error { return n.doubts.Inquire(ctx) })
-	n.group.Go(func() error { return n.known.getAcquainted(ctx) })
+	n.group.Go(func() error { return n.known.GetAcquainted(ctx) })
 	return nil
 }
 
 // send passes messages on to the peers that the gate lets through.
 func (n *raftNode) send(msgs []*raftpb.Message) {
-	if !n.known.gate.open.Load() {
-		msgs = slices.DeleteFunc(msgs, func(m *raftpb.Message) bool { return !n.known.gate.passes(m.GetTo()) })
+	if !n.known.Gate.Open.Load() {
+		msgs = slices.DeleteFunc(msgs, func(m *raftpb.Message) bool { return !n.known.Gate.Passes(m.GetTo()) })
 	}
 	n.transport.Send(msgs)
 }
 
 // maySend returns why a node gets no snapshot of this one's state; nil: it may.
 func (n *raftNode) maySend(to uint64) error {
-	if !n.known.gate.passes(to) {
+	if !n.known.Gate.Passes(to) {
 		return transport.ErrNotSent
 	}
-	return n.kv.sound() // what a node holds that has diverged must not spread
+	return n.kv.Sound() // what a node holds that has diverged must not spread
 }
 
 // alone reports whether this node is the only voter.
@@ -309,7 +311,7 @@ func (n *raftNode) drain() {
 // step gives raft a message. raft's errors here mean that it has no use for
 // the message, which its sender must expect.
 func (n *raftNode) step(m *raftpb.Message) {
-	if err := n.loop.rounds.check(n.loop.rn, m); err != nil {
+	if err := n.loop.rounds.Check(n.loop.rn, m); err != nil {
 		n.refusals.Note(m.GetFrom(), err)
 		return
 	}
@@ -421,7 +423,7 @@ func (n *raftNode) handleReady() {
 func (n *raftNode) route(msgs []*raftpb.Message) {
 	var out []*raftpb.Message
 	for _, m := range msgs {
-		n.loop.rounds.sent(m)
+		n.loop.rounds.Sent(m)
 		switch {
 		case m.GetTo() == raft.LocalAppendThread:
 			n.append(m)

@@ -19,8 +19,8 @@ import (
 // for this node, or would stop it, does not get to raft.
 func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 	n.links.Hear(m.GetFrom())
-	err := n.admission.admit(m)
-	if err == nil && m.GetType() == raftpb.MsgSnap && errors.Is(n.kv.sound(), problem.ErrHistories) {
+	err := n.admission.Admit(m)
+	if err == nil && m.GetType() == raftpb.MsgSnap && errors.Is(n.kv.Sound(), problem.ErrHistories) {
 		err = refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.NotHostile, Reason: problem.ErrHistories.Error()}
 	}
 	if m.GetType() == raftpb.MsgSnap {

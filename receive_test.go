@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"raftkv/internal/address"
 	"raftkv/internal/checker"
+	"raftkv/internal/peerport"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
 	"raftkv/internal/transport"
@@ -31,9 +32,9 @@ func TestReceiveRefuses(t *testing.T) {
 		id: 1, log: zap.NewNop(), kv: &kvstore{state: st, agreement: checker.NewAgreement(zap.NewNop(), 1, 0, 0)}, links: transport.NewLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second),
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: refusal.NewRefusals(zap.NewNop()),
 	}
-	n.admission = admission{id: 1, isRemoved: n.kv.isRemoved, known: &n.known, role: n.status.Load}
-	n.known.settle(noTransport{}, st.Membership)
-	n.known.gate.open.Store(true)
+	n.admission = peerport.Admission{Id: 1, IsRemoved: n.kv.isRemoved, Known: &n.known, Role: n.status.Load}
+	n.known.Settle(noTransport{}, st.Membership)
+	n.known.Gate.Open.Store(true)
 	good := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 2, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", []byte("v")))
 	entry := func(typ raftpb.EntryType, data []byte) []*raftpb.Entry {
 		return []*raftpb.Entry{{Type: typ.Enum(), Data: data}}
@@ -74,13 +75,13 @@ func TestReceiveRefuses(t *testing.T) {
 		})
 	}
 	// A node that has not proven its ID takes nothing from a peer not asked.
-	n.known.gate.open.Store(false)
-	n.known.gate.expect(false, map[uint64]string{2: simLikeURL(2)})
+	n.known.Gate.Open.Store(false)
+	n.known.Gate.Expect(false, map[uint64]string{2: simLikeURL(2)})
 	m := &raftpb.Message{To: new(uint64(1)), From: new(uint64(2)), Term: new(uint64(1)), Type: raftpb.MsgVote.Enum()}
 	if err := n.Process(t.Context(), m); err == nil {
 		t.Error("a vote request passed the gate")
 	}
-	n.known.gate.pass(2)
+	n.known.Gate.Pass(2)
 	if err := n.Process(t.Context(), m); err != nil {
 		t.Error(err)
 	}

@@ -51,9 +51,9 @@ func (n *raftNode) reconfigure(index uint64, cc *raftpb.ConfChange, m membership
 // addPeers tells the transport where the members are.
 func (n *raftNode) addPeers(m membership.Membership) {
 	for id, url := range n.links.Connect(m) {
-		n.known.gate.learn(id, url)
+		n.known.Gate.Learn(id, url)
 	}
-	for _, id := range n.known.settle(n.transport, m) {
+	for _, id := range n.known.Settle(n.transport, m) {
 		n.links.LetGo(n.life, id)
 	}
 }
@@ -72,7 +72,7 @@ func (n *raftNode) noteMove(m membership.Membership) {
 // dropPeers forgets who is no longer a member.
 func (n *raftNode) dropPeers(m membership.Membership) {
 	for _, id := range n.links.Drop(n.life, m) {
-		n.known.gate.forget(id)
+		n.known.Gate.Forget(id)
 		n.reports.put(func(*raft.RawNode) {
 			n.contacts.Forget(id)
 			n.courier.Forget(id)

@@ -3,20 +3,20 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
-	"raftkv/internal/address"
+	"raftkv/internal/boot"
 	"raftkv/internal/checker"
 	"raftkv/internal/config"
 	"raftkv/internal/diskhang"
-	"raftkv/internal/durable"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
 	"raftkv/internal/logging"
 	"raftkv/internal/observe"
 	"raftkv/internal/peerclient"
+	"raftkv/internal/peerport"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/refusal"
 	"raftkv/internal/room"
 	"raftkv/internal/rounds"
@@ -26,7 +26,6 @@ import (
 	"raftkv/internal/transport"
 	"raftkv/internal/wait"
 	"raftkv/internal/web"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -49,7 +48,7 @@ type server struct {
 	node      *raftNode
 	reads     *rounds.Reader
 	proposals *rounds.Proposer
-	members   *members
+	members   *reconfig.Members
 	checker   *checker.Checker
 	live      *liveness.Monitor
 	watcher   *observe.Watcher
@@ -75,22 +74,22 @@ const (
 
 // openServer opens the data directory and puts a node together around
 // rafthttp.
-func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found clusterInfo, port int, ask *peerclient.Client) (*server, error) {
+func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found reconfig.ClusterInfo, port int, ask *peerclient.Client) (*server, error) {
 	st, err := storage.OpenTail(log, cfg.DataDir, cfg.Memory.Tail(storage.TailWeight), func(id storage.Identity, reconfigured bool) error {
-		return checkIdentityNow(ctx, cfg, id, reconfigured, ask)
+		return boot.CheckIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := checkAddressNow(ctx, cfg, log, st, found, ask); err != nil {
+	if err := boot.CheckAddressNow(ctx, cfg, log, st, found, ask); err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
 	s := newServer(cfg, log, st, port)
-	s.members.ask = askMember(ask)
-	s.members.askView = askView(ask)
-	s.members.who, s.members.process = ask.Who, ask.Process
+	s.members.Ask = reconfig.AskMember(ask)
+	s.members.AskView = reconfig.AskView(ask)
+	s.members.Who, s.members.Process = ask.Who, ask.Process
 	s.room.Tell = room.Tell(ask)
-	s.node.known.askPeer = askCluster(ask)
+	s.node.known.AskPeer = reconfig.AskCluster(ask)
 	s.node.doubts.AskStand = suspect.AskStand(ask)
 	s.node.links.Ask = transport.AskLink(ask)
 	t, err := transport.New(cfg, log, st.Identity.ClusterID, s.node, s.node.inbox.Snapshotter, s.node.errorC)
@@ -124,7 +123,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	reads := rounds.NewReader(cfg, l, roundC, leaders, applied)
 	kv := &kvstore{
 		pulse: liveness.NewPulse("apply"),
-		log:   log, self: selfID{node: cfg.ID, instance: st.Identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
+		log:   log, self: boot.Self{Node: cfg.ID, Instance: st.Identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
 		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: storage.SnapshotPolicy{Every: cfg.SnapshotCount, Bytes: st.Due.Bytes, Commands: st.Due.Commands}, state: st.State,
 		agreement: checker.NewAgreement(log, cfg.ID, st.Worked, st.State.Checks.Checked),
 	}
@@ -149,14 +148,14 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		errorC:   make(chan error, 1), // rafthttp does not wait
 		links:    transport.NewLinks(log, cfg.ID, st.Identity.ClusterID, tick, cfg.ElectionTimeout),
 		refusals: refusal.NewRefusals(log),
-		known: acquaintances{
-			log: log, self: kv.self, cluster: st.Identity.ClusterID, tick: tick, elected: cfg.ElectionTimeout, seeds: others(cfg, nil),
-			store: kv, applied: applied, wake: make(chan struct{}, 1),
+		known: boot.Acquaintances{
+			Log: log, Self: kv.self, Cluster: st.Identity.ClusterID, Tick: tick, Elected: cfg.ElectionTimeout, Seeds: boot.Others(cfg, nil),
+			Store: kv, Applied: applied, Wake: make(chan struct{}, 1),
 		},
 		inbox: storage.NewInbox(log, st.Storage),
 		group: group, life: life,
 	}
-	node.known.contacts, node.known.role = &node.contacts, node.status.Load
+	node.known.Contacts, node.known.Role = &node.contacts, node.status.Load
 	node.links.Opened = func() { node.doubts.MeetAgain() }
 	node.links.Group, node.links.Unreachable = group, node.ReportUnreachable
 	node.courier = &transport.Courier{
@@ -164,42 +163,42 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		Receives: node.links.Receives, Later: node.reports.put,
 		Sending: make(map[uint64]bool), Resend: make(map[uint64]transport.Resend),
 	}
-	node.admission = admission{id: cfg.ID, isRemoved: kv.isRemoved, known: &node.known, role: node.status.Load}
+	node.admission = peerport.Admission{Id: cfg.ID, IsRemoved: kv.isRemoved, Known: &node.known, Role: node.status.Load}
 	node.doubts = &suspect.Doubts{
 		Say: log, Id: cfg.ID, Cluster: st.Identity.ClusterID, Log: st.Mem, Call: node.call, Leaders: leaders, Refusals: node.refusals,
-		Members: kv.members, UrlOf: node.known.url, Asked: l.Asked, Standing: kv.standing, Again: node.step, Divide: kv.agreement.Divide, Tick: tick,
+		Members: kv.members, UrlOf: node.known.Url, Asked: l.Asked, Standing: kv.standing, Again: node.step, Divide: kv.agreement.Divide, Tick: tick,
 		CommittedTerm: func() uint64 { return node.loop.committedTerm }, Signs: make(chan suspect.Sign, 1), Reopened: make(chan struct{}, 1),
 	}
 	node.disk = diskhang.New(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
 	s := &server{
 		cfg: cfg, log: log, began: time.Now(), storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
 		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.ClientURL(port), caughtUp: new(atomic.Bool),
-		members: &members{
-			log: log, id: cfg.ID, cluster: st.Identity.ClusterID, timeout: cfg.RequestTimeout,
-			elected: cfg.ElectionTimeout, store: kv, call: node.call, leaders: leaders, contacts: &node.contacts,
-			confirm: reads.Confirm, appliedIndex: applied, outcomes: kv.conf, life: life,
-			turn: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaitingChanges),
+		members: &reconfig.Members{
+			Log: log, Id: cfg.ID, Cluster: st.Identity.ClusterID, Timeout: cfg.RequestTimeout,
+			Elected: cfg.ElectionTimeout, Store: kv, Call: node.call, Leaders: leaders, Contacts: &node.contacts,
+			Confirm: reads.Confirm, AppliedIndex: applied, Outcomes: kv.conf, Life: life,
+			Turn: make(chan struct{}, 1), Waiting: make(chan struct{}, reconfig.MaxWaitingChanges),
 		},
 	}
 	s.watcher = &observe.Watcher{
 		Log: log, Id: cfg.ID, Elected: cfg.ElectionTimeout, Call: node.call, Leaders: leaders, Contacts: &node.contacts,
 		Members: kv.members,
 		AskVersion: func(ctx context.Context, peerURL string) (string, error) {
-			info, err := node.known.askPeer(ctx, peerURL)
+			info, err := node.known.AskPeer(ctx, peerURL)
 			return info.Version, err
 		},
 		ToCheck: func() (bool, uint64) { return s.checker.Outstanding() },
 		Checks:  observe.Overdue{Interval: cfg.CheckInterval},
 	}
-	s.members.version = s.watcher.Version
+	s.members.Version = s.watcher.Version
 	s.room = room.New(log, cfg, st, kv, applied, leaders)
 	node.room, st.Redo = s.room, kv.redoSnapshot
 	s.checker = &checker.Checker{
 		Log: log, Id: cfg.ID, Interval: cfg.CheckInterval, Tick: tick, Elected: cfg.ElectionTimeout,
-		Store: kv, Found: kv.agreement, Leaders: leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.stepDown,
+		Store: kv, Found: kv.agreement, Leaders: leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
 	}
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
-	fresh := &freshness{confirm: reads.Confirm, sound: kv.sound, applied: applied, contacts: &node.contacts}
+	fresh := &freshness{confirm: reads.Confirm, sound: kv.Sound, applied: applied, contacts: &node.contacts}
 	quota := limits.NewQuota(log, cfg, kv)
 	s.api = &api{
 		log: log, kv: kv, propose: proposals.Propose, fresh: fresh, metrics: newMetrics(s.status),
@@ -221,16 +220,16 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 
 // connect gives the node its transport, and tells that of the members: those
 // of the replicated state, or, before a joining node has any, those found.
-func (s *server) connect(t messenger, found clusterInfo) {
+func (s *server) connect(t messenger, found reconfig.ClusterInfo) {
 	s.node.transport, s.node.links.Transport, s.node.courier.Send = t, t, t.SendSnapshot
 	m := s.storage.State.Membership.Clone()
 	if s.storage.State.Index == 0 {
 		for _, mem := range found.Members {
-			m.Members[mem.ID] = mem.member()
+			m.Members[mem.ID] = mem.Member()
 		}
 	}
 	s.node.addPeers(m)
-	s.node.known.gate.expect(s.kv.proven(), s.node.links.Urls())
+	s.node.known.Gate.Expect(s.kv.Proven(), s.node.links.Urls())
 }
 
 // start starts the node's goroutines; doc.go lists them.
@@ -248,7 +247,7 @@ func (s *server) start() error {
 	group.Go(func() error { return s.storage.WriteSnapshots(ctx, s.states, s.kv.writer, s.node.writtenC) })
 	group.Go(func() error { return s.storage.Mark.Run(ctx) })
 	group.Go(func() error { return s.storage.Watch(ctx) })
-	group.Go(func() error { return s.members.run(ctx) })
+	group.Go(func() error { return s.members.Run(ctx) })
 	group.Go(func() error { return s.room.Run(ctx) })
 	group.Go(func() error { return s.checker.Report(ctx) })
 	group.Go(func() error { return s.checker.Lead(ctx) })
@@ -271,7 +270,7 @@ func (s *server) takePart(ctx context.Context) error {
 	s.log.Info("ready", zap.String("client-url", s.clientURL))
 	for ctx.Err() == nil {
 		m, _ := s.kv.Membership()
-		if me, ok := m.Members[s.cfg.ID]; !ok || (me.ClientURL == s.clientURL && me.Level == state.ProgramLevel && s.kv.proven()) {
+		if me, ok := m.Members[s.cfg.ID]; !ok || (me.ClientURL == s.clientURL && me.Level == state.ProgramLevel && s.kv.Proven()) {
 			return nil
 		}
 		s.proposals.Propose(ctx, state.EncodeAnnounce(s.cfg.ID, s.storage.Identity.Instance, state.ProgramLevel, s.clientURL))
@@ -338,7 +337,7 @@ func (s *server) drain(clients *stoppableListener) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	if m, _ := s.kv.Membership(); len(m.Voters()) > 1 {
-		if _, err := s.members.transfer(ctx, 0); err != nil {
+		if _, err := s.members.Transfer(ctx, 0); err != nil {
 			s.log.Warn("stopping without a successor", zap.Error(err))
 		}
 	}
@@ -357,99 +356,4 @@ func (s *server) finish(clients *stoppableListener, limit time.Duration) {
 	if err := clients.stop(ctx, lameDuck); err != nil {
 		s.log.Warn("some requests did not finish in time", zap.Error(err))
 	}
-}
-
-// prepareDir makes the data directory if this is the node's first start, and
-// returns what the cluster says of itself, if that had to be asked.
-func prepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerclient.Client) (clusterInfo, error) {
-	old, err := storage.Booted(cfg.DataDir)
-	if err == nil && old {
-		err = storage.CheckOldCopy(cfg.DataDir)
-	}
-	if err != nil {
-		return clusterInfo{}, err
-	}
-	if old && cfg.Join {
-		// It may have stopped before it got anything from the cluster.
-		info, _ := whereIs(cfg, askAll(ctx, ask, cfg.Seeds, peerclient.AskTimeout))
-		return info, checkJoinLevel(info)
-	}
-	if old {
-		return clusterInfo{}, nil
-	}
-	if err := storage.CheckInterrupted(cfg.DataDir); err != nil {
-		return clusterInfo{}, err
-	}
-	if err := storage.CheckNew(cfg.DataDir); err != nil {
-		return clusterInfo{}, err
-	}
-	if err := storage.CheckFirstRoom(cfg.DataDir, durable.DiskOf); err != nil {
-		return clusterInfo{}, err
-	}
-	if cfg.Join {
-		return joinCluster(ctx, cfg, log, ask)
-	}
-	if err := checkFounders(ctx, cfg, ask); err != nil {
-		return clusterInfo{}, err
-	}
-	id := storage.Identity{Format: storage.DirFormat, Node: cfg.ID, Instance: storage.NewInstance(), ClusterID: cfg.ClusterID, Initial: address.FormatPeers(cfg.Cluster)}
-	if id.ClusterID == 0 {
-		id.ClusterID = address.ClusterIDOf(cfg.Cluster)
-	}
-	var others []string
-	for _, p := range cfg.Cluster {
-		if p.ID != cfg.ID {
-			others = append(others, p.URL)
-		}
-	}
-	for _, info := range askAll(ctx, ask, others, peerclient.AskTimeout) {
-		if info.ClusterID != id.ClusterID {
-			return info, fmt.Errorf("--cluster names a node of another cluster, %x; this one would be %x. "+
-				"To join a running cluster, use --join", info.ClusterID, id.ClusterID)
-		}
-		if err := errors.Join(refuseUsedID(cfg, info), checkSameFounders(cfg.Cluster, info)); err != nil {
-			return info, err
-		}
-	}
-	return clusterInfo{}, storage.Create(log, cfg.DataDir, id, state.First(cfg.Cluster))
-}
-
-// checkSameFounders refuses to found a cluster with another list of members than
-// a peer has, which --cluster-id allows: every node begins with its own, and the
-// replicas would never hold the same.
-func checkSameFounders(ours []address.Peer, info clusterInfo) error {
-	theirs := info.membership().Peers()
-	if info.Changes > 0 || len(theirs) == 0 || address.FormatPeers(theirs) == address.FormatPeers(ours) {
-		return nil
-	}
-	return fmt.Errorf("--cluster was %s at the first start, but a peer was started with %s; "+
-		"give all of them the same list, and those that had another an empty data directory", address.FormatPeers(ours), address.FormatPeers(theirs))
-}
-
-// askInterval is how long a node waits before it asks its peers again.
-const askInterval = time.Second
-
-// refuseUsedID: a node that comes back under an ID that was used before, with
-// an empty directory, has forgotten its votes and what it acknowledged. With
-// it the cluster could elect a leader that lacks acknowledged writes.
-func refuseUsedID(cfg config.Config, info clusterInfo) error {
-	if slices.Contains(info.Removed, cfg.ID) {
-		return fmt.Errorf("node %d was removed from this cluster, and an ID is used once: join under a new ID", cfg.ID)
-	}
-	m, ok := info.member(cfg.ID)
-	if ok && (m.Instance != 0 || m.Match > 0) {
-		return fmt.Errorf("data directory %s is empty, but node %d was part of this cluster before: an ID is used once. "+
-			"If its disk is lost, remove it (DELETE /%d) and join under a new ID; if not, give its data directory",
-			cfg.DataDir, cfg.ID, cfg.ID)
-	}
-	return nil
-}
-
-// checkJoinLevel refuses to join a cluster whose commands this program does not
-// know: it would stop at the first of them.
-func checkJoinLevel(info clusterInfo) error {
-	if info.Level > state.ProgramLevel {
-		return state.ErrLevel(info.Level)
-	}
-	return nil
 }

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
+	"raftkv/internal/peerport"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/refusal"
 	"slices"
 	"testing"
@@ -26,7 +28,7 @@ func (c *simCluster) replace(old, id uint64) {
 	}
 	c.join(id)
 	c.awaitVoter(id, id)
-	if err := c.change(via(), memberRequest{Op: membership.OpRemove, ID: old}); err != nil {
+	if err := c.change(via(), reconfig.Request{Op: membership.OpRemove, ID: old}); err != nil {
 		c.t.Fatal(err)
 	}
 	if err := c.ended(old); !errors.Is(err, problem.ErrRemoved) {
@@ -86,7 +88,7 @@ func TestSimSleeperAsksMembers(t *testing.T) {
 				}
 				c.join(4)
 				c.awaitVoter(4, 4)
-				if _, err := c.nodes[leader].srv.members.letLead(context.Background(), 4); err != nil {
+				if _, err := c.nodes[leader].srv.members.LetLead(context.Background(), 4); err != nil {
 					t.Fatal(err)
 				}
 				v := c.value()
@@ -117,8 +119,8 @@ func TestSimStranger(t *testing.T) {
 		leader := c.leader()
 		for _, id := range c.up() {
 			node := c.nodes[id].srv.node
-			asked := node.known.askPeer
-			node.known.askPeer = func(ctx context.Context, url string) (clusterInfo, error) {
+			asked := node.known.AskPeer
+			node.known.AskPeer = func(ctx context.Context, url string) (reconfig.ClusterInfo, error) {
 				if url != simURL(1) && url != simURL(2) && url != simURL(3) {
 					t.Errorf("node %d asks %s", id, url)
 				}
@@ -130,7 +132,7 @@ func TestSimStranger(t *testing.T) {
 				node := c.nodes[id].srv.node
 				stranger := 1000 + round
 				m := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(stranger), To: new(id), Term: new(uint64(1))}
-				node.known.claim(stranger, "http://10.9.9.9:80", "10.9.9.9:4711")
+				node.known.Claim(stranger, "http://10.9.9.9:80", "10.9.9.9:4711")
 				var r refusal.Refusal
 				if err := node.Process(context.Background(), m); !errors.As(err, &r) || r.Kind != refusal.RefusedSender {
 					t.Fatalf("a message of node %d: %v", stranger, err)
@@ -139,7 +141,7 @@ func TestSimStranger(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		for _, id := range c.up() {
-			if n := len(c.nodes[id].srv.node.known.learned); n > 0 {
+			if n := len(c.nodes[id].srv.node.known.Learned); n > 0 {
 				t.Errorf("node %d has learned of %d strangers", id, n)
 			}
 		}
@@ -161,13 +163,13 @@ func TestSimTermDrivenUp(t *testing.T) {
 			leader := c.leader()
 			_, term, _ := c.nodes[leader].srv.node.leaders.Get()
 			from := c.followers()[0]
-			m := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(from), To: new(leader), Term: new(term + maxTermLeap)}
+			m := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(from), To: new(leader), Term: new(term + peerport.MaxTermLeap)}
 			if err := c.nodes[leader].srv.node.Process(context.Background(), m); err != nil {
 				t.Fatal(err)
 			}
 			c.await("a leader in a higher term", func() bool {
 				_, now, _ := c.nodes[c.leader()].srv.node.leaders.Get()
-				return now > term+maxTermLeap
+				return now > term+peerport.MaxTermLeap
 			})
 		}
 		c.start(sleeper)

@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/state"
 	"sync"
 	"testing"
@@ -49,7 +50,7 @@ func TestSimCheckWhileLeadersChange(t *testing.T) {
 		interval := c.config(c.nodes[1]).CheckInterval
 		moveAt := func(at time.Duration, id uint64) {
 			time.Sleep(time.Until(began.Add(at)))
-			c.mustChange(1, memberRequest{Op: membership.OpLead, ID: id})
+			c.mustChange(1, reconfig.Request{Op: membership.OpLead, ID: id})
 			c.put(1, "k", c.value())
 		}
 		c.awaitLevel(c.up()...)
@@ -149,7 +150,7 @@ func TestSimChecksAmongChanges(t *testing.T) {
 			c.start(id)
 			gone := id - 3
 			c.await(fmt.Sprint("the removal of ", gone), func() bool {
-				return c.change(id, memberRequest{Op: membership.OpRemove, ID: gone}) == nil
+				return c.change(id, reconfig.Request{Op: membership.OpRemove, ID: gone}) == nil
 			})
 			if err := c.ended(gone); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", gone, err)

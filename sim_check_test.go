@@ -16,6 +16,7 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"slices"
@@ -81,7 +82,7 @@ func (c *simCluster) awaitCheck(ids ...uint64) {
 func (c *simCluster) awaitFault(want error, ids ...uint64) {
 	c.t.Helper()
 	c.await(fmt.Sprint("nodes ", ids, " to find: ", want), func() bool {
-		return !slices.ContainsFunc(ids, func(id uint64) bool { return !errors.Is(c.nodes[id].srv.kv.sound(), want) })
+		return !slices.ContainsFunc(ids, func(id uint64) bool { return !errors.Is(c.nodes[id].srv.kv.Sound(), want) })
 	})
 }
 
@@ -152,7 +153,7 @@ func TestSimAlteredReplica(t *testing.T) {
 				if c.leader() == victim {
 					t.Error("the node that has diverged leads")
 				}
-				if err := c.change(others[0], memberRequest{Op: membership.OpRemove, ID: victim}); err != nil {
+				if err := c.change(others[0], reconfig.Request{Op: membership.OpRemove, ID: victim}); err != nil {
 					t.Fatal(err)
 				}
 				if err := c.ended(victim); !errors.Is(err, problem.ErrRemoved) {
@@ -203,7 +204,7 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		c.awaitFault(problem.ErrDiverged, 3)
 		c.awaitFault(nil, 1, 2)
 		c.want(1, "k", v)
-		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 3}); err != nil {
+		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 3}); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
@@ -225,7 +226,7 @@ func TestSimFlippedInMemory(t *testing.T) {
 				c.flip(3, "k")
 				c.put(1, "other", c.value())
 				c.awaitCheck(1, 2, 3)
-				if err := c.nodes[3].srv.kv.sound(); err != nil {
+				if err := c.nodes[3].srv.kv.Sound(); err != nil {
 					t.Fatalf("a check of the sum alone says: %v", err)
 				}
 				if overwritten {
@@ -244,7 +245,7 @@ func TestSimFlippedInMemory(t *testing.T) {
 				}
 				c.wantRefused(3)
 				c.awaitFault(nil, 1, 2)
-				if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 3}); err != nil {
+				if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 3}); err != nil {
 					t.Fatal(err)
 				}
 				if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
@@ -355,7 +356,7 @@ func TestSimCheckWithoutOne(t *testing.T) {
 		c.start(3)
 		c.awaitFault(problem.ErrDiverged, 2)
 		c.awaitFault(nil, 1, 3)
-		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 2}); err != nil {
+		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 2}); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.ended(2); !errors.Is(err, problem.ErrRemoved) {

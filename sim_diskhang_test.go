@@ -122,7 +122,7 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 		for round := range 3 {
 			// Also one that was asked to lead just before.
 			old := c.followers()[0]
-			if _, err := c.nodes[c.leader()].srv.members.letLead(context.Background(), old); err != nil {
+			if _, err := c.nodes[c.leader()].srv.members.LetLead(context.Background(), old); err != nil {
 				t.Fatal(err)
 			}
 			c.await("it to lead", func() bool { return c.leader() == old })

@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/logging"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/version"
 	"slices"
 	"strings"
@@ -136,7 +137,7 @@ func TestSimSaysWhoLeadsAndWhoIsUp(t *testing.T) {
 
 		// Leadership that is handed over is never missed.
 		next := c.followers()[0]
-		c.mustChange(leader, memberRequest{Op: membership.OpLead, ID: next})
+		c.mustChange(leader, reconfig.Request{Op: membership.OpLead, ID: next})
 		time.Sleep(5 * time.Second)
 		for _, id := range c.up() {
 			entries := logs[id].All()
@@ -185,14 +186,14 @@ func TestSimSaysWhoComesAndGoes(t *testing.T) {
 		})
 		time.Sleep(20 * time.Second)
 		for _, id := range []uint64{1, 2, 3, 4} {
-			view := c.nodes[id].srv.members.view(context.Background())
+			view := c.nodes[id].srv.members.View(context.Background())
 			for member := range uint64(4) {
 				if got := view[member+1].Version; got != version.This().Version {
 					t.Errorf("node %d knows version %q of node %d, want %q", id, got, member+1, version.This().Version)
 				}
 			}
 		}
-		c.mustChange(leader, memberRequest{Op: membership.OpRemove, ID: 4})
+		c.mustChange(leader, reconfig.Request{Op: membership.OpRemove, ID: 4})
 		if err := c.ended(4); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("node 4 ended with %v", err)
 		}

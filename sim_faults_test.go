@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/contact"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"slices"
 	"strings"
 	"testing"
@@ -43,7 +44,7 @@ func TestSimWipedFounder(t *testing.T) {
 		}
 		c.start(3)
 		c.want(2, "k", v)
-		if err := c.change(2, memberRequest{Op: membership.OpRemove, ID: 1}); err != nil {
+		if err := c.change(2, reconfig.Request{Op: membership.OpRemove, ID: 1}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -66,7 +67,7 @@ func TestSimWipedFounderAmongStrangers(t *testing.T) {
 		}
 		c.start(1)
 		c.start(3) // never started before, so it cannot know
-		c.await("the two to agree on something", func() bool { return c.nodes[1].srv.kv.proven() })
+		c.await("the two to agree on something", func() bool { return c.nodes[1].srv.kv.Proven() })
 		c.start(2)
 		if err := c.ended(1); !errors.Is(err, problem.ErrUsedID) {
 			t.Errorf("the wiped node ended with: %v", err)
@@ -89,7 +90,7 @@ func TestSimWipedJoiner(t *testing.T) {
 		c.join(4)
 		leader := c.leader()
 		c.await("the leader to have replicated to node 4", func() bool {
-			return c.nodes[leader].srv.members.leaderView(context.Background())[4].Match > 0
+			return c.nodes[leader].srv.members.LeaderView(context.Background())[4].Match > 0
 		})
 		c.crash(4)
 		if m, _ := c.nodes[leader].srv.kv.Membership(); m.Members[4].Instance != 0 {
@@ -102,7 +103,7 @@ func TestSimWipedJoiner(t *testing.T) {
 		if err := c.ended(4); !errors.Is(err, problem.ErrUsedID) {
 			t.Errorf("the wiped joiner ended with: %v", err)
 		}
-		if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: 4}); err != nil {
+		if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: 4}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -155,7 +156,7 @@ func TestSimSnapshotForANewcomer(t *testing.T) {
 		}
 		c.join(2)
 		c.join(3)
-		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 4}); err != nil {
+		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 4}); err != nil {
 			t.Fatal(err)
 		}
 		if snap, err := c.nodes[1].srv.node.courier.SnapshotWith(4); !errors.Is(err, problem.ErrMemberUnknown) {

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"raftkv/internal/address"
+	"raftkv/internal/peerport"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
 	"raftkv/internal/suspect"
@@ -190,7 +191,7 @@ func TestSimHostileMessages(t *testing.T) {
 		}},
 		"leap of a term": {refusal.RefusedTerm, func(tg target) []*raftpb.Message {
 			m := tg.message(raftpb.MsgHeartbeat)
-			m.Term = new(tg.term + maxTermLeap + 1)
+			m.Term = new(tg.term + peerport.MaxTermLeap + 1)
 			return []*raftpb.Message{m}
 		}},
 	}
@@ -348,7 +349,7 @@ func (f *forger) entries(tg target, first uint64) (entries []*raftpb.Entry) {
 // message makes one.
 func (f *forger) message(tg target) *raftpb.Message {
 	typ := raftpb.MessageType(f.byte() % 26)
-	if peerMessages[typ] == nil { // less often what is refused for its type alone, or is never wrong
+	if peerport.PeerMessages[typ] == nil { // less often what is refused for its type alone, or is never wrong
 		typ = raftpb.MessageType(f.byte() % 26)
 	}
 	termless := typ == raftpb.MsgProp || typ == raftpb.MsgReadIndex
@@ -415,7 +416,7 @@ func fuzzProcess(t *testing.T, data []byte) {
 		}
 		c.nodes[1] = &simNode{id: 1, dir: c.nodeDir(1, 0)}
 		c.start(1)
-		c.nodes[1].srv.node.known.gate.open.Store(true)
+		c.nodes[1].srv.node.known.Gate.Open.Store(true)
 		f := &forger{data: data}
 		if f.byte()%2 == 0 {
 			c.elect(1)

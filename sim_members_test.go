@@ -9,6 +9,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/state"
 	"slices"
 	"testing"
@@ -16,13 +17,13 @@ import (
 )
 
 // change asks a node for a membership change.
-func (c *simCluster) change(via uint64, r memberRequest) error {
-	_, err := c.nodes[via].srv.members.change(context.Background(), r)
+func (c *simCluster) change(via uint64, r reconfig.Request) error {
+	_, err := c.nodes[via].srv.members.Change(context.Background(), r)
 	return err
 }
 
-func addRequest(id uint64) memberRequest {
-	return memberRequest{Op: membership.OpAdd, ID: id, PeerURL: simURL(id)}
+func addRequest(id uint64) reconfig.Request {
+	return reconfig.Request{Op: membership.OpAdd, ID: id, PeerURL: simURL(id)}
 }
 
 // join starts a new node that joins.
@@ -58,7 +59,7 @@ func TestSimAddAndRemove(t *testing.T) {
 		if victim == 4 {
 			victim = c.followers()[2]
 		}
-		if err := c.change(c.leader(), memberRequest{Op: membership.OpRemove, ID: victim}); err != nil {
+		if err := c.change(c.leader(), reconfig.Request{Op: membership.OpRemove, ID: victim}); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.ended(victim); !errors.Is(err, problem.ErrRemoved) {
@@ -78,19 +79,19 @@ func TestSimAddAndRemove(t *testing.T) {
 func TestSimRefusedChanges(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.leader()
-		if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: 3, Force: true}); err != nil {
+		if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: 3, Force: true}); err != nil {
 			t.Fatal(err)
 		}
 		cases := []struct {
-			r    memberRequest
+			r    reconfig.Request
 			want error
 		}{
-			{memberRequest{Op: membership.OpAdd, ID: 3, PeerURL: simURL(3)}, problem.ErrMemberRemoved},
-			{memberRequest{Op: membership.OpAdd, ID: 2, PeerURL: simURL(9)}, problem.ErrMemberExists},
-			{memberRequest{Op: membership.OpAdd, ID: 9, PeerURL: simURL(2)}, problem.ErrMemberExists},
-			{memberRequest{Op: membership.OpAdd, ID: 9, PeerURL: simURL(9) + "/"}, problem.ErrBadPeerURL},
-			{memberRequest{Op: membership.OpRemove, ID: 9}, problem.ErrMemberUnknown},
-			{memberRequest{Op: membership.OpRemove, ID: 3}, nil},
+			{reconfig.Request{Op: membership.OpAdd, ID: 3, PeerURL: simURL(3)}, problem.ErrMemberRemoved},
+			{reconfig.Request{Op: membership.OpAdd, ID: 2, PeerURL: simURL(9)}, problem.ErrMemberExists},
+			{reconfig.Request{Op: membership.OpAdd, ID: 9, PeerURL: simURL(2)}, problem.ErrMemberExists},
+			{reconfig.Request{Op: membership.OpAdd, ID: 9, PeerURL: simURL(9) + "/"}, problem.ErrBadPeerURL},
+			{reconfig.Request{Op: membership.OpRemove, ID: 9}, problem.ErrMemberUnknown},
+			{reconfig.Request{Op: membership.OpRemove, ID: 3}, nil},
 		}
 		for _, tc := range cases {
 			for _, via := range []uint64{1, 2} {
@@ -99,10 +100,10 @@ func TestSimRefusedChanges(t *testing.T) {
 				}
 			}
 		}
-		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 2, Force: true}); err != nil {
+		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 2, Force: true}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 1, Force: true}); !errors.Is(err, problem.ErrLastVoter) {
+		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 1, Force: true}); !errors.Is(err, problem.ErrLastVoter) {
 			t.Errorf("removing the last voter: %v", err)
 		}
 	})
@@ -118,7 +119,7 @@ func TestSimQuorumGuard(t *testing.T) {
 			c.crash(followers[0])
 			time.Sleep(ago)
 			leader = c.leader()
-			if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: followers[1]}); !errors.Is(err, problem.ErrWouldLose) {
+			if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: followers[1]}); !errors.Is(err, problem.ErrWouldLose) {
 				t.Fatalf("removing a healthy node beside one that died %v ago: %v", ago, err)
 			}
 			v := c.value()
@@ -128,7 +129,7 @@ func TestSimQuorumGuard(t *testing.T) {
 		}
 		dead := c.followers()[0]
 		c.crash(dead)
-		if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: dead}); err != nil {
+		if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: dead}); err != nil {
 			t.Errorf("removing the dead node: %v", err)
 		}
 		c.put(leader, "k", c.value())
@@ -140,7 +141,7 @@ func TestSimRemoveLeader(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.leader()
 		c.put(leader, "k", c.value())
-		if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: leader}); err != nil {
+		if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: leader}); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.ended(leader); !errors.Is(err, problem.ErrRemoved) {
@@ -157,7 +158,7 @@ func TestSimRemovedWhileDown(t *testing.T) {
 		down := c.followers()[0]
 		c.crash(down)
 		leader := c.leader()
-		if err := c.change(leader, memberRequest{Op: membership.OpRemove, ID: down}); err != nil {
+		if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: down}); err != nil {
 			t.Fatal(err)
 		}
 		_, term, _ := c.nodes[leader].srv.node.leaders.Get()
@@ -182,7 +183,7 @@ func TestSimAddNodeThatIsNotUp(t *testing.T) {
 		c.crash(1)
 		c.start(1)
 		c.put(1, "k", c.value())
-		if err := c.change(1, memberRequest{Op: membership.OpRemove, ID: 2}); err != nil {
+		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 2}); err != nil {
 			t.Fatal(err)
 		}
 	})

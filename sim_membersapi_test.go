@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"slices"
 	"sync"
 	"testing"
@@ -21,12 +22,12 @@ import (
 )
 
 // changeFor is change with the ID that the answer names.
-func (c *simCluster) changeFor(via uint64, r memberRequest) (uint64, error) {
-	return c.nodes[via].srv.members.change(context.Background(), r)
+func (c *simCluster) changeFor(via uint64, r reconfig.Request) (uint64, error) {
+	return c.nodes[via].srv.members.Change(context.Background(), r)
 }
 
 // mustChange is change for what must succeed.
-func (c *simCluster) mustChange(via uint64, r memberRequest) {
+func (c *simCluster) mustChange(via uint64, r reconfig.Request) {
 	c.t.Helper()
 	if err := c.change(via, r); err != nil {
 		c.t.Fatalf("%+v via node %d: %v\n%s", r, via, err, c.describe())
@@ -52,14 +53,14 @@ func freshURL(n int) string { return fmt.Sprintf("http://10.1.0.%d:2380", n) }
 // as free, however many ask at once and on whichever node.
 func TestSimNextFreeID(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.mustChange(c.leader(), memberRequest{Op: membership.OpAdd, ID: 7, PeerURL: freshURL(7)})
-		c.mustChange(1, memberRequest{Op: membership.OpRemove, ID: 7})
+		c.mustChange(c.leader(), reconfig.Request{Op: membership.OpAdd, ID: 7, PeerURL: freshURL(7)})
+		c.mustChange(1, reconfig.Request{Op: membership.OpRemove, ID: 7})
 		var mu sync.Mutex
 		var ids []uint64
 		var wg sync.WaitGroup
 		for i := range 6 {
 			wg.Go(func() {
-				id, err := c.changeFor(uint64(i%3+1), memberRequest{Op: membership.OpAddLearner, PeerURL: freshURL(10 + i)})
+				id, err := c.changeFor(uint64(i%3+1), reconfig.Request{Op: membership.OpAddLearner, PeerURL: freshURL(10 + i)})
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil || c.member(uint64(i%3+1), id).PeerURL != freshURL(10+i) {
@@ -73,7 +74,7 @@ func TestSimNextFreeID(t *testing.T) {
 		if !slices.Equal(ids, []uint64{8, 9, 10, 11, 12, 13}) {
 			t.Errorf("the IDs are %v", ids)
 		}
-		if _, err := c.changeFor(1, memberRequest{Op: membership.OpAdd, PeerURL: freshURL(10)}); !errors.Is(err, problem.ErrMemberExists) {
+		if _, err := c.changeFor(1, reconfig.Request{Op: membership.OpAdd, PeerURL: freshURL(10)}); !errors.Is(err, problem.ErrMemberExists) {
 			t.Errorf("a URL that a member has: %v", err)
 		}
 	})
@@ -84,21 +85,21 @@ func TestSimAnswerLost(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		via := c.followers()[0]
 		ms := c.nodes[via].srv.members
-		ask, lost := ms.ask, 0
-		ms.ask = func(ctx context.Context, url string, cluster uint64, r memberRequest) (memberReply, error) {
+		ask, lost := ms.Ask, 0
+		ms.Ask = func(ctx context.Context, url string, cluster uint64, r reconfig.Request) (reconfig.Reply, error) {
 			reply, err := ask(ctx, url, cluster, r)
 			if lost++; lost <= 2 {
-				return memberReply{}, errors.New("lost")
+				return reconfig.Reply{}, errors.New("lost")
 			}
 			return reply, err
 		}
 		for _, op := range []membership.Op{membership.OpAdd, membership.OpAddVoter, membership.OpAddLearner} {
 			lost = 0
-			id, err := c.changeFor(via, memberRequest{Op: op, PeerURL: freshURL(int(op))})
+			id, err := c.changeFor(via, reconfig.Request{Op: op, PeerURL: freshURL(int(op))})
 			if err != nil || c.member(via, id).PeerURL != freshURL(int(op)) {
 				t.Errorf("%v: ID %d, %v", op, id, err)
 			}
-			c.mustChange(via, memberRequest{Op: membership.OpRemove, ID: id, Force: true})
+			c.mustChange(via, reconfig.Request{Op: membership.OpRemove, ID: id, Force: true})
 		}
 		if m, _ := c.nodes[via].srv.kv.Membership(); len(m.Removed) != 3 || len(m.Members) != 3 {
 			t.Errorf("members %+v, removed %v", m.Sorted(), m.Removed)
@@ -122,7 +123,7 @@ func TestSimLeaderCrashWhileAdding(t *testing.T) {
 			for i, node := range via {
 				go func() {
 					url := freshURL(10*round + i)
-					id, err := c.changeFor(node, memberRequest{Op: membership.OpAddLearner, PeerURL: url})
+					id, err := c.changeFor(node, reconfig.Request{Op: membership.OpAddLearner, PeerURL: url})
 					answers <- answer{url, id, err}
 				}()
 			}
@@ -148,7 +149,7 @@ func TestSimLeaderCrashWhileAdding(t *testing.T) {
 func TestSimPinnedLearner(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		c.mustChange(c.leader(), memberRequest{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
+		c.mustChange(c.leader(), reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
 		c.join(4)
 		c.mustChange(c.leader(), addRequest(5))
 		c.join(5)
@@ -173,10 +174,10 @@ func TestSimPinnedLearner(t *testing.T) {
 			}
 		}
 		c.put(4, "k", c.value())
-		if view := c.nodes[4].srv.members.view(context.Background()); !view[4].Reachable || !view[c.leader()].Reachable {
+		if view := c.nodes[4].srv.members.View(context.Background()); !view[4].Reachable || !view[c.leader()].Reachable {
 			t.Errorf("on a learner, the leader's view is %+v", view)
 		}
-		c.mustChange(4, memberRequest{Op: membership.OpMakeVoter, ID: 4})
+		c.mustChange(4, reconfig.Request{Op: membership.OpMakeVoter, ID: 4})
 		c.awaitVoter(4, 4)
 	})
 }
@@ -186,36 +187,36 @@ func TestSimPinnedLearner(t *testing.T) {
 func TestSimRoles(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		first := c.leader()
-		c.mustChange(first, memberRequest{Op: membership.OpMakeLearner, ID: first})
+		c.mustChange(first, reconfig.Request{Op: membership.OpMakeLearner, ID: first})
 		if c.leader() == first || !c.member(first, first).Pinned {
 			t.Errorf("the former leader is %+v, the leader %d", c.member(first, first), c.leader())
 		}
 		c.put(first, "k", c.value())
 		second := c.leader()
 		third := 6 - first - second
-		c.mustChange(first, memberRequest{Op: membership.OpMakeLearner, ID: third})
-		c.mustChange(first, memberRequest{Op: membership.OpMakeLearner, ID: third})
+		c.mustChange(first, reconfig.Request{Op: membership.OpMakeLearner, ID: third})
+		c.mustChange(first, reconfig.Request{Op: membership.OpMakeLearner, ID: third})
 		for _, force := range []bool{false, true} {
-			if err := c.change(third, memberRequest{Op: membership.OpMakeLearner, ID: second, Force: force}); !errors.Is(err, problem.ErrLastVoter) {
+			if err := c.change(third, reconfig.Request{Op: membership.OpMakeLearner, ID: second, Force: force}); !errors.Is(err, problem.ErrLastVoter) {
 				t.Errorf("the last voter as a learner: %v", err)
 			}
 		}
 		for _, op := range []membership.Op{membership.OpMakeVoter, membership.OpMakeLearner, membership.OpMove} {
-			if err := c.change(first, memberRequest{Op: op, ID: 9, PeerURL: freshURL(9)}); problem.CodeOf(err) != "not_found" {
+			if err := c.change(first, reconfig.Request{Op: op, ID: 9, PeerURL: freshURL(9)}); problem.CodeOf(err) != "not_found" {
 				t.Errorf("%v of nobody: %v", op, err)
 			}
 		}
 		// A learner that is down: one voter of two would be reachable.
 		c.crash(third)
 		time.Sleep(2 * time.Second)
-		if err := c.change(second, memberRequest{Op: membership.OpMakeVoter, ID: third}); !errors.Is(err, problem.ErrWouldLose) {
+		if err := c.change(second, reconfig.Request{Op: membership.OpMakeVoter, ID: third}); !errors.Is(err, problem.ErrWouldLose) {
 			t.Errorf("a learner that is down as the second voter: %v", err)
 		}
-		c.mustChange(second, memberRequest{Op: membership.OpMakeVoter, ID: first})
-		c.mustChange(second, memberRequest{Op: membership.OpMakeVoter, ID: third}) // two of three are
-		c.mustChange(second, memberRequest{Op: membership.OpMakeLearner, ID: third})
+		c.mustChange(second, reconfig.Request{Op: membership.OpMakeVoter, ID: first})
+		c.mustChange(second, reconfig.Request{Op: membership.OpMakeVoter, ID: third}) // two of three are
+		c.mustChange(second, reconfig.Request{Op: membership.OpMakeLearner, ID: third})
 		c.start(third)
-		c.mustChange(third, memberRequest{Op: membership.OpMakeVoter, ID: third})
+		c.mustChange(third, reconfig.Request{Op: membership.OpMakeVoter, ID: third})
 		c.put(third, "k", c.value())
 	})
 }
@@ -224,7 +225,7 @@ func TestSimRoles(t *testing.T) {
 func TestSimAddVoter(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
 		c.leader()
-		r := memberRequest{Op: membership.OpAddVoter, ID: 2, PeerURL: simURL(2)}
+		r := reconfig.Request{Op: membership.OpAddVoter, ID: 2, PeerURL: simURL(2)}
 		if err := c.change(1, r); !errors.Is(err, problem.ErrWouldLose) {
 			t.Errorf("a second voter that is not up: %v", err)
 		}
@@ -234,7 +235,7 @@ func TestSimAddVoter(t *testing.T) {
 		c.awaitVoter(2, 2)
 		c.awaitState(2)
 		c.put(2, "k", c.value())
-		c.mustChange(2, memberRequest{Op: membership.OpAddVoter, PeerURL: simURL(3), Force: true})
+		c.mustChange(2, reconfig.Request{Op: membership.OpAddVoter, PeerURL: simURL(3), Force: true})
 		c.join(3)
 		c.awaitVoter(3, 3)
 		c.awaitState(3)
@@ -246,24 +247,24 @@ func TestSimAddVoter(t *testing.T) {
 // cannot lead.
 func TestSimMoveLeadership(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.mustChange(c.leader(), memberRequest{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
+		c.mustChange(c.leader(), reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
 		c.join(4)
 		c.awaitState(4)
 		for to := range uint64(3) {
 			for _, via := range []uint64{4, 1, 2, 3} {
-				id, err := c.changeFor(via, memberRequest{Op: membership.OpLead, ID: to + 1})
+				id, err := c.changeFor(via, reconfig.Request{Op: membership.OpLead, ID: to + 1})
 				leader, _, _ := c.nodes[via].srv.node.leaders.Get()
 				if err != nil || id != to+1 || leader != to+1 {
 					c.t.Fatalf("to %d via %d: %d, %v; it follows %d", to+1, via, id, err, leader)
 				}
 			}
 		}
-		if id, err := c.changeFor(4, memberRequest{Op: membership.OpLead}); err != nil || id == 3 || id == 0 || id == 4 {
+		if id, err := c.changeFor(4, reconfig.Request{Op: membership.OpLead}); err != nil || id == 3 || id == 0 || id == 4 {
 			t.Errorf("to the best: %d, %v", id, err)
 		}
 		leader := c.leader()
 		for want, id := range map[string]uint64{"not_voter": 4, "not_found": 9} {
-			if _, err := c.changeFor(4, memberRequest{Op: membership.OpLead, ID: id}); problem.CodeOf(err) != want {
+			if _, err := c.changeFor(4, reconfig.Request{Op: membership.OpLead, ID: id}); problem.CodeOf(err) != want {
 				t.Errorf("to %d: %v, want %s", id, err, want)
 			}
 		}
@@ -271,7 +272,7 @@ func TestSimMoveLeadership(t *testing.T) {
 		c.crash(down)
 		time.Sleep(2 * time.Second)
 		began := time.Now()
-		if _, err := c.changeFor(leader, memberRequest{Op: membership.OpLead, ID: down}); !errors.Is(err, problem.ErrNotHandedOver) || time.Since(began) > 2*time.Second {
+		if _, err := c.changeFor(leader, reconfig.Request{Op: membership.OpLead, ID: down}); !errors.Is(err, problem.ErrNotHandedOver) || time.Since(began) > 2*time.Second {
 			t.Errorf("to a node that is down: %v after %v", err, time.Since(began))
 		}
 		c.put(leader, "k", c.value())
@@ -286,7 +287,7 @@ func TestSimHandOverFails(t *testing.T) {
 			fails   func(s *server)
 		}{
 			{"a membership change waits for another leader", func(s *server) {
-				if err := s.members.handOver(context.Background()); !errors.Is(err, problem.ErrNoLeader) {
+				if err := s.members.HandOver(context.Background()); !errors.Is(err, problem.ErrNoLeader) {
 					t.Errorf("handing over: %v", err)
 				}
 			}},
@@ -295,7 +296,7 @@ func TestSimHandOverFails(t *testing.T) {
 			leader := c.leader()
 			core, logs := observer.New(zap.InfoLevel)
 			s, ms := *c.nodes[leader].srv, *c.nodes[leader].srv.members
-			s.log, ms.log, s.members = zap.New(core), zap.New(core), &ms
+			s.log, ms.Log, s.members = zap.New(core), zap.New(core), &ms
 			c.net.isolate(leader, c.followers()...)
 			tt.fails(&s)
 			got := logs.All()
@@ -324,14 +325,14 @@ func TestSimLeadershipFoughtOver(t *testing.T) {
 		for i := range uint64(5) {
 			wg.Go(func() {
 				for to := range uint64(5) {
-					id, err := nodes[i+1].members.change(context.Background(), memberRequest{Op: membership.OpLead, ID: (to+i)%5 + 1})
+					id, err := nodes[i+1].members.Change(context.Background(), reconfig.Request{Op: membership.OpLead, ID: (to+i)%5 + 1})
 					if err == nil && id != (to+i)%5+1 {
 						t.Errorf("asked for %d, got %d", (to+i)%5+1, id)
 					}
 				}
 			})
 			wg.Go(func() {
-				_, err := nodes[i+1].members.change(context.Background(), memberRequest{Op: membership.OpAddLearner, PeerURL: freshURL(int(i))})
+				_, err := nodes[i+1].members.Change(context.Background(), reconfig.Request{Op: membership.OpAddLearner, PeerURL: freshURL(int(i))})
 				if err != nil && problem.Of(err).Status < 500 && !errors.Is(err, problem.ErrInProgress) {
 					t.Errorf("adding: %v", err)
 				}
@@ -351,11 +352,11 @@ func TestSimMovePeer(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.leader()
 		for i, id := range []uint64{c.followers()[0], leader} {
-			if err := c.change(c.followers()[1], memberRequest{Op: membership.OpMove, ID: id, PeerURL: c.member(leader, id%3+1).PeerURL}); !errors.Is(err, problem.ErrMemberExists) {
+			if err := c.change(c.followers()[1], reconfig.Request{Op: membership.OpMove, ID: id, PeerURL: c.member(leader, id%3+1).PeerURL}); !errors.Is(err, problem.ErrMemberExists) {
 				t.Errorf("to another's URL: %v", err)
 			}
 			for range 2 { // again is no change
-				c.mustChange(leader, memberRequest{Op: membership.OpMove, ID: id, PeerURL: freshURL(i)})
+				c.mustChange(leader, reconfig.Request{Op: membership.OpMove, ID: id, PeerURL: freshURL(i)})
 			}
 			if l := c.leader(); l == id {
 				t.Errorf("node %d still leads", id)
@@ -397,7 +398,7 @@ func TestSimReplaceEveryNode(t *testing.T) {
 				<-c.lives
 				c.awaitVoter(6, 6)
 			}
-			c.mustChange(load.any(), memberRequest{Op: membership.OpRemove, ID: old})
+			c.mustChange(load.any(), reconfig.Request{Op: membership.OpRemove, ID: old})
 			if err := <-c.endOf(old); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", old, err)
 			}
@@ -498,7 +499,7 @@ func TestSimChangesUnderFaults(t *testing.T) {
 					srv := c.nodes[up[rng.IntN(len(up))]].srv
 					<-c.lives
 					r := randomRequest(rng, srv, fmt.Sprintf("http://10.2.%d.%d:2380", i, n))
-					id, err := srv.members.change(context.Background(), r)
+					id, err := srv.members.Change(context.Background(), r)
 					if m, _ := srv.kv.Membership(); err == nil && r.Op.Adds() && m.Members[id].PeerURL != r.PeerURL && !m.Removed[id] {
 						t.Errorf("%+v: added as %d, which is %+v", r, id, m.Members[id])
 					}
@@ -531,28 +532,28 @@ func TestSimChangesUnderFaults(t *testing.T) {
 
 // randomRequest returns any request that leaves the five nodes of a test in the
 // cluster, where they are.
-func randomRequest(rng *rand.Rand, srv *server, url string) memberRequest {
+func randomRequest(rng *rand.Rand, srv *server, url string) reconfig.Request {
 	m, _ := srv.kv.Membership()
 	first := uint64(rng.IntN(5) + 1)
 	added := membership.SortedKeys(m.Members)
 	other := added[rng.IntN(len(added))]
 	switch rng.IntN(6) {
 	case 0:
-		return memberRequest{Op: membership.OpMakeLearner, ID: first}
+		return reconfig.Request{Op: membership.OpMakeLearner, ID: first}
 	case 1:
-		return memberRequest{Op: membership.OpLead, ID: uint64(rng.IntN(6))}
+		return reconfig.Request{Op: membership.OpLead, ID: uint64(rng.IntN(6))}
 	case 2:
-		return memberRequest{Op: membership.OpMakeVoter, ID: first}
+		return reconfig.Request{Op: membership.OpMakeVoter, ID: first}
 	case 3:
 		if other > 5 {
-			return memberRequest{Op: membership.OpMove, ID: other, PeerURL: url}
+			return reconfig.Request{Op: membership.OpMove, ID: other, PeerURL: url}
 		}
 	case 4:
 		if other > 5 {
-			return memberRequest{Op: membership.OpRemove, ID: other}
+			return reconfig.Request{Op: membership.OpRemove, ID: other}
 		}
 	}
-	return memberRequest{Op: membership.OpAddLearner, PeerURL: url}
+	return reconfig.Request{Op: membership.OpAddLearner, PeerURL: url}
 }
 
 // What a node that is removed says did not happen never does: the history, which
@@ -585,7 +586,7 @@ func TestSimRequestsOfARemovedNode(t *testing.T) {
 			if c.nodes[other].srv == nil {
 				other = other%3 + 1
 			}
-			c.mustChange(other, memberRequest{Op: membership.OpRemove, ID: id})
+			c.mustChange(other, reconfig.Request{Op: membership.OpRemove, ID: id})
 			wg.Wait()
 			if err := c.ended(id); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", id, err)

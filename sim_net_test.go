@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"raftkv/internal/address"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/refusal"
 	"raftkv/internal/suspect"
 	"sync"
@@ -296,7 +297,7 @@ func (s *simNet) arrive(sender *server, m *raftpb.Message, lost bool) {
 	if errors.As(err, &refused) && refused.Kind == refusal.RefusedSender {
 		// Its streams and single requests say where it is, and come from there.
 		from := sender.cfg.PeerURL
-		target.node.known.claim(m.GetFrom(), from, address.HostPortOf(from))
+		target.node.known.Claim(m.GetFrom(), from, address.HostPortOf(from))
 	}
 	if errors.As(err, &refused) && refused.Status == http.StatusForbidden {
 		select {
@@ -322,24 +323,24 @@ func (s *simNet) reach(from uint64, url string) (*server, error) {
 }
 
 // asker stands in for the peer route of membership requests.
-func (s *simNet) asker(from uint64) func(context.Context, string, uint64, memberRequest) (memberReply, error) {
-	return func(ctx context.Context, url string, _ uint64, r memberRequest) (memberReply, error) {
+func (s *simNet) asker(from uint64) func(context.Context, string, uint64, reconfig.Request) (reconfig.Reply, error) {
+	return func(ctx context.Context, url string, _ uint64, r reconfig.Request) (reconfig.Reply, error) {
 		time.Sleep(simDelay)
 		srv, err := s.reach(from, url)
 		if err != nil {
-			return memberReply{}, err
+			return reconfig.Reply{}, err
 		}
-		return srv.members.serve(ctx, r), nil
+		return srv.members.Serve(ctx, r), nil
 	}
 }
 
-func (s *simNet) viewer(from uint64) func(context.Context, string) (map[uint64]peerView, error) {
-	return func(ctx context.Context, url string) (map[uint64]peerView, error) {
+func (s *simNet) viewer(from uint64) func(context.Context, string) (map[uint64]reconfig.View, error) {
+	return func(ctx context.Context, url string) (map[uint64]reconfig.View, error) {
 		srv, err := s.reach(from, url)
 		if err != nil {
 			return nil, err
 		}
-		return srv.members.leaderView(ctx), nil
+		return srv.members.LeaderView(ctx), nil
 	}
 }
 
@@ -358,26 +359,26 @@ func (s *simNet) stander(from uint64) func(context.Context, string, uint64, uint
 }
 
 // informer stands in for the peer route that tells of the cluster.
-func (s *simNet) informer(from uint64) func(context.Context, string) (clusterInfo, error) {
-	return func(_ context.Context, url string) (clusterInfo, error) {
+func (s *simNet) informer(from uint64) func(context.Context, string) (reconfig.ClusterInfo, error) {
+	return func(_ context.Context, url string) (reconfig.ClusterInfo, error) {
 		time.Sleep(simDelay)
 		srv, err := s.reach(from, url)
 		if err != nil {
-			return clusterInfo{}, err
+			return reconfig.ClusterInfo{}, err
 		}
 		return srv.clusterInfo(context.Background()), nil
 	}
 }
 
 // found is what a joining node learns from its seeds.
-func (s *simNet) found(id uint64) clusterInfo {
+func (s *simNet) found(id uint64) reconfig.ClusterInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for other, srv := range s.nodes {
 		info := srv.clusterInfo(context.Background())
-		if _, ok := info.member(id); ok && other != id {
+		if _, ok := info.Member(id); ok && other != id {
 			return info
 		}
 	}
-	return clusterInfo{}
+	return reconfig.ClusterInfo{}
 }

@@ -73,7 +73,7 @@ func TestSimOldCopyUnderANewLeader(t *testing.T) {
 			c.put(old, fmt.Sprintf("k%d", i%5), c.value())
 		}
 		c.crash(old)
-		if _, err := c.nodes[leader].srv.members.transfer(context.Background(), other); err != nil {
+		if _, err := c.nodes[leader].srv.members.Transfer(context.Background(), other); err != nil {
 			t.Fatal(err)
 		}
 		c.putBack(old, dir)
@@ -134,7 +134,7 @@ func TestSimOldCopyWithHigherBoot(t *testing.T) {
 		}
 		c.put(old, "k", c.value())
 		c.crash(old)
-		if _, err := c.nodes[leader].srv.members.transfer(context.Background(), 6-leader-old); err != nil {
+		if _, err := c.nodes[leader].srv.members.Transfer(context.Background(), 6-leader-old); err != nil {
 			t.Fatal(err)
 		}
 		c.putBack(old, dir)
@@ -184,15 +184,15 @@ func TestSimTwoHistories(t *testing.T) {
 				c.put(forgot, "new", c.value())
 				c.start(knows)
 				srv := c.nodes[knows].srv
-				c.await("the node that knows more notices", func() bool { return srv.kv.sound() != nil })
-				if err := srv.kv.sound(); !errors.Is(err, problem.ErrHistories) || problem.CodeOf(err) != "diverged" {
+				c.await("the node that knows more notices", func() bool { return srv.kv.Sound() != nil })
+				if err := srv.kv.Sound(); !errors.Is(err, problem.ErrHistories) || problem.CodeOf(err) != "diverged" {
 					t.Errorf("it says %v", err)
 				}
 				// The majority's leader hears what it lacks, if the other one's log does
 				// not reach back far enough; then the third node takes over.
 				c.await("a sound leader", func() bool {
 					leader := c.leader()
-					return leader != knows && c.nodes[leader].srv.kv.sound() == nil
+					return leader != knows && c.nodes[leader].srv.kv.Sound() == nil
 				})
 				for range 10 {
 					c.put(c.leader(), "new", c.value())
@@ -270,7 +270,7 @@ func TestSimLeaderThatForgot(t *testing.T) {
 		if err := node.Process(context.Background(), m); err != nil {
 			t.Fatal(err)
 		}
-		c.await("it notices", func() bool { return errors.Is(c.nodes[leader].srv.kv.sound(), problem.ErrHistories) })
+		c.await("it notices", func() bool { return errors.Is(c.nodes[leader].srv.kv.Sound(), problem.ErrHistories) })
 		c.await("another leads", func() bool { return c.leader() != leader })
 		c.crash(leader)
 		c.put(follower, "k", c.value())
@@ -287,7 +287,7 @@ func (c *simCluster) elections(term uint64) uint64 {
 		if now := srv.node.status.Load().Term; now >= term {
 			return now
 		}
-		_, _ = srv.members.transfer(context.Background(), 0) // if it fails, it is tried again
+		_, _ = srv.members.Transfer(context.Background(), 0) // if it fails, it is tried again
 		time.Sleep(time.Second)
 	}
 }
@@ -378,7 +378,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 						}
 					})
 				}
-				c.await("the forgotten one notices", func() bool { return errors.Is(srv.kv.sound(), problem.ErrHistories) })
+				c.await("the forgotten one notices", func() bool { return errors.Is(srv.kv.Sound(), problem.ErrHistories) })
 				c.await("another leads", func() bool {
 					leader, _, _ := c.nodes[third].srv.node.leaders.Get()
 					return leader != 0 && leader != knows
@@ -386,7 +386,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 				clients.Wait()
 				for _, id := range []uint64{forgot, third} {
 					c.put(id, "k", c.value())
-					if err := c.nodes[id].srv.kv.sound(); err != nil {
+					if err := c.nodes[id].srv.kv.Sound(); err != nil {
 						t.Errorf("node %d, of the majority, says %v", id, err)
 					}
 				}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/boot"
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
@@ -274,7 +275,7 @@ func wantNoStart(t *testing.T, dir, because string) {
 	defer lock.Close()
 	cfg := config.DefaultConfig()
 	cfg.DataDir = dir
-	if _, err := prepareDir(t.Context(), cfg, zap.NewNop(), peerclient.New()); err == nil || !strings.Contains(err.Error(), because) {
+	if _, err := boot.PrepareDir(t.Context(), cfg, zap.NewNop(), peerclient.New()); err == nil || !strings.Contains(err.Error(), because) {
 		t.Errorf("got %v, want a word on %s", err, because)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/boot"
 	"raftkv/internal/config"
 	"raftkv/internal/logging"
 	"raftkv/internal/problem"
@@ -185,7 +186,7 @@ func (c *simCluster) tryStart(id uint64) error {
 		}
 	}
 	st, err := storage.Open(log, n.dir, func(id storage.Identity, reconfigured bool) error {
-		return checkIdentity(cfg, id, reconfigured)
+		return boot.CheckIdentity(cfg, id, reconfigured)
 	})
 	if err != nil {
 		return err
@@ -195,9 +196,9 @@ func (c *simCluster) tryStart(id uint64) error {
 	}
 	st.Wal = n.disk.under(st.Wal)
 	srv := newServer(cfg, log, st, 9121)
-	srv.members.ask = c.net.asker(id)
-	srv.members.askView = c.net.viewer(id)
-	srv.node.known.askPeer = c.net.informer(id)
+	srv.members.Ask = c.net.asker(id)
+	srv.members.AskView = c.net.viewer(id)
+	srv.node.known.AskPeer = c.net.informer(id)
 	srv.node.doubts.AskStand = c.net.stander(id)
 	srv.room.Tell = c.net.diskTeller(id)
 	if c.wire != nil {
@@ -272,7 +273,7 @@ func (c *simCluster) stop(id uint64) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	if m, _ := n.srv.kv.Membership(); len(m.Voters()) > 1 {
-		_, _ = n.srv.members.transfer(ctx, 0) // as server.drain: it stops all the same
+		_, _ = n.srv.members.Transfer(ctx, 0) // as server.drain: it stops all the same
 	}
 	c.halt(n)
 	if err := n.srv.closeStorage(n.err); err != nil {
@@ -490,7 +491,7 @@ func (c *simCluster) check() {
 	c.net.checkLeaders()
 	c.checkRefusals()
 	for _, id := range c.up() {
-		if err := c.nodes[id].srv.kv.sound(); err != nil {
+		if err := c.nodes[id].srv.kv.Sound(); err != nil {
 			c.t.Errorf("node %d: %v", id, err)
 		}
 		c.undoubted(c.nodes[id])

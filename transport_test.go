@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/address"
+	"raftkv/internal/boot"
 	"raftkv/internal/config"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/state"
@@ -88,7 +89,7 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 		clients, err := listen("127.0.0.1:0", newClientServer(cfg.RequestTimeout, log))
 		testkit.Must(t, err)
 		ask := peerclient.New()
-		found, err := prepareDir(t.Context(), cfg, log, ask)
+		found, err := boot.PrepareDir(t.Context(), cfg, log, ask)
 		testkit.Must(t, err)
 		s, err := openServer(t.Context(), cfg, log, found, clients.port(), ask)
 		testkit.Must(t, err)

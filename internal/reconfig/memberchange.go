@@ -1,4 +1,8 @@
-package main
+// Package reconfig answers: how does a change of the members, or of the leader, get
+// made? It finds the leader for a change, waits until the change is safe (thesis §4),
+// proposes it, and tells what became of it. The rules of what may change are in
+// package membership; who may join is asked by package boot.
+package reconfig
 
 import (
 	"context"
@@ -19,10 +23,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// memberRequest asks for a membership change, or with membership.OpLead for another
+// Request asks for a membership change, or with membership.OpLead for another
 // leader. Any node takes it; the leader decides, because only the leader knows
 // who is reachable.
-type memberRequest struct {
+type Request struct {
 	Op membership.Op `json:"op"` // any but membership.OpPromote
 	// ID is 0 if the leader is to choose: the ID of a new member, or who is to
 	// lead.
@@ -34,8 +38,8 @@ type memberRequest struct {
 	Request uint64 `json:"request,omitempty"`
 }
 
-// memberReply is the leader's answer to another node.
-type memberReply struct {
+// Reply is the leader's answer to another node.
+type Reply struct {
 	// ID is the member that was changed or added, or that leads.
 	ID uint64 `json:"id"`
 	// Index: the state reflects the change from this index on.
@@ -52,45 +56,45 @@ type memberStore interface {
 	// they were so.
 	Membership() (m membership.Membership, index uint64)
 	// sound returns nil, or why this node must not serve.
-	sound() error
+	Sound() error
 }
 
-// members carries out membership changes.
-type members struct {
-	log     *zap.Logger
-	id      uint64
-	cluster uint64
-	timeout time.Duration // of a request
-	elected time.Duration // the election timeout
-	store   memberStore
+// Members carries out membership changes.
+type Members struct {
+	Log     *zap.Logger
+	Id      uint64
+	Cluster uint64
+	Timeout time.Duration // of a request
+	Elected time.Duration // the election timeout
+	Store   memberStore
 	// call runs a function where the state of raft is, and returns when it is done.
-	call    func(ctx context.Context, f func(*raft.RawNode)) error
-	leaders *wait.Leadership
+	Call    func(ctx context.Context, f func(*raft.RawNode)) error
+	Leaders *wait.Leadership
 	// contacts is who was heard from, and when.
-	contacts *contact.Contacts
+	Contacts *contact.Contacts
 	// confirm makes sure that this node knows of everything that was committed.
-	confirm      func(ctx context.Context) error
-	appliedIndex *wait.Index
-	outcomes     *wait.Outcomes
-	life         context.Context // ends when the node stops, with the cause
+	Confirm      func(ctx context.Context) error
+	AppliedIndex *wait.Index
+	Outcomes     *wait.Outcomes
+	Life         context.Context // ends when the node stops, with the cause
 	// ask passes a request to the leader at PeerURL.
-	ask func(ctx context.Context, peerURL string, cluster uint64, r memberRequest) (memberReply, error)
+	Ask func(ctx context.Context, peerURL string, cluster uint64, r Request) (Reply, error)
 	// askView asks the leader at PeerURL how it sees the members.
-	askView func(ctx context.Context, peerURL string) (map[uint64]peerView, error)
+	AskView func(ctx context.Context, peerURL string) (map[uint64]View, error)
 	// version is that of a member's program, as far as this node knows.
-	version func(id uint64) string
+	Version func(id uint64) string
 	// who asks which process a URL leads to, and process is this one; whois.go.
-	who     func(ctx context.Context, peerURL string) (peerclient.Process, error)
-	process peerclient.Process
+	Who     func(ctx context.Context, peerURL string) (peerclient.Process, error)
+	Process peerclient.Process
 	// turn holds one token: raft takes one change at a time and drops
 	// others without a word, so they queue here.
-	turn chan struct{}
+	Turn chan struct{}
 	// waiting wakes nobody; its length tells a promotion to step aside.
-	waiting chan struct{}
+	Waiting chan struct{}
 }
 
 const (
-	maxWaitingChanges = 64
+	MaxWaitingChanges = 64
 	// promotionLag is how many entries a learner may be behind its leader, which
 	// replicates to it, to be made a voter: it then needs no more than a moment
 	// to count for the majority (thesis §4.2.1).
@@ -99,18 +103,18 @@ const (
 	lastWords = 100 * time.Millisecond
 )
 
-// change carries out a membership change, on whichever node it was asked for,
+// Change carries out a membership change, on whichever node it was asked for,
 // and returns the member's ID once this node has applied it too. A change that
 // was made before is done: so it may be tried again until the answer is known.
-func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
+func (ms *Members) Change(ctx context.Context, r Request) (id uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, ms.Timeout)
 	defer cancel()
 	if r.Op.Adds() && r.ID == 0 {
 		r.Request = max(rand.Uint64(), 1)
 	}
 	handed := false
 	for {
-		leader, _, changed := ms.leaders.Get()
+		leader, _, changed := ms.Leaders.Get()
 		if leader != 0 {
 			reply, err := ms.at(ctx, leader, r)
 			if err == nil {
@@ -124,7 +128,7 @@ func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err 
 			}
 			handed = handed || errors.Is(err, problem.ErrOutcomeUnknown)
 		}
-		pause := time.NewTimer(ms.elected / 10)
+		pause := time.NewTimer(ms.Elected / 10)
 		select {
 		case <-changed:
 		case <-pause.C:
@@ -134,9 +138,9 @@ func (ms *members) change(ctx context.Context, r memberRequest) (id uint64, err 
 				return 0, problem.ErrOutcomeUnknown
 			}
 			return 0, problem.ErrNoLeader
-		case <-ms.life.Done():
+		case <-ms.Life.Done():
 			pause.Stop()
-			if r.Op == membership.OpRemove && r.ID == ms.id && errors.Is(context.Cause(ms.life), problem.ErrRemoved) {
+			if r.Op == membership.OpRemove && r.ID == ms.Id && errors.Is(context.Cause(ms.Life), problem.ErrRemoved) {
 				return r.ID, nil // that is what was asked for
 			}
 			return 0, problem.ErrStopping
@@ -151,19 +155,19 @@ func retryable(err error) bool {
 }
 
 // at asks the leader, which may be this node.
-func (ms *members) at(ctx context.Context, leader uint64, r memberRequest) (memberReply, error) {
-	if leader == ms.id {
+func (ms *Members) at(ctx context.Context, leader uint64, r Request) (Reply, error) {
+	if leader == ms.Id {
 		return ms.lead(ctx, r)
 	}
-	m, _ := ms.store.Membership()
+	m, _ := ms.Store.Membership()
 	mem, ok := m.Members[leader]
 	if !ok {
-		return memberReply{}, problem.ErrElsewhere // this node is behind
+		return Reply{}, problem.ErrElsewhere // this node is behind
 	}
-	reply, err := ms.ask(ctx, mem.PeerURL, ms.cluster, r)
+	reply, err := ms.Ask(ctx, mem.PeerURL, ms.Cluster, r)
 	if err != nil {
-		ms.log.Info("the leader did not answer a membership request", zap.Uint64("leader", leader), zap.Error(err))
-		return memberReply{}, problem.ErrOutcomeUnknown
+		ms.Log.Info("the leader did not answer a membership request", zap.Uint64("leader", leader), zap.Error(err))
+		return Reply{}, problem.ErrOutcomeUnknown
 	}
 	err = problem.FromCode(reply.Code, reply.Detail)
 	if errors.Is(err, problem.ErrStopping) {
@@ -172,63 +176,63 @@ func (ms *members) at(ctx context.Context, leader uint64, r memberRequest) (memb
 	return reply, err
 }
 
-// serve answers another node's request.
-func (ms *members) serve(ctx context.Context, r memberRequest) memberReply {
-	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
+// Serve answers another node's request.
+func (ms *Members) Serve(ctx context.Context, r Request) Reply {
+	ctx, cancel := context.WithTimeout(ctx, ms.Timeout)
 	defer cancel()
 	reply, err := ms.lead(ctx, r)
 	if err != nil {
-		return memberReply{Code: problem.CodeOf(err), Detail: err.Error()}
+		return Reply{Code: problem.CodeOf(err), Detail: err.Error()}
 	}
 	return reply
 }
 
-// serveJoin has a node added that wants to join, whoever leads.
-func (ms *members) serveJoin(ctx context.Context, r memberRequest) memberReply {
-	id, err := ms.change(ctx, memberRequest{Op: membership.OpAdd, ID: r.ID, PeerURL: r.PeerURL})
+// ServeJoin has a node added that wants to join, whoever leads.
+func (ms *Members) ServeJoin(ctx context.Context, r Request) Reply {
+	id, err := ms.Change(ctx, Request{Op: membership.OpAdd, ID: r.ID, PeerURL: r.PeerURL})
 	if err != nil {
-		return memberReply{Code: problem.CodeOf(err), Detail: err.Error()}
+		return Reply{Code: problem.CodeOf(err), Detail: err.Error()}
 	}
-	return memberReply{ID: id}
+	return Reply{ID: id}
 }
 
 // applied waits until this node's own state reflects the change. A node that
 // has just been removed may never see it happen.
-func (ms *members) applied(ctx context.Context, r memberRequest, reply memberReply) error {
-	if r.Op == membership.OpRemove && r.ID == ms.id {
+func (ms *Members) applied(ctx context.Context, r Request, reply Reply) error {
+	if r.Op == membership.OpRemove && r.ID == ms.Id {
 		return nil
 	}
 	if r.Op == membership.OpLead {
 		return ms.knowsLeader(ctx, reply.ID)
 	}
 	select {
-	case <-ms.appliedIndex.Channel(reply.Index):
+	case <-ms.AppliedIndex.Channel(reply.Index):
 		return nil
 	case <-ctx.Done():
 		return problem.ErrOutcomeUnknown
-	case <-ms.life.Done():
+	case <-ms.Life.Done():
 		return problem.ErrOutcomeUnknown
 	}
 }
 
 // lead carries out a request on the leader.
-func (ms *members) lead(ctx context.Context, r memberRequest) (memberReply, error) {
+func (ms *Members) lead(ctx context.Context, r Request) (Reply, error) {
 	select {
-	case ms.waiting <- struct{}{}:
-		defer func() { <-ms.waiting }()
+	case ms.Waiting <- struct{}{}:
+		defer func() { <-ms.Waiting }()
 	default:
-		return memberReply{}, problem.ErrOverloaded
+		return Reply{}, problem.ErrOverloaded
 	}
 	select {
-	case ms.turn <- struct{}{}:
-		defer func() { <-ms.turn }()
+	case ms.Turn <- struct{}{}:
+		defer func() { <-ms.Turn }()
 	case <-ctx.Done():
-		return memberReply{}, problem.ErrInProgress
-	case <-ms.life.Done():
-		return memberReply{}, problem.ErrStopping
+		return Reply{}, problem.ErrInProgress
+	case <-ms.Life.Done():
+		return Reply{}, problem.ErrStopping
 	}
 	if r.Op == membership.OpLead {
-		return ms.letLead(ctx, r.ID)
+		return ms.LetLead(ctx, r.ID)
 	}
 	for {
 		reply, err := ms.makeChange(ctx, r)
@@ -243,17 +247,17 @@ func (ms *members) lead(ctx context.Context, r memberRequest) (memberReply, erro
 
 // stillFree reports whether a request without an ID can be tried again, now
 // that the ID chosen for it is taken.
-func (ms *members) stillFree(ctx context.Context, r memberRequest) bool {
-	m, _ := ms.store.Membership()
+func (ms *Members) stillFree(ctx context.Context, r Request) bool {
+	m, _ := ms.Store.Membership()
 	_, err := m.Check(membership.Change{Op: r.Op, Id: m.FreeID(r.Request), PeerURL: r.PeerURL, Request: r.Request})
 	return err == nil && ctx.Err() == nil
 }
 
 // makeChange makes one change, of the membership as it is now.
-func (ms *members) makeChange(ctx context.Context, r memberRequest) (memberReply, error) {
+func (ms *Members) makeChange(ctx context.Context, r Request) (Reply, error) {
 	m, index, err := ms.freshMembership(ctx)
 	if err != nil {
-		return memberReply{}, err
+		return Reply{}, err
 	}
 	c := membership.Change{Op: r.Op, Id: r.ID, PeerURL: r.PeerURL, Request: r.Request}
 	if c.Op.Adds() && c.Id == 0 {
@@ -262,47 +266,47 @@ func (ms *members) makeChange(ctx context.Context, r memberRequest) (memberReply
 	if c.PeerURL != "" {
 		canonical, err := address.CheckPeerURL(c.PeerURL)
 		if err != nil {
-			return memberReply{}, fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
+			return Reply{}, fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 		}
 		if canonical != c.PeerURL {
-			return memberReply{}, fmt.Errorf("%w: expected %s", problem.ErrBadPeerURL, canonical)
+			return Reply{}, fmt.Errorf("%w: expected %s", problem.ErrBadPeerURL, canonical)
 		}
 	}
 	done, err := m.Check(c)
 	if err != nil || done {
-		return memberReply{ID: c.Id, Index: index}, err
+		return Reply{ID: c.Id, Index: index}, err
 	}
 	if c.PeerURL != "" {
 		if err := ms.checkOneNode(ctx, m, c.Id, c.PeerURL); err != nil {
-			return memberReply{}, err
+			return Reply{}, err
 		}
 	}
 	if !r.Force {
 		if err := ms.guard(ctx, m, c); err != nil {
-			return memberReply{}, err
+			return Reply{}, err
 		}
 	}
-	if c.Id == ms.id && len(m.Voters()) > 1 {
-		return memberReply{}, ms.handOver(ctx)
+	if c.Id == ms.Id && len(m.Voters()) > 1 {
+		return Reply{}, ms.HandOver(ctx)
 	}
 	index, err = ms.commit(ctx, c)
-	return memberReply{ID: c.Id, Index: index}, err
+	return Reply{ID: c.Id, Index: index}, err
 }
 
 // freshMembership returns the membership as this leader has to judge by: with
 // everything applied that was committed before it came to lead. Else a former
 // leader's change could be overlooked.
-func (ms *members) freshMembership(ctx context.Context) (membership.Membership, uint64, error) {
-	if leader, _, _ := ms.leaders.Get(); leader != ms.id {
+func (ms *Members) freshMembership(ctx context.Context) (membership.Membership, uint64, error) {
+	if leader, _, _ := ms.Leaders.Get(); leader != ms.Id {
 		return membership.Membership{}, 0, problem.ErrElsewhere
 	}
-	if ms.store.sound() != nil {
+	if ms.Store.Sound() != nil {
 		return membership.Membership{}, 0, problem.ErrElsewhere // it is giving up leadership
 	}
-	if err := ms.confirm(ctx); err != nil {
+	if err := ms.Confirm(ctx); err != nil {
 		return membership.Membership{}, 0, problem.ErrNoLeader
 	}
-	m, index := ms.store.Membership()
+	m, index := ms.Store.Membership()
 	return m, index, nil
 }
 
@@ -310,7 +314,7 @@ func (ms *members) freshMembership(ctx context.Context) (membership.Membership, 
 // than the cluster then needs for a majority. A node may have died a moment ago;
 // so reachable is who is heard from after its last words have come, which a round
 // of heartbeats asks for. It waits a little before it says no.
-func (ms *members) guard(ctx context.Context, m membership.Membership, c membership.Change) error {
+func (ms *Members) guard(ctx context.Context, m membership.Membership, c membership.Change) error {
 	after := m.Clone()
 	after.Apply(c)
 	voters := after.Voters()
@@ -318,29 +322,29 @@ func (ms *members) guard(ctx context.Context, m membership.Membership, c members
 		return nil
 	}
 	select {
-	case <-time.After(min(lastWords, ms.elected/10)):
+	case <-time.After(min(lastWords, ms.Elected/10)):
 	case <-ctx.Done():
 		return problem.ErrInProgress
 	}
 	asked := time.Now()
-	if err := ms.confirm(ctx); err != nil {
+	if err := ms.Confirm(ctx); err != nil {
 		return problem.ErrNoLeader
 	}
-	tick := time.NewTicker(ms.elected / 50)
+	tick := time.NewTicker(ms.Elected / 50)
 	defer tick.Stop()
 	for {
 		n := ms.countHeard(voters, asked)
 		if n > len(voters)/2 {
 			return nil
 		}
-		if time.Since(asked) >= ms.elected {
+		if time.Since(asked) >= ms.Elected {
 			return fmt.Errorf("%w: %d of %d voters would be reachable", problem.ErrWouldLose, n, len(voters))
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return problem.ErrInProgress
-		case <-ms.life.Done():
+		case <-ms.Life.Done():
 			return problem.ErrStopping
 		}
 	}
@@ -348,9 +352,9 @@ func (ms *members) guard(ctx context.Context, m membership.Membership, c members
 
 // countHeard returns how many of the nodes this one has had a raft message from
 // since then, itself included.
-func (ms *members) countHeard(ids []uint64, since time.Time) (n int) {
+func (ms *Members) countHeard(ids []uint64, since time.Time) (n int) {
 	for _, id := range ids {
-		if id == ms.id || ms.contacts.Last(id).After(since) {
+		if id == ms.Id || ms.Contacts.Last(id).After(since) {
 			n++
 		}
 	}
@@ -360,27 +364,27 @@ func (ms *members) countHeard(ids []uint64, since time.Time) (n int) {
 // commit proposes a change and waits until it is applied. raft drops a change
 // without a word while an earlier one is not applied yet, so it is proposed
 // again; the second of two does nothing.
-func (ms *members) commit(ctx context.Context, c membership.Change) (index uint64, err error) {
+func (ms *Members) commit(ctx context.Context, c membership.Change) (index uint64, err error) {
 	if c.Request == 0 {
 		c.Request = max(rand.Uint64(), 1)
 	}
-	outcome, cancel := ms.outcomes.Register(c.Request)
+	outcome, cancel := ms.Outcomes.Register(c.Request)
 	defer cancel()
 	for {
 		err := ms.propose(ctx, c)
 		if err != nil {
 			return 0, err
 		}
-		again := time.NewTimer(ms.elected / 2)
+		again := time.NewTimer(ms.Elected / 2)
 		select {
 		case err := <-outcome:
 			again.Stop()
-			return ms.appliedIndex.Get(), err
+			return ms.AppliedIndex.Get(), err
 		case <-again.C:
 		case <-ctx.Done():
 			again.Stop()
 			return 0, problem.ErrOutcomeUnknown
-		case <-ms.life.Done():
+		case <-ms.Life.Done():
 			again.Stop()
 			return 0, problem.ErrOutcomeUnknown
 		}
@@ -389,13 +393,13 @@ func (ms *members) commit(ctx context.Context, c membership.Change) (index uint6
 
 // propose hands a change to raft. What raft does not take is tried again by
 // commit, or by the node that asked.
-func (ms *members) propose(ctx context.Context, c membership.Change) error {
+func (ms *Members) propose(ctx context.Context, c membership.Change) error {
 	leads := false
-	err := ms.call(ctx, func(rn *raft.RawNode) {
+	err := ms.Call(ctx, func(rn *raft.RawNode) {
 		if leads = rn.BasicStatus().RaftState == raft.StateLeader; leads {
 			err := rn.ProposeConfChange(c.ConfChange())
 			if err != nil {
-				ms.log.Debug("raft did not take a membership change", zap.Error(err))
+				ms.Log.Debug("raft did not take a membership change", zap.Error(err))
 			}
 		}
 	})
@@ -408,22 +412,22 @@ func (ms *members) propose(ctx context.Context, c membership.Change) error {
 	return nil
 }
 
-// peerView is what only the leader knows of a member.
-type peerView struct {
+// View is what only the leader knows of a member.
+type View struct {
 	Reachable bool   `json:"reachable"`
 	Match     uint64 `json:"match"` // the highest index that its log is known to share
 	// Version is that of the member's program, empty if the leader does not know it.
 	Version string `json:"version,omitempty"`
 }
 
-// leaderView returns how this node, as the leader, sees the members; nothing
+// LeaderView returns how this node, as the leader, sees the members; nothing
 // if it does not lead.
-func (ms *members) leaderView(ctx context.Context) map[uint64]peerView {
-	view := make(map[uint64]peerView)
-	err := ms.call(ctx, func(rn *raft.RawNode) {
+func (ms *Members) LeaderView(ctx context.Context) map[uint64]View {
+	view := make(map[uint64]View)
+	err := ms.Call(ctx, func(rn *raft.RawNode) {
 		for id, p := range rn.Status().Progress {
-			near := id == ms.id || time.Since(ms.contacts.Last(id)) <= ms.elected
-			view[id] = peerView{Reachable: near, Match: p.Match, Version: ms.version(id)}
+			near := id == ms.Id || time.Since(ms.Contacts.Last(id)) <= ms.Elected
+			view[id] = View{Reachable: near, Match: p.Match, Version: ms.Version(id)}
 		}
 	})
 	if err != nil {
@@ -432,34 +436,34 @@ func (ms *members) leaderView(ctx context.Context) map[uint64]peerView {
 	return view
 }
 
-// view returns how the leader sees the members; nil if it cannot be asked.
-func (ms *members) view(ctx context.Context) map[uint64]peerView {
-	leader, _, _ := ms.leaders.Get()
-	if leader == ms.id {
-		return ms.leaderView(ctx)
+// View returns how the leader sees the members; nil if it cannot be asked.
+func (ms *Members) View(ctx context.Context) map[uint64]View {
+	leader, _, _ := ms.Leaders.Get()
+	if leader == ms.Id {
+		return ms.LeaderView(ctx)
 	}
-	m, _ := ms.store.Membership()
+	m, _ := ms.Store.Membership()
 	mem, ok := m.Members[leader]
 	if !ok {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, ms.elected)
+	ctx, cancel := context.WithTimeout(ctx, ms.Elected)
 	defer cancel()
-	view, err := ms.askView(ctx, mem.PeerURL)
+	view, err := ms.AskView(ctx, mem.PeerURL)
 	if err != nil {
-		ms.log.Debug("the leader did not say how it sees the members", zap.Error(err))
+		ms.Log.Debug("the leader did not say how it sees the members", zap.Error(err))
 	}
 	return view
 }
 
-// run makes learners voters once they have caught up, while this node leads.
-func (ms *members) run(ctx context.Context) error {
-	tick := time.NewTicker(ms.elected / 4)
+// Run makes learners voters once they have caught up, while this node leads.
+func (ms *Members) Run(ctx context.Context) error {
+	tick := time.NewTicker(ms.Elected / 4)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			if leader, _, _ := ms.leaders.Get(); leader == ms.id {
+			if leader, _, _ := ms.Leaders.Get(); leader == ms.Id {
 				ms.promote(ctx)
 			}
 		case <-ctx.Done():
@@ -470,34 +474,34 @@ func (ms *members) run(ctx context.Context) error {
 
 // promote makes one learner that has caught up a voter. It gives way to
 // requests: a person's change goes first.
-func (ms *members) promote(ctx context.Context) {
+func (ms *Members) promote(ctx context.Context) {
 	id, err := ms.readyLearner(ctx)
-	if err != nil || id == 0 || len(ms.waiting) > 0 {
+	if err != nil || id == 0 || len(ms.Waiting) > 0 {
 		return
 	}
 	select {
-	case ms.turn <- struct{}{}:
-		defer func() { <-ms.turn }()
+	case ms.Turn <- struct{}{}:
+		defer func() { <-ms.Turn }()
 	default:
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, ms.timeout)
+	ctx, cancel := context.WithTimeout(ctx, ms.Timeout)
 	defer cancel()
-	ms.log.Debug("a learner has caught up and becomes a voter", zap.Uint64("member", id))
+	ms.Log.Debug("a learner has caught up and becomes a voter", zap.Uint64("member", id))
 	if _, err := ms.commit(ctx, membership.Change{Op: membership.OpPromote, Id: id}); err != nil {
-		ms.log.Warn("promotion did not go through; trying again", zap.Uint64("member", id), zap.Error(err))
+		ms.Log.Warn("promotion did not go through; trying again", zap.Uint64("member", id), zap.Error(err))
 	}
 }
 
 // readyLearner returns a learner that can become a voter: it has caught up, and
 // it has published whose directory has its ID, so that it cannot lose that and
 // come back as if it had never voted.
-func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
-	m, _ := ms.store.Membership()
-	err = ms.call(ctx, func(rn *raft.RawNode) {
+func (ms *Members) readyLearner(ctx context.Context) (id uint64, err error) {
+	m, _ := ms.Store.Membership()
+	err = ms.Call(ctx, func(rn *raft.RawNode) {
 		st := rn.Status()
 		for i, p := range st.Progress {
-			recent := time.Since(ms.contacts.Last(i)) <= ms.elected
+			recent := time.Since(ms.Contacts.Last(i)) <= ms.Elected
 			if p.IsLearner && recent && !m.Members[i].Pinned && m.Members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+promotionLag >= st.GetCommit() {
 				id = i
 			}
@@ -508,24 +512,24 @@ func (ms *members) readyLearner(ctx context.Context) (id uint64, err error) {
 
 // checkOneNode refuses a URL, for the member id, that leads to another member.
 // Nobody has to answer: a member may be added before it runs.
-func (ms *members) checkOneNode(ctx context.Context, m membership.Membership, id uint64, peerURL string) error {
-	if ms.who == nil {
+func (ms *Members) checkOneNode(ctx context.Context, m membership.Membership, id uint64, peerURL string) error {
+	if ms.Who == nil {
 		return nil
 	}
-	found := peerclient.Processes(ctx, []string{peerURL}, ms.who)
+	found := peerclient.Processes(ctx, []string{peerURL}, ms.Who)
 	process, ok := found[peerURL]
 	if !ok {
 		return nil
 	}
 	var urls []string
 	for _, mem := range m.Sorted() {
-		if mem.ID != id && mem.ID != ms.id {
+		if mem.ID != id && mem.ID != ms.Id {
 			urls = append(urls, mem.PeerURL)
 		}
 	}
-	at := peerclient.Processes(ctx, urls, ms.who)
-	if me, ok := m.Members[ms.id]; ok && ms.id != id {
-		at[me.PeerURL] = ms.process
+	at := peerclient.Processes(ctx, urls, ms.Who)
+	if me, ok := m.Members[ms.Id]; ok && ms.Id != id {
+		at[me.PeerURL] = ms.Process
 	}
 	for _, mem := range m.Sorted() {
 		if mem.ID != id && at[mem.PeerURL] == process {

@@ -1,4 +1,4 @@
-package main
+package boot
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"raftkv/internal/contact"
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
+	"raftkv/internal/peerport"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/refusal"
 	"raftkv/internal/transport"
 	"raftkv/internal/wait"
@@ -48,30 +50,30 @@ const (
 	lonelyAfter = 3
 )
 
-// acquaintances is who may talk to this node's raft. The zero value knows
+// Acquaintances is who may talk to this node's raft. The zero value knows
 // nobody.
-type acquaintances struct {
-	log     *zap.Logger
-	self    selfID
-	cluster uint64
-	tick    time.Duration
-	elected time.Duration // the election timeout
-	seeds   []string      // peer URLs of the command line
-	store   acquaintStore
-	applied *wait.Index
+type Acquaintances struct {
+	Log     *zap.Logger
+	Self    Self
+	Cluster uint64
+	Tick    time.Duration
+	Elected time.Duration // the election timeout
+	Seeds   []string      // peer URLs of the command line
+	Store   acquaintStore
+	Applied *wait.Index
 	// contacts is who was heard from, and when.
-	contacts *contact.Contacts
+	Contacts *contact.Contacts
 	// role is what raft knew of its role last; nil before the start.
-	role func() *contact.RaftStatus
-	// askPeer asks the peer at a URL what it knows of the cluster.
-	askPeer func(ctx context.Context, peerURL string) (clusterInfo, error)
-	gate    gate
-	wake    chan struct{} // an inquiry is wanted
+	Role func() *contact.RaftStatus
+	// AskPeer asks the peer at a URL what it knows of the cluster.
+	AskPeer func(ctx context.Context, peerURL string) (reconfig.ClusterInfo, error)
+	Gate    Gate
+	Wake    chan struct{} // an inquiry is wanted
 
 	mu      sync.Mutex
 	peers   transport.PeerDirectory
 	members membership.Membership  // as this node's state has them
-	learned map[uint64]*learnedOne // told of by others; in the transport, too
+	Learned map[uint64]*learnedOne // told of by others; in the transport, too
 	claims  map[string]claim       // by the address that it came from
 	term    uint64                 // the highest that a member told of
 }
@@ -81,7 +83,7 @@ type acquaintStore interface {
 	Membership() (m membership.Membership, index uint64)
 	// proven reports whether the cluster has agreed that this node's ID belongs
 	// to its data directory.
-	proven() bool
+	Proven() bool
 }
 
 // learnedOne is a member that is not in this node's state yet.
@@ -97,19 +99,19 @@ type claim struct {
 	url string
 }
 
-// settle takes over the members of the state, and returns those told of by
+// Settle takes over the members of the state, and returns those told of by
 // others that have been removed since.
-func (a *acquaintances) settle(peers transport.PeerDirectory, m membership.Membership) (gone []uint64) {
+func (a *Acquaintances) Settle(peers transport.PeerDirectory, m membership.Membership) (gone []uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.peers, a.members = peers, m
 	for id := range m.Members {
 		a.addMember(id)
 	}
-	for id := range a.learned {
+	for id := range a.Learned {
 		if m.Removed[id] {
 			gone = append(gone, id)
-			delete(a.learned, id)
+			delete(a.Learned, id)
 		}
 	}
 	return gone
@@ -117,52 +119,52 @@ func (a *acquaintances) settle(peers transport.PeerDirectory, m membership.Membe
 
 // addMember has the transport know a member, at the URL that the state gives
 // it. The caller holds a.mu.
-func (a *acquaintances) addMember(id uint64) {
+func (a *Acquaintances) addMember(id uint64) {
 	mem, ok := a.members.Members[id]
-	if !ok || id == a.self.node {
+	if !ok || id == a.Self.Node {
 		return
 	}
 	a.peers.AddPeer(types.ID(id), []string{mem.PeerURL}) // it may have been let go a moment ago
-	if l := a.learned[id]; l != nil && l.url != mem.PeerURL {
+	if l := a.Learned[id]; l != nil && l.url != mem.PeerURL {
 		a.peers.UpdatePeer(types.ID(id), []string{mem.PeerURL})
 	}
-	delete(a.learned, id)
+	delete(a.Learned, id)
 }
 
-// knows reports whether a node is a member as far as this node knows, and notes
+// Knows reports whether a node is a member as far as this node knows, and notes
 // that it was heard of.
-func (a *acquaintances) knows(id uint64) bool {
+func (a *Acquaintances) Knows(id uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if _, ok := a.members.Members[id]; ok {
 		return true
 	}
-	l, ok := a.learned[id]
+	l, ok := a.Learned[id]
 	if ok {
 		l.heard = time.Now()
 	}
 	return ok
 }
 
-// highestTerm is the highest term that a member told of when it was asked.
-func (a *acquaintances) highestTerm() uint64 {
+// HighestTerm is the highest term that a member told of when it was asked.
+func (a *Acquaintances) HighestTerm() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.term
 }
 
-// ask has the members asked soon. It does not wait.
-func (a *acquaintances) ask() {
+// Ask has the members asked soon. It does not wait.
+func (a *Acquaintances) Ask() {
 	select {
-	case a.wake <- struct{}{}:
+	case a.Wake <- struct{}{}:
 	default:
 	}
 }
 
-// claim notes what a request says of its sender, a node that this one does not
+// Claim notes what a request says of its sender, a node that this one does not
 // know: its ID, and the peer URLs of which it takes no more than the port.
-func (a *acquaintances) claim(id uint64, urls, remoteAddr string) {
-	defer a.ask()
+func (a *Acquaintances) Claim(id uint64, urls, remoteAddr string) {
+	defer a.Ask()
 	first, _, _ := strings.Cut(urls, ",")
 	host, _, err := net.SplitHostPort(remoteAddr)
 	if err != nil {
@@ -192,11 +194,11 @@ func (a *acquaintances) claim(id uint64, urls, remoteAddr string) {
 
 // takeClaims returns some of those that are waiting, in no order, and drops
 // the others: who means it comes again.
-func (a *acquaintances) takeClaims() (claims []claim) {
+func (a *Acquaintances) takeClaims() (claims []claim) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, c := range a.claims {
-		if _, known := a.learned[c.id]; !known && len(claims) < maxClaimsAsked {
+		if _, known := a.Learned[c.id]; !known && len(claims) < maxClaimsAsked {
 			claims = append(claims, c)
 		}
 	}
@@ -206,31 +208,31 @@ func (a *acquaintances) takeClaims() (claims []claim) {
 
 // learn takes a node for a member of which the state does not know yet, and
 // tells the transport where it is.
-func (a *acquaintances) learn(id uint64, peerURL string) bool {
+func (a *Acquaintances) learn(id uint64, peerURL string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	_, isMember := a.members.Members[id]
-	_, isLearned := a.learned[id]
-	if isMember || isLearned || id == a.self.node || address.CheckID(id) != nil || a.members.Removed[id] ||
-		!address.IsPlainPeerURL(peerURL) || len(a.learned) >= maxLearned || a.peers == nil {
+	_, isLearned := a.Learned[id]
+	if isMember || isLearned || id == a.Self.Node || address.CheckID(id) != nil || a.members.Removed[id] ||
+		!address.IsPlainPeerURL(peerURL) || len(a.Learned) >= maxLearned || a.peers == nil {
 		return false
 	}
-	if a.learned == nil {
-		a.learned = make(map[uint64]*learnedOne)
+	if a.Learned == nil {
+		a.Learned = make(map[uint64]*learnedOne)
 	}
-	a.learned[id] = &learnedOne{peerURL, time.Now()}
+	a.Learned[id] = &learnedOne{peerURL, time.Now()}
 	a.peers.AddPeer(types.ID(id), []string{peerURL})
 	return true
 }
 
 // silent forgets those who have been silent for long, and returns them.
-func (a *acquaintances) silent(now time.Time) (ids []uint64) {
+func (a *Acquaintances) silent(now time.Time) (ids []uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for id, l := range a.learned {
+	for id, l := range a.Learned {
 		if now.Sub(l.heard) >= learnedFor {
 			ids = append(ids, id)
-			delete(a.learned, id)
+			delete(a.Learned, id)
 		}
 	}
 	return ids
@@ -239,8 +241,8 @@ func (a *acquaintances) silent(now time.Time) (ids []uint64) {
 // part lets go of one who has been silent. The transport may wait for a
 // connection then, so no lock is held; if the state has come to know the member
 // meanwhile, it is added again.
-func (a *acquaintances) part(id uint64) {
-	a.gate.forget(id)
+func (a *Acquaintances) part(id uint64) {
+	a.Gate.Forget(id)
 	a.mu.Lock()
 	peers := a.peers
 	a.mu.Unlock()
@@ -250,21 +252,21 @@ func (a *acquaintances) part(id uint64) {
 	a.addMember(id)
 }
 
-// noteTerm notes a term that a member told of when it was asked.
-func (a *acquaintances) noteTerm(term uint64) {
+// NoteTerm notes a term that a member told of when it was asked.
+func (a *Acquaintances) NoteTerm(term uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.term = max(a.term, min(term, maxTerm))
+	a.term = max(a.term, min(term, peerport.MaxTerm))
 }
 
 // urls returns where the members are that this node knows.
-func (a *acquaintances) urls(more []string) []string {
+func (a *Acquaintances) urls(more []string) []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	seen := make(map[string]bool)
 	var urls []string
 	for _, mem := range a.members.Sorted() {
-		if mem.ID != a.self.node && !seen[mem.PeerURL] {
+		if mem.ID != a.Self.Node && !seen[mem.PeerURL] {
 			seen[mem.PeerURL] = true
 			urls = append(urls, mem.PeerURL)
 		}
@@ -278,29 +280,29 @@ func (a *acquaintances) urls(more []string) []string {
 	return urls
 }
 
-// url returns where a member is, as the state or another member says; "" if none
+// Url returns where a member is, as the state or another member says; "" if none
 // of them does.
-func (a *acquaintances) url(id uint64) string {
+func (a *Acquaintances) Url(id uint64) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if mem, ok := a.members.Members[id]; ok {
 		return mem.PeerURL
 	}
-	if l, ok := a.learned[id]; ok {
+	if l, ok := a.Learned[id]; ok {
 		return l.url
 	}
 	return ""
 }
 
-func (a *acquaintances) changes() uint64 {
+func (a *Acquaintances) changes() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.members.Changes
 }
 
 // introduce takes over what a member says of the others.
-func (a *acquaintances) introduce(info clusterInfo) {
-	a.noteTerm(info.Term)
+func (a *Acquaintances) introduce(info reconfig.ClusterInfo) {
+	a.NoteTerm(info.Term)
 	if info.Changes < a.changes() {
 		return // it is behind
 	}
@@ -310,21 +312,21 @@ func (a *acquaintances) introduce(info clusterInfo) {
 }
 
 // meet takes a node for a member; its ID may have to be proven to it first.
-func (a *acquaintances) meet(id uint64, peerURL string) {
+func (a *Acquaintances) meet(id uint64, peerURL string) {
 	if a.learn(id, peerURL) {
-		a.gate.learn(id, peerURL)
-		a.log.Info("a member that this node did not know yet", zap.Uint64("id", id), zap.String("peer-url", peerURL))
+		a.Gate.Learn(id, peerURL)
+		a.Log.Info("a member that this node did not know yet", zap.Uint64("id", id), zap.String("peer-url", peerURL))
 	}
 }
 
-// getAcquainted asks about strangers when any have knocked, no more than once in
+// GetAcquainted asks about strangers when any have knocked, no more than once in
 // askInterval.
-func (a *acquaintances) getAcquainted(ctx context.Context) error {
+func (a *Acquaintances) GetAcquainted(ctx context.Context) error {
 	began := time.Now()
 	for {
 		wanted := true
 		select {
-		case <-a.wake:
+		case <-a.Wake:
 		case <-time.After(learnedFor):
 			wanted = false
 		case <-ctx.Done():
@@ -350,22 +352,22 @@ func (a *acquaintances) getAcquainted(ctx context.Context) error {
 
 // lonely reports whether this node has heard of no leader for long, since began
 // at the earliest.
-func (a *acquaintances) lonely(began time.Time) bool {
-	heard := a.contacts.LeaderHeard()
+func (a *Acquaintances) lonely(began time.Time) bool {
+	heard := a.Contacts.LeaderHeard()
 	if heard == nil {
 		heard = &began
 	}
-	if st := a.role(); heard.IsZero() || st == nil || st.Leader != 0 {
+	if st := a.Role(); heard.IsZero() || st == nil || st.Leader != 0 {
 		return false
 	}
-	return time.Since(began) >= lonelyAfter*a.elected && time.Since(*heard) >= lonelyAfter*a.elected
+	return time.Since(began) >= lonelyAfter*a.Elected && time.Since(*heard) >= lonelyAfter*a.Elected
 }
 
 // askMembers asks those whom this node knows who else is a member. The one that
 // knows of the most changes is believed.
-func (a *acquaintances) askMembers(ctx context.Context) {
-	urls := a.urls(a.seeds)
-	answers := make(chan clusterInfo, len(urls))
+func (a *Acquaintances) askMembers(ctx context.Context) {
+	urls := a.urls(a.Seeds)
+	answers := make(chan reconfig.ClusterInfo, len(urls))
 	var asked sync.WaitGroup
 	for _, u := range urls {
 		asked.Go(func() {
@@ -376,9 +378,9 @@ func (a *acquaintances) askMembers(ctx context.Context) {
 	}
 	asked.Wait()
 	close(answers)
-	var newest clusterInfo
+	var newest reconfig.ClusterInfo
 	for info := range answers {
-		a.noteTerm(info.Term)
+		a.NoteTerm(info.Term)
 		if info.Changes >= newest.Changes {
 			newest = info
 		}
@@ -388,11 +390,11 @@ func (a *acquaintances) askMembers(ctx context.Context) {
 
 // askStrangers asks those who say that they are members, each at the address
 // from which it came.
-func (a *acquaintances) askStrangers(ctx context.Context, claims []claim) {
+func (a *Acquaintances) askStrangers(ctx context.Context, claims []claim) {
 	for _, c := range claims {
 		info, err := a.askOne(ctx, c.url)
 		if err == nil && a.vouches(info, c.id) {
-			a.noteTerm(info.Term)
+			a.NoteTerm(info.Term)
 			a.meet(c.id, c.url)
 		}
 	}
@@ -400,18 +402,18 @@ func (a *acquaintances) askStrangers(ctx context.Context, claims []claim) {
 
 // vouches reports whether an answer can come from a cluster that has gone on
 // without this node, with a stranger for a member.
-func (a *acquaintances) vouches(info clusterInfo, id uint64) bool {
-	_, isMember := info.member(id)
-	me, amMember := info.member(a.self.node)
+func (a *Acquaintances) vouches(info reconfig.ClusterInfo, id uint64) bool {
+	_, isMember := info.Member(id)
+	me, amMember := info.Member(a.Self.Node)
 	return isMember && amMember && !a.isAnothers(me) && info.Changes > a.changes()
 }
 
 // askOne asks the peer at a URL what it knows of this cluster.
-func (a *acquaintances) askOne(ctx context.Context, peerURL string) (clusterInfo, error) {
+func (a *Acquaintances) askOne(ctx context.Context, peerURL string) (reconfig.ClusterInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, peerclient.AskTimeout)
 	defer cancel()
-	info, err := a.askPeer(ctx, peerURL)
-	if err == nil && info.ClusterID != a.cluster {
+	info, err := a.AskPeer(ctx, peerURL)
+	if err == nil && info.ClusterID != a.Cluster {
 		err = errOtherCluster
 	}
 	return info, err

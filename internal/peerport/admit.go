@@ -1,4 +1,4 @@
-package main
+package peerport
 
 import (
 	"encoding/binary"
@@ -19,23 +19,23 @@ import (
 // has to say of it is checked on the raft loop.
 
 const (
-	// maxTerm is above every term that elections reach: one a millisecond for
+	// MaxTerm is above every term that elections reach: one a millisecond for
 	// 8,900 years.
-	maxTerm = 1 << 48
-	// maxTermLeap is by how much a message's term may be above this node's. A
+	MaxTerm = 1 << 48
+	// MaxTermLeap is by how much a message's term may be above this node's. A
 	// node that was away for a century of elections passes.
-	maxTermLeap = 1 << 32
-	// maxReadContext bounds the context of a round of ReadIndex.
-	maxReadContext = 256
+	MaxTermLeap = 1 << 32
+	// MaxReadContext bounds the context of a round of ReadIndex.
+	MaxReadContext = 256
 	// heartbeatContext is the length of the context by which raft tells rounds of
 	// heartbeats apart.
 	heartbeatContext = 8
 )
 
-// peerMessages are the types that peers send. MsgTransferLeader is not among
+// PeerMessages are the types that peers send. MsgTransferLeader is not among
 // them: a leader transfers leadership by itself, and raft panics when the
 // message has to be passed on.
-var peerMessages = map[raftpb.MessageType]func(*raftpb.Message) error{
+var PeerMessages = map[raftpb.MessageType]func(*raftpb.Message) error{
 	raftpb.MsgProp:          checkProposal,
 	raftpb.MsgApp:           checkAppend,
 	raftpb.MsgAppResp:       nil,
@@ -55,9 +55,9 @@ func malformed(format string, args ...any) error {
 	return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf(format, args...)}
 }
 
-// checkMessage refuses what no peer sends.
-func checkMessage(m *raftpb.Message) error {
-	check, ok := peerMessages[m.GetType()]
+// CheckMessage refuses what no peer sends.
+func CheckMessage(m *raftpb.Message) error {
+	check, ok := PeerMessages[m.GetType()]
 	if !ok {
 		return malformed("a %s message does not come from a peer", m.GetType())
 	}
@@ -72,56 +72,56 @@ func checkMessage(m *raftpb.Message) error {
 	return check(m)
 }
 
-// admission decides which messages get to raft.
-type admission struct {
-	id        uint64
-	isRemoved func(id uint64) bool
-	known     admitted
+// Admission decides which messages get to raft.
+type Admission struct {
+	Id        uint64
+	IsRemoved func(id uint64) bool
+	Known     admitted
 	// role is what raft knew of its role last; nil before the start.
-	role func() *contact.RaftStatus
+	Role func() *contact.RaftStatus
 }
 
 // admitted is who may talk to this node's raft.
 type admitted interface {
 	// knows reports whether a node is a member, and notes that it was heard of.
-	knows(id uint64) bool
+	Knows(id uint64) bool
 	// passes reports whether this node's ID is proven to a peer.
-	passes(id uint64) bool
+	Passes(id uint64) bool
 	// ask has the members asked who else there is. It does not wait.
-	ask()
+	Ask()
 	// highestTerm is the highest term that a member told of when it was asked.
-	highestTerm() uint64
+	HighestTerm() uint64
 	// claim notes what a stranger says of itself.
-	claim(id uint64, urls, remoteAddr string)
+	Claim(id uint64, urls, remoteAddr string)
 }
 
-// admit refuses a message that cannot be meant for this node, or would stop it.
-func (a *admission) admit(m *raftpb.Message) error {
+// Admit refuses a message that cannot be meant for this node, or would stop it.
+func (a *Admission) Admit(m *raftpb.Message) error {
 	from := m.GetFrom()
 	switch {
-	case m.GetTo() != a.id:
-		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("message for node %d came to node %d", m.GetTo(), a.id)}
-	case from == a.id || address.CheckID(from) != nil:
+	case m.GetTo() != a.Id:
+		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("message for node %d came to node %d", m.GetTo(), a.Id)}
+	case from == a.Id || address.CheckID(from) != nil:
 		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("a %s message does not come from node %d", m.GetType(), from)}
-	case a.isRemoved(from):
+	case a.IsRemoved(from):
 		// rafthttp takes this status for the word that ends the sender.
 		return refusal.Refusal{Status: http.StatusForbidden, Kind: refusal.NotHostile, Reason: fmt.Sprintf("node %d was removed from the cluster", from)}
-	case !a.known.knows(from):
-		a.known.ask()
+	case !a.Known.Knows(from):
+		a.Known.Ask()
 		return unknownSender(from)
 	}
-	if err := checkMessage(m); err != nil {
+	if err := CheckMessage(m); err != nil {
 		return err
 	}
-	term, lead := a.ownTerm()
-	if err := checkTerm(m.GetTerm(), max(term, a.known.highestTerm())); err != nil {
-		a.known.ask() // the others may be that far
+	term, lead := a.OwnTerm()
+	if err := CheckTerm(m.GetTerm(), max(term, a.Known.HighestTerm())); err != nil {
+		a.Known.Ask() // the others may be that far
 		return err
 	}
 	if m.GetType() == raftpb.MsgSnap && (m.GetTerm() < term || m.GetTerm() == term && lead) {
 		return refusal.Refusal{Status: http.StatusConflict, Kind: refusal.NotHostile, Reason: fmt.Sprintf("a snapshot of term %d in term %d", m.GetTerm(), term)}
 	}
-	if !a.known.passes(from) {
+	if !a.Known.Passes(from) {
 		return refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.NotHostile, Reason: "this node is still asking whether its ID is its own"}
 	}
 	return nil
@@ -133,22 +133,22 @@ func unknownSender(id uint64) refusal.Refusal {
 	return refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedSender, Reason: fmt.Sprintf("this node knows of no member %d", id)}
 }
 
-// ownTerm returns the term of this node, and whether it leads in it.
-func (a *admission) ownTerm() (term uint64, leads bool) {
-	st := a.role()
+// OwnTerm returns the term of this node, and whether it leads in it.
+func (a *Admission) OwnTerm() (term uint64, leads bool) {
+	st := a.Role()
 	if st == nil {
 		return 0, false // it has not started yet
 	}
 	return st.Term, st.Role == raft.StateLeader
 }
 
-// checkTerm refuses a term that no election has led to. own is that of this
+// CheckTerm refuses a term that no election has led to. own is that of this
 // node, or the highest that a member has told it when it asked.
-func checkTerm(term, own uint64) error {
+func CheckTerm(term, own uint64) error {
 	switch {
-	case term > maxTerm:
+	case term > MaxTerm:
 		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedTerm, Reason: fmt.Sprintf("no cluster gets to term %d", term)}
-	case term > own && term-own > maxTermLeap:
+	case term > own && term-own > MaxTermLeap:
 		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedTerm, Reason: fmt.Sprintf("term %d is too far above term %d", term, own)}
 	}
 	return nil
@@ -192,7 +192,7 @@ func checkReadIndex(m *raftpb.Message) error {
 	if n := len(m.GetEntries()); n != 1 {
 		return malformed("a %s message with %d entries in place of one", m.GetType(), n)
 	}
-	if n := len(m.GetEntries()[0].GetData()); n > maxReadContext {
+	if n := len(m.GetEntries()[0].GetData()); n > MaxReadContext {
 		return malformed("a context of %d bytes for a read", n)
 	}
 	return nil
@@ -228,24 +228,24 @@ func checkSnapshot(m *raftpb.Message) error {
 	return nil
 }
 
-// readRounds is the newest round of heartbeats that this node has sent as a
+// ReadRounds is the newest round of heartbeats that this node has sent as a
 // leader to confirm reads. It belongs to the raft loop.
-type readRounds struct{ term, last uint64 }
+type ReadRounds struct{ term, last uint64 }
 
-// sent notes a message that goes out.
-func (r *readRounds) sent(m *raftpb.Message) {
+// Sent notes a message that goes out.
+func (r *ReadRounds) Sent(m *raftpb.Message) {
 	if m.GetType() != raftpb.MsgHeartbeat || len(m.GetContext()) != heartbeatContext {
 		return
 	}
 	if m.GetTerm() != r.term {
-		*r = readRounds{term: m.GetTerm()}
+		*r = ReadRounds{term: m.GetTerm()}
 	}
 	r.last = max(r.last, binary.LittleEndian.Uint64(m.GetContext()))
 }
 
-// check refuses the answer to a round of heartbeats that this node, which leads,
+// Check refuses the answer to a round of heartbeats that this node, which leads,
 // has not sent: raft would look for the reads of it, and panic.
-func (r readRounds) check(rn *raft.RawNode, m *raftpb.Message) error {
+func (r ReadRounds) Check(rn *raft.RawNode, m *raftpb.Message) error {
 	if m.GetType() != raftpb.MsgHeartbeatResp || len(m.GetContext()) != heartbeatContext {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package main
+package boot
 
 import (
 	"fmt"
@@ -6,6 +6,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/contact"
 	"raftkv/internal/membership"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/wait"
 	"slices"
 	"sync"
@@ -53,8 +54,8 @@ func TestAcquaintancesLearned(t *testing.T) {
 	peers := &notedTransport{peers: make(map[uint64]string)}
 	m := membership.New([]address.Peer{{ID: 1, URL: testURL(1)}, {ID: 2, URL: testURL(2)}})
 	m.Removed[3] = true
-	a := &acquaintances{self: selfID{node: 1}}
-	a.settle(peers, m)
+	a := &Acquaintances{Self: Self{Node: 1}}
+	a.Settle(peers, m)
 	for what, ok := range map[string]bool{
 		"itself":    a.learn(1, learnedURL(1)),
 		"a member":  a.learn(2, learnedURL(2)),
@@ -67,11 +68,11 @@ func TestAcquaintancesLearned(t *testing.T) {
 		}
 	}
 	for i := range uint64(maxLearned) {
-		if id := 100 + i; !a.learn(id, learnedURL(id)) || !a.knows(id) || peers.peers[id] != learnedURL(id) {
+		if id := 100 + i; !a.learn(id, learnedURL(id)) || !a.Knows(id) || peers.peers[id] != learnedURL(id) {
 			t.Fatalf("node %d was not learned", id)
 		}
 	}
-	if a.learn(99, learnedURL(99)) || a.knows(99) || peers.peers[99] != "" {
+	if a.learn(99, learnedURL(99)) || a.Knows(99) || peers.peers[99] != "" {
 		t.Error("one more than the bound was learned")
 	}
 
@@ -80,38 +81,38 @@ func TestAcquaintancesLearned(t *testing.T) {
 	m.Members[100] = membership.Member{ID: 100, PeerURL: learnedURL(100)}
 	m.Members[101] = membership.Member{ID: 101, PeerURL: learnedURL(201)}
 	m.Removed[102] = true
-	if gone := a.settle(peers, m); !slices.Equal(gone, []uint64{102}) {
+	if gone := a.Settle(peers, m); !slices.Equal(gone, []uint64{102}) {
 		t.Errorf("gone: %v", gone)
 	}
-	if !a.knows(100) || !a.knows(101) || a.knows(102) || peers.peers[101] != learnedURL(201) {
+	if !a.Knows(100) || !a.Knows(101) || a.Knows(102) || peers.peers[101] != learnedURL(201) {
 		t.Errorf("peers %v", peers.peers)
 	}
-	if len(a.learned) != maxLearned-3 {
-		t.Errorf("%d are left", len(a.learned))
+	if len(a.Learned) != maxLearned-3 {
+		t.Errorf("%d are left", len(a.Learned))
 	}
 
 	now := time.Now()
-	for _, l := range a.learned {
+	for _, l := range a.Learned {
 		l.heard = now
 	}
-	a.learned[103].heard = now.Add(-time.Second)
+	a.Learned[103].heard = now.Add(-time.Second)
 	if ids := a.silent(now.Add(learnedFor - time.Second - 1)); len(ids) != 0 {
 		t.Errorf("let go of too early: %v", ids)
 	}
-	if ids := a.silent(now.Add(learnedFor - time.Second)); !slices.Equal(ids, []uint64{103}) || a.knows(103) {
+	if ids := a.silent(now.Add(learnedFor - time.Second)); !slices.Equal(ids, []uint64{103}) || a.Knows(103) {
 		t.Errorf("silent: %v", ids)
 	}
 
 	// The state gets to know one just when it is let go.
-	a = &acquaintances{self: selfID{node: 1}}
-	a.settle(peers, m)
+	a = &Acquaintances{Self: Self{Node: 1}}
+	a.Settle(peers, m)
 	a.learn(7, learnedURL(7))
 	if ids := a.silent(time.Now().Add(learnedFor)); !slices.Equal(ids, []uint64{7}) {
 		t.Errorf("silent: %v", ids)
 	}
 	m = m.Clone()
 	m.Members[7] = membership.Member{ID: 7, PeerURL: learnedURL(7)}
-	a.settle(peers, m)
+	a.Settle(peers, m)
 	a.part(7)
 	if peers.peers[7] != learnedURL(7) {
 		t.Error("a member was taken out of the transport")
@@ -121,7 +122,7 @@ func TestAcquaintancesLearned(t *testing.T) {
 // What a stranger says makes this node ask at no other address than the
 // stranger's, however many say what.
 func TestAcquaintancesClaims(t *testing.T) {
-	a := &acquaintances{wake: make(chan struct{}, 1)}
+	a := &Acquaintances{Wake: make(chan struct{}, 1)}
 	for _, c := range []struct{ urls, from, want string }{
 		{"http://10.0.0.9:2380", "10.0.0.9:4711", "http://10.0.0.9:2380"},
 		{"http://victim.example:80,http://10.0.0.9:2380", "10.0.0.9:4711", "http://10.0.0.9:80"},
@@ -132,7 +133,7 @@ func TestAcquaintancesClaims(t *testing.T) {
 		{"", "10.0.0.9:4711", ""},
 		{"http://node9:2380", "@", ""},
 	} {
-		a.claim(9, c.urls, c.from)
+		a.Claim(9, c.urls, c.from)
 		got := ""
 		for _, cl := range a.takeClaims() {
 			got = cl.url
@@ -141,18 +142,18 @@ func TestAcquaintancesClaims(t *testing.T) {
 			t.Errorf("%q from %s: asked at %q, want %q", c.urls, c.from, got, c.want)
 		}
 		select {
-		case <-a.wake:
+		case <-a.Wake:
 		default:
 			t.Errorf("%q from %s: the members are not asked", c.urls, c.from)
 		}
 	}
 	for i := range maxClaims + 1 {
-		a.claim(9, "http://node9:2380", net.JoinHostPort(fmt.Sprintf("10.0.1.%d", i), "4711"))
+		a.Claim(9, "http://node9:2380", net.JoinHostPort(fmt.Sprintf("10.0.1.%d", i), "4711"))
 		if want := min(i+1, maxClaims); len(a.claims) != want {
 			t.Fatalf("%d claims after %d addresses", len(a.claims), i+1)
 		}
 	}
-	a.claim(10, "http://node9:2380", "10.0.1.64:4712")
+	a.Claim(10, "http://node9:2380", "10.0.1.64:4712")
 	if len(a.claims) != maxClaims {
 		t.Errorf("%d claims", len(a.claims))
 	}
@@ -167,22 +168,22 @@ func TestAcquaintancesClaims(t *testing.T) {
 // A stranger's own word counts only for this cluster, gone on, with this node in
 // it.
 func TestAcquaintancesVouch(t *testing.T) {
-	a := &acquaintances{self: selfID{1, 111}, applied: new(wait.Index)}
+	a := &Acquaintances{Self: Self{1, 111}, Applied: new(wait.Index)}
 	m := membership.New([]address.Peer{{ID: 1, URL: testURL(1)}})
 	m.Changes = 2
-	a.settle(&notedTransport{peers: make(map[uint64]string)}, m)
-	good := func() clusterInfo {
-		return clusterInfo{Changes: 3, Members: []memberInfo{{ID: 1, Instance: 111}, {ID: 9}}}
+	a.Settle(&notedTransport{peers: make(map[uint64]string)}, m)
+	good := func() reconfig.ClusterInfo {
+		return reconfig.ClusterInfo{Changes: 3, Members: []reconfig.MemberInfo{{ID: 1, Instance: 111}, {ID: 9}}}
 	}
 	cases := map[string]struct {
-		change func(*clusterInfo)
+		change func(*reconfig.ClusterInfo)
 		ok     bool
 	}{
-		"good":               {func(*clusterInfo) {}, true},
-		"no change since":    {func(i *clusterInfo) { i.Changes = 2 }, false},
-		"not itself":         {func(i *clusterInfo) { i.Members = i.Members[:1] }, false},
-		"not this node":      {func(i *clusterInfo) { i.Members = i.Members[1:] }, false},
-		"another's instance": {func(i *clusterInfo) { i.Members[0].Instance = 112 }, false},
+		"good":               {func(*reconfig.ClusterInfo) {}, true},
+		"no change since":    {func(i *reconfig.ClusterInfo) { i.Changes = 2 }, false},
+		"not itself":         {func(i *reconfig.ClusterInfo) { i.Members = i.Members[:1] }, false},
+		"not this node":      {func(i *reconfig.ClusterInfo) { i.Members = i.Members[1:] }, false},
+		"another's instance": {func(i *reconfig.ClusterInfo) { i.Members[0].Instance = 112 }, false},
 	}
 	for name, c := range cases {
 		info := good()
@@ -200,7 +201,7 @@ func TestAcquaintancesVouch(t *testing.T) {
 func TestAcquaintancesLonely(t *testing.T) {
 	contacts := &contact.Contacts{}
 	var role *contact.RaftStatus
-	a := &acquaintances{elected: time.Second, contacts: contacts, role: func() *contact.RaftStatus { return role }}
+	a := &Acquaintances{Elected: time.Second, Contacts: contacts, Role: func() *contact.RaftStatus { return role }}
 	long, short := time.Now().Add(-lonelyAfter*time.Second), time.Now().Add(-lonelyAfter*time.Second+500*time.Millisecond)
 	leaderless, led := &contact.RaftStatus{}, &contact.RaftStatus{Leader: 2}
 	for name, c := range map[string]struct {

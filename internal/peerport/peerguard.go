@@ -1,4 +1,8 @@
-package main
+// Package peerport answers: what of all that comes to the peer port is let in?
+// Without TLS anyone can reach it, so bodies are bounded, senders must be members,
+// terms must be such as elections give, and whatever would make raft panic is
+// refused as a message.
+package peerport
 
 import (
 	"bytes"
@@ -30,19 +34,19 @@ import (
 // opened them, to the URLs of members; rafthttp bounds what it reads there.
 
 const (
-	// maxMessageBytes is the largest message: one entry of one command with the
+	// MaxMessageBytes is the largest message: one entry of one command with the
 	// largest value that any node may take, and what surrounds it.
-	maxMessageBytes = config.MaxValueLimit + 1<<20
+	MaxMessageBytes = config.MaxValueLimit + 1<<20
 	// smallMessageBytes is the largest message that has a place beside large
-	// ones, so that votes and heartbeats never wait for those. maxSmallMessages
+	// ones, so that votes and heartbeats never wait for those. MaxSmallMessages
 	// is how many of them may come in at once.
 	smallMessageBytes = 64 << 10
-	maxSmallMessages  = 256
-	// maxIncomingBytes bounds what large messages take while they come in, all
+	MaxSmallMessages  = 256
+	// MaxIncomingBytes bounds what large messages take while they come in, all
 	// together, as read and once more as decoded.
-	maxIncomingBytes = maxMessageBytes + 16<<20
-	// entryBytes is about what an entry takes in memory beside its data.
-	entryBytes = 128
+	MaxIncomingBytes = MaxMessageBytes + 16<<20
+	// EntryBytes is about what an entry takes in memory beside its data.
+	EntryBytes = 128
 	// A message has messageReadLimit to come in, and a second more for each
 	// messageReadRate.
 	messageReadLimit = 10 * time.Second
@@ -54,49 +58,49 @@ const (
 
 // Fields of raftpb.Message that the guard looks for before it decodes.
 const (
-	fieldEntries   = 7
-	fieldSnapshot  = 9
-	fieldResponses = 14
+	FieldEntries   = 7
+	FieldSnapshot  = 9
+	FieldResponses = 14
 )
 
-// peerGuard stands before rafthttp's handler.
-type peerGuard struct {
-	guardConfig
+// Guard stands before rafthttp's handler.
+type Guard struct {
+	Config
 	rafthttp http.Handler
 	streams  http.Handler        // rafthttp's, which the links keep an eye on
-	small    *semaphore.Weighted // messages
-	large    *semaphore.Weighted // bytes
-	uploads  uploads
-	// readLimit is messageReadLimit, shorter in tests.
-	readLimit time.Duration
+	Small    *semaphore.Weighted // messages
+	Large    *semaphore.Weighted // bytes
+	Uploads  uploads
+	// ReadLimit is messageReadLimit, shorter in tests.
+	ReadLimit time.Duration
 }
 
-// guardConfig is what the guard needs of its node.
-type guardConfig struct {
-	log       *zap.Logger
-	id        uint64
-	cluster   uint64
-	dir       string
-	admission *admission
-	refusals  *refusal.Refusals
+// Config is what the guard needs of its node.
+type Config struct {
+	Log       *zap.Logger
+	Id        uint64
+	Cluster   uint64
+	Dir       string
+	Admission *Admission
+	Refusals  *refusal.Refusals
 	// HoldStreams makes a handler that keeps an eye on the streams of another.
-	holdStreams func(http.Handler) http.Handler
-	// keepFree returns how many bytes of the disk a snapshot leaves.
-	keepFree func() int64
+	HoldStreams func(http.Handler) http.Handler
+	// KeepFree returns how many bytes of the disk a snapshot leaves.
+	KeepFree func() int64
 	// NotStored is told of a snapshot for which there was no room.
-	notStored func(error)
+	NotStored func(error)
 }
 
-func newPeerGuard(c guardConfig, rafthttp http.Handler) *peerGuard {
-	return &peerGuard{
-		guardConfig: c, rafthttp: rafthttp, streams: c.holdStreams(rafthttp),
-		small: semaphore.NewWeighted(maxSmallMessages), large: semaphore.NewWeighted(maxIncomingBytes),
-		uploads: uploads{freeSpace: freeSpace}, readLimit: messageReadLimit,
+func New(c Config, rafthttp http.Handler) *Guard {
+	return &Guard{
+		Config: c, rafthttp: rafthttp, streams: c.HoldStreams(rafthttp),
+		Small: semaphore.NewWeighted(MaxSmallMessages), Large: semaphore.NewWeighted(MaxIncomingBytes),
+		Uploads: uploads{FreeSpace: freeSpace}, ReadLimit: messageReadLimit,
 	}
 }
 
-// routes puts the guard and what it guards on a mux.
-func (g *peerGuard) routes(mux *http.ServeMux) {
+// Routes puts the guard and what it guards on a mux.
+func (g *Guard) Routes(mux *http.ServeMux) {
 	mux.HandleFunc("/raft", g.serveMessage)
 	mux.HandleFunc("/raft/stream/", g.serveStream)
 	mux.HandleFunc("/raft/snapshot", g.serveSnapshot)
@@ -104,16 +108,16 @@ func (g *peerGuard) routes(mux *http.ServeMux) {
 }
 
 // refuse answers with a refusal and counts it.
-func (g *peerGuard) refuse(w http.ResponseWriter, r *http.Request, from uint64, why refusal.Refusal) {
-	g.refusals.Note(from, why)
+func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, from uint64, why refusal.Refusal) {
+	g.Refusals.Note(from, why)
 	// Without a version rafthttp takes this for a server that has no streams;
 	// the version of who asks will do.
 	if v := r.Header.Get("X-Server-Version"); versionHeader.MatchString(v) {
 		w.Header().Set("X-Server-Version", v)
 	}
-	w.Header().Set("X-Etcd-Cluster-ID", types.ID(g.cluster).String())
+	w.Header().Set("X-Etcd-Cluster-ID", types.ID(g.Cluster).String())
 	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedReadLimit)); err != nil {
-		g.log.Debug("no deadline for a refused request", zap.Error(err))
+		g.Log.Debug("no deadline for a refused request", zap.Error(err))
 	}
 	why.WriteTo(w)
 }
@@ -123,7 +127,7 @@ var versionHeader = regexp.MustCompile(`^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-
 
 // letIn reports whether a request of rafthttp's comes from a member. If not, it
 // is answered. rafthttp never sees the sender's URLs: it would dial them.
-func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string) (from uint64, ok bool) {
+func (g *Guard) letIn(w http.ResponseWriter, r *http.Request, sender string) (from uint64, ok bool) {
 	urls := r.Header.Get("X-PeerURLs")
 	r.Header.Del("X-PeerURLs")
 	for _, name := range []string{"X-Server-Version", "X-Min-Cluster-Version"} {
@@ -132,20 +136,20 @@ func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string)
 			return 0, false
 		}
 	}
-	if r.Header.Get("X-Etcd-Cluster-ID") != types.ID(g.cluster).String() {
+	if r.Header.Get("X-Etcd-Cluster-ID") != types.ID(g.Cluster).String() {
 		g.rafthttp.ServeHTTP(w, r) // refuses it with the words that its peer understands
 		return 0, false
 	}
 	id, err := types.IDFromString(sender)
 	from = uint64(id)
 	switch {
-	case err != nil || address.CheckID(from) != nil || from == g.id:
+	case err != nil || address.CheckID(from) != nil || from == g.Id:
 		g.refuse(w, r, from, refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("%.100q is not the ID of a peer", sender)})
 		return from, false
-	case g.admission.isRemoved(from):
+	case g.Admission.IsRemoved(from):
 		return from, true // which Process, or rafthttp for a stream, tells it
-	case !g.admission.known.knows(from):
-		g.admission.known.claim(from, urls, r.RemoteAddr)
+	case !g.Admission.Known.Knows(from):
+		g.Admission.Known.Claim(from, urls, r.RemoteAddr)
 		g.refuse(w, r, from, unknownSender(from))
 		return from, false
 	}
@@ -154,14 +158,14 @@ func (g *peerGuard) letIn(w http.ResponseWriter, r *http.Request, sender string)
 
 // serveStream lets a member open the stream on which it gets this node's
 // messages.
-func (g *peerGuard) serveStream(w http.ResponseWriter, r *http.Request) {
+func (g *Guard) serveStream(w http.ResponseWriter, r *http.Request) {
 	if _, ok := g.letIn(w, r, path.Base(r.URL.Path)); ok {
 		g.streams.ServeHTTP(w, r)
 	}
 }
 
 // serveMessage takes a single message.
-func (g *peerGuard) serveMessage(w http.ResponseWriter, r *http.Request) {
+func (g *Guard) serveMessage(w http.ResponseWriter, r *http.Request) {
 	from, ok := g.letIn(w, r, r.Header.Get("X-Server-From"))
 	if !ok {
 		return
@@ -200,18 +204,18 @@ func (p *places) release() {
 }
 
 // readMessage reads a message that would be admitted.
-func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *places) (body []byte, why *refusal.Refusal) {
+func (g *Guard) readMessage(w http.ResponseWriter, r *http.Request, place *places) (body []byte, why *refusal.Refusal) {
 	size := r.ContentLength
 	switch {
 	case size < 0:
 		return nil, &refusal.Refusal{Status: http.StatusLengthRequired, Kind: refusal.RefusedMalformed, Reason: "a message without a length"}
-	case size > maxMessageBytes:
+	case size > MaxMessageBytes:
 		return nil, &refusal.Refusal{Status: http.StatusRequestEntityTooLarge, Kind: refusal.RefusedSize,
-			Reason: fmt.Sprintf("a message of %d bytes, where %d are allowed", size, maxMessageBytes)}
-	case size <= smallMessageBytes && !place.take(g.small, 1), size > smallMessageBytes && !place.take(g.large, size):
+			Reason: fmt.Sprintf("a message of %d bytes, where %d are allowed", size, MaxMessageBytes)}
+	case size <= smallMessageBytes && !place.take(g.Small, 1), size > smallMessageBytes && !place.take(g.Large, size):
 		return nil, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: "too many messages are coming in"}
 	}
-	limit := g.readLimit + time.Duration(size/messageReadRate)*time.Second
+	limit := g.ReadLimit + time.Duration(size/messageReadRate)*time.Second
 	conn := http.NewResponseController(w)
 	body = make([]byte, size)
 	err := conn.SetReadDeadline(time.Now().Add(limit))
@@ -225,11 +229,11 @@ func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *p
 		return nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.NotHostile, Reason: "the message broke off: " + err.Error()}
 	}
 	// Entries of two bytes each take fifty times as much when they are decoded.
-	entries, why := countEntries(body, fieldEntries)
+	entries, why := countEntries(body, FieldEntries)
 	if why != nil {
 		return nil, why
 	}
-	if more := int64(entries) * entryBytes; more > smallMessageBytes && !place.take(g.large, more) {
+	if more := int64(entries) * EntryBytes; more > smallMessageBytes && !place.take(g.Large, more) {
 		return nil, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: fmt.Sprintf("%d entries, while others are coming in", entries)}
 	}
 	m := new(raftpb.Message)
@@ -237,7 +241,7 @@ func (g *peerGuard) readMessage(w http.ResponseWriter, r *http.Request, place *p
 		return nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: "no message: " + err.Error()}
 	}
 	// Process asks again; but a metric of rafthttp's is named after the sender.
-	if err := g.admission.admit(m); err != nil {
+	if err := g.Admission.Admit(m); err != nil {
 		return nil, refusal.As(err)
 	}
 	return body, nil
@@ -252,9 +256,9 @@ func countEntries(b []byte, allowed protowire.Number) (entries int, why *refusal
 		switch {
 		case n < 0:
 			return 0, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: "no message: " + protowire.ParseError(n).Error()}
-		case num == fieldResponses, (num == fieldEntries || num == fieldSnapshot) && num != allowed:
+		case num == FieldResponses, (num == FieldEntries || num == FieldSnapshot) && num != allowed:
 			return 0, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("a message with field %d, which does not belong here", num)}
-		case num == fieldEntries:
+		case num == FieldEntries:
 			entries++
 		}
 		b = b[n:]

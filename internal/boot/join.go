@@ -1,4 +1,4 @@
-package main
+package boot
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
 	"slices"
@@ -23,9 +24,9 @@ import (
 // whereIs picks, of what members say, an answer that knows this node, one at
 // its own URL before any other: a member that is behind does not know of a move
 // yet. found is false if none knows it.
-func whereIs(cfg config.Config, infos []clusterInfo) (info clusterInfo, found bool) {
+func whereIs(cfg config.Config, infos []reconfig.ClusterInfo) (info reconfig.ClusterInfo, found bool) {
 	for _, i := range infos {
-		m, ok := i.member(cfg.ID)
+		m, ok := i.Member(cfg.ID)
 		if ok && (!found || m.PeerURL == cfg.PeerURL) {
 			info, found = i, true
 		}
@@ -33,24 +34,15 @@ func whereIs(cfg config.Config, infos []clusterInfo) (info clusterInfo, found bo
 	return info, found
 }
 
-// membership returns the members that an answer names.
-func (c clusterInfo) membership() membership.Membership {
-	m := membership.Membership{Members: make(map[uint64]membership.Member), Changes: c.Changes}
-	for _, mem := range c.Members {
-		m.Members[mem.ID] = mem.member()
-	}
-	return m
-}
-
-// checkIdentityNow is checkIdentity, for a node that may have been down while
+// CheckIdentityNow is CheckIdentity, for a node that may have been down while
 // the cluster's members changed: what the others know of that counts, too.
-func checkIdentityNow(ctx context.Context, cfg config.Config, id storage.Identity, reconfigured bool, ask *peerclient.Client) error {
-	err := checkIdentity(cfg, id, reconfigured)
-	if err == nil || checkIdentity(cfg, id, true) != nil {
+func CheckIdentityNow(ctx context.Context, cfg config.Config, id storage.Identity, reconfigured bool, ask *peerclient.Client) error {
+	err := CheckIdentity(cfg, id, reconfigured)
+	if err == nil || CheckIdentity(cfg, id, true) != nil {
 		return err
 	}
 	old, _ := address.ParsePeers(id.Initial) // it was made by address.FormatPeers
-	for _, info := range askAll(ctx, ask, others(cfg, old), peerclient.AskTimeout) {
+	for _, info := range reconfig.AskAll(ctx, ask, Others(cfg, old), peerclient.AskTimeout) {
 		if info.ClusterID == id.ClusterID && info.Changes > 0 {
 			return nil
 		}
@@ -58,9 +50,9 @@ func checkIdentityNow(ctx context.Context, cfg config.Config, id storage.Identit
 	return err
 }
 
-// others returns the URLs of the peers, and of those on the command line, at
+// Others returns the URLs of the peers, and of those on the command line, at
 // which this node may hear of the cluster.
-func others(cfg config.Config, peers []address.Peer) []string {
+func Others(cfg config.Config, peers []address.Peer) []string {
 	urls := slices.Clone(cfg.Seeds)
 	for _, p := range slices.Concat(peers, cfg.Cluster) {
 		if p.ID != cfg.ID && p.URL != cfg.PeerURL && !slices.Contains(urls, p.URL) {
@@ -70,15 +62,15 @@ func others(cfg config.Config, peers []address.Peer) []string {
 	return urls
 }
 
-// checkAddressNow is checkPeerAddress, for a node that may have been down while
+// CheckAddressNow is checkPeerAddress, for a node that may have been down while
 // the cluster was told of its new URL: then its own state is stale, and it goes
 // by what the others say. Its log counts like its state: all nodes may start at
 // once after a move, and nobody must wait for another then. Before a joining
 // node has any state it goes by found.
-func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st *storage.Opened, found clusterInfo, ask *peerclient.Client) error {
+func CheckAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st *storage.Opened, found reconfig.ClusterInfo, ask *peerclient.Client) error {
 	m := st.State.Membership
 	if st.State.Index == 0 {
-		m = found.membership()
+		m = found.Membership()
 	}
 	if st.OwnURL != "" {
 		m = m.Clone()
@@ -88,14 +80,14 @@ func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st
 	if err == nil {
 		return nil
 	}
-	urls := others(cfg, m.Peers())
+	urls := Others(cfg, m.Peers())
 	for len(urls) > 0 {
-		infos := askAll(ctx, ask, urls, peerclient.AskTimeout)
-		infos = slices.DeleteFunc(infos, func(i clusterInfo) bool { return i.ClusterID != st.Identity.ClusterID })
+		infos := reconfig.AskAll(ctx, ask, urls, peerclient.AskTimeout)
+		infos = slices.DeleteFunc(infos, func(i reconfig.ClusterInfo) bool { return i.ClusterID != st.Identity.ClusterID })
 		if info, found := whereIs(cfg, infos); found {
-			return checkPeerAddress(cfg, info.membership())
+			return checkPeerAddress(cfg, info.Membership())
 		}
-		if slices.ContainsFunc(infos, func(i clusterInfo) bool { return slices.Contains(i.Removed, cfg.ID) }) {
+		if slices.ContainsFunc(infos, func(i reconfig.ClusterInfo) bool { return slices.Contains(i.Removed, cfg.ID) }) {
 			return nil // it will hear so from its peers, and end
 		}
 		log.Warn("waiting to hear from a member where the cluster knows this node", zap.NamedError("because", err))
@@ -112,14 +104,14 @@ func checkAddressNow(ctx context.Context, cfg config.Config, log *zap.Logger, st
 // then makes the data directory. A node that the cluster does not know is added
 // on the way. A crash between the two loses nothing: the next start finds the
 // node added, and its ID not used yet.
-func joinCluster(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerclient.Client) (clusterInfo, error) {
+func joinCluster(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerclient.Client) (reconfig.ClusterInfo, error) {
 	for {
-		infos := askAll(ctx, ask, cfg.Seeds, peerclient.AskTimeout)
+		infos := reconfig.AskAll(ctx, ask, cfg.Seeds, peerclient.AskTimeout)
 		if err := checkSeeds(cfg, infos); err != nil {
-			return clusterInfo{}, err
+			return reconfig.ClusterInfo{}, err
 		}
 		if info, found := whereIs(cfg, infos); found {
-			if err := checkPeerAddress(cfg, info.membership()); err != nil {
+			if err := checkPeerAddress(cfg, info.Membership()); err != nil {
 				return info, err
 			}
 			id := storage.Identity{Format: storage.DirFormat, Node: cfg.ID, Instance: storage.NewInstance(), ClusterID: info.ClusterID}
@@ -129,7 +121,7 @@ func joinCluster(ctx context.Context, cfg config.Config, log *zap.Logger, ask *p
 		if len(infos) > 0 {
 			var fatal bool
 			if why, fatal = addSelf(ctx, cfg, infos[0], ask); fatal {
-				return clusterInfo{}, why
+				return reconfig.ClusterInfo{}, why
 			}
 		}
 		if why == nil {
@@ -141,13 +133,13 @@ func joinCluster(ctx context.Context, cfg config.Config, log *zap.Logger, ask *p
 		select {
 		case <-time.After(askInterval):
 		case <-ctx.Done():
-			return clusterInfo{}, problem.ErrStopping
+			return reconfig.ClusterInfo{}, problem.ErrStopping
 		}
 	}
 }
 
 // checkSeeds refuses to join what the seeds say of the cluster.
-func checkSeeds(cfg config.Config, infos []clusterInfo) error {
+func checkSeeds(cfg config.Config, infos []reconfig.ClusterInfo) error {
 	for _, info := range infos {
 		if cfg.ClusterID != 0 && info.ClusterID != cfg.ClusterID {
 			return fmt.Errorf("--cluster leads to cluster %x, but --cluster-id is %x", info.ClusterID, cfg.ClusterID)
@@ -155,7 +147,7 @@ func checkSeeds(cfg config.Config, infos []clusterInfo) error {
 		if info.ClusterID != infos[0].ClusterID {
 			return fmt.Errorf("--cluster names nodes of two clusters, %x and %x", infos[0].ClusterID, info.ClusterID)
 		}
-		if err := errors.Join(refuseUsedID(cfg, info), checkJoinLevel(info)); err != nil {
+		if err := errors.Join(refuseUsedID(cfg, info), CheckJoinLevel(info)); err != nil {
 			return err
 		}
 	}
@@ -163,13 +155,13 @@ func checkSeeds(cfg config.Config, infos []clusterInfo) error {
 }
 
 // addSelf asks members to have this node added. fatal: to ask again is no use.
-func addSelf(ctx context.Context, cfg config.Config, info clusterInfo, ask *peerclient.Client) (err error, fatal bool) {
-	r := memberRequest{Op: membership.OpAdd, ID: cfg.ID, PeerURL: cfg.PeerURL}
+func addSelf(ctx context.Context, cfg config.Config, info reconfig.ClusterInfo, ask *peerclient.Client) (err error, fatal bool) {
+	r := reconfig.Request{Op: membership.OpAdd, ID: cfg.ID, PeerURL: cfg.PeerURL}
 	for _, seed := range cfg.Seeds {
 		err = func() error {
 			ctx, cancel := context.WithTimeout(ctx, cfg.RequestTimeout+peerclient.AskTimeout)
 			defer cancel()
-			reply, err := askJoin(ctx, ask, seed, info.ClusterID, r)
+			reply, err := reconfig.AskJoin(ctx, ask, seed, info.ClusterID, r)
 			return errors.Join(err, problem.FromCode(reply.Code, reply.Detail))
 		}()
 		switch {

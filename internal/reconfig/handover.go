@@ -1,4 +1,4 @@
-package main
+package reconfig
 
 import (
 	"context"
@@ -16,39 +16,39 @@ import (
 // try lasts, up to an election timeout, raft takes no proposals.
 const maxTransfers = 3
 
-// letLead hands leadership to a voter, or with id 0 to the best one.
-func (ms *members) letLead(ctx context.Context, id uint64) (memberReply, error) {
+// LetLead hands leadership to a voter, or with id 0 to the best one.
+func (ms *Members) LetLead(ctx context.Context, id uint64) (Reply, error) {
 	m, _, err := ms.freshMembership(ctx)
 	if err != nil {
-		return memberReply{}, err
+		return Reply{}, err
 	}
 	mem, isMember := m.Members[id]
 	switch {
-	case id == ms.id:
-		return memberReply{ID: id}, nil
+	case id == ms.Id:
+		return Reply{ID: id}, nil
 	case id == 0 && len(m.Voters()) == 1:
-		return memberReply{}, fmt.Errorf("%w, and there is no other", problem.ErrNotVoter)
+		return Reply{}, fmt.Errorf("%w, and there is no other", problem.ErrNotVoter)
 	case id != 0 && !isMember:
-		return memberReply{}, problem.ErrMemberUnknown
+		return Reply{}, problem.ErrMemberUnknown
 	case mem.Learner:
-		return memberReply{}, fmt.Errorf("%w: member %d is a learner", problem.ErrNotVoter, id)
+		return Reply{}, fmt.Errorf("%w: member %d is a learner", problem.ErrNotVoter, id)
 	}
 	for try := 1; ; try++ {
 		if ok, err := ms.canTakeOver(ctx, id); err != nil {
-			return memberReply{}, fmt.Errorf("%w: %w", problem.ErrNotHandedOver, err)
+			return Reply{}, fmt.Errorf("%w: %w", problem.ErrNotHandedOver, err)
 		} else if !ok {
-			return memberReply{}, fmt.Errorf("%w: the leader has not heard from who is to take over of late", problem.ErrNotHandedOver)
+			return Reply{}, fmt.Errorf("%w: the leader has not heard from who is to take over of late", problem.ErrNotHandedOver)
 		}
 		// A voter that has not applied the latest membership change yet
 		// does not stand for election, so one failure is no verdict.
-		leader, err := ms.transfer(ctx, id)
+		leader, err := ms.Transfer(ctx, id)
 		switch {
 		case err == nil && (id == 0 || leader == id):
-			return memberReply{ID: leader}, nil
+			return Reply{ID: leader}, nil
 		case err == nil:
-			return memberReply{}, problem.ErrElsewhere
+			return Reply{}, problem.ErrElsewhere
 		case try == maxTransfers || ctx.Err() != nil:
-			return memberReply{}, err
+			return Reply{}, err
 		}
 	}
 }
@@ -57,15 +57,15 @@ func (ms *members) letLead(ctx context.Context, id uint64) (memberReply, error) 
 // one election timeout: to hand over to one that is down would only stop the
 // writes. A leader that has only just come to lead has not heard from all yet,
 // so it waits a little before it says no.
-func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err error) {
-	tick := time.NewTicker(ms.elected / 10)
+func (ms *Members) canTakeOver(ctx context.Context, id uint64) (ok bool, err error) {
+	tick := time.NewTicker(ms.Elected / 10)
 	defer tick.Stop()
 	for began := time.Now(); ; {
-		err = ms.call(ctx, func(rn *raft.RawNode) {
-			since := time.Now().Add(-ms.elected)
-			ok = !ms.contacts.Last(id).Before(since) || (id == 0 && ms.contacts.BestFollower(rn.Status(), since) != 0)
+		err = ms.Call(ctx, func(rn *raft.RawNode) {
+			since := time.Now().Add(-ms.Elected)
+			ok = !ms.Contacts.Last(id).Before(since) || (id == 0 && ms.Contacts.BestFollower(rn.Status(), since) != 0)
 		})
-		if err != nil || ok || time.Since(began) >= ms.elected {
+		if err != nil || ok || time.Since(began) >= ms.Elected {
 			return ok, err
 		}
 		select {
@@ -78,22 +78,22 @@ func (ms *members) canTakeOver(ctx context.Context, id uint64) (ok bool, err err
 
 // StepDown hands leadership, if this node has it, to a voter that is up and not
 // among those named. It does not wait for what comes of it.
-func (ms *members) stepDown(ctx context.Context, except []uint64) error {
-	return ms.call(ctx, func(rn *raft.RawNode) {
+func (ms *Members) StepDown(ctx context.Context, except []uint64) error {
+	return ms.Call(ctx, func(rn *raft.RawNode) {
 		st := rn.Status()
 		for _, id := range except {
 			delete(st.Progress, id)
 		}
-		if to := ms.contacts.BestFollower(st, time.Now().Add(-ms.elected)); to != 0 {
+		if to := ms.Contacts.BestFollower(st, time.Now().Add(-ms.Elected)); to != 0 {
 			rn.TransferLeader(to)
 		}
 	})
 }
 
 // knowsLeader waits until this node knows that id leads.
-func (ms *members) knowsLeader(ctx context.Context, id uint64) error {
+func (ms *Members) knowsLeader(ctx context.Context, id uint64) error {
 	for {
-		leader, _, changed := ms.leaders.Get()
+		leader, _, changed := ms.Leaders.Get()
 		if leader == id {
 			return nil
 		}
@@ -101,33 +101,33 @@ func (ms *members) knowsLeader(ctx context.Context, id uint64) error {
 		case <-changed:
 		case <-ctx.Done():
 			return problem.ErrOutcomeUnknown
-		case <-ms.life.Done():
+		case <-ms.Life.Done():
 			return problem.ErrOutcomeUnknown
 		}
 	}
 }
 
-// handOver passes leadership on, because the leader is to be removed, to become
+// HandOver passes leadership on, because the leader is to be removed, to become
 // a learner or to move: its successor then carries that out.
-func (ms *members) handOver(ctx context.Context) error {
-	if _, err := ms.transfer(ctx, 0); err != nil {
-		ms.log.Info("a membership change waits for another leader", zap.Error(err))
+func (ms *Members) HandOver(ctx context.Context) error {
+	if _, err := ms.Transfer(ctx, 0); err != nil {
+		ms.Log.Info("a membership change waits for another leader", zap.Error(err))
 		return problem.ErrNoLeader
 	}
 	return problem.ErrElsewhere
 }
 
-// transfer hands leadership to a voter, with to 0 to the one that is furthest
+// Transfer hands leadership to a voter, with to 0 to the one that is furthest
 // along, and returns who leads when another node does. After one election
 // timeout, when raft gives up, it is problem.ErrNotHandedOver.
-func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err error) {
-	leader, _, changed := ms.leaders.Get()
-	if leader != ms.id {
+func (ms *Members) Transfer(ctx context.Context, to uint64) (leader uint64, err error) {
+	leader, _, changed := ms.Leaders.Get()
+	if leader != ms.Id {
 		return leader, nil
 	}
-	err = ms.call(ctx, func(rn *raft.RawNode) {
+	err = ms.Call(ctx, func(rn *raft.RawNode) {
 		if to == 0 {
-			to = ms.contacts.BestFollower(rn.Status(), time.Now().Add(-ms.elected))
+			to = ms.Contacts.BestFollower(rn.Status(), time.Now().Add(-ms.Elected))
 		}
 		// A follower would pass the request on, which its receiver refuses.
 		if to != 0 && rn.BasicStatus().RaftState == raft.StateLeader {
@@ -137,12 +137,12 @@ func (ms *members) transfer(ctx context.Context, to uint64) (leader uint64, err 
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", problem.ErrNotHandedOver, err)
 	}
-	limit := time.NewTimer(ms.elected)
+	limit := time.NewTimer(ms.Elected)
 	defer limit.Stop()
-	for leader == ms.id || leader == 0 {
+	for leader == ms.Id || leader == 0 {
 		select {
 		case <-changed:
-			leader, _, changed = ms.leaders.Get()
+			leader, _, changed = ms.Leaders.Get()
 		case <-limit.C:
 			return 0, fmt.Errorf("%w within one election timeout", problem.ErrNotHandedOver)
 		case <-ctx.Done():

@@ -1,4 +1,4 @@
-package main
+package peerport
 
 import (
 	"bytes"
@@ -26,11 +26,11 @@ import (
 // leads in a later term.
 
 const (
-	// maxSnapshotMessage bounds the message before the file: indexes, terms and
+	// MaxSnapshotMessage bounds the message before the file: indexes, terms and
 	// the IDs of the members.
-	maxSnapshotMessage = 64 << 10
-	// roomEvery is after how many bytes the room on the disk is looked at.
-	roomEvery = 4 << 20
+	MaxSnapshotMessage = 64 << 10
+	// RoomEvery is after how many bytes the room on the disk is looked at.
+	RoomEvery = 4 << 20
 	// takeOverLimit is how long a newer snapshot waits for the end of an older.
 	takeOverLimit = 5 * time.Second
 )
@@ -40,7 +40,7 @@ var (
 	errNoSnapshotRoom = errors.New("the disk has no room for a snapshot")
 )
 
-// freeSpace returns how many bytes this process may still write to the file
+// FreeSpace returns how many bytes this process may still write to the file
 // system of a directory; any number where that cannot be told.
 func freeSpace(dir string) (uint64, error) {
 	d, err := durable.DiskOf(dir)
@@ -52,18 +52,18 @@ func freeSpace(dir string) (uint64, error) {
 
 // uploads is the place of the one snapshot that may come in.
 type uploads struct {
-	freeSpace func(dir string) (uint64, error)
+	FreeSpace func(dir string) (uint64, error)
 
-	mu      sync.Mutex
-	current *upload
+	Mu      sync.Mutex
+	Current *upload
 }
 
 // upload is a snapshot that comes in.
 type upload struct {
 	io.ReadCloser
-	from, term uint64
+	From, Term uint64
 	conn       *http.ResponseController
-	guard      *peerGuard
+	guard      *Guard
 	freeSpace  func(dir string) (uint64, error)
 	cut        atomic.Bool
 	unchecked  int           // bytes since the room was looked at
@@ -88,14 +88,14 @@ func (s *uploads) begin(u *upload) *refusal.Refusal {
 
 // tryBegin returns the upload that has the place, after it has been broken off.
 func (s *uploads) tryBegin(u *upload) (cur *upload, why *refusal.Refusal) {
-	s.mu.Lock() // while it is held, that one does not end
-	defer s.mu.Unlock()
-	cur = s.current
+	s.Mu.Lock() // while it is held, that one does not end
+	defer s.Mu.Unlock()
+	cur = s.Current
 	switch {
 	case cur == nil:
-		s.current = u
-	case u.term < cur.term, u.term == cur.term && u.from != cur.from:
-		return cur, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: fmt.Sprintf("a snapshot of node %d is coming in", cur.from)}
+		s.Current = u
+	case u.Term < cur.Term, u.Term == cur.Term && u.From != cur.From:
+		return cur, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: fmt.Sprintf("a snapshot of node %d is coming in", cur.From)}
 	default:
 		cur.breakOff()
 	}
@@ -103,9 +103,9 @@ func (s *uploads) tryBegin(u *upload) (cur *upload, why *refusal.Refusal) {
 }
 
 func (s *uploads) end(u *upload) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.current = nil
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	s.Current = nil
 	close(u.done)
 }
 
@@ -121,37 +121,37 @@ func (u *upload) Read(p []byte) (int, error) {
 	if u.cut.Load() {
 		return 0, errSuperseded
 	}
-	if term, _ := u.guard.admission.ownTerm(); u.term != 0 && term > u.term {
+	if term, _ := u.guard.Admission.OwnTerm(); u.Term != 0 && term > u.Term {
 		return 0, fmt.Errorf("%w: term %d has begun", errSuperseded, term)
 	}
-	if u.term != 0 && u.unchecked <= 0 {
+	if u.Term != 0 && u.unchecked <= 0 {
 		if err := u.checkRoom(); err != nil {
 			return 0, err
 		}
-		u.unchecked = roomEvery
+		u.unchecked = RoomEvery
 	}
-	n, err := u.ReadCloser.Read(p[:min(len(p), roomEvery)])
+	n, err := u.ReadCloser.Read(p[:min(len(p), RoomEvery)])
 	u.unchecked -= n
 	return n, err
 }
 
 // checkRoom reports whether the next bytes leave enough of the disk.
 func (u *upload) checkRoom() error {
-	free, err := u.freeSpace(u.guard.dir)
+	free, err := u.freeSpace(u.guard.Dir)
 	if err != nil {
 		return err
 	}
-	if free < uint64(u.guard.keepFree())+2*roomEvery {
-		u.guard.refusals.Note(u.from, refusal.Refusal{Status: http.StatusInsufficientStorage, Kind: refusal.RefusedRoom, Reason: errNoSnapshotRoom.Error()})
+	if free < uint64(u.guard.KeepFree())+2*RoomEvery {
+		u.guard.Refusals.Note(u.From, refusal.Refusal{Status: http.StatusInsufficientStorage, Kind: refusal.RefusedRoom, Reason: errNoSnapshotRoom.Error()})
 		err := fmt.Errorf("%w: %d bytes are left", errNoSnapshotRoom, free)
-		u.guard.notStored(err)
+		u.guard.NotStored(err)
 		return err
 	}
 	return nil
 }
 
 // serveSnapshot takes a snapshot.
-func (g *peerGuard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
+func (g *Guard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	from, ok := g.letIn(w, r, r.Header.Get("X-Server-From"))
 	if !ok {
 		return
@@ -161,8 +161,8 @@ func (g *peerGuard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	u := &upload{
-		ReadCloser: r.Body, from: from, conn: http.NewResponseController(w), guard: g,
-		freeSpace: g.uploads.freeSpace, done: make(chan struct{}),
+		ReadCloser: r.Body, From: from, conn: http.NewResponseController(w), guard: g,
+		freeSpace: g.Uploads.FreeSpace, done: make(chan struct{}),
 	}
 	r.Body = u
 	transport.LimitStalls(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -174,29 +174,29 @@ func (g *peerGuard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 
 // storage.TakeSnapshot reads the message before the file, and passes both on if it is
 // to be taken.
-func (g *peerGuard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *upload) *refusal.Refusal {
-	if !g.small.TryAcquire(1) {
+func (g *Guard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *upload) *refusal.Refusal {
+	if !g.Small.TryAcquire(1) {
 		return &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: "too many messages are coming in"}
 	}
 	m, head, why := readSnapshotMessage(r.Body)
-	g.small.Release(1)
+	g.Small.Release(1)
 	if why != nil {
 		return why
 	}
-	if err := g.admission.admit(m); err != nil {
+	if err := g.Admission.Admit(m); err != nil {
 		return refusal.As(err)
 	}
-	if m.GetFrom() != u.from {
-		return &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("node %d sends a snapshot of node %d", u.from, m.GetFrom())}
+	if m.GetFrom() != u.From {
+		return &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("node %d sends a snapshot of node %d", u.From, m.GetFrom())}
 	}
-	u.term = m.GetTerm()
+	u.Term = m.GetTerm()
 	if err := u.checkRoom(); err != nil {
 		return &refusal.Refusal{Status: http.StatusInsufficientStorage, Kind: refusal.NotHostile, Reason: err.Error()} // it is counted already
 	}
-	if why := g.uploads.begin(u); why != nil {
+	if why := g.Uploads.begin(u); why != nil {
 		return why
 	}
-	defer g.uploads.end(u)
+	defer g.Uploads.end(u)
 	r.Body = struct {
 		io.Reader
 		io.Closer
@@ -213,15 +213,15 @@ func readSnapshotMessage(r io.Reader) (m *raftpb.Message, head []byte, why *refu
 		return nil, nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.NotHostile, Reason: "the snapshot broke off: " + err.Error()}
 	}
 	size := binary.BigEndian.Uint64(head)
-	if size > maxSnapshotMessage {
+	if size > MaxSnapshotMessage {
 		return nil, nil, &refusal.Refusal{Status: http.StatusRequestEntityTooLarge, Kind: refusal.RefusedSize,
-			Reason: fmt.Sprintf("a snapshot message of %d bytes, where %d are allowed", size, maxSnapshotMessage)}
+			Reason: fmt.Sprintf("a snapshot message of %d bytes, where %d are allowed", size, MaxSnapshotMessage)}
 	}
 	head = append(head, make([]byte, size)...)
 	if _, err := io.ReadFull(r, head[8:]); err != nil {
 		return nil, nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.NotHostile, Reason: "the snapshot broke off: " + err.Error()}
 	}
-	if _, why := countEntries(head[8:], fieldSnapshot); why != nil {
+	if _, why := countEntries(head[8:], FieldSnapshot); why != nil {
 		return nil, nil, why
 	}
 	m = new(raftpb.Message)
