@@ -3,17 +3,14 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"raftkv/internal/config"
 	"raftkv/internal/testkit"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -40,35 +37,14 @@ func TestProcKubernetesVariables(t *testing.T) {
 	}
 }
 
-// procInNamespace runs the test once more, alone, in a namespace of its own: a network with only a loopback interface
-// (unshare -n), or a tree of mounts that goes with it (unshare -m). It reports whether it is the one inside.
+// procInNamespace is testkit.InNamespace with the program, which is built once, outside.
 func procInNamespace(t *testing.T, kind string) bool {
 	t.Helper()
-	if os.Getenv("RAFTKV_TEST_NAMESPACE") == t.Name() {
-		return true
-	}
-	testkit.NeedRoot(t)
-	testkit.NeedTools(t, "unshare", "ip", "mount")
-	bin, err := procBinary() // built once, out here
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("unshare", kind, self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "2m")
-	cmd.Env = append(os.Environ(), "RAFTKV_TEST_NAMESPACE="+t.Name(), "RAFTKV_TEST_BINARY="+bin)
-	cmd.SysProcAttr = procAttr(syscall.SIGKILL)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := procStartCmd(cmd); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "--- PASS: "+t.Name()) {
-		t.Errorf("in the namespace: %v\n%s", err, out.String())
-	}
-	return false
+	return testkit.InNamespace(t, kind, func() []string {
+		bin, err := procBinary()
+		testkit.Must(t, err)
+		return []string{"RAFTKV_TEST_BINARY=" + bin}
+	})
 }
 
 // Guarantee: peers speak to each other directly, whatever proxies the environment names.

@@ -10,7 +10,9 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage"
+	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -18,18 +20,20 @@ import (
 	"go.uber.org/zap"
 )
 
+func fixtureFile(name string) string { return filepath.Join("internal/storage/testdata", name) }
+
 // fixtures returns the files of testdata/ with an ending, by their fixture's
 // name.
 func fixtures(t *testing.T, ending string) map[string]string {
 	t.Helper()
 	found := make(map[string]string)
-	paths, err := filepath.Glob(fixturePath("*" + ending))
+	paths, err := filepath.Glob(fixtureFile("*" + ending))
 	testkit.Must(t, err)
 	for _, path := range paths {
 		found[strings.TrimSuffix(filepath.Base(path), ending)] = path
 	}
 	if len(found) == 0 {
-		t.Fatalf("there is no fixture %s", fixturePath("*"+ending))
+		t.Fatalf("there is no fixture %s", fixtureFile("*"+ending))
 	}
 	return found
 }
@@ -37,7 +41,7 @@ func fixtures(t *testing.T, ending string) map[string]string {
 // golden is what must come out of a fixture.
 func golden(t *testing.T, name string) string {
 	t.Helper()
-	text, err := os.ReadFile(fixturePath(name + ".txt"))
+	text, err := os.ReadFile(fixtureFile(name + ".txt"))
 	testkit.Must(t, err)
 	return string(text)
 }
@@ -48,14 +52,14 @@ func unpackFixture(t *testing.T, path string) string {
 	testkit.Must(t, err)
 	dir := filepath.Join(t.TempDir(), "data")
 	testkit.Must(t, os.Mkdir(dir, 0o700))
-	testkit.Must(t, unpackDir(bytes.NewReader(packed), dir))
+	testkit.Must(t, testkit.UnpackDir(bytes.NewReader(packed), dir))
 	return dir
 }
 
 // wantGolden compares a state with a fixture's.
 func wantGolden(t *testing.T, what string, st *state.State, name string) {
 	t.Helper()
-	got, want := strings.Split(describeState(st), "\n"), strings.Split(golden(t, name), "\n")
+	got, want := strings.Split(statetest.Describe(st), "\n"), strings.Split(golden(t, name), "\n")
 	for i := range max(len(got), len(want)) {
 		switch {
 		case i >= len(got):
@@ -157,7 +161,7 @@ func TestFixtureRecover(t *testing.T) {
 			if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
-			wantRefounded(t, dir, st, []address.Peer{{ID: f.Identity.Node, URL: simURL(f.Identity.Node)}})
+			storagetest.WantRefounded(t, dir, st, []address.Peer{{ID: f.Identity.Node, URL: storagetest.URL(f.Identity.Node)}})
 		})
 	}
 }
@@ -174,10 +178,10 @@ func TestFixtureBackups(t *testing.T) {
 				t.Errorf("inspect: exit %d\n%s%s", code, out, errs)
 			}
 			dir := filepath.Join(t.TempDir(), "new")
-			if code, out, errs := runCommand(t, "restore", path, "--data-dir", dir, "--id", "7", "--cluster", "7="+simURL(7)); code != config.ExitOK {
+			if code, out, errs := runCommand(t, "restore", path, "--data-dir", dir, "--id", "7", "--cluster", "7="+storagetest.URL(7)); code != config.ExitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
-			wantRefounded(t, dir, st, []address.Peer{{ID: 7, URL: simURL(7)}})
+			storagetest.WantRefounded(t, dir, st, []address.Peer{{ID: 7, URL: storagetest.URL(7)}})
 		})
 	}
 }

@@ -3,9 +3,7 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -20,6 +18,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"strings"
@@ -27,7 +26,7 @@ import (
 	"time"
 )
 
-func fixturePath(name string) string { return filepath.Join("testdata", name) }
+func fixturePath(name string) string { return filepath.Join("internal/storage/testdata", name) }
 
 func TestWriteFixture(t *testing.T) {
 	name := os.Getenv("RAFTKV_WRITE_FIXTURE")
@@ -41,15 +40,15 @@ func TestWriteFixture(t *testing.T) {
 	simulateWith(t, 3, many, func(c *simCluster) {
 		srv, dir := fixtureNode(c)
 		st := srv.kv.state
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
+		if err := os.MkdirAll(fixturePath(""), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		writeFixture(t, name+".txt", func(w io.Writer) error {
-			_, err := io.WriteString(w, describeState(st))
+			_, err := io.WriteString(w, statetest.Describe(st))
 			return err
 		})
 		writeFixture(t, name+".backup", func(w io.Writer) error { return state.Write(w, st) })
-		writeFixture(t, name+".dir.tar.gz", func(w io.Writer) error { return packDir(w, dir) })
+		writeFixture(t, name+".dir.tar.gz", func(w io.Writer) error { return testkit.PackDir(w, dir) })
 	})
 }
 
@@ -173,118 +172,12 @@ func fixtureWrites(c *simCluster, prefix string) {
 	}
 }
 
-// describeState prints a state: every field of it, except that a long value is told
-// by its length and hash. A new field goes into a line that a state without it
-// does not have.
-func describeState(s *state.State) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "index %d term %d revision %d bytes %d changes %d\n", s.Index, s.Term, s.Revision, s.Bytes, s.Membership.Changes)
-	for _, m := range s.Membership.Sorted() {
-		fmt.Fprintf(&b, "member %d learner %v instance %x peer %s client %q\n", m.ID, m.Learner, m.Instance, m.PeerURL, m.ClientURL)
-	}
-	for _, m := range s.Membership.Sorted() {
-		if m.Level > 0 || m.Pinned || m.Added > 0 {
-			fmt.Fprintf(&b, "member %d level %d pinned %v added %x\n", m.ID, m.Level, m.Pinned, m.Added)
-		}
-	}
-	fmt.Fprintf(&b, "removed %d\n", membership.SortedKeys(s.Membership.Removed))
-	if s.Level > 0 {
-		fmt.Fprintf(&b, "level %d\n", s.Level)
-	}
-	if k := s.Checks; k.Index > 0 {
-		fmt.Fprintf(&b, "check %d full %d voters %d checked %d agreed %x diverged %v no majority %d\n",
-			k.Index, k.Full, k.Voters, k.Checked, k.Agreed, k.Diverged, k.NoMajority)
-		for _, id := range membership.SortedKeys(k.Reports) {
-			fmt.Fprintf(&b, "report %d {hash:%d void:%v}\n", id, k.Reports[id].Hash, k.Reports[id].Void)
-		}
-	}
-	for _, id := range membership.SortedKeys(s.Windows) {
-		w := s.Windows[id]
-		fmt.Fprintf(&b, "window %d boot %d low %d applied %x\n", id, w.Boot, w.Low, w.Applied)
-	}
-	s.Scan(func(key string, it *state.Item) bool {
-		value := fmt.Sprintf("%q", it.Value)
-		if len(it.Value) > 64 {
-			value = fmt.Sprintf("%d bytes, sha256 %x", len(it.Value), sha256.Sum256(it.Value))
-		}
-		if len(key) > 64 {
-			key = fmt.Sprintf("%d bytes, sha256 %x", len(key), sha256.Sum256([]byte(key)))
-		}
-		fmt.Fprintf(&b, "key %q create %d mod %d version %d value %s\n", key, it.CreateRevision, it.ModRevision, it.Version, value)
-		return true
-	})
-	return b.String()
-}
-
-// packDir writes a directory as a .tar.gz, without anything of the machine.
-func packDir(w io.Writer, dir string) error {
-	zw, err := gzip.NewWriterLevel(w, gzip.BestCompression)
-	if err != nil {
-		return err
-	}
-	tw := tar.NewWriter(zw)
-	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil || path == dir {
-			return err
-		}
-		rel, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: rel + "/", Mode: 0o700})
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: rel, Mode: 0o600, Size: int64(len(data))}); err != nil {
-			return err
-		}
-		_, err = tw.Write(data)
-		return err
-	})
-	return errors.Join(err, tw.Close(), zw.Close())
-}
-
-// unpackDir is the reverse of packDir.
-func unpackDir(r io.Reader, dir string) error {
-	zr, err := gzip.NewReader(r)
-	if err != nil {
-		return err
-	}
-	tr := tar.NewReader(zr)
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		path := filepath.Join(dir, filepath.FromSlash(h.Name))
-		if h.Typeflag == tar.TypeDir {
-			if err := os.Mkdir(path, 0o700); err != nil {
-				return err
-			}
-			continue
-		}
-		data, err := io.ReadAll(tr)
-		if err == nil {
-			err = os.WriteFile(path, data, 0o600)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
 // What is packed comes out again.
 func TestPackDir(t *testing.T) {
 	from, to := storagetest.New(t), t.TempDir()
 	var b bytes.Buffer
-	testkit.Must(t, packDir(&b, from))
-	testkit.Must(t, unpackDir(&b, to))
+	testkit.Must(t, testkit.PackDir(&b, from))
+	testkit.Must(t, testkit.UnpackDir(&b, to))
 	if was, is := testkit.Tree(t, from), testkit.Tree(t, to); !maps.Equal(was, is) {
 		t.Errorf("%d files were packed, %d other ones came out", len(was), len(is))
 	}

@@ -48,7 +48,7 @@ func wantLines(t *testing.T, out string, patterns ...string) {
 
 // Guarantee: what inspect prints is what is there.
 func TestInspect(t *testing.T) {
-	dir := oldDisk(t)
+	dir := storagetest.Old(t)
 	f, err := storage.Examine(dir)
 	testkit.Must(t, err)
 	st, err := f.Replay(20)
@@ -71,7 +71,7 @@ func TestInspect(t *testing.T) {
 	if d, err := state.DigestOf(f.Snapshot); err != nil || d != f.Digest {
 		t.Errorf("%x, %v", d, err)
 	}
-	file := backupFile(t, st)
+	file := storagetest.BackupFile(t, st)
 	code, text, errs := runCommand(t, "inspect", file)
 	if code != config.ExitOK || errs != "" {
 		t.Errorf("exit %d, %s", code, errs)
@@ -86,9 +86,9 @@ func TestInspectUnusual(t *testing.T) {
 	testkit.Must(t, storage.Create(zap.NewNop(), joining, storage.Identity{Format: storage.DirFormat, Node: 4, ClusterID: 1, Instance: 9}, state.First(nil)))
 	wantLines(t, inspected(t, joining, config.ExitOK), "node +4", "made +by joining.*", "snapshot +none.*", "log +no entries behind entry 0")
 
-	dir := oldDisk(t)
+	dir := storagetest.Old(t)
 	o := storagetest.Open(t, dir)
-	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(3, 2, 30, putEntries(3, 31, 32)...)}))
+	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(3, 2, 30, storagetest.PutEntries(3, 31, 32)...)}))
 	torn := testkit.Crashed(t, dir)
 	last := testkit.FrameAt(t, testkit.Segments(t, torn)[0], -1)
 	testkit.Must(t, os.Truncate(testkit.Segments(t, torn)[0], last.End-4))
@@ -125,7 +125,7 @@ func TestInspectDamaged(t *testing.T) {
 		}, []string{"DAMAGED .*"}},
 	} {
 		t.Run(what, func(t *testing.T) {
-			dir := testkit.Crashed(t, oldDisk(t))
+			dir := testkit.Crashed(t, storagetest.Old(t))
 			c.damage(dir)
 			out := inspected(t, dir, config.ExitFault)
 			wantLines(t, out, c.lines...)
@@ -139,7 +139,7 @@ func TestInspectDamaged(t *testing.T) {
 // Guarantee: inspect works beside a running node, and what is no data directory
 // is exit 1.
 func TestInspectInUseAndElsewhere(t *testing.T) {
-	dir := oldDisk(t)
+	dir := storagetest.Old(t)
 	lock, err := storage.Lock(dir)
 	testkit.Must(t, err)
 	defer lock.Close()
@@ -187,7 +187,7 @@ func TestSimInspectTellsReplicasAlike(t *testing.T) {
 			testkit.Must(t, err)
 			sums = append(sums, fmt.Sprintf("%x", digest))
 		}
-		_, out, _ := runCommand(t, "inspect", backupFile(t, st))
+		_, out, _ := runCommand(t, "inspect", storagetest.BackupFile(t, st))
 		if len(slices.Compact(sums)) != 1 || !strings.Contains(out, sums[0]) {
 			t.Errorf("%v\n%s", sums, out)
 		}

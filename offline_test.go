@@ -13,7 +13,6 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/boot"
 	"raftkv/internal/config"
-	"raftkv/internal/membership"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage"
@@ -23,8 +22,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"go.uber.org/zap"
 )
 
 // runCommand runs the program.
@@ -39,71 +36,6 @@ func runCommandEnv(t *testing.T, env map[string]string, args ...string) (code in
 	lookup := func(name string) (string, bool) { v, ok := env[name]; return v, ok }
 	code = run(context.Background(), args, lookup, &out, &errs)
 	return code, out.String(), errs.String()
-}
-
-// oldState is the state of a cluster to make a new one of.
-func oldState(t *testing.T) *state.State { return statetest.Full(t, 5, 77) }
-
-// backupFile writes a state into a file.
-func backupFile(t *testing.T, st *state.State) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "backup.state")
-	testkit.Must(t, os.WriteFile(path, statetest.Bytes(t, st), 0o600))
-	return path
-}
-
-// wantRefounded checks that a directory is that of a new cluster with the keys
-// of an old state.
-func wantRefounded(t *testing.T, dir string, old *state.State, voters []address.Peer) storage.Identity {
-	t.Helper()
-	var id storage.Identity
-	o, err := storage.Open(zap.NewNop(), dir, func(have storage.Identity, reconfigured bool) error {
-		if id = have; reconfigured {
-			return errors.New("its members came or went since")
-		}
-		return nil
-	})
-	testkit.Must(t, err)
-	defer o.Close()
-	testkit.WantOneSnapshot(t, o.Mem, o.State.Index, o.State.Term, o.State.Membership.ConfState(), o.SnapIndex.Load(), o.Last)
-	want := old.Copy()
-	want.Index, want.Term, want.Revision = state.FirstIndex, state.FirstTerm, old.Revision+1_000_000_000
-	want.Membership, want.Windows = membership.New(voters), nil
-	want.Level, want.Checks = 0, state.Checks{}
-	if got := describeState(o.State); got != describeState(want) {
-		t.Errorf("the state is\n%s\nwant\n%s", got, describeState(want))
-	}
-	if id.Format != storage.DirFormat || id.Instance == 0 || id.ClusterID == 0 || o.Boot != 1 || o.Last != state.FirstIndex {
-		t.Errorf("identity %+v, boot %d, last entry %d", id, o.Boot, o.Last)
-	}
-	return id
-}
-
-// Guarantee: a command word comes first; what is none is named, with those that
-// there are.
-func TestCommandWords(t *testing.T) {
-	for _, args := range [][]string{{"frobnicate"}, {"Restore"}, {"help", "frobnicate"}} {
-		code, out, errs := runCommand(t, args...)
-		if code != config.ExitUsage || out != "" || !strings.Contains(errs, "restore, recover, inspect, help") || !strings.Contains(errs, args[len(args)-1]) {
-			t.Errorf("%q: exit %d\n%s%s", args, code, out, errs)
-		}
-	}
-	_, server, _ := runCommand(t, "--help")
-	if code, out, _ := runCommand(t, "help"); code != config.ExitOK || out != server {
-		t.Errorf("help: exit %d\n%s", code, out)
-	}
-	for _, name := range []string{"restore", "recover", "inspect"} {
-		if !strings.Contains(server, "raftkv "+name) {
-			t.Errorf("--help does not name %s", name)
-		}
-		code, out, _ := runCommand(t, name, "--help")
-		if code != config.ExitOK || !strings.HasPrefix(out, "raftkv "+name) {
-			t.Errorf("%s --help: exit %d\n%s", name, code, out)
-		}
-		if code, other, _ := runCommand(t, "help", name); code != config.ExitOK || other != out {
-			t.Errorf("help %s: exit %d\n%s", name, code, other)
-		}
-	}
 }
 
 // Guarantee: all that is wrong with a command line is named at once, exit 2.
@@ -141,8 +73,8 @@ func TestCommandUsage(t *testing.T) {
 // Guarantee: one file and one list make the directories of one new cluster,
 // with all keys and nothing of the old members.
 func TestRestore(t *testing.T) {
-	old := oldState(t)
-	file, dir := backupFile(t, old), t.TempDir()
+	old := statetest.Full(t, 5, 77)
+	file, dir := storagetest.BackupFile(t, old), t.TempDir()
 	list := address.FormatPeers(storagetest.Peers())
 	seen := make(map[uint64]bool)
 	var ids []storage.Identity
@@ -153,7 +85,7 @@ func TestRestore(t *testing.T) {
 		if code != config.ExitOK || errs != "" {
 			t.Fatalf("node %d: exit %d\n%s%s", p.ID, code, out, errs)
 		}
-		id := wantRefounded(t, to, old, storagetest.Peers())
+		id := storagetest.WantRefounded(t, to, old, storagetest.Peers())
 		cfg := config.Config{ID: p.ID, DataDir: to, Cluster: storagetest.Peers()}
 		if id.Node != p.ID || id.Initial != list || boot.CheckIdentity(cfg, id, false) != nil || !strings.Contains(out, fmt.Sprintf("%x", id.ClusterID)) {
 			t.Errorf("node %d: %+v\n%s", p.ID, id, out)
@@ -168,9 +100,9 @@ func TestRestore(t *testing.T) {
 		t.Errorf("the nodes have %x, %x and %x for their cluster", ids[0].ClusterID, ids[1].ClusterID, ids[2].ClusterID)
 	}
 
-	other := oldState(t)
+	other := statetest.Full(t, 5, 77)
 	statetest.Apply(t, other, statetest.Put("one more", ""))
-	for i, args := range [][]string{{backupFile(t, other), list}, {file, address.FormatPeers(storagetest.Peers()[:2])}} {
+	for i, args := range [][]string{{storagetest.BackupFile(t, other), list}, {file, address.FormatPeers(storagetest.Peers()[:2])}} {
 		to := filepath.Join(dir, fmt.Sprint("other", i))
 		if code, out, errs := runCommand(t, "restore", args[0], "--data-dir", to, "--cluster", args[1]); code != config.ExitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
@@ -183,17 +115,17 @@ func TestRestore(t *testing.T) {
 
 // A state file of a data directory will do, and so will standard input.
 func TestRestoreFromElsewhere(t *testing.T) {
-	old := oldState(t)
+	old := statetest.Full(t, 5, 77)
 	snap := filepath.Join(storagetest.New(t), "snap", "x.state")
 	testkit.Must(t, os.WriteFile(snap, statetest.Bytes(t, old), 0o600))
 	for i, file := range []string{snap, "-"} {
 		to := filepath.Join(t.TempDir(), fmt.Sprint(i))
 		o := offline{
-			args: []string{"--data-dir", to, file, "--cluster=" + simURL(1)}, env: os.LookupEnv,
+			args: []string{"--data-dir", to, file, "--cluster=" + storagetest.URL(1)}, env: os.LookupEnv,
 			stdin: bytes.NewReader(statetest.Bytes(t, old)), stdout: new(bytes.Buffer),
 		}
 		testkit.Must(t, runRestore(o))
-		wantRefounded(t, to, old, []address.Peer{{ID: 1, URL: simURL(1)}})
+		storagetest.WantRefounded(t, to, old, []address.Peer{{ID: 1, URL: storagetest.URL(1)}})
 	}
 }
 
@@ -223,7 +155,7 @@ func TestRestoreRefusesDamage(t *testing.T) {
 	}
 	refused("longer", append(slices.Clone(whole), 0))
 	st.Revision = math.MaxUint64 - 5
-	if code, _, errs := runCommand(t, "restore", backupFile(t, st), "--data-dir", filepath.Join(dir, "to")); code != config.ExitFault || !strings.Contains(errs, "revision") {
+	if code, _, errs := runCommand(t, "restore", storagetest.BackupFile(t, st), "--data-dir", filepath.Join(dir, "to")); code != config.ExitFault || !strings.Contains(errs, "revision") {
 		t.Errorf("no room for revisions: exit %d, %s", code, errs)
 	}
 	if code, _, errs := runCommand(t, "restore", filepath.Join(dir, "nothing"), "--data-dir", filepath.Join(dir, "to")); code != config.ExitFault {
@@ -233,7 +165,7 @@ func TestRestoreRefusesDamage(t *testing.T) {
 
 // Guarantee: a directory that is not new stays as it is.
 func TestRestoreRefusesUsedDirs(t *testing.T) {
-	file := backupFile(t, oldState(t))
+	file := storagetest.BackupFile(t, statetest.Full(t, 5, 77))
 	used, lost, foreign := storagetest.New(t), storagetest.New(t), t.TempDir()
 	testkit.Must(t, storagetest.Open(t, lost).Close())
 	testkit.Must(t, os.RemoveAll(filepath.Join(lost, "wal")))
@@ -257,8 +189,8 @@ func TestRestoreRefusesUsedDirs(t *testing.T) {
 
 // Guarantee: a restore that was interrupted anywhere can be done again.
 func TestRestoreAgain(t *testing.T) {
-	old := oldState(t)
-	file := backupFile(t, old)
+	old := statetest.Full(t, 5, 77)
+	file := storagetest.BackupFile(t, old)
 	done := filepath.Join(t.TempDir(), "done")
 	restore := func(dir string) {
 		t.Helper()
@@ -279,7 +211,7 @@ func TestRestoreAgain(t *testing.T) {
 		if storage.Exists(filepath.Join(dir, storage.RestoringName)) {
 			t.Error("the server would still refuse to start")
 		}
-		wantRefounded(t, dir, old, storagetest.Peers())
+		storagetest.WantRefounded(t, dir, old, storagetest.Peers())
 	}
 }
 

@@ -98,8 +98,8 @@ func (c *simCluster) joinCluster(via, id, cluster uint64) {
 // keys of the backup and revisions above its.
 func TestSimRestore(t *testing.T) {
 	simulate(t, 0, func(c *simCluster) {
-		old := oldState(t)
-		file := backupFile(t, old)
+		old := statetest.Full(t, 5, 77)
+		file := storagetest.BackupFile(t, old)
 		for id := range uint64(3) {
 			c.peers = append(c.peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
 		}
@@ -129,7 +129,7 @@ func TestSimRestore(t *testing.T) {
 // Guarantee: a recovery that was interrupted anywhere has lost nothing, and is
 // done again or completed.
 func TestRecoverInterrupted(t *testing.T) {
-	old := oldDisk(t)
+	old := storagetest.Old(t)
 	f, err := storage.Examine(old)
 	testkit.Must(t, err)
 	st, err := f.Replay(f.Log.Last())
@@ -148,7 +148,7 @@ func TestRecoverInterrupted(t *testing.T) {
 	wantNew := func(dir string) {
 		t.Helper()
 		copied := testkit.Crashed(t, dir) // opening it would use it
-		if id := wantRefounded(t, copied, st, storagetest.Peers()[:1]); id.Initial != "" || id.ClusterID == f.Identity.ClusterID {
+		if id := storagetest.WantRefounded(t, copied, st, storagetest.Peers()[:1]); id.Initial != "" || id.ClusterID == f.Identity.ClusterID {
 			t.Errorf("%+v", id)
 		}
 	}
@@ -163,7 +163,7 @@ func TestRecoverInterrupted(t *testing.T) {
 		testkit.Must(t, os.RemoveAll(filepath.Join(dir+".recovering", gone)))
 		recovered(dir, config.ExitOK)
 		wantNew(dir)
-		testkit.Must(t, wantSame(dir+".before-recovery-1", old))
+		testkit.Must(t, storagetest.Same(dir+".before-recovery-1", old))
 	}
 	// Before the first rename: it cannot be told which one counts.
 	dir := filepath.Join(t.TempDir(), "dir")
@@ -182,64 +182,24 @@ func TestRecoverInterrupted(t *testing.T) {
 	wantNoStart(t, dir, "recover that was interrupted") // an empty cluster in its place
 	recovered(dir, config.ExitOK)
 	wantNew(dir)
-	testkit.Must(t, wantSame(dir+".before-recovery-1", old))
+	testkit.Must(t, storagetest.Same(dir+".before-recovery-1", old))
 	// And once more, later: an older directory is never written over.
 	recovered(dir, config.ExitOK)
-	testkit.Must(t, wantSame(dir+".before-recovery-1", old))
+	testkit.Must(t, storagetest.Same(dir+".before-recovery-1", old))
 	if _, err := os.Stat(dir + ".before-recovery-2"); err != nil {
 		t.Error(err)
 	}
 }
 
-// oldDisk is a directory with a snapshot and a log behind it, not all of which
-// is known to be committed.
-func oldDisk(t *testing.T) string {
-	t.Helper()
-	dir := storagetest.New(t)
-	o := storagetest.Open(t, dir)
-	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(3, 2, 20, putEntries(3, 2, 30)...)}))
-	st := statetest.At(t, storagetest.Peers(), 3, 15)
-	st.Membership = membership.New(storagetest.Peers())
-	storagetest.TakeSnapshot(t, o, st)
-	testkit.Must(t, o.Close())
-	return dir
-}
-
-// putEntries are entries of node 1 that each put a key.
-func putEntries(term, from, to uint64) []*raftpb.Entry {
-	var entries []*raftpb.Entry
-	for i := from; i <= to; i++ {
-		data := state.AppendBatchHeader(nil, state.BatchID{Node: 1, Boot: 1, Seq: i})
-		data = state.AppendCommand(data, state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("key/", i), []byte("value")))
-		entries = append(entries, &raftpb.Entry{Term: new(term), Index: new(i), Data: data})
-	}
-	return entries
-}
-
-func wantSame(dir, other string) error {
-	f, err := storage.Examine(dir)
-	if err != nil {
-		return err
-	}
-	g, err := storage.Examine(other)
-	if err != nil {
-		return err
-	}
-	if *f.Identity != *g.Identity || f.Digest != g.Digest || f.Log.Last() != g.Log.Last() || len(f.Damage) > 0 {
-		return fmt.Errorf("%s is not %s any more: %+v %v", dir, other, f.Identity, f.Damage)
-	}
-	return nil
-}
-
 // Guarantee: what recovery cannot rest on is refused, and left as it is.
 func TestRecoverRefuses(t *testing.T) {
-	damaged, joining, removed, busy := oldDisk(t), t.TempDir(), storagetest.New(t), oldDisk(t)
+	damaged, joining, removed, busy := storagetest.Old(t), t.TempDir(), storagetest.New(t), storagetest.Old(t)
 	testkit.Must(t, os.Remove(storage.StatePath(damaged, 3, 15)))
 	testkit.Must(t, storage.Create(zap.NewNop(), joining, storagetest.Identity(), state.First(nil)))
 	o := storagetest.Open(t, removed)
 	st := statetest.At(t, storagetest.Peers(), 3, 15)
 	st.Membership = membership.New(storagetest.Peers()[1:])
-	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(3, 2, 20, putEntries(3, 2, 30)...)}))
+	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(3, 2, 20, storagetest.PutEntries(3, 2, 30)...)}))
 	storagetest.TakeSnapshot(t, o, st)
 	testkit.Must(t, o.Close())
 	for _, dir := range []string{damaged, joining, removed, busy} { // a node was there

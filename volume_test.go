@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage"
 	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
@@ -55,11 +56,11 @@ func TestVolumeRoot(t *testing.T) {
 
 	to := t.TempDir()
 	freshVolume(t, to)
-	if code, out, errs := runCommand(t, "restore", backupFile(t, oldState(t)), "--data-dir", to, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitOK {
+	if code, out, errs := runCommand(t, "restore", storagetest.BackupFile(t, statetest.Full(t, 5, 77)), "--data-dir", to, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitOK {
 		t.Errorf("restore: exit %d\n%s%s", code, out, errs)
 	}
 	wantVolume(t, to)
-	wantRefounded(t, to, oldState(t), storagetest.Peers())
+	storagetest.WantRefounded(t, to, statetest.Full(t, 5, 77), storagetest.Peers())
 
 	for _, name := range []string{"lost+found", ".snapshot"} {
 		dir := t.TempDir()
@@ -73,7 +74,7 @@ func TestVolumeRoot(t *testing.T) {
 // Guarantee: a recovery within a volume that was interrupted anywhere has lost nothing: no node starts from what it left, and
 // it is done again or completed.
 func TestRecoverVolumeInterrupted(t *testing.T) {
-	old := oldDisk(t)
+	old := storagetest.Old(t)
 	f, err := storage.Examine(old)
 	testkit.Must(t, err)
 	st, err := f.Replay(f.Log.Last())
@@ -85,10 +86,10 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 	}
 	wantNew := func(dir, aside string) {
 		t.Helper()
-		if id := wantRefounded(t, testkit.Crashed(t, dir), st, storagetest.Peers()[:1]); id.ClusterID == f.Identity.ClusterID {
+		if id := storagetest.WantRefounded(t, testkit.Crashed(t, dir), st, storagetest.Peers()[:1]); id.ClusterID == f.Identity.ClusterID {
 			t.Errorf("%+v", id)
 		}
-		testkit.Must(t, wantSame(aside, old))
+		testkit.Must(t, storagetest.Same(aside, old))
 		wantVolume(t, dir)
 		if storage.Exists(filepath.Join(dir, storage.RecoveringName)) {
 			t.Error("what was to be moved is still there")
@@ -154,7 +155,7 @@ func withoutRecovering(t *testing.T, dir string) string {
 
 // Guarantee: a data directory that is a mount point, of a disk or of another directory, is recovered as it stands.
 func TestRecoverMountPoint(t *testing.T) {
-	if !procInNamespace(t, "-m") {
+	if !testkit.InNamespace(t, "-m", nil) {
 		return
 	}
 	for _, what := range []string{"another device", "another directory"} {
@@ -168,7 +169,7 @@ func TestRecoverMountPoint(t *testing.T) {
 			t.Fatalf("mount: %v\n%s", err, out)
 		}
 		t.Cleanup(func() { _ = exec.Command("umount", dir).Run() })
-		old := oldDisk(t)
+		old := storagetest.Old(t)
 		testkit.Must(t, os.CopyFS(dir, os.DirFS(old)))
 		freshVolume(t, dir)
 		for range 2 {
@@ -181,9 +182,9 @@ func TestRecoverMountPoint(t *testing.T) {
 				t.Fatalf("%s: exit %d\n%s%s", what, code, out, errs)
 			}
 			wantVolume(t, dir)
-			wantRefounded(t, testkit.Crashed(t, dir), st, storagetest.Peers()[:1])
+			storagetest.WantRefounded(t, testkit.Crashed(t, dir), st, storagetest.Peers()[:1])
 		}
-		testkit.Must(t, wantSame(filepath.Join(dir, storage.SetAsidePrefix+"1"), old))
+		testkit.Must(t, storagetest.Same(filepath.Join(dir, storage.SetAsidePrefix+"1"), old))
 		if _, err := os.Stat(filepath.Join(dir, storage.SetAsidePrefix+"2", "wal")); err != nil {
 			t.Error(err)
 		}

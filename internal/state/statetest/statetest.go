@@ -5,16 +5,19 @@ package statetest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
 	"raftkv/internal/address"
+	"raftkv/internal/membership"
 	"raftkv/internal/record"
 	"raftkv/internal/state"
 	"raftkv/internal/statefile"
 	"raftkv/internal/testkit"
+	"strings"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -190,4 +193,47 @@ func Puts(keys []string, n int, rnd *rand.Rand) (commands []byte) {
 		commands = state.AppendCommand(commands, cmd)
 	}
 	return commands
+}
+
+// Describe prints a state: every field of it, except that a long value is told
+// by its length and hash. A new field goes into a line that a state without it
+// does not have.
+func Describe(s *state.State) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "index %d term %d revision %d bytes %d changes %d\n", s.Index, s.Term, s.Revision, s.Bytes, s.Membership.Changes)
+	for _, m := range s.Membership.Sorted() {
+		fmt.Fprintf(&b, "member %d learner %v instance %x peer %s client %q\n", m.ID, m.Learner, m.Instance, m.PeerURL, m.ClientURL)
+	}
+	for _, m := range s.Membership.Sorted() {
+		if m.Level > 0 || m.Pinned || m.Added > 0 {
+			fmt.Fprintf(&b, "member %d level %d pinned %v added %x\n", m.ID, m.Level, m.Pinned, m.Added)
+		}
+	}
+	fmt.Fprintf(&b, "removed %d\n", membership.SortedKeys(s.Membership.Removed))
+	if s.Level > 0 {
+		fmt.Fprintf(&b, "level %d\n", s.Level)
+	}
+	if k := s.Checks; k.Index > 0 {
+		fmt.Fprintf(&b, "check %d full %d voters %d checked %d agreed %x diverged %v no majority %d\n",
+			k.Index, k.Full, k.Voters, k.Checked, k.Agreed, k.Diverged, k.NoMajority)
+		for _, id := range membership.SortedKeys(k.Reports) {
+			fmt.Fprintf(&b, "report %d {hash:%d void:%v}\n", id, k.Reports[id].Hash, k.Reports[id].Void)
+		}
+	}
+	for _, id := range membership.SortedKeys(s.Windows) {
+		w := s.Windows[id]
+		fmt.Fprintf(&b, "window %d boot %d low %d applied %x\n", id, w.Boot, w.Low, w.Applied)
+	}
+	s.Scan(func(key string, it *state.Item) bool {
+		value := fmt.Sprintf("%q", it.Value)
+		if len(it.Value) > 64 {
+			value = fmt.Sprintf("%d bytes, sha256 %x", len(it.Value), sha256.Sum256(it.Value))
+		}
+		if len(key) > 64 {
+			key = fmt.Sprintf("%d bytes, sha256 %x", len(key), sha256.Sum256([]byte(key)))
+		}
+		fmt.Fprintf(&b, "key %q create %d mod %d version %d value %s\n", key, it.CreateRevision, it.ModRevision, it.Version, value)
+		return true
+	})
+	return b.String()
 }
