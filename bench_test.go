@@ -74,14 +74,14 @@ func (w *nowhere) Write(b []byte) (int, error) {
 }
 
 // serveOnce has a serve r, with nothing left of the answer before.
-func (w *nowhere) serveOnce(a *api, r *http.Request) {
+func (w *nowhere) serveOnce(a *httpKVAPI, r *http.Request) {
 	clear(w.header)
 	w.status = http.StatusOK
 	a.ServeHTTP(w, r)
 }
 
 // benchAPI is the HTTP interface of a node whose cluster agrees to everything at once.
-func benchAPI(b *testing.B, keys int) (*api, []string) {
+func benchAPI(b *testing.B, keys int) (*httpKVAPI, []string) {
 	st, names := statetest.Filled(b, keys)
 	st.Index, st.Term = 1, 1
 	s := newServer(config.DefaultConfig(), zap.NewNop(), &storage.Opened{Storage: &storage.Storage{}, State: st, Boot: 1}, 9121)

@@ -27,9 +27,9 @@ const (
 	maxMemberBytes = 4096 // of the body of POST /ID
 )
 
-// api serves clients. Routes are matched by hand, because a key is the path
+// httpKVAPI serves clients. Routes are matched by hand, because a key is the path
 // as it stands: http.ServeMux would clean it and redirect.
-type api struct {
+type httpKVAPI struct {
 	log      *zap.Logger
 	kv       *kvstore
 	propose  func(ctx context.Context, cmd []byte) state.Result
@@ -49,7 +49,7 @@ type api struct {
 	life     context.Context // the node's
 }
 
-func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start, route := time.Now(), web.RouteLabel(r.Method, r.URL.Path)
 	a.metrics.inFlight.Inc()
 	defer a.metrics.inFlight.Dec()
@@ -66,7 +66,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // addRoutes adds the paths that are no resource of many.
-func (a *api) addRoutes(status *statusAPI, live *liveness.Monitor) {
+func (a *httpKVAPI) addRoutes(status *statusAPI, live *liveness.Monitor) {
 	a.routes = map[string]web.Methods{
 		"livez":       {"GET": web.Bare(live.Serve)},
 		"readyz":      {"GET": status.serveReady},
@@ -79,7 +79,7 @@ func (a *api) addRoutes(status *statusAPI, live *liveness.Monitor) {
 }
 
 // serve answers a request, or returns the error to answer with.
-func (a *api) serve(w http.ResponseWriter, r *http.Request) error {
+func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := a.origin.Check(r); err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func aboutItself(path string) bool {
 }
 
 // serveV1 serves the paths that are not short-form keys.
-func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error {
+func (a *httpKVAPI) serveV1(w http.ResponseWriter, r *http.Request, path string) error {
 	if key, ok := strings.CutPrefix(path, "v1/kv/"); ok {
 		if err := checkKey(key); err != nil {
 			return err // by any method
@@ -156,12 +156,12 @@ func (a *api) serveV1(w http.ResponseWriter, r *http.Request, path string) error
 }
 
 // stop makes the api refuse requests, and ends those that would last.
-func (a *api) stop() {
+func (a *httpKVAPI) stop() {
 	a.stopping.Store(true)
 	a.backups.end()
 }
 
-func (a *api) serveRoot(w http.ResponseWriter, r *http.Request) error {
+func (a *httpKVAPI) serveRoot(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return web.NotAllowed(w, "GET, HEAD")
 	}
@@ -184,7 +184,7 @@ The README tells the rest.
 }
 
 // serveKey serves GET, HEAD, PUT and DELETE of a key.
-func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) error {
+func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key string) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
@@ -246,7 +246,7 @@ var (
 )
 
 // get answers a read.
-func (a *api) get(w http.ResponseWriter, r *http.Request, key string, pre preconditions, stale bool) error {
+func (a *httpKVAPI) get(w http.ResponseWriter, r *http.Request, key string, pre preconditions, stale bool) error {
 	if err := a.fresh.prepare(w.Header(), r, stale); err != nil {
 		return err
 	}
@@ -282,7 +282,7 @@ func (a *api) get(w http.ResponseWriter, r *http.Request, key string, pre precon
 
 // refuse answers a write whose condition cannot hold, and costs no log entry
 // therefore, with the current ETag like every other 412.
-func (a *api) refuse(w http.ResponseWriter, r *http.Request, key string, why error) error {
+func (a *httpKVAPI) refuse(w http.ResponseWriter, r *http.Request, key string, why error) error {
 	if err := a.fresh.now(r.Context()); err != nil {
 		return err
 	}
@@ -293,7 +293,7 @@ func (a *api) refuse(w http.ResponseWriter, r *http.Request, key string, why err
 }
 
 // put answers a write.
-func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond state.Condition) error {
+func (a *httpKVAPI) put(w http.ResponseWriter, r *http.Request, key string, cond state.Condition) error {
 	if err := a.mayWrite(); err != nil {
 		return err
 	}
@@ -314,14 +314,14 @@ func (a *api) put(w http.ResponseWriter, r *http.Request, key string, cond state
 	return a.write(w, r, cmd)
 }
 
-func (a *api) delete(w http.ResponseWriter, r *http.Request, key string, cond state.Condition) error {
+func (a *httpKVAPI) delete(w http.ResponseWriter, r *http.Request, key string, cond state.Condition) error {
 	if err := a.room.Admit(key, -1); err != nil {
 		return err
 	}
 	return a.write(w, r, state.EncodeWrite(state.KindDelete, cond, key, nil))
 }
 
-func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
+func (a *httpKVAPI) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
 	if a.kv.applied.Get() == 0 {
 		// It joins. The snapshot that it gets could cover the write, and
 		// then nobody could tell what became of it.
@@ -349,7 +349,7 @@ func (a *api) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
 
 // readValue appends the request's body to cmd. What is too large is refused
 // before it is read whole.
-func (a *api) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]byte, error) {
+func (a *httpKVAPI) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]byte, error) {
 	if r.ContentLength > a.maxValue {
 		return nil, fmt.Errorf("%w: %d bytes, %d are allowed", problem.ErrTooLarge, r.ContentLength, a.maxValue)
 	}
@@ -361,7 +361,7 @@ func (a *api) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]b
 
 // fault returns what ends this node, nil as long as nothing does, or what does
 // was asked for.
-func (a *api) fault() error {
+func (a *httpKVAPI) fault() error {
 	if a.life.Err() == nil {
 		return nil
 	}
@@ -374,7 +374,7 @@ func (a *api) fault() error {
 
 // explain gives the cause in place of the error that a request ends in because
 // its node does, which may be that it is stopping, or that the outcome is unknown.
-func (a *api) explain(h http.Header, err error) error {
+func (a *httpKVAPI) explain(h http.Header, err error) error {
 	fault := a.fault()
 	p := problem.Of(err)
 	if fault == nil || p.Status < http.StatusInternalServerError {
@@ -394,7 +394,7 @@ const slowRequestAfter = time.Second
 
 // noteRequest says that a request was slow. Which key it was of is nobody's
 // business. How long a download takes is up to who takes it.
-func (a *api) noteRequest(r *http.Request, route string, status int, took time.Duration) {
+func (a *httpKVAPI) noteRequest(r *http.Request, route string, status int, took time.Duration) {
 	if took > slowRequestAfter && route != "snapshot" && route != "pprof" {
 		a.log.Warn("slow request", zap.String("method", web.MethodLabel(r.Method)), zap.String("route", route),
 			zap.Int("status", status), zap.Duration("took", took))

@@ -34,7 +34,7 @@ import (
 // as soon as it is proposed.
 type apiTest struct {
 	*testing.T
-	a        *api
+	a        *httpKVAPI
 	srv      *server
 	kv       *kvstore
 	node     *raftNode

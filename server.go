@@ -53,7 +53,7 @@ type server struct {
 	live      *liveness.Monitor
 	watcher   *observe.Watcher
 	room      *room.Keeper
-	api       *api
+	api       *httpKVAPI
 	states    chan *state.State
 	commitC   chan []commit
 	clientURL string
@@ -200,7 +200,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
 	fresh := &freshness{confirm: reads.Confirm, sound: kv.Sound, applied: applied, contacts: &node.contacts}
 	quota := limits.NewQuota(log, cfg, kv)
-	s.api = &api{
+	s.api = &httpKVAPI{
 		log: log, kv: kv, propose: proposals.Propose, fresh: fresh, metrics: newMetrics(s.status),
 		members: &membersAPI{members: s.members, fresh: fresh, leaders: leaders, current: kv.members, isKey: kv.has},
 		backups: newBackups(log, st.Identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.MayWrite,
