@@ -34,8 +34,35 @@ func runCommandEnv(t *testing.T, env map[string]string, args ...string) (code in
 	t.Helper()
 	var out, errs bytes.Buffer
 	lookup := func(name string) (string, bool) { v, ok := env[name]; return v, ok }
-	code = run(context.Background(), args, lookup, &out, &errs)
+	code = runOffline(context.Background(), args, lookup, &out, &errs)
 	return code, out.String(), errs.String()
+}
+
+// Guarantee: a command word comes first; what is none is named, with those that
+// there are.
+func TestCommandWords(t *testing.T) {
+	for _, args := range [][]string{{"frobnicate"}, {"Restore"}, {"help", "frobnicate"}} {
+		code, out, errs := runCommand(t, args...)
+		if code != config.ExitUsage || out != "" || !strings.Contains(errs, "restore, recover, inspect, help") || !strings.Contains(errs, args[len(args)-1]) {
+			t.Errorf("%q: exit %d\n%s%s", args, code, out, errs)
+		}
+	}
+	server := usage()
+	if code, out, _ := runCommand(t, "help"); code != config.ExitOK || out != server {
+		t.Errorf("help: exit %d\n%s", code, out)
+	}
+	for _, name := range []string{"restore", "recover", "inspect"} {
+		if !strings.Contains(server, "raftkv "+name) {
+			t.Errorf("--help does not name %s", name)
+		}
+		code, out, _ := runCommand(t, name, "--help")
+		if code != config.ExitOK || !strings.HasPrefix(out, "raftkv "+name) {
+			t.Errorf("%s --help: exit %d\n%s", name, code, out)
+		}
+		if code, other, _ := runCommand(t, "help", name); code != config.ExitOK || other != out {
+			t.Errorf("help %s: exit %d\n%s", name, code, other)
+		}
+	}
 }
 
 // Guarantee: all that is wrong with a command line is named at once, exit 2.
@@ -224,7 +251,7 @@ func TestCommandInterrupted(t *testing.T) {
 	var out, errs bytes.Buffer
 	code := make(chan int)
 	go func() {
-		code <- run(ctx, []string{"restore", pipe, "--data-dir", to}, func(string) (string, bool) { return "", false }, &out, &errs)
+		code <- runOffline(ctx, []string{"restore", pipe, "--data-dir", to}, func(string) (string, bool) { return "", false }, &out, &errs)
 	}()
 	cancel()
 	if got := <-code; got != config.ExitFault || out.Len() > 0 || !strings.Contains(errs.String(), "interrupted") {
