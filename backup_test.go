@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"raftkv/internal/api"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
@@ -142,11 +143,11 @@ func TestBackupRefused(t *testing.T) {
 		t.Errorf("PUT: %d", w.Code)
 	}
 	at.fails = problem.ErrNoLeader
-	for range maxBackups + 1 { // a refused one holds no slot
+	for range api.MaxBackups + 1 { // a refused one holds no slot
 		at.problem("no leader", at.do("GET", "/v1/snapshot", ""), 503, "no_leader")
 	}
 	at.fails = nil
-	at.a.fresh.applied = new(wait.Index)
+	at.a.fresh.Applied = new(wait.Index)
 	at.problem("a node that joins", at.do("GET", "/v1/snapshot?consistency=stale", ""), 503, "not_ready")
 }
 
@@ -159,12 +160,12 @@ func TestBackupOfAMoment(t *testing.T) {
 		var got bytes.Buffer
 		began := time.Now()
 		for i := 0; ; i++ {
-			_, err := io.CopyN(&got, resp.Body, backupPiece)
+			_, err := io.CopyN(&got, resp.Body, api.BackupPiece)
 			if errors.Is(err, io.EOF) {
 				break
 			}
 			testkit.Must(t, err)
-			time.Sleep(backupPace / 2)
+			time.Sleep(api.BackupPace / 2)
 			for _, key := range []string{"key/63", "key/0", fmt.Sprint("new/", i)} {
 				if w := b.do("PUT", "/"+key, "other"); w.Code != http.StatusNoContent {
 					t.Fatalf("a write beside a backup: %d", w.Code)
@@ -199,7 +200,7 @@ func (b *backupTest) cutOff(resp *http.Response) {
 func TestBackupSlowReaders(t *testing.T) {
 	inBackupBubble(t, func(b *backupTest) {
 		var slow []*http.Response
-		for range maxBackups {
+		for range api.MaxBackups {
 			slow = append(slow, b.open("GET", ""))
 		}
 		resp := b.open("GET", "")
@@ -214,14 +215,14 @@ func TestBackupSlowReaders(t *testing.T) {
 		if w := b.do("PUT", "/k", "v"); w.Code != http.StatusNoContent {
 			t.Errorf("a write beside them: %d", w.Code)
 		}
-		time.Sleep(backupPace - time.Second)
+		time.Sleep(api.BackupPace - time.Second)
 		synctest.Wait()
-		if n := len(b.a.backups.slots); n != maxBackups {
+		if n := len(b.a.backups.Slots); n != api.MaxBackups {
 			t.Errorf("%d backups are under way before their time is up", n)
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if n := len(b.a.backups.slots); n != 0 {
+		if n := len(b.a.backups.Slots); n != 0 {
 			t.Errorf("%d backups are still under way", n)
 		}
 		for _, resp := range slow {
@@ -236,11 +237,11 @@ func TestBackupSlowReaders(t *testing.T) {
 func TestBackupEndsWithTheNode(t *testing.T) {
 	inBackupBubble(t, func(b *backupTest) {
 		hangs, reads := b.open("GET", ""), b.open("GET", "")
-		_, err := io.CopyN(io.Discard, reads.Body, backupPiece)
+		_, err := io.CopyN(io.Discard, reads.Body, api.BackupPiece)
 		testkit.Must(t, err)
 		b.stop()
 		synctest.Wait()
-		if n := len(b.a.backups.slots); n != 0 {
+		if n := len(b.a.backups.Slots); n != 0 {
 			t.Errorf("%d backups are still under way", n)
 		}
 		b.cutOff(hangs)
@@ -256,7 +257,7 @@ func TestBackupClientGone(t *testing.T) {
 		resp := b.open("GET", "")
 		testkit.Must(t, resp.Body.Close())
 		synctest.Wait()
-		if n := len(b.a.backups.slots); n != 0 {
+		if n := len(b.a.backups.Slots); n != 0 {
 			t.Errorf("%d backups are under way", n)
 		}
 	})

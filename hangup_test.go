@@ -50,7 +50,7 @@ func newHangUpTest(t *testing.T) *hangUpTest {
 		}
 		return propose(ctx, cmd)
 	}
-	at.a.fresh.confirm = func(ctx context.Context) error {
+	at.a.fresh.Confirm = func(ctx context.Context) error {
 		if !wait(ctx) {
 			return problem.ErrUnavailable
 		}

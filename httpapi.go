@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"raftkv/internal/api"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
 	"raftkv/internal/problem"
@@ -22,10 +23,7 @@ import (
 	"go.uber.org/zap"
 )
 
-const (
-	maxKeyBytes    = 4096
-	maxMemberBytes = 4096 // of the body of POST /ID
-)
+const maxKeyBytes = 4096
 
 // httpKVAPI serves clients. Routes are matched by hand, because a key is the path
 // as it stands: http.ServeMux would clean it and redirect.
@@ -33,10 +31,10 @@ type httpKVAPI struct {
 	log      *zap.Logger
 	kv       *kvstore
 	propose  func(ctx context.Context, cmd []byte) state.Result
-	fresh    *freshness
-	members  *membersAPI
-	metrics  *metrics
-	backups  *backups
+	fresh    *api.Freshness
+	members  *api.MembersAPI
+	metrics  *api.Metrics
+	backups  *api.Backups
 	routes   map[string]web.Methods // by path, those of no resource below it
 	maxValue int64
 	mayWrite func() error // of the log's disk
@@ -51,8 +49,8 @@ type httpKVAPI struct {
 
 func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start, route := time.Now(), web.RouteLabel(r.Method, r.URL.Path)
-	a.metrics.inFlight.Inc()
-	defer a.metrics.inFlight.Dec()
+	a.metrics.InFlight.Inc()
+	defer a.metrics.InFlight.Dec()
 	rec := &web.Recorder{ResponseWriter: w, Status: http.StatusOK}
 	w.Header()["Cache-Control"] = web.CacheNever // unless the handler knows better
 	r, done := web.UntilHungUp(r)
@@ -61,20 +59,20 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		web.WriteProblem(rec, a.explain(w.Header(), err))
 	}
 	took := time.Since(start)
-	a.metrics.observe(r.Method, route, rec.Status, took)
+	a.metrics.Observe(r.Method, route, rec.Status, took)
 	a.noteRequest(r, route, rec.Status, took)
 }
 
 // addRoutes adds the paths that are no resource of many.
-func (a *httpKVAPI) addRoutes(status *statusAPI, live *liveness.Monitor) {
+func (a *httpKVAPI) addRoutes(status *api.StatusAPI, live *liveness.Monitor) {
 	a.routes = map[string]web.Methods{
 		"livez":       {"GET": web.Bare(live.Serve)},
-		"readyz":      {"GET": status.serveReady},
-		"metrics":     {"GET": web.Bare(a.metrics.serve)},
-		"v1/status":   {"GET": web.Bare(status.serveStatus)},
-		"v1/members":  {"GET": a.members.serveMembers, "POST": a.members.serveAddMember},
-		"v1/leader":   {"POST": web.Bare(a.members.serveLeader)},
-		"v1/snapshot": {"GET": a.backups.serveSnapshot},
+		"readyz":      {"GET": status.ServeReady},
+		"metrics":     {"GET": web.Bare(a.metrics.Serve)},
+		"v1/status":   {"GET": web.Bare(status.ServeStatus)},
+		"v1/members":  {"GET": a.members.ServeMembers, "POST": a.members.ServeAddMember},
+		"v1/leader":   {"POST": web.Bare(a.members.ServeLeader)},
+		"v1/snapshot": {"GET": a.backups.ServeSnapshot},
 	}
 }
 
@@ -104,17 +102,17 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	case path == "livez" || path == "readyz" || path == "metrics" || first == "v1":
 		return a.serveV1(w, r, path)
 	case a.profiles && (path == "debug/pprof" || strings.HasPrefix(path, "debug/pprof/")):
-		return serveProfiles(w, r)
+		return api.ServeProfiles(w, r)
 	case web.Reserved(first):
 		return fmt.Errorf("%w: paths under /%s are reserved; for a key of that name use /v1/kv/%s",
 			problem.ErrBadRequest, first, url.PathEscape(path))
 	case r.Method == http.MethodPost || r.Method == http.MethodDelete:
-		return a.members.serveShort(w, r, path)
+		return a.members.ServeShort(w, r, path)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPut:
 		return a.serveKey(w, r, path)
 	}
 	allow := "GET, HEAD, PUT"
-	if _, err := parseMemberID(path); err == nil {
+	if _, err := api.ParseMemberID(path); err == nil {
 		allow += ", POST, DELETE" // as a node
 	}
 	return web.NotAllowed(w, allow)
@@ -143,7 +141,7 @@ func (a *httpKVAPI) serveV1(w http.ResponseWriter, r *http.Request, path string)
 		return web.NotAllowed(w, "GET, HEAD, PUT, DELETE")
 	}
 	if id, ok := strings.CutPrefix(path, "v1/members/"); ok {
-		return a.members.serveMember(w, r, id)
+		return a.members.ServeMember(w, r, id)
 	}
 	route, ok := a.routes[path]
 	if !ok && r.Method == http.MethodPut {
@@ -158,7 +156,7 @@ func (a *httpKVAPI) serveV1(w http.ResponseWriter, r *http.Request, path string)
 // stop makes the api refuse requests, and ends those that would last.
 func (a *httpKVAPI) stop() {
 	a.stopping.Store(true)
-	a.backups.end()
+	a.backups.End()
 }
 
 func (a *httpKVAPI) serveRoot(w http.ResponseWriter, r *http.Request) error {
@@ -195,24 +193,24 @@ func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key string)
 	if r.Method == http.MethodPut && r.Header["Content-Range"] != nil {
 		return fmt.Errorf("%w: a part of a value cannot be written", problem.ErrBadRequest) // RFC 9110 §14.5
 	}
-	stale, err := parseQuery(r, read)
+	stale, err := api.ParseQuery(r, read)
 	if err != nil {
 		return err
 	}
-	pre, err := parsePreconditions(r.Header)
+	pre, err := api.ParsePreconditions(r.Header)
 	if err != nil {
 		return err
 	}
 	if r.Method != http.MethodPut && r.ContentLength != 0 {
 		// net/http notices that a client hung up only behind its body.
-		if _, err := io.CopyN(io.Discard, r.Body, maxMemberBytes); err != nil && !errors.Is(err, io.EOF) {
+		if _, err := io.CopyN(io.Discard, r.Body, api.MaxMemberBytes); err != nil && !errors.Is(err, io.EOF) {
 			return web.BodyError(err)
 		}
 	}
 	if read {
 		return a.get(w, r, key, pre, stale)
 	}
-	cond, err := pre.ofWrite()
+	cond, err := pre.OfWrite()
 	switch {
 	case errors.Is(err, problem.ErrPrecondition):
 		return a.refuse(w, r, key, err)
@@ -246,8 +244,8 @@ var (
 )
 
 // get answers a read.
-func (a *httpKVAPI) get(w http.ResponseWriter, r *http.Request, key string, pre preconditions, stale bool) error {
-	if err := a.fresh.prepare(w.Header(), r, stale); err != nil {
+func (a *httpKVAPI) get(w http.ResponseWriter, r *http.Request, key string, pre api.Preconditions, stale bool) error {
+	if err := a.fresh.Prepare(w.Header(), r, stale); err != nil {
 		return err
 	}
 	it, revision, err := a.kv.read(key)
@@ -257,9 +255,9 @@ func (a *httpKVAPI) get(w http.ResponseWriter, r *http.Request, key string, pre 
 	h := w.Header()
 	h["Raftkv-Revision"] = []string{strconv.FormatUint(revision, 10)}
 	if it != nil {
-		setETag(h, it.ModRevision)
+		api.SetETag(h, it.ModRevision)
 	}
-	unchanged, err := pre.ofRead(it)
+	unchanged, err := pre.OfRead(it)
 	if err != nil {
 		return err
 	}
@@ -283,11 +281,11 @@ func (a *httpKVAPI) get(w http.ResponseWriter, r *http.Request, key string, pre 
 // refuse answers a write whose condition cannot hold, and costs no log entry
 // therefore, with the current ETag like every other 412.
 func (a *httpKVAPI) refuse(w http.ResponseWriter, r *http.Request, key string, why error) error {
-	if err := a.fresh.now(r.Context()); err != nil {
+	if err := a.fresh.Now(r.Context()); err != nil {
 		return err
 	}
 	if it, _ := a.kv.get(key); it != nil {
-		setETag(w.Header(), it.ModRevision)
+		api.SetETag(w.Header(), it.ModRevision)
 	}
 	return why
 }
@@ -333,13 +331,13 @@ func (a *httpKVAPI) write(w http.ResponseWriter, r *http.Request, cmd []byte) er
 	}
 	h := w.Header()
 	if res.Err != nil {
-		setETag(h, res.Revision)
+		api.SetETag(h, res.Revision)
 		return res.Err
 	}
 	if res.Revision == 0 {
 		h["Raftkv-Revision"] = []string{strconv.FormatUint(res.Deletion, 10)}
 	} else { // the key's revision is the store's: one text
-		tag := etag(res.Revision)
+		tag := api.Etag(res.Revision)
 		both := [...]string{tag, tag[1 : len(tag)-1]}
 		h["Etag"], h["Raftkv-Revision"] = both[:1:1], both[1:]
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"raftkv/internal/api"
 	"raftkv/internal/checker"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
@@ -58,7 +59,7 @@ func newAPITest(t *testing.T) *apiTest {
 	s.node.status.Store(&contact.RaftStatus{Term: 1, Commit: 1, Leader: 2, Role: raft.StateFollower})
 	at.leaders.Set(2, 1)
 	s.caughtUp.Store(true)
-	s.api.fresh.confirm = func(context.Context) error {
+	s.api.fresh.Confirm = func(context.Context) error {
 		at.asked++
 		return at.fails
 	}
@@ -373,7 +374,7 @@ func TestAPIStaleRead(t *testing.T) {
 	if ms, err := strconv.Atoi(w.Header().Get("Raftkv-Leader-Contact")); err != nil || ms < 3000 || ms > 60000 {
 		t.Errorf("leader contact %v", w.Header())
 	}
-	at.a.fresh.applied = new(wait.Index) // a node that joins and has got nothing yet
+	at.a.fresh.Applied = new(wait.Index) // a node that joins and has got nothing yet
 	at.problem("stale too early", at.do("GET", "/k?consistency=stale", ""), 503, "not_ready")
 }
 
@@ -632,7 +633,7 @@ func TestAPIMemberShortForm(t *testing.T) {
 	for _, body := range []string{"", "d:4", "http://d", "http://d:4/", "http://d:4/x", "http://d:4 http://e:5", "\xff"} {
 		at.problem("POST of "+body, at.do("POST", "/4", body), 400, "bad_request")
 	}
-	at.problem("POST of a lot", at.do("POST", "/4", strings.Repeat("x", maxMemberBytes+1)), 413, "too_large")
+	at.problem("POST of a lot", at.do("POST", "/4", strings.Repeat("x", api.MaxMemberBytes+1)), 413, "too_large")
 	for _, tt := range []string{"POST /4?force=true", "POST /4?x=1", "DELETE /4?force", "DELETE /4?force=1", "DELETE /4?force=false",
 		"DELETE /4?force=true&force=true", "DELETE /4?x=1", "DELETE /4?%zz"} {
 		method, target, _ := strings.Cut(tt, " ")
@@ -680,7 +681,7 @@ func TestAPIMemberOrKey(t *testing.T) {
 	at.do("PUT", "/77", "a key that is no node's")
 	// This node has not heard of the key yet: only a linearizable read finds it.
 	at.kv.state.Items.Delete("2")
-	at.a.fresh.confirm = func(context.Context) error {
+	at.a.fresh.Confirm = func(context.Context) error {
 		at.asked++
 		at.kv.state.Items.Set("2", &state.Item{ModRevision: 1})
 		return at.fails

@@ -124,8 +124,8 @@ func (kv *kvstore) isRemoved(id uint64) bool {
 	return kv.state.Membership.Removed[id]
 }
 
-// status tells how far the state is, and how large.
-func (kv *kvstore) status() state.Summary {
+// Status tells how far the state is, and how large.
+func (kv *kvstore) Status() state.Summary {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
 	return kv.state.Summary()

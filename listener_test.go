@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/limits"
 	"raftkv/internal/problem"
@@ -145,7 +146,7 @@ func TestReadmeNamesLimits(t *testing.T) {
 		fmt.Sprintf("A request has %.0f s to arrive, %.0f s and `--request-timeout`", srv.ReadTimeout.Seconds(), (srv.ReadTimeout - wait).Seconds()),
 		fmt.Sprintf("its headers, up to %d KiB, have %.0f s of them", srv.MaxHeaderBytes>>10, srv.ReadHeaderTimeout.Seconds()),
 		fmt.Sprintf("An answer has %.0f s to be taken", srv.WriteTimeout.Seconds()),
-		fmt.Sprintf("a backup %.0f s for each %d KiB", backupPace.Seconds(), backupPiece>>10),
+		fmt.Sprintf("a backup %.0f s for each %d KiB", api.BackupPace.Seconds(), api.BackupPiece>>10),
 		fmt.Sprintf("take more than %d MiB together, unless there are some that have taken more than %.0f s", limits.BodyBudgetBytes>>20, limits.BodyPatience.Seconds()),
 		fmt.Sprintf("`--min-free` (%d MiB, at most a third of the disk)", config.DefaultConfig().MinFree>>20),
 		fmt.Sprintf("for its files and peers, %d or a quarter", limits.FilesKept),

@@ -89,8 +89,8 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	s := &server{kv: kv, node: node, caughtUp: new(atomic.Bool)}
 	ready := func() bool {
 		for _, c := range s.readyChecks() {
-			if c.name == "is not loading a snapshot" {
-				return c.ok
+			if c.Name == "is not loading a snapshot" {
+				return c.Ok
 			}
 		}
 		t.Fatal("it is not checked")

@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/limits"
 	"raftkv/internal/logging"
 	"raftkv/internal/memory"
+	"raftkv/internal/offline"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/storage"
@@ -55,7 +56,7 @@ func main() {
 // run is the program: with a command word first that command, else the server.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
 	if !isServer(args) {
-		return runOffline(ctx, args, env, stdout, stderr)
+		return offline.Run(ctx, args, env, stdout, stderr)
 	}
 	return runServer(ctx, args, env, stdout, stderr)
 }
@@ -71,7 +72,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 	cfg, err := config.Parse(args, env)
 	switch {
 	case errors.Is(err, config.ErrHelp):
-		fmt.Fprint(stdout, usage())
+		fmt.Fprint(stdout, offline.Usage())
 		return config.ExitOK
 	case err != nil:
 		lines.Last(fmt.Appendf(nil, "raftkv: %v\nRun raftkv --help for the flags.\n", err))

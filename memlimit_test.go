@@ -96,7 +96,7 @@ func TestReadsWhileASnapshotIsLoaded(t *testing.T) {
 	if _, _, err := at.kv.read("k"); !errors.Is(err, problem.ErrNotReady) {
 		t.Errorf("read: %v", err)
 	}
-	if _, err := at.kv.copyWhole(); !errors.Is(err, problem.ErrNotReady) {
+	if _, err := at.kv.CopyWhole(); !errors.Is(err, problem.ErrNotReady) {
 		t.Errorf("copy: %v", err)
 	}
 }

@@ -25,7 +25,7 @@ import (
 // gathered returns a node's own metrics by name.
 func gathered(t *testing.T, s *server) map[string]*dto.MetricFamily {
 	t.Helper()
-	families, err := s.api.metrics.registry.Gather()
+	families, err := s.api.metrics.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.nodes[c.leader()].srv
 		time.Sleep(time.Second)
-		leader.api.metrics.observe(http.MethodGet, "kv", 200, time.Millisecond)
+		leader.api.metrics.Observe(http.MethodGet, "kv", 200, time.Millisecond)
 		found := make(map[string]string)
 		var families []*dto.MetricFamily
 		for name, f := range gathered(t, leader) {
@@ -233,7 +233,7 @@ func TestMetricsOfRequests(t *testing.T) {
 		at.do("GET", fmt.Sprintf("/key-%d", i), "")
 	}
 	seen := make(map[string]bool)
-	s := at.a.metrics.registry
+	s := at.a.metrics.Registry
 	families, err := s.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -261,7 +261,7 @@ func TestMetricsOfRequests(t *testing.T) {
 		t.Errorf("only the routes %v were counted", slices.Sorted(maps.Keys(seen)))
 	}
 	// While one is served.
-	at.a.fresh.confirm = func(ctx context.Context) error {
+	at.a.fresh.Confirm = func(ctx context.Context) error {
 		families, err := s.Gather()
 		for _, f := range families {
 			if f.GetName() == "raftkv_requests_in_flight" && f.GetMetric()[0].GetGauge().GetValue() != 1 {

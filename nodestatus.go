@@ -2,6 +2,7 @@ package main
 
 import (
 	"raftkv/internal/address"
+	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/state"
 	"raftkv/internal/version"
@@ -13,9 +14,9 @@ import (
 
 // What a node says of itself is put together here from its parts.
 
-func (s *server) status() nodeStatus {
-	rs, ks := s.node.status.Load(), s.kv.status()
-	return nodeStatus{
+func (s *server) status() api.NodeStatus {
+	rs, ks := s.node.status.Load(), s.kv.Status()
+	return api.NodeStatus{
 		ID: s.cfg.ID, ClusterID: strconv.FormatUint(s.node.cluster, 16),
 		Role: s.role(rs.Role), Leader: rs.Leader, Term: rs.Term,
 		CommitIndex: max(rs.Commit, ks.Index), AppliedIndex: ks.Index,
@@ -39,17 +40,17 @@ func (s *server) role(role raft.StateType) string {
 }
 
 // readyChecks are what a node must be to be ready.
-func (s *server) readyChecks() []check {
+func (s *server) readyChecks() []api.Check {
 	m, _ := s.kv.Membership()
 	_, isMember := m.Members[s.cfg.ID]
-	return []check{
-		{"has a leader", s.node.status.Load().Leader != 0},
-		{"is a member", isMember},
-		{"has caught up", s.caughtUp.Load()},
-		{"has loaded its data", !s.kv.loading.Load()},
-		{"agrees with the other replicas", s.kv.Sound() == nil},
-		{"has a disk that answers", !s.node.disk.Hanging.Load()},
-		{"is not loading a snapshot", !s.kv.pulse.Loading()},
+	return []api.Check{
+		{Name: "has a leader", Ok: s.node.status.Load().Leader != 0},
+		{Name: "is a member", Ok: isMember},
+		{Name: "has caught up", Ok: s.caughtUp.Load()},
+		{Name: "has loaded its data", Ok: !s.kv.loading.Load()},
+		{Name: "agrees with the other replicas", Ok: s.kv.Sound() == nil},
+		{Name: "has a disk that answers", Ok: !s.node.disk.Hanging.Load()},
+		{Name: "is not loading a snapshot", Ok: !s.kv.pulse.Loading()},
 	}
 }
 
@@ -60,8 +61,8 @@ func (kv *kvstore) copyState() *state.State {
 	return kv.state.Copy()
 }
 
-// copyWhole is copyState for a client.
-func (kv *kvstore) copyWhole() (*state.State, error) {
+// CopyWhole is copyState for a client.
+func (kv *kvstore) CopyWhole() (*state.State, error) {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
 	if kv.loading.Load() {

@@ -86,9 +86,9 @@ func TestSimNoticesTravelWithEntries(t *testing.T) {
 			t.Errorf("100 writes took %d messages that told of commits alone", sent)
 		}
 		time.Sleep(2 * contact.NoticeDelay)
-		want := c.nodes[leader].srv.kv.status().Index
+		want := c.nodes[leader].srv.kv.Status().Index
 		for _, id := range c.followers() {
-			if has := c.nodes[id].srv.kv.status().Index; has != want {
+			if has := c.nodes[id].srv.kv.Status().Index; has != want {
 				t.Errorf("node %d has applied %d of %d", id, has, want)
 			}
 		}

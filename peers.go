@@ -62,7 +62,7 @@ func (s *server) clusterInfo(ctx context.Context) reconfig.ClusterInfo {
 	view := s.members.LeaderView(ctx)
 	m, _ := s.kv.Membership()
 	info := reconfig.ClusterInfo{
-		ClusterID: s.node.cluster, Level: s.kv.status().Level, Version: version.This().Version,
+		ClusterID: s.node.cluster, Level: s.kv.Status().Level, Version: version.This().Version,
 		Removed: membership.SortedKeys(m.Removed), Changes: m.Changes,
 	}
 	info.Term, _ = s.node.admission.OwnTerm()

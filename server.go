@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"raftkv/internal/api"
 	"raftkv/internal/boot"
 	"raftkv/internal/checker"
 	"raftkv/internal/config"
@@ -198,23 +199,23 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		Store: kv, Found: kv.agreement, Leaders: leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
 	}
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
-	fresh := &freshness{confirm: reads.Confirm, sound: kv.Sound, applied: applied, contacts: &node.contacts}
+	fresh := &api.Freshness{Confirm: reads.Confirm, Sound: kv.Sound, Applied: applied, Contacts: &node.contacts}
 	quota := limits.NewQuota(log, cfg, kv)
 	s.api = &httpKVAPI{
-		log: log, kv: kv, propose: proposals.Propose, fresh: fresh, metrics: newMetrics(s.status),
-		members: &membersAPI{members: s.members, fresh: fresh, leaders: leaders, current: kv.members, isKey: kv.has},
-		backups: newBackups(log, st.Identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.MayWrite,
+		log: log, kv: kv, propose: proposals.Propose, fresh: fresh, metrics: api.NewMetrics(s.status),
+		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: leaders, Current: kv.members, IsKey: kv.has},
+		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.MayWrite,
 		quota: quota, room: s.room, bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
 		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: life,
 	}
-	s.api.addRoutes(&statusAPI{get: s.status, checks: s.readyChecks, notes: s.room.Notes}, s.live)
+	s.api.addRoutes(&api.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
 	for _, part := range []registrant{
 		node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.Memory,
 	} {
-		part.Register(s.api.metrics.registry)
+		part.Register(s.api.metrics.Registry)
 	}
-	st.Snapshots.Register(s.api.metrics.registry, st.Trouble.Lost.Load)
-	logging.RegisterDropped(s.api.metrics.registry, log)
+	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
+	logging.RegisterDropped(s.api.metrics.Registry, log)
 	return s
 }
 

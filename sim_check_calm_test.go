@@ -26,13 +26,13 @@ func TestSimIdleClusterRests(t *testing.T) {
 		c.put(1, "k", c.value())
 		c.awaitCheck(c.up()...)
 		time.Sleep(time.Minute)
-		at := c.nodes[1].srv.kv.status().Index
+		at := c.nodes[1].srv.kv.Status().Index
 		time.Sleep((checker.FullEvery - 10) * 10 * time.Second)
-		if now := c.nodes[1].srv.kv.status().Index; now != at {
+		if now := c.nodes[1].srv.kv.Status().Index; now != at {
 			t.Errorf("%d entries were written", now-at)
 		}
 		time.Sleep(10 * 10 * time.Second)
-		if now := c.nodes[1].srv.kv.status().Index; now == at || now > at+4 {
+		if now := c.nodes[1].srv.kv.Status().Index; now == at || now > at+4 {
 			t.Errorf("%d entries were written for a full check", now-at)
 		}
 		if c.checked(2) <= at {

@@ -64,16 +64,16 @@ func (c *simCluster) flip(id uint64, key string) {
 func (c *simCluster) awaitLevel(ids ...uint64) {
 	c.t.Helper()
 	c.await("all nodes to know that all know checks", func() bool {
-		return !slices.ContainsFunc(ids, func(id uint64) bool { return c.nodes[id].srv.kv.status().Level < state.CheckLevel })
+		return !slices.ContainsFunc(ids, func(id uint64) bool { return c.nodes[id].srv.kv.Status().Level < state.CheckLevel })
 	})
 }
 
-func (c *simCluster) checked(id uint64) uint64 { return c.nodes[id].srv.kv.status().Checked }
+func (c *simCluster) checked(id uint64) uint64 { return c.nodes[id].srv.kv.Status().Checked }
 
 // awaitCheck waits until the nodes have seen a check of what is applied now.
 func (c *simCluster) awaitCheck(ids ...uint64) {
 	c.t.Helper()
-	after := c.nodes[ids[0]].srv.kv.status().Index
+	after := c.nodes[ids[0]].srv.kv.Status().Index
 	c.await("a check", func() bool {
 		return !slices.ContainsFunc(ids, func(id uint64) bool { return c.checked(id) <= after })
 	})
@@ -181,7 +181,7 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		c.awaitLevel(c.up()...)
 		v := c.value()
 		c.put(3, "k", v)
-		index := c.nodes[3].srv.kv.status().Index
+		index := c.nodes[3].srv.kv.Status().Index
 		c.nodes[3].srv.kv.AskForSnapshot(c.nodes[3].srv.kv.applied.Get())
 		c.await("a snapshot", func() bool { return c.nodes[3].srv.storage.SnapIndex.Load() >= index })
 		index = c.nodes[3].srv.storage.SnapIndex.Load()
@@ -270,7 +270,7 @@ func TestSimNoMajority(t *testing.T) {
 				// On disk, so that a restart does not make it good.
 				for _, id := range c.up() {
 					srv := c.nodes[id].srv
-					index := srv.kv.status().Index
+					index := srv.kv.Status().Index
 					srv.kv.AskForSnapshot(srv.kv.applied.Get())
 					c.await("a snapshot", func() bool { return srv.storage.SnapIndex.Load() >= index })
 				}
@@ -304,7 +304,7 @@ func TestSimNoMajorityIsSettled(t *testing.T) {
 		c.put(1, "k", v)
 		c.alter(2, "secret", "altered")
 		c.awaitFault(problem.ErrNoMajority, 1, 2)
-		at := c.nodes[1].srv.kv.status().Index
+		at := c.nodes[1].srv.kv.Status().Index
 		c.crash(2)
 		c.start(2)
 		c.await("a check", func() bool { return c.checked(1) > at && c.checked(2) > at })
@@ -328,7 +328,7 @@ func TestSimLoneNode(t *testing.T) {
 		time.Sleep(time.Minute)
 		c.awaitFault(problem.ErrMemory, 1)
 		c.wantRefused(1)
-		at := c.nodes[1].srv.kv.status().Index
+		at := c.nodes[1].srv.kv.Status().Index
 		c.crash(1)
 		c.start(1)
 		c.await("a check", func() bool { return c.checked(1) > at })
@@ -375,7 +375,7 @@ func TestSimDivergedLeaderSendsNoSnapshot(t *testing.T) {
 		c.put(leader, "k", c.value())
 		c.awaitCheck(c.up()...)
 		c.crash(behind)
-		at := c.nodes[leader].srv.kv.status().Index
+		at := c.nodes[leader].srv.kv.Status().Index
 		big := string(make([]byte, 1<<20))
 		for range 40 {
 			c.put(leader, "big", c.value()+big)
@@ -390,7 +390,7 @@ func TestSimDivergedLeaderSendsNoSnapshot(t *testing.T) {
 		c.net.isolate(other, leader, behind) // so that there is nobody to hand over to
 		c.start(behind)
 		time.Sleep(30 * time.Second)
-		if at := c.nodes[behind].srv.kv.status().Index; at >= first {
+		if at := c.nodes[behind].srv.kv.Status().Index; at >= first {
 			t.Errorf("node %d was brought to %d, behind the log of the leader, by a node that has diverged", behind, at)
 		}
 		c.crash(leader)

@@ -35,7 +35,7 @@ func TestSimIsolatedLeader(t *testing.T) {
 		old := c.leader()
 		c.put(old, "k", c.value())
 		for _, id := range c.up() {
-			if ms, ok := c.nodes[id].srv.api.fresh.leaderContact(); !ok || ms > 250 { // two heartbeats, and how long messages take
+			if ms, ok := c.nodes[id].srv.api.fresh.LeaderContact(); !ok || ms > 250 { // two heartbeats, and how long messages take
 				t.Errorf("node %d has heard from a leader %d ms ago, %t", id, ms, ok)
 			}
 		}
@@ -45,7 +45,7 @@ func TestSimIsolatedLeader(t *testing.T) {
 		// itself for the leader and later.
 		contact := func() {
 			t.Helper()
-			ms, ok := c.nodes[old].srv.api.fresh.leaderContact()
+			ms, ok := c.nodes[old].srv.api.fresh.LeaderContact()
 			if since := time.Since(isolated).Milliseconds(); !ok || ms < since {
 				t.Errorf("cut off for %d ms, it says %d, %t", since, ms, ok)
 			}
@@ -205,7 +205,7 @@ func TestSimSingleNodeReadsAfterCrash(t *testing.T) {
 			c.crash(1)
 			c.start(1)
 			c.want(1, "k", v)
-			if ms, ok := c.nodes[1].srv.api.fresh.leaderContact(); ms != 0 || !ok {
+			if ms, ok := c.nodes[1].srv.api.fresh.LeaderContact(); ms != 0 || !ok {
 				t.Fatalf("alone, it has heard from a leader %d ms ago, %t", ms, ok)
 			}
 		}

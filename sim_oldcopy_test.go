@@ -48,7 +48,7 @@ func (c *simCluster) putBack(id uint64, dir string) {
 func (c *simCluster) named() {
 	c.await("level 3", func() bool {
 		for _, id := range c.up() {
-			if c.nodes[id].srv.kv.status().Level < state.LifeLevel {
+			if c.nodes[id].srv.kv.Status().Level < state.LifeLevel {
 				return false
 			}
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"raftkv/internal/api"
 	"raftkv/internal/checker"
 	"raftkv/internal/contact"
 	"raftkv/internal/liveness"
@@ -100,7 +101,7 @@ func TestAPIReady(t *testing.T) {
 func TestAPIStatusAndMembers(t *testing.T) {
 	at := newAPITest(t)
 	at.do("PUT", "/key", "value")
-	var st nodeStatus
+	var st api.NodeStatus
 	if err := json.Unmarshal(at.do("GET", "/v1/status", "").Body.Bytes(), &st); err != nil {
 		t.Fatal(err)
 	}

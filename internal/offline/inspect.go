@@ -1,4 +1,4 @@
-package main
+package offline
 
 import (
 	"crypto/sha256"
@@ -30,7 +30,7 @@ node and a backup, have the same one at the same index.
 Exit status: 0 sound, 1 damaged or not a data directory, 2 wrong command line.
 `
 
-func runInspect(o offline) error {
+func runInspect(o call) error {
 	r, err := o.review(nil, "DATA-DIR or FILE")
 	if err == nil {
 		err = r.Verdict()
@@ -72,7 +72,7 @@ func examineLive(dir string) (f *storage.Findings, busy bool, err error) {
 	return f, busy, err
 }
 
-func inspectFile(o offline, path string) error {
+func inspectFile(o call, path string) error {
 	st, digest, err := state.ReadBackup(o.stdin, path)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package api
 
 import (
 	"cmp"
@@ -19,14 +19,14 @@ import (
 
 // The routes that change the cluster: /v1/members and /v1/leader.
 
-// membersAPI serves what concerns the members.
-type membersAPI struct {
-	members *reconfig.Members
-	fresh   *freshness
-	leaders *wait.Leadership
-	current func() membership.Membership // as applied here
-	// isKey reports whether there is a key of a name, as applied here.
-	isKey func(name string) bool
+// MembersAPI serves what concerns the members.
+type MembersAPI struct {
+	Members *reconfig.Members
+	Fresh   *Freshness
+	Leaders *wait.Leadership
+	Current func() membership.Membership // as applied here
+	// IsKey reports whether there is a key of a name, as applied here.
+	IsKey func(name string) bool
 }
 
 // roleOp returns the change that a role in a request stands for.
@@ -47,11 +47,11 @@ func readChange(w http.ResponseWriter, r *http.Request, body any) (force bool, e
 	if force, err = web.ParseForce(r, true); err != nil {
 		return false, err
 	}
-	return force, web.ReadJSON(w, r, maxMemberBytes, body)
+	return force, web.ReadJSON(w, r, MaxMemberBytes, body)
 }
 
-// serveAddMember serves POST /v1/members.
-func (a *membersAPI) serveAddMember(w http.ResponseWriter, r *http.Request) error {
+// ServeAddMember serves POST /v1/members.
+func (a *MembersAPI) ServeAddMember(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		PeerURL string  `json:"peer_url"`
 		ID      *uint64 `json:"id"`
@@ -74,7 +74,7 @@ func (a *membersAPI) serveAddMember(w http.ResponseWriter, r *http.Request) erro
 		}
 		req.ID = *body.ID
 	}
-	id, err := a.members.Change(r.Context(), req)
+	id, err := a.Members.Change(r.Context(), req)
 	if err != nil {
 		return err
 	}
@@ -82,19 +82,19 @@ func (a *membersAPI) serveAddMember(w http.ResponseWriter, r *http.Request) erro
 	return a.answerMember(w, r, id, http.StatusCreated)
 }
 
-// serveMember serves GET, PATCH and DELETE of /v1/members/ID.
-func (a *membersAPI) serveMember(w http.ResponseWriter, r *http.Request, path string) error {
-	id, err := parseMemberID(path)
+// ServeMember serves GET, PATCH and DELETE of /v1/members/ID.
+func (a *MembersAPI) ServeMember(w http.ResponseWriter, r *http.Request, path string) error {
+	id, err := ParseMemberID(path)
 	if err != nil {
 		return fmt.Errorf("%w: /v1/members/%s: expected a node ID, a positive decimal number", problem.ErrBadRequest, web.Clip(path))
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
-		stale, err := parseQuery(r, true)
+		stale, err := ParseQuery(r, true)
 		if err != nil {
 			return err
 		}
-		if err := a.fresh.prepare(w.Header(), r, stale); err != nil {
+		if err := a.Fresh.Prepare(w.Header(), r, stale); err != nil {
 			return err
 		}
 		return a.answerMember(w, r, id, http.StatusOK)
@@ -105,7 +105,7 @@ func (a *membersAPI) serveMember(w http.ResponseWriter, r *http.Request, path st
 		if err != nil {
 			return err
 		}
-		if _, err := a.members.Change(r.Context(), reconfig.Request{Op: membership.OpRemove, ID: id, Force: force}); err != nil {
+		if _, err := a.Members.Change(r.Context(), reconfig.Request{Op: membership.OpRemove, ID: id, Force: force}); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusNoContent)
@@ -115,7 +115,7 @@ func (a *membersAPI) serveMember(w http.ResponseWriter, r *http.Request, path st
 }
 
 // patchMember gives a member another URL or role, or both in one step.
-func (a *membersAPI) patchMember(w http.ResponseWriter, r *http.Request, id uint64) error {
+func (a *MembersAPI) patchMember(w http.ResponseWriter, r *http.Request, id uint64) error {
 	var body struct {
 		PeerURL *string `json:"peer_url"`
 		Role    *string `json:"role"`
@@ -136,30 +136,30 @@ func (a *membersAPI) patchMember(w http.ResponseWriter, r *http.Request, id uint
 			return fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 		}
 	}
-	if _, err := a.members.Change(r.Context(), req); err != nil {
+	if _, err := a.Members.Change(r.Context(), req); err != nil {
 		return err
 	}
 	return a.answerMember(w, r, id, http.StatusOK)
 }
 
 // answerMember answers with one member as this node now knows it.
-func (a *membersAPI) answerMember(w http.ResponseWriter, r *http.Request, id uint64, status int) error {
-	m := a.current()
+func (a *MembersAPI) answerMember(w http.ResponseWriter, r *http.Request, id uint64, status int) error {
+	m := a.Current()
 	mem, ok := m.Members[id]
 	if !ok {
 		return problem.ErrMemberUnknown
 	}
-	leader, _, _ := a.leaders.Get()
-	web.WriteJSON(w, status, a.newMemberStatus(mem, leader, a.members.View(r.Context())))
+	leader, _, _ := a.Leaders.Get()
+	web.WriteJSON(w, status, a.newMemberStatus(mem, leader, a.Members.View(r.Context())))
 	return nil
 }
 
-// serveLeader serves POST /v1/leader.
-func (a *membersAPI) serveLeader(w http.ResponseWriter, r *http.Request) error {
+// ServeLeader serves POST /v1/leader.
+func (a *MembersAPI) ServeLeader(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		ID *uint64 `json:"id"`
 	}
-	if err := web.ReadJSON(w, r, maxMemberBytes, &body); err != nil {
+	if err := web.ReadJSON(w, r, MaxMemberBytes, &body); err != nil {
 		return err
 	}
 	req := reconfig.Request{Op: membership.OpLead}
@@ -169,7 +169,7 @@ func (a *membersAPI) serveLeader(w http.ResponseWriter, r *http.Request) error {
 		}
 		req.ID = *body.ID
 	}
-	leader, err := a.members.Change(r.Context(), req)
+	leader, err := a.Members.Change(r.Context(), req)
 	if err != nil {
 		return err
 	}
@@ -193,17 +193,17 @@ type memberStatus struct {
 	Version string `json:"version,omitempty"`
 }
 
-func (a *membersAPI) serveMembers(w http.ResponseWriter, r *http.Request) error {
-	stale, err := parseQuery(r, true)
+func (a *MembersAPI) ServeMembers(w http.ResponseWriter, r *http.Request) error {
+	stale, err := ParseQuery(r, true)
 	if err != nil {
 		return err
 	}
-	if err := a.fresh.prepare(w.Header(), r, stale); err != nil {
+	if err := a.Fresh.Prepare(w.Header(), r, stale); err != nil {
 		return err
 	}
-	m := a.current()
-	leader, _, _ := a.leaders.Get()
-	view := a.members.View(r.Context())
+	m := a.Current()
+	leader, _, _ := a.Leaders.Get()
+	view := a.Members.View(r.Context())
 	out := struct {
 		Members []memberStatus `json:"members"`
 		Removed []uint64       `json:"removed"`
@@ -215,10 +215,10 @@ func (a *membersAPI) serveMembers(w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-func (a *membersAPI) newMemberStatus(mem membership.Member, leader uint64, view map[uint64]reconfig.View) memberStatus {
+func (a *MembersAPI) newMemberStatus(mem membership.Member, leader uint64, view map[uint64]reconfig.View) memberStatus {
 	ms := memberStatus{
 		ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: mem.Role(), Leader: mem.ID == leader,
-		Version: cmp.Or(a.members.Version(mem.ID), view[mem.ID].Version),
+		Version: cmp.Or(a.Members.Version(mem.ID), view[mem.ID].Version),
 	}
 	if p, ok := view[mem.ID]; ok {
 		ms.Reachable, ms.MatchIndex = &p.Reachable, &p.Match
@@ -226,9 +226,9 @@ func (a *membersAPI) newMemberStatus(mem membership.Member, leader uint64, view 
 	return ms
 }
 
-// serveShort serves POST /ID and DELETE /ID.
-func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path string) error {
-	id, err := parseMemberID(path)
+// ServeShort serves POST /ID and DELETE /ID.
+func (a *MembersAPI) ServeShort(w http.ResponseWriter, r *http.Request, path string) error {
+	id, err := ParseMemberID(path)
 	if err != nil {
 		return fmt.Errorf("%w: %s /%s: POST and DELETE here add and remove nodes and take a node ID, a positive decimal number; "+
 			"a key is deleted with DELETE /v1/kv/%s", problem.ErrBadRequest, r.Method, web.Clip(path), url.PathEscape(web.Clip(path)))
@@ -237,10 +237,10 @@ func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path str
 	if req.Force, err = web.ParseForce(r, r.Method == http.MethodDelete); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), a.members.Timeout)
+	ctx, cancel := context.WithTimeout(r.Context(), a.Members.Timeout)
 	defer cancel()
 	if r.Method == http.MethodPost {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMemberBytes))
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxMemberBytes))
 		if err != nil {
 			return web.BodyError(err)
 		}
@@ -253,7 +253,7 @@ func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path str
 			return err
 		}
 	}
-	if _, err := a.members.Change(ctx, req); err != nil {
+	if _, err := a.Members.Change(ctx, req); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -262,19 +262,19 @@ func (a *membersAPI) serveShort(w http.ResponseWriter, r *http.Request, path str
 
 // checkNoKey refuses to remove a node by a number that is also a key: the node
 // would be gone for good, and the key may have been meant.
-func (a *membersAPI) checkNoKey(ctx context.Context, path string) error {
-	if err := a.fresh.now(ctx); err != nil {
+func (a *MembersAPI) checkNoKey(ctx context.Context, path string) error {
+	if err := a.Fresh.Now(ctx); err != nil {
 		return err
 	}
-	if !a.isKey(path) {
+	if !a.IsKey(path) {
 		return nil
 	}
 	return fmt.Errorf("%w: there is a key %s; DELETE /v1/kv/%s deletes the key, DELETE /v1/members/%s removes the node",
 		problem.ErrAmbiguous, path, path, path)
 }
 
-// parseMemberID reads a node's ID as it stands in a path.
-func parseMemberID(path string) (uint64, error) {
+// ParseMemberID reads a node's ID as it stands in a path.
+func ParseMemberID(path string) (uint64, error) {
 	id, err := strconv.ParseUint(path, 10, 64)
 	if err == nil && strconv.FormatUint(id, 10) != path {
 		err = strconv.ErrSyntax

@@ -1,4 +1,4 @@
-package main
+package offline
 
 import (
 	"errors"
@@ -43,7 +43,7 @@ func recoverSettings(dir *string, force *bool) []config.Setting {
 	}
 }
 
-func runRecover(o offline) error {
+func runRecover(o call) error {
 	var dir string
 	var force bool
 	r, err := o.review(recoverSettings(&dir, &force), "")

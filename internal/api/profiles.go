@@ -1,4 +1,4 @@
-package main
+package api
 
 import (
 	"fmt"
@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// serveProfiles serves /debug/pprof/ for go tool pprof. The profiles are of the
+// ServeProfiles serves /debug/pprof/ for go tool pprof. The profiles are of the
 // whole process. What a path can be wrong in is a problem like everywhere; what
 // the library refuses beyond that, such as a second CPU profile at the same time
 // or bad seconds, stays the plain text that it answers with, because go tool
 // pprof shows that to its user, and of a problem no more than the status.
-func serveProfiles(w http.ResponseWriter, r *http.Request) error {
+func ServeProfiles(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodPost {
 		return web.NotAllowed(w, "GET, HEAD, POST")
 	}

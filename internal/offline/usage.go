@@ -1,4 +1,4 @@
-package main
+package offline
 
 import (
 	"fmt"
@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// usage returns the text of --help.
-func usage() string {
+// Usage returns the text of --help.
+func Usage() string {
 	var b strings.Builder
 	b.WriteString(`raftkv is a replicated key-value server; its client is curl. With flags alone
 it is the server. With a command first, it works on files:

@@ -1,4 +1,4 @@
-package main
+package api
 
 import (
 	"cmp"
@@ -17,36 +17,36 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// freshness makes sure that what this node has applied is as fresh as a request
+// Freshness makes sure that what this node has applied is as fresh as a request
 // wants it.
-type freshness struct {
+type Freshness struct {
 	// confirm waits until this node has applied all that was acknowledged before.
-	confirm func(ctx context.Context) error
+	Confirm func(ctx context.Context) error
 	// sound returns nil, or why this node must not serve.
-	sound    func() error
-	applied  *wait.Index
-	contacts *contact.Contacts
+	Sound    func() error
+	Applied  *wait.Index
+	Contacts *contact.Contacts
 }
 
-// now returns nil once this node has applied every write that was acknowledged
+// Now returns nil once this node has applied every write that was acknowledged
 // before the call. A node that has just started may learn only by this what is
 // wrong with it.
-func (f *freshness) now(ctx context.Context) error {
-	return cmp.Or(f.confirm(ctx), f.sound())
+func (f *Freshness) Now(ctx context.Context) error {
+	return cmp.Or(f.Confirm(ctx), f.Sound())
 }
 
-// prepare makes sure that what this node has applied is as fresh as the request
+// Prepare makes sure that what this node has applied is as fresh as the request
 // wants it, and says in the headers which it was.
-func (f *freshness) prepare(h http.Header, r *http.Request, stale bool) error {
+func (f *Freshness) Prepare(h http.Header, r *http.Request, stale bool) error {
 	if !stale {
 		h["Raftkv-Consistency"] = headerLinearizable
-		return f.now(r.Context())
+		return f.Now(r.Context())
 	}
-	if f.applied.Get() == 0 {
+	if f.Applied.Get() == 0 {
 		return problem.ErrNotReady // it joins, and has not got anything yet
 	}
 	h["Raftkv-Consistency"] = headerStale
-	if ms, ok := f.leaderContact(); ok {
+	if ms, ok := f.LeaderContact(); ok {
 		h["Raftkv-Leader-Contact"] = []string{strconv.FormatInt(ms, 10)}
 	}
 	return nil
@@ -58,10 +58,10 @@ var (
 	headerStale        = []string{"stale"}
 )
 
-// leaderContact returns how long ago, in milliseconds, this node last heard
+// LeaderContact returns how long ago, in milliseconds, this node last heard
 // from a leader or, leading, from a majority that follows it. False: never.
-func (f *freshness) leaderContact() (ms int64, ok bool) {
-	at := f.contacts.LeaderHeard()
+func (f *Freshness) LeaderContact() (ms int64, ok bool) {
+	at := f.Contacts.LeaderHeard()
 	switch {
 	case at == nil:
 		return 0, false
@@ -72,10 +72,10 @@ func (f *freshness) leaderContact() (ms int64, ok bool) {
 }
 
 // Register adds what there is to count.
-func (f *freshness) Register(reg prometheus.Registerer) {
+func (f *Freshness) Register(reg prometheus.Registerer) {
 	meter.Gauge(reg, "raftkv_leader_contact_seconds", "Time since the leader, or on the leader a majority, was last heard from; 0 on a lone node, NaN if never.",
 		func() float64 {
-			ms, ok := f.leaderContact()
+			ms, ok := f.LeaderContact()
 			if !ok {
 				return math.NaN()
 			}
@@ -83,9 +83,9 @@ func (f *freshness) Register(reg prometheus.Registerer) {
 		})
 }
 
-// parseQuery reads the query parameters. Anything that is not understood is
+// ParseQuery reads the query parameters. Anything that is not understood is
 // refused: a misspelt consistency must not silently become another one.
-func parseQuery(r *http.Request, read bool) (stale bool, err error) {
+func ParseQuery(r *http.Request, read bool) (stale bool, err error) {
 	if r.URL.RawQuery == "" && !r.URL.ForceQuery {
 		return false, nil
 	}

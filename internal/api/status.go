@@ -1,4 +1,8 @@
-package main
+// Package api answers the HTTP resources beside the keys: members, status and
+// health, backups, metrics and profiles, one file each. Freshness, which reads of keys
+// share, says how fresh an answer is. Each resource is told what it needs by the node
+// and knows nothing else of it.
+package api
 
 import (
 	"fmt"
@@ -8,17 +12,17 @@ import (
 	"time"
 )
 
-// statusAPI answers what a node says of itself.
-type statusAPI struct {
-	get func() nodeStatus
+// StatusAPI answers what a node says of itself.
+type StatusAPI struct {
+	Get func() NodeStatus
 	// checks are what the node must be to be ready.
-	checks func() []check
+	Checks func() []Check
 	// notes are lines about what does not keep it from that, and should be seen to.
-	notes func() string
+	Notes func() string
 }
 
-// nodeStatus is the answer to GET /v1/status.
-type nodeStatus struct {
+// NodeStatus is the answer to GET /v1/status.
+type NodeStatus struct {
 	ID            uint64 `json:"id"`
 	ClusterID     string `json:"cluster_id"`
 	Role          string `json:"role"`
@@ -44,36 +48,36 @@ type nodeStatus struct {
 	Level uint64 `json:"level"`
 }
 
-func (s *statusAPI) serveStatus(w http.ResponseWriter, _ *http.Request) error {
-	web.WriteJSON(w, http.StatusOK, s.get())
+func (s *StatusAPI) ServeStatus(w http.ResponseWriter, _ *http.Request) error {
+	web.WriteJSON(w, http.StatusOK, s.Get())
 	return nil
 }
 
-type check struct {
-	name string
-	ok   bool
+type Check struct {
+	Name string
+	Ok   bool
 }
 
-func (s *statusAPI) serveReady(w http.ResponseWriter, r *http.Request) error {
+func (s *StatusAPI) ServeReady(w http.ResponseWriter, r *http.Request) error {
 	verbose := r.URL.RawQuery == "verbose"
 	if err := web.NoQuery(r); err != nil && !verbose {
 		return err
 	}
 	text, ready := "", true
-	for _, c := range s.checks() {
+	for _, c := range s.Checks() {
 		mark := "ok  "
-		if !c.ok {
+		if !c.Ok {
 			mark, ready = "FAIL", false
 		}
-		if verbose || !c.ok {
-			text += mark + " " + c.name + "\n"
+		if verbose || !c.Ok {
+			text += mark + " " + c.Name + "\n"
 		}
-		if !c.ok && !verbose {
-			return fmt.Errorf("%w: not yet true: %s", problem.ErrNotReady, c.name)
+		if !c.Ok && !verbose {
+			return fmt.Errorf("%w: not yet true: %s", problem.ErrNotReady, c.Name)
 		}
 	}
 	if verbose {
-		text += s.notes()
+		text += s.Notes()
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if !ready {

@@ -1,6 +1,6 @@
 //go:build unix
 
-package main
+package offline
 
 import (
 	"fmt"
@@ -13,7 +13,6 @@ import (
 	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -25,7 +24,7 @@ import (
 func inspected(t *testing.T, path string, want int) string {
 	t.Helper()
 	sums, times := testkit.Sums(t, path), stamps(t, path)
-	code, out, errs := runCommand(t, "inspect", path)
+	code, out, errs := RunCommand(t, "inspect", path)
 	if code != want || errs != "" {
 		t.Errorf("exit %d, want %d\n%s%s", code, want, out, errs)
 	}
@@ -72,7 +71,7 @@ func TestInspect(t *testing.T) {
 		t.Errorf("%x, %v", d, err)
 	}
 	file := storagetest.BackupFile(t, st)
-	code, text, errs := runCommand(t, "inspect", file)
+	code, text, errs := RunCommand(t, "inspect", file)
 	if code != config.ExitOK || errs != "" {
 		t.Errorf("exit %d, %s", code, errs)
 	}
@@ -149,47 +148,8 @@ func TestInspectInUseAndElsewhere(t *testing.T) {
 		t.Error("inspect took the lock away")
 	}
 	for _, path := range []string{t.TempDir(), filepath.Join(dir, "nothing"), "/dev/null"} {
-		if code, out, errs := runCommand(t, "inspect", path); code != config.ExitFault || out != "" || !strings.Contains(errs, path) {
+		if code, out, errs := RunCommand(t, "inspect", path); code != config.ExitFault || out != "" || !strings.Contains(errs, path) {
 			t.Errorf("%s: exit %d\n%s%s", path, code, out, errs)
 		}
 	}
-}
-
-// Guarantee: two nodes at the same index show the same checksum, which is also
-// that of a backup.
-func TestSimInspectTellsReplicasAlike(t *testing.T) {
-	simulate(t, 3, func(c *simCluster) {
-		for i := range 20 {
-			c.put(c.leader(), fmt.Sprint("k", i%7), c.value())
-		}
-		c.leader()
-		var sums []string
-		var dirs []string
-		for _, id := range c.up() {
-			node := c.nodes[id]
-			c.await("all applied", func() bool {
-				h, at := node.hash()
-				lh, lat := c.nodes[c.leader()].hash()
-				return h == lh && at == lat
-			})
-		}
-		st := c.nodes[1].srv.kv.copyState()
-		for _, id := range c.up() {
-			c.crash(id)
-			dirs = append(dirs, c.nodes[id].dir)
-		}
-		for _, dir := range dirs {
-			f, err := storage.Examine(dir)
-			testkit.Must(t, err)
-			now, err := f.Replay(st.Index)
-			testkit.Must(t, err)
-			digest, err := state.DigestOf(now)
-			testkit.Must(t, err)
-			sums = append(sums, fmt.Sprintf("%x", digest))
-		}
-		_, out, _ := runCommand(t, "inspect", storagetest.BackupFile(t, st))
-		if len(slices.Compact(sums)) != 1 || !strings.Contains(out, sums[0]) {
-			t.Errorf("%v\n%s", sums, out)
-		}
-	})
 }

@@ -1,4 +1,4 @@
-package main
+package api
 
 import (
 	"fmt"
@@ -14,8 +14,8 @@ import (
 // of its last change, in quotes. It is a strong one: two answers with the same
 // tag are the same bytes.
 
-// preconditions are what a request's If-Match and If-None-Match ask of the key.
-type preconditions struct {
+// Preconditions are what a request's If-Match and If-None-Match ask of the key.
+type Preconditions struct {
 	match, noneMatch *tagList // nil: the request has no such header
 }
 
@@ -45,8 +45,8 @@ func (t entityTag) revision() (uint64, bool) {
 	return rev, err == nil && strconv.FormatUint(rev, 10) == t.opaque
 }
 
-// parsePreconditions reads If-Match and If-None-Match.
-func parsePreconditions(h http.Header) (p preconditions, err error) {
+// ParsePreconditions reads If-Match and If-None-Match.
+func ParsePreconditions(h http.Header) (p Preconditions, err error) {
 	if p.match, err = parseTags(h, "If-Match"); err != nil {
 		return p, err
 	}
@@ -112,19 +112,19 @@ func (l *tagList) has(it *state.Item, weakly bool) bool {
 	return false
 }
 
-// ofRead decides the conditions of a read: problem.ErrPrecondition for 412, and whether
+// OfRead decides the conditions of a read: problem.ErrPrecondition for 412, and whether
 // the client has the value already.
-func (p preconditions) ofRead(it *state.Item) (unchanged bool, err error) {
+func (p Preconditions) OfRead(it *state.Item) (unchanged bool, err error) {
 	if p.match != nil && !p.match.has(it, false) {
 		return false, problem.ErrPrecondition
 	}
 	return p.noneMatch != nil && p.noneMatch.has(it, true), nil
 }
 
-// ofWrite puts the conditions of a write into the form in which they are decided
+// OfWrite puts the conditions of a write into the form in which they are decided
 // in the log. An error that is problem.ErrPrecondition says that no state of the key can
 // fulfil them.
-func (p preconditions) ofWrite() (state.Condition, error) {
+func (p Preconditions) OfWrite() (state.Condition, error) {
 	switch {
 	case p.noneMatch != nil && !p.noneMatch.any:
 		return state.Condition{}, fmt.Errorf("%w: If-None-Match on a write takes only *", problem.ErrBadRequest)
@@ -151,10 +151,10 @@ func (p preconditions) ofWrite() (state.Condition, error) {
 	return state.Condition{Kind: state.IfAtRevision, Revision: rev}, nil
 }
 
-func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
+func Etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
 
-func setETag(h http.Header, revision uint64) {
+func SetETag(h http.Header, revision uint64) {
 	if revision != 0 {
-		h["Etag"] = []string{etag(revision)}
+		h["Etag"] = []string{Etag(revision)}
 	}
 }

@@ -1,4 +1,7 @@
-package main
+// Package offline has the commands that work on files, without a cluster: restore,
+// recover and inspect. What they are interrupted in does no harm, and can be run
+// again.
+package offline
 
 import (
 	"context"
@@ -15,11 +18,11 @@ type offlineCommand struct {
 	name  string
 	about string // one line
 	usage string // --help
-	run   func(o offline) error
+	run   func(o call) error
 }
 
-// offline is the surroundings of a command.
-type offline struct {
+// call is the surroundings of a command.
+type call struct {
 	args   []string // behind its name
 	env    func(string) (string, bool)
 	stdin  io.Reader
@@ -38,8 +41,8 @@ func offlineCommands() []offlineCommand {
 	}
 }
 
-// runOffline runs the command that the first argument names.
-func runOffline(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+// Run runs the command that the first argument names.
+func Run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
 	c, ok := offlineCommandOf(args[0])
 	if !ok {
 		fmt.Fprintf(stderr, "raftkv: there is no command %q; there are %s. With flags alone, raftkv is the server.\n"+
@@ -49,7 +52,7 @@ func runOffline(ctx context.Context, args []string, env func(string) (string, bo
 	// Every crash point of a command is safe, so a signal need not wait for
 	// one: the process ends, whatever this goroutine is at.
 	ended := make(chan error, 1)
-	go func() { ended <- c.run(offline{args[1:], env, os.Stdin, stdout}) }()
+	go func() { ended <- c.run(call{args[1:], env, os.Stdin, stdout}) }()
 	var err error
 	select {
 	case err = <-ended:
@@ -89,7 +92,7 @@ func commandNames() []string {
 	return names
 }
 
-func runHelp(o offline) error {
+func runHelp(o call) error {
 	r, err := o.review(nil, "[COMMAND]")
 	if err == nil {
 		err = r.Verdict()
@@ -98,7 +101,7 @@ func runHelp(o offline) error {
 		return err
 	}
 	if len(r.Operands) == 0 {
-		_, err := io.WriteString(o.stdout, usage())
+		_, err := io.WriteString(o.stdout, Usage())
 		return err
 	}
 	c, ok := offlineCommandOf(r.Operands[0])
@@ -112,7 +115,7 @@ func runHelp(o offline) error {
 // review reads a command's flags, from the command line and the environment,
 // and its operand: FILE, or [FILE] when it need not be there, or "" for none.
 // Its only error is config.ErrHelp; the rest is noted in the review.
-func (o offline) review(settings []config.Setting, operand string) (*config.Review, error) {
+func (o call) review(settings []config.Setting, operand string) (*config.Review, error) {
 	r := &config.Review{Names: map[string]string{}, Bad: map[string]bool{}}
 	if operand != "" {
 		r.Most = 1

@@ -1,4 +1,4 @@
-package main
+package api
 
 import (
 	"context"
@@ -14,44 +14,44 @@ import (
 )
 
 const (
-	// maxBackups bounds the backups under way at once. Each keeps what was
+	// MaxBackups bounds the backups under way at once. Each keeps what was
 	// overwritten since it began in memory.
-	maxBackups = 2
-	// backupPace is the time in which a reader has to take each piece of
-	// backupPiece bytes; one that does not is cut off.
-	backupPace  = 30 * time.Second
-	backupPiece = 64 << 10
+	MaxBackups = 2
+	// BackupPace is the time in which a reader has to take each piece of
+	// BackupPiece bytes; one that does not is cut off.
+	BackupPace  = 30 * time.Second
+	BackupPiece = 64 << 10
 )
 
 // backupStore gives copies of the state.
 type backupStore interface {
-	status() state.Summary
+	Status() state.Summary
 	// copyWhole returns the state as of now, in constant time.
-	copyWhole() (*state.State, error)
+	CopyWhole() (*state.State, error)
 }
 
-// backups streams copies of the state to clients.
-type backups struct {
+// Backups streams copies of the state to clients.
+type Backups struct {
 	log     *zap.Logger
 	cluster uint64
 	store   backupStore
-	fresh   *freshness
-	slots   chan struct{} // one for each under way
+	fresh   *Freshness
+	Slots   chan struct{} // one for each under way
 	pace    time.Duration
 
 	life context.Context // ends when the node stops
-	end  context.CancelFunc
+	End  context.CancelFunc
 }
 
-func newBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *freshness) *backups {
+func NewBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *Freshness) *Backups {
 	life, end := context.WithCancel(context.Background())
-	return &backups{log: log, cluster: cluster, store: store, fresh: fresh, slots: make(chan struct{}, maxBackups), pace: backupPace, life: life, end: end}
+	return &Backups{log: log, cluster: cluster, store: store, fresh: fresh, Slots: make(chan struct{}, MaxBackups), pace: BackupPace, life: life, End: end}
 }
 
-// serveSnapshot answers GET /v1/snapshot with a state file (statefile.go) of
+// ServeSnapshot answers GET /v1/snapshot with a state file (statefile.go) of
 // what this node has applied.
-func (b *backups) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
-	stale, err := parseQuery(r, true)
+func (b *Backups) ServeSnapshot(w http.ResponseWriter, r *http.Request) error {
+	stale, err := ParseQuery(r, true)
 	if err != nil {
 		return err
 	}
@@ -60,23 +60,23 @@ func (b *backups) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("%w: a backup needs HTTP/1.1", problem.ErrBadRequest)
 	}
 	if r.Method == http.MethodHead {
-		if err := b.fresh.prepare(w.Header(), r, stale); err != nil {
+		if err := b.fresh.Prepare(w.Header(), r, stale); err != nil {
 			return err
 		}
-		s := b.store.status()
+		s := b.store.Status()
 		b.describe(w.Header(), s.Index, s.Revision)
 		return nil
 	}
 	select {
-	case b.slots <- struct{}{}:
-		defer func() { <-b.slots }()
+	case b.Slots <- struct{}{}:
+		defer func() { <-b.Slots }()
 	default:
-		return fmt.Errorf("%w: %d backups are under way", problem.ErrOverloaded, maxBackups)
+		return fmt.Errorf("%w: %d backups are under way", problem.ErrOverloaded, MaxBackups)
 	}
-	if err := b.fresh.prepare(w.Header(), r, stale); err != nil {
+	if err := b.fresh.Prepare(w.Header(), r, stale); err != nil {
 		return err
 	}
-	st, err := b.store.copyWhole()
+	st, err := b.store.CopyWhole()
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (b *backups) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (b *backups) describe(h http.Header, index, revision uint64) {
+func (b *Backups) describe(h http.Header, index, revision uint64) {
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Disposition", fmt.Sprintf(`attachment; filename="raftkv-%x-%d.state"`, b.cluster, index))
@@ -98,7 +98,7 @@ func (b *backups) describe(h http.Header, index, revision uint64) {
 }
 
 // send writes a state to a client, at the client's pace.
-func (b *backups) send(w http.ResponseWriter, st *state.State) error {
+func (b *Backups) send(w http.ResponseWriter, st *state.State) error {
 	conn := http.NewResponseController(w)
 	// A write that hangs must not keep the node from stopping.
 	stop := context.AfterFunc(b.life, func() { _ = conn.SetWriteDeadline(time.Now()) })
@@ -126,7 +126,7 @@ func (p *pacedWriter) Write(b []byte) (n int, err error) {
 			return n, problem.ErrStopping
 		}
 		var m int
-		m, err = p.out.Write(b[:min(len(b), backupPiece)])
+		m, err = p.out.Write(b[:min(len(b), BackupPiece)])
 		n, b = n+m, b[m:]
 	}
 	return n, err

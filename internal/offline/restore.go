@@ -1,4 +1,4 @@
-package main
+package offline
 
 import (
 	"cmp"
@@ -52,7 +52,7 @@ func restoredClusterID(digest [sha256.Size]byte, voters []address.Peer) uint64 {
 	return max(1, binary.BigEndian.Uint64(sum[:]))
 }
 
-func runRestore(o offline) error {
+func runRestore(o call) error {
 	c := config.DefaultConfig()
 	c.DataDir = ""
 	list := config.DefaultPeerURL
@@ -76,7 +76,7 @@ func runRestore(o offline) error {
 }
 
 // restore makes the data directory of c from a file.
-func restore(o offline, c config.Config, file string) error {
+func restore(o call, c config.Config, file string) error {
 	// A directory in use is found before a large file is read, a damaged file
 	// before a directory is made.
 	if err := checkVacant(c.DataDir); err != nil {

@@ -1,0 +1,3 @@
+package api
+
+const MaxMemberBytes = 4096 // of the body of POST /ID
