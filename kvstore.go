@@ -5,6 +5,7 @@ import (
 	"raftkv/internal/boot"
 	"raftkv/internal/checker"
 	"raftkv/internal/liveness"
+	"raftkv/internal/logging"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
@@ -129,4 +130,52 @@ func (kv *kvstore) Status() state.Summary {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
 	return kv.state.Summary()
+}
+
+func (kv *kvstore) Used(key string) state.Holding {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	return kv.state.Holding(key)
+}
+
+// Size implements sizes.
+func (kv *kvstore) Size() (bytes, keys uint64) { return kv.sizeNow.Load(), kv.keysNow.Load() }
+
+// publishSize tells the quota what the state holds now. The caller holds kv.mu.
+func (kv *kvstore) publishSize() {
+	kv.sizeNow.Store(kv.state.Bytes)
+	kv.keysNow.Store(kv.state.Keys())
+}
+
+// redoSnapshot has the apply loop take a snapshot in place of one that failed.
+func (kv *kvstore) redoSnapshot() {
+	kv.redo.Store(true)
+	kv.AskForSnapshot(0)
+}
+
+// sayChange says what a committed change made of a member. What was committed
+// before this node started, its former life has said.
+func (kv *kvstore) sayChange(index uint64, before, after membership.Member) {
+	if index <= kv.toldBefore {
+		return
+	}
+	about := []zap.Field{logging.News, zap.Uint64("member", max(before.ID, after.ID)), zap.Uint64("index", index)}
+	where := append(about, zap.String("peer-url", after.PeerURL))
+	switch {
+	case before.ID == 0 && after.ID == 0:
+		return
+	case after.ID == 0:
+		kv.log.Info("member removed", about...)
+		return
+	case before.ID == 0:
+		kv.log.Info("member added", append(where, zap.Bool("learner", after.Learner))...)
+		return
+	case before.Learner && !after.Learner:
+		kv.log.Info("member promoted to voter", where...)
+	case !before.Learner && after.Learner:
+		kv.log.Info("member demoted to learner", where...)
+	}
+	if before.PeerURL != after.PeerURL {
+		kv.log.Info("member moved", append(where, zap.String("from", before.PeerURL))...)
+	}
 }

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"raftkv/internal/limits"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/web"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -163,7 +165,39 @@ func newPeerServer(log *zap.Logger) *http.Server {
 	}
 }
 
-// serveRaft lets the peers in, and returns when l has ended.
-func (n *raftNode) serveRaft(l *stoppableListener, h http.Handler) error {
-	return l.serve(h)
+// limitTo bounds the connections of a listener from now on.
+func (l *stoppableListener) limitTo(most int64, log *zap.Logger, word string) {
+	l.limit.Store(&limits.ConnLimit{Most: most, Log: log, Word: word, Polite: make(chan struct{}, limits.PoliteRefusals)})
+}
+
+// Accept implements net.Listener: it returns the next connection for which there
+// is room, and refuses others.
+func (l *stoppableListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.TCPListener.Accept()
+		limit := l.limit.Load()
+		if err != nil || limit == nil || limit.Admits(l.conns.Load()) {
+			return conn, err
+		}
+		limit.Refuse(conn)
+	}
+}
+
+// listenError says why a node cannot listen, and what to do about it.
+func listenError(addr string, err error) error {
+	var dns *net.DNSError
+	var hint string
+	switch {
+	case errors.As(err, &dns):
+		hint = "the name has no address here; is it right, and can it be resolved? --listen-peer and --host also take an IP address"
+	case errors.Is(err, syscall.EADDRINUSE):
+		hint = "is another process using the port?"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		hint = "this machine has no such address; --listen-peer says where the peer server listens, --host where the client API does"
+	case errors.Is(err, os.ErrPermission):
+		hint = "this user may not; is it a port below 1024?"
+	default:
+		return fmt.Errorf("cannot listen on %s: %w", addr, err)
+	}
+	return fmt.Errorf("cannot listen on %s: %w; %s", addr, err, hint)
 }

@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"raftkv/internal/address"
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/peerport"
-	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/room"
 	"raftkv/internal/transport"
@@ -17,38 +15,26 @@ import (
 	"strconv"
 )
 
-// peerHandler serves the peer listener: rafthttp's routes and our own.
-func (s *server) peerHandler(raftHandler http.Handler) http.Handler {
-	mux := http.NewServeMux()
-	door := peerport.New(s.guardConfig(), raftHandler)
-	door.Routes(mux)
-	mux.HandleFunc("GET "+transport.LinkPath+"{id}", s.node.links.Serve)
-	mux.HandleFunc("GET "+reconfig.ClusterPath, func(w http.ResponseWriter, r *http.Request) {
-		web.WriteJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
-	})
-	mux.HandleFunc("GET "+peerclient.ViewPath, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.RawQuery != "" {
-			s.serveStand(w, r)
-			return
-		}
-		web.WriteJSON(w, http.StatusOK, s.members.LeaderView(r.Context()))
-	})
-	mux.HandleFunc("POST "+room.Path, s.serveDiskNote)
-	mux.HandleFunc("POST "+reconfig.MemberPath, s.servePeerMember(s.members.Serve))
-	mux.HandleFunc("POST "+reconfig.JoinPath, s.servePeerMember(s.members.ServeJoin))
-	// Our own requests never come from a browser, not even the harmless ones.
-	guard := web.OriginGuard{Hosts: map[string]bool{address.HostOfURL(s.cfg.PeerURL): true}, Cross: http.NewCrossOriginProtection()}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		err := guard.Check(r)
-		if err == nil && (r.Header["Origin"] != nil || r.Header["Sec-Fetch-Site"] != nil) {
-			err = problem.ErrCrossOrigin
-		}
-		if err != nil {
-			http.Error(w, err.Error(), problem.Of(err).Status)
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
+// peerRoutes are the routes of our own on the peer listener, beside rafthttp's.
+// They carry what a node must know before it takes part, and what only the leader
+// knows.
+func (s *server) peerRoutes() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET " + transport.LinkPath + "{id}": s.node.links.Serve,
+		"GET " + reconfig.ClusterPath: func(w http.ResponseWriter, r *http.Request) {
+			web.WriteJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
+		},
+		"GET " + peerclient.ViewPath: func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.RawQuery != "" {
+				s.serveStand(w, r)
+				return
+			}
+			web.WriteJSON(w, http.StatusOK, s.members.LeaderView(r.Context()))
+		},
+		"POST " + room.Path:           s.serveDiskNote,
+		"POST " + reconfig.MemberPath: s.servePeerMember(s.members.Serve),
+		"POST " + reconfig.JoinPath:   s.servePeerMember(s.members.ServeJoin),
+	}
 }
 
 func (s *server) guardConfig() peerport.Config {
@@ -107,4 +93,14 @@ func (s *server) serveStand(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	web.WriteJSON(w, http.StatusOK, answer)
+}
+
+// serveDiskNote takes what another node says of its disk.
+func (s *server) serveDiskNote(w http.ResponseWriter, r *http.Request) {
+	var n room.Note
+	if !peerclient.Receive(w, r, s.node.cluster, peerclient.MaxBody, &n) {
+		return
+	}
+	s.room.Hear(n)
+	web.WriteJSON(w, http.StatusOK, struct{}{})
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"os"
+	"net/http"
 	"raftkv/internal/boot"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
@@ -146,12 +146,6 @@ type raftLoop struct {
 	// restored is the index of the newest snapshot that raft took over; its
 	// configuration is from then at least.
 	restored uint64
-}
-
-// stored is the persist loop's answer.
-type stored struct {
-	responses []*raftpb.Message // for this node's own raft
-	installed []*os.File        // state files of snapshots that are now recorded
 }
 
 // raftConfig is what startRaft needs beside the node's own flags.
@@ -515,81 +509,13 @@ func (n *raftNode) call(ctx context.Context, f func(*raft.RawNode)) error {
 	return nil
 }
 
-// store makes storage messages durable, once the disk has room for them.
-func (n *raftNode) store(ctx context.Context, msgs []*raftpb.Message) error {
-	if err := n.storage.AwaitRoom(ctx, msgs, n.tick, n.writtenC); err != nil {
-		return err
+// serveRaft lets the peers in, and returns when l has ended. It serves rafthttp's
+// four routes, behind the guard of the peer port, and our own.
+func (n *raftNode) serveRaft(l *stoppableListener, rafthttp http.Handler, guard peerport.Config, own map[string]http.HandlerFunc) error {
+	mux := http.NewServeMux()
+	peerport.New(guard, rafthttp).Routes(mux)
+	for pattern, h := range own {
+		mux.HandleFunc(pattern, h)
 	}
-	return n.storage.Append(msgs)
-}
-
-// persist is the persist loop: it takes everything that waits, makes it
-// durable with one fsync, and only then sends what depends on it.
-func (n *raftNode) persist(ctx context.Context) error {
-	trim := time.NewTicker(n.tick)
-	defer trim.Stop()
-	for {
-		select {
-		case <-n.persistPulse.Comes():
-		case <-trim.C:
-			if err := n.storage.Trim(); err != nil {
-				return err
-			}
-			n.storage.Room.Tend()
-		case msgs := <-n.appendC:
-			if err := n.persistPulse.Excused(liveness.WaitsForDisk, func() error { return n.store(ctx, msgs) }); err != nil {
-				return fmt.Errorf("cannot store: %w", err)
-			}
-			s, err := n.answer(msgs)
-			if err != nil {
-				return err
-			}
-			select {
-			case n.storedC <- s:
-			case <-ctx.Done():
-				return nil
-			}
-			_ = n.persistPulse.Excused(liveness.WaitsForDisk, func() error {
-				n.storage.Next.Step() // now that nobody waits for it
-				return nil
-			})
-		case st := <-n.writtenC:
-			if err := n.persistPulse.Excused(liveness.WaitsForDisk, func() error { return n.storage.Written(st) }); err != nil {
-				return fmt.Errorf("cannot store: %w", err)
-			}
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// answer sends the responses that were waiting for the fsync to other nodes,
-// and gathers those for this one.
-func (n *raftNode) answer(msgs []*raftpb.Message) (stored, error) {
-	var s stored
-	var out []*raftpb.Message
-	for _, m := range msgs {
-		if snap := m.GetSnapshot(); !raft.IsEmptySnap(snap) {
-			meta := snap.GetMetadata()
-			// Open, because the next snapshot may remove it before it is read.
-			f, err := os.Open(storage.StatePath(n.dir, meta.GetTerm(), meta.GetIndex()))
-			if err != nil && meta.GetIndex() == n.storage.SnapIndex.Load() {
-				return s, fmt.Errorf("received snapshot: %w", err)
-			}
-			if err == nil {
-				s.installed = append(s.installed, f)
-			}
-		}
-		for _, resp := range m.GetResponses() {
-			if resp.GetTo() == n.id {
-				s.responses = append(s.responses, resp)
-			} else {
-				out = append(out, resp)
-			}
-		}
-	}
-	if len(out) > 0 {
-		n.send(out)
-	}
-	return s, nil
+	return l.serve(peerport.WithoutBrowsers(n.url, mux))
 }

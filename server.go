@@ -59,8 +59,8 @@ type server struct {
 	commitC   chan []commit
 	clientURL string
 	caughtUp  *atomic.Bool
-	peerMux   http.Handler
-	lock      io.Closer // of the data directory; here so that it is held while anything runs
+	rafthttp  http.Handler // its four routes
+	lock      io.Closer    // of the data directory; here so that it is held while anything runs
 
 	// The node's goroutines run in group, and end with life.
 	group *errgroup.Group
@@ -99,7 +99,7 @@ func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found r
 	}
 	s.node.links.ActiveSince = func(id uint64) time.Time { return t.ActiveSince(types.ID(id)) }
 	s.connect(t, found)
-	s.peerMux = s.peerHandler(t.Handler())
+	s.rafthttp = t.Handler()
 	return s, nil
 }
 
@@ -291,7 +291,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 		s.node.transport.Stop()
 		return s.remember(errors.Join(err, s.storage.Close()))
 	}
-	s.group.Go(func() error { return s.node.serveRaft(peers, s.peerMux) })
+	s.group.Go(func() error { return s.node.serveRaft(peers, s.rafthttp, s.guardConfig(), s.peerRoutes()) })
 	s.group.Go(func() error { return s.node.links.Watch(s.life) })
 	s.group.Go(func() error { return clients.serve(s.api) })
 	s.sayStarted(clients.Addr().String(), peers.Addr().String())

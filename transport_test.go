@@ -94,7 +94,7 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 		s, err := openServer(t.Context(), cfg, log, found, clients.port(), ask)
 		testkit.Must(t, err)
 		w := &wireNode{server: s, watch: &peerWatch{count: make(map[string]int), conns: make(map[string]map[string]bool)}}
-		w.peerMux = w.watch.wrap(w.peerMux)
+		w.rafthttp = w.watch.wrap(w.rafthttp)
 		adapt(w)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)

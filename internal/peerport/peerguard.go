@@ -12,7 +12,9 @@ import (
 	"path"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
+	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
+	"raftkv/internal/web"
 	"regexp"
 	"time"
 
@@ -264,4 +266,21 @@ func countEntries(b []byte, allowed protowire.Number) (entries int, why *refusal
 		b = b[n:]
 	}
 	return entries, nil
+}
+
+// WithoutBrowsers serves with h, but for what a browser sends: requests between
+// nodes never come from one, not even the harmless ones. peerURL is this node's.
+func WithoutBrowsers(peerURL string, h http.Handler) http.Handler {
+	guard := web.OriginGuard{Hosts: map[string]bool{address.HostOfURL(peerURL): true}, Cross: http.NewCrossOriginProtection()}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := guard.Check(r)
+		if err == nil && (r.Header["Origin"] != nil || r.Header["Sec-Fetch-Site"] != nil) {
+			err = problem.ErrCrossOrigin
+		}
+		if err != nil {
+			http.Error(w, err.Error(), problem.Of(err).Status)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }

@@ -16,9 +16,15 @@ import (
 	"raftkv/internal/testkit"
 	"testing"
 
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
+
+// A segment of the log is 64 MB long. Tests make do with less, so that a few
+// writes rotate it. It is a variable of etcd's package, so it is set here, before
+// any test runs, for every program of tests that imports this package.
+func init() { wal.SegmentSizeBytes = 1 << 20 }
 
 // Peers are the members of the cluster that New makes a node of.
 func Peers() []address.Peer {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3"
+	"go.uber.org/zap"
 )
 
 // What a node says of itself is put together here from its parts.
@@ -80,4 +81,12 @@ func clientHosts(cfg config.Config, port int) map[string]bool {
 	}
 	hosts[address.HostOfURL(cfg.ClientURL(port))] = true
 	return hosts
+}
+
+// sayStarted says what this node is and what it found in its directory.
+func (s *server) sayStarted(clients, peers string) {
+	m, index := s.kv.Membership()
+	s.log.Info("started", zap.String("version", version.This().Version), zap.Uint64("id", s.cfg.ID), zap.String("data-dir", s.cfg.DataDir),
+		zap.String("cluster", strconv.FormatUint(s.node.cluster, 16)), zap.String("members", address.FormatPeers(m.Peers())),
+		zap.Uint64("index", index), zap.Uint64("boot", s.storage.Boot), zap.String("clients", clients), zap.String("peers", peers))
 }
