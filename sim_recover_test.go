@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -126,6 +127,6 @@ func TestSimRestore(t *testing.T) {
 func runCommand(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code = run(t.Context(), args, func(string) (string, bool) { return "", false }, &out, &errs)
+	code = run(context.Background(), args, func(string) (string, bool) { return "", false }, &out, &errs)
 	return code, out.String(), errs.String()
 }
