@@ -132,7 +132,7 @@ func TestFixtureInspect(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := unpackFixture(t, path)
 			sums, times := testkit.Sums(t, dir), stamps(t, dir)
-			code, out, errs := RunCommand(t, "inspect", dir)
+			code, out, errs := runCommand(t, "inspect", dir)
 			if code != config.ExitOK || errs != "" {
 				t.Errorf("exit %d\n%s%s", code, out, errs)
 			}
@@ -158,7 +158,7 @@ func TestFixtureRecover(t *testing.T) {
 			testkit.Must(t, err)
 			st, err := f.Replay(f.Log.Last())
 			testkit.Must(t, err)
-			if code, out, errs := RunCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitOK {
+			if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
 			storagetest.WantRefounded(t, dir, st, []address.Peer{{ID: f.Identity.Node, URL: storagetest.URL(f.Identity.Node)}})
@@ -173,12 +173,12 @@ func TestFixtureBackups(t *testing.T) {
 			st, digest, err := state.ReadBackup(nil, path)
 			testkit.Must(t, err)
 			wantGolden(t, "the backup", st, name)
-			code, out, errs := RunCommand(t, "inspect", path)
+			code, out, errs := runCommand(t, "inspect", path)
 			if code != config.ExitOK || !strings.Contains(out, fmt.Sprintf("%x", digest)) {
 				t.Errorf("inspect: exit %d\n%s%s", code, out, errs)
 			}
 			dir := filepath.Join(t.TempDir(), "new")
-			if code, out, errs := RunCommand(t, "restore", path, "--data-dir", dir, "--id", "7", "--cluster", "7="+storagetest.URL(7)); code != config.ExitOK {
+			if code, out, errs := runCommand(t, "restore", path, "--data-dir", dir, "--id", "7", "--cluster", "7="+storagetest.URL(7)); code != config.ExitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
 			storagetest.WantRefounded(t, dir, st, []address.Peer{{ID: 7, URL: storagetest.URL(7)}})

@@ -24,7 +24,7 @@ import (
 func inspected(t *testing.T, path string, want int) string {
 	t.Helper()
 	sums, times := testkit.Sums(t, path), stamps(t, path)
-	code, out, errs := RunCommand(t, "inspect", path)
+	code, out, errs := runCommand(t, "inspect", path)
 	if code != want || errs != "" {
 		t.Errorf("exit %d, want %d\n%s%s", code, want, out, errs)
 	}
@@ -71,7 +71,7 @@ func TestInspect(t *testing.T) {
 		t.Errorf("%x, %v", d, err)
 	}
 	file := storagetest.BackupFile(t, st)
-	code, text, errs := RunCommand(t, "inspect", file)
+	code, text, errs := runCommand(t, "inspect", file)
 	if code != config.ExitOK || errs != "" {
 		t.Errorf("exit %d, %s", code, errs)
 	}
@@ -148,7 +148,7 @@ func TestInspectInUseAndElsewhere(t *testing.T) {
 		t.Error("inspect took the lock away")
 	}
 	for _, path := range []string{t.TempDir(), filepath.Join(dir, "nothing"), "/dev/null"} {
-		if code, out, errs := RunCommand(t, "inspect", path); code != config.ExitFault || out != "" || !strings.Contains(errs, path) {
+		if code, out, errs := runCommand(t, "inspect", path); code != config.ExitFault || out != "" || !strings.Contains(errs, path) {
 			t.Errorf("%s: exit %d\n%s%s", path, code, out, errs)
 		}
 	}

@@ -24,8 +24,8 @@ import (
 	"testing"
 )
 
-// RunCommand runs the program.
-func RunCommand(t *testing.T, args ...string) (code int, stdout, stderr string) {
+// runCommand runs the program.
+func runCommand(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	return runCommandEnv(t, nil, args...)
 }
@@ -42,24 +42,24 @@ func runCommandEnv(t *testing.T, env map[string]string, args ...string) (code in
 // there are.
 func TestCommandWords(t *testing.T) {
 	for _, args := range [][]string{{"frobnicate"}, {"Restore"}, {"help", "frobnicate"}} {
-		code, out, errs := RunCommand(t, args...)
+		code, out, errs := runCommand(t, args...)
 		if code != config.ExitUsage || out != "" || !strings.Contains(errs, "restore, recover, inspect, help") || !strings.Contains(errs, args[len(args)-1]) {
 			t.Errorf("%q: exit %d\n%s%s", args, code, out, errs)
 		}
 	}
 	server := Usage()
-	if code, out, _ := RunCommand(t, "help"); code != config.ExitOK || out != server {
+	if code, out, _ := runCommand(t, "help"); code != config.ExitOK || out != server {
 		t.Errorf("help: exit %d\n%s", code, out)
 	}
 	for _, name := range []string{"restore", "recover", "inspect"} {
 		if !strings.Contains(server, "raftkv "+name) {
 			t.Errorf("--help does not name %s", name)
 		}
-		code, out, _ := RunCommand(t, name, "--help")
+		code, out, _ := runCommand(t, name, "--help")
 		if code != config.ExitOK || !strings.HasPrefix(out, "raftkv "+name) {
 			t.Errorf("%s --help: exit %d\n%s", name, code, out)
 		}
-		if code, other, _ := RunCommand(t, "help", name); code != config.ExitOK || other != out {
+		if code, other, _ := runCommand(t, "help", name); code != config.ExitOK || other != out {
 			t.Errorf("help %s: exit %d\n%s", name, code, other)
 		}
 	}
@@ -131,7 +131,7 @@ func TestRestore(t *testing.T) {
 	statetest.Apply(t, other, statetest.Put("one more", ""))
 	for i, args := range [][]string{{storagetest.BackupFile(t, other), list}, {file, address.FormatPeers(storagetest.Peers()[:2])}} {
 		to := filepath.Join(dir, fmt.Sprint("other", i))
-		if code, out, errs := RunCommand(t, "restore", args[0], "--data-dir", to, "--cluster", args[1]); code != config.ExitOK {
+		if code, out, errs := runCommand(t, "restore", args[0], "--data-dir", to, "--cluster", args[1]); code != config.ExitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
 		}
 		if f, err := storage.Examine(to); err != nil || f.Identity.ClusterID == ids[0].ClusterID {
@@ -166,11 +166,11 @@ func TestRestoreRefusesDamage(t *testing.T) {
 		t.Helper()
 		file, to := filepath.Join(dir, "file"), filepath.Join(dir, "to")
 		testkit.Must(t, os.WriteFile(file, b, 0o600))
-		code, out, errs := RunCommand(t, "restore", file, "--data-dir", to)
+		code, out, errs := runCommand(t, "restore", file, "--data-dir", to)
 		if _, err := os.Stat(to); code != config.ExitFault || out != "" || !strings.Contains(errs, file) || !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("%s: exit %d, %v\n%s%s", what, code, err, out, errs)
 		}
-		if code, _, _ := RunCommand(t, "inspect", file); code != config.ExitFault {
+		if code, _, _ := runCommand(t, "inspect", file); code != config.ExitFault {
 			t.Fatalf("%s: inspect exits %d", what, code)
 		}
 	}
@@ -182,10 +182,10 @@ func TestRestoreRefusesDamage(t *testing.T) {
 	}
 	refused("longer", append(slices.Clone(whole), 0))
 	st.Revision = math.MaxUint64 - 5
-	if code, _, errs := RunCommand(t, "restore", storagetest.BackupFile(t, st), "--data-dir", filepath.Join(dir, "to")); code != config.ExitFault || !strings.Contains(errs, "revision") {
+	if code, _, errs := runCommand(t, "restore", storagetest.BackupFile(t, st), "--data-dir", filepath.Join(dir, "to")); code != config.ExitFault || !strings.Contains(errs, "revision") {
 		t.Errorf("no room for revisions: exit %d, %s", code, errs)
 	}
-	if code, _, errs := RunCommand(t, "restore", filepath.Join(dir, "nothing"), "--data-dir", filepath.Join(dir, "to")); code != config.ExitFault {
+	if code, _, errs := runCommand(t, "restore", filepath.Join(dir, "nothing"), "--data-dir", filepath.Join(dir, "to")); code != config.ExitFault {
 		t.Errorf("no file: exit %d, %s", code, errs)
 	}
 }
@@ -199,7 +199,7 @@ func TestRestoreRefusesUsedDirs(t *testing.T) {
 	testkit.Must(t, os.WriteFile(filepath.Join(foreign, "thesis.pdf"), nil, 0o600))
 	for _, dir := range []string{used, lost, foreign} {
 		before := testkit.Sums(t, dir)
-		code, out, errs := RunCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(storagetest.Peers()))
+		code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(storagetest.Peers()))
 		if code != config.ExitFault || out != "" || !strings.Contains(errs, dir) {
 			t.Errorf("exit %d\n%s%s", code, out, errs)
 		}
@@ -209,7 +209,7 @@ func TestRestoreRefusesUsedDirs(t *testing.T) {
 	lock, err := storage.Lock(busy)
 	testkit.Must(t, err)
 	defer lock.Close()
-	if code, _, errs := RunCommand(t, "restore", file, "--data-dir", busy, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitFault || !strings.Contains(errs, "in use") {
+	if code, _, errs := runCommand(t, "restore", file, "--data-dir", busy, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitFault || !strings.Contains(errs, "in use") {
 		t.Errorf("exit %d, %s", code, errs)
 	}
 }
@@ -221,7 +221,7 @@ func TestRestoreAgain(t *testing.T) {
 	done := filepath.Join(t.TempDir(), "done")
 	restore := func(dir string) {
 		t.Helper()
-		if code, out, errs := RunCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitOK {
+		if code, out, errs := runCommand(t, "restore", file, "--data-dir", dir, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
 		}
 	}

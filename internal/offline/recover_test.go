@@ -31,7 +31,7 @@ func TestRecoverInterrupted(t *testing.T) {
 	testkit.Must(t, err)
 	recovered := func(dir string, want int) string {
 		t.Helper()
-		code, out, errs := RunCommand(t, "recover", "--force-new-cluster", "--data-dir", dir)
+		code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir)
 		if code != want {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
 		}
@@ -71,7 +71,7 @@ func TestRecoverInterrupted(t *testing.T) {
 	testkit.WantUnchanged(t, filepath.Dir(dir), before)
 	// Between the two renames.
 	testkit.Must(t, os.Rename(dir, dir+".before-recovery-1"))
-	if code, out, _ := RunCommand(t, "recover", "--data-dir", dir); code != config.ExitFault || !strings.Contains(out, "Nothing was done") {
+	if code, out, _ := runCommand(t, "recover", "--data-dir", dir); code != config.ExitFault || !strings.Contains(out, "Nothing was done") {
 		t.Errorf("without the flag: exit %d\n%s", code, out)
 	}
 	wantNoStart(t, dir, "recover that was interrupted") // an empty cluster in its place
@@ -112,7 +112,7 @@ func TestRecoverRefuses(t *testing.T) {
 		for _, args := range [][]string{{"--force-new-cluster"}, {}} {
 			parent := filepath.Dir(tt.dir)
 			before := testkit.Sums(t, parent)
-			code, out, errs := RunCommand(t, append([]string{"recover", "--data-dir", tt.dir}, args...)...)
+			code, out, errs := runCommand(t, append([]string{"recover", "--data-dir", tt.dir}, args...)...)
 			if code != config.ExitFault || !strings.Contains(errs, tt.want) {
 				t.Errorf("%q: exit %d, want %q\n%s%s", args, code, tt.want, out, errs)
 			}

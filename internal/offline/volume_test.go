@@ -49,14 +49,14 @@ func TestVolumeRoot(t *testing.T) {
 	testkit.Must(t, storagetest.Open(t, dir).Close())
 	testkit.Must(t, storagetest.Open(t, dir).Close())
 	wantVolume(t, dir)
-	code, out, errs := RunCommand(t, "inspect", dir)
+	code, out, errs := runCommand(t, "inspect", dir)
 	if code != config.ExitOK || strings.Contains(out, "not raftkv's") {
 		t.Errorf("inspect: exit %d\n%s%s", code, out, errs)
 	}
 
 	to := t.TempDir()
 	freshVolume(t, to)
-	if code, out, errs := RunCommand(t, "restore", storagetest.BackupFile(t, statetest.Full(t, 5, 77)), "--data-dir", to, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitOK {
+	if code, out, errs := runCommand(t, "restore", storagetest.BackupFile(t, statetest.Full(t, 5, 77)), "--data-dir", to, "--cluster", address.FormatPeers(storagetest.Peers())); code != config.ExitOK {
 		t.Errorf("restore: exit %d\n%s%s", code, out, errs)
 	}
 	wantVolume(t, to)
@@ -81,7 +81,7 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 	testkit.Must(t, err)
 	done := filepath.Join(t.TempDir(), "done")
 	testkit.Must(t, os.CopyFS(done, os.DirFS(old)))
-	if code, out, errs := RunCommand(t, "recover", "--force-new-cluster", "--data-dir", done); code != config.ExitOK {
+	if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", done); code != config.ExitOK {
 		t.Fatalf("exit %d\n%s%s", code, out, errs)
 	}
 	wantNew := func(dir, aside string) {
@@ -113,7 +113,7 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 			testkit.Must(t, step())
 		}
 		before := testkit.Sums(t, dir)
-		switch code, out, errs := RunCommand(t, "recover", "--data-dir", dir); {
+		switch code, out, errs := runCommand(t, "recover", "--data-dir", dir); {
 		case code != config.ExitFault:
 			t.Errorf("after %d steps, without the flag: exit %d\n%s", steps, code, out)
 		case steps < 2 && !strings.Contains(errs, "remove "+filepath.Join(dir, storage.RecoveringName)), steps >= 2 && !strings.Contains(out, "Nothing was done"):
@@ -122,7 +122,7 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 		testkit.WantUnchanged(t, dir, before)
 		switch {
 		case steps < 2: // both are complete
-			if code, _, _ := RunCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitFault {
+			if code, _, _ := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitFault {
 				t.Errorf("after %d steps: exit %d", steps, code)
 			}
 			testkit.WantUnchanged(t, dir, before)
@@ -133,7 +133,7 @@ func TestRecoverVolumeInterrupted(t *testing.T) {
 			wantNew(withoutRecovering(t, dir), filepath.Join(dir, aside))
 			continue
 		}
-		if code, out, errs := RunCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitOK {
+		if code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir); code != config.ExitOK {
 			t.Fatalf("after %d steps: exit %d\n%s%s", steps, code, out, errs)
 		}
 		wantNew(dir, filepath.Join(dir, aside))
@@ -177,7 +177,7 @@ func TestRecoverMountPoint(t *testing.T) {
 			testkit.Must(t, err)
 			st, err := f.Replay(f.Log.Last())
 			testkit.Must(t, err)
-			code, out, errs := RunCommand(t, "recover", "--force-new-cluster", "--data-dir", dir)
+			code, out, errs := runCommand(t, "recover", "--force-new-cluster", "--data-dir", dir)
 			if code != config.ExitOK {
 				t.Fatalf("%s: exit %d\n%s%s", what, code, out, errs)
 			}
@@ -188,7 +188,7 @@ func TestRecoverMountPoint(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, storage.SetAsidePrefix+"2", "wal")); err != nil {
 			t.Error(err)
 		}
-		if code, out, _ := RunCommand(t, "inspect", dir); code != config.ExitOK || strings.Contains(out, "not raftkv's") {
+		if code, out, _ := runCommand(t, "inspect", dir); code != config.ExitOK || strings.Contains(out, "not raftkv's") {
 			t.Errorf("inspect: exit %d\n%s", code, out)
 		}
 		if _, err := os.Stat(dir + ".recovering"); !errors.Is(err, fs.ErrNotExist) {

@@ -1,3 +1,5 @@
+//go:build unix
+
 package offline
 
 import (
@@ -64,7 +66,7 @@ func TestDamageNamesAWayOut(t *testing.T) {
 			}
 		}
 		if name == "alone" { // and it works
-			code, out, errs := RunCommand(t, "restore", storage.StatePath(dir, state.FirstTerm, state.FirstIndex), "--data-dir", filepath.Join(t.TempDir(), "new"),
+			code, out, errs := runCommand(t, "restore", storage.StatePath(dir, state.FirstTerm, state.FirstIndex), "--data-dir", filepath.Join(t.TempDir(), "new"),
 				"--id", "1", "--cluster", lone[0].URL)
 			if code != config.ExitOK {
 				t.Errorf("restore: exit %d\n%s%s", code, out, errs)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"raftkv/internal/durable"
@@ -19,24 +18,8 @@ import (
 //
 // hash_test.go has the share of a put that its hash is, and the checks.
 
-const (
-	benchBatch     = 64
-	benchValueSize = 128
-)
-
-func benchValue() []byte { return bytes.Repeat([]byte("v"), benchValueSize) }
-
-// benchPuts are the commands of a batch, without its header: puts of some of the keys.
-func benchPuts(keys []string, rnd *rand.Rand) (commands []byte) {
-	for range benchBatch {
-		cmd := EncodeWrite(KindPut, Condition{}, keys[rnd.IntN(len(keys))], benchValue())
-		commands = AppendCommand(commands, cmd)
-	}
-	return commands
-}
-
 func BenchmarkEncodeWrite(b *testing.B) {
-	value := benchValue()
+	value := bytes.Repeat([]byte("v"), 128)
 	b.ReportAllocs()
 	for b.Loop() {
 		EncodeWrite(KindPut, Condition{}, "key-00000001", value)
@@ -72,7 +55,7 @@ func BenchmarkSnapshot(b *testing.B) {
 }
 
 func BenchmarkItemHash(b *testing.B) {
-	for _, size := range []int{benchValueSize, 64 << 10} {
+	for _, size := range []int{128, 64 << 10} {
 		b.Run(fmt.Sprintf("value=%d", size), func(b *testing.B) {
 			it := &Item{Value: bytes.Repeat([]byte("v"), size), CreateRevision: 1, ModRevision: 2, Version: 2}
 			b.ReportAllocs()

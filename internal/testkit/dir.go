@@ -44,12 +44,12 @@ func CopySparse(to, from string) error {
 	if err != nil {
 		return err
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	buf, zeros := make([]byte, 64<<10), make([]byte, 64<<10)
 	for off := int64(0); ; {
 		n, err := in.Read(buf)
@@ -130,7 +130,7 @@ func Sums(t testing.TB, dir string) map[string]string {
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		h := sha256.New()
 		_, err = io.CopyBuffer(h, struct{ io.Reader }{f}, buf)
 		sums[path] = string(h.Sum(nil))
@@ -206,7 +206,7 @@ func Patch(t testing.TB, path string, off int64, b []byte) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	Must(t, err)
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	_, err = f.WriteAt(b, off)
 	Must(t, err)
 }

@@ -119,7 +119,7 @@ func WantRefounded(t testing.TB, dir string, old *state.State, voters []address.
 		return nil
 	})
 	testkit.Must(t, err)
-	defer o.Close()
+	defer func() { _ = o.Close() }()
 	testkit.WantOneSnapshot(t, o.Mem, o.State.Index, o.State.Term, o.State.Membership.ConfState(), o.SnapIndex.Load(), o.Last)
 	want := old.Copy()
 	want.Index, want.Term, want.Revision = state.FirstIndex, state.FirstTerm, old.Revision+1_000_000_000
