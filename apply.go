@@ -133,7 +133,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 			kv.mu.Unlock()
 			return err
 		}
-		if o.Id.Node == kv.self.Node {
+		if o.ID.Node == kv.self.Node {
 			own = append(own, o)
 		}
 	}
@@ -149,7 +149,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 	kv.applied.Advance(entries[len(entries)-1].GetIndex())
 	for _, o := range own {
 		if o.Results != nil {
-			kv.proposals.Applied(o.Id, o.Results)
+			kv.proposals.Applied(o.ID, o.Results)
 		}
 	}
 	return nil
@@ -162,7 +162,7 @@ func (kv *kvstore) checkOwn(own []state.Outcome, w state.Window) error {
 		return nil
 	}
 	for _, o := range own {
-		if err := kv.proposals.CheckBatch(o.Id, o.Data); err != nil {
+		if err := kv.proposals.CheckBatch(o.ID, o.Data); err != nil {
 			return err
 		}
 	}
@@ -208,8 +208,8 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 		cc.NodeId = new(raft.None) // tells raft that the change is void
 	}
 	kv.log.Debug("membership change", zap.Uint64("index", e.GetIndex()), zap.Bool("changed", changed),
-		zap.Uint64("member", change.Id), zap.Stringer("change", change.Op), zap.Error(err))
-	kv.sayChange(e.GetIndex(), before.Members[change.Id], m.Members[change.Id])
+		zap.Uint64("member", change.ID), zap.Stringer("change", change.Op), zap.Error(err))
+	kv.sayChange(e.GetIndex(), before.Members[change.ID], m.Members[change.ID])
 	if rerr := reconf(e.GetIndex(), cc, m); rerr != nil {
 		if errors.Is(rerr, problem.ErrRemoved) {
 			kv.proposals.Void()

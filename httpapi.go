@@ -337,7 +337,7 @@ func (a *httpKVAPI) write(w http.ResponseWriter, r *http.Request, cmd []byte) er
 	if res.Revision == 0 {
 		h["Raftkv-Revision"] = []string{strconv.FormatUint(res.Deletion, 10)}
 	} else { // the key's revision is the store's: one text
-		tag := api.Etag(res.Revision)
+		tag := api.ETag(res.Revision)
 		both := [...]string{tag, tag[1 : len(tag)-1]}
 		h["Etag"], h["Raftkv-Revision"] = both[:1:1], both[1:]
 	}

@@ -74,11 +74,11 @@ func TestApplyConfChange(t *testing.T) {
 		node    uint64 // what raft gets
 		outcome error
 	}{
-		{"add", membership.Change{Op: membership.OpAdd, Id: 4, PeerURL: "http://d:4", Request: 7}, 4, nil},
-		{"add again", membership.Change{Op: membership.OpAdd, Id: 3, PeerURL: "http://c:3", Request: 7}, 0, nil},
-		{"refused", membership.Change{Op: membership.OpAdd, Id: 4, PeerURL: "http://c:3", Request: 7}, 0, problem.ErrMemberExists},
-		{"bad URL", membership.Change{Op: membership.OpAdd, Id: 4, PeerURL: "http://d:4/", Request: 7}, 0, problem.ErrBadPeerURL},
-		{"remove", membership.Change{Op: membership.OpRemove, Id: 3, Request: 7}, 3, nil},
+		{"add", membership.Change{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4", Request: 7}, 4, nil},
+		{"add again", membership.Change{Op: membership.OpAdd, ID: 3, PeerURL: "http://c:3", Request: 7}, 0, nil},
+		{"refused", membership.Change{Op: membership.OpAdd, ID: 4, PeerURL: "http://c:3", Request: 7}, 0, problem.ErrMemberExists},
+		{"bad URL", membership.Change{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4/", Request: 7}, 0, problem.ErrBadPeerURL},
+		{"remove", membership.Change{Op: membership.OpRemove, ID: 3, Request: 7}, 3, nil},
 	} {
 		kv := newTestStore()
 		outcome, cancel := kv.conf.Register(7)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"raftkv/internal/boot"
 	"raftkv/internal/contact"
 	"raftkv/internal/diskhang"
 	"raftkv/internal/state"
@@ -34,7 +35,7 @@ func readAnswer(index uint64) *raftpb.Message {
 // A message that brings a notice along leaves all others where they belong.
 func TestNoticeLosesNoOtherMessage(t *testing.T) {
 	tr := &recordingTransport{}
-	n := &raftNode{transport: tr, disk: &diskhang.Watch{}, doubts: &suspect.Doubts{}, loop: raftLoop{notices: contact.NewNotices()}}
+	n := &raftNode{transport: tr, known: boot.NewAcquaintances(boot.Config{}), disk: &diskhang.Watch{}, doubts: &suspect.Doubts{}, loop: raftLoop{notices: contact.NewNotices()}}
 	n.known.Gate.Open.Store(true)
 	n.status.Store(&contact.RaftStatus{Role: raft.StateLeader})
 	to := func(node uint64, m *raftpb.Message) *raftpb.Message {

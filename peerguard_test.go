@@ -51,15 +51,15 @@ func newGuardedNode(t *testing.T) *guardedNode {
 	n := &raftNode{
 		id: 1, cluster: 0xc1, log: zap.NewNop(), dir: t.TempDir(), kv: &kvstore{state: st},
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: refusal.NewRefusals(zap.NewNop()),
-		known: boot.Acquaintances{Wake: make(chan struct{}, 1)}, links: transport.NewLinks(zap.NewNop(), 1, 0xc1, time.Millisecond, time.Second),
+		known: boot.NewAcquaintances(boot.Config{}), links: transport.NewLinks(zap.NewNop(), 1, 0xc1, time.Millisecond, time.Second),
 	}
-	n.admission = peerport.Admission{Id: 1, IsRemoved: n.kv.isRemoved, Known: &n.known, Role: n.status.Load}
+	n.admission = peerport.Admission{ID: 1, IsRemoved: n.kv.isRemoved, Known: n.known, Role: n.status.Load}
 	n.known.Settle(noTransport{}, st.Membership)
 	n.known.Gate.Open.Store(true)
 	n.status.Store(&contact.RaftStatus{Term: 5, Role: raft.StateFollower})
 	g := &guardedNode{node: n, trouble: storage.Trouble{Log: zap.NewNop()}, through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
 	g.Guard = peerport.New(peerport.Config{
-		Log: n.log, Id: 1, Cluster: n.cluster, Dir: n.dir, Admission: &n.admission, Refusals: n.refusals, HoldStreams: n.links.HoldStreams,
+		Log: n.log, ID: 1, Cluster: n.cluster, Dir: n.dir, Admission: &n.admission, Refusals: n.refusals, HoldStreams: n.links.HoldStreams,
 		KeepFree: func() int64 { return room.SnapshotReserve }, NotStored: g.trouble.NotStored,
 	}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)

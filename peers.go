@@ -39,7 +39,7 @@ func (s *server) peerRoutes() map[string]http.HandlerFunc {
 
 func (s *server) guardConfig() peerport.Config {
 	return peerport.Config{
-		Log: s.log, Id: s.cfg.ID, Cluster: s.node.cluster, Dir: s.cfg.DataDir, Admission: &s.node.admission, Refusals: s.node.refusals,
+		Log: s.log, ID: s.cfg.ID, Cluster: s.node.cluster, Dir: s.cfg.DataDir, Admission: &s.node.admission, Refusals: s.node.refusals,
 		HoldStreams: s.node.links.HoldStreams, KeepFree: s.room.Keep.Load, NotStored: s.storage.Trouble.NotStored,
 	}
 }

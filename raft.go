@@ -98,7 +98,7 @@ type raftNode struct {
 	writtenC chan *state.State        // from the snapshot writer to the persist loop
 	reports  mailbox                  // from rafthttp: what became of messages
 	refusals *refusal.Refusals        // of what came to the peer port
-	known    boot.Acquaintances       // whom messages are taken from
+	known    *boot.Acquaintances      // whom messages are taken from
 	errorC   chan error               // from rafthttp: this node was removed
 
 	pulse, persistPulse *liveness.Pulse // of the raft loop and of the persist loop

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"raftkv/internal/address"
+	"raftkv/internal/boot"
 	"raftkv/internal/checker"
 	"raftkv/internal/peerport"
 	"raftkv/internal/refusal"
@@ -31,8 +32,9 @@ func TestReceiveRefuses(t *testing.T) {
 	n := &raftNode{
 		id: 1, log: zap.NewNop(), kv: &kvstore{state: st, agreement: checker.NewAgreement(zap.NewNop(), 1, 0, 0)}, links: transport.NewLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second),
 		recvC: make(chan *raftpb.Message, 1), life: life, refusals: refusal.NewRefusals(zap.NewNop()),
+		known: boot.NewAcquaintances(boot.Config{Self: boot.Self{Node: 1}}),
 	}
-	n.admission = peerport.Admission{Id: 1, IsRemoved: n.kv.isRemoved, Known: &n.known, Role: n.status.Load}
+	n.admission = peerport.Admission{ID: 1, IsRemoved: n.kv.isRemoved, Known: n.known, Role: n.status.Load}
 	n.known.Settle(noTransport{}, st.Membership)
 	n.known.Gate.Open.Store(true)
 	good := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 2, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", []byte("v")))

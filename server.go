@@ -149,55 +149,52 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		errorC:   make(chan error, 1), // rafthttp does not wait
 		links:    transport.NewLinks(log, cfg.ID, st.Identity.ClusterID, tick, cfg.ElectionTimeout),
 		refusals: refusal.NewRefusals(log),
-		known: boot.Acquaintances{
-			Log: log, Self: kv.self, Cluster: st.Identity.ClusterID, Tick: tick, Elected: cfg.ElectionTimeout, Seeds: boot.Others(cfg, nil),
-			Store: kv, Applied: applied, Wake: make(chan struct{}, 1),
-		},
-		inbox: storage.NewInbox(log, st.Storage),
-		group: group, life: life,
+		inbox:    storage.NewInbox(log, st.Storage),
+		group:    group, life: life,
 	}
-	node.known.Contacts, node.known.Role = &node.contacts, node.status.Load
+	node.known = boot.NewAcquaintances(boot.Config{
+		Log: log, Self: kv.self, Cluster: st.Identity.ClusterID, Tick: tick, Elected: cfg.ElectionTimeout, Seeds: boot.Others(cfg, nil),
+		Store: kv, Applied: applied, Contacts: &node.contacts, Role: node.status.Load,
+	})
 	node.links.Opened = func() { node.doubts.MeetAgain() }
 	node.links.Group, node.links.Unreachable = group, node.ReportUnreachable
-	node.courier = &transport.Courier{
+	node.courier = transport.NewCourier(transport.CourierConfig{
 		Log: log, Storage: st.Storage, Tick: tick, Elected: cfg.ElectionTimeout, Life: life, Group: group, MayGet: node.maySend, Members: kv,
 		Receives: node.links.Receives, Later: node.reports.put,
-		Sending: make(map[uint64]bool), Resend: make(map[uint64]transport.Resend),
-	}
-	node.admission = peerport.Admission{Id: cfg.ID, IsRemoved: kv.isRemoved, Known: &node.known, Role: node.status.Load}
-	node.doubts = &suspect.Doubts{
-		Say: log, Id: cfg.ID, Cluster: st.Identity.ClusterID, Log: st.Mem, Call: node.call, Leaders: leaders, Refusals: node.refusals,
-		Members: kv.members, UrlOf: node.known.Url, Asked: l.Asked, Standing: kv.standing, Again: node.step, Divide: kv.agreement.Divide, Tick: tick,
-		CommittedTerm: func() uint64 { return node.loop.committedTerm }, Signs: make(chan suspect.Sign, 1), Reopened: make(chan struct{}, 1),
-	}
+	})
+	node.admission = peerport.Admission{ID: cfg.ID, IsRemoved: kv.isRemoved, Known: node.known, Role: node.status.Load}
+	node.doubts = suspect.New(suspect.Config{
+		Say: log, ID: cfg.ID, Cluster: st.Identity.ClusterID, Log: st.Mem, Call: node.call, Leaders: leaders, Refusals: node.refusals,
+		Members: kv.members, URLOf: node.known.URL, Asked: l.Asked, Standing: kv.standing, Again: node.step, Divide: kv.agreement.Divide, Tick: tick,
+		CommittedTerm: func() uint64 { return node.loop.committedTerm },
+	})
 	node.disk = diskhang.New(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
 	s := &server{
 		cfg: cfg, log: log, began: time.Now(), storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
 		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.ClientURL(port), caughtUp: new(atomic.Bool),
-		members: &reconfig.Members{
-			Log: log, Id: cfg.ID, Cluster: st.Identity.ClusterID, Timeout: cfg.RequestTimeout,
+		members: reconfig.New(reconfig.Config{
+			Log: log, ID: cfg.ID, Cluster: st.Identity.ClusterID, Timeout: cfg.RequestTimeout,
 			Elected: cfg.ElectionTimeout, Store: kv, Call: node.call, Leaders: leaders, Contacts: &node.contacts,
 			Confirm: reads.Confirm, AppliedIndex: applied, Outcomes: kv.conf, Life: life,
-			Turn: make(chan struct{}, 1), Waiting: make(chan struct{}, reconfig.MaxWaitingChanges),
-		},
+		}),
 	}
-	s.watcher = &observe.Watcher{
-		Log: log, Id: cfg.ID, Elected: cfg.ElectionTimeout, Call: node.call, Leaders: leaders, Contacts: &node.contacts,
+	s.watcher = observe.New(observe.Config{
+		Log: log, ID: cfg.ID, Elected: cfg.ElectionTimeout, Call: node.call, Leaders: leaders, Contacts: &node.contacts,
 		Members: kv.members,
 		AskVersion: func(ctx context.Context, peerURL string) (string, error) {
 			info, err := node.known.AskPeer(ctx, peerURL)
 			return info.Version, err
 		},
-		ToCheck: func() (bool, uint64) { return s.checker.Outstanding() },
-		Checks:  observe.Overdue{Interval: cfg.CheckInterval},
-	}
+		ToCheck:       func() (bool, uint64) { return s.checker.Outstanding() },
+		CheckInterval: cfg.CheckInterval,
+	})
 	s.members.Version = s.watcher.Version
 	s.room = room.New(log, cfg, st, kv, applied, leaders)
 	node.room, st.Redo = s.room, kv.redoSnapshot
-	s.checker = &checker.Checker{
-		Log: log, Id: cfg.ID, Interval: cfg.CheckInterval, Tick: tick, Elected: cfg.ElectionTimeout,
+	s.checker = checker.New(checker.Config{
+		Log: log, ID: cfg.ID, Interval: cfg.CheckInterval, Tick: tick, Elected: cfg.ElectionTimeout,
 		Store: kv, Found: kv.agreement, Leaders: leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
-	}
+	})
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
 	fresh := &api.Freshness{Confirm: reads.Confirm, Sound: kv.Sound, Applied: applied, Contacts: &node.contacts}
 	quota := limits.NewQuota(log, cfg, kv)
@@ -230,7 +227,7 @@ func (s *server) connect(t messenger, found reconfig.ClusterInfo) {
 		}
 	}
 	s.node.addPeers(m)
-	s.node.known.Gate.Expect(s.kv.Proven(), s.node.links.Urls())
+	s.node.known.Gate.Expect(s.kv.Proven(), s.node.links.URLs())
 }
 
 // start starts the node's goroutines; doc.go lists them.

@@ -237,7 +237,7 @@ func TestReconfigureBehindASnapshot(t *testing.T) {
 		if err := node.call(context.Background(), func(*raft.RawNode) { node.loop.restored = index }); err != nil {
 			t.Fatal(err)
 		}
-		remove := membership.Change{Op: membership.OpRemove, Id: 2}
+		remove := membership.Change{Op: membership.OpRemove, ID: 2}
 		if err := node.reconfigure(index, remove.ConfChange(), m); err != nil {
 			t.Fatal(err)
 		}

@@ -22,7 +22,7 @@ func TestSnapshotForANewMemberIsAwaited(t *testing.T) {
 		kv := newTestStore()
 		kv.wanted = make(chan struct{}, 1)
 		s := &storage.Storage{Recorded: new(wait.Index)}
-		c := &transport.Courier{Tick: time.Second, Members: kv, Storage: s, Life: life}
+		c := transport.NewCourier(transport.CourierConfig{Tick: time.Second, Members: kv, Storage: s, Life: life})
 		snapshotOf := func(index uint64, voters ...uint64) {
 			s.Newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 				Index: new(index), ConfState: &raftpb.ConfState{Voters: voters}}})

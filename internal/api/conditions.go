@@ -151,10 +151,10 @@ func (p Preconditions) OfWrite() (state.Condition, error) {
 	return state.Condition{Kind: state.IfAtRevision, Revision: rev}, nil
 }
 
-func Etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
+func ETag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
 
 func SetETag(h http.Header, revision uint64) {
 	if revision != 0 {
-		h["Etag"] = []string{Etag(revision)}
+		h["Etag"] = []string{ETag(revision)}
 	}
 }

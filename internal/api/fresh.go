@@ -20,9 +20,9 @@ import (
 // Freshness makes sure that what this node has applied is as fresh as a request
 // wants it.
 type Freshness struct {
-	// confirm waits until this node has applied all that was acknowledged before.
+	// Confirm waits until this node has applied all that was acknowledged before.
 	Confirm func(ctx context.Context) error
-	// sound returns nil, or why this node must not serve.
+	// Sound returns nil, or why this node must not serve.
 	Sound    func() error
 	Applied  *wait.Index
 	Contacts *contact.Contacts

@@ -15,9 +15,9 @@ import (
 // StatusAPI answers what a node says of itself.
 type StatusAPI struct {
 	Get func() NodeStatus
-	// checks are what the node must be to be ready.
+	// Checks are what the node must be to be ready.
 	Checks func() []Check
-	// notes are lines about what does not keep it from that, and should be seen to.
+	// Notes are lines about what does not keep it from that, and should be seen to.
 	Notes func() string
 }
 

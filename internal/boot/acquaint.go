@@ -50,9 +50,8 @@ const (
 	lonelyAfter = 3
 )
 
-// Acquaintances is who may talk to this node's raft. The zero value knows
-// nobody.
-type Acquaintances struct {
+// Config is what a Acquaintances needs of others.
+type Config struct {
 	Log     *zap.Logger
 	Self    Self
 	Cluster uint64
@@ -61,21 +60,32 @@ type Acquaintances struct {
 	Seeds   []string      // peer URLs of the command line
 	Store   acquaintStore
 	Applied *wait.Index
-	// contacts is who was heard from, and when.
+	// Contacts is who was heard from, and when.
 	Contacts *contact.Contacts
-	// role is what raft knew of its role last; nil before the start.
+	// Role is what raft knew of its role last; nil before the start.
 	Role func() *contact.RaftStatus
 	// AskPeer asks the peer at a URL what it knows of the cluster.
 	AskPeer func(ctx context.Context, peerURL string) (reconfig.ClusterInfo, error)
+}
+
+// Acquaintances is who may talk to this node's raft. The zero value knows
+// nobody.
+type Acquaintances struct {
+	Config
+
 	Gate    Gate
 	Wake    chan struct{} // an inquiry is wanted
-
 	mu      sync.Mutex
 	peers   transport.PeerDirectory
 	members membership.Membership  // as this node's state has them
 	Learned map[uint64]*learnedOne // told of by others; in the transport, too
 	claims  map[string]claim       // by the address that it came from
 	term    uint64                 // the highest that a member told of
+}
+
+// NewAcquaintances returns what a node knows of others before its log tells it: nothing.
+func NewAcquaintances(c Config) *Acquaintances {
+	return &Acquaintances{Config: c, Wake: make(chan struct{}, 1)}
 }
 
 // acquaintStore is what the state knows of the members, and of this node.
@@ -280,9 +290,9 @@ func (a *Acquaintances) urls(more []string) []string {
 	return urls
 }
 
-// Url returns where a member is, as the state or another member says; "" if none
+// URL returns where a member is, as the state or another member says; "" if none
 // of them does.
-func (a *Acquaintances) Url(id uint64) string {
+func (a *Acquaintances) URL(id uint64) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if mem, ok := a.members.Members[id]; ok {

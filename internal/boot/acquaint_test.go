@@ -54,7 +54,7 @@ func TestAcquaintancesLearned(t *testing.T) {
 	peers := &notedTransport{peers: make(map[uint64]string)}
 	m := membership.New([]address.Peer{{ID: 1, URL: testURL(1)}, {ID: 2, URL: testURL(2)}})
 	m.Removed[3] = true
-	a := &Acquaintances{Self: Self{Node: 1}}
+	a := NewAcquaintances(Config{Self: Self{Node: 1}})
 	a.Settle(peers, m)
 	for what, ok := range map[string]bool{
 		"itself":    a.learn(1, learnedURL(1)),
@@ -104,7 +104,7 @@ func TestAcquaintancesLearned(t *testing.T) {
 	}
 
 	// The state gets to know one just when it is let go.
-	a = &Acquaintances{Self: Self{Node: 1}}
+	a = NewAcquaintances(Config{Self: Self{Node: 1}})
 	a.Settle(peers, m)
 	a.learn(7, learnedURL(7))
 	if ids := a.silent(time.Now().Add(learnedFor)); !slices.Equal(ids, []uint64{7}) {
@@ -168,7 +168,7 @@ func TestAcquaintancesClaims(t *testing.T) {
 // A stranger's own word counts only for this cluster, gone on, with this node in
 // it.
 func TestAcquaintancesVouch(t *testing.T) {
-	a := &Acquaintances{Self: Self{1, 111}, Applied: new(wait.Index)}
+	a := NewAcquaintances(Config{Self: Self{1, 111}, Applied: new(wait.Index)})
 	m := membership.New([]address.Peer{{ID: 1, URL: testURL(1)}})
 	m.Changes = 2
 	a.Settle(&notedTransport{peers: make(map[uint64]string)}, m)
@@ -201,7 +201,7 @@ func TestAcquaintancesVouch(t *testing.T) {
 func TestAcquaintancesLonely(t *testing.T) {
 	contacts := &contact.Contacts{}
 	var role *contact.RaftStatus
-	a := &Acquaintances{Elected: time.Second, Contacts: contacts, Role: func() *contact.RaftStatus { return role }}
+	a := NewAcquaintances(Config{Elected: time.Second, Contacts: contacts, Role: func() *contact.RaftStatus { return role }})
 	long, short := time.Now().Add(-lonelyAfter*time.Second), time.Now().Add(-lonelyAfter*time.Second+500*time.Millisecond)
 	leaderless, led := &contact.RaftStatus{}, &contact.RaftStatus{Leader: 2}
 	for name, c := range map[string]struct {

@@ -126,10 +126,10 @@ type checkStore interface {
 	View(look func(*state.State))
 }
 
-// Checker makes this node take part in the checks.
-type Checker struct {
+// Config is what a Checker needs of others.
+type Config struct {
 	Log      *zap.Logger
-	Id       uint64
+	ID       uint64
 	Interval time.Duration // between checkpoints; 0: this node asks for none
 	Tick     time.Duration
 	Elected  time.Duration // the election timeout
@@ -140,6 +140,11 @@ type Checker struct {
 	// StepDown hands leadership to a voter that is not among those named.
 	StepDown func(ctx context.Context, except []uint64) error
 	Propose  func(ctx context.Context, cmd []byte) state.Result
+}
+
+// Checker makes this node take part in the checks.
+type Checker struct {
+	Config
 
 	// Of lead alone:
 	lastFull  uint64    // the last full check that it knows of
@@ -148,6 +153,11 @@ type Checker struct {
 	lastSeen  uint64    // the last decided check then
 	lastAsked uint64    // the newest checkpoint then
 	askedAt   time.Time // when it saw that one come; zero: not in this life
+}
+
+// New returns a node's part in the checks.
+func New(c Config) *Checker {
+	return &Checker{Config: c}
 }
 
 // Report answers checkpoints, for every node, until ctx ends.
@@ -177,7 +187,7 @@ func (c *Checker) answer(ctx context.Context, own *state.OwnCheck) {
 	}
 	for c.pending(own.Index) {
 		r := state.Report{Hash: own.Hash(), Void: c.Found.Unsound.Load()}
-		if err := c.Propose(ctx, state.EncodeReport(c.Id, own.Index, r)).Err; err != nil {
+		if err := c.Propose(ctx, state.EncodeReport(c.ID, own.Index, r)).Err; err != nil {
 			c.Log.Debug("the report on a checkpoint is not in the log yet", zap.Uint64("checkpoint", own.Index), zap.Error(err))
 		}
 		if !c.pause(ctx) {
@@ -194,11 +204,11 @@ func (c *Checker) recompute(own *state.OwnCheck) {
 		return
 	}
 	c.Found.Unsound.Store(true)
-	c.Log.Error("this node stops serving: "+problem.ErrMemory.Error(), zap.Uint64("checkpoint", own.Index), zap.Uint64("id", c.Id))
+	c.Log.Error("this node stops serving: "+problem.ErrMemory.Error(), zap.Uint64("checkpoint", own.Index), zap.Uint64("id", c.ID))
 }
 
 func (c *Checker) pending(index uint64) (is bool) {
-	c.Store.View(func(s *state.State) { is = !s.Checks.Answered(c.Id, index) })
+	c.Store.View(func(s *state.State) { is = !s.Checks.Answered(c.ID, index) })
 	return is
 }
 
@@ -230,7 +240,7 @@ func (c *Checker) Lead(ctx context.Context) error {
 		case <-look.C:
 			c.see()
 			leader, _, _ := c.Leaders.Get()
-			leads := leader == c.Id
+			leads := leader == c.ID
 			if leads {
 				c.giveUp(ctx)
 			}
@@ -280,7 +290,7 @@ func (c *Checker) Outstanding() (pending bool, checked uint64) {
 
 func (c *Checker) askIfDue(ctx context.Context) {
 	wanted, full := c.due()
-	if leader, _, _ := c.Leaders.Get(); !wanted || leader != c.Id {
+	if leader, _, _ := c.Leaders.Get(); !wanted || leader != c.ID {
 		return
 	}
 	if err := c.Propose(ctx, state.EncodeCheckpoint(full)).Err; err != nil {

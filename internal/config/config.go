@@ -114,7 +114,7 @@ type Config struct {
 	// many small values.
 	Quota int64
 
-	// memory is what bounds that of the process; main finds it.
+	// Memory is what bounds that of the process; main finds it.
 	Memory memory.Limit
 	// MinFree is how many bytes of the disk are kept free, 0 for none. Default
 	// 128MiB, and at most a third of the disk. When less is free on the leader,

@@ -27,7 +27,7 @@ type Contacts struct {
 	mu       sync.Mutex
 	Heard    map[uint64]time.Time // when a node's last message came
 	followed map[uint64]time.Time // when it last answered this node as its leader
-	// leader is when this node last heard from its leader or, leading, when a
+	// Leader is when this node last heard from its leader or, leading, when a
 	// majority last answered. It is nil if never, and zero if this node is the
 	// only voter, which always has.
 	Leader *time.Time

@@ -47,11 +47,11 @@ type Member struct {
 // the same index.
 type Membership struct {
 	Members map[uint64]Member
-	// removed holds every ID that was ever taken out. raft requires that an
+	// Removed holds every ID that was ever taken out. raft requires that an
 	// ID is used once: a node that comes back under its old ID without its
 	// old disk has forgotten its votes.
 	Removed map[uint64]bool
-	// changes counts the membership changes since the first boot.
+	// Changes counts the membership changes since the first boot.
 	Changes uint64
 }
 
@@ -183,9 +183,9 @@ func (op Op) String() string {
 // Change travels in the context of a raft configuration change.
 type Change struct {
 	Op      Op
-	Id      uint64
+	ID      uint64
 	PeerURL string // of a new member, or the new one of a member
-	// request lets the node that proposed the change recognise it when it is
+	// Request lets the node that proposed the change recognise it when it is
 	// applied.
 	Request uint64
 }
@@ -195,13 +195,13 @@ type Change struct {
 // proposed, for a clear answer, and when it is applied, because another
 // change may have come between.
 func (m Membership) Check(c Change) (done bool, err error) {
-	mem, isMember := m.Members[c.Id]
+	mem, isMember := m.Members[c.ID]
 	switch {
 	case c.Op < opAddFirst || c.Op > LastOp:
 		return false, record.ErrUnknownCommand
 	case c.Op.Adds():
 		return m.checkAdd(c)
-	case c.Op == OpRemove && m.Removed[c.Id]:
+	case c.Op == OpRemove && m.Removed[c.ID]:
 		return true, nil
 	case !isMember:
 		return false, problem.ErrMemberUnknown
@@ -218,7 +218,7 @@ func (m Membership) Check(c Change) (done bool, err error) {
 // checkUpdate is check for a change of a member that stays.
 func (m Membership) checkUpdate(mem Member, c Change) (done bool, err error) {
 	if c.PeerURL != "" || c.Op == OpMove {
-		if err := m.checkNewURL(c.PeerURL, c.Id); err != nil {
+		if err := m.checkNewURL(c.PeerURL, c.ID); err != nil {
 			return false, err
 		}
 	}
@@ -239,16 +239,16 @@ func (m Membership) checkNewURL(peerURL string, id uint64) error {
 }
 
 func (m Membership) checkAdd(c Change) (done bool, err error) {
-	if err := address.CheckID(c.Id); err != nil {
+	if err := address.CheckID(c.ID); err != nil {
 		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
 	}
-	if m.Removed[c.Id] {
+	if m.Removed[c.ID] {
 		return false, problem.ErrMemberRemoved
 	}
-	if err := m.checkNewURL(c.PeerURL, c.Id); err != nil {
+	if err := m.checkNewURL(c.PeerURL, c.ID); err != nil {
 		return false, err
 	}
-	mem, ok := m.Members[c.Id]
+	mem, ok := m.Members[c.ID]
 	wanted := newMember(c)
 	switch {
 	case !ok:
@@ -286,7 +286,7 @@ func (m Membership) FreeID(request uint64) uint64 {
 
 // newMember returns the member that c adds.
 func newMember(c Change) Member {
-	mem := Member{ID: c.Id, PeerURL: c.PeerURL, Added: c.Request, Learner: c.Op != OpAddVoter, Pinned: c.Op == OpAddLearner}
+	mem := Member{ID: c.ID, PeerURL: c.PeerURL, Added: c.Request, Learner: c.Op != OpAddVoter, Pinned: c.Op == OpAddLearner}
 	if c.Op == opAddFirst {
 		mem.Added = 0 // the first version's snapshots do not have it, so its log must not give it
 	}
@@ -311,12 +311,12 @@ func (mem Member) updated(c Change) Member {
 func (m *Membership) Apply(c Change) {
 	switch c.Op {
 	case OpAdd, OpAddVoter, OpAddLearner, opAddFirst:
-		m.Members[c.Id] = newMember(c)
+		m.Members[c.ID] = newMember(c)
 	case OpRemove:
-		delete(m.Members, c.Id)
-		m.Removed[c.Id] = true
+		delete(m.Members, c.ID)
+		m.Removed[c.ID] = true
 	default:
-		m.Members[c.Id] = m.Members[c.Id].updated(c)
+		m.Members[c.ID] = m.Members[c.ID].updated(c)
 	}
 	m.Changes++
 }
@@ -334,19 +334,19 @@ func (c Change) ConfChange() *raftpb.ConfChange {
 		OpMakeLearner: raftpb.ConfChangeAddLearnerNode,
 		OpMove:        raftpb.ConfChangeUpdateNode,
 	}
-	return &raftpb.ConfChange{Type: types[c.Op].Enum(), NodeId: new(c.Id), Context: c.encode()}
+	return &raftpb.ConfChange{Type: types[c.Op].Enum(), NodeId: new(c.ID), Context: c.encode()}
 }
 
 func (c Change) encode() []byte {
 	b := []byte{byte(c.Op)}
-	b = binary.AppendUvarint(b, c.Id)
+	b = binary.AppendUvarint(b, c.ID)
 	b = binary.AppendUvarint(b, c.Request)
 	return append(b, c.PeerURL...)
 }
 
 func DecodeChange(b []byte) (Change, error) {
 	r := record.Reader{B: b}
-	c := Change{Op: Op(r.Byte()), Id: r.Uvarint(), Request: r.Uvarint(), PeerURL: string(r.B)}
+	c := Change{Op: Op(r.Byte()), ID: r.Uvarint(), Request: r.Uvarint(), PeerURL: string(r.B)}
 	if r.Bad {
 		return c, record.ErrMalformed
 	}
@@ -362,7 +362,7 @@ func NewURLOf(id uint64, e *raftpb.Entry) string {
 	if e.GetType() != raftpb.EntryConfChange || proto.Unmarshal(e.GetData(), cc) != nil {
 		return ""
 	}
-	if c, err := DecodeChange(cc.GetContext()); err == nil && c.Id == id {
+	if c, err := DecodeChange(cc.GetContext()); err == nil && c.ID == id {
 		return c.PeerURL
 	}
 	return ""

@@ -25,7 +25,7 @@ func testMembership() Membership {
 // withPinned is testMembership where request 7 added the learner 3, to stay one.
 func withPinned() Membership {
 	m := testMembership()
-	m.Members[3] = newMember(Change{Op: OpAddLearner, Id: 3, PeerURL: m.Members[3].PeerURL, Request: 7})
+	m.Members[3] = newMember(Change{Op: OpAddLearner, ID: 3, PeerURL: m.Members[3].PeerURL, Request: 7})
 	return m
 }
 
@@ -61,50 +61,50 @@ func TestCheckMemberChange(t *testing.T) {
 		done bool
 		err  error
 	}{
-		{"add", testMembership(), Change{Op: OpAdd, Id: 4, PeerURL: "http://d:4"}, false, nil},
-		{"add again", testMembership(), Change{Op: OpAdd, Id: 2, PeerURL: "http://b:2"}, true, nil},
-		{"add a learner again", testMembership(), Change{Op: OpAdd, Id: 3, PeerURL: "http://c:3"}, true, nil},
-		{"add under another URL", testMembership(), Change{Op: OpAdd, Id: 2, PeerURL: "http://d:4"}, false, problem.ErrMemberExists},
-		{"add under another's URL", testMembership(), Change{Op: OpAdd, Id: 4, PeerURL: "http://b:2"}, false, problem.ErrMemberExists},
-		{"swap URLs", testMembership(), Change{Op: OpAdd, Id: 1, PeerURL: "http://b:2"}, false, problem.ErrMemberExists},
-		{"add a removed ID", testMembership(), Change{Op: OpAdd, Id: 9, PeerURL: "http://d:4"}, false, problem.ErrMemberRemoved},
-		{"add a removed ID under a used URL", testMembership(), Change{Op: OpAdd, Id: 9, PeerURL: "http://b:2"}, false, problem.ErrMemberRemoved},
-		{"promote", testMembership(), Change{Op: OpPromote, Id: 3}, false, nil},
-		{"promote a voter", testMembership(), Change{Op: OpPromote, Id: 2}, true, nil},
-		{"promote nobody", testMembership(), Change{Op: OpPromote, Id: 4}, false, problem.ErrMemberUnknown},
-		{"promote a removed ID", testMembership(), Change{Op: OpPromote, Id: 9}, false, problem.ErrMemberUnknown},
-		{"remove", testMembership(), Change{Op: OpRemove, Id: 2}, false, nil},
-		{"remove a learner", testMembership(), Change{Op: OpRemove, Id: 3}, false, nil},
-		{"remove again", testMembership(), Change{Op: OpRemove, Id: 9}, true, nil},
-		{"remove nobody", testMembership(), Change{Op: OpRemove, Id: 4}, false, problem.ErrMemberUnknown},
-		{"remove the last voter", one, Change{Op: OpRemove, Id: 1}, false, problem.ErrLastVoter},
-		{"remove the learner of a last voter", one, Change{Op: OpRemove, Id: 3}, false, nil},
-		{"no operation", testMembership(), Change{Op: 0, Id: 2}, false, record.ErrUnknownCommand},
-		{"a new operation", testMembership(), Change{Op: LastOp + 1, Id: 2}, false, record.ErrUnknownCommand},
-		{"another leader", testMembership(), Change{Op: OpLead, Id: 2}, false, record.ErrUnknownCommand},
-		{"add a voter", testMembership(), Change{Op: OpAddVoter, Id: 4, PeerURL: "http://d:4"}, false, nil},
-		{"add a voter again", testMembership(), Change{Op: OpAddVoter, Id: 2, PeerURL: "http://b:2"}, true, nil},
-		{"add a learner as a voter", testMembership(), Change{Op: OpAddVoter, Id: 3, PeerURL: "http://c:3"}, false, problem.ErrMemberExists},
-		{"add to stay, what is to become a voter", testMembership(), Change{Op: OpAddLearner, Id: 3, PeerURL: "http://c:3"}, false, problem.ErrMemberExists},
-		{"add a learner to stay again", withPinned(), Change{Op: OpAddLearner, Id: 3, PeerURL: "http://c:3"}, true, nil},
-		{"add by the request that did", withPinned(), Change{Op: OpAddVoter, Id: 3, PeerURL: "http://c:3", Request: 7}, true, nil},
-		{"add by another request", withPinned(), Change{Op: OpAddVoter, Id: 3, PeerURL: "http://c:3", Request: 8}, false, problem.ErrMemberExists},
-		{"promote what is pinned", withPinned(), Change{Op: OpPromote, Id: 3}, true, nil},
-		{"make a voter of what is pinned", withPinned(), Change{Op: OpMakeVoter, Id: 3}, false, nil},
-		{"make a voter a voter", testMembership(), Change{Op: OpMakeVoter, Id: 2}, true, nil},
-		{"make a voter a voter elsewhere", testMembership(), Change{Op: OpMakeVoter, Id: 2, PeerURL: "http://d:4"}, false, nil},
-		{"make a learner", testMembership(), Change{Op: OpMakeLearner, Id: 2}, false, nil},
-		{"make a learner stay", testMembership(), Change{Op: OpMakeLearner, Id: 3}, false, nil},
-		{"make a learner stay again", withPinned(), Change{Op: OpMakeLearner, Id: 3}, true, nil},
-		{"make a learner at another's URL", testMembership(), Change{Op: OpMakeLearner, Id: 3, PeerURL: "http://b:2"}, false, problem.ErrMemberExists},
-		{"make a learner of the last voter", one, Change{Op: OpMakeLearner, Id: 1}, false, problem.ErrLastVoter},
-		{"make a learner of nobody", testMembership(), Change{Op: OpMakeLearner, Id: 4}, false, problem.ErrMemberUnknown},
-		{"move", testMembership(), Change{Op: OpMove, Id: 2, PeerURL: "http://d:4"}, false, nil},
-		{"move again", testMembership(), Change{Op: OpMove, Id: 2, PeerURL: "http://b:2"}, true, nil},
-		{"move to another's URL", testMembership(), Change{Op: OpMove, Id: 2, PeerURL: "http://c:3"}, false, problem.ErrMemberExists},
-		{"move nowhere", testMembership(), Change{Op: OpMove, Id: 2}, false, problem.ErrBadPeerURL},
-		{"move to another spelling", testMembership(), Change{Op: OpMove, Id: 2, PeerURL: "http://D:4"}, false, problem.ErrBadPeerURL},
-		{"move a removed ID", testMembership(), Change{Op: OpMove, Id: 9, PeerURL: "http://d:4"}, false, problem.ErrMemberUnknown},
+		{"add", testMembership(), Change{Op: OpAdd, ID: 4, PeerURL: "http://d:4"}, false, nil},
+		{"add again", testMembership(), Change{Op: OpAdd, ID: 2, PeerURL: "http://b:2"}, true, nil},
+		{"add a learner again", testMembership(), Change{Op: OpAdd, ID: 3, PeerURL: "http://c:3"}, true, nil},
+		{"add under another URL", testMembership(), Change{Op: OpAdd, ID: 2, PeerURL: "http://d:4"}, false, problem.ErrMemberExists},
+		{"add under another's URL", testMembership(), Change{Op: OpAdd, ID: 4, PeerURL: "http://b:2"}, false, problem.ErrMemberExists},
+		{"swap URLs", testMembership(), Change{Op: OpAdd, ID: 1, PeerURL: "http://b:2"}, false, problem.ErrMemberExists},
+		{"add a removed ID", testMembership(), Change{Op: OpAdd, ID: 9, PeerURL: "http://d:4"}, false, problem.ErrMemberRemoved},
+		{"add a removed ID under a used URL", testMembership(), Change{Op: OpAdd, ID: 9, PeerURL: "http://b:2"}, false, problem.ErrMemberRemoved},
+		{"promote", testMembership(), Change{Op: OpPromote, ID: 3}, false, nil},
+		{"promote a voter", testMembership(), Change{Op: OpPromote, ID: 2}, true, nil},
+		{"promote nobody", testMembership(), Change{Op: OpPromote, ID: 4}, false, problem.ErrMemberUnknown},
+		{"promote a removed ID", testMembership(), Change{Op: OpPromote, ID: 9}, false, problem.ErrMemberUnknown},
+		{"remove", testMembership(), Change{Op: OpRemove, ID: 2}, false, nil},
+		{"remove a learner", testMembership(), Change{Op: OpRemove, ID: 3}, false, nil},
+		{"remove again", testMembership(), Change{Op: OpRemove, ID: 9}, true, nil},
+		{"remove nobody", testMembership(), Change{Op: OpRemove, ID: 4}, false, problem.ErrMemberUnknown},
+		{"remove the last voter", one, Change{Op: OpRemove, ID: 1}, false, problem.ErrLastVoter},
+		{"remove the learner of a last voter", one, Change{Op: OpRemove, ID: 3}, false, nil},
+		{"no operation", testMembership(), Change{Op: 0, ID: 2}, false, record.ErrUnknownCommand},
+		{"a new operation", testMembership(), Change{Op: LastOp + 1, ID: 2}, false, record.ErrUnknownCommand},
+		{"another leader", testMembership(), Change{Op: OpLead, ID: 2}, false, record.ErrUnknownCommand},
+		{"add a voter", testMembership(), Change{Op: OpAddVoter, ID: 4, PeerURL: "http://d:4"}, false, nil},
+		{"add a voter again", testMembership(), Change{Op: OpAddVoter, ID: 2, PeerURL: "http://b:2"}, true, nil},
+		{"add a learner as a voter", testMembership(), Change{Op: OpAddVoter, ID: 3, PeerURL: "http://c:3"}, false, problem.ErrMemberExists},
+		{"add to stay, what is to become a voter", testMembership(), Change{Op: OpAddLearner, ID: 3, PeerURL: "http://c:3"}, false, problem.ErrMemberExists},
+		{"add a learner to stay again", withPinned(), Change{Op: OpAddLearner, ID: 3, PeerURL: "http://c:3"}, true, nil},
+		{"add by the request that did", withPinned(), Change{Op: OpAddVoter, ID: 3, PeerURL: "http://c:3", Request: 7}, true, nil},
+		{"add by another request", withPinned(), Change{Op: OpAddVoter, ID: 3, PeerURL: "http://c:3", Request: 8}, false, problem.ErrMemberExists},
+		{"promote what is pinned", withPinned(), Change{Op: OpPromote, ID: 3}, true, nil},
+		{"make a voter of what is pinned", withPinned(), Change{Op: OpMakeVoter, ID: 3}, false, nil},
+		{"make a voter a voter", testMembership(), Change{Op: OpMakeVoter, ID: 2}, true, nil},
+		{"make a voter a voter elsewhere", testMembership(), Change{Op: OpMakeVoter, ID: 2, PeerURL: "http://d:4"}, false, nil},
+		{"make a learner", testMembership(), Change{Op: OpMakeLearner, ID: 2}, false, nil},
+		{"make a learner stay", testMembership(), Change{Op: OpMakeLearner, ID: 3}, false, nil},
+		{"make a learner stay again", withPinned(), Change{Op: OpMakeLearner, ID: 3}, true, nil},
+		{"make a learner at another's URL", testMembership(), Change{Op: OpMakeLearner, ID: 3, PeerURL: "http://b:2"}, false, problem.ErrMemberExists},
+		{"make a learner of the last voter", one, Change{Op: OpMakeLearner, ID: 1}, false, problem.ErrLastVoter},
+		{"make a learner of nobody", testMembership(), Change{Op: OpMakeLearner, ID: 4}, false, problem.ErrMemberUnknown},
+		{"move", testMembership(), Change{Op: OpMove, ID: 2, PeerURL: "http://d:4"}, false, nil},
+		{"move again", testMembership(), Change{Op: OpMove, ID: 2, PeerURL: "http://b:2"}, true, nil},
+		{"move to another's URL", testMembership(), Change{Op: OpMove, ID: 2, PeerURL: "http://c:3"}, false, problem.ErrMemberExists},
+		{"move nowhere", testMembership(), Change{Op: OpMove, ID: 2}, false, problem.ErrBadPeerURL},
+		{"move to another spelling", testMembership(), Change{Op: OpMove, ID: 2, PeerURL: "http://D:4"}, false, problem.ErrBadPeerURL},
+		{"move a removed ID", testMembership(), Change{Op: OpMove, ID: 9, PeerURL: "http://d:4"}, false, problem.ErrMemberUnknown},
 	} {
 		before := tt.m.Clone()
 		done, err := tt.m.Check(tt.c)
@@ -124,7 +124,7 @@ func TestCheckRefusesBadURLs(t *testing.T) {
 		"", "d:4", "http://d", "http://d:4/", "http://d:4/x", "http://:4", "http://d:0", "http://d:99999", "ftp://d:4", "https://d:4",
 		"http://u@d:4", "http://d:4?", "http://d:4#", "http://d:4 ", "unix://d:4", "http://d:4,http://e:5", "http://\x00:4",
 	} {
-		if done, err := testMembership().Check(Change{Op: OpAdd, Id: 4, PeerURL: url}); done || !errors.Is(err, problem.ErrBadPeerURL) {
+		if done, err := testMembership().Check(Change{Op: OpAdd, ID: 4, PeerURL: url}); done || !errors.Is(err, problem.ErrBadPeerURL) {
 			t.Errorf("%q: %v, %v", url, done, err)
 		}
 	}
@@ -134,7 +134,7 @@ func TestCheckRefusesBadURLs(t *testing.T) {
 // would not have it, so every node would stop over the difference, at every start.
 func TestCheckRefusesBadIDs(t *testing.T) {
 	for _, id := range []uint64{0, math.MaxUint64 - 1, math.MaxUint64} {
-		if done, err := testMembership().Check(Change{Op: OpAdd, Id: id, PeerURL: "http://d:4"}); done || err == nil {
+		if done, err := testMembership().Check(Change{Op: OpAdd, ID: id, PeerURL: "http://d:4"}); done || err == nil {
 			t.Errorf("ID %d can be added", id)
 		}
 	}
@@ -143,12 +143,12 @@ func TestCheckRefusesBadIDs(t *testing.T) {
 // Guarantee: a change does what it says and nothing else.
 func TestApplyMemberChange(t *testing.T) {
 	m := testMembership()
-	m.Apply(Change{Op: OpAdd, Id: 4, PeerURL: "http://d:4"})
+	m.Apply(Change{Op: OpAdd, ID: 4, PeerURL: "http://d:4"})
 	if got := m.Members[4]; got != (Member{ID: 4, PeerURL: "http://d:4", Learner: true}) {
 		t.Fatalf("added %+v", got)
 	}
 	m.Members[4] = Member{ID: 4, PeerURL: "http://d:4", ClientURL: "http://d:9121", Learner: true}
-	m.Apply(Change{Op: OpPromote, Id: 4})
+	m.Apply(Change{Op: OpPromote, ID: 4})
 	if got := m.Members[4]; got != (Member{ID: 4, PeerURL: "http://d:4", ClientURL: "http://d:9121"}) {
 		t.Fatalf("promoted %+v", got)
 	}
@@ -156,20 +156,20 @@ func TestApplyMemberChange(t *testing.T) {
 		c    Change
 		want Member
 	}{
-		{Change{Op: OpMove, Id: 4, PeerURL: "http://e:5", Request: 9}, Member{ID: 4, PeerURL: "http://e:5", ClientURL: "http://d:9121"}},
-		{Change{Op: OpMakeLearner, Id: 4}, Member{ID: 4, PeerURL: "http://e:5", ClientURL: "http://d:9121", Learner: true, Pinned: true}},
-		{Change{Op: OpMakeVoter, Id: 4, PeerURL: "http://d:4"}, Member{ID: 4, PeerURL: "http://d:4", ClientURL: "http://d:9121"}},
-		{Change{Op: OpAddVoter, Id: 5, PeerURL: "http://e:5", Request: 9}, Member{ID: 5, PeerURL: "http://e:5", Added: 9}},
-		{Change{Op: OpAddLearner, Id: 6, PeerURL: "http://f:6"}, Member{ID: 6, PeerURL: "http://f:6", Learner: true, Pinned: true}},
+		{Change{Op: OpMove, ID: 4, PeerURL: "http://e:5", Request: 9}, Member{ID: 4, PeerURL: "http://e:5", ClientURL: "http://d:9121"}},
+		{Change{Op: OpMakeLearner, ID: 4}, Member{ID: 4, PeerURL: "http://e:5", ClientURL: "http://d:9121", Learner: true, Pinned: true}},
+		{Change{Op: OpMakeVoter, ID: 4, PeerURL: "http://d:4"}, Member{ID: 4, PeerURL: "http://d:4", ClientURL: "http://d:9121"}},
+		{Change{Op: OpAddVoter, ID: 5, PeerURL: "http://e:5", Request: 9}, Member{ID: 5, PeerURL: "http://e:5", Added: 9}},
+		{Change{Op: OpAddLearner, ID: 6, PeerURL: "http://f:6"}, Member{ID: 6, PeerURL: "http://f:6", Learner: true, Pinned: true}},
 	} {
 		m.Apply(tt.c)
-		if got := m.Members[tt.c.Id]; got != tt.want {
+		if got := m.Members[tt.c.ID]; got != tt.want {
 			t.Fatalf("%v: %+v, want %+v", tt.c, got, tt.want)
 		}
 	}
 	delete(m.Members, 5)
 	m.Changes = 2
-	m.Apply(Change{Op: OpRemove, Id: 1})
+	m.Apply(Change{Op: OpRemove, ID: 1})
 	if _, ok := m.Members[1]; ok || !m.Removed[1] || m.Changes != 3 || !slices.Equal(m.Voters(), []uint64{2, 4}) {
 		t.Fatalf("after the removal %+v", m)
 	}
@@ -179,7 +179,7 @@ func TestApplyMemberChange(t *testing.T) {
 func TestMembershipClone(t *testing.T) {
 	m := testMembership()
 	c := m.Clone()
-	m.Apply(Change{Op: OpRemove, Id: 2})
+	m.Apply(Change{Op: OpRemove, ID: 2})
 	if !reflect.DeepEqual(c, testMembership()) {
 		t.Fatalf("the copy became %+v", c)
 	}
@@ -189,17 +189,17 @@ func TestMembershipClone(t *testing.T) {
 // version stops the node, and rubbish is told apart from it.
 func TestMemberChangeEncoding(t *testing.T) {
 	for _, c := range []Change{
-		{Op: OpAdd, Id: 4, PeerURL: "http://d:4", Request: 1},
-		{Op: OpPromote, Id: math.MaxUint64, Request: math.MaxUint64},
+		{Op: OpAdd, ID: 4, PeerURL: "http://d:4", Request: 1},
+		{Op: OpPromote, ID: math.MaxUint64, Request: math.MaxUint64},
 		{Op: OpRemove},
-		{Op: OpMakeLearner, Id: 4, PeerURL: "http://d:4"},
-		{Op: LastOp, Id: 4, PeerURL: "http://d:4"},
+		{Op: OpMakeLearner, ID: 4, PeerURL: "http://d:4"},
+		{Op: LastOp, ID: 4, PeerURL: "http://d:4"},
 	} {
 		b := c.encode()
 		if got, err := DecodeChange(b); err != nil || got != c {
 			t.Errorf("%+v came back as %+v, %v", c, got, err)
 		}
-		if cc := c.ConfChange(); cc.GetNodeId() != c.Id || !slices.Equal(cc.GetContext(), b) {
+		if cc := c.ConfChange(); cc.GetNodeId() != c.ID || !slices.Equal(cc.GetContext(), b) {
 			t.Errorf("%+v is %v to raft", c, cc)
 		}
 	}
@@ -223,7 +223,7 @@ func TestMemberChangeEncoding(t *testing.T) {
 // Guarantee: decoding a membership change never panics.
 func FuzzDecodeMemberChange(f *testing.F) {
 	f.Add([]byte(nil))
-	f.Add(Change{Op: OpAdd, Id: 4, PeerURL: "http://d:4", Request: 1}.encode())
+	f.Add(Change{Op: OpAdd, ID: 4, PeerURL: "http://d:4", Request: 1}.encode())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := DecodeChange(data)
 		if err != nil {

@@ -35,16 +35,15 @@ const (
 	firstContact = 2
 )
 
-// Watcher says what becomes of the cluster, and keeps the last view of it for
-// the metrics.
-type Watcher struct {
+// Config is what a Watcher needs of others.
+type Config struct {
 	Log     *zap.Logger
-	Id      uint64
+	ID      uint64
 	Elected time.Duration // the election timeout
 	Leaders *wait.Leadership
-	// call runs a function where the state of raft is, and returns when it is done.
+	// Call runs a function where the state of raft is, and returns when it is done.
 	Call func(ctx context.Context, f func(*raft.RawNode)) error
-	// contacts is who was heard from, and when.
+	// Contacts is who was heard from, and when.
 	Contacts *contact.Contacts
 	Members  func() membership.Membership
 	// AskVersion asks the member at a URL for its program's version.
@@ -52,16 +51,29 @@ type Watcher struct {
 	// ToCheck says whether there is anything that no check has covered, and which
 	// check was the newest that was decided.
 	ToCheck func() (pending bool, checked uint64)
+	// CheckInterval is the time between checks; 0: this node expects none.
+	CheckInterval time.Duration
+}
+
+// Watcher says what becomes of the cluster, and keeps the last view of it for
+// the metrics.
+type Watcher struct {
+	Config
 
 	view     atomic.Pointer[clusterView]
 	versions versions
-	Checks   Overdue
+	checks   overdue
 
 	// Of run alone:
 	leader, term uint64               // as last said
 	lostAt       time.Time            // since when there is no leader; zero: there is one
 	ledSince     time.Time            // since when this node leads; zero: it does not
 	near         map[uint64]*sighting // of the other members, while this node leads
+}
+
+// New returns a watcher that has said nothing yet.
+func New(c Config) *Watcher {
+	return &Watcher{Config: c, checks: overdue{interval: c.CheckInterval}}
 }
 
 // clusterView is how a node saw the cluster when it last looked.
@@ -121,7 +133,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 // sayLeader says who leads, if that is news.
 func (w *Watcher) sayLeader(leader, term uint64) {
 	if leader != w.leader || term != w.term {
-		fields := []zap.Field{logging.News, zap.Uint64("leader", leader), zap.Uint64("term", term), zap.Bool("this-node", leader == w.Id)}
+		fields := []zap.Field{logging.News, zap.Uint64("leader", leader), zap.Uint64("term", term), zap.Bool("this-node", leader == w.ID)}
 		if !w.lostAt.IsZero() {
 			fields = append(fields, zap.Duration("after", time.Since(w.lostAt)))
 		}
@@ -141,7 +153,7 @@ func (w *Watcher) sayLeaderless(ctx context.Context) {
 		heard := w.Contacts.Since(time.Now().Add(-since))
 		var silent []uint64
 		for _, id := range m.Voters() {
-			if id != w.Id && !slices.Contains(heard, id) {
+			if id != w.ID && !slices.Contains(heard, id) {
 				silent = append(silent, id)
 			}
 		}
@@ -163,7 +175,7 @@ func (w *Watcher) look(ctx context.Context) {
 		rn.WithProgress(func(id uint64, kind raft.ProgressType, p tracker.Progress) {
 			at := w.Contacts.Last(id)
 			v.members[id] = memberView{
-				learner: kind == raft.ProgressTypeLearner, near: id == w.Id || now.Sub(at) <= w.Elected, match: p.Match, heard: at,
+				learner: kind == raft.ProgressTypeLearner, near: id == w.ID || now.Sub(at) <= w.Elected, match: p.Match, heard: at,
 			}
 		})
 	})
@@ -172,7 +184,7 @@ func (w *Watcher) look(ctx context.Context) {
 	}
 	w.view.Store(&v)
 	pending, checked := w.ToCheck()
-	w.Checks.look(now, pending, checked)
+	w.checks.look(now, pending, checked)
 	if !v.leads {
 		w.ledSince, w.near = time.Time{}, nil
 		w.versions.forgetAll()
@@ -188,7 +200,7 @@ func (w *Watcher) look(ctx context.Context) {
 		}
 	}
 	for _, id := range membership.SortedKeys(v.members) {
-		if id != w.Id {
+		if id != w.ID {
 			w.noteMember(id, v, now)
 		}
 	}

@@ -86,7 +86,7 @@ func (w *Watcher) AskVersions(ctx context.Context) error {
 		}
 		m := w.Members()
 		for _, id := range membership.SortedKeys(v.members) {
-			if id == w.Id || !v.members[id].near || !w.versions.due(id, time.Now()) || m.Members[id].PeerURL == "" {
+			if id == w.ID || !v.members[id].near || !w.versions.due(id, time.Now()) || m.Members[id].PeerURL == "" {
 				continue
 			}
 			ask, cancel := context.WithTimeout(ctx, w.Elected)
@@ -102,7 +102,7 @@ func (w *Watcher) AskVersions(ctx context.Context) error {
 
 // Version returns that of a member's program, "" if it is not known.
 func (w *Watcher) Version(id uint64) string {
-	if id == w.Id {
+	if id == w.ID {
 		return version.This().Version
 	}
 	return w.versions.of(id)

@@ -9,9 +9,9 @@ import (
 // before its check is late.
 const overdueAfter = 3
 
-// Overdue knows since when there is something that no check has covered.
-type Overdue struct {
-	Interval time.Duration // 0: this node expects no checks
+// overdue knows since when there is something that no check has covered.
+type overdue struct {
+	interval time.Duration // 0: this node expects no checks
 
 	mu      sync.Mutex
 	since   time.Time // zero: everything is checked
@@ -21,7 +21,7 @@ type Overdue struct {
 // look notes whether there is anything to check, and which check was the newest
 // that was decided. Under writes there is always something, so
 // the time begins anew with each check.
-func (o *Overdue) look(now time.Time, pending bool, checked uint64) {
+func (o *overdue) look(now time.Time, pending bool, checked uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
@@ -34,11 +34,11 @@ func (o *Overdue) look(now time.Time, pending bool, checked uint64) {
 }
 
 // seconds returns by how much a check is late, 0 if it is not.
-func (o *Overdue) seconds(now time.Time) float64 {
+func (o *overdue) seconds(now time.Time) float64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.Interval == 0 || o.since.IsZero() {
+	if o.interval == 0 || o.since.IsZero() {
 		return 0
 	}
-	return max(0, now.Sub(o.since)-overdueAfter*o.Interval).Seconds()
+	return max(0, now.Sub(o.since)-overdueAfter*o.interval).Seconds()
 }

@@ -15,7 +15,7 @@ func (w *Watcher) Register(reg prometheus.Registerer) {
 	meter.Counter(reg, "raftkv_leader_changes_total", "Leaders that this node has heard of: others than before, or in another term.",
 		func() float64 { return float64(w.Leaders.HeardOf()) })
 	meter.Gauge(reg, "raftkv_check_overdue_seconds", "By how much a check of the replicas is late, 0 if it is not.",
-		func() float64 { return w.Checks.seconds(time.Now()) })
+		func() float64 { return w.checks.seconds(time.Now()) })
 }
 
 // memberCollector tells of the members: how many there are, on every node; and

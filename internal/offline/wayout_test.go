@@ -35,7 +35,7 @@ func TestDamageNamesAWayOut(t *testing.T) {
 	addVoter := func(dir string) {
 		o := storagetest.Open(t, dir)
 		var entries []*raftpb.Entry
-		for i, change := range []membership.Change{{Op: membership.OpAdd, Id: 4, PeerURL: "http://10.0.0.4:2380"}, {Op: membership.OpPromote, Id: 4}} {
+		for i, change := range []membership.Change{{Op: membership.OpAdd, ID: 4, PeerURL: "http://10.0.0.4:2380"}, {Op: membership.OpPromote, ID: 4}} {
 			data, err := proto.Marshal(change.ConfChange())
 			testkit.Must(t, err)
 			entries = append(entries, &raftpb.Entry{Term: new(uint64(1)), Index: new(uint64(i + 2)), Type: raftpb.EntryConfChange.Enum(), Data: data})

@@ -74,10 +74,10 @@ func CheckMessage(m *raftpb.Message) error {
 
 // Admission decides which messages get to raft.
 type Admission struct {
-	Id        uint64
+	ID        uint64
 	IsRemoved func(id uint64) bool
 	Known     admitted
-	// role is what raft knew of its role last; nil before the start.
+	// Role is what raft knew of its role last; nil before the start.
 	Role func() *contact.RaftStatus
 }
 
@@ -99,9 +99,9 @@ type admitted interface {
 func (a *Admission) Admit(m *raftpb.Message) error {
 	from := m.GetFrom()
 	switch {
-	case m.GetTo() != a.Id:
-		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("message for node %d came to node %d", m.GetTo(), a.Id)}
-	case from == a.Id || address.CheckID(from) != nil:
+	case m.GetTo() != a.ID:
+		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("message for node %d came to node %d", m.GetTo(), a.ID)}
+	case from == a.ID || address.CheckID(from) != nil:
 		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("a %s message does not come from node %d", m.GetType(), from)}
 	case a.IsRemoved(from):
 		// rafthttp takes this status for the word that ends the sender.

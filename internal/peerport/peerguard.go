@@ -80,7 +80,7 @@ type Guard struct {
 // Config is what the guard needs of its node.
 type Config struct {
 	Log       *zap.Logger
-	Id        uint64
+	ID        uint64
 	Cluster   uint64
 	Dir       string
 	Admission *Admission
@@ -145,7 +145,7 @@ func (g *Guard) letIn(w http.ResponseWriter, r *http.Request, sender string) (fr
 	id, err := types.IDFromString(sender)
 	from = uint64(id)
 	switch {
-	case err != nil || address.CheckID(from) != nil || from == g.Id:
+	case err != nil || address.CheckID(from) != nil || from == g.ID:
 		g.refuse(w, r, from, refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("%.100q is not the ID of a peer", sender)})
 		return from, false
 	case g.Admission.IsRemoved(from):

@@ -24,7 +24,7 @@ func (ms *Members) LetLead(ctx context.Context, id uint64) (Reply, error) {
 	}
 	mem, isMember := m.Members[id]
 	switch {
-	case id == ms.Id:
+	case id == ms.ID:
 		return Reply{ID: id}, nil
 	case id == 0 && len(m.Voters()) == 1:
 		return Reply{}, fmt.Errorf("%w, and there is no other", problem.ErrNotVoter)
@@ -122,7 +122,7 @@ func (ms *Members) HandOver(ctx context.Context) error {
 // timeout, when raft gives up, it is problem.ErrNotHandedOver.
 func (ms *Members) Transfer(ctx context.Context, to uint64) (leader uint64, err error) {
 	leader, _, changed := ms.Leaders.Get()
-	if leader != ms.Id {
+	if leader != ms.ID {
 		return leader, nil
 	}
 	err = ms.Call(ctx, func(rn *raft.RawNode) {
@@ -139,7 +139,7 @@ func (ms *Members) Transfer(ctx context.Context, to uint64) (leader uint64, err 
 	}
 	limit := time.NewTimer(ms.Elected)
 	defer limit.Stop()
-	for leader == ms.Id || leader == 0 {
+	for leader == ms.ID || leader == 0 {
 		select {
 		case <-changed:
 			leader, _, changed = ms.Leaders.Get()

@@ -59,38 +59,49 @@ type memberStore interface {
 	Sound() error
 }
 
-// Members carries out membership changes.
-type Members struct {
+// Config is what a Members needs of others.
+type Config struct {
 	Log     *zap.Logger
-	Id      uint64
+	ID      uint64
 	Cluster uint64
 	Timeout time.Duration // of a request
 	Elected time.Duration // the election timeout
 	Store   memberStore
-	// call runs a function where the state of raft is, and returns when it is done.
+	// Call runs a function where the state of raft is, and returns when it is done.
 	Call    func(ctx context.Context, f func(*raft.RawNode)) error
 	Leaders *wait.Leadership
-	// contacts is who was heard from, and when.
+	// Contacts is who was heard from, and when.
 	Contacts *contact.Contacts
-	// confirm makes sure that this node knows of everything that was committed.
+	// Confirm makes sure that this node knows of everything that was committed.
 	Confirm      func(ctx context.Context) error
 	AppliedIndex *wait.Index
 	Outcomes     *wait.Outcomes
 	Life         context.Context // ends when the node stops, with the cause
-	// ask passes a request to the leader at PeerURL.
+	// Ask passes a request to the leader at PeerURL.
 	Ask func(ctx context.Context, peerURL string, cluster uint64, r Request) (Reply, error)
-	// askView asks the leader at PeerURL how it sees the members.
+	// AskView asks the leader at PeerURL how it sees the members.
 	AskView func(ctx context.Context, peerURL string) (map[uint64]View, error)
-	// version is that of a member's program, as far as this node knows.
+	// Version is that of a member's program, as far as this node knows.
 	Version func(id uint64) string
-	// who asks which process a URL leads to, and process is this one; whois.go.
+	// Who asks which process a URL leads to, and process is this one; whois.go.
 	Who     func(ctx context.Context, peerURL string) (peerclient.Process, error)
 	Process peerclient.Process
-	// turn holds one token: raft takes one change at a time and drops
+}
+
+// Members carries out membership changes.
+type Members struct {
+	Config
+
+	// Turn holds one token: raft takes one change at a time and drops
 	// others without a word, so they queue here.
 	Turn chan struct{}
-	// waiting wakes nobody; its length tells a promotion to step aside.
+	// Waiting wakes nobody; its length tells a promotion to step aside.
 	Waiting chan struct{}
+}
+
+// New returns what makes changes; Run must run for them to be finished.
+func New(c Config) *Members {
+	return &Members{Config: c, Turn: make(chan struct{}, 1), Waiting: make(chan struct{}, MaxWaitingChanges)}
 }
 
 const (
@@ -140,7 +151,7 @@ func (ms *Members) Change(ctx context.Context, r Request) (id uint64, err error)
 			return 0, problem.ErrNoLeader
 		case <-ms.Life.Done():
 			pause.Stop()
-			if r.Op == membership.OpRemove && r.ID == ms.Id && errors.Is(context.Cause(ms.Life), problem.ErrRemoved) {
+			if r.Op == membership.OpRemove && r.ID == ms.ID && errors.Is(context.Cause(ms.Life), problem.ErrRemoved) {
 				return r.ID, nil // that is what was asked for
 			}
 			return 0, problem.ErrStopping
@@ -156,7 +167,7 @@ func retryable(err error) bool {
 
 // at asks the leader, which may be this node.
 func (ms *Members) at(ctx context.Context, leader uint64, r Request) (Reply, error) {
-	if leader == ms.Id {
+	if leader == ms.ID {
 		return ms.lead(ctx, r)
 	}
 	m, _ := ms.Store.Membership()
@@ -199,7 +210,7 @@ func (ms *Members) ServeJoin(ctx context.Context, r Request) Reply {
 // applied waits until this node's own state reflects the change. A node that
 // has just been removed may never see it happen.
 func (ms *Members) applied(ctx context.Context, r Request, reply Reply) error {
-	if r.Op == membership.OpRemove && r.ID == ms.Id {
+	if r.Op == membership.OpRemove && r.ID == ms.ID {
 		return nil
 	}
 	if r.Op == membership.OpLead {
@@ -249,7 +260,7 @@ func (ms *Members) lead(ctx context.Context, r Request) (Reply, error) {
 // that the ID chosen for it is taken.
 func (ms *Members) stillFree(ctx context.Context, r Request) bool {
 	m, _ := ms.Store.Membership()
-	_, err := m.Check(membership.Change{Op: r.Op, Id: m.FreeID(r.Request), PeerURL: r.PeerURL, Request: r.Request})
+	_, err := m.Check(membership.Change{Op: r.Op, ID: m.FreeID(r.Request), PeerURL: r.PeerURL, Request: r.Request})
 	return err == nil && ctx.Err() == nil
 }
 
@@ -259,9 +270,9 @@ func (ms *Members) makeChange(ctx context.Context, r Request) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	c := membership.Change{Op: r.Op, Id: r.ID, PeerURL: r.PeerURL, Request: r.Request}
-	if c.Op.Adds() && c.Id == 0 {
-		c.Id = m.FreeID(c.Request)
+	c := membership.Change{Op: r.Op, ID: r.ID, PeerURL: r.PeerURL, Request: r.Request}
+	if c.Op.Adds() && c.ID == 0 {
+		c.ID = m.FreeID(c.Request)
 	}
 	if c.PeerURL != "" {
 		canonical, err := address.CheckPeerURL(c.PeerURL)
@@ -274,10 +285,10 @@ func (ms *Members) makeChange(ctx context.Context, r Request) (Reply, error) {
 	}
 	done, err := m.Check(c)
 	if err != nil || done {
-		return Reply{ID: c.Id, Index: index}, err
+		return Reply{ID: c.ID, Index: index}, err
 	}
 	if c.PeerURL != "" {
-		if err := ms.checkOneNode(ctx, m, c.Id, c.PeerURL); err != nil {
+		if err := ms.checkOneNode(ctx, m, c.ID, c.PeerURL); err != nil {
 			return Reply{}, err
 		}
 	}
@@ -286,18 +297,18 @@ func (ms *Members) makeChange(ctx context.Context, r Request) (Reply, error) {
 			return Reply{}, err
 		}
 	}
-	if c.Id == ms.Id && len(m.Voters()) > 1 {
+	if c.ID == ms.ID && len(m.Voters()) > 1 {
 		return Reply{}, ms.HandOver(ctx)
 	}
 	index, err = ms.commit(ctx, c)
-	return Reply{ID: c.Id, Index: index}, err
+	return Reply{ID: c.ID, Index: index}, err
 }
 
 // freshMembership returns the membership as this leader has to judge by: with
 // everything applied that was committed before it came to lead. Else a former
 // leader's change could be overlooked.
 func (ms *Members) freshMembership(ctx context.Context) (membership.Membership, uint64, error) {
-	if leader, _, _ := ms.Leaders.Get(); leader != ms.Id {
+	if leader, _, _ := ms.Leaders.Get(); leader != ms.ID {
 		return membership.Membership{}, 0, problem.ErrElsewhere
 	}
 	if ms.Store.Sound() != nil {
@@ -354,7 +365,7 @@ func (ms *Members) guard(ctx context.Context, m membership.Membership, c members
 // since then, itself included.
 func (ms *Members) countHeard(ids []uint64, since time.Time) (n int) {
 	for _, id := range ids {
-		if id == ms.Id || ms.Contacts.Last(id).After(since) {
+		if id == ms.ID || ms.Contacts.Last(id).After(since) {
 			n++
 		}
 	}
@@ -426,7 +437,7 @@ func (ms *Members) LeaderView(ctx context.Context) map[uint64]View {
 	view := make(map[uint64]View)
 	err := ms.Call(ctx, func(rn *raft.RawNode) {
 		for id, p := range rn.Status().Progress {
-			near := id == ms.Id || time.Since(ms.Contacts.Last(id)) <= ms.Elected
+			near := id == ms.ID || time.Since(ms.Contacts.Last(id)) <= ms.Elected
 			view[id] = View{Reachable: near, Match: p.Match, Version: ms.Version(id)}
 		}
 	})
@@ -439,7 +450,7 @@ func (ms *Members) LeaderView(ctx context.Context) map[uint64]View {
 // View returns how the leader sees the members; nil if it cannot be asked.
 func (ms *Members) View(ctx context.Context) map[uint64]View {
 	leader, _, _ := ms.Leaders.Get()
-	if leader == ms.Id {
+	if leader == ms.ID {
 		return ms.LeaderView(ctx)
 	}
 	m, _ := ms.Store.Membership()
@@ -463,7 +474,7 @@ func (ms *Members) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
-			if leader, _, _ := ms.Leaders.Get(); leader == ms.Id {
+			if leader, _, _ := ms.Leaders.Get(); leader == ms.ID {
 				ms.promote(ctx)
 			}
 		case <-ctx.Done():
@@ -488,7 +499,7 @@ func (ms *Members) promote(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, ms.Timeout)
 	defer cancel()
 	ms.Log.Debug("a learner has caught up and becomes a voter", zap.Uint64("member", id))
-	if _, err := ms.commit(ctx, membership.Change{Op: membership.OpPromote, Id: id}); err != nil {
+	if _, err := ms.commit(ctx, membership.Change{Op: membership.OpPromote, ID: id}); err != nil {
 		ms.Log.Warn("promotion did not go through; trying again", zap.Uint64("member", id), zap.Error(err))
 	}
 }
@@ -523,12 +534,12 @@ func (ms *Members) checkOneNode(ctx context.Context, m membership.Membership, id
 	}
 	var urls []string
 	for _, mem := range m.Sorted() {
-		if mem.ID != id && mem.ID != ms.Id {
+		if mem.ID != id && mem.ID != ms.ID {
 			urls = append(urls, mem.PeerURL)
 		}
 	}
 	at := peerclient.Processes(ctx, urls, ms.Who)
-	if me, ok := m.Members[ms.Id]; ok && ms.Id != id {
+	if me, ok := m.Members[ms.ID]; ok && ms.ID != id {
 		at[me.PeerURL] = ms.Process
 	}
 	for _, mem := range m.Sorted() {

@@ -16,12 +16,12 @@ import (
 // Guarantee: nobody has to answer for a member to be added; two answers that are alike refuse it, whatever stands between.
 func TestOneNode(t *testing.T) {
 	answers := map[string]peerclient.Process{"http://a:1": 1, "http://b:1": 2, "http://alias-of-a:1": 1, "http://alias-of-c:1": 3, "http://new:1": 4}
-	ms := &Members{Id: 3, Process: 3, Who: func(_ context.Context, url string) (peerclient.Process, error) {
+	ms := New(Config{ID: 3, Process: 3, Who: func(_ context.Context, url string) (peerclient.Process, error) {
 		if p, ok := answers[url]; ok {
 			return p, nil
 		}
 		return 0, errors.New("nobody answers")
-	}}
+	}})
 	m := membership.New([]address.Peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "http://b:1"}, {ID: 3, URL: "http://c:1"}, {ID: 4, URL: "http://down:1"}})
 	for _, test := range []struct {
 		id   uint64

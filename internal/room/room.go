@@ -112,7 +112,7 @@ type Keeper struct {
 	leaders *wait.Leadership
 	storage *storage.Storage
 	Disk    func(dir string) (durable.Disk, error)
-	// tell sends a note to the node at PeerURL.
+	// Tell sends a note to the node at PeerURL.
 	Tell func(ctx context.Context, peerURL string, cluster uint64, n Note) error
 
 	short atomic.Int64 // of this node's own disk

@@ -76,7 +76,7 @@ type batch struct {
 // Proposal is a batch at the border between kvstore and raft.
 type Proposal struct {
 	Data []byte
-	// done is called once, on the raft loop: whether raft took the entry, in
+	// Done is called once, on the raft loop: whether raft took the entry, in
 	// which term, and whether into this node's own log. It must not block.
 	Done func(taken bool, term uint64, leader bool)
 }
@@ -96,7 +96,7 @@ type Proposer struct {
 	proposeC   chan<- Proposal
 	leaders    *wait.Leadership
 	kick       chan struct{} // wakes run; buffered, so kicking never blocks
-	// named: batches name their life, as all members can read by now (level.go).
+	// Named: batches name their life, as all members can read by now (level.go).
 	Named atomic.Bool
 	Pulse *liveness.Pulse
 

@@ -37,7 +37,7 @@ type Checks struct {
 	Checked uint64 // the newest checkpoint that a majority has agreed on
 	Agreed  uint64 // the hash that it agreed on
 
-	// diverged holds the members that were found to differ, and at which
+	// Diverged holds the members that were found to differ, and at which
 	// checkpoint. They stay in it until they are removed: a node whose state
 	// was wrong once has answered from it, and written it to its disk.
 	Diverged map[uint64]uint64
@@ -46,7 +46,7 @@ type Checks struct {
 	// majority agrees on settles it.
 	NoMajority uint64
 
-	// own is what this replica makes of its state at the newest checkpoint,
+	// Own is what this replica makes of its state at the newest checkpoint,
 	// until the apply loop takes it. It is not part of the state.
 	Own *OwnCheck
 }
@@ -54,7 +54,7 @@ type Checks struct {
 // Report is what one node says of its state.
 type Report struct {
 	Hash uint64
-	// void: the node does not trust its own state, or has said two things. It
+	// Void: the node does not trust its own state, or has said two things. It
 	// speaks for no hash.
 	Void bool
 }

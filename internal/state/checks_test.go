@@ -39,7 +39,7 @@ func TestVerdict(t *testing.T) {
 	next := func(s *State) { s.Index++; s.checkpoint(false) }
 	remove := func(id uint64) func(*State) {
 		return func(s *State) {
-			if changed, err := s.ApplyChange(membership.Change{Op: membership.OpRemove, Id: id}); !changed {
+			if changed, err := s.ApplyChange(membership.Change{Op: membership.OpRemove, ID: id}); !changed {
 				t.Fatal(err)
 			}
 		}
@@ -152,7 +152,7 @@ func TestNoFalseAlarm(t *testing.T) {
 				s.checkpoint(rnd.IntN(2) == 0)
 				hashes[s.Index] = s.Checks.Own.Hash()
 			case n == 1:
-				_, _ = s.ApplyChange(membership.Change{Op: membership.Op(1 + rnd.IntN(3)), Id: 1 + uint64(rnd.IntN(12)), PeerURL: fmt.Sprint("http://g:", 1+s.Index)})
+				_, _ = s.ApplyChange(membership.Change{Op: membership.Op(1 + rnd.IntN(3)), ID: 1 + uint64(rnd.IntN(12)), PeerURL: fmt.Sprint("http://g:", 1+s.Index)})
 			case n < 6:
 				s.Apply(randomCommand(rnd, s.Revision))
 			default:
@@ -219,8 +219,8 @@ func TestLevel(t *testing.T) {
 			}
 		}
 	}
-	add := change(membership.Change{Op: membership.OpAdd, Id: 4, PeerURL: "http://d:4"})
-	remove := func(id uint64) func(*State) { return change(membership.Change{Op: membership.OpRemove, Id: id}) }
+	add := change(membership.Change{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"})
+	remove := func(id uint64) func(*State) { return change(membership.Change{Op: membership.OpRemove, ID: id}) }
 	old := func(s *State) { s.Apply(Command{Kind: KindPublish, Member: 3, Instance: 3, clientURL: "http://x"}) }
 	for _, tt := range []struct {
 		name  string

@@ -81,11 +81,11 @@ type Command struct {
 // proposed again under the same identity, and applied at most once.
 type BatchID struct {
 	Node, Boot, Seq uint64
-	// low: every batch of this life below it is settled, that is, was
+	// Low: every batch of this life below it is settled, that is, was
 	// applied or will never be proposed again. It keeps the replicated
 	// window of applied sequences short.
 	Low uint64
-	// life is the nonce of the life that gathered it; 0 in format 1.
+	// Life is the nonce of the life that gathered it; 0 in format 1.
 	Life uint64
 }
 

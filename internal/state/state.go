@@ -117,7 +117,7 @@ func (s *State) Holding(key string) Holding {
 // keeps fewer than WindowSize unsettled batches, so nothing falls out.
 type Window struct {
 	Boot, Low, Applied uint64
-	// life is the nonce of that life. It is 0, and so leaves no trace in files
+	// Life is the nonce of that life. It is 0, and so leaves no trace in files
 	// and in the hash, until a batch has named it, which none does below level 3.
 	Life uint64
 }
@@ -180,10 +180,10 @@ func (w Window) Settled(id BatchID) bool {
 // Result is what became of one command.
 type Result struct {
 	Err error // nil, problem.ErrNotFound or problem.ErrPrecondition
-	// revision is the mod_revision of the key as it is now: the ETag to
+	// Revision is the mod_revision of the key as it is now: the ETag to
 	// report. 0: there is no such key.
 	Revision uint64
-	// deletion: the store's revision at which a key was deleted.
+	// Deletion: the store's revision at which a key was deleted.
 	Deletion uint64
 }
 
@@ -313,8 +313,8 @@ func (s *State) ApplyChange(c membership.Change) (changed bool, err error) {
 	}
 	s.Membership.Apply(c)
 	if c.Op == membership.OpRemove {
-		delete(s.Windows, c.Id)
-		delete(s.Checks.Diverged, c.Id)
+		delete(s.Windows, c.ID)
+		delete(s.Checks.Diverged, c.ID)
 	}
 	s.raiseLevel()
 	return true, nil
@@ -322,7 +322,7 @@ func (s *State) ApplyChange(c membership.Change) (changed bool, err error) {
 
 // Outcome is what became of a batch, on its way to those who wait.
 type Outcome struct {
-	Id      BatchID
+	ID      BatchID
 	Data    []byte   // the batch itself
 	Results []Result // nil: it was not applied, or before
 }

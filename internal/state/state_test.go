@@ -325,7 +325,7 @@ func TestBatchOfNonMember(t *testing.T) {
 	if len(s.Windows) != 1 {
 		t.Fatalf("windows are %v", s.Windows)
 	}
-	if changed, err := s.ApplyChange(membership.Change{Op: membership.OpRemove, Id: 3}); !changed || err != nil {
+	if changed, err := s.ApplyChange(membership.Change{Op: membership.OpRemove, ID: 3}); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
 	before := dumpState(s)
@@ -358,7 +358,7 @@ func TestCopyIsUntouched(t *testing.T) {
 		t.Fatal("the copy differs")
 	}
 	feed(2000, 500)
-	for _, m := range []membership.Change{{Op: membership.OpAdd, Id: 4, PeerURL: "http://d:4"}, {Op: membership.OpRemove, Id: 1}} {
+	for _, m := range []membership.Change{{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}, {Op: membership.OpRemove, ID: 1}} {
 		if changed, err := s.ApplyChange(m); !changed {
 			t.Fatal(err)
 		}
@@ -463,7 +463,7 @@ func TestMembershipAgreesWithRaft(t *testing.T) {
 		s := &State{Membership: m, Windows: make(map[uint64]Window)}
 		removed := make(map[uint64]bool)
 		for range 200 {
-			c := membership.Change{Op: membership.Op(1 + rnd.IntN(int(membership.LastOp))), Id: 1 + uint64(rnd.IntN(12)), Request: rnd.Uint64N(50)}
+			c := membership.Change{Op: membership.Op(1 + rnd.IntN(int(membership.LastOp))), ID: 1 + uint64(rnd.IntN(12)), Request: rnd.Uint64N(50)}
 			if c.Op.Adds() || rnd.IntN(2) == 0 {
 				c.PeerURL = fmt.Sprintf("http://h:%d", 1+rnd.IntN(12))
 			}
@@ -472,7 +472,7 @@ func TestMembershipAgreesWithRaft(t *testing.T) {
 			if !changed {
 				cc.NodeId = new(raft.None)
 			} else if c.Op == membership.OpRemove {
-				removed[c.Id] = true
+				removed[c.ID] = true
 			}
 			if got, want := rn.ApplyConfChange(cc), s.Membership.ConfState(); !proto.Equal(got, want) {
 				t.Fatalf("seed %d: after %+v raft has %v, the state %v", seed, c, got, want)

@@ -23,7 +23,7 @@ type Findings struct {
 	Tail     walfile.Tail
 	Identity *Identity
 	Log      walfile.Contents // as far as it can be read
-	// snapshot is the state of the snapshot that counts. A node that joins and
+	// Snapshot is the state of the snapshot that counts. A node that joins and
 	// has not heard from the cluster yet has an empty one, of index 0.
 	Snapshot *state.State
 	File     string // of the snapshot

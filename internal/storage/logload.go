@@ -38,9 +38,9 @@ type logLoader struct {
 // logFacts is what a log tells beside its entries. Not all of it need be
 // committed.
 type logFacts struct {
-	// reconfigured: members came or went since the first start.
+	// Reconfigured: members came or went since the first start.
 	Reconfigured bool
-	// published: the instances that the log tells of, by node. They still say
+	// Published: the instances that the log tells of, by node. They still say
 	// that an ID is used.
 	Published map[uint64]uint64
 	// OwnURL is the last peer URL that the log gives this node; empty if it
@@ -101,7 +101,7 @@ func removes(e *raftpb.Entry, id uint64) bool {
 		return false
 	}
 	_, change, err := state.DecodeConfEntry(e)
-	return err == nil && change.Op == membership.OpRemove && change.Id == id
+	return err == nil && change.Op == membership.OpRemove && change.ID == id
 }
 
 // fill gives raft the tail, and the members as of what the state has applied:

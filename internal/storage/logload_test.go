@@ -46,7 +46,7 @@ func TestLogLoaderStopsBeforeItsRemoval(t *testing.T) {
 	for id, want := range map[uint64]uint64{1: 2, 3: 4} {
 		dir := newDisk(t)
 		o := openDisk(t, dir)
-		data, err := proto.Marshal(membership.Change{Op: membership.OpRemove, Id: id}.ConfChange())
+		data, err := proto.Marshal(membership.Change{Op: membership.OpRemove, ID: id}.ConfChange())
 		testkit.Must(t, err)
 		entries := testkit.Entries(2, 2, 4, 10)
 		entries[1] = &raftpb.Entry{Term: new(uint64(2)), Index: new(uint64(3)), Type: raftpb.EntryConfChange.Enum(), Data: data}

@@ -76,7 +76,7 @@ func (d *Doubts) StandFor(ctx context.Context, node, index uint64) (s Stand, err
 func (d *Doubts) standNow(rn *raft.RawNode, node, index uint64) (s Stand, durable bool) {
 	st, at := rn.BasicStatus(), d.Standing()
 	s = Stand{
-		ClusterID: d.Cluster, ID: d.Id, Term: st.GetTerm(), Commit: st.GetCommit(),
+		ClusterID: d.Cluster, ID: d.ID, Term: st.GetTerm(), Commit: st.GetCommit(),
 		Leads: st.RaftState == raft.StateLeader, Settled: d.CommittedTerm() == st.GetTerm(), State: &at,
 	}
 	if !s.Leads {
@@ -87,7 +87,7 @@ func (d *Doubts) standNow(rn *raft.RawNode, node, index uint64) (s Stand, durabl
 		switch id {
 		case node:
 			s.Match = pr.Match
-		case d.Id:
+		case d.ID:
 			own = pr.Match
 		}
 	})
@@ -226,10 +226,10 @@ func (d *Doubts) Inquire(ctx context.Context) error {
 // node, all the others. forAll: what was asked covers all that this node has.
 func (d *Doubts) lookInto(ctx context.Context, s Sign) (found finding, forAll bool) {
 	m := d.Members()
-	if s.from == d.Id {
+	if s.from == d.ID {
 		return d.meetFollowers(ctx, m)
 	}
-	url := d.UrlOf(s.from)
+	url := d.URLOf(s.from)
 	if url == "" {
 		return noFinding, false
 	}
@@ -262,7 +262,7 @@ func (d *Doubts) lookInto(ctx context.Context, s Sign) (found finding, forAll bo
 		zap.Any("its log", answer), zap.Uint64("own commit index", commit), zap.Uint64("about entry", s.index))
 	if found == histories && answer.State != nil {
 		_, states := d.askAll(ctx, m, s.from)
-		states[d.Id], states[s.from] = mine, *answer.State
+		states[d.ID], states[s.from] = mine, *answer.State
 		if !isOut(m.Voters(), states, mine, *answer.State) {
 			return noFinding, false // its sender has not vouched, and is asked again
 		}
@@ -291,7 +291,7 @@ func (d *Doubts) vouch(leader leaderInTerm) {
 func (d *Doubts) ask(ctx context.Context, id uint64, url string, index uint64) (answer Stand, ok bool) {
 	asking, cancel := context.WithTimeout(ctx, standTimeout)
 	defer cancel()
-	answer, err := d.AskStand(asking, url, d.Id, index)
+	answer, err := d.AskStand(asking, url, d.ID, index)
 	if err == nil && answer == (Stand{}) {
 		answer = d.oldProgram(ctx, id)
 	}
@@ -312,7 +312,7 @@ func (d *Doubts) askAll(ctx context.Context, m membership.Membership, but uint64
 	)
 	answers = make(map[uint64]state.Standing)
 	for _, id := range m.Voters() {
-		if id == d.Id || id == but {
+		if id == d.ID || id == but {
 			continue
 		}
 		asked.Go(func() {
@@ -336,9 +336,9 @@ func (d *Doubts) askAll(ctx context.Context, m membership.Membership, but uint64
 // of a history that a majority does not share, its followers wait for ever for it
 // to vouch; so it has to leave.
 func (d *Doubts) meetFollowers(ctx context.Context, m membership.Membership) (found finding, forAll bool) {
-	answered, states := d.askAll(ctx, m, d.Id)
+	answered, states := d.askAll(ctx, m, d.ID)
 	mine, voters := d.Standing(), m.Voters()
-	states[d.Id] = mine
+	states[d.ID] = mine
 	forAll = 1+answered > len(voters)/2
 	for id, theirs := range states {
 		if mine.IsOneHistoryWith(theirs) {

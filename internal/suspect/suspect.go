@@ -54,52 +54,62 @@ type terms interface {
 	Term(index uint64) (uint64, error)
 }
 
-// Doubts is what this node does about messages that contradict its log, and what
-// it has found out.
-type Doubts struct {
+// Config is what a Doubts needs of others.
+type Config struct {
 	Say     *zap.Logger
-	Id      uint64
+	ID      uint64
 	Cluster uint64
 	Log     terms
-	// call runs a function where the state of raft is, and returns when it is done.
+	// Call runs a function where the state of raft is, and returns when it is done.
 	Call     func(ctx context.Context, f func(*raft.RawNode)) error
 	Leaders  *wait.Leadership
 	Refusals *refusal.Refusals
 	Members  func() membership.Membership
-	// UrlOf returns where a member is, also one that the state does not know yet; ""
+	// URLOf returns where a member is, also one that the state does not know yet; ""
 	// if it is none.
-	UrlOf func(id uint64) string
-	// asked reports whether this life asked for the round of ReadIndex that has
+	URLOf func(id uint64) string
+	// Asked reports whether this life asked for the round of ReadIndex that has
 	// a context.
 	Asked func(context []byte) bool
-	// askStand asks the peer at a URL where its log stands against node's.
+	// AskStand asks the peer at a URL where its log stands against node's.
 	AskStand func(ctx context.Context, peerURL string, node, index uint64) (Stand, error)
-	// standing is how far this node's state has come.
+	// Standing is how far this node's state has come.
 	Standing func() state.Standing
-	// again gives raft a message that was held back. It runs on the raft loop.
+	// Again gives raft a message that was held back. It runs on the raft loop.
 	Again func(m *raftpb.Message)
-	// divide is told that there is another history beside this node's.
+	// Divide is told that there is another history beside this node's.
 	Divide func()
 	// CommittedTerm is the term of the last entry known to be committed. It is
 	// asked on the raft loop.
 	CommittedTerm func() uint64
 	Tick          time.Duration
-	Signs         chan Sign     // from the raft loop: what is to be looked into
-	Reopened      chan struct{} // a peer reads from this node anew: it may have started again
+}
+
+// Doubts is what this node does about messages that contradict its log, and what
+// it has found out.
+type Doubts struct {
+	Config
+
+	Signs    chan Sign     // from the raft loop: what is to be looked into
+	Reopened chan struct{} // a peer reads from this node anew: it may have started again
 
 	// Of the raft loop alone:
-
 	// last is the index of the last entry that was given to the persist loop.
 	Last uint64
 	// BegunAt is the commit index with which this life began.
 	BegunAt uint64
-	// split: another history contradicts this node's, which has no majority.
+	// Split: another history contradicts this node's, which has no majority.
 	Split bool
 	// vouched is the leader, in its term, that is known to have what this node has
 	// committed.
 	vouched leaderInTerm
 	// held is what has come from a leader that has not vouched yet.
 	held []*raftpb.Message
+}
+
+// New returns doubts about nobody.
+func New(c Config) *Doubts {
+	return &Doubts{Config: c, Signs: make(chan Sign, 1), Reopened: make(chan struct{}, 1)}
 }
 
 // maxHeld bounds the messages that wait for a leader to vouch. What is lost beside
@@ -258,7 +268,7 @@ func (d *Doubts) leave(rn *raft.RawNode, m *raftpb.Message) {
 // entries that it does not have. It still votes, which concerns the end of its
 // log alone.
 func (d *Doubts) Sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
-	if from := m.GetFrom(); raft.IsLocalMsgTarget(from) || from == d.Id {
+	if from := m.GetFrom(); raft.IsLocalMsgTarget(from) || from == d.ID {
 		return true // its own disk and state machine
 	}
 	if d.Split {

@@ -39,8 +39,8 @@ const (
 	adoptLimit = 5 * time.Minute
 )
 
-// Courier sends snapshots to followers.
-type Courier struct {
+// CourierConfig is what a Courier needs of others.
+type CourierConfig struct {
 	Log     *zap.Logger
 	Storage *storage.Storage
 	Tick    time.Duration
@@ -50,16 +50,26 @@ type Courier struct {
 	// MayGet returns why a node gets no snapshot now; nil: it may.
 	MayGet  func(to uint64) error
 	Members snapshotMembers
-	// send passes a message with its file to the transport.
+	// Send passes a message with its file to the transport.
 	Send func(m *snap.Message)
-	// receives notes that a snapshot is on its way to a node, until done is called.
+	// Receives notes that a snapshot is on its way to a node, until done is called.
 	Receives func(to uint64) (done func())
-	// later runs a function on the raft loop. It does not wait.
+	// Later runs a function on the raft loop. It does not wait.
 	Later func(f func(*raft.RawNode))
+}
+
+// Courier sends snapshots to followers.
+type Courier struct {
+	CourierConfig
 
 	// Of the raft loop alone:
 	Sending map[uint64]bool   // nodes that a snapshot is on its way to
 	Resend  map[uint64]Resend // when each may get the next
+}
+
+// NewCourier returns a courier that has nothing to carry yet.
+func NewCourier(c CourierConfig) *Courier {
+	return &Courier{CourierConfig: c, Sending: make(map[uint64]bool), Resend: make(map[uint64]Resend)}
 }
 
 // snapshotMembers is what the courier needs of the state.

@@ -129,13 +129,13 @@ type Links struct {
 	Limit   time.Duration
 	tick    time.Duration
 	remade  atomic.Uint64 // connections to a peer made anew
-	// ask asks the peer at a URL for a sign of life.
+	// Ask asks the peer at a URL for a sign of life.
 	Ask func(ctx context.Context, peerURL string, cluster, self uint64) (missing int, err error)
 	// ActiveSince is since when the transport believes in a connection to a peer.
 	ActiveSince func(id uint64) time.Time
-	// unreachable is told that what was on its way to a peer is lost.
+	// Unreachable is told that what was on its way to a peer is lost.
 	Unreachable func(id uint64)
-	// opened is told that a peer has begun to read a stream from this node.
+	// Opened is told that a peer has begun to read a stream from this node.
 	Opened func()
 	Group  *errgroup.Group
 
@@ -341,7 +341,7 @@ func (ls *Links) Watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		now, peers := time.Now(), ls.Urls()
+		now, peers := time.Now(), ls.URLs()
 		ls.Follow(peers, now, now.Sub(last) > 2*every)
 		last = now
 		for id, url := range peers {
@@ -411,8 +411,8 @@ func (ls *Links) Remake(id uint64) bool {
 	return true
 }
 
-// Urls returns the peers in the transport.
-func (ls *Links) Urls() map[uint64]string {
+// URLs returns the peers in the transport.
+func (ls *Links) URLs() map[uint64]string {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
 	return maps.Clone(ls.Connected)

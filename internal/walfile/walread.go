@@ -25,11 +25,11 @@ type Contents struct {
 	Snapshot *walpb.Snapshot   // the newest; never nil
 	records  []*walpb.Snapshot // all snapshots recorded
 	shape    Shape             // of the log behind the snapshot
-	// entries are those of which shape is the shape, if they were asked for.
+	// Entries are those of which shape is the shape, if they were asked for.
 	Entries []*raftpb.Entry
 	keep    bool
 
-	// proven is where the part ends that a mark vouches for. A mark is behind
+	// Proven is where the part ends that a mark vouches for. A mark is behind
 	// the log, so what it speaks of was synced with all that lies before it.
 	Proven Place
 }
