@@ -12,7 +12,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/state"
-	"raftkv/internal/storage"
+	"raftkv/internal/storage/snapshots"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -178,7 +178,7 @@ func (kv *kvstore) publish() {
 // ApplyEntry applies one normal entry. The caller holds kv.mu.
 func (kv *kvstore) applyEntry(e *raftpb.Entry) (state.Outcome, error) {
 	o, commands, err := kv.state.ApplyEntry(e)
-	kv.due.Bytes += uint64(len(e.GetData())) + storage.LogOverhead
+	kv.due.Bytes += uint64(len(e.GetData())) + snapshots.LogOverhead
 	kv.due.Commands += uint64(commands)
 	if commands > 0 {
 		kv.agreement.Worked.Store(e.GetIndex())

@@ -10,7 +10,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
-	"raftkv/internal/storage"
+	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/wait"
 	"sync"
 	"sync/atomic"
@@ -33,7 +33,7 @@ type kvstore struct {
 	wanted    chan struct{}       // says that needed has risen
 	needed    atomic.Uint64       // somebody needs a snapshot of this index or a later one
 	redo      atomic.Bool         // the last snapshot failed
-	due       storage.SnapshotPolicy
+	due       snapshots.Policy
 	agreement *checker.Agreement
 	// toldBefore is the index up to which changes of the members were told of
 	// before this node started; see sayChange.

@@ -10,7 +10,7 @@ import (
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
-	"raftkv/internal/storage"
+	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
 	"reflect"
@@ -115,16 +115,16 @@ func TestSnapshotPolicy(t *testing.T) {
 		want                   bool
 	}{
 		{99, 1000, 10, false}, {100, 1000, 10, true}, {100, 1000, 1001, false},
-		{1, storage.MaxLogBytes, 10, true}, {1, storage.MaxLogBytes, storage.MaxLogBytes + 1, false}, {1, storage.MaxLogBytes - 1, 10, false},
+		{1, snapshots.MaxLogBytes, 10, true}, {1, snapshots.MaxLogBytes, snapshots.MaxLogBytes + 1, false}, {1, snapshots.MaxLogBytes - 1, 10, false},
 	} {
-		p := storage.SnapshotPolicy{Every: 100, Commands: tt.commands, Bytes: tt.bytes}
+		p := snapshots.Policy{Every: 100, Commands: tt.commands, Bytes: tt.bytes}
 		if got := p.IsDue(tt.state); got != tt.want {
 			t.Errorf("%+v: %v", tt, got)
 		}
 	}
 	kv, states := newTestStore(), make(chan *state.State, 1)
 	kv.writer = make(chan struct{}, 1)
-	kv.snapshots, kv.due = states, storage.SnapshotPolicy{Every: 1, Commands: 1, Bytes: 1}
+	kv.snapshots, kv.due = states, snapshots.Policy{Every: 1, Commands: 1, Bytes: 1}
 	kv.snapshotIfDue()
 	kv.due.Commands, kv.due.Bytes = 1, 1
 	kv.snapshotIfDue() // busy

@@ -18,6 +18,7 @@ import (
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/storage"
+	"raftkv/internal/storage/walroom"
 	"raftkv/internal/version"
 	"runtime/debug"
 	"strings"
@@ -140,7 +141,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 		}
 	}()
 
-	storage.FitSegments(log, cfg.DataDir)
+	walroom.FitSegments(log, cfg.DataDir)
 	found, err := boot.PrepareDir(ctx, cfg, log, ask)
 	if errors.Is(err, problem.ErrStopping) {
 		return nil // by a signal, while it was waiting to join

@@ -16,7 +16,7 @@ import (
 	"raftkv/internal/refusal"
 	"raftkv/internal/room"
 	"raftkv/internal/state"
-	"raftkv/internal/storage"
+	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/testkit"
 	"raftkv/internal/transport"
 	"strings"
@@ -37,7 +37,7 @@ type guardedNode struct {
 	*peerport.Guard
 	url     string
 	node    *raftNode
-	trouble storage.Trouble
+	trouble snapshots.Trouble
 	through chan *http.Request
 	bodies  chan []byte
 }
@@ -57,7 +57,7 @@ func newGuardedNode(t *testing.T) *guardedNode {
 	n.known.Settle(noTransport{}, st.Membership)
 	n.known.Gate.Open.Store(true)
 	n.status.Store(&contact.RaftStatus{Term: 5, Role: raft.StateFollower})
-	g := &guardedNode{node: n, trouble: storage.Trouble{Log: zap.NewNop()}, through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
+	g := &guardedNode{node: n, trouble: snapshots.Trouble{Log: zap.NewNop()}, through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
 	g.Guard = peerport.New(peerport.Config{
 		Log: n.log, ID: 1, Cluster: n.cluster, Dir: n.dir, Admission: &n.admission, Refusals: n.refusals, HoldStreams: n.links.HoldStreams,
 		KeepFree: func() int64 { return room.SnapshotReserve }, NotStored: g.trouble.NotStored,

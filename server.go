@@ -23,6 +23,7 @@ import (
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
+	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/suspect"
 	"raftkv/internal/transport"
 	"raftkv/internal/wait"
@@ -125,7 +126,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	kv := &kvstore{
 		pulse: liveness.NewPulse("apply"),
 		log:   log, self: boot.Self{Node: cfg.ID, Instance: st.Identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
-		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: storage.SnapshotPolicy{Every: cfg.SnapshotCount, Bytes: st.Due.Bytes, Commands: st.Due.Commands}, state: st.State,
+		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: snapshots.Policy{Every: cfg.SnapshotCount, Bytes: st.Due.Bytes, Commands: st.Due.Commands}, state: st.State,
 		agreement: checker.NewAgreement(log, cfg.ID, st.Worked, st.State.Checks.Checked),
 	}
 	kv.agreement.Note(&kv.state.Checks)

@@ -16,6 +16,7 @@ import (
 	"raftkv/internal/reconfig"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
+	"raftkv/internal/storage/walroom"
 	"slices"
 	"time"
 
@@ -78,7 +79,7 @@ func PrepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *pe
 	if err := storage.CheckNew(cfg.DataDir); err != nil {
 		return reconfig.ClusterInfo{}, err
 	}
-	if err := storage.CheckFirstRoom(cfg.DataDir, durable.DiskOf); err != nil {
+	if err := walroom.CheckFirstRoom(cfg.DataDir, durable.DiskOf); err != nil {
 		return reconfig.ClusterInfo{}, err
 	}
 	if cfg.Join {

@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // errNewerFormat: the file is whole, as far as can be told, but a newer
@@ -108,3 +110,16 @@ func IsTemp(name, base string) bool {
 
 // ZeroPage is never written to.
 var ZeroPage [4096]byte
+
+// SyncAbove is SyncDir for a directory that may be anybody's. One that may not be
+// read, or is on a file system that cannot be written or synced, has no name in
+// it that this program made.
+func SyncAbove(dir string) error {
+	err := SyncDir(dir)
+	for _, lawful := range []error{fs.ErrPermission, syscall.EINVAL, syscall.ENOTSUP, syscall.EROFS} {
+		if errors.Is(err, lawful) {
+			return nil
+		}
+	}
+	return err
+}

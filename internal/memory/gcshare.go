@@ -24,7 +24,7 @@ const gcShareSpan = 10 * time.Second
 // CPUTimes are seconds of CPU since the start of the process.
 type CPUTimes struct {
 	At       time.Time
-	Gc, Busy float64
+	GC, Busy float64
 }
 
 // ReadCPUTimes reads the runtime's estimates. It makes them at each collection.
@@ -36,7 +36,7 @@ func ReadCPUTimes() CPUTimes {
 	}
 	runtimemetrics.Read(samples)
 	f := func(i int) float64 { return samples[i].Value.Float64() }
-	return CPUTimes{At: time.Now(), Gc: f(0), Busy: f(1) - f(2)}
+	return CPUTimes{At: time.Now(), GC: f(0), Busy: f(1) - f(2)}
 }
 
 // Get returns the share, 0 to 1, as of the times now. However many ask, the span
@@ -48,7 +48,7 @@ func (g *GCShare) Get(now CPUTimes) float64 {
 		g.from, g.to = g.to, now
 	}
 	if busy := now.Busy - g.from.Busy; busy > 0 {
-		g.share = min(1, max(0, (now.Gc-g.from.Gc)/busy))
+		g.share = min(1, max(0, (now.GC-g.from.GC)/busy))
 	}
 	return g.share
 }

@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
+	"raftkv/internal/storage/walroom"
 	"strconv"
 
 	"go.uber.org/zap"
@@ -81,15 +82,15 @@ func runRecover(o call) error {
 //     DIR; a second run does what is left.
 //  3. The new one is renamed to DIR.
 //
-// A mount point cannot be renamed; there storage.VolumeRecovery does the same within it.
+// A mount point cannot be renamed; there volumeRecovery does the same within it.
 type recovery struct {
 	dir    string // in absolute terms, without links
 	next   string // the new directory, while it is made
-	volume bool   // that is within dir, see storage.VolumeRecovery
+	volume bool   // that is within dir, see volumeRecovery
 }
 
 func newRecovery(dir string) (recovery, error) {
-	within := storage.VolumeRecovery{Dir: dir}.Next()
+	within := volumeRecovery{dir: dir}.next()
 	mounted, err := durable.IsMountPoint(dir)
 	if err != nil {
 		return recovery{}, err
@@ -157,12 +158,12 @@ func (r recovery) complete() error {
 	if !r.volume {
 		return r.place()
 	}
-	v := storage.VolumeRecovery{Dir: r.dir}
-	aside, err := v.LatestAside()
+	v := volumeRecovery{dir: r.dir}
+	aside, err := v.latestAside()
 	if err != nil {
 		return err
 	}
-	return v.Finish(aside)
+	return v.finish(aside)
 }
 
 // removeVacant removes a directory that checkVacant finds vacant, if nobody
@@ -292,7 +293,7 @@ func (r recovery) replace(out io.Writer, node uint64, me membership.Member, st *
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	storage.FitSegments(zap.NewNop(), r.next)
+	walroom.FitSegments(zap.NewNop(), r.next)
 	if err := storage.Create(zap.NewNop(), r.next, id, st); err != nil {
 		return errors.Join(fmt.Errorf("data directory %s: %w", r.next, err), os.RemoveAll(r.next))
 	}
@@ -315,11 +316,11 @@ Start the node with its old command line (without --cluster-id).
 // under which that is kept: none if nothing was changed.
 func (r recovery) swap() (old string, err error) {
 	if r.volume {
-		v := storage.VolumeRecovery{Dir: r.dir}
-		if old, err = v.Begin(); err != nil {
+		v := volumeRecovery{dir: r.dir}
+		if old, err = v.begin(); err != nil {
 			return old, err
 		}
-		return old, v.Finish(old)
+		return old, v.finish(old)
 	}
 	if old, err = r.setAside(); err != nil {
 		return "", err

@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
+	"raftkv/internal/storage/walroom"
 	"slices"
 
 	"go.uber.org/zap"
@@ -139,7 +140,7 @@ func makeDir(dir string, id storage.Identity, st *state.State) (err error) {
 	if err := errors.Join(os.WriteFile(mark, nil, 0o600), durable.SyncDir(dir)); err != nil {
 		return err
 	}
-	storage.FitSegments(zap.NewNop(), dir)
+	walroom.FitSegments(zap.NewNop(), dir)
 	if err := storage.Create(zap.NewNop(), dir, id, st); err != nil {
 		return fmt.Errorf("data directory %s: %w", dir, err)
 	}

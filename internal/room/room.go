@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
+	"raftkv/internal/storage/walroom"
 	"raftkv/internal/wait"
 	"slices"
 	"sync"
@@ -227,7 +228,7 @@ func (r *Keeper) look() time.Duration {
 	if now > Plenty && time.Since(r.compacted) > compactEvery {
 		// The log before a snapshot can go.
 		r.compacted = time.Now()
-		if r.storage.Tail.Grown.Load() > storage.LogSlack {
+		if r.storage.Tail.Grown.Load() > walroom.LogSlack {
 			r.store.AskForSnapshot(r.applied.Get())
 		}
 	}

@@ -275,3 +275,32 @@ func createLog(log *zap.Logger, dir string, id Identity, st *state.State) error 
 	}
 	return errors.Join(err, w.Close())
 }
+
+// makeDirAll makes a directory and those above it, and makes their names durable:
+// POSIX promises nothing of a name whose directory was not synced, not that of a
+// directory in its parent, and not that of a file in a directory that got its own
+// name later. The names within a data directory are synced where they are made.
+//
+// A process that ended between the two would leave directories whose names
+// nobody syncs, so they are synced whether this call made them or not. Once the
+// directory has a log, all names above it are durable but the last, which
+// raftkv recover renames.
+func makeDirAll(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	path, err := RealDir(dir) // a link is its maker's business
+	if err != nil {
+		return err
+	}
+	old, err := Booted(path)
+	if err != nil {
+		return err
+	}
+	for parent := filepath.Dir(path); parent != path; path, parent = parent, filepath.Dir(parent) {
+		if err := durable.SyncAbove(parent); err != nil || old {
+			return err
+		}
+	}
+	return nil
+}

@@ -170,7 +170,7 @@ func (f *Findings) Leftovers() (temporary, foreign []string, err error) {
 			_, _, segment := walfile.ParseSegmentName(name)
 			switch {
 			case sub == "" && (name == "lock" || name == "mark" || name == "wal" || name == "snap"):
-			case sub == "" && (isFileSystems(file) || isSetAside(file)):
+			case sub == "" && (isFileSystems(file) || IsSetAside(file)):
 			case sub == "wal" && segment, sub == "snap" && name == counts:
 			case sub == "" && durable.IsTemp(name, "mark"), sub == "snap", sub == "wal" && strings.HasSuffix(name, ".tmp"):
 				temporary = append(temporary, filepath.Join(sub, name))

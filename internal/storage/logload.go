@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"raftkv/internal/membership"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/snapshots"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -32,7 +33,7 @@ type logLoader struct {
 	facts logFacts
 	// worked is the last entry applied that was more than a check.
 	worked uint64
-	due    SnapshotPolicy // bytes and commands: what the log holds behind the snapshot
+	due    snapshots.Policy // bytes and commands: what the log holds behind the snapshot
 }
 
 // logFacts is what a log tells beside its entries. Not all of it need be
@@ -63,7 +64,7 @@ func (l *logLoader) take(e *raftpb.Entry) error {
 	if removes(e, l.id) {
 		l.commit = min(l.commit, e.GetIndex()-1) // how this node ends is the apply loop's business
 	}
-	l.due.Bytes += uint64(len(e.GetData())) + LogOverhead
+	l.due.Bytes += uint64(len(e.GetData())) + snapshots.LogOverhead
 	if e.GetIndex() <= l.commit {
 		commands, err := l.state.ReplayCounting(e)
 		if err != nil {

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"raftkv/internal/storage/snapshots"
 	"sync/atomic"
 
 	"go.etcd.io/raft/v3"
@@ -43,7 +44,7 @@ func weightOf(e *raftpb.Entry) int64 { return int64(len(e.GetData())) + EntryWei
 func (t *Tail) add(entries []*raftpb.Entry) {
 	for _, e := range entries {
 		t.weight += weightOf(e)
-		t.Grown.Add(int64(len(e.GetData())) + LogOverhead)
+		t.Grown.Add(int64(len(e.GetData())) + snapshots.LogOverhead)
 	}
 }
 

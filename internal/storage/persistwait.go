@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/walroom"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -17,8 +18,8 @@ import (
 // tick, and when a snapshot has been written.
 func (s *Storage) AwaitRoom(ctx context.Context, msgs []*raftpb.Message, tick time.Duration, written <-chan *state.State) error {
 	room := s.Room
-	size, entries := sizeOf(msgs)
-	if room.admits(size, entries) {
+	size, entries := walroom.SizeOf(msgs)
+	if room.Admits(size, entries) {
 		return nil
 	}
 	s.log.Error("the disk has no room for the log: this node takes nothing more until there is some", zap.Int64("bytes", size))
@@ -36,9 +37,9 @@ func (s *Storage) AwaitRoom(ctx context.Context, msgs []*raftpb.Message, tick ti
 			room.Tend()
 		case <-ctx.Done():
 			// What is behind it in the queue must not be written without it.
-			return fmt.Errorf("stopped while it waited: %w; free some before the next start", errNoRoom)
+			return fmt.Errorf("stopped while it waited: %w; free some before the next start", walroom.ErrNoRoom)
 		}
-		if room.admits(size, entries) {
+		if room.Admits(size, entries) {
 			s.log.Info("the disk has room for the log again")
 			return nil
 		}

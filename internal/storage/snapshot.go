@@ -8,6 +8,7 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/snapshots"
 	"time"
 
 	"go.uber.org/zap"
@@ -26,7 +27,7 @@ func (s *Storage) WriteSnapshots(ctx context.Context, states <-chan *state.State
 		newer, cleanAgain = s.Recorded.Channel(index+1), nil
 		if err := s.clean(index); err != nil {
 			s.log.Warn("cannot remove files that are of no more use; trying again", zap.Error(err))
-			cleanAgain = time.After(MostRest)
+			cleanAgain = time.After(snapshots.MostRest)
 		}
 	}
 	for {
@@ -78,7 +79,7 @@ func (s *Storage) writeSnapshot(ctx context.Context, st *state.State, writtenC c
 	if ctx.Err() != nil {
 		return nil // stopping: the half-written file is gone again
 	}
-	s.Snapshots.wrote(began, err)
+	s.Snapshots.Wrote(began, err)
 	if errors.Is(err, state.ErrOvertaken) {
 		return nil // it must not keep the former state in memory
 	}

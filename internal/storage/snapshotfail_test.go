@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/durable"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/testkit"
 	"testing"
 	"time"
@@ -72,7 +73,7 @@ func TestSnapshotThatIsTooLarge(t *testing.T) {
 	if err := o.Trouble.Check(o.Dir, 2<<20); err != nil {
 		t.Errorf("one that just fits: %v", err)
 	}
-	if err := o.Trouble.Check(o.Dir, 2<<20+1); !errors.Is(err, ErrKeepFree) {
+	if err := o.Trouble.Check(o.Dir, 2<<20+1); !errors.Is(err, snapshots.ErrKeepFree) {
 		t.Errorf("one that is a byte too large: %v", err)
 	}
 }

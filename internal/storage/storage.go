@@ -14,6 +14,8 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/logging"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/snapshots"
+	"raftkv/internal/storage/walroom"
 	"raftkv/internal/wait"
 	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
@@ -67,15 +69,15 @@ type Storage struct {
 	Dir  string
 	Wal  WriteAheadLog
 	Next *walfile.Zeroer
-	Room *Room
+	Room *walroom.Room
 	Mem  *raft.MemoryStorage
 	Mark *watermark.Keeper
 
 	Hard      *raftpb.HardState // as the WAL has it; commits its newest snapshot at least
 	Last      uint64            // index of the last entry in the WAL
 	Tail      Tail
-	Snapshots SnapshotStats
-	Trouble   Trouble
+	Snapshots snapshots.Stats
+	Trouble   snapshots.Trouble
 	Redo      func()                          // has another snapshot taken
 	Recorded  *wait.Index                     // wakes those who wait for a snapshot to be recorded
 	SnapIndex atomic.Uint64                   // of the newest snapshot that the WAL records; others may read it
@@ -138,16 +140,16 @@ func (s *Storage) write(hard *raftpb.HardState, entries []*raftpb.Entry) error {
 // saveWAL is wal.Save, unless the disk has no room. The WAL would wait for ever
 // for a next segment, or fail.
 func (s *Storage) saveWAL(hard *raftpb.HardState, entries []*raftpb.Entry) error {
-	size := SizeInLog(hard, entries)
-	if !s.Room.admits(size, len(entries) > 0) {
-		return errNoRoom
+	size := walroom.SizeInLog(hard, entries)
+	if !s.Room.Admits(size, len(entries) > 0) {
+		return walroom.ErrNoRoom
 	}
 	began := time.Now()
 	if err := s.Wal.Save(hard, entries); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	s.noteSync(began)
-	s.Room.saved(size)
+	s.Room.Saved(size)
 	return nil
 }
 
@@ -228,7 +230,7 @@ func (s *Storage) record(hard *raftpb.HardState, index, term uint64, cs *raftpb.
 	if err := s.Wal.SaveSnapshot(&walpb.Snapshot{Index: new(index), Term: new(term), ConfState: cs}); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
-	s.Room.saved(snapRecord)
+	s.Room.Saved(walroom.SnapRecord)
 	// Another one: the WAL keeps what it is given, for the head of its next segment.
 	s.Hard = &raftpb.HardState{Term: before.Term, Vote: before.Vote, Commit: new(max(hard.GetCommit(), index))}
 	s.SnapIndex.Store(index)
@@ -248,8 +250,8 @@ func (s *Storage) Written(st *state.State) error {
 		return nil
 	}
 	cs := st.Membership.ConfState()
-	if !s.Room.admits(stateRecord+snapRecord, false) {
-		time.AfterFunc(s.Trouble.Failed(fmt.Errorf("recording it: %w", errNoRoom), st.Index), s.Redo)
+	if !s.Room.Admits(walroom.StateRecord+walroom.SnapRecord, false) {
+		time.AfterFunc(s.Trouble.Failed(fmt.Errorf("recording it: %w", walroom.ErrNoRoom), st.Index), s.Redo)
 		return os.Remove(StatePath(s.Dir, st.Term, st.Index))
 	}
 	if err := s.record(s.Hard, st.Index, st.Term, cs); err != nil {
@@ -272,7 +274,7 @@ func (s *Storage) announce(index, term uint64, cs *raftpb.ConfState) error {
 		return err
 	}
 	s.Tail.snapshot = info.Size()
-	s.Snapshots.newest(info)
+	s.Snapshots.Newest(info)
 	s.Newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: cs}})
 	s.Recorded.Advance(index)
 	return nil
@@ -363,8 +365,7 @@ func removeSegments(walDir string, index uint64) error {
 // Close flushes and closes the log.
 func (s *Storage) Close() error {
 	s.Next.Close()
-	s.Room.close()
-	return errors.Join(s.Wal.Close(), s.Mark.Close())
+	return errors.Join(s.Room.Close(s.Wal.Close), s.Mark.Close())
 }
 
 func (s *Storage) snapDir() string { return filepath.Join(s.Dir, "snap") }

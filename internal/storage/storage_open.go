@@ -9,6 +9,8 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/record"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/snapshots"
+	"raftkv/internal/storage/walroom"
 	"raftkv/internal/wait"
 	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
@@ -31,7 +33,7 @@ type Opened struct {
 	logFacts              // of the log behind the snapshot
 	end      walfile.Tail
 	proven   walfile.Place // see walfile.Contents
-	Due      SnapshotPolicy
+	Due      snapshots.Policy
 	Worked   uint64 // the last entry applied that was more than a check
 }
 
@@ -96,7 +98,7 @@ func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, che
 	}
 	s := &Storage{
 		log: log, Dir: dir, Mem: raft.NewMemoryStorage(), Hard: c.Hard, Last: c.Last(), Recorded: new(wait.Index),
-		Tail: Tail{Limit: tailLimit, scarce: tailLimit < TailWeight, weight: l.weight}, Trouble: Trouble{Log: log, Disk: durable.DiskOf},
+		Tail: Tail{Limit: tailLimit, scarce: tailLimit < TailWeight, weight: l.weight}, Trouble: snapshots.Trouble{Log: log, Disk: durable.DiskOf},
 	}
 	s.SnapIndex.Store(c.Snapshot.GetIndex())
 	err = s.noteSnapshot(c.Snapshot)
@@ -217,26 +219,24 @@ func (o *Opened) open() error {
 	if err != nil {
 		return Refused(o.Dir, fmt.Errorf("write-ahead log: %w", err))
 	}
-	room.begin(o.end)
+	room.Begin(o.end)
 	o.Wal, o.Room, o.Next = w, room, walfile.NewZeroer(o.log, walDir, wal.SegmentSizeBytes)
 	return nil
 }
 
 // openToEnd opens the WAL, and reads it only to get to its end: walfile.Read knows
 // better what it holds.
-func openToEnd(log *zap.Logger, walDir string, from *walpb.Snapshot) (*wal.WAL, *Room, error) {
-	room, err := newLogRoom(log, walDir, wal.SegmentSizeBytes, durable.DiskOf)
+func openToEnd(log *zap.Logger, walDir string, from *walpb.Snapshot) (*wal.WAL, *walroom.Room, error) {
+	room, err := walroom.New(log, walDir, wal.SegmentSizeBytes, durable.DiskOf)
 	if err != nil {
 		return nil, nil, err
 	}
 	w, err := wal.Open(log.Named("wal"), walDir, from)
 	if err != nil {
-		room.close()
-		return nil, nil, err
+		return nil, nil, room.Close(func() error { return err })
 	}
 	if _, _, _, err := w.ReadAll(); err != nil && !errors.Is(err, wal.ErrSnapshotNotFound) {
-		room.close()
-		return nil, nil, errors.Join(err, w.Close())
+		return nil, nil, errors.Join(err, room.Close(w.Close))
 	}
 	return w, room, nil
 }
@@ -296,7 +296,7 @@ func (s *Storage) noteSnapshot(r *walpb.Snapshot) error {
 		return err
 	}
 	s.Tail.snapshot = info.Size()
-	s.Snapshots.newest(info)
+	s.Snapshots.Newest(info)
 	s.Newest.Store(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 		Index: new(r.GetIndex()), Term: new(r.GetTerm()), ConfState: r.GetConfState(),
 	}})

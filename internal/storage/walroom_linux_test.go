@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/walroom"
 	"raftkv/internal/testkit"
 	"runtime"
 	"syscall"
@@ -43,9 +44,9 @@ func (l *diskLog) appendOne(size int) error {
 	next := uint64(len(l.entries)) + 2
 	e := testkit.Entries(2, next, next, size)
 	msgs := []*raftpb.Message{testkit.AppendMessage(2, 1, 1, e...)}
-	n, entries := sizeOf(msgs)
-	if !l.o.Room.admits(n, entries) {
-		return errNoRoom
+	n, entries := walroom.SizeOf(msgs)
+	if !l.o.Room.Admits(n, entries) {
+		return walroom.ErrNoRoom
 	}
 	if err := l.o.Append(msgs); err != nil {
 		return err
@@ -68,7 +69,7 @@ func TestLogGoesOnOnAFullDisk(t *testing.T) {
 		t.Helper()
 		for {
 			err := l.appendOne(50 << 10)
-			if errors.Is(err, errNoRoom) {
+			if errors.Is(err, walroom.ErrNoRoom) {
 				return n
 			}
 			testkit.Must(t, err)
@@ -80,13 +81,13 @@ func TestLogGoesOnOnAFullDisk(t *testing.T) {
 	}
 	// Terms and votes are still taken, and so is the record of a snapshot.
 	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(3, 2, 1)}))
-	if !o.Room.admits(stateRecord+snapRecord, false) {
+	if !o.Room.Admits(walroom.StateRecord+walroom.SnapRecord, false) {
 		t.Error("no room for the record of a snapshot")
 	}
 	for range 3 { // it becomes free and full again
-		free(3*wal.SegmentSizeBytes + LogSlack)
+		free(3*wal.SegmentSizeBytes + walroom.LogSlack)
 		o.Room.Tend()
-		if left := o.Room.Left.Load(); o.Room.ready == "" || left < wal.SegmentSizeBytes {
+		if left := o.Room.Left.Load(); o.Room.Ready == "" || left < wal.SegmentSizeBytes {
 			t.Errorf("room for %d bytes with a disk that is free", left)
 		}
 		if n := write(); n < wal.SegmentSizeBytes {
@@ -108,7 +109,7 @@ func TestLogBeyondItsSegment(t *testing.T) {
 	l := &diskLog{t: t, o: o}
 	free(0)
 	n := len(testkit.Segments(t, o.Dir))
-	for o.Room.at < wal.SegmentSizeBytes-200<<10 {
+	for o.Room.At < wal.SegmentSizeBytes-200<<10 {
 		testkit.Must(t, l.appendOne(50<<10))
 	}
 	testkit.Must(t, l.appendOne(1<<20))
@@ -126,7 +127,7 @@ func TestLogRoomCloses(t *testing.T) {
 	free(0)
 	for l.appendOne(50<<10) == nil {
 	}
-	if o.Room.ready != "" {
+	if o.Room.Ready != "" {
 		t.Fatal("a next segment on a full disk")
 	}
 	testkit.Must(t, o.Close())
@@ -149,10 +150,10 @@ func TestLogWaitsForRoom(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := o.AwaitRoom(ctx, msgs, time.Millisecond, written); !errors.Is(err, errNoRoom) {
+	if err := o.AwaitRoom(ctx, msgs, time.Millisecond, written); !errors.Is(err, walroom.ErrNoRoom) {
 		t.Errorf("stopped while it waited: %v", err)
 	}
-	if err := o.Append(msgs); !errors.Is(err, errNoRoom) {
+	if err := o.Append(msgs); !errors.Is(err, walroom.ErrNoRoom) {
 		t.Errorf("written without room: %v", err)
 	}
 	done := make(chan error, 1)
@@ -160,7 +161,7 @@ func TestLogWaitsForRoom(t *testing.T) {
 	for !o.Room.Waiting.Load() {
 		runtime.Gosched()
 	}
-	free(3*wal.SegmentSizeBytes + LogSlack)
+	free(3*wal.SegmentSizeBytes + walroom.LogSlack)
 	testkit.Must(t, <-done)
 	if o.Room.Waiting.Load() {
 		t.Error("it says that it waits still")

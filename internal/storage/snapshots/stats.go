@@ -1,4 +1,4 @@
-package storage
+package snapshots
 
 import (
 	"io/fs"
@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// SnapshotStats is what a node tells of its snapshots, for anyone to read.
-type SnapshotStats struct {
+// Stats is what a node tells of its snapshots, for anyone to read.
+type Stats struct {
 	At    atomic.Int64 // when the newest was written, by its file; Unix nanoseconds, 0: there is none
 	Bytes atomic.Int64 // its size
 	Took  atomic.Int64 // nanoseconds that this node's last own one took to write; 0: none in this life
@@ -19,14 +19,14 @@ type SnapshotStats struct {
 	unwritten, Unsent        atomic.Uint64 // attempts that failed
 }
 
-// newest notes the file of the snapshot that counts now.
-func (s *SnapshotStats) newest(info fs.FileInfo) {
+// Newest notes the file of the snapshot that counts now.
+func (s *Stats) Newest(info fs.FileInfo) {
 	s.At.Store(info.ModTime().UnixNano())
 	s.Bytes.Store(info.Size())
 }
 
-// wrote notes how the writing of a snapshot ended that began then.
-func (s *SnapshotStats) wrote(began time.Time, err error) {
+// Wrote notes how the writing of a snapshot ended that began then.
+func (s *Stats) Wrote(began time.Time, err error) {
 	if err != nil {
 		s.unwritten.Add(1)
 		return
@@ -35,7 +35,7 @@ func (s *SnapshotStats) wrote(began time.Time, err error) {
 }
 
 // Register adds what there is to count.
-func (s *SnapshotStats) Register(reg prometheus.Registerer, lost func() uint64) {
+func (s *Stats) Register(reg prometheus.Registerer, lost func() uint64) {
 	meter.Gauge(reg, "raftkv_snapshot_timestamp_seconds", "When the newest snapshot was written, 0 if there is none.",
 		func() float64 { return float64(s.At.Load()) / 1e9 })
 	meter.Gauge(reg, "raftkv_snapshot_bytes", "Size of the newest snapshot.", func() float64 { return float64(s.Bytes.Load()) })

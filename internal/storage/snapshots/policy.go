@@ -1,11 +1,11 @@
-package storage
+package snapshots
 
 import (
 	"math/rand/v2"
 )
 
-// SnapshotPolicy decides when a snapshot is due. It belongs to the apply loop.
-type SnapshotPolicy struct {
+// Policy decides when a snapshot is due. It belongs to the apply loop.
+type Policy struct {
 	Every    uint64  // commands, --snapshot-count
 	Commands uint64  // applied since the last snapshot
 	Bytes    uint64  // of log on disk since the last snapshot
@@ -22,7 +22,7 @@ const MaxLogBytes = 64 << 20
 // IsDue: after so many commands or so many bytes of log, but not before the log
 // has grown about as large as the state, so that writing snapshots costs no
 // more than writing the log did.
-func (p *SnapshotPolicy) IsDue(stateBytes uint64) bool {
+func (p *Policy) IsDue(stateBytes uint64) bool {
 	if p.Bytes < stateBytes-uint64(p.early*float64(stateBytes)) {
 		return false
 	}
@@ -31,6 +31,6 @@ func (p *SnapshotPolicy) IsDue(stateBytes uint64) bool {
 
 // Reset begins to count anew. Each node draws when it is early, so that not all
 // of them write their snapshots at the same moment.
-func (p *SnapshotPolicy) Reset() {
+func (p *Policy) Reset() {
 	p.Commands, p.Bytes, p.early = 0, 0, rand.Float64()/4
 }

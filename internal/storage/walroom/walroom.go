@@ -1,4 +1,4 @@
-package storage
+package walroom
 
 import (
 	"errors"
@@ -31,7 +31,7 @@ import (
 // The last save into a segment may reach beyond its size. For that, blocks behind
 // its end are reserved too; cutting the segment frees what was not needed.
 //
-// It belongs to the persist loop, except for left.
+// It belongs to the persist loop, except for Left and Waiting.
 type Room struct {
 	log  *zap.Logger
 	dir  string
@@ -40,11 +40,11 @@ type Room struct {
 
 	held  *fileutil.LockedFile // the file that the WAL may not make yet
 	turn  int                  // its number
-	ready string               // the path of the next segment, once it is made; empty: not yet
+	Ready string               // the path of the next segment, once it is made; empty: not yet
 	spare int64                // the blocks of that, in bytes
 
 	tail    string // the segment in use
-	at      int64  // where the log ends in it, or a little less
+	At      int64  // where the log ends in it, or a little less
 	backed  int64  // up to where it has blocks
 	unsure  bool   // the file system does not reserve blocks
 	said    time.Time
@@ -64,20 +64,20 @@ const (
 	headBound = 64 << 10
 	// diskCrumbs is what a file system may need beside what is asked of it.
 	diskCrumbs = 64 << 10
-	// stateRecord and snapRecord are more than these records take in the log.
-	stateRecord = 64
-	snapRecord  = 4 << 10
+	// StateRecord and SnapRecord are more than these records take in the log.
+	StateRecord = 64
+	SnapRecord  = 4 << 10
 
 	noRoomSaid = time.Minute // between two lines about it in the log
 )
 
-// errNoRoom: the disk has no room for what the log has to take. Nothing was
+// ErrNoRoom: the disk has no room for what the log has to take. Nothing was
 // written.
-var errNoRoom = errors.New("there is no space left on the disk for the log")
+var ErrNoRoom = errors.New("there is no space left on the disk for the log")
 
-// newLogRoom takes hold of the WAL's next segments. It is called before the WAL
+// New takes hold of the WAL's next segments. It is called before the WAL
 // is opened, when there are no files of theirs.
-func newLogRoom(log *zap.Logger, dir string, size int64, measure func(string) (durable.Disk, error)) (*Room, error) {
+func New(log *zap.Logger, dir string, size int64, measure func(string) (durable.Disk, error)) (*Room, error) {
 	g := &Room{log: log, dir: dir, size: size, disk: measure}
 	var err error
 	if g.held, err = g.lock(0); err != nil {
@@ -87,9 +87,9 @@ func newLogRoom(log *zap.Logger, dir string, size int64, measure func(string) (d
 	return g, nil
 }
 
-// begin says where the log ends.
-func (g *Room) begin(end walfile.Tail) {
-	g.tail, g.at = end.File, end.End
+// Begin says where the log ends.
+func (g *Room) Begin(end walfile.Tail) {
+	g.tail, g.At = end.File, end.End
 	g.back(g.size + LogSlack)
 	g.publish()
 }
@@ -112,10 +112,10 @@ func (g *Room) fits(n int64) bool {
 
 // pass reserves the blocks of the next segment and lets the WAL have it.
 func (g *Room) pass() {
-	if g.ready != "" || g.held == nil {
+	if g.Ready != "" || g.held == nil {
 		return
 	}
-	err := errNoRoom
+	err := ErrNoRoom
 	if g.fits(g.size) {
 		if err = fileutil.Preallocate(g.held.File, g.size, true); err != nil {
 			// What it got is better kept for the segment in use.
@@ -134,7 +134,7 @@ func (g *Room) pass() {
 		g.spare = 0
 	}
 	g.spare = min(g.spare, g.size)
-	g.ready = g.held.Name()
+	g.Ready = g.held.Name()
 	if err := g.held.Close(); err != nil {
 		g.log.Warn("the log's next segment", zap.Error(err)) // the lock is gone all the same
 	}
@@ -147,7 +147,7 @@ func (g *Room) back(to int64) bool {
 		return true
 	}
 	if g.unsure {
-		return g.fits(max(0, to-g.at))
+		return g.fits(max(0, to-g.At))
 	}
 	f, err := os.OpenFile(g.tail, os.O_WRONLY, 0)
 	if err != nil {
@@ -157,7 +157,7 @@ func (g *Room) back(to int64) bool {
 	defer func() { _ = f.Close() }() // nothing was written
 	has, err := durable.Allocated(f)
 	if err == nil && has < to {
-		err = errNoRoom
+		err = ErrNoRoom
 		if g.fits(to - has) {
 			err = durable.AllocateBeyond(f, 0, to)
 		}
@@ -168,7 +168,7 @@ func (g *Room) back(to int64) bool {
 	switch {
 	case errors.Is(err, errors.ErrUnsupported), err == nil && has < to:
 		g.unsure, g.backed = true, 0
-		return g.fits(max(0, to-g.at))
+		return g.fits(max(0, to-g.At))
 	case err != nil:
 		g.backed = min(has, to)
 		g.lack("the end of the segment in use", err)
@@ -186,27 +186,27 @@ func (g *Room) lack(what string, err error) {
 	}
 }
 
-// admits reports whether there is room for a save of that size. Entries leave
+// Admits reports whether there is room for a save of that size. Entries leave
 // some for the records without which the node could not go on.
-func (g *Room) admits(size int64, entries bool) bool {
-	if !g.back(min(g.at+size+LogSlack, g.size+LogSlack)) && !g.back(g.at+size) {
+func (g *Room) Admits(size int64, entries bool) bool {
+	if !g.back(min(g.At+size+LogSlack, g.size+LogSlack)) && !g.back(g.At+size) {
 		return false
 	}
 	limit := g.size
 	if entries {
 		limit -= recordMargin
 	}
-	if g.at+size >= limit {
+	if g.At+size >= limit {
 		g.pass()
 	}
-	return g.at+size < limit || g.ready != ""
+	return g.At+size < limit || g.Ready != ""
 }
 
-// saved notes that so much was written.
-func (g *Room) saved(size int64) {
-	g.at += size
-	if g.at >= g.size && g.ready != "" {
-		if _, err := os.Lstat(g.ready); errors.Is(err, fs.ErrNotExist) {
+// Saved notes that so much was written.
+func (g *Room) Saved(size int64) {
+	g.At += size
+	if g.At >= g.size && g.Ready != "" {
+		if _, err := os.Lstat(g.Ready); errors.Is(err, fs.ErrNotExist) {
 			g.cut()
 		}
 	}
@@ -219,15 +219,15 @@ func (g *Room) cut() {
 	if err != nil {
 		g.log.Warn("the log's segment in use", zap.Error(err))
 	}
-	g.tail, g.at, g.backed = filepath.Join(g.dir, name), headBound, g.spare
-	g.ready, g.spare = "", 0
+	g.tail, g.At, g.backed = filepath.Join(g.dir, name), headBound, g.spare
+	g.Ready, g.spare = "", 0
 	g.pass()
 	g.back(g.size + LogSlack)
 }
 
 // Tend reserves what is not reserved yet. It is called again and again.
 func (g *Room) Tend() {
-	if g.ready != "" && (g.unsure || g.backed >= g.size+LogSlack) {
+	if g.Ready != "" && (g.unsure || g.backed >= g.size+LogSlack) {
 		return
 	}
 	g.lacking = false
@@ -239,25 +239,35 @@ func (g *Room) Tend() {
 	g.publish()
 }
 
-func (g *Room) publish() { g.Left.Store(max(0, g.backed-g.at) + g.spare) }
+func (g *Room) publish() { g.Left.Store(max(0, g.backed-g.At) + g.spare) }
 
-// close lets go of the WAL's next segment; it is called before the WAL is closed,
-// which waits until its goroutine has had the file.
-func (g *Room) close() {
-	if g.held == nil {
-		return
-	}
-	if err := errors.Join(os.Remove(g.held.Name()), g.held.Close()); err != nil {
-		g.log.Warn("the log's next segment", zap.Error(err)) // the next start removes it
+// Close closes the WAL by closeWAL, and removes its next segment. The WAL waits
+// until its goroutine has had that file, so it is let go first; and the goroutine
+// may come to it only then, and leaves it behind when the disk is full, so it is
+// removed last.
+func (g *Room) Close(closeWAL func() error) error {
+	held := g.held
+	if held == nil {
+		return closeWAL()
 	}
 	g.held = nil
+	uerr := held.Close()
+	err := closeWAL()
+	rerr := os.Remove(held.Name())
+	if errors.Is(rerr, fs.ErrNotExist) {
+		rerr = nil // the WAL has removed it
+	}
+	if warn := errors.Join(uerr, rerr); warn != nil {
+		g.log.Warn("the log's next segment", zap.Error(warn)) // the next start removes it
+	}
+	return err
 }
 
 // SizeInLog is what a save takes in the log, or a few bytes more.
 func SizeInLog(hard *raftpb.HardState, entries []*raftpb.Entry) int64 {
 	size := int64(0)
 	if !raft.IsEmptyHardState(hard) {
-		size = stateRecord
+		size = StateRecord
 	}
 	for _, e := range entries {
 		d := int64(len(e.GetData()))
@@ -270,14 +280,14 @@ func SizeInLog(hard *raftpb.HardState, entries []*raftpb.Entry) int64 {
 
 func VarintSize(v uint64) int64 { return int64(bits.Len64(v|1)+6) / 7 }
 
-// sizeOf is what storage messages take in the log, and whether there are entries
+// SizeOf is what storage messages take in the log, and whether there are entries
 // in them.
-func sizeOf(msgs []*raftpb.Message) (size int64, entries bool) {
+func SizeOf(msgs []*raftpb.Message) (size int64, entries bool) {
 	for _, m := range msgs {
-		size += SizeInLog(nil, m.GetEntries()) + stateRecord
+		size += SizeInLog(nil, m.GetEntries()) + StateRecord
 		entries = entries || len(m.GetEntries()) > 0
 		if !raft.IsEmptySnap(m.GetSnapshot()) {
-			size += snapRecord
+			size += SnapRecord
 		}
 	}
 	return size, entries
