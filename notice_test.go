@@ -9,6 +9,7 @@ import (
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/suspect"
+	"raftkv/internal/transport"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 
 // recordingTransport is a transport that keeps what it is to send.
 type recordingTransport struct {
-	messenger
+	transport.Messenger
 	sent []*raftpb.Message
 }
 

@@ -24,8 +24,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/types"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -42,20 +40,6 @@ const (
 	recvBuffer       = 1024     // messages from peers that wait for the raft loop
 	drainMax         = 256      // events taken in before raft is asked what follows from them
 )
-
-// messenger carries raft's messages to the other members. The production one
-// is *rafthttp.Transport; tests simulate a network.
-type messenger interface {
-	// Send takes messages without blocking and may lose them.
-	Send(msgs []*raftpb.Message)
-	// SendSnapshot takes a message with the file that belongs to it, and says
-	// through the message's CloseNotify what became of it.
-	SendSnapshot(m *snap.Message)
-	AddPeer(id types.ID, urls []string)
-	UpdatePeer(id types.ID, urls []string)
-	RemovePeer(id types.ID)
-	Stop()
-}
 
 // raftNode runs raft: it takes proposals from proposeC, and hands what is
 // committed to commitC.
@@ -103,7 +87,7 @@ type raftNode struct {
 
 	pulse, persistPulse *liveness.Pulse // of the raft loop and of the persist loop
 
-	transport messenger
+	transport transport.Messenger
 	links     *transport.Links
 	inbox     *storage.Inbox
 	room      *room.Keeper

@@ -9,32 +9,25 @@ import (
 	"raftkv/internal/boot"
 	"raftkv/internal/checker"
 	"raftkv/internal/config"
-	"raftkv/internal/diskhang"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
 	"raftkv/internal/logging"
 	"raftkv/internal/observe"
 	"raftkv/internal/peerclient"
-	"raftkv/internal/peerport"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
-	"raftkv/internal/refusal"
 	"raftkv/internal/room"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
-	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/suspect"
 	"raftkv/internal/transport"
-	"raftkv/internal/wait"
 	"raftkv/internal/web"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/client/pkg/v3/types"
-	"go.etcd.io/raft/v3"
-	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
@@ -111,115 +104,52 @@ type registrant interface {
 
 // newServer wires a node's parts, without a network.
 func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int) *server {
-	var (
-		proposeC = make(chan rounds.Proposal)
-		commitC  = make(chan []commit)
-		roundC   = make(chan []byte)
-		states   = make(chan *state.State, 1)
-		writer   = make(chan struct{}, 1)
-		leaders  = wait.NewLeadership()
-		applied  = wait.NewIndex(st.State.Index)
-	)
-	l := rounds.NewLife(cfg.ID, st.Boot)
-	proposals := rounds.NewProposer(log, cfg, l, proposeC, leaders)
-	reads := rounds.NewReader(cfg, l, roundC, leaders, applied)
-	kv := &kvstore{
-		pulse: liveness.NewPulse("apply"),
-		log:   log, self: boot.Self{Node: cfg.ID, Instance: st.Identity.Instance}, proposals: proposals, applied: applied, conf: wait.NewOutcomes(),
-		snapshots: states, writer: writer, wanted: make(chan struct{}, 1), due: snapshots.Policy{Every: cfg.SnapshotCount, Bytes: st.Due.Bytes, Commands: st.Due.Commands}, state: st.State,
-		agreement: checker.NewAgreement(log, cfg.ID, st.Worked, st.State.Checks.Checked),
-	}
-	kv.agreement.Note(&kv.state.Checks)
-	kv.publish()
-	kv.toldBefore = st.Storage.Hard.GetCommit()
-	life, end := context.WithCancel(context.Background())
-	group, life := errgroup.WithContext(life)
-	tick, _, _ := cfg.Ticks()
-	node := &raftNode{
-		pulse: liveness.NewPulse("raft"), persistPulse: liveness.NewPulse("persist"),
-		log: log, id: cfg.ID, url: cfg.PeerURL, cluster: st.Identity.ClusterID, dir: cfg.DataDir, tick: tick, elected: cfg.ElectionTimeout,
-		storage: st.Storage, leaders: leaders, kv: kv, applied: applied, reads: reads,
-		proposeC: proposeC, commitC: commitC, roundC: roundC,
-		recvC:    make(chan *raftpb.Message, recvBuffer),
-		callC:    make(chan func(*raft.RawNode)),
-		appendC:  make(chan []*raftpb.Message),
-		storedC:  make(chan stored),
-		appliedC: make(chan *raftpb.Message),
-		writtenC: make(chan *state.State),
-		reports:  mailbox{kick: make(chan struct{}, 1)},
-		errorC:   make(chan error, 1), // rafthttp does not wait
-		links:    transport.NewLinks(log, cfg.ID, st.Identity.ClusterID, tick, cfg.ElectionTimeout),
-		refusals: refusal.NewRefusals(log),
-		inbox:    storage.NewInbox(log, st.Storage),
-		group:    group, life: life,
-	}
-	node.known = boot.NewAcquaintances(boot.Config{
-		Log: log, Self: kv.self, Cluster: st.Identity.ClusterID, Tick: tick, Elected: cfg.ElectionTimeout, Seeds: boot.Others(cfg, nil),
-		Store: kv, Applied: applied, Contacts: &node.contacts, Role: node.status.Load,
-	})
-	node.links.Opened = func() { node.doubts.MeetAgain() }
-	node.links.Group, node.links.Unreachable = group, node.ReportUnreachable
-	node.courier = transport.NewCourier(transport.CourierConfig{
-		Log: log, Storage: st.Storage, Tick: tick, Elected: cfg.ElectionTimeout, Life: life, Group: group, MayGet: node.maySend, Members: kv,
-		Receives: node.links.Receives, Later: node.reports.put,
-	})
-	node.admission = peerport.Admission{ID: cfg.ID, IsRemoved: kv.isRemoved, Known: node.known, Role: node.status.Load}
-	node.doubts = suspect.New(suspect.Config{
-		Say: log, ID: cfg.ID, Cluster: st.Identity.ClusterID, Log: st.Mem, Call: node.call, Leaders: leaders, Refusals: node.refusals,
-		Members: kv.members, URLOf: node.known.URL, Asked: l.Asked, Standing: kv.standing, Again: node.step, Divide: kv.agreement.Divide, Tick: tick,
-		CommittedTerm: func() uint64 { return node.loop.committedTerm },
-	})
-	node.disk = diskhang.New(log, cfg.ID, tick, cfg.ElectionTimeout, &node.contacts)
+	w, end := newWiring(cfg, log, st)
+	proposals := rounds.NewProposer(log, cfg, w.number, w.proposeC, w.leaders)
+	reads := rounds.NewReader(cfg, w.number, w.roundC, w.leaders, w.applied)
+	kv := w.store(proposals)
+	node := w.raftNode(kv, reads)
 	s := &server{
 		cfg: cfg, log: log, began: time.Now(), storage: st, kv: kv, node: node, reads: reads, proposals: proposals,
-		group: group, life: life, end: end, states: states, commitC: commitC, clientURL: cfg.ClientURL(port), caughtUp: new(atomic.Bool),
-		members: reconfig.New(reconfig.Config{
-			Log: log, ID: cfg.ID, Cluster: st.Identity.ClusterID, Timeout: cfg.RequestTimeout,
-			Elected: cfg.ElectionTimeout, Store: kv, Call: node.call, Leaders: leaders, Contacts: &node.contacts,
-			Confirm: reads.Confirm, AppliedIndex: applied, Outcomes: kv.conf, Life: life,
-		}),
+		group: w.group, life: w.life, end: end, states: w.states, commitC: w.commitC, clientURL: cfg.ClientURL(port), caughtUp: new(atomic.Bool),
 	}
-	s.watcher = observe.New(observe.Config{
-		Log: log, ID: cfg.ID, Elected: cfg.ElectionTimeout, Call: node.call, Leaders: leaders, Contacts: &node.contacts,
-		Members: kv.members,
-		AskVersion: func(ctx context.Context, peerURL string) (string, error) {
-			info, err := node.known.AskPeer(ctx, peerURL)
-			return info.Version, err
-		},
-		ToCheck:       func() (bool, uint64) { return s.checker.Outstanding() },
-		CheckInterval: cfg.CheckInterval,
-	})
+	s.members = w.members(kv, node, reads)
+	s.watcher = w.watcher(kv, node, func() (bool, uint64) { return s.checker.Outstanding() })
 	s.members.Version = s.watcher.Version
-	s.room = room.New(log, cfg, st, kv, applied, leaders)
+	s.room = room.New(log, cfg, st, kv, w.applied, w.leaders)
 	node.room, st.Redo = s.room, kv.redoSnapshot
 	s.checker = checker.New(checker.Config{
-		Log: log, ID: cfg.ID, Interval: cfg.CheckInterval, Tick: tick, Elected: cfg.ElectionTimeout,
-		Store: kv, Found: kv.agreement, Leaders: leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
+		Log: log, ID: cfg.ID, Interval: cfg.CheckInterval, Tick: w.tick, Elected: cfg.ElectionTimeout,
+		Store: kv, Found: kv.agreement, Leaders: w.leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
 	})
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
-	fresh := &api.Freshness{Confirm: reads.Confirm, Sound: kv.Sound, Applied: applied, Contacts: &node.contacts}
+	fresh := &api.Freshness{Confirm: reads.Confirm, Sound: kv.Sound, Applied: w.applied, Contacts: &node.contacts}
 	quota := limits.NewQuota(log, cfg, kv)
 	s.api = &httpKVAPI{
 		log: log, kv: kv, propose: proposals.Propose, fresh: fresh, metrics: api.NewMetrics(s.status),
-		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: leaders, Current: kv.members, IsKey: kv.has},
+		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
 		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.MayWrite,
 		quota: quota, room: s.room, bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
-		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: life,
+		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: w.life,
 	}
 	s.api.addRoutes(&api.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
-	for _, part := range []registrant{
-		node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.Memory,
-	} {
-		part.Register(s.api.metrics.Registry)
-	}
-	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
-	logging.RegisterDropped(s.api.metrics.Registry, log)
+	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.Memory)
 	return s
+}
+
+// register adds what the parts have to count.
+func (s *server) register(parts ...registrant) {
+	reg := s.api.metrics.Registry
+	for _, part := range parts {
+		part.Register(reg)
+	}
+	s.storage.Snapshots.Register(reg, s.storage.Trouble.Lost.Load)
+	logging.RegisterDropped(reg, s.log)
 }
 
 // connect gives the node its transport, and tells that of the members: those
 // of the replicated state, or, before a joining node has any, those found.
-func (s *server) connect(t messenger, found reconfig.ClusterInfo) {
+func (s *server) connect(t transport.Messenger, found reconfig.ClusterInfo) {
 	s.node.transport, s.node.links.Transport, s.node.courier.Send = t, t, t.SendSnapshot
 	m := s.storage.State.Membership.Clone()
 	if s.storage.State.Index == 0 {

@@ -73,8 +73,8 @@ type Config struct {
 type Acquaintances struct {
 	Config
 
-	Gate    Gate
-	Wake    chan struct{} // an inquiry is wanted
+	Gate    gate
+	wake    chan struct{} // an inquiry is wanted
 	mu      sync.Mutex
 	peers   transport.PeerDirectory
 	members membership.Membership  // as this node's state has them
@@ -85,7 +85,7 @@ type Acquaintances struct {
 
 // NewAcquaintances returns what a node knows of others before its log tells it: nothing.
 func NewAcquaintances(c Config) *Acquaintances {
-	return &Acquaintances{Config: c, Wake: make(chan struct{}, 1)}
+	return &Acquaintances{Config: c, wake: make(chan struct{}, 1)}
 }
 
 // acquaintStore is what the state knows of the members, and of this node.
@@ -166,7 +166,7 @@ func (a *Acquaintances) HighestTerm() uint64 {
 // Ask has the members asked soon. It does not wait.
 func (a *Acquaintances) Ask() {
 	select {
-	case a.Wake <- struct{}{}:
+	case a.wake <- struct{}{}:
 	default:
 	}
 }
@@ -336,7 +336,7 @@ func (a *Acquaintances) GetAcquainted(ctx context.Context) error {
 	for {
 		wanted := true
 		select {
-		case <-a.Wake:
+		case <-a.wake:
 		case <-time.After(learnedFor):
 			wanted = false
 		case <-ctx.Done():

@@ -122,7 +122,7 @@ func TestAcquaintancesLearned(t *testing.T) {
 // What a stranger says makes this node ask at no other address than the
 // stranger's, however many say what.
 func TestAcquaintancesClaims(t *testing.T) {
-	a := &Acquaintances{Wake: make(chan struct{}, 1)}
+	a := &Acquaintances{wake: make(chan struct{}, 1)}
 	for _, c := range []struct{ urls, from, want string }{
 		{"http://10.0.0.9:2380", "10.0.0.9:4711", "http://10.0.0.9:2380"},
 		{"http://victim.example:80,http://10.0.0.9:2380", "10.0.0.9:4711", "http://10.0.0.9:80"},
@@ -142,7 +142,7 @@ func TestAcquaintancesClaims(t *testing.T) {
 			t.Errorf("%q from %s: asked at %q, want %q", c.urls, c.from, got, c.want)
 		}
 		select {
-		case <-a.Wake:
+		case <-a.wake:
 		default:
 			t.Errorf("%q from %s: the members are not asked", c.urls, c.from)
 		}

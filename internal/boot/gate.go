@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Gate keeps a new node from taking part in raft with a peer until that peer
+// gate keeps a new node from taking part in raft with a peer until that peer
 // has said that it knows of no other node with this ID.
 //
 // A node whose directory was lost and that starts again under its old ID has
@@ -23,7 +23,7 @@ import (
 // so; one that has not may be of use to a first start, and is no proof. So each
 // peer is asked before the first message to or from it, until this node's own
 // instance is in the state: then the cluster has agreed whose the ID is.
-type Gate struct {
+type gate struct {
 	Open atomic.Bool // the ID is proven to be this node's
 
 	mu   sync.Mutex
@@ -32,7 +32,7 @@ type Gate struct {
 }
 
 // Expect sets who has to be asked.
-func (g *Gate) Expect(proven bool, peers map[uint64]string) {
+func (g *gate) Expect(proven bool, peers map[uint64]string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.asks, g.ok = maps.Clone(peers), make(map[uint64]bool)
@@ -40,7 +40,7 @@ func (g *Gate) Expect(proven bool, peers map[uint64]string) {
 }
 
 // Passes reports whether messages to and from a peer may pass.
-func (g *Gate) Passes(id uint64) bool {
+func (g *gate) Passes(id uint64) bool {
 	if g.Open.Load() {
 		return true
 	}
@@ -49,7 +49,7 @@ func (g *Gate) Passes(id uint64) bool {
 	return g.ok[id]
 }
 
-func (g *Gate) Pass(id uint64) {
+func (g *gate) Pass(id uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.ok[id] = true
@@ -57,7 +57,7 @@ func (g *Gate) Pass(id uint64) {
 }
 
 // Learn adds a peer to ask.
-func (g *Gate) Learn(id uint64, url string) {
+func (g *gate) Learn(id uint64, url string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.ok[id] {
@@ -66,13 +66,13 @@ func (g *Gate) Learn(id uint64, url string) {
 }
 
 // Forget drops a peer that has left the cluster.
-func (g *Gate) Forget(id uint64) {
+func (g *gate) Forget(id uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.asks, id)
 }
 
-func (g *Gate) left() map[uint64]string {
+func (g *gate) left() map[uint64]string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return maps.Clone(g.asks)

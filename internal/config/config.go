@@ -58,9 +58,9 @@ type Config struct {
 	// work. Default none: a browser may be tricked into using such a name.
 	AllowedHosts []string
 
-	// ListenPeer is the host:port where the peer server listens, for containers
+	// listenPeer is the host:port where the peer server listens, for containers
 	// and NAT. Default "", which is that of PeerURL: read it with PeerListener.
-	ListenPeer string
+	listenPeer string
 
 	// AdvertiseClientURL is what the node tells the others of its client API.
 	// Default "", which is derived from other fields: read it with ClientURL.
@@ -80,9 +80,9 @@ type Config struct {
 	// more. Default 100000. Fewer make the log shorter, and cost more writing.
 	SnapshotCount uint64
 
-	// HeartbeatInterval is the time between heartbeats of the leader, 1ms to
+	// heartbeatInterval is the time between heartbeats of the leader, 1ms to
 	// 20s. Default 100ms; about one round trip between the members is right.
-	HeartbeatInterval time.Duration
+	heartbeatInterval time.Duration
 
 	// ElectionTimeout is how long a follower waits for a leader before it
 	// stands for election; raft waits one to two of these. Default 1s, at most
@@ -135,8 +135,8 @@ type Config struct {
 	// LogFormat is console for people or json for machines. Default console.
 	LogFormat string
 
-	// PortIgnored: RAFTKV_PORT was there, and spoke of a Kubernetes Service.
-	PortIgnored bool
+	// portIgnored: RAFTKV_PORT was there, and spoke of a Kubernetes Service.
+	portIgnored bool
 
 	// Version asks for the versions to be printed; nothing else is set then.
 	Version bool
@@ -157,7 +157,7 @@ func DefaultConfig() Config {
 		Port:              9121,
 		DataDir:           "raftkv-1",
 		SnapshotCount:     100000,
-		HeartbeatInterval: 100 * time.Millisecond,
+		heartbeatInterval: 100 * time.Millisecond,
 		ElectionTimeout:   time.Second,
 		RequestTimeout:    5 * time.Second,
 		CheckInterval:     10 * time.Second,
@@ -189,12 +189,12 @@ func (c *Config) Settings(list *string) []Setting {
 		{"join", "", "join a running cluster: --cluster is some members and this node (false)", Into(&c.Join, strconv.ParseBool, "true or false")},
 		{"host", "HOST", "address of the client API; 0.0.0.0 opens it to the network (127.0.0.1)", Into(&c.Host, address.CheckHost, "")},
 		{"allowed-host", "LIST", "further names for clients to use; may be repeated (none)", c.addAllowedHosts},
-		{"listen-peer", "HOST:PORT", "where the peer server listens (as in its own peer URL)", Into(&c.ListenPeer, ParseText, "")},
+		{"listen-peer", "HOST:PORT", "where the peer server listens (as in its own peer URL)", Into(&c.listenPeer, ParseText, "")},
 		{"advertise-client-url", "URL", "what others are told of the client API (host and port above, or the peer URL's host)", Into(&c.AdvertiseClientURL, address.CheckURL, "")},
 		{"data-dir", "DIR", "this node's files (raftkv-<id>)", Into(&c.DataDir, ParseText, "")},
 		{"cluster-id", "HEX", "keeps clusters apart (a hash of the initial members)", Into(&c.ClusterID, parseHex, "1 to 16 hexadecimal digits, not all zero")},
 		{"snapshot-count", "N", "applied commands between snapshots (100000)", Into(&c.SnapshotCount, parseCount, number)},
-		{"heartbeat-interval", "TIME", "time between the leader's heartbeats (100ms)", Into(&c.HeartbeatInterval, time.ParseDuration, period)},
+		{"heartbeat-interval", "TIME", "time between the leader's heartbeats (100ms)", Into(&c.heartbeatInterval, time.ParseDuration, period)},
 		{"election-timeout", "TIME", "silence after which a leader is elected; 3 heartbeats or more (1s)", Into(&c.ElectionTimeout, time.ParseDuration, period)},
 		{"request-timeout", "TIME", "how long a request may wait for the cluster (5s)", Into(&c.RequestTimeout, time.ParseDuration, period)},
 		{"check-interval", "TIME", "time between checks that all replicas hold the same; 0 for none (10s)", Into(&c.CheckInterval, time.ParseDuration, period)},
@@ -281,7 +281,7 @@ func Parse(args []string, getenv func(string) (string, bool)) (Config, error) {
 		return Config{Version: true}, nil
 	}
 	r.ReadEnv(getenv, settings)
-	c.PortIgnored = r.portIgnored
+	c.portIgnored = r.portIgnored
 
 	c.DataDir = cmp.Or(c.DataDir, fmt.Sprintf("raftkv-%d", c.ID))
 	peers, err := address.ParsePeers(list)
@@ -447,11 +447,11 @@ func (c *Config) validate(r *Review) {
 		_, err := address.CheckHost(host)
 		r.Check("allowed-host", host, err)
 	}
-	if c.ListenPeer != "" {
-		r.Check("listen-peer", c.ListenPeer, address.CheckListen(c.ListenPeer))
+	if c.listenPeer != "" {
+		r.Check("listen-peer", c.listenPeer, address.CheckListen(c.listenPeer))
 	}
 	r.Check("snapshot-count", c.SnapshotCount, within(c.SnapshotCount, 1, math.MaxUint64))
-	r.Check("heartbeat-interval", c.HeartbeatInterval, within(c.HeartbeatInterval, time.Millisecond, 20*time.Second))
+	r.Check("heartbeat-interval", c.heartbeatInterval, within(c.heartbeatInterval, time.Millisecond, 20*time.Second))
 	r.Check("election-timeout", c.ElectionTimeout, within(c.ElectionTimeout, time.Millisecond, time.Minute))
 	r.Check("request-timeout", c.RequestTimeout, within(c.RequestTimeout, time.Millisecond, 5*time.Minute))
 	if c.CheckInterval != 0 {
@@ -465,7 +465,7 @@ func (c *Config) validate(r *Review) {
 
 // validateRelations notes values that are sound each, and contradict each other.
 func (c *Config) validateRelations(r *Review) {
-	least := 3 * c.HeartbeatInterval
+	least := 3 * c.heartbeatInterval
 	if r.Sound("heartbeat-interval", "election-timeout") && c.ElectionTimeout < least {
 		r.Check("election-timeout", c.ElectionTimeout, fmt.Errorf("expected three times %s, %v", r.Name("heartbeat-interval"), least))
 	}
@@ -511,8 +511,8 @@ func (c *Config) checkLogLevel(r *Review) {
 
 // listenPeer returns the host:port where the peer server listens.
 func (c Config) PeerListener() string {
-	if c.ListenPeer != "" {
-		return c.ListenPeer
+	if c.listenPeer != "" {
+		return c.listenPeer
 	}
 	return address.HostPortOf(c.PeerURL)
 }
@@ -534,7 +534,7 @@ func (c Config) ClientURL(port int) string {
 // Ticks translates the two durations into raft's clock: how long a tick is,
 // and how many of them are a heartbeat and an election timeout.
 func (c Config) Ticks() (tick time.Duration, heartbeatTicks, electionTicks int) {
-	tick = c.HeartbeatInterval
+	tick = c.heartbeatInterval
 	// Rounded up: an election may come late, but not sooner than was asked.
 	return tick, 1, int((c.ElectionTimeout + tick - 1) / tick)
 }

@@ -51,7 +51,7 @@ func unknownVariables(environ []string) []string {
 // WarnEnvironment says which variables do not do what they may be there for.
 // Their values stay unsaid: one could be a secret.
 func WarnEnvironment(cfg Config, environ []string, log *zap.Logger) {
-	if cfg.PortIgnored {
+	if cfg.portIgnored {
 		log.Warn("ignored a variable that Kubernetes sets for a Service named raftkv; "+
 			"the client API has its default port, and --port gives it another",
 			zap.String("variable", envName("port")), zap.Int("port", cfg.Port))

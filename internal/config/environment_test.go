@@ -13,12 +13,12 @@ func TestServicePort(t *testing.T) {
 	for _, value := range []string{"tcp://10.0.0.7:9121", "udp://10.0.0.7:9121", "sctp://10.0.0.7:9121", "tcp://[fd00::7]:9121"} {
 		c, err := Parse(nil, mapEnv(map[string]string{"RAFTKV_PORT": value}))
 		want := DefaultConfig()
-		want.PortIgnored = true
+		want.portIgnored = true
 		if err != nil || !reflect.DeepEqual(c, want) {
 			t.Errorf("RAFTKV_PORT=%s: %+v, %v; want the defaults", value, c, err)
 		}
 		c, err = Parse([]string{"--port", "12380"}, mapEnv(map[string]string{"RAFTKV_PORT": value}))
-		if err != nil || c.Port != 12380 || c.PortIgnored {
+		if err != nil || c.Port != 12380 || c.portIgnored {
 			t.Errorf("RAFTKV_PORT=%s with --port: %+v, %v", value, c, err)
 		}
 		_, err = Parse(nil, mapEnv(map[string]string{"RAFTKV_ID": value}))

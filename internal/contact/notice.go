@@ -22,17 +22,17 @@ const NoticeDelay = 5 * time.Millisecond
 // To raft a notice that is held is a slow message, and one that is replaced by
 // a newer one a lost message; both it must expect. The raft loop owns this.
 type Notices struct {
-	Told    map[uint64]uint64 // by node: the highest commit index sent to it
-	Awaited map[uint64]uint64 // by node: up to here somebody may wait there
+	told    map[uint64]uint64 // by node: the highest commit index sent to it
+	awaited map[uint64]uint64 // by node: up to here somebody may wait there
 	all     uint64            // up to here somebody may wait on any node
-	Held    map[uint64]*raftpb.Message
+	held    map[uint64]*raftpb.Message
 	Due     *time.Timer // when what is held then goes
 }
 
 func NewNotices() *Notices {
 	n := &Notices{
-		Told: make(map[uint64]uint64), Awaited: make(map[uint64]uint64),
-		Held: make(map[uint64]*raftpb.Message), Due: time.NewTimer(0),
+		told: make(map[uint64]uint64), awaited: make(map[uint64]uint64),
+		held: make(map[uint64]*raftpb.Message), Due: time.NewTimer(0),
 	}
 	n.Due.Stop()
 	return n
@@ -43,7 +43,7 @@ func NewNotices() *Notices {
 func (n *Notices) Appended(entries []*raftpb.Entry) {
 	for _, e := range entries {
 		if node := proposerOf(e); node != 0 {
-			n.Awaited[node] = e.GetIndex()
+			n.awaited[node] = e.GetIndex()
 		} else {
 			n.all = e.GetIndex()
 		}
@@ -63,21 +63,21 @@ func (n *Notices) Add(out []*raftpb.Message, m *raftpb.Message) []*raftpb.Messag
 	to, commit := m.GetTo(), m.GetCommit()
 	switch m.GetType() {
 	case raftpb.MsgReadIndexResp:
-		n.Awaited[to] = max(n.Awaited[to], m.GetIndex())
-		if h := n.Held[to]; h != nil {
+		n.awaited[to] = max(n.awaited[to], m.GetIndex())
+		if h := n.held[to]; h != nil {
 			out = append(out, n.take(h))
 		}
 	case raftpb.MsgApp, raftpb.MsgHeartbeat:
 		if m.GetType() == raftpb.MsgApp && len(m.GetEntries()) == 0 && n.canWait(to, commit) {
-			if len(n.Held) == 0 {
+			if len(n.held) == 0 {
 				n.Due.Reset(NoticeDelay)
 			}
-			n.Held[to] = m
+			n.held[to] = m
 			return out
 		}
-		n.Told[to] = max(n.Told[to], commit)
-		if commit >= n.Held[to].GetCommit() {
-			delete(n.Held, to)
+		n.told[to] = max(n.told[to], commit)
+		if commit >= n.held[to].GetCommit() {
+			delete(n.held, to)
 		}
 	}
 	return append(out, m)
@@ -86,27 +86,27 @@ func (n *Notices) Add(out []*raftpb.Message, m *raftpb.Message) []*raftpb.Messag
 // canWait reports whether a message without entries is a notice of commit that
 // nobody waits for. What tells no news is one of raft's probes.
 func (n *Notices) canWait(to, commit uint64) bool {
-	told := n.Told[to]
-	return commit > told && n.Awaited[to] <= told && n.all <= told
+	told := n.told[to]
+	return commit > told && n.awaited[to] <= told && n.all <= told
 }
 
 // Forget drops what is known of a former member.
 func (n *Notices) Forget(node uint64) {
-	delete(n.Told, node)
-	delete(n.Awaited, node)
-	delete(n.Held, node)
+	delete(n.told, node)
+	delete(n.awaited, node)
+	delete(n.held, node)
 }
 
 // take gives back what was held.
 func (n *Notices) take(m *raftpb.Message) *raftpb.Message {
-	n.Told[m.GetTo()] = m.GetCommit()
-	delete(n.Held, m.GetTo())
+	n.told[m.GetTo()] = m.GetCommit()
+	delete(n.held, m.GetTo())
 	return m
 }
 
 // Flush gives back all that is held.
 func (n *Notices) Flush() (out []*raftpb.Message) {
-	for _, m := range n.Held {
+	for _, m := range n.held {
 		out = append(out, n.take(m))
 	}
 	return out

@@ -137,8 +137,8 @@ func TestNoticesForget(t *testing.T) {
 	nt.add(notice(4))
 	nt.n.Forget(2)
 	nt.n.Forget(3)
-	if n := nt.n; len(n.Told)+len(n.Awaited)+len(n.Held) != 0 {
-		t.Errorf("it keeps %v, %v, %v", n.Told, n.Awaited, n.Held)
+	if n := nt.n; len(n.told)+len(n.awaited)+len(n.held) != 0 {
+		t.Errorf("it keeps %v, %v, %v", n.told, n.awaited, n.held)
 	}
 	if out := nt.n.Flush(); len(out) > 0 {
 		t.Errorf("it sends %v", out)

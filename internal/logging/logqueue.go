@@ -136,7 +136,7 @@ func (q *Queue) run() {
 }
 
 // next waits for a line and takes it. It returns nil when there is none and the
-// queue is to close.
+// Queue is to close.
 func (q *Queue) next() []byte {
 	for {
 		q.mu.Lock()

@@ -24,8 +24,8 @@ const (
 	// Base is what a node takes beside the store: the program, the log's
 	// tail, requests and messages under way.
 	Base = 48 << 20
-	// MemoryLeast is the least memory with which a node has room for some data.
-	MemoryLeast = 64 << 20
+	// memoryLeast is the least memory with which a node has room for some data.
+	memoryLeast = 64 << 20
 	// QuotaMost is the default quota where there is enough memory.
 	QuotaMost = 2 << 30
 	// RoomLeast: less would be of no use.
@@ -147,9 +147,9 @@ func memoryGroups(root fs.FS) (groups []memoryGroup) {
 
 // WarnScarce says that a limit is below what a node needs beside its data.
 func WarnScarce(l Limit, log *zap.Logger) {
-	if l.Bytes > 0 && l.Bytes < MemoryLeast {
+	if l.Bytes > 0 && l.Bytes < memoryLeast {
 		log.Warn("there is too little memory for a node: the process may be killed, and again at each start",
-			zap.Stringer("limit", l), zap.String("at-least", fmt.Sprintf("%d MiB", MemoryLeast>>20)))
+			zap.Stringer("limit", l), zap.String("at-least", fmt.Sprintf("%d MiB", memoryLeast>>20)))
 	}
 }
 

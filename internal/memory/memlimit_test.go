@@ -77,7 +77,7 @@ func TestMemoryLimit(t *testing.T) {
 
 // The share is that of the last while, however often it is asked for.
 func TestGCShare(t *testing.T) {
-	var g GCShare
+	var g gcShare
 	at := time.Now()
 	for i, c := range []struct{ after, gc, busy, want float64 }{
 		{0, 1, 10, 0.1},
@@ -87,20 +87,20 @@ func TestGCShare(t *testing.T) {
 		{20, 6, 30, 0},
 		{20, 6, 30, 0},
 	} {
-		now := CPUTimes{At: at.Add(time.Duration(c.after * float64(time.Second))), GC: c.gc, Busy: c.busy}
+		now := cpuTimes{at: at.Add(time.Duration(c.after * float64(time.Second))), gc: c.gc, busy: c.busy}
 		if got := g.Get(now); math.Abs(got-c.want) > 1e-9 {
 			t.Errorf("%d: %v, want %v", i, got, c.want)
 		}
 	}
 	runtime.GC() // which makes the estimates
-	if c := ReadCPUTimes(); c.Busy < c.GC || c.GC < 0 {
+	if c := readCPUTimes(); c.busy < c.gc || c.gc < 0 {
 		t.Errorf("%+v", c)
 	}
 }
 
 // A limit below the least is warned of, one at it is not.
 func TestScarceMemoryIsWarnedOf(t *testing.T) {
-	for bytes, want := range map[uint64]int{0: 0, MemoryLeast: 0, MemoryLeast - 1: 1} {
+	for bytes, want := range map[uint64]int{0: 0, memoryLeast: 0, memoryLeast - 1: 1} {
 		core, logs := observer.New(zap.InfoLevel)
 		WarnScarce(Limit{Bytes: bytes, Source: "a test"}, zap.New(core))
 		if logs.Len() != want {

@@ -27,10 +27,10 @@ const (
 	RetrySoon               // what is in the way passes by itself; carries Retry-After
 )
 
-// Problem is an error of which clients are told by a stable code (RFC 9457). It
+// problem is an error of which clients are told by a stable code (RFC 9457). It
 // is declared by declare, and says there all that a client may conclude. An
 // error that wraps none is internal.
-type Problem struct {
+type problem struct {
 	Status  int
 	Code    string
 	Outcome Outcome
@@ -38,14 +38,14 @@ type Problem struct {
 	text    string
 }
 
-func (p *Problem) Error() string { return p.text }
+func (p *problem) Error() string { return p.text }
 
 // Problems are all that are declared: a code that comes from another node is
 // looked up here. It is complete when the package is initialized.
-var Problems []*Problem
+var Problems []*problem
 
-func declare(status int, code string, o Outcome, r Retry, text string) *Problem {
-	p := &Problem{status, code, o, r, text}
+func declare(status int, code string, o Outcome, r Retry, text string) *problem {
+	p := &problem{status, code, o, r, text}
 	Problems = append(Problems, p)
 	return p
 }
@@ -63,7 +63,7 @@ func (u unsettled) Unwrap() error { return u.err }
 func PerhapsDone(err error) error { return unsettled{err} }
 
 // Of finds what a client is told of an error.
-func Of(err error) Problem {
+func Of(err error) problem {
 	found := ErrInternal
 	errors.As(err, &found)
 	p := *found

@@ -92,20 +92,20 @@ type Config struct {
 type Members struct {
 	Config
 
-	// Turn holds one token: raft takes one change at a time and drops
+	// turn holds one token: raft takes one change at a time and drops
 	// others without a word, so they queue here.
-	Turn chan struct{}
-	// Waiting wakes nobody; its length tells a promotion to step aside.
-	Waiting chan struct{}
+	turn chan struct{}
+	// waiting wakes nobody; its length tells a promotion to step aside.
+	waiting chan struct{}
 }
 
 // New returns what makes changes; Run must run for them to be finished.
 func New(c Config) *Members {
-	return &Members{Config: c, Turn: make(chan struct{}, 1), Waiting: make(chan struct{}, MaxWaitingChanges)}
+	return &Members{Config: c, turn: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaitingChanges)}
 }
 
 const (
-	MaxWaitingChanges = 64
+	maxWaitingChanges = 64
 	// promotionLag is how many entries a learner may be behind its leader, which
 	// replicates to it, to be made a voter: it then needs no more than a moment
 	// to count for the majority (thesis §4.2.1).
@@ -229,14 +229,14 @@ func (ms *Members) applied(ctx context.Context, r Request, reply Reply) error {
 // lead carries out a request on the leader.
 func (ms *Members) lead(ctx context.Context, r Request) (Reply, error) {
 	select {
-	case ms.Waiting <- struct{}{}:
-		defer func() { <-ms.Waiting }()
+	case ms.waiting <- struct{}{}:
+		defer func() { <-ms.waiting }()
 	default:
 		return Reply{}, problem.ErrOverloaded
 	}
 	select {
-	case ms.Turn <- struct{}{}:
-		defer func() { <-ms.Turn }()
+	case ms.turn <- struct{}{}:
+		defer func() { <-ms.turn }()
 	case <-ctx.Done():
 		return Reply{}, problem.ErrInProgress
 	case <-ms.Life.Done():
@@ -487,12 +487,12 @@ func (ms *Members) Run(ctx context.Context) error {
 // requests: a person's change goes first.
 func (ms *Members) promote(ctx context.Context) {
 	id, err := ms.readyLearner(ctx)
-	if err != nil || id == 0 || len(ms.Waiting) > 0 {
+	if err != nil || id == 0 || len(ms.waiting) > 0 {
 		return
 	}
 	select {
-	case ms.Turn <- struct{}{}:
-		defer func() { <-ms.Turn }()
+	case ms.turn <- struct{}{}:
+		defer func() { <-ms.turn }()
 	default:
 		return
 	}

@@ -54,7 +54,7 @@ type Refusals struct {
 	mu     sync.Mutex
 	said   map[Kind]time.Time // when a kind last got a line
 	unsaid map[Kind]uint64    // how many came since
-	Counts map[Kind]uint64
+	counts map[Kind]uint64
 }
 
 // countedKinds are the kinds that are counted.
@@ -63,7 +63,7 @@ var countedKinds = []Kind{RefusedAddress, RefusedSender, RefusedTerm, RefusedMal
 
 func NewRefusals(log *zap.Logger) *Refusals {
 	r := &Refusals{
-		log: log, said: make(map[Kind]time.Time), unsaid: make(map[Kind]uint64), Counts: make(map[Kind]uint64),
+		log: log, said: make(map[Kind]time.Time), unsaid: make(map[Kind]uint64), counts: make(map[Kind]uint64),
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "raftkv_peer_refused_total",
 			Help: "What came to the peer port and was not taken, by reason.",
@@ -85,7 +85,7 @@ func (r *Refusals) Note(from uint64, err error) {
 	r.total.WithLabelValues(string(why.Kind)).Inc()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.Counts[why.Kind]++
+	r.counts[why.Kind]++
 	now := time.Now()
 	if last, ok := r.said[why.Kind]; ok && now.Sub(last) < refusalLogEvery {
 		r.unsaid[why.Kind]++
@@ -100,7 +100,7 @@ func (r *Refusals) Note(from uint64, err error) {
 func (r *Refusals) Count(kind Kind) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.Counts[kind]
+	return r.counts[kind]
 }
 
 // As returns err as the refusal that it is, or as an error of this node's.

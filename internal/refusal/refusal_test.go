@@ -23,6 +23,6 @@ func TestRefusalsAreCounted(t *testing.T) {
 		t.Errorf("%d lines for two kinds", lines.Len())
 	}
 	if r.Count(RefusedTerm) != 1000 || r.Count(RefusedMalformed) != 1000 || r.Count(NotHostile) != 0 {
-		t.Errorf("counts %v", r.Counts)
+		t.Errorf("counts %v", r.counts)
 	}
 }

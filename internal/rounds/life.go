@@ -55,7 +55,7 @@ func (p *Proposer) CheckWindow(w state.Window) error {
 }
 
 // CheckBatch returns problem.ErrOldCopy when a batch in the log cannot be one that this
-// life of this node has sent, though it is marked as its own.
+// Life of this node has sent, though it is marked as its own.
 func (p *Proposer) CheckBatch(id state.BatchID, data []byte) error {
 	if p.life.isAnothers(id) {
 		return problem.ErrOldCopy

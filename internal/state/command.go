@@ -29,39 +29,39 @@ func knowsFormat(format byte, level uint64) bool {
 	return format == BatchFormat || format == lifeBatchFormat && level >= LifeLevel
 }
 
-// Kind says what a command does. The values are on disk: never reuse one.
-type Kind byte
+// kind says what a command does. The values are on disk: never reuse one.
+type kind byte
 
 const (
-	KindPut     Kind = 1 // set a key
-	KindDelete  Kind = 2 // remove a key
-	KindPublish Kind = 3 // what a node announced before there were levels; only read
+	KindPut     kind = 1 // set a key
+	KindDelete  kind = 2 // remove a key
+	KindPublish kind = 3 // what a node announced before there were levels; only read
 
-	KindAnnounce   Kind = 4 // a node announces its client URL and its level
-	kindCheckpoint Kind = 5 // every node is to report the hash of its state
-	kindReport     Kind = 6 // a node's report
+	KindAnnounce   kind = 4 // a node announces its client URL and its level
+	kindCheckpoint kind = 5 // every node is to report the hash of its state
+	kindReport     kind = 6 // a node's report
 )
 
-// ConditionKind says what must hold for a write to happen. The values are on disk.
-type ConditionKind byte
+// conditionKind says what must hold for a write to happen. The values are on disk.
+type conditionKind byte
 
 const (
-	always       ConditionKind = 0 // unconditional
-	IfExists     ConditionKind = 1 // If-Match: *
-	IfMissing    ConditionKind = 2 // If-None-Match: *
-	IfAtRevision ConditionKind = 3 // If-Match: "REV"
+	always       conditionKind = 0 // unconditional
+	IfExists     conditionKind = 1 // If-Match: *
+	IfMissing    conditionKind = 2 // If-None-Match: *
+	IfAtRevision conditionKind = 3 // If-Match: "REV"
 )
 
 // Condition is decided when the command is applied, not before it is
 // proposed, so that it sees exactly the writes that precede it in the log.
 type Condition struct {
-	Kind     ConditionKind
+	Kind     conditionKind
 	Revision uint64 // the mod_revision wanted by IfAtRevision
 }
 
 // Command is one decoded change. Key and value alias the entry's bytes.
 type Command struct {
-	Kind      Kind
+	Kind      kind
 	condition Condition
 	Key       string
 	Value     []byte
@@ -114,7 +114,7 @@ func AppendCommand(b, encoded []byte) []byte {
 }
 
 // EncodeWrite encodes a put or a delete.
-func EncodeWrite(kind Kind, c Condition, key string, value []byte) []byte {
+func EncodeWrite(kind kind, c Condition, key string, value []byte) []byte {
 	b := make([]byte, 0, WriteOverhead+len(key)+len(value))
 	return append(AppendWriteHead(b, kind, c, key), value...)
 }
@@ -123,7 +123,7 @@ func EncodeWrite(kind Kind, c Condition, key string, value []byte) []byte {
 const WriteOverhead = 2 + 2*binary.MaxVarintLen64
 
 // AppendWriteHead appends a write up to its value, which ends it.
-func AppendWriteHead(b []byte, kind Kind, c Condition, key string) []byte {
+func AppendWriteHead(b []byte, kind kind, c Condition, key string) []byte {
 	b = append(b, byte(kind), byte(c.Kind))
 	if c.Kind == IfAtRevision {
 		b = binary.AppendUvarint(b, c.Revision)
@@ -187,7 +187,7 @@ func countCommands(r record.Reader) (n int) {
 
 func DecodeCommand(b []byte) (Command, error) {
 	r := record.Reader{B: b}
-	c := Command{Kind: Kind(r.Byte())}
+	c := Command{Kind: kind(r.Byte())}
 	if r.Bad {
 		return c, record.ErrMalformed
 	}
@@ -196,7 +196,7 @@ func DecodeCommand(b []byte) (Command, error) {
 	}
 	switch c.Kind {
 	case KindPut, KindDelete:
-		c.condition.Kind = ConditionKind(r.Byte())
+		c.condition.Kind = conditionKind(r.Byte())
 		if c.condition.Kind > IfAtRevision {
 			return c, fmt.Errorf("%w: condition %d", record.ErrUnknownCommand, c.condition.Kind)
 		}

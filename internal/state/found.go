@@ -1,14 +1,10 @@
 package state
 
 import (
-	"crypto/sha256"
 	"fmt"
-	"io"
 	"math"
-	"os"
 	"raftkv/internal/address"
 	"raftkv/internal/membership"
-	"raftkv/internal/statefile"
 )
 
 // The index and term of the state that every node of a new cluster starts
@@ -49,25 +45,4 @@ func (s *State) Refound(voters []address.Peer) error {
 	s.Windows = make(map[uint64]Window)
 	s.Level, s.Checks = 0, Checks{}
 	return nil
-}
-
-// ReadBackup reads a state file, from stdin if its name is -.
-func ReadBackup(stdin io.Reader, file string) (st *State, digest [sha256.Size]byte, err error) {
-	in := stdin
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, digest, err
-		}
-		defer func() { _ = f.Close() }() // only read from
-		in = f
-	}
-	sr, err := statefile.NewReader(in)
-	if err == nil {
-		st, err = readRecords(sr)
-	}
-	if err != nil {
-		return nil, digest, fmt.Errorf("backup %s: %w", file, err)
-	}
-	return st, sr.Digest, nil
 }

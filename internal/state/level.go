@@ -34,7 +34,7 @@ const (
 )
 
 // levelOf returns the level that a kind of command belongs to.
-func levelOf(kind Kind) uint64 {
+func levelOf(kind kind) uint64 {
 	if kind >= kindCheckpoint {
 		return CheckLevel
 	}

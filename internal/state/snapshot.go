@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"raftkv/internal/durable"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
@@ -166,20 +165,6 @@ func (s *State) restore(kind byte, payload []byte, each func(key string, it *Ite
 		return fmt.Errorf("%w: record of kind %d is too short", statefile.ErrBad, kind)
 	}
 	return nil
-}
-
-// ReadFile loads a state file.
-func ReadFile(path string) (*State, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read from
-	s, err := Read(f)
-	if err != nil {
-		return nil, fmt.Errorf("state file %s: %w", path, err)
-	}
-	return s, nil
 }
 
 // ErrOvertaken ends the writing of a snapshot that would not count any more.

@@ -34,9 +34,9 @@ const (
 	Magic        = "RKVSTATE"
 	stateVersion = 1
 
-	// BlockSize is where a block is closed. A record never spans blocks,
+	// blockSize is where a block is closed. A record never spans blocks,
 	// so a large record makes a large block, up to stateBlockMax.
-	BlockSize     = 64 << 10
+	blockSize     = 64 << 10
 	stateBlockMax = 128 << 20
 )
 
@@ -72,7 +72,7 @@ func (w *Writer) Record(kind byte, payload []byte) error {
 	if size := len(payload) + binary.MaxVarintLen64 + 1; size > stateBlockMax {
 		// Refused, not failed: nothing was written, the file is still whole.
 		return fmt.Errorf("state record of %d bytes: the limit is %d", len(payload), stateBlockMax-binary.MaxVarintLen64-1)
-	} else if len(w.block) > 0 && len(w.block)+size > BlockSize {
+	} else if len(w.block) > 0 && len(w.block)+size > blockSize {
 		if err := w.flush(); err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func (w *Writer) Record(kind byte, payload []byte) error {
 	w.block = append(w.block, kind)
 	w.block = append(w.block, payload...)
 	w.records++
-	if len(w.block) >= BlockSize {
+	if len(w.block) >= blockSize {
 		return w.flush()
 	}
 	return nil
@@ -124,7 +124,7 @@ func (w *Writer) flush() error {
 	if err := w.write(w.block); err != nil {
 		return err
 	}
-	if cap(w.block) > 4*BlockSize {
+	if cap(w.block) > 4*blockSize {
 		w.block = nil // one large record must not cost memory for the rest
 	}
 	w.block = w.block[:0]
@@ -161,7 +161,7 @@ type Reader struct {
 // refused with durable.ErrNewer, anything else that is wrong with
 // ErrBad; an error of r itself is neither.
 func NewReader(r io.Reader) (*Reader, error) {
-	sr := &Reader{in: bufio.NewReaderSize(r, BlockSize), sum: sha256.New()}
+	sr := &Reader{in: bufio.NewReaderSize(r, blockSize), sum: sha256.New()}
 	var head [len(Magic) + 4]byte
 	if err := sr.read(head[:]); err != nil {
 		return nil, err
@@ -235,7 +235,7 @@ func (r *Reader) readBlock() error {
 // readPayload grows the buffer as bytes arrive rather than by what the length
 // announces: a damaged length must not cost 128 MiB.
 func (r *Reader) readPayload(size int64) error {
-	if r.buf.Cap() > 4*BlockSize && size <= BlockSize {
+	if r.buf.Cap() > 4*blockSize && size <= blockSize {
 		r.buf = bytes.Buffer{} // one large record must not cost memory for the rest
 	}
 	r.buf.Reset()

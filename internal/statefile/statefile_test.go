@@ -69,8 +69,8 @@ func TestStateFileRoundTrip(t *testing.T) {
 		"empty":       nil,
 		"one empty":   {{0, nil}},
 		"many":        many,
-		"big":         {{1, []byte("before")}, {2, big}, {3, nil}, {4, big[:BlockSize]}, {5, []byte("after")}},
-		"at the edge": {{1, big[:BlockSize-4]}, {2, big[:BlockSize-3]}, {3, big[:BlockSize-5]}, {4, nil}},
+		"big":         {{1, []byte("before")}, {2, big}, {3, nil}, {4, big[:blockSize]}, {5, []byte("after")}},
+		"at the edge": {{1, big[:blockSize-4]}, {2, big[:blockSize-3]}, {3, big[:blockSize-5]}, {4, nil}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := decodeState(bytes.NewReader(encodeState(t, recs)))
@@ -134,7 +134,7 @@ func TestStateFileTrailingBytesAreRefused(t *testing.T) {
 // TestStateFileMovedBlockIsRefused is what the hash is for: each block alone is
 // sound.
 func TestStateFileMovedBlockIsRefused(t *testing.T) {
-	a, b := bytes.Repeat([]byte("a"), BlockSize), bytes.Repeat([]byte("b"), BlockSize)
+	a, b := bytes.Repeat([]byte("a"), blockSize), bytes.Repeat([]byte("b"), blockSize)
 	file := encodeState(t, []stateRec{{1, a}, {1, b}})
 	const head = len(Magic) + 4
 	size := 8 + int(binary.LittleEndian.Uint32(file[head:]))
@@ -209,8 +209,8 @@ func (d *brokenDisk) Write(b []byte) (int, error) {
 func (d *brokenDisk) Read(b []byte) (int, error) { return 0, errBrokenDisk }
 
 func TestStateFileDiskErrors(t *testing.T) {
-	w := NewWriter(&brokenDisk{n: BlockSize})
-	err := errors.Join(w.Record(1, make([]byte, BlockSize)), w.Record(1, nil), w.Finish())
+	w := NewWriter(&brokenDisk{n: blockSize})
+	err := errors.Join(w.Record(1, make([]byte, blockSize)), w.Record(1, nil), w.Finish())
 	if !errors.Is(err, errBrokenDisk) || !errors.Is(w.Finish(), errBrokenDisk) {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func TestStateReaderRandomDamage(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	file := encodeState(t, []stateRec{{1, make([]byte, 300)}, {2, make([]byte, BlockSize)}, {3, []byte("x")}})
+	file := encodeState(t, []stateRec{{1, make([]byte, 300)}, {2, make([]byte, blockSize)}, {3, []byte("x")}})
 	for range 300 {
 		bad := bytes.Clone(file)
 		for range 1 + rnd.IntN(4) {

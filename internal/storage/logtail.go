@@ -21,9 +21,9 @@ const (
 	EntryWeight = 1 << 10
 )
 
-// Tail is the state of the tail. The persist loop owns it, except for what
+// logTail is the state of the tail. The persist loop owns it, except for what
 // the raft loop tells.
-type Tail struct {
+type logTail struct {
 	Limit  int64 // TailWeight, or less where memory is scarce
 	scarce bool
 	weight int64 // of the entries in memory; overwritten ones count until the next trim
@@ -41,7 +41,7 @@ type Tail struct {
 
 func weightOf(e *raftpb.Entry) int64 { return int64(len(e.GetData())) + EntryWeight }
 
-func (t *Tail) add(entries []*raftpb.Entry) {
+func (t *logTail) add(entries []*raftpb.Entry) {
 	for _, e := range entries {
 		t.weight += weightOf(e)
 		t.Grown.Add(int64(len(e.GetData())) + snapshots.LogOverhead)
@@ -50,7 +50,7 @@ func (t *Tail) add(entries []*raftpb.Entry) {
 
 // laggards is how long the tail may be for the sake of a follower. A node that has
 // little memory does not keep as much as a snapshot.
-func (t *Tail) laggards() int64 {
+func (t *logTail) laggards() int64 {
 	if t.scarce {
 		return 3 * t.Limit
 	}

@@ -12,7 +12,7 @@ import (
 // tailOf is a storage whose log in memory has entries 1 to n of a size.
 func tailOf(t *testing.T, n uint64, size int) *Storage {
 	t.Helper()
-	s := &Storage{Mem: raft.NewMemoryStorage(), Tail: Tail{Limit: TailWeight}}
+	s := &Storage{Mem: raft.NewMemoryStorage(), Tail: logTail{Limit: TailWeight}}
 	data := make([]byte, size)
 	var entries []*raftpb.Entry
 	for i := range n {

@@ -120,7 +120,7 @@ const (
 
 // snapshotPace is how many times as long as it works the writing of a state of
 // that size is to rest.
-func (t *Tail) snapshotPace(size uint64) time.Duration {
+func (t *logTail) snapshotPace(size uint64) time.Duration {
 	switch {
 	case t.Grown.Load() > int64(size/4): // which stays in the log until the next snapshot
 		return 0

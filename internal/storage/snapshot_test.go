@@ -34,7 +34,7 @@ func TestSnapshotPace(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.InBubble(t, func(t *testing.T) {
-				var tail Tail
+				var tail logTail
 				tail.Awaited.Store(c.awaited)
 				tail.Grown.Store(c.grown)
 				began := time.Now()

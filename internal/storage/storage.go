@@ -75,7 +75,7 @@ type Storage struct {
 
 	Hard      *raftpb.HardState // as the WAL has it; commits its newest snapshot at least
 	Last      uint64            // index of the last entry in the WAL
-	Tail      Tail
+	Tail      logTail
 	Snapshots snapshots.Stats
 	Trouble   snapshots.Trouble
 	Redo      func()                          // has another snapshot taken

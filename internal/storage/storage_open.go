@@ -98,7 +98,7 @@ func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, che
 	}
 	s := &Storage{
 		log: log, Dir: dir, Mem: raft.NewMemoryStorage(), Hard: c.Hard, Last: c.Last(), Recorded: new(wait.Index),
-		Tail: Tail{Limit: tailLimit, scarce: tailLimit < TailWeight, weight: l.weight}, Trouble: snapshots.Trouble{Log: log, Disk: durable.DiskOf},
+		Tail: logTail{Limit: tailLimit, scarce: tailLimit < TailWeight, weight: l.weight}, Trouble: snapshots.Trouble{Log: log, Disk: durable.DiskOf},
 	}
 	s.SnapIndex.Store(c.Snapshot.GetIndex())
 	err = s.noteSnapshot(c.Snapshot)

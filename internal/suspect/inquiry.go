@@ -172,7 +172,7 @@ func (d *Doubts) weigh(rn *raft.RawNode, s Stand, commit, index uint64) finding 
 func (d *Doubts) Inquire(ctx context.Context) error {
 	var (
 		seen, met leaderInTerm // the leader, and the last one that has answered for all
-		pending   *Sign
+		pending   *sign
 		next      = time.Now() // the earliest time of the next question
 		asked     = next       // the time of the last
 	)
@@ -186,9 +186,9 @@ func (d *Doubts) Inquire(ctx context.Context) error {
 			}
 		}
 		if pending == nil && leader != 0 && seen != met {
-			pending = &Sign{from: leader}
+			pending = &sign{from: leader}
 		}
-		signs, due := d.Signs, (<-chan time.Time)(nil)
+		signs, due := d.signs, (<-chan time.Time)(nil)
 		if pending != nil {
 			signs, due = nil, time.After(time.Until(next))
 		}
@@ -196,7 +196,7 @@ func (d *Doubts) Inquire(ctx context.Context) error {
 		case s := <-signs:
 			pending = &s
 			continue
-		case <-d.Reopened:
+		case <-d.reopened:
 			met = leaderInTerm{}
 			continue
 		case <-changed:
@@ -224,7 +224,7 @@ func (d *Doubts) Inquire(ctx context.Context) error {
 
 // lookInto asks a sign's sender, at the URL at which the cluster knows it; of this
 // node, all the others. forAll: what was asked covers all that this node has.
-func (d *Doubts) lookInto(ctx context.Context, s Sign) (found finding, forAll bool) {
+func (d *Doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bool) {
 	m := d.Members()
 	if s.from == d.ID {
 		return d.meetFollowers(ctx, m)

@@ -43,8 +43,8 @@ import (
 // runs ahead of a follower that catches up; and a probe, or a snapshot, of an
 // index that this node has committed long ago.
 
-// Sign is a message that contradicts this node's log.
-type Sign struct {
+// sign is a message that contradicts this node's log.
+type sign struct {
 	from  uint64 // its sender
 	index uint64 // of an entry that the two have in different terms; 0: not that
 }
@@ -90,8 +90,8 @@ type Config struct {
 type Doubts struct {
 	Config
 
-	Signs    chan Sign     // from the raft loop: what is to be looked into
-	Reopened chan struct{} // a peer reads from this node anew: it may have started again
+	signs    chan sign     // from the raft loop: what is to be looked into
+	reopened chan struct{} // a peer reads from this node anew: it may have started again
 
 	// Of the raft loop alone:
 	// last is the index of the last entry that was given to the persist loop.
@@ -109,7 +109,7 @@ type Doubts struct {
 
 // New returns doubts about nobody.
 func New(c Config) *Doubts {
-	return &Doubts{Config: c, Signs: make(chan Sign, 1), Reopened: make(chan struct{}, 1)}
+	return &Doubts{Config: c, signs: make(chan sign, 1), reopened: make(chan struct{}, 1)}
 }
 
 // maxHeld bounds the messages that wait for a leader to vouch. What is lost beside
@@ -123,7 +123,7 @@ type leaderInTerm struct{ id, term uint64 }
 // not wait.
 func (d *Doubts) MeetAgain() {
 	select {
-	case d.Reopened <- struct{}{}:
+	case d.reopened <- struct{}{}:
 	default:
 	}
 }
@@ -139,7 +139,7 @@ func (d *Doubts) Appended(m *raftpb.Message) {
 
 // contradicts looks for a sign in a message from a peer. If there is one, the
 // message must not get to raft. It runs on the raft loop.
-func (d *Doubts) contradicts(rn *raft.RawNode, m *raftpb.Message) (s Sign, found bool) {
+func (d *Doubts) contradicts(rn *raft.RawNode, m *raftpb.Message) (s sign, found bool) {
 	st := rn.BasicStatus()
 	s.from = m.GetFrom()
 	switch m.GetType() {
@@ -289,7 +289,7 @@ func (d *Doubts) Sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
 		return true
 	}
 	select {
-	case d.Signs <- s:
+	case d.signs <- s:
 	default: // there is something to look into already
 	}
 	return false

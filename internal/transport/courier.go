@@ -63,13 +63,13 @@ type Courier struct {
 	CourierConfig
 
 	// Of the raft loop alone:
-	Sending map[uint64]bool   // nodes that a snapshot is on its way to
-	Resend  map[uint64]Resend // when each may get the next
+	sending map[uint64]bool   // nodes that a snapshot is on its way to
+	resend  map[uint64]resend // when each may get the next
 }
 
 // NewCourier returns a courier that has nothing to carry yet.
 func NewCourier(c CourierConfig) *Courier {
-	return &Courier{CourierConfig: c, Sending: make(map[uint64]bool), Resend: make(map[uint64]Resend)}
+	return &Courier{CourierConfig: c, sending: make(map[uint64]bool), resend: make(map[uint64]resend)}
 }
 
 // snapshotMembers is what the courier needs of the state.
@@ -84,13 +84,13 @@ type snapshotMembers interface {
 // nothing else. It is called on the raft loop.
 func (c *Courier) Deliver(rn *raft.RawNode, m *raftpb.Message) {
 	to := m.GetTo()
-	if c.Sending[to] {
+	if c.sending[to] {
 		// One at a time for each receiver. raft asks again when it has heard
 		// that this one failed.
 		c.report(to, raft.SnapshotFailure)
 		return
 	}
-	c.Sending[to] = true
+	c.sending[to] = true
 	rest := c.restBefore(rn, to)
 	c.Group.Go(func() error {
 		err := c.rest(rest)
@@ -112,10 +112,10 @@ func (c *Courier) Deliver(rn *raft.RawNode, m *raftpb.Message) {
 }
 
 // Forget drops what is known of a former member.
-func (c *Courier) Forget(id uint64) { delete(c.Resend, id) }
+func (c *Courier) Forget(id uint64) { delete(c.resend, id) }
 
-// Resend says of the latest snapshot to a node when the next may go.
-type Resend struct {
+// resend says of the latest snapshot to a node when the next may go.
+type resend struct {
 	match  uint64 // of the node then
 	rest   time.Duration
 	failed bool // it broke off, or was refused
@@ -140,24 +140,24 @@ func (c *Courier) restBefore(rn *raft.RawNode, to uint64) time.Duration {
 			match = pr.Match
 		}
 	})
-	last, sent := c.Resend[to]
-	next := Resend{match: match}
+	last, sent := c.resend[to]
+	next := resend{match: match}
 	if sent && match <= last.match {
 		next.rest = min(max(c.Tick, 2*last.rest), maxRest)
 		if last.failed {
 			next.rest = min(next.rest, max(c.Elected, resendShare*last.took))
 		}
 	}
-	c.Resend[to] = next
+	c.resend[to] = next
 	return next.rest
 }
 
 // sent notes on the raft loop what became of a snapshot.
 func (c *Courier) sent(to uint64, took time.Duration, err error) {
-	delete(c.Sending, to)
-	if last, ok := c.Resend[to]; ok {
+	delete(c.sending, to)
+	if last, ok := c.resend[to]; ok {
 		last.failed, last.took = err != nil, took
-		c.Resend[to] = last
+		c.resend[to] = last
 	}
 }
 

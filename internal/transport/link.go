@@ -65,7 +65,7 @@ const LinkPath = "/raftkv/link/"
 
 // linkAnswer is what a peer says there.
 type linkAnswer struct {
-	// Missing counts the streams that the asker should be reading from the peer,
+	// missing counts the streams that the asker should be reading from the peer,
 	// and that the peer does not have.
 	Missing int `json:"missing"`
 }
@@ -144,7 +144,7 @@ type Links struct {
 	// says, watch when a link is broken.
 	peersMu   sync.Mutex
 	Transport PeerDirectory
-	Connected map[uint64]string // in the transport, but for those that LetGo still has to take out
+	connected map[uint64]string // in the transport, but for those that LetGo still has to take out
 	receiving map[uint64]int    // snapshots on their way to a peer
 
 	mu      sync.Mutex
@@ -161,14 +161,14 @@ type heldStream struct {
 func NewLinks(log *zap.Logger, self, cluster uint64, tick, electionTimeout time.Duration) *Links {
 	return &Links{
 		log: log, self: self, cluster: cluster, Limit: linkLimit(electionTimeout), tick: tick,
-		Opened: func() {}, Connected: make(map[uint64]string), receiving: make(map[uint64]int),
+		Opened: func() {}, connected: make(map[uint64]string), receiving: make(map[uint64]int),
 		peers: make(map[uint64]*link), streams: make(map[uint64]map[*heldStream]bool),
 	}
 }
 
-// Follow makes peers those that are watched. If this node has slept, what it
+// follow makes peers those that are watched. If this node has slept, what it
 // has not heard meanwhile says nothing.
-func (ls *Links) Follow(peers map[uint64]string, now time.Time, slept bool) {
+func (ls *Links) follow(peers map[uint64]string, now time.Time, slept bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for id := range peers {
@@ -218,8 +218,8 @@ func (ls *Links) hold(id uint64, s *heldStream) (release func()) {
 	}
 }
 
-// Missing counts the streams that a peer should be reading and that are not held.
-func (ls *Links) Missing(id uint64) int {
+// missing counts the streams that a peer should be reading and that are not held.
+func (ls *Links) missing(id uint64) int {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if ls.peers[id] == nil {
@@ -272,7 +272,7 @@ func (ls *Links) Serve(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusBadRequest)
 	default:
-		web.WriteJSON(w, http.StatusOK, linkAnswer{ls.Missing(id)})
+		web.WriteJSON(w, http.StatusOK, linkAnswer{ls.missing(id)})
 	}
 }
 
@@ -283,7 +283,7 @@ func (ls *Links) Connect(m membership.Membership) (moved map[uint64]string) {
 	defer ls.peersMu.Unlock()
 	moved = make(map[uint64]string)
 	for id, mem := range m.Members {
-		url, known := ls.Connected[id]
+		url, known := ls.connected[id]
 		switch {
 		case id == ls.self || url == mem.PeerURL:
 			continue
@@ -293,7 +293,7 @@ func (ls *Links) Connect(m membership.Membership) (moved map[uint64]string) {
 		default:
 			ls.Transport.AddPeer(types.ID(id), []string{mem.PeerURL})
 		}
-		ls.Connected[id] = mem.PeerURL
+		ls.connected[id] = mem.PeerURL
 	}
 	return moved
 }
@@ -302,10 +302,10 @@ func (ls *Links) Connect(m membership.Membership) (moved map[uint64]string) {
 func (ls *Links) Drop(life context.Context, m membership.Membership) (gone []uint64) {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
-	for id := range ls.Connected {
+	for id := range ls.connected {
 		if _, ok := m.Members[id]; !ok {
 			ls.LetGo(life, id)
-			delete(ls.Connected, id)
+			delete(ls.connected, id)
 			gone = append(gone, id)
 		}
 	}
@@ -342,7 +342,7 @@ func (ls *Links) Watch(ctx context.Context) error {
 			return nil
 		}
 		now, peers := time.Now(), ls.URLs()
-		ls.Follow(peers, now, now.Sub(last) > 2*every)
+		ls.follow(peers, now, now.Sub(last) > 2*every)
 		last = now
 		for id, url := range peers {
 			ls.watchOne(ctx, id, url, now)
@@ -361,7 +361,7 @@ func (ls *Links) watchOne(ctx context.Context, id uint64, url string, now time.T
 		ask, l.asked = !l.asked, true
 		why, silent = l.broken(now, active, ls.Limit), max(0, now.Sub(l.heard))
 	})
-	if why != "" && ls.Remake(id) {
+	if why != "" && ls.remake(id) {
 		ls.log.Warn("the link to a peer is broken: its connections are made anew",
 			zap.Uint64("peer", id), zap.String("because", why), zap.Duration("silent", silent.Round(time.Millisecond)))
 		ls.update(id, func(l *link) { l.madeAnew(now) })
@@ -394,13 +394,13 @@ func (ls *Links) askOne(ctx context.Context, id uint64, url string) {
 	})
 }
 
-// Remake has the transport let a peer go, with all connections, and take it
+// remake has the transport let a peer go, with all connections, and take it
 // in again. It reports false if it may not: the peer has left, or a snapshot is
 // on its way to it, which has limits of its own (StallLimit).
-func (ls *Links) Remake(id uint64) bool {
+func (ls *Links) remake(id uint64) bool {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
-	url, ok := ls.Connected[id]
+	url, ok := ls.connected[id]
 	if !ok || ls.receiving[id] > 0 {
 		return false
 	}
@@ -415,7 +415,7 @@ func (ls *Links) Remake(id uint64) bool {
 func (ls *Links) URLs() map[uint64]string {
 	ls.peersMu.Lock()
 	defer ls.peersMu.Unlock()
-	return maps.Clone(ls.Connected)
+	return maps.Clone(ls.connected)
 }
 
 // Receives notes that a snapshot is on its way to a peer, until done is called.

@@ -110,13 +110,13 @@ func TestLinkFollow(t *testing.T) {
 	t.Parallel()
 	ls := NewLinks(zap.NewNop(), 1, 1, time.Millisecond, time.Second)
 	start := time.Now()
-	ls.Follow(map[uint64]string{2: "b", 3: "c"}, start, false)
+	ls.follow(map[uint64]string{2: "b", 3: "c"}, start, false)
 	later := start.Add(time.Minute)
-	ls.Follow(map[uint64]string{2: "b"}, later, false)
+	ls.follow(map[uint64]string{2: "b"}, later, false)
 	if ls.peers[3] != nil || ls.peers[2].broken(later, start, ls.Limit) == "" {
 		t.Errorf("after a minute of silence: %+v", ls.peers)
 	}
-	ls.Follow(map[uint64]string{2: "b"}, later, true)
+	ls.follow(map[uint64]string{2: "b"}, later, true)
 	if why := ls.peers[2].broken(later, start, ls.Limit); why != "" {
 		t.Errorf("after a minute of sleep: %s", why)
 	}
@@ -153,9 +153,9 @@ func (c *countingTransport) AddPeer(id types.ID, urls []string) {
 // newOneLink makes the links of a node that has one peer.
 func newOneLink(tr PeerDirectory) *Links {
 	ls := NewLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second)
-	ls.Transport, ls.Connected = tr, map[uint64]string{2: "http://127.0.0.1:1"}
+	ls.Transport, ls.connected = tr, map[uint64]string{2: "http://127.0.0.1:1"}
 	ls.ActiveSince, ls.Unreachable = func(uint64) time.Time { return time.Time{} }, func(uint64) {}
-	ls.Follow(ls.Connected, time.Now(), false)
+	ls.follow(ls.connected, time.Now(), false)
 	return ls
 }
 
@@ -169,15 +169,15 @@ func TestLinkRemakes(t *testing.T) {
 	ls.Unreachable = func(uint64) { lost++ }
 	first, second := ls.Receives(2), ls.Receives(2)
 	for range 2 {
-		if ls.Remake(2) {
+		if ls.remake(2) {
 			t.Error("connections were made anew with a snapshot on its way")
 		}
 		first()
 		first = func() {}
 	}
 	second()
-	ls.Connected[2] = "http://127.0.0.1:2"
-	if !ls.Remake(2) || ls.Remake(3) {
+	ls.connected[2] = "http://127.0.0.1:2"
+	if !ls.remake(2) || ls.remake(3) {
 		t.Error("of the peers 2 and 3, not 2 alone was made anew")
 	}
 	if want := []string{"remove 2", "add 2 at http://127.0.0.1:2"}; !reflect.DeepEqual(tr.did, want) {
@@ -228,7 +228,7 @@ func TestLinkWatch(t *testing.T) {
 func TestLinkRoute(t *testing.T) {
 	t.Parallel()
 	ls := NewLinks(zap.NewNop(), 1, 7, time.Millisecond, time.Second)
-	ls.Follow(map[uint64]string{2: "b"}, time.Now(), false)
+	ls.follow(map[uint64]string{2: "b"}, time.Now(), false)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+LinkPath+"{id}", ls.Serve)
 	hold := make(chan struct{})
@@ -267,7 +267,7 @@ func TestLinkRoute(t *testing.T) {
 	for range 4 {
 		hold <- struct{}{}
 	}
-	testkit.Eventually(t, "the streams to end", func() bool { return ls.Missing(2) == 2 })
+	testkit.Eventually(t, "the streams to end", func() bool { return ls.missing(2) == 2 })
 	for path, status := range map[string]int{LinkPath + "2": http.StatusPreconditionFailed, LinkPath + "x": http.StatusPreconditionFailed} {
 		resp, err := http.Get(srv.URL + path)
 		testkit.Must(t, err)
@@ -301,7 +301,7 @@ func TestLinkBlockedWriter(t *testing.T) {
 	testkit.Must(t, tr.Start())
 	defer tr.Stop()
 	ls.Transport = tr
-	tr.AddPeer(2, []string{ls.Connected[2]})
+	tr.AddPeer(2, []string{ls.connected[2]})
 	server := &http.Server{Handler: ls.HoldStreams(tr.Handler()), ConnContext: web.ConnContext}
 	go func() { _ = server.Serve(web.HangUpListener{Listener: l}) }()
 	defer func() { testkit.Must(t, server.Close()) }()
@@ -344,7 +344,7 @@ func TestLinkBlockedWriter(t *testing.T) {
 		send(64 << 10)
 	}
 	done := make(chan bool)
-	go func() { done <- ls.Remake(2) }()
+	go func() { done <- ls.remake(2) }()
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
 
@@ -66,4 +67,18 @@ type PeerDirectory interface {
 	AddPeer(id types.ID, urls []string)
 	UpdatePeer(id types.ID, urls []string)
 	RemovePeer(id types.ID)
+}
+
+// Messenger carries raft's messages to the other members. The production one
+// is *rafthttp.Transport; tests simulate a network.
+type Messenger interface {
+	// Send takes messages without blocking and may lose them.
+	Send(msgs []*raftpb.Message)
+	// SendSnapshot takes a message with the file that belongs to it, and says
+	// through the message's CloseNotify what became of it.
+	SendSnapshot(m *snap.Message)
+	AddPeer(id types.ID, urls []string)
+	UpdatePeer(id types.ID, urls []string)
+	RemovePeer(id types.ID)
+	Stop()
 }

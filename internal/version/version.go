@@ -16,8 +16,8 @@ var version = "dev"
 // -buildvcs=false.
 const unknownRevision = "unknown"
 
-// Build is what a program knows of how it was made.
-type Build struct {
+// build is what a program knows of how it was made.
+type build struct {
 	Version   string // that of a release, or of the module, or dev
 	Revision  string // the commit, with +dirty if the source was changed since
 	GoVersion string
@@ -25,15 +25,15 @@ type Build struct {
 }
 
 // This is that of this program.
-var This = sync.OnceValue(func() Build {
+var This = sync.OnceValue(func() build {
 	info, _ := debug.ReadBuildInfo()
 	return newBuild(version, info)
 })
 
 // newBuild reads the information that the go command put into a program, nil if
 // it put none. What a release build set as its version counts more.
-func newBuild(version string, info *debug.BuildInfo) Build {
-	b := Build{Version: version, Revision: unknownRevision, GoVersion: runtime.Version()}
+func newBuild(version string, info *debug.BuildInfo) build {
+	b := build{Version: version, Revision: unknownRevision, GoVersion: runtime.Version()}
 	if info == nil {
 		return b
 	}
@@ -61,7 +61,7 @@ func newBuild(version string, info *debug.BuildInfo) Build {
 }
 
 // Text is what --version prints.
-func (b Build) Text() string {
+func (b build) Text() string {
 	revision := "revision " + b.Revision
 	if b.Revision == unknownRevision {
 		revision = "unknown revision: built without version control"

@@ -24,7 +24,7 @@ type Contents struct {
 	Hard     *raftpb.HardState
 	Snapshot *walpb.Snapshot   // the newest; never nil
 	records  []*walpb.Snapshot // all snapshots recorded
-	shape    Shape             // of the log behind the snapshot
+	shape    shape             // of the log behind the snapshot
 	// Entries are those of which shape is the shape, if they were asked for.
 	Entries []*raftpb.Entry
 	keep    bool
@@ -101,7 +101,7 @@ func (c *Contents) Each(walDir string, visit func(*raftpb.Entry) error) error {
 		if err := DecodeRecord(rec, e); err != nil {
 			return err
 		}
-		if e.GetIndex() != next || !c.shape.Has(next, e.GetTerm()) {
+		if e.GetIndex() != next || !c.shape.has(next, e.GetTerm()) {
 			return nil
 		}
 		next++
@@ -259,10 +259,10 @@ func (c *Contents) addEntry(e *raftpb.Entry) error {
 // snapshot of this node's own is of an entry in its log. replaced: it is not.
 func (c *Contents) addSnapshot(s *walpb.Snapshot) (replaced bool) {
 	c.records = append(c.records, s)
-	if !c.shape.Empty() && s.GetIndex() < c.shape.First {
+	if !c.shape.empty() && s.GetIndex() < c.shape.first {
 		return false // older than the segments that are left
 	}
-	if c.shape.Has(s.GetIndex(), s.GetTerm()) {
+	if c.shape.has(s.GetIndex(), s.GetTerm()) {
 		return false
 	}
 	c.shape.clear()
@@ -283,19 +283,19 @@ func (c *Contents) Settle() error {
 	if c.Hard.GetCommit() < from {
 		c.Hard.Commit = new(from)
 	}
-	c.shape.DropTo(from)
+	c.shape.dropTo(from)
 	for len(c.Entries) > 0 && c.Entries[0].GetIndex() <= from {
 		c.Entries = c.Entries[1:]
 	}
-	if !c.shape.Empty() && c.shape.First != from+1 {
-		return fmt.Errorf("entries %d to %d behind snapshot %d are missing", from+1, c.shape.First-1, from)
+	if !c.shape.empty() && c.shape.first != from+1 {
+		return fmt.Errorf("entries %d to %d behind snapshot %d are missing", from+1, c.shape.first-1, from)
 	}
 	return nil
 }
 
 // Last is the index of the last entry.
 func (c *Contents) Last() uint64 {
-	return max(c.Snapshot.GetIndex(), c.shape.Last())
+	return max(c.Snapshot.GetIndex(), c.shape.last())
 }
 
 func LastIndex(entries []*raftpb.Entry) uint64 {

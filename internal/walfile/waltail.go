@@ -105,10 +105,10 @@ const (
 type Tail struct {
 	File string // path of the segment
 	End  int64  // offset behind the last good frame
-	// LastIndex is the index of the last good entry, or of a snapshot record
+	// lastIndex is the index of the last good entry, or of a snapshot record
 	// behind it that is ahead of it. In a segment without either it is what the
 	// segment's name says of the one before.
-	LastIndex uint64
+	lastIndex uint64
 	NonZero   bool   // something other than zeros lies behind End
 	Damaged   bool   // it is proven that synced data lies at or behind End
 	Reason    string // why, for a human; set if Damaged
@@ -129,7 +129,7 @@ func InspectTail(walDir string) (Tail, error) {
 		return Tail{}, fmt.Errorf("inspect log segment %s: %w", path, err)
 	}
 	good := s.goodPart(first)
-	r := Tail{File: path, End: good.end, LastIndex: good.lastIndex}
+	r := Tail{File: path, End: good.end, lastIndex: good.lastIndex}
 	r.NonZero = !s.zero(good.end, s.size)
 	r.Reason = s.judge(good, seq)
 	r.Damaged = r.Reason != ""

@@ -161,13 +161,13 @@ func TestTailClean(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantTail(t, "clean", r, frames[len(frames)-1].end, false, false)
-	if r.File != l.path || r.LastIndex != l.index {
+	if r.File != l.path || r.lastIndex != l.index {
 		t.Fatalf("%+v, want last index %d", r, l.index)
 	}
 	wantTail(t, "cut to size", inspectImage(t, l.image()[:r.End]), r.End, false, false)
 	l.index += 100
 	l.snapshot()
-	if r := inspectImage(t, l.image()); r.LastIndex != l.index {
+	if r := inspectImage(t, l.image()); r.lastIndex != l.index {
 		t.Fatalf("%+v, want the index of the snapshot, %d", r, l.index)
 	}
 }
@@ -179,7 +179,7 @@ func TestTailEndsInZeros(t *testing.T) {
 	r, err := InspectTail(filepath.Dir(l.path))
 	l.check(err)
 	wantTail(t, "zeros", r, r.End, false, false)
-	if r.LastIndex != l.index {
+	if r.lastIndex != l.index {
 		t.Fatalf("%+v, want last index %d", r, l.index)
 	}
 }
@@ -222,8 +222,8 @@ func TestTailAgreesWithWAL(t *testing.T) {
 	l.check(err)
 	_, _, ents, err := w.ReadAll()
 	l.check(err)
-	if last := ents[len(ents)-1].GetIndex(); last != r.LastIndex {
-		t.Fatalf("the WAL reads up to %d, the report says %d", last, r.LastIndex)
+	if last := ents[len(ents)-1].GetIndex(); last != r.lastIndex {
+		t.Fatalf("the WAL reads up to %d, the report says %d", last, r.lastIndex)
 	}
 	info, err := os.Stat(filepath.Join(dir, segmentZero))
 	l.check(err)
@@ -567,7 +567,7 @@ func TestTailChoosesLastSegment(t *testing.T) {
 	}
 	r, err := InspectTail(dir)
 	l.check(err)
-	if filepath.Base(r.File) != last || r.LastIndex != 1 || r.Damaged {
+	if filepath.Base(r.File) != last || r.lastIndex != 1 || r.Damaged {
 		t.Fatalf("%+v", r)
 	}
 }

@@ -1,3 +1,6 @@
+// Package snapshots answers: when is a snapshot due, and what if it cannot be
+// written? A snapshot is housekeeping: a failure is said, counted and tried again, at
+// growing intervals, and ends nothing.
 package snapshots
 
 import (

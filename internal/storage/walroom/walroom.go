@@ -1,3 +1,7 @@
+// Package walroom answers: is there always room on the disk for what is written to
+// the log? It reserves blocks before they are needed, and holds back the next segment
+// of etcd's WAL until it can be made, so that a full disk makes the log wait instead
+// of ending the node.
 package walroom
 
 import (
