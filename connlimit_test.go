@@ -21,12 +21,12 @@ func TestConnLimit(t *testing.T) {
 	testkit.Must(t, err)
 	core, logs := observer.New(zap.WarnLevel)
 	l.limitTo(5, zap.New(core), refusal)
-	var kept []*keptConn
-	get := func() (*keptConn, int) {
+	var kept []*testkit.KeptConn
+	get := func() (*testkit.KeptConn, int) {
 		t.Helper()
-		c := dialKept(t, l.Addr().String())
+		c := testkit.DialKept(t, l.Addr().String())
 		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // one that is refused may not take it
-		resp, err := http.ReadResponse(c.r, nil)
+		resp, err := http.ReadResponse(c.R, nil)
 		testkit.Must(t, err)
 		body, err := io.ReadAll(resp.Body)
 		testkit.Must(t, err)
@@ -48,7 +48,7 @@ func TestConnLimit(t *testing.T) {
 	for range 3 {
 		if c, code := get(); code != 429 {
 			t.Errorf("the sixth connection: %d", code)
-		} else if _, err := c.r.ReadByte(); err == nil {
+		} else if _, err := c.R.ReadByte(); err == nil {
 			t.Error("it stays open")
 		}
 	}

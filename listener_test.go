@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"raftkv/internal/api"
@@ -50,50 +49,14 @@ func newTestListener(t *testing.T) *testListener {
 	return tl
 }
 
-// keptConn is a connection of one client, which it keeps.
-type keptConn struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-func dialKept(t *testing.T, addr string) *keptConn {
-	t.Helper()
-	c, err := net.Dial("tcp", addr)
-	testkit.Must(t, err)
-	t.Cleanup(func() { _ = c.Close() })
-	testkit.Must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
-	return &keptConn{c, bufio.NewReader(c)}
-}
-
-// get sends a request and returns its answer's status, and whether that was the
-// connection's last.
-func (c *keptConn) get() (status int, last bool, err error) {
-	if _, err := fmt.Fprint(c, "GET /k HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
-		return 0, false, err
-	}
-	resp, err := http.ReadResponse(c.r, nil)
-	if err != nil {
-		return 0, false, err
-	}
-	_, err = io.Copy(io.Discard, resp.Body)
-	return resp.StatusCode, resp.Close, errors.Join(err, resp.Body.Close())
-}
-
-func (c *keptConn) want(t *testing.T, status int, last bool) {
-	t.Helper()
-	if s, l, err := c.get(); s != status || l != last || err != nil {
-		t.Fatalf("got %d, last %t, %v; want %d, %t", s, l, err, status, last)
-	}
-}
-
 // Guarantee: while a node stops, a request on a connection that is open is
 // refused, with a reason, and not left in doubt; and the stop ends as soon as
 // there are no connections.
 func TestListenerAnswersWhileItStops(t *testing.T) {
 	l := newTestListener(t)
-	conns := []*keptConn{dialKept(t, l.Addr().String()), dialKept(t, l.Addr().String())}
+	conns := []*testkit.KeptConn{testkit.DialKept(t, l.Addr().String()), testkit.DialKept(t, l.Addr().String())}
 	for _, c := range conns {
-		c.want(t, http.StatusOK, false)
+		c.Want(t, http.StatusOK, false)
 	}
 	l.refuse.Store(true)
 	stopped := make(chan error)
@@ -104,7 +67,7 @@ func TestListenerAnswersWhileItStops(t *testing.T) {
 			t.Fatalf("stopped, with a connection open: %v", err)
 		default:
 		}
-		c.want(t, http.StatusServiceUnavailable, true)
+		c.Want(t, http.StatusServiceUnavailable, true)
 	}
 	testkit.Must(t, <-stopped)
 	if n := l.conns.Load(); n != 0 {
@@ -117,8 +80,8 @@ func TestListenerStopsWithIdleConnections(t *testing.T) {
 	for name, linger := range map[string]time.Duration{"linger": time.Millisecond, "context": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			l := newTestListener(t)
-			c := dialKept(t, l.Addr().String())
-			c.want(t, http.StatusOK, false)
+			c := testkit.DialKept(t, l.Addr().String())
+			c.Want(t, http.StatusOK, false)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			if name == "context" {
@@ -128,7 +91,7 @@ func TestListenerStopsWithIdleConnections(t *testing.T) {
 				t.Fatal(err)
 			}
 			testkit.Must(t, l.cut())
-			if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
+			if _, err := c.R.ReadByte(); !errors.Is(err, io.EOF) {
 				t.Errorf("the connection is open: %v", err)
 			}
 		})

@@ -213,8 +213,8 @@ func TestProcStopTellsClients(t *testing.T) {
 	c := newProcCluster(t, 1)
 	for range 5 {
 		c.start(1)
-		conn := dialKept(t, fmt.Sprintf("127.0.0.1:%d", c.nodes[1].clientPort))
-		conn.want(t, http.StatusNotFound, false)
+		conn := testkit.DialKept(t, fmt.Sprintf("127.0.0.1:%d", c.nodes[1].clientPort))
+		conn.Want(t, http.StatusNotFound, false)
 		c.nodes[1].ending = true
 		c.signal(1, syscall.SIGTERM)
 		procEventually(t, procStopWithin, "it stops", func() error {
@@ -224,7 +224,7 @@ func TestProcStopTellsClients(t *testing.T) {
 			return nil
 		})
 		time.Sleep(20 * time.Millisecond) // what a client does between requests; by now a stop that tells nobody is over
-		status, last, err := conn.get()
+		status, last, err := conn.Get()
 		c.waitExit(1, 0, procStopWithin)
 		if err == nil {
 			if status != http.StatusServiceUnavailable || !last {
@@ -241,8 +241,8 @@ func TestProcStopTellsClients(t *testing.T) {
 func TestProcSecondSignal(t *testing.T) {
 	c := newProcCluster(t, 1)
 	c.start(1)
-	conn := dialKept(t, fmt.Sprintf("127.0.0.1:%d", c.nodes[1].clientPort))
-	conn.want(t, http.StatusNotFound, false)
+	conn := testkit.DialKept(t, fmt.Sprintf("127.0.0.1:%d", c.nodes[1].clientPort))
+	conn.Want(t, http.StatusNotFound, false)
 	if _, err := fmt.Fprint(conn, "PUT /k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n1"); err != nil {
 		t.Fatal(err)
 	}
