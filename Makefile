@@ -31,7 +31,8 @@ run: build ## three nodes from the Procfile, for curl on ports 12380, 22380 and 
 test: ## all tests, with the race detector where there is a C compiler (TESTFLAGS='-run X')
 	$(eval RACE := $(RACE))
 	@echo "test: $(if $(RACE),with the race detector,WITHOUT the race detector: it needs cgo and a C compiler)"
-	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) $$(go list ./... | grep -v /test/process$$)
+	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./test/process
 
 # Three parts, which make -j3 runs beside each other.
 soak: soak-links soak-faults soak-sim ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
@@ -40,10 +41,10 @@ soak: soak-links soak-faults soak-sim ## what takes longer: the TestSoak... and 
 SOAK = RAFTKV_SOAK=1 go test $(RACE) -timeout 6h -count=1 -v $(TESTFLAGS)
 
 soak-links:
-	$(SOAK) -run 'TestSoak(.*Link|.*StoppedNode)' .
+	$(SOAK) -run 'TestSoak(.*Link|.*StoppedNode)' ./test/process
 
 soak-faults:
-	$(SOAK) -run 'TestSoak(Proc|Memory)|TestChaos' .
+	$(SOAK) -run 'TestSoak(Proc|Memory)|TestChaos' ./test/process
 
 soak-sim:
 	$(SOAK) -run 'TestSoak(Sim|Hostile)' .

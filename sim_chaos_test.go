@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"raftkv/internal/config"
+	"raftkv/internal/history"
 	"slices"
 	"sync"
 	"testing"
@@ -46,16 +47,16 @@ func (c *simCluster) randomClient(client int) {
 	for range simChaosOps {
 		time.Sleep(time.Duration(rng.Int64N(int64(100 * time.Millisecond))))
 		id := rng.Uint64N(3) + 1
-		in := chaosInput{key: fmt.Sprintf("k%d", rng.IntN(3)), value: c.value()}
+		in := history.Input{Key: fmt.Sprintf("k%d", rng.IntN(3)), Value: c.value()}
 		switch n := rng.IntN(10); {
 		case n < 4:
-			in.kind = chaosGet
+			in.Kind = history.Get
 		case n < 8:
-			in.kind = chaosPut
+			in.Kind = history.Put
 		case n < 9:
-			in.kind = chaosCreate
+			in.Kind = history.Create
 		default:
-			in.kind = chaosDelete
+			in.Kind = history.Delete
 		}
 		c.lives <- struct{}{}
 		srv := c.nodes[id].srv

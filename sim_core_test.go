@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"raftkv/internal/config"
+	"raftkv/internal/history"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/walfile"
@@ -58,11 +59,11 @@ func TestSimIsolatedLeader(t *testing.T) {
 				contact()
 			}
 		}()
-		res, _ := c.do(1, old, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+		res, _ := c.do(1, old, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
 		if !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
 			t.Errorf("write on an isolated leader: %v", res.Err)
 		}
-		if res, it := c.do(1, old, chaosInput{kind: chaosGet, key: "k"}); res.Err == nil {
+		if res, it := c.do(1, old, history.Input{Kind: history.Get, Key: "k"}); res.Err == nil {
 			t.Errorf("read on an isolated leader: %+v", it)
 		}
 		<-watched
@@ -100,7 +101,7 @@ func TestSimLeaderCrashUnderLoad(t *testing.T) {
 				for n := range 40 {
 					id := followers[(i+n)%2]
 					key := fmt.Sprintf("k%d", i%4)
-					res, _ := c.do(i, id, chaosInput{kind: chaosPut, key: key, value: c.value()})
+					res, _ := c.do(i, id, history.Input{Kind: history.Put, Key: key, Value: c.value()})
 					if res.Err != nil {
 						done <- fmt.Errorf("write %d of client %d on node %d: %w", n, i, id, res.Err)
 						return
@@ -160,18 +161,18 @@ func TestSimNoQuorum(t *testing.T) {
 		c.crash(2)
 		c.crash(3)
 		began := time.Now()
-		res, _ := c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+		res, _ := c.do(1, 1, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
 		if !errors.Is(res.Err, problem.ErrNoLeader) && !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
 			t.Errorf("write without a quorum: %v", res.Err)
 		}
 		if took := time.Since(began); took > 6*time.Second {
 			t.Errorf("it took %v", took)
 		}
-		res, _ = c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+		res, _ = c.do(1, 1, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
 		if !errors.Is(res.Err, problem.ErrNoLeader) {
 			t.Errorf("write when the leader has stepped down: %v", res.Err)
 		}
-		if res, _ := c.do(1, 1, chaosInput{kind: chaosGet, key: "k"}); res.Err == nil {
+		if res, _ := c.do(1, 1, history.Input{Kind: history.Get, Key: "k"}); res.Err == nil {
 			t.Error("read without a quorum succeeded")
 		}
 	})
@@ -219,7 +220,7 @@ func TestSimDivergentLogs(t *testing.T) {
 		for range 4 {
 			old := c.leader()
 			c.net.isolate(old, c.followers()...)
-			c.do(1, old, chaosInput{kind: chaosPut, key: "a", value: c.value()})
+			c.do(1, old, history.Input{Kind: history.Put, Key: "a", Value: c.value()})
 			c.await("another leader", func() bool {
 				for _, id := range c.up() {
 					l, _, _ := c.nodes[id].srv.node.leaders.Get()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"raftkv/internal/diskhang"
+	"raftkv/internal/history"
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
@@ -132,7 +133,7 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 			// found fit.
 			lost := make(chan state.Result)
 			go func() {
-				res, _ := c.do(1, old, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+				res, _ := c.do(1, old, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
 				lost <- res
 			}()
 			began := time.Now()
@@ -300,7 +301,7 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 							case <-stop:
 								return
 							case <-time.After(200 * time.Millisecond):
-								c.do(i, uint64(i%3)+1, chaosInput{kind: chaosPut, key: fmt.Sprintf("k%d", i), value: c.value()})
+								c.do(i, uint64(i%3)+1, history.Input{Kind: history.Put, Key: fmt.Sprintf("k%d", i), Value: c.value()})
 							}
 						}
 					})
@@ -344,7 +345,7 @@ func TestSimDisksBeyondTheLimit(t *testing.T) {
 		for i := range 6 {
 			wg.Go(func() {
 				for time.Now().Before(stop) {
-					c.do(i, uint64(i%3)+1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+					c.do(i, uint64(i%3)+1, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
 					time.Sleep(50 * time.Millisecond)
 				}
 			})
@@ -427,7 +428,7 @@ func TestSimPauseIsNoHang(t *testing.T) {
 		c.awaitReady(1)
 		node := c.nodes[1].srv.node
 		c.nodes[1].disk.set(500 * time.Millisecond)
-		go c.do(1, 1, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+		go c.do(1, 1, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
 		time.Sleep(10 * time.Millisecond)
 		// Stopping the loop that counts is as near as this comes to a process
 		// that is stopped as a whole.

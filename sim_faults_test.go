@@ -9,6 +9,7 @@ import (
 	"os"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
+	"raftkv/internal/history"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
@@ -180,7 +181,7 @@ func TestSimSnapshotsOvertakeOneAnother(t *testing.T) {
 			c.net.isolate(slow, others...)
 			big := string(make([]byte, 1<<20))
 			for i := range 20 {
-				res, _ := c.do(0, leader, chaosInput{kind: chaosPut, key: fmt.Sprintf("big%d", i%2), value: c.value() + big})
+				res, _ := c.do(0, leader, history.Input{Kind: history.Put, Key: fmt.Sprintf("big%d", i%2), Value: c.value() + big})
 				if res.Err != nil {
 					t.Fatal(res.Err)
 				}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"raftkv/internal/config"
+	"raftkv/internal/history"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
@@ -443,9 +444,9 @@ func (c *simCluster) startSimLoad(clients int) *simLoad {
 					return
 				case <-time.After(5 * time.Millisecond):
 				}
-				in := chaosInput{kind: chaosPut, key: fmt.Sprint("k", i%4), value: c.value()}
+				in := history.Input{Kind: history.Put, Key: fmt.Sprint("k", i%4), Value: c.value()}
 				if n%3 == 0 {
-					in = chaosInput{kind: chaosGet, key: in.key}
+					in = history.Input{Kind: history.Get, Key: in.Key}
 				}
 				if err := l.request(i, n, in); err != nil {
 					c.t.Errorf("client %d, request %d: %v", i, n, err)
@@ -456,7 +457,7 @@ func (c *simCluster) startSimLoad(clients int) *simLoad {
 	return l
 }
 
-func (l *simLoad) request(client, n int, in chaosInput) (err error) {
+func (l *simLoad) request(client, n int, in history.Input) (err error) {
 	deadline := time.Now().Add(10 * time.Second)
 	for try := client + n; time.Now().Before(deadline); try++ {
 		l.c.lives <- struct{}{}
@@ -567,7 +568,7 @@ func TestSimRequestsOfARemovedNode(t *testing.T) {
 			for i := range 8 {
 				wg.Go(func() {
 					for {
-						res, _ := c.doOn(i, srv, chaosInput{kind: chaosPut, key: fmt.Sprint("k", i), value: c.value()})
+						res, _ := c.doOn(i, srv, history.Input{Kind: history.Put, Key: fmt.Sprint("k", i), Value: c.value()})
 						if res.Err == nil {
 							time.Sleep(time.Millisecond)
 							continue
@@ -593,7 +594,7 @@ func TestSimRequestsOfARemovedNode(t *testing.T) {
 			}
 			for _, up := range c.up() {
 				for i := range 8 {
-					c.do(1000, up, chaosInput{kind: chaosGet, key: fmt.Sprint("k", i)})
+					c.do(1000, up, history.Input{Kind: history.Get, Key: fmt.Sprint("k", i)})
 				}
 			}
 		}

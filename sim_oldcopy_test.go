@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"raftkv/internal/config"
+	"raftkv/internal/history"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
@@ -82,7 +83,7 @@ func TestSimOldCopyUnderANewLeader(t *testing.T) {
 		for i := range 4 {
 			clients.Go(func() {
 				for n := range 30 {
-					c.doOn(i, srv, chaosInput{kind: chaosPut, key: fmt.Sprintf("k%d", n%5), value: c.value()})
+					c.doOn(i, srv, history.Input{Kind: history.Put, Key: fmt.Sprintf("k%d", n%5), Value: c.value()})
 				}
 			})
 		}
@@ -202,7 +203,7 @@ func TestSimTwoHistories(t *testing.T) {
 				}
 				// With it alone there is no majority.
 				c.crash(third)
-				res, _ := c.do(1, forgot, chaosInput{kind: chaosPut, key: "alone", value: c.value()})
+				res, _ := c.do(1, forgot, history.Input{Kind: history.Put, Key: "alone", Value: c.value()})
 				if res.Err == nil {
 					t.Error("a write was acknowledged that only one node has")
 				}
@@ -370,9 +371,9 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 				for i := range 2 {
 					clients.Go(func() {
 						for range 50 {
-							c.doOn(10+i, srv, chaosInput{kind: chaosGet, key: "k"})
+							c.doOn(10+i, srv, history.Input{Kind: history.Get, Key: "k"})
 							if tt.writes >= 0 { // else a read may be told the very index that is applied here
-								c.doOn(12+i, srv, chaosInput{kind: chaosPut, key: "k", value: c.value()})
+								c.doOn(12+i, srv, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
 							}
 							time.Sleep(20 * time.Millisecond)
 						}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
+	"raftkv/internal/history"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
@@ -34,7 +35,7 @@ func TestSimRecover(t *testing.T) {
 			delete(c.nodes, id) // for good
 		}
 		unknown := c.value()
-		if res, _ := c.do(0, survivor, chaosInput{kind: chaosPut, key: "unknown", value: unknown}); !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
+		if res, _ := c.do(0, survivor, history.Input{Kind: history.Put, Key: "unknown", Value: unknown}); !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
 			t.Fatalf("a write without a majority: %v", res.Err)
 		}
 		c.crash(survivor)
@@ -69,7 +70,7 @@ func TestSimRecover(t *testing.T) {
 		}
 		c.crash(survivor)
 		c.start(survivor)
-		res, _ := c.do(0, c.followers()[0], chaosInput{kind: chaosPut, key: "acknowledged", value: c.value()})
+		res, _ := c.do(0, c.followers()[0], history.Input{Kind: history.Put, Key: "acknowledged", Value: c.value()})
 		if res.Err != nil || res.Revision <= before.Snapshot.Revision+state.RevisionJump {
 			t.Errorf("a new write: %+v", res)
 		}
@@ -108,7 +109,7 @@ func TestSimRestore(t *testing.T) {
 			c.nodes[p.ID] = n
 			c.start(p.ID)
 		}
-		res, _ := c.do(0, c.leader(), chaosInput{kind: chaosPut, key: "new", value: c.value()})
+		res, _ := c.do(0, c.leader(), history.Input{Kind: history.Put, Key: "new", Value: c.value()})
 		if res.Err != nil || res.Revision != old.Revision+state.RevisionJump+1 {
 			t.Errorf("the first write: %+v", res)
 		}

@@ -15,6 +15,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/boot"
 	"raftkv/internal/config"
+	"raftkv/internal/history"
 	"raftkv/internal/logging"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
@@ -383,34 +384,34 @@ func (c *simCluster) now() int64 {
 }
 
 // do carries out one operation on a node, and adds it to the history.
-func (c *simCluster) do(client int, id uint64, in chaosInput) (state.Result, *state.Item) {
+func (c *simCluster) do(client int, id uint64, in history.Input) (state.Result, *state.Item) {
 	return c.doOn(client, c.nodes[id].srv, in)
 }
 
-func (c *simCluster) doOn(client int, srv *server, in chaosInput) (state.Result, *state.Item) {
+func (c *simCluster) doOn(client int, srv *server, in history.Input) (state.Result, *state.Item) {
 	call := c.now()
 	var res state.Result
 	var it *state.Item
-	switch in.kind {
-	case chaosGet:
+	switch in.Kind {
+	case history.Get:
 		if res.Err = srv.reads.Confirm(context.Background()); res.Err == nil {
-			it, _ = srv.kv.get(in.key)
+			it, _ = srv.kv.get(in.Key)
 		}
-	case chaosDelete:
-		res = srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindDelete, state.Condition{}, in.key, nil))
-	case chaosCreate:
-		res = srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{Kind: state.IfMissing}, in.key, []byte(in.value)))
+	case history.Delete:
+		res = srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindDelete, state.Condition{}, in.Key, nil))
+	case history.Create:
+		res = srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{Kind: state.IfMissing}, in.Key, []byte(in.Value)))
 	default:
-		res = srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, in.key, []byte(in.value)))
+		res = srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, in.Key, []byte(in.Value)))
 	}
 	end := c.now()
-	out := chaosOutput{ok: res.Err == nil}
+	out := history.Output{OK: res.Err == nil}
 	if it != nil {
-		out.value = string(it.Value)
+		out.Value = string(it.Value)
 	}
 	switch {
 	case errors.Is(res.Err, problem.ErrOutcomeUnknown):
-		out.unknown, end = true, math.MaxInt64
+		out.Unknown, end = true, math.MaxInt64
 	case res.Err == nil, errors.Is(res.Err, problem.ErrNotFound), errors.Is(res.Err, problem.ErrPrecondition):
 	default:
 		return res, it // it did not happen, and saw nothing
@@ -431,7 +432,7 @@ func (c *simCluster) value() string {
 // put writes on a node and must succeed.
 func (c *simCluster) put(id uint64, key, value string) {
 	c.t.Helper()
-	if res, _ := c.do(0, id, chaosInput{kind: chaosPut, key: key, value: value}); res.Err != nil {
+	if res, _ := c.do(0, id, history.Input{Kind: history.Put, Key: key, Value: value}); res.Err != nil {
 		c.t.Fatalf("put %s on node %d: %v\n%s", key, id, res.Err, c.describe())
 	}
 }
@@ -439,7 +440,7 @@ func (c *simCluster) put(id uint64, key, value string) {
 // want reads on a node, linearizably, and compares.
 func (c *simCluster) want(id uint64, key, value string) {
 	c.t.Helper()
-	res, it := c.do(0, id, chaosInput{kind: chaosGet, key: key})
+	res, it := c.do(0, id, history.Input{Kind: history.Get, Key: key})
 	if res.Err != nil || it == nil || string(it.Value) != value {
 		c.t.Fatalf("get %s on node %d: %+v, %v; want %q\n%s", key, id, it, res.Err, value, c.describe())
 	}
@@ -496,7 +497,7 @@ func (c *simCluster) check() {
 		}
 		c.undoubted(c.nodes[id])
 	}
-	if !porcupine.CheckOperations(chaosModel, c.history) {
+	if !porcupine.CheckOperations(history.Model, c.history) {
 		c.t.Errorf("the history of %d operations is not linearizable", len(c.history))
 	}
 	for _, id := range c.up() {
@@ -510,12 +511,12 @@ func (c *simCluster) check() {
 func (c *simCluster) readAll() {
 	keys := make(map[string]bool)
 	for _, op := range c.history {
-		keys[op.Input.(chaosInput).key] = true
+		keys[op.Input.(history.Input).Key] = true
 	}
 	for key := range keys {
 		for _, id := range c.up() {
 			c.await("a read of "+key, func() bool {
-				res, _ := c.do(1000, id, chaosInput{kind: chaosGet, key: key})
+				res, _ := c.do(1000, id, history.Input{Kind: history.Get, Key: key})
 				return res.Err == nil
 			})
 		}

@@ -16,7 +16,7 @@ import (
 // layers are the packages of internal/ from the ground up. A package imports only
 // packages of layers below its own.
 var layers = [][]string{
-	{"address", "durable", "meter", "problem", "record", "refusal", "version", "wait"},
+	{"address", "durable", "history", "meter", "problem", "record", "refusal", "version", "wait"},
 	{"liveness", "logging", "membership", "memory", "statefile", "walfile", "watermark", "web", "testkit"},
 	{"config", "peerclient", "state", "storage/snapshots", "storage/walroom"},
 	{"contact", "rounds", "storage", "state/statetest"},
@@ -37,6 +37,7 @@ var exports = map[string]int{
 	"contact":             5,
 	"diskhang":            3,
 	"durable":             16,
+	"history":             10,
 	"limits":              13,
 	"liveness":            8,
 	"logging":             8,
@@ -61,7 +62,7 @@ var exports = map[string]int{
 	"storage/storagetest": 12,
 	"storage/walroom":     15,
 	"suspect":             5,
-	"testkit":             28,
+	"testkit":             30,
 	"transport":           15,
 	"version":             1,
 	"wait":                6,
@@ -99,6 +100,7 @@ const (
 // small are packages that are less than leastLines long.
 var small = map[string]string{
 	"meter":   "three functions that every part with a metric calls",
+	"history": "the simulator and the tests of the program share it",
 	"version": "what a build is called is nobody else's business",
 }
 

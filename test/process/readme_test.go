@@ -1,0 +1,522 @@
+//go:build unix
+
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"raftkv/internal/testkit"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The README is a tutorial that works by copy and paste, and this test is who tries: it runs all blocks fenced as ```sh,
+// in order, in one bash, in a copy of the repository. Other fences (```console, ```text …) are only to look at. A line
+//
+//	# => TEXT
+//
+// after a command states what the command before it prints, all of it; several such lines are several lines of output.
+
+// readmeCommand is one command of the README: as many lines as the shell needs to find it complete.
+type readmeCommand struct {
+	line int    // in the README, of its first line
+	code string // with its newlines
+	want []string
+}
+
+var readmeFence = regexp.MustCompile("^ {0,3}(```+|~~~+)[ \t]*([^`]*)$")
+
+// readmeCommands takes the commands out of the ```sh blocks of a Markdown text.
+func readmeCommands(markdown string) ([]readmeCommand, error) {
+	var commands []readmeCommand
+	var fence string // the fence that opened the block, "" outside
+	var isSh bool
+	var current readmeCommand
+	for n, line := range strings.Split(markdown, "\n") {
+		if m := readmeFence.FindStringSubmatch(line); m != nil {
+			switch {
+			case fence == "":
+				fence, isSh = m[1], strings.TrimSpace(m[2]) == "sh"
+				continue
+			case strings.HasPrefix(m[1], fence) && strings.TrimSpace(m[2]) == "":
+				if current.code != "" {
+					return nil, fmt.Errorf("line %d: the block ends within the command of line %d", n+1, current.line)
+				}
+				fence = ""
+				continue
+			}
+		}
+		if fence == "" || !isSh {
+			continue
+		}
+		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "# =>"); ok && current.code == "" {
+			if len(commands) == 0 {
+				return nil, fmt.Errorf("line %d: no command before %q", n+1, line)
+			}
+			last := &commands[len(commands)-1]
+			last.want = append(last.want, strings.TrimSpace(text))
+			continue
+		}
+		if current.code == "" {
+			if s := strings.TrimSpace(line); s == "" || strings.HasPrefix(s, "#") {
+				continue
+			}
+			current.line = n + 1
+		}
+		current.code += line + "\n"
+		complete, err := readmeComplete(current.code)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n+1, err)
+		}
+		if complete {
+			commands = append(commands, current)
+			current = readmeCommand{}
+		}
+	}
+	if fence != "" {
+		return nil, fmt.Errorf("the last block is not closed")
+	}
+	return commands, nil
+}
+
+// readmeComplete asks bash whether code needs no further line. A here-document that is still open is only a warning.
+func readmeComplete(code string) (bool, error) {
+	if strings.HasSuffix(code, "\\\n") {
+		return false, nil
+	}
+	cmd := exec.Command("bash", "-n")
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Stdin = strings.NewReader(code)
+	out, err := cmd.CombinedOutput()
+	switch {
+	case err == nil:
+		return len(out) == 0, nil
+	case bytes.Contains(out, []byte("unexpected end of file")), bytes.Contains(out, []byte("unexpected EOF")):
+		return false, nil
+	default:
+		return false, fmt.Errorf("%w: %s", err, out)
+	}
+}
+
+// readmeScript makes one script of the commands. Each runs in the same shell, its stdout in a file of its own, so that
+// a server in the background does not write into the output of the commands after it.
+func readmeScript(commands []readmeCommand, dir string) string {
+	var s strings.Builder
+	s.WriteString(`set -euo pipefail
+__line=0 __file=
+trap 'echo "README.md:$__line: exit $?" >&2' ERR
+trap 'cat $__file; kill $(jobs -p) 2>/dev/null || true' EXIT
+trap 'exit 143' TERM INT
+__check() { # FILE WANT
+	local got
+	got=$(tr -d '\r' <"$1" | sed -e 's/[[:space:]]*$//' -e 's/^[[:space:]]*//')
+	if [ "$got" != "$2" ]; then
+		printf 'README.md:%s: printed\n%s\ninstead of\n%s\n' "$__line" "$got" "$2" >&2
+		exit 1
+	fi
+}
+`)
+	for n, c := range commands {
+		file := readmeQuote(filepath.Join(dir, fmt.Sprintf("stdout-%d", n)))
+		fmt.Fprintf(&s, "__line=%d __file=%s\nprintf '+ %%s\\n' %s\n{\n%s} >%s\ncat %s\n__file=\n",
+			c.line, file, readmeQuote(strings.TrimSpace(c.code)), c.code, file, file)
+		if c.want != nil {
+			fmt.Fprintf(&s, "__check %s %s\n", file, readmeQuote(strings.TrimSpace(strings.Join(c.want, "\n"))))
+		}
+	}
+	return s.String()
+}
+
+func readmeQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// runReadme runs the commands in dir. Whatever they leave running is gone when it returns.
+func runReadme(t *testing.T, commands []readmeCommand, dir string, within time.Duration) (string, error) {
+	t.Helper()
+	aux := t.TempDir()
+	script := filepath.Join(aux, "script.sh")
+	if err := os.WriteFile(script, []byte(readmeScript(commands, aux)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(aux, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	cmd := exec.Command("bash", script)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return strings.HasPrefix(kv, "RAFTKV_") || strings.HasPrefix(kv, "MAKE") || strings.HasPrefix(kv, "MFLAGS")
+	})
+	cmd.Env = append(cmd.Env, "README_TEST=running")
+	cmd.SysProcAttr = procAttr(syscall.SIGTERM) // a session of its own: how its processes are found again
+	if err := procStartCmd(cmd); err != nil {
+		t.Fatal(err)
+	}
+	stop := context.AfterFunc(ctx, func() { readmeEndSession(cmd.Process.Pid) })
+	err = cmd.Wait()
+	if !stop() {
+		err = fmt.Errorf("not done within %v: %w", within, err)
+	}
+	readmeEndSession(cmd.Process.Pid)
+	out, readErr := os.ReadFile(log.Name())
+	if readErr != nil {
+		t.Error(readErr)
+	}
+	for n, c := range commands { // what ran in the background has more to tell by now
+		if tail, readErr := os.ReadFile(filepath.Join(aux, fmt.Sprintf("stdout-%d", n))); err != nil && readErr == nil && strings.HasSuffix(c.code, "&\n") {
+			out = fmt.Appendf(out, "\n%sprinted at the end:\n%s\n", c.code, procTail(string(tail)))
+		}
+	}
+	return string(out), err
+}
+
+// readmeEndSession ends all processes of a session: SIGTERM, and SIGKILL for what is left after five seconds. Process
+// groups would not do, goreman gives each of its children its own.
+func readmeEndSession(sid int) {
+	deadline := time.Now().Add(5 * time.Second)
+	for sig := syscall.SIGTERM; ; time.Sleep(50 * time.Millisecond) {
+		pids := readmeSession(sid)
+		if len(pids) == 0 || time.Now().After(deadline.Add(5*time.Second)) {
+			return
+		}
+		if time.Now().After(deadline) {
+			sig = syscall.SIGKILL
+		}
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, sig) // it may just have ended
+		}
+	}
+}
+
+// readmeSession lists the live processes of a session; without /proc it knows the leader's group only.
+func readmeSession(sid int) []int {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	if stats == nil && syscall.Kill(-sid, 0) == nil {
+		return []int{-sid}
+	}
+	var pids []int
+	for _, stat := range stats {
+		data, err := os.ReadFile(stat)
+		if err != nil {
+			continue
+		}
+		// pid (comm) state ppid pgrp session …; comm may hold anything.
+		f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+		if len(f) > 3 && f[3] == strconv.Itoa(sid) && f[0] != "Z" && f[0] != "X" {
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(stat))); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// copyRepository copies what git would: tracked files, and new ones that are not ignored.
+func copyRepository(t *testing.T, dst string) {
+	t.Helper()
+	list, err := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
+	if err != nil {
+		t.Skipf("not a git work tree: %v", err)
+	}
+	for _, name := range strings.Split(strings.TrimRight(string(list), "\x00"), "\x00") {
+		info, err := os.Lstat(name)
+		if err != nil || !info.Mode().IsRegular() {
+			continue // removed but not committed, or a link
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to := filepath.Join(dst, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(to, data, info.Mode().Perm()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+var readmePort = regexp.MustCompile(`(?:127\.0\.0\.1|localhost):([0-9]{2,5})\b`)
+
+// Guarantee: the README's commands work as they stand and print what it says. make run shows what the nodes say and not what
+// goreman does, and its last line is the command to type.
+func TestReadme(t *testing.T) {
+	markdown, err := os.ReadFile("README.md")
+	testkit.Must(t, err)
+	text := strings.Replace(string(markdown), "### Stop a node", "```sh\ncp run/cluster.log cluster.log\n```\n### Stop a node", 1)
+	dir := runTutorial(t, text)
+	log, err := os.ReadFile(filepath.Join(dir, "cluster.log"))
+	testkit.Must(t, err)
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "run: all nodes are ready") || !strings.Contains(last, "curl -X PUT -d hello http://127.0.0.1:12380/my-key") {
+		t.Errorf("the last line of make run is\n%s", last)
+	}
+	for _, no := range []string{"\x1b", "Starting raftkv", "on port 5", "Terminating"} {
+		if strings.Contains(string(log), no) {
+			t.Errorf("make run shows goreman's %q", no)
+		}
+	}
+	if !strings.Contains(string(log), "\nraftkv2 | ") {
+		t.Errorf("make run does not show what the nodes say:\n%s", log)
+	}
+}
+
+// raftexampleReadme is what raftexample's README has its reader do, from top to bottom: one node, goreman's cluster, a node
+// that is stopped and comes back, one that is added, one that is removed. Only the names of the programs are ours.
+const raftexampleReadme = "```sh\n" + `make build
+./raftkv --id 1 --cluster http://127.0.0.1:12379 --port 12380 >one.log 2>&1 &
+WAIT 12380
+curl -sL http://127.0.0.1:12380/my-key -XPUT -d hello
+curl -sL http://127.0.0.1:12380/my-key
+# => hello
+kill %1
+wait %1
+go tool goreman start >goreman.log 2>&1 &
+WAIT 12380
+WAIT 22380
+WAIT 32380
+curl -sL http://127.0.0.1:12380/my-key -XPUT -d foo
+go tool goreman run stop raftkv2
+curl -sL http://127.0.0.1:12380/my-key -XPUT -d bar
+curl -sL http://127.0.0.1:32380/my-key
+# => bar
+go tool goreman run start raftkv2
+WAIT 22380
+curl -sL http://127.0.0.1:22380/my-key
+# => bar
+curl -sL http://127.0.0.1:12380/4 -XPOST -d http://127.0.0.1:42379
+./raftkv --id 4 --cluster http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379,http://127.0.0.1:42379 --port 42380 --join >four.log 2>&1 &
+WAIT 42380
+curl -sL http://127.0.0.1:42380/my-key
+# => bar
+curl -sL http://127.0.0.1:12380/3 -XDELETE
+for try in $(seq 100); do curl -s http://127.0.0.1:32380/livez >gone.txt || break; sleep 0.1; done
+curl -s http://127.0.0.1:32380/livez || echo gone
+# => gone
+curl -sL http://127.0.0.1:42380/my-key -XPUT -d baz
+curl -sL http://127.0.0.1:22380/my-key
+# => baz
+` + "```\n"
+
+// Guarantee: raftexample's README works here.
+func TestRaftexampleReadme(t *testing.T) {
+	wait := regexp.MustCompile(`WAIT (\d+)`)
+	runTutorial(t, wait.ReplaceAllString(raftexampleReadme, "curl -s -o ready.txt --retry 60 --retry-delay 1 --retry-all-errors --fail http://127.0.0.1:$1/readyz"))
+}
+
+// awaitPort waits for a port that is fixed. Some lie where the kernel takes ports
+// for outgoing connections from, and one of those goes by.
+func awaitPort(t *testing.T, port string) {
+	t.Helper()
+	var err error
+	for range 60 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	testkit.CannotRun(t, fmt.Sprintf("the ports are fixed, and one is taken: %v", err))
+}
+
+// runTutorial runs the commands of a text in a copy of the repository, which it returns.
+func runTutorial(t *testing.T, markdown string) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds and starts whole clusters")
+	}
+	if os.Getenv("README_TEST") != "" {
+		t.Skip("this is the README's own make test")
+	}
+	testkit.NeedTools(t, "bash", "git", "make", "curl")
+	commands, err := readmeCommands(markdown)
+	testkit.Must(t, err)
+	if len(commands) < 5 {
+		t.Fatalf("only %d commands in the sh blocks", len(commands))
+	}
+	// The ports are fixed: those in the text, those of the Procfile, the defaults, and goreman's own.
+	procfile, _ := os.ReadFile("Procfile")
+	ports := []string{"9021", "9121", "8555"}
+	for _, m := range readmePort.FindAllStringSubmatch(markdown+string(procfile), -1) {
+		ports = append(ports, m[1])
+	}
+	slices.Sort(ports)
+	for _, port := range slices.Compact(ports) {
+		awaitPort(t, port)
+	}
+	within := 4 * time.Minute
+	if deadline, ok := t.Deadline(); ok {
+		within = min(within, time.Until(deadline)-20*time.Second)
+	}
+	dir := t.TempDir()
+	copyRepository(t, dir)
+	start := time.Now()
+	out, err := runReadme(t, commands, dir, within)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Logf("%d commands in %v", len(commands), time.Since(start))
+	return dir
+}
+
+var (
+	docFence   = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$")
+	docAddress = regexp.MustCompile(`https?://([^/:\s'"]+)`)
+)
+
+// Guarantee: what is to be pasted speaks to this machine alone, and what is only to be looked at cannot be pasted: each of its
+// commands begins with a $.
+func TestReadmeBoxes(t *testing.T) {
+	markdown, err := os.ReadFile("README.md")
+	testkit.Must(t, err)
+	boxes := docFence.FindAllStringSubmatch(string(markdown), -1)
+	if len(boxes) < 10 {
+		t.Fatalf("only %d boxes", len(boxes))
+	}
+	for _, box := range boxes {
+		lang, text := box[1], box[2]
+		prompt := strings.HasPrefix(text, "$ ") || strings.Contains(text, "\n$ ")
+		switch {
+		case lang == "sh" && prompt:
+			t.Errorf("this box is run, and has a $:\n%s", text)
+		case lang == "console" && !strings.HasPrefix(text, "$ "):
+			t.Errorf("this box is to look at, and does not begin with a $:\n%s", text)
+		case lang != "sh" && lang != "console":
+			t.Errorf("a box of %q is neither:\n%s", lang, text)
+		}
+		for _, m := range docAddress.FindAllStringSubmatch(text, -1) {
+			if m[1] != "127.0.0.1" {
+				t.Errorf("a box names the foreign address %s:\n%s", m[1], text)
+			}
+		}
+	}
+}
+
+// Guarantee: git ignores what the README's commands make.
+func TestReadmeLeavesNothingForGit(t *testing.T) {
+	for _, name := range []string{"raftkv", "run/one/wal/0.tmp", "run/hello.backup", "run/2.before-recovery-1/mark", "raftkv-1/mark", "raftkv-4/mark", "raftkv-2.before-recovery-1/mark"} {
+		out, err := exec.Command("git", "check-ignore", "--quiet", name).CombinedOutput()
+		var exit *exec.ExitError
+		switch {
+		case err == nil:
+		case errors.As(err, &exit) && exit.ExitCode() == 1:
+			t.Errorf("git does not ignore %s", name)
+		default:
+			t.Skipf("not a git work tree: %v %s", err, out)
+		}
+	}
+	markdown, err := os.ReadFile("README.md")
+	testkit.Must(t, err)
+	// Whatever a command of the README writes is in run, but for the program.
+	for _, m := range regexp.MustCompile(`(?:>|-o |--data-dir )([a-zA-Z][^\s;&]*)`).FindAllStringSubmatch(strings.Join(shBoxes(string(markdown)), "\n"), -1) {
+		if !strings.HasPrefix(m[1], "run/") {
+			t.Errorf("a command of the README makes %s, outside of run/", m[1])
+		}
+	}
+}
+
+func shBoxes(markdown string) []string {
+	var boxes []string
+	for _, box := range docFence.FindAllStringSubmatch(markdown, -1) {
+		if box[1] == "sh" {
+			boxes = append(boxes, box[2])
+		}
+	}
+	return boxes
+}
+
+const readmeSample = "# Title\n\n```sh\n" + `x=1
+echo one; echo "two $x"   # a comment
+# => one
+# => two 1
+
+# only a comment
+cat <<END
+  in a \
+document
+END
+# => in a document
+for i in 1 2; do
+    echo "$i" |
+        tr 12 ab
+done
+# => a
+# => b
+sleep 300 &
+` + "```\n\n```console\n$ false\n```\n\n~~~text\n```sh\nfalse\n```\n~~~\n\n```sh\n" + `echo "$x" \
+    "still the same shell"
+# => 1 still the same shell
+cd "$(mktemp -d ./sub-XXXX)"
+true &&
+  true
+printf ''
+# =>
+` + "```\n"
+
+// The extractor is put to the test itself: what runs, what does not, and that a wrong output is noticed.
+func TestReadmeExtractor(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil {
+		t.Skip(err)
+	}
+	commands, err := readmeCommands(readmeSample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []int
+	for _, c := range commands {
+		lines = append(lines, c.line)
+	}
+	if want := []int{4, 5, 10, 15, 21, 35, 38, 39, 41}; !slices.Equal(lines, want) {
+		t.Errorf("commands begin at the lines %v, want %v", lines, want)
+	}
+	out, err := runReadme(t, commands, t.TempDir(), time.Minute)
+	if err != nil {
+		t.Errorf("the sample fails: %v\n%s", err, out)
+	}
+	for name, bad := range map[string]struct{ text, want string }{
+		"wrong output":   {"```sh\necho a\n# => b\n```\n", "README.md:2: printed"},
+		"more output":    {"```sh\necho a; echo b\n# => a\n```\n", "README.md:2: printed"},
+		"failure":        {"```sh\ntrue\nfalse\n```\n", "README.md:3: exit 1"},
+		"failure inside": {"```sh\nfalse | true\n```\n", "README.md:2: exit 1"},
+		"unset variable": {"```sh\necho $no_such_variable\n```\n", "no_such_variable"},
+	} {
+		commands, err := readmeCommands(bad.text)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if out, err := runReadme(t, commands, t.TempDir(), time.Minute); err == nil || !strings.Contains(out, bad.want) {
+			t.Errorf("%s: %v, %q does not hold %q", name, err, out, bad.want)
+		}
+	}
+	for name, bad := range map[string]string{
+		"open command": "```sh\necho 'a\n```\n", "open block": "```sh\necho a\n", "syntax": "```sh\nfi\n```\n", "nothing before": "```sh\n# => a\n```\n",
+	} {
+		if commands, err := readmeCommands(bad); err == nil {
+			t.Errorf("%s: no error, but %v", name, commands)
+		}
+	}
+	// The time bound holds, and nothing survives it, not even in a group of its own.
+	hang, err := readmeCommands("```sh\nset -m; sleep 301 & set +m\nsleep 302\n```\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if _, err := runReadme(t, hang, t.TempDir(), 500*time.Millisecond); err == nil || time.Since(start) > 20*time.Second {
+		t.Errorf("a script that hangs: %v after %v", err, time.Since(start))
+	}
+}

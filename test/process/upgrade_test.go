@@ -1,0 +1,306 @@
+//go:build unix
+
+package process
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"raftkv/internal/config"
+	"raftkv/internal/state"
+	"raftkv/internal/testkit"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// procChecks is what a node says of the checks in its status.
+type procChecks struct {
+	Diverged     bool   `json:"diverged"`
+	CheckedIndex uint64 `json:"checked_index"`
+	Level        uint64 `json:"level"`
+	Leader       int    `json:"leader"`
+}
+
+func (c *procCluster) checks(i int) procChecks {
+	var s procChecks
+	if r := c.do(http.MethodGet, i, "/v1/status", nil); r.status == http.StatusOK {
+		if err := json.Unmarshal([]byte(r.body), &s); err != nil {
+			c.t.Errorf("/v1/status of node %d: %v: %s", i, err, r.body)
+		}
+	}
+	return s
+}
+
+// procTree is the content of a directory's files, by name.
+func procTree(t testing.TB, dir string) map[string][sha256.Size]byte {
+	t.Helper()
+	tree := make(map[string][sha256.Size]byte)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		tree[path] = sha256.Sum256(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+// upgradeFrom is the commit of the program that a running cluster can be upgraded from, node by node.
+const upgradeFrom = "df375bdddc242708c7de31a34d13b58d0909112d"
+
+// procBuildOld builds the program of a commit from the history.
+func procBuildOld(t testing.TB, commit string) string {
+	t.Helper()
+	git := func(args ...string) (string, error) {
+		out, err := exec.Command("git", args...).CombinedOutput()
+		return strings.TrimSpace(string(out)), err
+	}
+	if out, err := git("cat-file", "-e", commit+"^{commit}"); err != nil {
+		if shallow, err := git("rev-parse", "--is-shallow-repository"); err == nil && shallow == "true" {
+			t.Skipf("this is a shallow clone without the program to upgrade from: git fetch --unshallow, or git fetch origin %s", commit)
+		} else if err != nil {
+			testkit.CannotRun(t, "the program to upgrade from is in the git history, and this is no git repository: "+shallow)
+		}
+		t.Fatalf("the history lacks %s: %s", commit, out)
+	}
+	tree, bin := filepath.Join(t.TempDir(), "tree"), filepath.Join(t.TempDir(), "raftkv-of-"+commit[:7])
+	if out, err := git("worktree", "add", "--quiet", "--detach", tree, commit); err != nil {
+		t.Fatalf("git worktree add: %v\n%s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := git("worktree", "remove", "--force", tree); err != nil {
+			t.Errorf("git worktree remove: %v\n%s", err, out)
+		}
+	})
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, ".")
+	build.Dir = tree
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build of %s: %v\n%s", commit, err, out)
+	}
+	return bin
+}
+
+// upgradeLoad is a crowd of clients that move on to the next node when one does not serve them. Each key is written once.
+type upgradeLoad struct {
+	stopped atomic.Bool
+	clients sync.WaitGroup
+
+	mu     sync.Mutex
+	acked  map[string]string
+	failed []string
+}
+
+// startUpgradeLoad starts clients that write to the nodes in turn, and read what they wrote from the next.
+func (c *procCluster) startUpgradeLoad(clients int, nodes ...int) *upgradeLoad {
+	l := &upgradeLoad{acked: make(map[string]string)}
+	var urls []string
+	for _, i := range nodes {
+		urls = append(urls, c.url(i))
+	}
+	for w := range clients {
+		l.clients.Go(func() {
+			client := procClient(10 * time.Second)
+			defer client.CloseIdleConnections()
+			for n := 0; !l.stopped.Load(); n++ {
+				key, value := fmt.Sprintf("load/%d/%d", w, n), fmt.Sprintf("%d of %d", n, w)
+				if l.request(client, urls, n, http.MethodPut, key, value) {
+					l.request(client, urls, n+1, http.MethodGet, key, value)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	return l
+}
+
+// request asks the nodes one after the other, from the n-th on, until one serves it, and reports whether one did. Beside
+// the node that is being restarted another may be electing; but that is waited for, so one round and one more try are enough.
+func (l *upgradeLoad) request(client *http.Client, urls []string, n int, method, key, value string) bool {
+	var said []string
+	for try := range len(urls) + 1 {
+		url := urls[(n+try)%len(urls)] + "/" + key
+		var r procReply
+		if method == http.MethodPut {
+			r = procDo(client, method, url, []byte(value))
+		} else {
+			r = procDo(client, method, url, nil)
+		}
+		if r.status == http.StatusNoContent || (method == http.MethodGet && r.status == http.StatusOK && r.body == value) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.acked[key] = value
+			return true
+		}
+		said = append(said, fmt.Sprintf("%s %s: %v", method, url, r))
+		if method == http.MethodGet && (r.status == http.StatusOK || r.status == http.StatusNotFound) {
+			break // another value than was acknowledged
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.failed) < 20 {
+		l.failed = append(l.failed, strings.Join(said, "\n  "))
+	}
+	return false
+}
+
+// stop ends the load and returns what was acknowledged.
+func (l *upgradeLoad) stop() map[string]string {
+	l.stopped.Store(true)
+	l.clients.Wait()
+	return l.acked
+}
+
+// wantAgreement waits until the nodes have found, twice, that they hold the same, at the level.
+func (c *procCluster) wantAgreement(when string, level uint64, nodes ...int) {
+	c.t.Helper()
+	var after uint64
+	for range 2 {
+		procEventually(c.t, procReadyWithin, when+": the nodes agree", func() error {
+			for _, i := range nodes {
+				s := c.checks(i)
+				if s.Diverged || s.Level > level {
+					c.t.Fatalf("%s: node %d says %+v, want level %d", when, i, s, level)
+				}
+				if s.Level != level || s.CheckedIndex <= after {
+					return fmt.Errorf("node %d says %+v, want level %d and a check behind %d", i, s, level, after)
+				}
+			}
+			return nil
+		})
+		after = c.checks(nodes[0]).CheckedIndex
+	}
+}
+
+// restartAs stops a node in order and starts it with another program, "" for the one under test.
+func (c *procCluster) restartAs(i int, bin string) {
+	c.t.Helper()
+	c.stop(i)
+	c.nodes[i].bin = bin
+	c.start(i)
+}
+
+// lead moves leadership to node i.
+func (c *procCluster) lead(i int) {
+	c.t.Helper()
+	if r := c.do(http.MethodPost, i, "/v1/leader", fmt.Appendf(nil, `{"id":%d}`, i), "Content-Type", "application/json"); r.status != http.StatusOK {
+		c.t.Fatalf("POST /v1/leader, %d: %v", i, r)
+	}
+}
+
+// learnFrom has a new node, of another program than its leader's perhaps, get all from a snapshot of that leader's.
+func (c *procCluster) learnFrom(leader, i int, bin string) {
+	c.t.Helper()
+	c.lead(leader)
+	n := c.newNode(i)
+	n.bin = bin
+	n.args = c.args(n, c.list+fmt.Sprintf(",%d=%s", i, procURL(n.peerPort)), "--join")
+	add := fmt.Appendf(nil, `{"id":%d,"peer_url":%q,"role":"learner"}`, i, procURL(n.peerPort))
+	if r := c.do(http.MethodPost, leader, "/v1/members", add, "Content-Type", "application/json"); r.status != http.StatusCreated {
+		c.t.Fatalf("POST /v1/members at node %d: %v", leader, r)
+	}
+	c.start(i)
+	if s := c.checks(i); s.Leader != leader {
+		c.t.Errorf("node %d has its state from node %d, and was to have it from node %d", i, s.Leader, leader)
+	}
+	if files, err := filepath.Glob(filepath.Join(n.dataDir, "snap", "*.state")); err != nil || len(files) == 0 {
+		c.t.Errorf("node %d has no snapshot (%v)", i, err)
+	}
+}
+
+// Guarantee: a running cluster of the last version is upgraded node by node, under load, and can go back as long as not
+// every member has been upgraded: no write is lost, no request fails at clients that move on, and the replicas agree all
+// the while. Snapshots go from either program to the other. Once every member runs the new program the level rises; behind
+// that the older one refuses to start and to join, and leaves the data as it was.
+func TestProcUpgrade(t *testing.T) {
+	t.Parallel()
+	old := procBuildOld(t, upgradeFrom)
+	c := newProcCluster(t, 3, "--check-interval", "100ms", "--snapshot-count", "200")
+	for _, n := range c.nodes {
+		n.bin = old
+	}
+	c.start()
+	load := c.startUpgradeLoad(4, 1, 2, 3)
+	defer load.stop()
+	procEventually(t, procReadyWithin, "the old nodes check each other", func() error {
+		if s := c.checks(1); s.CheckedIndex == 0 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	before := c.checks(1).Level
+	if before >= state.ProgramLevel {
+		t.Fatalf("the old program is of level %d, this one of level %d: there is nothing to raise", before, state.ProgramLevel)
+	}
+	c.wantAgreement("before", before, 1, 2, 3)
+
+	c.restartAs(1, "")
+	c.wantAgreement("one of three upgraded", before, 1, 2, 3)
+	c.learnFrom(1, 4, old) // a snapshot of the new program, installed by the old one
+	c.learnFrom(2, 5, "")  // and the other way round
+	c.wantAgreement("half-way", before, 1, 2, 3, 4, 5)
+
+	c.restartAs(1, old) // with what the new program wrote: log, snapshots of its own, or one that was sent
+	c.restartAs(5, old)
+	c.wantAgreement("rolled back", before, 1, 2, 3, 4, 5)
+
+	for _, i := range []int{4, 5, 3, 2} {
+		c.restartAs(i, "")
+	}
+	c.wantAgreement("all but one upgraded", before, 1, 2, 3, 4, 5)
+	c.restartAs(1, "")
+	c.wantAgreement("all upgraded", state.ProgramLevel, 1, 2, 3, 4, 5)
+
+	acked := load.stop()
+	for _, what := range load.failed {
+		t.Errorf("a request failed on every node:\n  %s", what)
+	}
+	if len(acked) < 100 {
+		t.Errorf("only %d writes were acknowledged: this is no load", len(acked))
+	}
+	t.Logf("%d writes", len(acked))
+	for key, value := range acked {
+		c.wantGet(1+len(key+value)%5, key, value)
+	}
+	c.wantOlderRefused(old, 1, 6)
+}
+
+// wantOlderRefused checks that an older program neither starts in the directory of node i nor joins as node joiner.
+func (c *procCluster) wantOlderRefused(old string, i, joiner int) {
+	c.t.Helper()
+	c.stop(i)
+	n := c.nodes[i]
+	before := procTree(c.t, n.dataDir)
+	n.bin = old
+	c.launch(i)
+	if out := c.waitExit(i, config.ExitFault, 20*time.Second); !strings.Contains(out, "upgrade this node") {
+		c.t.Errorf("the older program says:\n%s", procTail(out))
+	}
+	if !maps.Equal(before, procTree(c.t, n.dataDir)) {
+		c.t.Error("the older program has changed the data directory")
+	}
+	n.bin = ""
+	c.start(i)
+	c.put(i, "k", "1")
+
+	n = c.newNode(joiner)
+	n.args = c.args(n, c.list+fmt.Sprintf(",%d=%s", joiner, procURL(n.peerPort)), "--join")
+	n.bin = old
+	c.launch(joiner)
+	if out := c.waitExit(joiner, config.ExitFault, 20*time.Second); !strings.Contains(out, "upgrade this node") {
+		c.t.Errorf("the older program, asked to join, says:\n%s", procTail(out))
+	}
+}
