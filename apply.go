@@ -78,7 +78,7 @@ func (kv *kvstore) checkOwnID() error {
 	return nil
 }
 
-// state.CheckLevel stops a node whose cluster uses commands that it does not know,
+// checkLevel stops a node whose cluster uses commands that it does not know,
 // before it meets one.
 func (kv *kvstore) checkLevel() error {
 	kv.mu.RLock()
@@ -175,7 +175,7 @@ func (kv *kvstore) publish() {
 	kv.proposals.Named.Store(kv.state.Level >= state.LifeLevel)
 }
 
-// ApplyEntry applies one normal entry. The caller holds kv.mu.
+// applyEntry applies one normal entry. The caller holds kv.mu.
 func (kv *kvstore) applyEntry(e *raftpb.Entry) (state.Outcome, error) {
 	o, commands, err := kv.state.ApplyEntry(e)
 	kv.due.Bytes += uint64(len(e.GetData())) + snapshots.LogOverhead
@@ -191,7 +191,7 @@ func (kv *kvstore) applyEntry(e *raftpb.Entry) (state.Outcome, error) {
 	return o, err
 }
 
-// ApplyConfEntry applies a membership change.
+// applyConfEntry applies a membership change.
 func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	kv.mu.Lock()
 	before := kv.state.Membership.Clone()

@@ -50,7 +50,7 @@ type kvstore struct {
 }
 
 // get returns a key's item, nil if there is none, and the store's revision.
-// The caller decides beforehand how fresh the answer must be (read.go).
+// The caller decides beforehand how fresh the answer must be (package rounds).
 func (kv *kvstore) get(key string) (it *state.Item, revision uint64) {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
@@ -87,7 +87,7 @@ func (kv *kvstore) View(look func(*state.State)) {
 // Sound returns nil, or why this node must not serve; see agreement.
 func (kv *kvstore) Sound() error { return kv.agreement.Sound() }
 
-// LetGo drops the items, of which a check may have a copy, too.
+// letGo drops the items, of which a check may have a copy, too.
 func (kv *kvstore) letGo() {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
@@ -117,7 +117,7 @@ func (kv *kvstore) standing() state.Standing {
 	return kv.state.Standing()
 }
 
-// IsRemoved reports whether an ID was removed from the cluster, as far as
+// isRemoved reports whether an ID was removed from the cluster, as far as
 // this node knows.
 func (kv *kvstore) isRemoved(id uint64) bool {
 	kv.mu.RLock()

@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 func isServer(args []string) bool { return len(args) == 0 || strings.HasPrefix(args[0], "-") }
 
 // runServer is the server. It returns when the node has stopped. What it writes
-// to stderr, the log, waits for nobody (logqueue.go).
+// to stderr, the log, waits for nobody (logging.Queue).
 func runServer(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
 	lines := logging.NewQueue(stderr)
 	defer func() { _ = lines.Close() }() // it never fails

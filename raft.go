@@ -107,11 +107,11 @@ type raftNode struct {
 
 // nodeStore is what the raft node asks of the store. Entries go there by commitC.
 type nodeStore interface {
-	// IsRemoved reports whether an ID was removed from the cluster.
+	// isRemoved reports whether an ID was removed from the cluster.
 	isRemoved(id uint64) bool
-	// sound returns nil, or why this node must not serve.
+	// Sound returns nil, or why this node must not serve.
 	Sound() error
-	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
+	// AskForSnapshot has a snapshot of an index, or a later one, taken soon.
 	AskForSnapshot(index uint64)
 }
 
@@ -125,7 +125,7 @@ type raftLoop struct {
 	commits    []commit            // for the apply loop
 	held       []*raftpb.Message   // MsgReadIndex that must wait; see readIndex
 	rounds     peerport.ReadRounds // of heartbeats that this node has sent
-	// CommittedTerm is the term of the last entry known to be committed.
+	// committedTerm is the term of the last entry known to be committed.
 	committedTerm uint64
 	// restored is the index of the newest snapshot that raft took over; its
 	// configuration is from then at least.

@@ -26,7 +26,7 @@ const (
 // backupStore gives copies of the state.
 type backupStore interface {
 	Status() state.Summary
-	// copyWhole returns the state as of now, in constant time.
+	// CopyWhole returns the state as of now, in constant time.
 	CopyWhole() (*state.State, error)
 }
 
@@ -48,8 +48,8 @@ func NewBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *Fresh
 	return &Backups{log: log, cluster: cluster, store: store, fresh: fresh, Slots: make(chan struct{}, MaxBackups), pace: BackupPace, life: life, End: end}
 }
 
-// ServeSnapshot answers GET /v1/snapshot with a state file (statefile.go) of
-// what this node has applied.
+// ServeSnapshot answers GET /v1/snapshot with a state file (package
+// statefile) of what this node has applied.
 func (b *Backups) ServeSnapshot(w http.ResponseWriter, r *http.Request) error {
 	stale, err := ParseQuery(r, true)
 	if err != nil {

@@ -189,7 +189,7 @@ type memberStatus struct {
 	Leader     bool    `json:"leader"`
 	Reachable  *bool   `json:"reachable,omitempty"`
 	MatchIndex *uint64 `json:"match_index,omitempty"`
-	// Version is that of the member's program; see memberversions.go.
+	// Version is that of the member's program; see package observe.
 	Version string `json:"version,omitempty"`
 }
 

@@ -35,7 +35,7 @@ type NodeStatus struct {
 	Keys          uint64 `json:"keys"`
 	Bytes         uint64 `json:"bytes"`
 	Version       string `json:"version"`
-	BuildRevision string `json:"build_revision"` // version.go
+	BuildRevision string `json:"build_revision"` // package version
 	UptimeSeconds int64  `json:"uptime_seconds"`
 
 	// Diverged: the checks of the replicas keep this node from serving.
@@ -44,7 +44,7 @@ type NodeStatus struct {
 	// CheckedAt when this node saw that, missing if it has not in this life.
 	CheckedIndex uint64     `json:"checked_index"`
 	CheckedAt    *time.Time `json:"checked_at,omitempty"`
-	// Level is that of the commands that every member knows; see level.go.
+	// Level is that of the commands that every member knows; see package state.
 	Level uint64 `json:"level"`
 }
 

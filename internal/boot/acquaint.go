@@ -91,7 +91,7 @@ func NewAcquaintances(c Config) *Acquaintances {
 // acquaintStore is what the state knows of the members, and of this node.
 type acquaintStore interface {
 	Membership() (m membership.Membership, index uint64)
-	// proven reports whether the cluster has agreed that this node's ID belongs
+	// Proven reports whether the cluster has agreed that this node's ID belongs
 	// to its data directory.
 	Proven() bool
 }

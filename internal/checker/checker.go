@@ -36,7 +36,7 @@ type Agreement struct {
 	own     chan *state.OwnCheck
 	Fault   atomic.Pointer[Fault]     // why this node must not serve; nil: it may
 	Unsound atomic.Bool               // found by a full check of its own; ends with the process
-	split   atomic.Bool               // another history contradicts this node's; inquiry.go
+	split   atomic.Bool               // another history contradicts this node's; package suspect
 	Decided atomic.Uint64             // checks that were decided in this life
 	Worked  atomic.Uint64             // index of the last entry that was more than a check
 	Seen    atomic.Pointer[time.Time] // when the newest decided check was seen

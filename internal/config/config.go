@@ -106,7 +106,7 @@ type Config struct {
 	MaxValueSize int64
 
 	// Quota is how many bytes of keys and values this node lets in, 0 for any
-	// number. Default QuotaFromMemory, what newQuota finds that there is memory
+	// number. Default QuotaFromMemory, what limits.NewQuota finds that there is memory
 	// for, at most 2GiB. Past it, writes that grow the store are refused.
 	// Each node counts for itself what is on its way: several at once may
 	// together let in more, at most as much as each still had room for.
@@ -128,7 +128,7 @@ type Config struct {
 	Pprof bool
 
 	// LogLevel is debug, info, warn or error, for what the node says of itself,
-	// and name=level pairs for the libraries (logVoices), as in
+	// and name=level pairs for the libraries (package logging), as in
 	// info,rafthttp=debug. Default info, with the libraries from warn on.
 	LogLevel string
 
@@ -261,7 +261,7 @@ func (c *Config) addAllowedHosts(list string) error {
 	return nil
 }
 
-// ErrHelp is returned by Parse when the user asked for usage().
+// ErrHelp is returned by Parse when the user asked for the usage.
 var ErrHelp = errors.New("help requested")
 
 // Parse reads the flags in args and the variables that getenv knows (as

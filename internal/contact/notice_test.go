@@ -52,7 +52,7 @@ func readAnswer(index uint64) *raftpb.Message {
 	return &raftpb.Message{Type: raftpb.MsgReadIndexResp.Enum(), Index: new(index)}
 }
 
-// BatchFrom is an entry with a batch that a node gathered.
+// batchFrom is an entry with a batch that a node gathered.
 func batchFrom(node, index uint64) []*raftpb.Entry {
 	return []*raftpb.Entry{{Index: new(index), Data: state.AppendBatchHeader(nil, state.BatchID{Node: node})}}
 }

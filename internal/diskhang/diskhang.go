@@ -31,7 +31,7 @@ import (
 
 const (
 	// maxUnsynced bounds the entries, in bytes, that are on their way to the
-	// disk. Proposers alone stay far below it (propose.go). It is passed by one
+	// disk. Proposers alone stay far below it (package rounds). It is passed by one
 	// entry at most.
 	maxUnsynced = 64 << 20
 	// maxUnsyncedAppends bounds raft's storage messages on their way to the disk.

@@ -56,10 +56,10 @@ func NewQuota(log *zap.Logger, cfg config.Config, store sizes) *Quota {
 
 // sizes tells the quota what the store holds.
 type sizes interface {
-	// size returns the bytes and keys that the store held a moment ago. It costs
+	// Size returns the bytes and keys that the store held a moment ago. It costs
 	// nothing.
 	Size() (bytes, keys uint64)
-	// used returns what the store holds, and one key of it.
+	// Used returns what the store holds, and one key of it.
 	Used(key string) state.Holding
 }
 

@@ -83,15 +83,15 @@ type Admission struct {
 
 // admitted is who may talk to this node's raft.
 type admitted interface {
-	// knows reports whether a node is a member, and notes that it was heard of.
+	// Knows reports whether a node is a member, and notes that it was heard of.
 	Knows(id uint64) bool
-	// passes reports whether this node's ID is proven to a peer.
+	// Passes reports whether this node's ID is proven to a peer.
 	Passes(id uint64) bool
-	// ask has the members asked who else there is. It does not wait.
+	// Ask has the members asked who else there is. It does not wait.
 	Ask()
-	// highestTerm is the highest term that a member told of when it was asked.
+	// HighestTerm is the highest term that a member told of when it was asked.
 	HighestTerm() uint64
-	// claim notes what a stranger says of itself.
+	// Claim notes what a stranger says of itself.
 	Claim(id uint64, urls, remoteAddr string)
 }
 

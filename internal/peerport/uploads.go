@@ -40,7 +40,7 @@ var (
 	errNoSnapshotRoom = errors.New("the disk has no room for a snapshot")
 )
 
-// FreeSpace returns how many bytes this process may still write to the file
+// freeSpace returns how many bytes this process may still write to the file
 // system of a directory; any number where that cannot be told.
 func freeSpace(dir string) (uint64, error) {
 	d, err := durable.DiskOf(dir)
@@ -172,7 +172,7 @@ func (g *Guard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	})).ServeHTTP(w, r)
 }
 
-// storage.TakeSnapshot reads the message before the file, and passes both on if it is
+// takeSnapshot reads the message before the file, and passes both on if it is
 // to be taken.
 func (g *Guard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *upload) *refusal.Refusal {
 	if !g.Small.TryAcquire(1) {

@@ -45,17 +45,17 @@ type Reply struct {
 	// Index: the state reflects the change from this index on.
 	Index uint64 `json:"index"`
 	// Code is empty on success, else the code of an error, a problem of
-	// problem.go; Detail is its text.
+	// package problem; Detail is its text.
 	Code   string `json:"code,omitempty"`
 	Detail string `json:"detail,omitempty"`
 }
 
 // memberStore is what a change of the members needs of the state.
 type memberStore interface {
-	// membership returns the members as applied here, and the index at which
+	// Membership returns the members as applied here, and the index at which
 	// they were so.
 	Membership() (m membership.Membership, index uint64)
-	// sound returns nil, or why this node must not serve.
+	// Sound returns nil, or why this node must not serve.
 	Sound() error
 }
 
@@ -83,7 +83,7 @@ type Config struct {
 	AskView func(ctx context.Context, peerURL string) (map[uint64]View, error)
 	// Version is that of a member's program, as far as this node knows.
 	Version func(id uint64) string
-	// Who asks which process a URL leads to, and process is this one; whois.go.
+	// Who asks which process a URL leads to, and Process is this one; package peerclient.
 	Who     func(ctx context.Context, peerURL string) (peerclient.Process, error)
 	Process peerclient.Process
 }

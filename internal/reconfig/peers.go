@@ -19,7 +19,7 @@ const (
 // ClusterInfo is what a node tells others of the cluster.
 type ClusterInfo struct {
 	ClusterID uint64       `json:"cluster_id"`
-	Level     uint64       `json:"level"`             // of commands; level.go
+	Level     uint64       `json:"level"`             // of commands; package state
 	Version   string       `json:"version,omitempty"` // of the program that answers
 	Term      uint64       `json:"term"`              // of the node that answers; 0: it does not say
 	Members   []MemberInfo `json:"members"`

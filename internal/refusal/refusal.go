@@ -38,7 +38,7 @@ const (
 	RefusedSize      Kind = "size"      // it is larger than any message can be
 	RefusedBusy      Kind = "busy"      // too much is coming in already
 	RefusedRoom      Kind = "room"      // the disk has no room for it
-	// RefusedContradiction: it contradicts this node's log (suspect.go).
+	// RefusedContradiction: it contradicts this node's log (package suspect).
 	RefusedContradiction Kind = "contradiction"
 )
 

@@ -97,7 +97,7 @@ type ruling struct {
 type roomStore interface {
 	Membership() (m membership.Membership, index uint64)
 	Used(key string) state.Holding
-	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
+	// AskForSnapshot has a snapshot of an index, or a later one, taken soon.
 	AskForSnapshot(index uint64)
 }
 

@@ -96,7 +96,7 @@ type Proposer struct {
 	proposeC   chan<- Proposal
 	leaders    *wait.Leadership
 	kick       chan struct{} // wakes run; buffered, so kicking never blocks
-	// Named: batches name their life, as all members can read by now (level.go).
+	// Named: batches name their life, as all members can read by now (package state).
 	Named atomic.Bool
 	Pulse *liveness.Pulse
 

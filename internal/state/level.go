@@ -19,7 +19,7 @@ import (
 //	         from it node by node
 //	level 1  writes, publish, announce, all changes of the membership
 //	level 2  checkpoints and reports (checks.go)
-//	level 3  batches that name the life that sent them (life.go)
+//	level 3  batches that name the life that sent them (package rounds)
 //
 // What a level adds to the state must leave no trace, in the state file and in
 // the hash of the state, until the level is reached: below it, programs of both

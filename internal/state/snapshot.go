@@ -12,7 +12,7 @@ import (
 )
 
 // The records of a state file. The values are on disk: never reuse one. What
-// a file of records looks like is statefile.go's business.
+// a file of records looks like is package statefile's business.
 const (
 	headRecord    byte = 1 // index, term, revision, membership changes; level
 	itemRecord    byte = 2 // create, mod, version, key, value

@@ -40,7 +40,7 @@ const (
 	stateBlockMax = 128 << 20
 )
 
-// errBadStateFile: the file is cut short, damaged, or no state file.
+// ErrBad: the file is cut short, damaged, or no state file.
 var ErrBad = errors.New("bad state file")
 
 // errStateFinished: record or finish was called after finish.

@@ -13,7 +13,7 @@ import (
 
 // AwaitRoom returns when the disk has room for storage messages. Until then this
 // node is like one with a slow disk: what nobody has written, nobody has
-// acknowledged. Refusing writes early (room.go) makes it rare. It is called on the
+// acknowledged. Refusing writes early (package room) makes it rare. It is called on the
 // persist loop, and takes over from it what may make room: it looks again each
 // tick, and when a snapshot has been written.
 func (s *Storage) AwaitRoom(ctx context.Context, msgs []*raftpb.Message, tick time.Duration, written <-chan *state.State) error {

@@ -17,8 +17,8 @@ import (
 // WriteSnapshots writes states to disk as they come, one at a time, and lets go
 // of writer when it is done with one. Between them it removes the files that a
 // newer snapshot has made superfluous. Neither has to succeed for the node to go
-// on: what fails is done again after a rest (snapshotfail.go), a snapshot by
-// redo.
+// on: what fails is done again after a rest (package snapshots), a
+// snapshot by Redo.
 func (s *Storage) WriteSnapshots(ctx context.Context, states <-chan *state.State, writer <-chan struct{}, writtenC chan<- *state.State) error {
 	newer := s.Recorded.Channel(s.SnapIndex.Load() + 1)
 	var cleanAgain, rested <-chan time.Time

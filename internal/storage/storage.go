@@ -33,9 +33,9 @@ import (
 // The data directory:
 //
 //	lock            held by the process that uses the directory
-//	mark            how far the log must at least reach (mark.go)
+//	mark            how far the log must at least reach (package watermark)
 //	wal/            etcd's write-ahead log: entries, hard states, snapshot records
-//	snap/T-I.state  the replicated state at term T and index I (statefile.go)
+//	snap/T-I.state  the replicated state at term T and index I (package statefile)
 //
 // Order of effects, and what a crash between two of them leaves:
 //
@@ -180,7 +180,7 @@ func (s *Storage) saved(hard *raftpb.HardState, entries []*raftpb.Entry) {
 }
 
 // install makes a received snapshot the beginning of the log. Its state file
-// was verified when it came in (receive).
+// was verified when it came in (Inbox.Take).
 func (s *Storage) install(m *raftpb.Message) error {
 	meta := m.GetSnapshot().GetMetadata()
 	term, index := meta.GetTerm(), meta.GetIndex()

@@ -36,7 +36,7 @@ import (
 //
 // Where the terms agree, the logs may still be of two histories, with as many
 // elections in each. So before this node acknowledges anything of a leader, it
-// compares how far their states have come (standing.go).
+// compares how far their states have come (state.Standing).
 //
 // What looks alike, and is lawful, goes through: messages of other terms, whose
 // senders may have been behind; a commit index in an append or a snapshot, which

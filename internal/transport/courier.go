@@ -75,7 +75,7 @@ func NewCourier(c CourierConfig) *Courier {
 // snapshotMembers is what the courier needs of the state.
 type snapshotMembers interface {
 	Membership() (m membership.Membership, index uint64)
-	// askForSnapshot has a snapshot of an index, or a later one, taken soon.
+	// AskForSnapshot has a snapshot of an index, or a later one, taken soon.
 	AskForSnapshot(index uint64)
 }
 
@@ -284,7 +284,7 @@ func (c *Courier) SnapshotWith(id uint64) (*raftpb.Snapshot, error) {
 			if needed == 0 {
 				needed = index
 			}
-			c.Storage.Tail.Awaited.Store(true) // again and again, too: see writeSnapshot
+			c.Storage.Tail.Awaited.Store(true) // again and again, too: see storage.WriteSnapshots
 			c.Members.AskForSnapshot(needed)
 			select {
 			case <-newer:

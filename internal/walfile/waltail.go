@@ -29,7 +29,7 @@ import (
 // that was synced lies at or behind b. What we then find in the file either
 // agrees with that or contradicts it; a contradiction is proof of damage. The
 // converse does not hold: damage may look like a tear, and then only the mark
-// (mark.go) can tell.
+// (package watermark) can tell.
 //
 // What the assumption implies rests on how the log is written:
 //

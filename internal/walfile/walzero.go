@@ -112,7 +112,7 @@ func (z *Zeroer) find() error {
 		if z.Info, err = f.Stat(); err == nil && z.Info.Size() == z.Size {
 			return nil
 		}
-		z.Close() // it is being made, or held back (walroom.go)
+		z.Close() // it is being made, or held back (package walroom)
 		if err != nil {
 			return err
 		}

@@ -107,7 +107,7 @@ func (g OriginGuard) Check(r *http.Request) error {
 	return nil
 }
 
-// address.CheckHost refuses a Host header that is not one of this node's names.
+// checkHost refuses a Host header that is not one of this node's names.
 func (g OriginGuard) checkHost(header string) error {
 	host := header
 	if h, _, err := net.SplitHostPort(host); err == nil {
