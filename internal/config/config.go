@@ -509,7 +509,7 @@ func (c *Config) checkLogLevel(r *Review) {
 	}
 }
 
-// listenPeer returns the host:port where the peer server listens.
+// PeerListener returns the host:port where the peer server listens.
 func (c Config) PeerListener() string {
 	if c.listenPeer != "" {
 		return c.listenPeer

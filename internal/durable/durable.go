@@ -17,7 +17,7 @@ import (
 	"syscall"
 )
 
-// errNewerFormat: the file is whole, as far as can be told, but a newer
+// ErrNewer: the file is whole, as far as can be told, but a newer
 // version of this program wrote it.
 var ErrNewer = errors.New("written in a newer format")
 

@@ -107,7 +107,7 @@ var (
 		"the replicas hold different data, and no majority of them agrees: "+
 			"nothing is served before a check finds one. Nodes that are down may make it; else restore a backup")
 	// ErrMemory: found by this node alone, in itself. Its disk may be sound,
-	// because what is not the sum's does not get there (writeState).
+	// because what is not the sum's does not get there (state.Write).
 	ErrMemory = declare(http.StatusServiceUnavailable, "diverged", NotApplied, NoRetry,
 		"what this node holds in memory is not what was written into it: the memory has failed. "+
 			"Start it again, so that it loads its data from its disk; if it then says diverged, the others have noticed, and it is to be replaced")
