@@ -18,6 +18,7 @@ import (
 	"raftkv/internal/storage"
 	"raftkv/internal/suspect"
 	"raftkv/internal/testkit"
+	"raftkv/internal/transport"
 	"raftkv/internal/walfile"
 	"regexp"
 	"slices"
@@ -59,7 +60,7 @@ type oneNode struct {
 
 // oneNet is the node's transport: it keeps what is to be sent.
 type oneNet struct {
-	messenger
+	transport.Messenger
 	sent []*raftpb.Message
 }
 

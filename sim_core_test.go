@@ -157,22 +157,24 @@ func TestSimReadsWhileALeaderBegins(t *testing.T) {
 // nothing that was refused happens later.
 func TestSimNoQuorum(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.put(c.leader(), "k", c.value())
-		c.crash(2)
-		c.crash(3)
+		leader := c.leader()
+		c.put(leader, "k", c.value())
+		for _, id := range c.followers() {
+			c.crash(id)
+		}
 		began := time.Now()
-		res, _ := c.do(1, 1, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
+		res, _ := c.do(1, leader, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
 		if !errors.Is(res.Err, problem.ErrNoLeader) && !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
 			t.Errorf("write without a quorum: %v", res.Err)
 		}
 		if took := time.Since(began); took > 6*time.Second {
 			t.Errorf("it took %v", took)
 		}
-		res, _ = c.do(1, 1, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
+		res, _ = c.do(1, leader, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
 		if !errors.Is(res.Err, problem.ErrNoLeader) {
 			t.Errorf("write when the leader has stepped down: %v", res.Err)
 		}
-		if res, _ := c.do(1, 1, history.Input{Kind: history.Get, Key: "k"}); res.Err == nil {
+		if res, _ := c.do(1, leader, history.Input{Kind: history.Get, Key: "k"}); res.Err == nil {
 			t.Error("read without a quorum succeeded")
 		}
 	})
