@@ -54,7 +54,7 @@ var exports = map[string]int{
 	"refusal":             14,
 	"room":                13,
 	"rounds":              10,
-	"state":               53,
+	"state":               54,
 	"state/statetest":     16,
 	"statefile":           6,
 	"storage":             35,

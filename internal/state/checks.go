@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/binary"
 	"maps"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
@@ -67,6 +68,32 @@ type OwnCheck struct {
 }
 
 func (o *OwnCheck) Hash() uint64 { return stateHash(o.rest, o.Sum, o.keys) }
+
+// EncodeCheckpoint encodes the wish that every node reports the hash of its state;
+// full says that the hash is to be computed anew.
+func EncodeCheckpoint(full bool) []byte {
+	return []byte{byte(kindCheckpoint), record.BoolByte(full)}
+}
+
+// EncodeReport encodes a node's answer to the checkpoint at an index.
+func EncodeReport(member, checkpoint uint64, r Report) []byte {
+	b := record.AppendUvarints([]byte{byte(kindReport)}, member, checkpoint)
+	b = append(b, record.BoolByte(r.Void))
+	return binary.LittleEndian.AppendUint64(b, r.Hash)
+}
+
+func decodeCheckpoint(r *record.Reader, c *Command) error {
+	c.full = r.Bool()
+	r.End()
+	return nil
+}
+
+func decodeReport(r *record.Reader, c *Command) error {
+	c.Member, c.checkpoint = r.Uvarint(), r.Uvarint()
+	c.report = Report{Void: r.Bool(), Hash: r.Uint64()}
+	r.End()
+	return nil
+}
 
 // checkpoint begins a check. The hash is of the state as the commands before
 // this one have left it, also those in the same entry.
@@ -233,4 +260,16 @@ func (c *Checks) Undecided() bool { return c.Checked != c.Index }
 func (c *Checks) Answered(node, index uint64) bool {
 	_, ok := c.Reports[node]
 	return ok || c.Index != index
+}
+
+// checkPart is what the replicas found of one another.
+var checkPart = part{
+	records: []byte{checkRecord, reportRecord, divergedRecord},
+	write:   func(s *State, put func(kind byte, payload []byte) error) error { return s.Checks.write(put) },
+	restore: func(s *State, kind byte, f *record.Reader) error {
+		s.Checks.restore(kind, f)
+		return nil
+	},
+	clone: func(from, to *State) { to.Checks = from.Checks.clone() },
+	reset: func(s *State) { s.Checks = Checks{} },
 }

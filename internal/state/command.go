@@ -29,39 +29,57 @@ func knowsFormat(format byte, level uint64) bool {
 	return format == BatchFormat || format == lifeBatchFormat && level >= LifeLevel
 }
 
-// kind says what a command does. The values are on disk: never reuse one.
-type kind byte
+// Kind says what a command does. The values are on disk: never reuse one.
+type Kind byte
 
 const (
-	KindPut     kind = 1 // set a key
-	KindDelete  kind = 2 // remove a key
-	KindPublish kind = 3 // what a node announced before there were levels; only read
+	KindPut     Kind = 1 // set a key
+	KindDelete  Kind = 2 // remove a key
+	KindPublish Kind = 3 // what a node announced before there were levels; only read
 
-	KindAnnounce   kind = 4 // a node announces its client URL and its level
-	kindCheckpoint kind = 5 // every node is to report the hash of its state
-	kindReport     kind = 6 // a node's report
+	KindAnnounce   Kind = 4 // a node announces its client URL and its level
+	kindCheckpoint Kind = 5 // every node is to report the hash of its state
+	kindReport     Kind = 6 // a node's report
 )
 
-// conditionKind says what must hold for a write to happen. The values are on disk.
-type conditionKind byte
+// kindRow is what there is to know of one kind of command.
+type kindRow struct {
+	level  uint64 // from which on it may be in the log
+	decode func(r *record.Reader, c *Command) error
+	apply  func(s *State, c Command) Result
+	// checks: it belongs to the checks themselves. Those alone are no reason for
+	// another check, or an idle cluster would never rest.
+	checks bool
+}
 
-const (
-	always       conditionKind = 0 // unconditional
-	IfExists     conditionKind = 1 // If-Match: *
-	IfMissing    conditionKind = 2 // If-None-Match: *
-	IfAtRevision conditionKind = 3 // If-Match: "REV"
-)
+// kinds has a row for each kind of command. A new one is a file with its encoding
+// and what it does, and a row.
+var kinds = [...]kindRow{
+	KindPut:      {level: firstLevel, decode: decodeWrite, apply: (*State).put},
+	KindDelete:   {level: firstLevel, decode: decodeWrite, apply: (*State).delete},
+	KindPublish:  {level: firstLevel, decode: decodePublish, apply: (*State).announce},
+	KindAnnounce: {level: firstLevel, decode: decodeAnnounce, apply: (*State).announce},
+	kindCheckpoint: {level: CheckLevel, decode: decodeCheckpoint, checks: true, apply: func(s *State, c Command) Result {
+		s.checkpoint(c.full)
+		return Result{}
+	}},
+	kindReport: {level: CheckLevel, decode: decodeReport, checks: true, apply: func(s *State, c Command) Result {
+		s.report(c.Member, c.checkpoint, c.report)
+		return Result{}
+	}},
+}
 
-// Condition is decided when the command is applied, not before it is
-// proposed, so that it sees exactly the writes that precede it in the log.
-type Condition struct {
-	Kind     conditionKind
-	Revision uint64 // the mod_revision wanted by IfAtRevision
+// rowOf returns the row of a kind, nil if this program does not know it.
+func rowOf(kind Kind) *kindRow {
+	if int(kind) >= len(kinds) || kinds[kind].decode == nil {
+		return nil
+	}
+	return &kinds[kind]
 }
 
 // Command is one decoded change. Key and value alias the entry's bytes.
 type Command struct {
-	Kind      kind
+	Kind      Kind
 	condition Condition
 	Key       string
 	Value     []byte
@@ -113,43 +131,6 @@ func AppendCommand(b, encoded []byte) []byte {
 	return append(b, encoded...)
 }
 
-// EncodeWrite encodes a put or a delete.
-func EncodeWrite(kind kind, c Condition, key string, value []byte) []byte {
-	b := make([]byte, 0, WriteOverhead+len(key)+len(value))
-	return append(AppendWriteHead(b, kind, c, key), value...)
-}
-
-// WriteOverhead is how much longer than key and value a write is at most.
-const WriteOverhead = 2 + 2*binary.MaxVarintLen64
-
-// AppendWriteHead appends a write up to its value, which ends it.
-func AppendWriteHead(b []byte, kind kind, c Condition, key string) []byte {
-	b = append(b, byte(kind), byte(c.Kind))
-	if c.Kind == IfAtRevision {
-		b = binary.AppendUvarint(b, c.Revision)
-	}
-	b = binary.AppendUvarint(b, uint64(len(key)))
-	return append(b, key...)
-}
-
-// EncodeAnnounce encodes a node's announcement of its client URL, the instance
-// of its data directory, and the level of commands that its program knows.
-func EncodeAnnounce(member, instance, level uint64, clientURL string) []byte {
-	b := record.AppendUvarints([]byte{byte(KindAnnounce)}, member, instance, level)
-	return append(b, clientURL...)
-}
-
-func EncodeCheckpoint(full bool) []byte {
-	return []byte{byte(kindCheckpoint), record.BoolByte(full)}
-}
-
-// EncodeReport encodes a node's answer to the checkpoint at an index.
-func EncodeReport(member, checkpoint uint64, r Report) []byte {
-	b := record.AppendUvarints([]byte{byte(kindReport)}, member, checkpoint)
-	b = append(b, record.BoolByte(r.Void))
-	return binary.LittleEndian.AppendUint64(b, r.Hash)
-}
-
 // DecodeBatch splits an entry into its identity and its commands.
 func DecodeBatch(data []byte) (BatchID, []Command, error) {
 	r := record.Reader{B: data}
@@ -185,42 +166,19 @@ func countCommands(r record.Reader) (n int) {
 	return n
 }
 
+// DecodeCommand reads one command of a batch.
 func DecodeCommand(b []byte) (Command, error) {
 	r := record.Reader{B: b}
-	c := Command{Kind: kind(r.Byte())}
+	c := Command{Kind: Kind(r.Byte())}
 	if r.Bad {
 		return c, record.ErrMalformed
 	}
-	if levelOf(c.Kind) > ProgramLevel {
+	row := rowOf(c.Kind)
+	if row == nil || row.level > ProgramLevel {
 		return c, fmt.Errorf("%w: kind %d", record.ErrUnknownCommand, c.Kind)
 	}
-	switch c.Kind {
-	case KindPut, KindDelete:
-		c.condition.Kind = conditionKind(r.Byte())
-		if c.condition.Kind > IfAtRevision {
-			return c, fmt.Errorf("%w: condition %d", record.ErrUnknownCommand, c.condition.Kind)
-		}
-		if c.condition.Kind == IfAtRevision {
-			c.condition.Revision = r.Uvarint()
-		}
-		c.Key, c.Value = string(r.Bytes()), r.B
-		if c.Kind == KindDelete && len(c.Value) > 0 {
-			return c, record.ErrMalformed
-		}
-	case KindPublish:
-		c.Member, c.Instance, c.clientURL = r.Uvarint(), r.Uvarint(), string(r.B)
-	case KindAnnounce:
-		c.Member, c.Instance, c.level = r.Uvarint(), r.Uvarint(), r.Uvarint()
-		c.clientURL = string(r.B)
-	case kindCheckpoint:
-		c.full = r.Bool()
-		r.End()
-	case kindReport:
-		c.Member, c.checkpoint = r.Uvarint(), r.Uvarint()
-		c.report = Report{Void: r.Bool(), Hash: r.Uint64()}
-		r.End()
-	default:
-		return c, fmt.Errorf("%w: kind %d", record.ErrUnknownCommand, c.Kind)
+	if err := row.decode(&r, &c); err != nil {
+		return c, err
 	}
 	if r.Bad {
 		return c, record.ErrMalformed

@@ -209,3 +209,28 @@ func TestDecodeBatchDamage(t *testing.T) {
 		checkDecode(t, b[:rnd.IntN(len(b)+1)])
 	}
 }
+
+// Every kind of command and every part of the state has all that its row needs, and
+// no record belongs to two parts.
+func TestRowsAreComplete(t *testing.T) {
+	for k, row := range kinds {
+		if k > 0 && (row.decode == nil || row.apply == nil || row.level < firstLevel || row.level > ProgramLevel) {
+			t.Errorf("kind %d: %+v", k, row)
+		}
+	}
+	seen := map[byte]bool{itemRecord: true, sumRecord: true}
+	for i, p := range parts {
+		if p.write == nil || p.restore == nil || p.clone == nil || p.reset == nil {
+			t.Errorf("part %d lacks a function", i)
+		}
+		for _, kind := range p.records {
+			if seen[kind] || partOf(kind) != &parts[i] {
+				t.Errorf("part %d: record %d is not its own", i, kind)
+			}
+			seen[kind] = true
+		}
+	}
+	if rowOf(0) != nil || rowOf(Kind(len(kinds))) != nil || rowOf(255) != nil || partOf(0) != nil {
+		t.Error("a row for what there is not")
+	}
+}

@@ -39,10 +39,10 @@ func (s *State) Refound(voters []address.Peer) error {
 	if s.Revision > math.MaxUint64-RevisionJump {
 		return fmt.Errorf("its revision %d is too high to go on from", s.Revision)
 	}
-	s.Index, s.Term = FirstIndex, FirstTerm
+	for _, p := range parts {
+		p.reset(s)
+	}
 	s.Revision += RevisionJump
 	s.Membership = membership.New(voters)
-	s.Windows = make(map[uint64]Window)
-	s.Level, s.Checks = 0, Checks{}
 	return nil
 }

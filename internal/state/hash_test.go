@@ -215,7 +215,7 @@ func BenchmarkPut(b *testing.B) {
 	b.Run("put", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			s.Put(Command{Kind: KindPut, Key: keys[rnd.IntN(len(keys))], Value: value})
+			s.put(Command{Kind: KindPut, Key: keys[rnd.IntN(len(keys))], Value: value})
 		}
 	})
 	b.Run("lookup and hashes alone", func(b *testing.B) {

@@ -33,14 +33,6 @@ const (
 	ProgramLevel = LifeLevel
 )
 
-// levelOf returns the level that a kind of command belongs to.
-func levelOf(kind kind) uint64 {
-	if kind >= kindCheckpoint {
-		return CheckLevel
-	}
-	return firstLevel
-}
-
 // raiseLevel follows a change of what the members have published, or of who
 // they are.
 func (s *State) raiseLevel() {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"raftkv/internal/durable"
-	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/statefile"
@@ -61,36 +60,13 @@ func Write(w io.Writer, s *State) error {
 
 // writeRest passes on the records of all that is not an item, in a fixed order.
 // The hash of the state is made from them, so they may not change: see hash.go.
-func (s *State) writeRest(write func(kind byte, payload []byte) error) error {
-	var b []byte
-	put := func(kind byte) error { return write(kind, b) }
-
-	b = record.AppendUvarints(nil, s.Index, s.Term, s.Revision, s.Membership.Changes)
-	b = record.AppendOptional(b, s.Level)
-	if err := put(headRecord); err != nil {
-		return err
-	}
-	for _, m := range s.Membership.Sorted() {
-		b = membership.AppendMember(b[:0], m)
-		if err := put(memberRecord); err != nil {
+func (s *State) writeRest(put func(kind byte, payload []byte) error) error {
+	for _, p := range parts {
+		if err := p.write(s, put); err != nil {
 			return err
 		}
 	}
-	for _, id := range membership.SortedKeys(s.Membership.Removed) {
-		b = record.AppendUvarints(b[:0], id)
-		if err := put(removedRecord); err != nil {
-			return err
-		}
-	}
-	for _, node := range membership.SortedKeys(s.Windows) {
-		win := s.Windows[node]
-		b = record.AppendUvarints(b[:0], node, win.Boot, win.Low, win.Applied)
-		b = record.AppendOptional(b, win.Life)
-		if err := put(windowRecord); err != nil {
-			return err
-		}
-	}
-	return s.Checks.write(write)
+	return nil
 }
 
 // Read reads what Write wrote.
@@ -133,18 +109,6 @@ func ScanRecords(sr *statefile.Reader, s *State, each func(key string, it *Item)
 func (s *State) restore(kind byte, payload []byte, each func(key string, it *Item)) error {
 	f := record.Reader{B: payload}
 	switch kind {
-	case headRecord:
-		s.Index, s.Term, s.Revision, s.Membership.Changes = f.Uvarint(), f.Uvarint(), f.Uvarint(), f.Uvarint()
-		if s.Level = f.Optional(); s.Level > ProgramLevel {
-			return ErrLevel(s.Level)
-		}
-	case memberRecord:
-		m := membership.TakeMember(&f)
-		s.Membership.Members[m.ID] = m
-	case removedRecord:
-		s.Membership.Removed[f.Uvarint()] = true
-	case windowRecord:
-		s.Windows[f.Uvarint()] = Window{Boot: f.Uvarint(), Low: f.Uvarint(), Applied: f.Uvarint(), Life: f.Optional()}
 	case itemRecord:
 		it := &Item{CreateRevision: f.Uvarint(), ModRevision: f.Uvarint(), Version: f.Uvarint()}
 		key := string(f.Bytes())
@@ -152,20 +116,21 @@ func (s *State) restore(kind byte, payload []byte, each func(key string, it *Ite
 		each(key, it)
 		s.Bytes += uint64(len(key) + len(it.Value))
 		s.Sum += itemHash(key, it)
-	case checkRecord, reportRecord, divergedRecord:
-		s.Checks.restore(kind, &f)
 	case sumRecord:
 		if sum := f.Uvarint(); sum != s.Sum {
 			return fmt.Errorf("%w: its items are not those of which it has the hash", statefile.ErrBad)
 		}
 	default:
-		return fmt.Errorf("%w: record of kind %d", durable.ErrNewer, kind)
+		p := partOf(kind)
+		if p == nil {
+			return fmt.Errorf("%w: record of kind %d", durable.ErrNewer, kind)
+		}
+		if err := p.restore(s, kind, &f); err != nil {
+			return err
+		}
 	}
 	if f.Bad {
 		return fmt.Errorf("%w: record of kind %d is too short", statefile.ErrBad, kind)
 	}
 	return nil
 }
-
-// ErrOvertaken ends the writing of a snapshot that would not count any more.
-var ErrOvertaken = errors.New("a newer snapshot has come")

@@ -6,14 +6,11 @@
 package state
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math/bits"
 	"raftkv/internal/address"
 	"raftkv/internal/membership"
-	"raftkv/internal/problem"
 	"raftkv/internal/record"
 
 	"github.com/tidwall/btree"
@@ -46,6 +43,7 @@ type State struct {
 	Checks      Checks
 }
 
+// New returns an empty state with these voters, or of nobody.
 func New(peers []address.Peer) *State {
 	return &State{Windows: make(map[uint64]Window), Membership: membership.New(peers)}
 }
@@ -53,17 +51,9 @@ func New(peers []address.Peer) *State {
 // Copy returns a state that later changes of s do not touch, in time
 // independent of the number of keys: the tree is copied on write.
 func (s *State) Copy() *State {
-	c := &State{
-		Index: s.Index, Term: s.Term, Revision: s.Revision, Bytes: s.Bytes,
-		Items:      *s.Items.Copy(),
-		Sum:        s.Sum,
-		Windows:    make(map[uint64]Window, len(s.Windows)),
-		Membership: s.Membership.Clone(),
-		Level:      s.Level,
-		Checks:     s.Checks.clone(),
-	}
-	for node, w := range s.Windows {
-		c.Windows[node] = w
+	c := &State{Items: *s.Items.Copy(), Bytes: s.Bytes, Sum: s.Sum}
+	for _, p := range parts {
+		p.clone(s, c)
 	}
 	return c
 }
@@ -112,71 +102,6 @@ func (s *State) Holding(key string) Holding {
 	return h
 }
 
-// Window records which batches of one node's current life were applied.
-// Everything below low is settled; bit i of applied stands for low+i. A node
-// keeps fewer than WindowSize unsettled batches, so nothing falls out.
-type Window struct {
-	Boot, Low, Applied uint64
-	// Life is the nonce of that life. It is 0, and so leaves no trace in files
-	// and in the hash, until a batch has named it, which none does below level 3.
-	Life uint64
-}
-
-const WindowSize = 64
-
-// Admit reports whether a batch is applied now for the first time, and
-// records it. A batch of an earlier life is refused: nobody waits for it, and
-// its window is gone. So is one of another life with the same boot: one of the
-// two began on an older copy of the directory, and ends when it sees the other.
-func (w *Window) Admit(id BatchID) bool {
-	if id.Boot < w.Boot {
-		return false
-	}
-	if id.Boot > w.Boot {
-		*w = Window{Boot: id.Boot}
-	}
-	if id.Life != 0 {
-		if w.Life != 0 && id.Life != w.Life {
-			return false
-		}
-		w.Life = id.Life
-	}
-	w.raise(id.Low)
-	if id.Seq < w.Low {
-		return false
-	}
-	if id.Seq >= w.Low+WindowSize {
-		w.raise(id.Seq - WindowSize + 1)
-	}
-	bit := uint64(1) << (id.Seq - w.Low)
-	if w.Applied&bit != 0 {
-		return false
-	}
-	w.Applied |= bit
-	return true
-}
-
-func (w *Window) raise(low uint64) {
-	if low > w.Low {
-		w.Applied >>= min(low-w.Low, WindowSize) // Go shifts out to zero
-		w.Low = low
-	}
-	n := uint64(bits.TrailingZeros64(^w.Applied))
-	w.Applied >>= n
-	w.Low += n
-}
-
-// End is behind the last sequence that the window knows to be settled.
-func (w Window) End() uint64 { return w.Low + uint64(bits.Len64(w.Applied)) }
-
-// Settled reports whether the state has applied, or will never apply, a batch.
-func (w Window) Settled(id BatchID) bool {
-	if id.Boot != w.Boot {
-		return id.Boot < w.Boot
-	}
-	return id.Seq < w.Low || (id.Seq < w.Low+WindowSize && w.Applied&(1<<(id.Seq-w.Low)) != 0)
-}
-
 // Result is what became of one command.
 type Result struct {
 	Err error // nil, problem.ErrNotFound or problem.ErrPrecondition
@@ -207,88 +132,8 @@ func (s *State) ApplyBatch(id BatchID, cmds []Command) (results []Result, first 
 	return results, true
 }
 
-func (s *State) Apply(c Command) Result {
-	switch c.Kind {
-	case KindPut:
-		return s.Put(c)
-	case KindDelete:
-		return s.delete(c)
-	case KindPublish:
-		s.Membership.Publish(c.Member, c.Instance, c.clientURL, 0)
-	case KindAnnounce:
-		s.Membership.Publish(c.Member, c.Instance, c.clientURL, c.level)
-		s.raiseLevel()
-	case kindCheckpoint:
-		s.checkpoint(c.full)
-	case kindReport:
-		s.report(c.Member, c.checkpoint, c.report)
-	}
-	return Result{}
-}
-
-func (s *State) Put(c Command) Result {
-	if c.condition.Kind != always {
-		if old, _ := s.Items.Get(c.Key); !c.condition.holds(old) {
-			return failed(problem.ErrPrecondition, old)
-		}
-	}
-	s.Revision++
-	it := &Item{
-		// The command's bytes are a part of its entry's: keeping them
-		// would keep the whole batch in memory.
-		Value:          bytes.Clone(c.Value),
-		CreateRevision: s.Revision,
-		ModRevision:    s.Revision,
-		Version:        1,
-	}
-	old, exists := s.Items.Set(c.Key, it) // nobody sees it before the lock is released
-	if exists {
-		it.CreateRevision, it.Version = old.CreateRevision, old.Version+1
-		s.Bytes -= uint64(len(old.Value))
-		s.Sum -= itemHash(c.Key, old)
-	} else {
-		s.Bytes += uint64(len(c.Key))
-	}
-	s.Bytes += uint64(len(it.Value))
-	s.Sum += itemHash(c.Key, it)
-	return Result{Revision: s.Revision}
-}
-
-func (s *State) delete(c Command) Result {
-	old, exists := s.Items.Get(c.Key)
-	if !c.condition.holds(old) {
-		return failed(problem.ErrPrecondition, old)
-	}
-	if !exists {
-		return failed(problem.ErrNotFound, nil)
-	}
-	s.Revision++
-	s.Bytes -= uint64(len(c.Key) + len(old.Value))
-	s.Sum -= itemHash(c.Key, old)
-	s.Items.Delete(c.Key)
-	return Result{Deletion: s.Revision}
-}
-
-// holds decides a condition for a key whose item is it, nil if there is none.
-func (c Condition) holds(it *Item) bool {
-	switch c.Kind {
-	case IfExists:
-		return it != nil
-	case IfMissing:
-		return it == nil
-	case IfAtRevision:
-		return it != nil && it.ModRevision == c.Revision
-	}
-	return true
-}
-
-func failed(err error, it *Item) Result {
-	r := Result{Err: err}
-	if it != nil {
-		r.Revision = it.ModRevision
-	}
-	return r
-}
+// Apply applies one command, whose kind DecodeCommand has known.
+func (s *State) Apply(c Command) Result { return rowOf(c.Kind).apply(s, c) }
 
 // ApplyConfEntry applies the membership change of an entry. changed says whether it
 // did anything; err is why it was refused, or record.ErrUnknownCommand, after which
@@ -400,11 +245,9 @@ func (l *lastBytes) Write(b []byte) (int, error) {
 }
 
 // countWork counts the commands that do not belong to the checks themselves.
-// Those alone are no reason for another check, or an idle cluster would never
-// rest.
 func countWork(cmds []Command) (n int) {
 	for _, c := range cmds {
-		if c.Kind != kindCheckpoint && c.Kind != kindReport {
+		if !rowOf(c.Kind).checks {
 			n++
 		}
 	}

@@ -171,7 +171,7 @@ func (d *dumbStore) apply(c Command) Result {
 
 func randomCommand(rnd *rand.Rand, revision uint64) Command {
 	c := Command{Kind: KindPut, Key: fmt.Sprint("key", rnd.IntN(20))}
-	c.condition.Kind = conditionKind(rnd.IntN(4))
+	c.condition.Kind = ConditionKind(rnd.IntN(4))
 	if c.condition.Kind == IfAtRevision {
 		c.condition.Revision = revision - min(revision, uint64(rnd.IntN(20)))
 	}

@@ -80,7 +80,7 @@ func (s *Storage) writeSnapshot(ctx context.Context, st *state.State, writtenC c
 		return nil // stopping: the half-written file is gone again
 	}
 	s.Snapshots.Wrote(began, err)
-	if errors.Is(err, state.ErrOvertaken) {
+	if errors.Is(err, errOvertaken) {
 		return nil // it must not keep the former state in memory
 	}
 	if err != nil {
@@ -135,7 +135,7 @@ func (p *restingWriter) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	if p.overtaken != nil && p.overtaken() {
-		return 0, state.ErrOvertaken
+		return 0, errOvertaken
 	}
 	n, err := p.w.Write(b)
 	now := time.Now()
@@ -159,3 +159,6 @@ func (p *restingWriter) Write(b []byte) (int, error) {
 	p.since = time.Now()
 	return n, nil
 }
+
+// errOvertaken ends the writing of a snapshot that would not count any more.
+var errOvertaken = errors.New("a newer snapshot has come")

@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
 	"strconv"
 	"strings"
@@ -33,9 +34,13 @@ func procScaleValue(i int) string { return strings.Repeat(fmt.Sprintf("%016d", i
 // a backup of n keys: the quickest way to a large store.
 func newLargeCluster(t *testing.T, n int, flags ...string) *procCluster {
 	t.Helper()
-	st := state.New(nil)
-	for i := range n {
-		st.Put(state.Command{Kind: state.KindPut, Key: procScaleKey(i), Value: []byte(procScaleValue(i))})
+	st := state.New(testkit.Peers())
+	for i := 0; i < n; {
+		var puts [][]byte
+		for ; i < n && len(puts) < 1000; i++ {
+			puts = append(puts, statetest.Put(procScaleKey(i), procScaleValue(i)))
+		}
+		statetest.Apply(t, st, puts...)
 	}
 	file := filepath.Join(t.TempDir(), "backup.state")
 	f, err := os.Create(file)

@@ -1,0 +1,90 @@
+package state
+
+import (
+	"raftkv/internal/membership"
+	"raftkv/internal/record"
+)
+
+// part is a part of the replicated state beside the items. A new one is a file with
+// its fields' records, and a row in parts.
+type part struct {
+	records []byte // the kinds of its records
+	// write passes on its records, in a fixed order. While it says nothing it has
+	// none, so that it leaves no trace in files and in the hash (level.go).
+	write func(s *State, put func(kind byte, payload []byte) error) error
+	// restore takes over one record. A short one shows in the reader.
+	restore func(s *State, kind byte, f *record.Reader) error
+	// clone makes the part of to a copy of that of from, which later changes of
+	// from do not touch.
+	clone func(from, to *State)
+	// reset drops what belongs to a cluster and not to its data: a new one is made
+	// of the state.
+	reset func(s *State)
+}
+
+// parts are in the order of their records in a state file, for ever.
+var parts = [...]part{headPart, memberPart, windowPart, checkPart}
+
+// partOf returns the part that has records of a kind, nil if there is none.
+func partOf(kind byte) *part {
+	for i := range parts {
+		for _, k := range parts[i].records {
+			if k == kind {
+				return &parts[i]
+			}
+		}
+	}
+	return nil
+}
+
+// headPart is where the state stands.
+var headPart = part{
+	records: []byte{headRecord},
+	write: func(s *State, put func(kind byte, payload []byte) error) error {
+		b := record.AppendUvarints(nil, s.Index, s.Term, s.Revision, s.Membership.Changes)
+		return put(headRecord, record.AppendOptional(b, s.Level))
+	},
+	restore: func(s *State, _ byte, f *record.Reader) error {
+		s.Index, s.Term, s.Revision, s.Membership.Changes = f.Uvarint(), f.Uvarint(), f.Uvarint(), f.Uvarint()
+		if s.Level = f.Optional(); s.Level > ProgramLevel {
+			return ErrLevel(s.Level)
+		}
+		return nil
+	},
+	clone: func(from, to *State) {
+		to.Index, to.Term, to.Revision, to.Level = from.Index, from.Term, from.Revision, from.Level
+	},
+	reset: func(s *State) { s.Index, s.Term, s.Level = FirstIndex, FirstTerm, 0 },
+}
+
+// memberPart is who is in the cluster, and who was.
+var memberPart = part{
+	records: []byte{memberRecord, removedRecord},
+	write: func(s *State, put func(kind byte, payload []byte) error) error {
+		var b []byte
+		for _, m := range s.Membership.Sorted() {
+			b = membership.AppendMember(b[:0], m)
+			if err := put(memberRecord, b); err != nil {
+				return err
+			}
+		}
+		for _, id := range membership.SortedKeys(s.Membership.Removed) {
+			b = record.AppendUvarints(b[:0], id)
+			if err := put(removedRecord, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	},
+	restore: func(s *State, kind byte, f *record.Reader) error {
+		if kind == removedRecord {
+			s.Membership.Removed[f.Uvarint()] = true
+			return nil
+		}
+		m := membership.TakeMember(f)
+		s.Membership.Members[m.ID] = m
+		return nil
+	},
+	clone: func(from, to *State) { to.Membership = from.Membership.Clone() },
+	reset: func(s *State) { s.Membership = membership.New(nil) },
+}
