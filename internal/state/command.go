@@ -143,13 +143,16 @@ func DecodeBatch(data []byte) (BatchID, []Command, error) {
 		id.Life = r.Uint64()
 		r.Bad = r.Bad || id.Life == 0
 	}
-	cmds := make([]Command, 0, countCommands(r))
-	for !r.Bad && len(r.B) > 0 {
-		c, err := DecodeCommand(r.Bytes())
-		if err != nil {
+	cmds := make([]Command, countCommands(r))
+	var fields record.Reader // one for all: a row's function takes its address
+	for i := range cmds {
+		fields = record.Reader{B: r.Bytes()}
+		if r.Bad {
+			break
+		}
+		if err := cmds[i].decode(&fields); err != nil {
 			return BatchID{}, nil, err
 		}
-		cmds = append(cmds, c)
 	}
 	if r.Bad {
 		return BatchID{}, nil, record.ErrMalformed
@@ -167,21 +170,25 @@ func countCommands(r record.Reader) (n int) {
 }
 
 // DecodeCommand reads one command of a batch.
-func DecodeCommand(b []byte) (Command, error) {
-	r := record.Reader{B: b}
-	c := Command{Kind: Kind(r.Byte())}
+func DecodeCommand(b []byte) (c Command, err error) {
+	err = c.decode(&record.Reader{B: b})
+	return c, err
+}
+
+func (c *Command) decode(r *record.Reader) error {
+	c.Kind = Kind(r.Byte())
 	if r.Bad {
-		return c, record.ErrMalformed
+		return record.ErrMalformed
 	}
 	row := rowOf(c.Kind)
 	if row == nil || row.level > ProgramLevel {
-		return c, fmt.Errorf("%w: kind %d", record.ErrUnknownCommand, c.Kind)
+		return fmt.Errorf("%w: kind %d", record.ErrUnknownCommand, c.Kind)
 	}
-	if err := row.decode(&r, &c); err != nil {
-		return c, err
+	if err := row.decode(r, c); err != nil {
+		return err
 	}
 	if r.Bad {
-		return c, record.ErrMalformed
+		return record.ErrMalformed
 	}
-	return c, nil
+	return nil
 }
