@@ -66,7 +66,7 @@ var exports = map[string]int{
 	"transport":           15,
 	"version":             1,
 	"wait":                6,
-	"walfile":             16,
+	"walfile":             18,
 	"watermark":           9,
 	"web":                 24,
 }

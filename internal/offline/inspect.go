@@ -165,13 +165,12 @@ func (p *printer) log(f *storage.Findings) {
 	}
 	p.line("term", "%d, vote %s", c.Hard.GetTerm(), nodeOrNone(c.Hard.GetVote()))
 	p.line("committed", "entry %d, as far as this log knows", c.Hard.GetCommit())
-	segments, err := filepath.Glob(filepath.Join(f.Dir, "wal", "*.wal"))
+	segments, _, err := walfile.Segments(filepath.Join(f.Dir, "wal"))
 	f.Note(err)
-	for _, path := range segments {
-		_, first, ok := walfile.ParseSegmentName(filepath.Base(path))
-		info, err := os.Stat(path)
-		if f.Note(err); ok && err == nil {
-			p.line("segment", "wal/%s, %d bytes, from entry %d, written %s", info.Name(), info.Size(), first, stamp(info.ModTime()))
+	for _, s := range segments {
+		info, err := os.Stat(s.Path)
+		if f.Note(err); err == nil {
+			p.line("segment", "wal/%s, %d bytes, from entry %d, written %s", info.Name(), info.Size(), s.First, stamp(info.ModTime()))
 		}
 	}
 	switch {
@@ -272,10 +271,10 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // lastWritten is when the log was last written to, as the file system says.
 func lastWritten(dir string) (time.Time, error) {
-	segments, err := filepath.Glob(filepath.Join(dir, "wal", "*.wal"))
+	segments, _, err := walfile.Segments(filepath.Join(dir, "wal"))
 	var last time.Time
-	for _, path := range segments {
-		info, serr := os.Stat(path)
+	for _, s := range segments {
+		info, serr := os.Stat(s.Path)
 		if err = errors.Join(err, serr); serr == nil && info.ModTime().After(last) {
 			last = info.ModTime()
 		}

@@ -100,7 +100,7 @@ func (w *dirWatch) look() error {
 // none is missing between the first and the last, and none behind those that were
 // there before.
 func (w *dirWatch) segments(walDir string) error {
-	names, err := os.ReadDir(walDir)
+	segments, _, err := walfile.Segments(walDir)
 	if err != nil {
 		return missing(err)
 	}
@@ -108,12 +108,8 @@ func (w *dirWatch) segments(walDir string) error {
 	released := w.s.SnapIndex.Load()
 	there := make(map[string]bool)
 	var start, next, last uint64
-	for _, f := range names {
-		seq, first, ok := walfile.ParseSegmentName(f.Name())
-		if !ok {
-			continue
-		}
-		path := filepath.Join(walDir, f.Name())
+	for _, s := range segments {
+		seq, first, path := s.Seq, s.First, s.Path
 		switch {
 		case len(there) > 0 && seq != next:
 			return fmt.Errorf("the segment before %s is missing", path)

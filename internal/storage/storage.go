@@ -23,7 +23,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -343,19 +342,15 @@ func parseSnapName(name string) (index uint64, kind string) {
 // durable before the next: after a power failure one that was undone, before one
 // that was not, would look like a log with a hole.
 func removeSegments(walDir string, index uint64) error {
-	names, err := fileutil.ReadDir(walDir, fileutil.WithExt(".wal"))
+	segments, foreign, err := walfile.Segments(walDir)
+	if err == nil && len(foreign) > 0 {
+		err = fmt.Errorf("unexpected file %s", foreign[0])
+	}
 	if err != nil {
 		return err
 	}
-	for i := 0; i+1 < len(names); i++ {
-		var seq, first uint64 // of the following segment
-		if _, err := fmt.Sscanf(names[i+1], "%016x-%016x.wal", &seq, &first); err != nil {
-			return fmt.Errorf("unexpected file %s in %s", names[i+1], walDir)
-		}
-		if first >= index {
-			break
-		}
-		if err := errors.Join(os.Remove(filepath.Join(walDir, names[i])), durable.SyncDir(walDir)); err != nil {
+	for i := 0; i+1 < len(segments) && segments[i+1].First < index; i++ {
+		if err := errors.Join(os.Remove(segments[i].Path), durable.SyncDir(walDir)); err != nil {
 			return err
 		}
 	}

@@ -156,25 +156,25 @@ func Scan(walDir string, visit func(rec *walpb.Record, d wal.Decoder, at Place) 
 }
 
 func openSegments(walDir string) ([]*os.File, error) {
-	names, err := fileutil.ReadDir(walDir, fileutil.WithExt(".wal"))
+	segments, foreign, err := Segments(walDir)
+	if err == nil && len(foreign) > 0 {
+		err = fmt.Errorf("%s has no name of a segment", foreign[0])
+	}
 	if err != nil {
 		return nil, err
 	}
 	var files []*os.File
-	var last uint64
-	for i, name := range names {
-		seq, _, ok := ParseSegmentName(name)
-		f, err := os.Open(filepath.Join(walDir, name))
+	for i, s := range segments {
+		f, err := os.Open(s.Path)
 		if err == nil {
 			files = append(files, f)
 		}
-		if !ok || err != nil || (i > 0 && seq != last+1) {
+		if err != nil || (i > 0 && s.Seq != segments[i-1].Seq+1) {
 			for _, f := range files {
 				_ = f.Close() // only opened
 			}
-			return nil, errors.Join(fmt.Errorf("segment before %s in %s is missing", name, walDir), err)
+			return nil, errors.Join(fmt.Errorf("segment before %s in %s is missing", filepath.Base(s.Path), walDir), err)
 		}
-		last = seq
 	}
 	return files, nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"raftkv/internal/durable"
 	"syscall"
 
@@ -25,14 +24,14 @@ import (
 // Rewrite makes what lies in the log behind a place durable, though it may seem
 // to be. The last segment is in use up to end.
 func Rewrite(walDir string, from Place, end int64) error {
-	names, err := fileutil.ReadDir(walDir, fileutil.WithExt(".wal"))
+	segments, _, err := Segments(walDir)
 	if err != nil {
 		return err
 	}
-	for i, name := range names {
-		path := filepath.Join(walDir, name)
+	for i, s := range segments {
+		path := s.Path
 		used := int64(-1) // to the end of the file
-		if i == len(names)-1 {
+		if i == len(segments)-1 {
 			used = end
 		}
 		switch {
@@ -48,7 +47,7 @@ func Rewrite(walDir string, from Place, end int64) error {
 			return err
 		}
 	}
-	if from.Segment < len(names)-1 {
+	if from.Segment < len(segments)-1 {
 		return durable.SyncDir(walDir)
 	}
 	return nil

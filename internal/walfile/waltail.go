@@ -9,7 +9,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"raftkv/internal/durable"
 
 	"go.etcd.io/etcd/server/v3/storage/wal"
@@ -119,47 +118,32 @@ type Tail struct {
 // is a clean end, or a tear that left nothing. No segment at all is
 // os.ErrNotExist.
 func InspectTail(walDir string) (Tail, error) {
-	name, seq, first, err := LastSegment(walDir)
+	last, err := LastSegment(walDir)
 	if err != nil {
 		return Tail{}, err
 	}
-	path := filepath.Join(walDir, name)
-	s, err := readSegment(path)
+	s, err := readSegment(last.Path)
 	if err != nil {
-		return Tail{}, fmt.Errorf("inspect log segment %s: %w", path, err)
+		return Tail{}, fmt.Errorf("inspect log segment %s: %w", last.Path, err)
 	}
-	good := s.goodPart(first)
-	r := Tail{File: path, End: good.end, lastIndex: good.lastIndex}
+	good := s.goodPart(last.First)
+	r := Tail{File: last.Path, End: good.end, lastIndex: good.lastIndex}
 	r.NonZero = !s.zero(good.end, s.size)
-	r.Reason = s.judge(good, seq)
+	r.Reason = s.judge(good, last.Seq)
 	r.Damaged = r.Reason != ""
 	return r, nil
 }
 
-// LastSegment returns the segment with the highest sequence number, that
-// number, and the index its name announces.
-func LastSegment(walDir string) (name string, seq, first uint64, err error) {
-	entries, err := os.ReadDir(walDir)
+// LastSegment returns the segment with the highest number.
+func LastSegment(walDir string) (Segment, error) {
+	segments, _, err := Segments(walDir)
 	if err != nil {
-		return "", 0, 0, fmt.Errorf("inspect log: %w", err)
+		return Segment{}, fmt.Errorf("inspect log: %w", err)
 	}
-	for _, e := range entries {
-		s, i, ok := ParseSegmentName(e.Name())
-		if ok && (name == "" || s >= seq) {
-			name, seq, first = e.Name(), s, i
-		}
+	if len(segments) == 0 {
+		return Segment{}, fmt.Errorf("inspect log: no segment in %s: %w", walDir, os.ErrNotExist)
 	}
-	if name == "" {
-		return "", 0, 0, fmt.Errorf("inspect log: no segment in %s: %w", walDir, os.ErrNotExist)
-	}
-	return name, seq, first, nil
-}
-
-func ParseSegmentName(name string) (seq, index uint64, ok bool) {
-	if _, err := fmt.Sscanf(name, "%016x-%016x.wal", &seq, &index); err != nil {
-		return 0, 0, false
-	}
-	return seq, index, name == fmt.Sprintf("%016x-%016x.wal", seq, index)
+	return segments[len(segments)-1], nil
 }
 
 // judge returns why the segment is damaged, or "".

@@ -219,11 +219,11 @@ func (g *Room) Saved(size int64) {
 
 // cut notes that the WAL has begun another segment.
 func (g *Room) cut() {
-	name, _, _, err := walfile.LastSegment(g.dir)
+	last, err := walfile.LastSegment(g.dir)
 	if err != nil {
 		g.log.Warn("the log's segment in use", zap.Error(err))
 	}
-	g.tail, g.At, g.backed = filepath.Join(g.dir, name), headBound, g.spare
+	g.tail, g.At, g.backed = last.Path, headBound, g.spare
 	g.Ready, g.spare = "", 0
 	g.pass()
 	g.back(g.size + LogSlack)
