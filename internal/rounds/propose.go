@@ -8,7 +8,6 @@ package rounds
 import (
 	"context"
 	"raftkv/internal/config"
-	"raftkv/internal/liveness"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
@@ -89,16 +88,14 @@ type Proposal struct {
 // or overwritten by the log of another. So each batch is proposed again, under
 // the same identity, until it is applied or everyone who waits has given up.
 type Proposer struct {
+	loop
 	log        *zap.Logger
 	life       Life
 	timeout    time.Duration // how long a request may wait
 	retryAfter time.Duration // how long a forwarded batch may be on its way
 	proposeC   chan<- Proposal
-	leaders    *wait.Leadership
-	kick       chan struct{} // wakes run; buffered, so kicking never blocks
 	// Named: batches name their life, as all members can read by now (package state).
 	Named atomic.Bool
-	Pulse *liveness.Pulse
 
 	mu       sync.Mutex
 	queue    []*request
@@ -112,12 +109,12 @@ type Proposer struct {
 	retries uint64 // how often a batch was proposed again; guarded by mu
 }
 
+// NewProposer returns a proposer that carries batches to proposeC once it runs.
 func NewProposer(log *zap.Logger, cfg config.Config, l Life, proposeC chan<- Proposal, leaders *wait.Leadership) *Proposer {
 	return &Proposer{
-		log: log, life: l,
+		loop: newLoop("proposer", leaders), log: log, life: l,
 		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
-		proposeC: proposeC, leaders: leaders,
-		kick: make(chan struct{}, 1), Pulse: liveness.NewPulse("proposer"),
+		proposeC: proposeC,
 	}
 }
 
@@ -159,47 +156,22 @@ func (p *Proposer) enqueue(r *request) error {
 	return nil
 }
 
-func (p *Proposer) wake() {
-	select {
-	case p.kick <- struct{}{}:
-	default:
-	}
-}
-
 // Run feeds raft until ctx ends. Then everyone who waits is told.
 func (p *Proposer) Run(ctx context.Context) error {
 	defer p.stop()
-	sweep := time.NewTicker(dropRetry)
-	defer sweep.Stop()
-	gathered := time.NewTimer(0) // when what has gathered by then goes
-	defer gathered.Stop()
-	for {
-		leader, term, changed := p.leaders.Get()
-		for leader != 0 {
-			b, pause := p.next(term)
-			if b == nil {
-				gathered.Reset(pause)
-				break
-			}
-			if !p.offer(ctx, b) {
-				return nil
-			}
-		}
-		tick := sweep.C
-		if p.idle() {
-			tick = nil // nothing can expire or need another try
-		}
-		select {
-		case <-p.kick:
-		case <-p.Pulse.Comes():
-		case <-changed:
-		case <-gathered.C:
-		case <-tick:
-			p.expire(time.Now())
-		case <-ctx.Done():
-			return nil
-		}
+	p.run(ctx, p)
+	return nil
+}
+
+// follow implements carrier: a batch says by itself in which term it was tried.
+func (p *Proposer) follow(uint64, uint64) {}
+
+func (p *Proposer) send(ctx context.Context, term uint64) (sent bool, pause time.Duration) {
+	b, pause := p.next(term)
+	if b == nil {
+		return false, pause
 	}
+	return p.offer(ctx, b), 0
 }
 
 func (p *Proposer) idle() bool {

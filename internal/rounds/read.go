@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"raftkv/internal/config"
-	"raftkv/internal/liveness"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
 	"raftkv/internal/wait"
@@ -30,14 +29,15 @@ const maxReadRounds = 4
 // acknowledged anywhere before the round began is at or below it. Once this
 // node has applied that far, every reader of the round may look.
 type Reader struct {
+	loop
 	life       Life
 	timeout    time.Duration // how long a reader may wait
 	retryAfter time.Duration // a round can be lost on its way; then another one is asked for
 	roundC     chan<- []byte // to the raft loop: asks for a round with this context
-	leaders    *wait.Leadership
 	applied    *wait.Index
-	kick       chan struct{}
-	Pulse      *liveness.Pulse
+
+	// Of the loop alone: whom it followed last.
+	lastLeader, lastTerm uint64
 
 	mu      sync.Mutex
 	waiting *readRound // readers that no round serves yet; nil if none
@@ -62,12 +62,12 @@ type readRound struct {
 	index    uint64 // which raft has answered; 0: it has not
 }
 
+// NewReader returns a reader that asks for rounds by roundC once it runs.
 func NewReader(cfg config.Config, l Life, roundC chan<- []byte, leaders *wait.Leadership, applied *wait.Index) *Reader {
 	return &Reader{
-		life:    l,
+		loop: newLoop("reader", leaders), life: l,
 		timeout: cfg.RequestTimeout, retryAfter: cfg.ElectionTimeout / 2,
-		roundC: roundC, leaders: leaders, applied: applied,
-		kick: make(chan struct{}, 1), Pulse: liveness.NewPulse("reader"),
+		roundC: roundC, applied: applied,
 	}
 }
 
@@ -112,53 +112,31 @@ func (r *Reader) round(ctx context.Context, deadline time.Time) error {
 	}
 }
 
-func (r *Reader) wake() {
-	select {
-	case r.kick <- struct{}{}:
-	default:
-	}
-}
-
 // Run asks for rounds until ctx ends. Then everyone who waits is told.
 func (r *Reader) Run(ctx context.Context) error {
 	defer r.stop()
-	sweep := time.NewTicker(dropRetry)
-	defer sweep.Stop()
-	gathered := time.NewTimer(0) // when the readers that have gathered by then go
-	defer gathered.Stop()
-	var lastLeader, lastTerm uint64
-	for {
-		leader, term, changed := r.leaders.Get()
-		if leader != lastLeader || term != lastTerm {
-			r.retryAll() // rounds of the old leader are lost
-			lastLeader, lastTerm = leader, term
-		}
-		for leader != 0 {
-			c, pause := r.next()
-			if c == nil {
-				gathered.Reset(pause)
-				break
-			}
-			select {
-			case r.roundC <- c:
-			case <-ctx.Done():
-				return nil
-			}
-		}
-		tick := sweep.C
-		if r.idle() {
-			tick = nil
-		}
-		select {
-		case <-r.kick:
-		case <-r.Pulse.Comes():
-		case <-changed:
-		case <-gathered.C:
-		case <-tick:
-			r.expire(time.Now())
-		case <-ctx.Done():
-			return nil
-		}
+	r.run(ctx, r)
+	return nil
+}
+
+// follow implements carrier. Rounds of an old leader are lost.
+func (r *Reader) follow(leader, term uint64) {
+	if leader != r.lastLeader || term != r.lastTerm {
+		r.retryAll()
+		r.lastLeader, r.lastTerm = leader, term
+	}
+}
+
+func (r *Reader) send(ctx context.Context, _ uint64) (sent bool, pause time.Duration) {
+	c, pause := r.next()
+	if c == nil {
+		return false, pause
+	}
+	select {
+	case r.roundC <- c:
+		return true, 0
+	case <-ctx.Done():
+		return false, 0
 	}
 }
 
