@@ -6,8 +6,10 @@ import (
 	"go/token"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -17,13 +19,16 @@ import (
 // packages of layers below its own.
 var layers = [][]string{
 	{"address", "durable", "history", "meter", "problem", "record", "refusal", "version", "wait"},
-	{"liveness", "logging", "membership", "memory", "statefile", "walfile", "watermark", "web", "testkit"},
-	{"config", "peerclient", "state", "storage/snapshots", "storage/walroom"},
-	{"contact", "rounds", "storage", "state/statetest"},
-	{"checker", "diskhang", "limits", "observe", "reconfig", "room", "suspect", "transport", "storage/storagetest"},
-	{"peerport"},
-	{"api", "boot", "offline"},
+	{"liveness", "logging", "membership", "memory", "statefile", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
+	{"config", "peerclient", "state", "storage/walroom"},
+	{"checker", "contact", "rounds", "state/statetest", "storage"},
+	{"diskhang", "limits", "observe", "offline", "reconfig", "room", "storage/storagetest", "suspect", "transport"},
+	{"api", "peerport"},
+	{"boot"},
 }
+
+// forTests are packages that only tests import. DESIGN.md's tree leaves them out.
+var forTests = []string{"history", "testkit", "state/statetest", "storage/storagetest"}
 
 // exports are how many functions, types, variables and constants, without methods
 // and fields, a package may show to others. A package that needs more is to be
@@ -232,6 +237,29 @@ func TestStructureFindsShortCuts(t *testing.T) {
 		if got := wrongImports(layer, tt.pkg, tt.name, []string{tt.path}); len(got) > 0 {
 			t.Errorf("%s importing %s: %q", tt.pkg, tt.path, got)
 		}
+	}
+}
+
+// Guarantee: the tree in DESIGN.md has the layers that there are.
+func TestStructureIsDescribed(t *testing.T) {
+	text, err := os.ReadFile("DESIGN.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	described, at := make(map[string]int), -1
+	for _, m := range regexp.MustCompile(`(?m)^([0-9]| ) ([a-z/]+) +\S.*\?$`).FindAllStringSubmatch(string(text), -1) {
+		if m[1] != " " {
+			at = int(m[1][0] - '0')
+		}
+		described[m[2]] = at
+	}
+	want := layerOf()
+	for _, pkg := range forTests {
+		delete(want, pkg)
+	}
+	want["root"] = len(layers)
+	if !maps.Equal(described, want) {
+		t.Errorf("DESIGN.md has the layers\n%v\nthere are\n%v", described, want)
 	}
 }
 
