@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"raftkv/internal/testkit"
 	"regexp"
@@ -94,6 +95,10 @@ func TestProcLogThatIsClosed(t *testing.T) {
 // Guarantee: a hang-up is an orderly stop, as the other signals are, unless the
 // node was started so that it outlives its terminal.
 func TestProcHangUp(t *testing.T) {
+	// A process inherits what its parent ignores, as under nohup, but not what that catches.
+	hangUps := make(chan os.Signal, 1)
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
 	c := newProcCluster(t, 3)
 	bin, err := procBinary()
 	testkit.Must(t, err)
