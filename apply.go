@@ -226,7 +226,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 // nobody reads (loading).
 func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
 	began := time.Now()
-	kv.letGo()
+	kv.dropItems()
 	var s *state.State
 	err := kv.pulse.Excused(liveness.LoadingSnapshot, func() (err error) {
 		s, err = state.Read(file)

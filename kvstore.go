@@ -87,8 +87,8 @@ func (kv *kvstore) View(look func(*state.State)) {
 // Sound returns nil, or why this node must not serve; see agreement.
 func (kv *kvstore) Sound() error { return kv.agreement.Sound() }
 
-// letGo drops the items, of which a check may have a copy, too.
-func (kv *kvstore) letGo() {
+// dropItems drops the items, of which a check may have a copy, too.
+func (kv *kvstore) dropItems() {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
 	kv.loading.Store(true)

@@ -87,7 +87,7 @@ func TestQuotaCountsKeys(t *testing.T) {
 func TestReadsWhileASnapshotIsLoaded(t *testing.T) {
 	at := newAPITest(t)
 	at.want(at.do(http.MethodPut, "/k", "v"), http.StatusNoContent, "")
-	at.kv.letGo()
+	at.kv.dropItems()
 	for _, path := range []string{"/k", "/k?consistency=stale", "/none", "/v1/snapshot"} {
 		if w := at.do(http.MethodGet, path, ""); w.Code == http.StatusOK || w.Code == http.StatusNotFound {
 			t.Errorf("GET %s: %d", path, w.Code)

@@ -111,7 +111,7 @@ func (n *raftNode) noteNeeds() {
 		n.loop.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 			// By when it was heard, not by RecentActive: raft sets that back,
 			// at the tick that looks at it.
-			if id == n.id || time.Since(n.contacts.Last(id)) > n.elected || err != nil {
+			if id == n.id || time.Since(n.contacts.Last(id)) > n.electionTimeout || err != nil {
 				return
 			}
 			from := pr.Match

@@ -57,13 +57,13 @@ const (
 // raft's decision: the former are in Ready.Messages, the latter are the
 // Responses of a storage message.
 type raftNode struct {
-	log     *zap.Logger
-	id      uint64
-	url     string // at which it was started for its peers
-	cluster uint64
-	dir     string
-	tick    time.Duration
-	elected time.Duration // the election timeout
+	log             *zap.Logger
+	id              uint64
+	url             string // at which it was started for its peers
+	cluster         uint64
+	dir             string
+	tick            time.Duration
+	electionTimeout time.Duration
 
 	storage *storage.Storage
 	leaders *wait.Leadership

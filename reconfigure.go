@@ -54,7 +54,7 @@ func (n *raftNode) addPeers(m membership.Membership) {
 		n.known.Gate.Learn(id, url)
 	}
 	for _, id := range n.known.Settle(n.transport, m) {
-		n.links.LetGo(n.life, id)
+		n.links.RemoveLater(n.life, id)
 	}
 }
 

@@ -119,7 +119,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.room = room.New(log, cfg, st, kv, w.applied, w.leaders)
 	node.room, st.Redo = s.room, kv.redoSnapshot
 	s.checker = checker.New(checker.Config{
-		Log: log, ID: cfg.ID, Interval: cfg.CheckInterval, Tick: w.tick, Elected: cfg.ElectionTimeout,
+		Log: log, ID: cfg.ID, Interval: cfg.CheckInterval, Tick: w.tick, ElectionTimeout: cfg.ElectionTimeout,
 		Store: kv, Found: kv.agreement, Leaders: w.leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
 	})
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)

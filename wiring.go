@@ -84,7 +84,7 @@ func (w *wiring) raftNode(kv *kvstore, reads *rounds.Reader) *raftNode {
 	cfg, cluster := w.cfg, w.st.Identity.ClusterID
 	n := &raftNode{
 		pulse: liveness.NewPulse("raft"), persistPulse: liveness.NewPulse("persist"),
-		log: w.log, id: cfg.ID, url: cfg.PeerURL, cluster: cluster, dir: cfg.DataDir, tick: w.tick, elected: cfg.ElectionTimeout,
+		log: w.log, id: cfg.ID, url: cfg.PeerURL, cluster: cluster, dir: cfg.DataDir, tick: w.tick, electionTimeout: cfg.ElectionTimeout,
 		storage: w.st.Storage, leaders: w.leaders, kv: kv, applied: w.applied, reads: reads,
 		proposeC: w.proposeC, commitC: w.commitC, roundC: w.roundC,
 		recvC:    make(chan *raftpb.Message, recvBuffer),
@@ -103,12 +103,12 @@ func (w *wiring) raftNode(kv *kvstore, reads *rounds.Reader) *raftNode {
 	n.links.Opened = func() { n.doubts.MeetAgain() }
 	n.links.Group, n.links.Unreachable = w.group, n.ReportUnreachable
 	n.known = boot.NewAcquaintances(boot.Config{
-		Log: w.log, Self: kv.self, Cluster: cluster, Tick: w.tick, Elected: cfg.ElectionTimeout, Seeds: boot.Others(cfg, nil),
+		Log: w.log, Self: kv.self, Cluster: cluster, Tick: w.tick, ElectionTimeout: cfg.ElectionTimeout, Seeds: boot.Others(cfg, nil),
 		Store: kv, Applied: w.applied, Contacts: &n.contacts, Role: n.status.Load,
 	})
 	n.admission = peerport.Admission{ID: cfg.ID, IsRemoved: kv.isRemoved, Known: n.known, Role: n.status.Load}
 	n.courier = transport.NewCourier(transport.CourierConfig{
-		Log: w.log, Storage: w.st.Storage, Tick: w.tick, Elected: cfg.ElectionTimeout, Life: w.life, Group: w.group,
+		Log: w.log, Storage: w.st.Storage, Tick: w.tick, ElectionTimeout: cfg.ElectionTimeout, Life: w.life, Group: w.group,
 		MayGet: n.maySend, Members: kv, Receives: n.links.Receives, Later: n.reports.put,
 	})
 	n.doubts = suspect.New(suspect.Config{
@@ -124,7 +124,7 @@ func (w *wiring) raftNode(kv *kvstore, reads *rounds.Reader) *raftNode {
 func (w *wiring) members(kv *kvstore, n *raftNode, reads *rounds.Reader) *reconfig.Members {
 	return reconfig.New(reconfig.Config{
 		Log: w.log, ID: w.cfg.ID, Cluster: w.st.Identity.ClusterID, Timeout: w.cfg.RequestTimeout,
-		Elected: w.cfg.ElectionTimeout, Store: kv, Call: n.call, Leaders: w.leaders, Contacts: &n.contacts,
+		ElectionTimeout: w.cfg.ElectionTimeout, Store: kv, Call: n.call, Leaders: w.leaders, Contacts: &n.contacts,
 		Confirm: reads.Confirm, AppliedIndex: w.applied, Outcomes: kv.conf, Life: w.life,
 	})
 }
@@ -132,7 +132,7 @@ func (w *wiring) members(kv *kvstore, n *raftNode, reads *rounds.Reader) *reconf
 // watcher makes what tells the operator what has changed.
 func (w *wiring) watcher(kv *kvstore, n *raftNode, toCheck func() (pending bool, checked uint64)) *observe.Watcher {
 	return observe.New(observe.Config{
-		Log: w.log, ID: w.cfg.ID, Elected: w.cfg.ElectionTimeout, Call: n.call, Leaders: w.leaders, Contacts: &n.contacts,
+		Log: w.log, ID: w.cfg.ID, ElectionTimeout: w.cfg.ElectionTimeout, Call: n.call, Leaders: w.leaders, Contacts: &n.contacts,
 		Members: kv.members,
 		AskVersion: func(ctx context.Context, peerURL string) (string, error) {
 			info, err := n.known.AskPeer(ctx, peerURL)

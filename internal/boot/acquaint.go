@@ -52,14 +52,14 @@ const (
 
 // Config is what a Acquaintances needs of others.
 type Config struct {
-	Log     *zap.Logger
-	Self    Self
-	Cluster uint64
-	Tick    time.Duration
-	Elected time.Duration // the election timeout
-	Seeds   []string      // peer URLs of the command line
-	Store   acquaintStore
-	Applied *wait.Index
+	Log             *zap.Logger
+	Self            Self
+	Cluster         uint64
+	Tick            time.Duration
+	ElectionTimeout time.Duration
+	Seeds           []string // peer URLs of the command line
+	Store           acquaintStore
+	Applied         *wait.Index
 	// Contacts is who was heard from, and when.
 	Contacts *contact.Contacts
 	// Role is what raft knew of its role last; nil before the start.
@@ -370,7 +370,7 @@ func (a *Acquaintances) lonely(began time.Time) bool {
 	if st := a.Role(); heard.IsZero() || st == nil || st.Leader != 0 {
 		return false
 	}
-	return time.Since(began) >= lonelyAfter*a.Elected && time.Since(*heard) >= lonelyAfter*a.Elected
+	return time.Since(began) >= lonelyAfter*a.ElectionTimeout && time.Since(*heard) >= lonelyAfter*a.ElectionTimeout
 }
 
 // askMembers asks those whom this node knows who else is a member. The one that

@@ -201,7 +201,7 @@ func TestAcquaintancesVouch(t *testing.T) {
 func TestAcquaintancesLonely(t *testing.T) {
 	contacts := &contact.Contacts{}
 	var role *contact.RaftStatus
-	a := NewAcquaintances(Config{Elected: time.Second, Contacts: contacts, Role: func() *contact.RaftStatus { return role }})
+	a := NewAcquaintances(Config{ElectionTimeout: time.Second, Contacts: contacts, Role: func() *contact.RaftStatus { return role }})
 	long, short := time.Now().Add(-lonelyAfter*time.Second), time.Now().Add(-lonelyAfter*time.Second+500*time.Millisecond)
 	leaderless, led := &contact.RaftStatus{}, &contact.RaftStatus{Leader: 2}
 	for name, c := range map[string]struct {

@@ -128,15 +128,15 @@ type checkStore interface {
 
 // Config is what a Checker needs of others.
 type Config struct {
-	Log      *zap.Logger
-	ID       uint64
-	Interval time.Duration // between checkpoints; 0: this node asks for none
-	Tick     time.Duration
-	Elected  time.Duration // the election timeout
-	Store    checkStore
-	Found    *Agreement
-	Leaders  *wait.Leadership
-	CaughtUp *atomic.Bool
+	Log             *zap.Logger
+	ID              uint64
+	Interval        time.Duration // between checkpoints; 0: this node asks for none
+	Tick            time.Duration
+	ElectionTimeout time.Duration
+	Store           checkStore
+	Found           *Agreement
+	Leaders         *wait.Leadership
+	CaughtUp        *atomic.Bool
 	// StepDown hands leadership to a voter that is not among those named.
 	StepDown func(ctx context.Context, except []uint64) error
 	Propose  func(ctx context.Context, cmd []byte) state.Result
@@ -232,7 +232,7 @@ func (c *Checker) Lead(ctx context.Context) error {
 		defer t.Stop()
 		every = t.C
 	}
-	look := time.NewTicker(c.Elected / 4)
+	look := time.NewTicker(c.ElectionTimeout / 4)
 	defer look.Stop()
 	led := false // at the last look
 	for {

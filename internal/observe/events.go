@@ -37,10 +37,10 @@ const (
 
 // Config is what a Watcher needs of others.
 type Config struct {
-	Log     *zap.Logger
-	ID      uint64
-	Elected time.Duration // the election timeout
-	Leaders *wait.Leadership
+	Log             *zap.Logger
+	ID              uint64
+	ElectionTimeout time.Duration
+	Leaders         *wait.Leadership
 	// Call runs a function where the state of raft is, and returns when it is done.
 	Call func(ctx context.Context, f func(*raft.RawNode)) error
 	// Contacts is who was heard from, and when.
@@ -102,17 +102,17 @@ type sighting struct {
 }
 
 func (w *Watcher) Run(ctx context.Context) error {
-	look := time.NewTicker(w.Elected / 4)
+	look := time.NewTicker(w.ElectionTimeout / 4)
 	defer look.Stop()
 	w.lostAt = time.Now()
-	leaderless := time.NewTimer(firstElections * w.Elected)
+	leaderless := time.NewTimer(firstElections * w.ElectionTimeout)
 	defer leaderless.Stop()
 	for {
 		leader, term, changed := w.Leaders.Get()
 		switch {
 		case leader == 0 && w.lostAt.IsZero():
 			w.lostAt = time.Now()
-			leaderless.Reset(w.Elected / handoverPart)
+			leaderless.Reset(w.ElectionTimeout / handoverPart)
 		case leader != 0:
 			leaderless.Stop()
 			w.sayLeader(leader, term)
@@ -147,7 +147,7 @@ func (w *Watcher) sayLeader(leader, term uint64) {
 func (w *Watcher) sayLeaderless(ctx context.Context) {
 	_, term, _ := w.Leaders.Get()
 	fields := []zap.Field{logging.News, zap.Duration("for", time.Since(w.lostAt)), zap.Uint64("term", term), zap.Uint64("last-leader", w.leader)}
-	if since := firstElections * w.Elected; time.Since(w.lostAt) >= since {
+	if since := firstElections * w.ElectionTimeout; time.Since(w.lostAt) >= since {
 		// By then every voter that is up has asked this node for its vote, or was asked.
 		m := w.Members()
 		heard := w.Contacts.Since(time.Now().Add(-since))
@@ -175,7 +175,7 @@ func (w *Watcher) look(ctx context.Context) {
 		rn.WithProgress(func(id uint64, kind raft.ProgressType, p tracker.Progress) {
 			at := w.Contacts.Last(id)
 			v.members[id] = memberView{
-				learner: kind == raft.ProgressTypeLearner, near: id == w.ID || now.Sub(at) <= w.Elected, match: p.Match, heard: at,
+				learner: kind == raft.ProgressTypeLearner, near: id == w.ID || now.Sub(at) <= w.ElectionTimeout, match: p.Match, heard: at,
 			}
 		})
 	})
@@ -225,7 +225,7 @@ func (w *Watcher) noteMember(id uint64, v clusterView, now time.Time) {
 	}
 	c.silent++
 	met := c.met || !m.heard.IsZero()
-	if !c.downAt.IsZero() || c.silent < 2 || !met && now.Sub(c.since) < firstContact*w.Elected {
+	if !c.downAt.IsZero() || c.silent < 2 || !met && now.Sub(c.since) < firstContact*w.ElectionTimeout {
 		return
 	}
 	c.downAt = c.since

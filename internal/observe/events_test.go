@@ -18,7 +18,7 @@ func TestMemberDownAfterAPause(t *testing.T) {
 	testkit.InBubble(t, func(t *testing.T) {
 		inner, logs := observer.New(zap.InfoLevel)
 		log := zap.New(inner)
-		w := &Watcher{Config: Config{Log: log, ID: 1, Elected: time.Second}, near: make(map[uint64]*sighting), ledSince: time.Now()}
+		w := &Watcher{Config: Config{Log: log, ID: 1, ElectionTimeout: time.Second}, near: make(map[uint64]*sighting), ledSince: time.Now()}
 		look := func(near bool, heard time.Time) {
 			t.Helper()
 			v := clusterView{leads: true, commit: 9, members: map[uint64]memberView{2: {near: near, heard: heard, match: 4}}}

@@ -72,7 +72,7 @@ func (v *versions) forgetAll() {
 
 // AskVersions asks the members that are up, while this node leads.
 func (w *Watcher) AskVersions(ctx context.Context) error {
-	tick := time.NewTicker(w.Elected)
+	tick := time.NewTicker(w.ElectionTimeout)
 	defer tick.Stop()
 	for {
 		select {
@@ -89,7 +89,7 @@ func (w *Watcher) AskVersions(ctx context.Context) error {
 			if id == w.ID || !v.members[id].near || !w.versions.due(id, time.Now()) || m.Members[id].PeerURL == "" {
 				continue
 			}
-			ask, cancel := context.WithTimeout(ctx, w.Elected)
+			ask, cancel := context.WithTimeout(ctx, w.ElectionTimeout)
 			text, err := w.AskVersion(ask, m.Members[id].PeerURL)
 			cancel()
 			if err != nil {

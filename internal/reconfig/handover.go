@@ -58,14 +58,14 @@ func (ms *Members) LetLead(ctx context.Context, id uint64) (Reply, error) {
 // writes. A leader that has only just come to lead has not heard from all yet,
 // so it waits a little before it says no.
 func (ms *Members) canTakeOver(ctx context.Context, id uint64) (ok bool, err error) {
-	tick := time.NewTicker(ms.Elected / 10)
+	tick := time.NewTicker(ms.ElectionTimeout / 10)
 	defer tick.Stop()
 	for began := time.Now(); ; {
 		err = ms.Call(ctx, func(rn *raft.RawNode) {
-			since := time.Now().Add(-ms.Elected)
+			since := time.Now().Add(-ms.ElectionTimeout)
 			ok = !ms.Contacts.Last(id).Before(since) || (id == 0 && ms.Contacts.BestFollower(rn.Status(), since) != 0)
 		})
-		if err != nil || ok || time.Since(began) >= ms.Elected {
+		if err != nil || ok || time.Since(began) >= ms.ElectionTimeout {
 			return ok, err
 		}
 		select {
@@ -84,7 +84,7 @@ func (ms *Members) StepDown(ctx context.Context, except []uint64) error {
 		for _, id := range except {
 			delete(st.Progress, id)
 		}
-		if to := ms.Contacts.BestFollower(st, time.Now().Add(-ms.Elected)); to != 0 {
+		if to := ms.Contacts.BestFollower(st, time.Now().Add(-ms.ElectionTimeout)); to != 0 {
 			rn.TransferLeader(to)
 		}
 	})
@@ -127,7 +127,7 @@ func (ms *Members) Transfer(ctx context.Context, to uint64) (leader uint64, err 
 	}
 	err = ms.Call(ctx, func(rn *raft.RawNode) {
 		if to == 0 {
-			to = ms.Contacts.BestFollower(rn.Status(), time.Now().Add(-ms.Elected))
+			to = ms.Contacts.BestFollower(rn.Status(), time.Now().Add(-ms.ElectionTimeout))
 		}
 		// A follower would pass the request on, which its receiver refuses.
 		if to != 0 && rn.BasicStatus().RaftState == raft.StateLeader {
@@ -137,7 +137,7 @@ func (ms *Members) Transfer(ctx context.Context, to uint64) (leader uint64, err 
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", problem.ErrNotHandedOver, err)
 	}
-	limit := time.NewTimer(ms.Elected)
+	limit := time.NewTimer(ms.ElectionTimeout)
 	defer limit.Stop()
 	for leader == ms.ID || leader == 0 {
 		select {

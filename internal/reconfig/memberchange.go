@@ -61,12 +61,12 @@ type memberStore interface {
 
 // Config is what a Members needs of others.
 type Config struct {
-	Log     *zap.Logger
-	ID      uint64
-	Cluster uint64
-	Timeout time.Duration // of a request
-	Elected time.Duration // the election timeout
-	Store   memberStore
+	Log             *zap.Logger
+	ID              uint64
+	Cluster         uint64
+	Timeout         time.Duration // of a request
+	ElectionTimeout time.Duration
+	Store           memberStore
 	// Call runs a function where the state of raft is, and returns when it is done.
 	Call    func(ctx context.Context, f func(*raft.RawNode)) error
 	Leaders *wait.Leadership
@@ -139,7 +139,7 @@ func (ms *Members) Change(ctx context.Context, r Request) (id uint64, err error)
 			}
 			handed = handed || errors.Is(err, problem.ErrOutcomeUnknown)
 		}
-		pause := time.NewTimer(ms.Elected / 10)
+		pause := time.NewTimer(ms.ElectionTimeout / 10)
 		select {
 		case <-changed:
 		case <-pause.C:
@@ -333,7 +333,7 @@ func (ms *Members) guard(ctx context.Context, m membership.Membership, c members
 		return nil
 	}
 	select {
-	case <-time.After(min(lastWords, ms.Elected/10)):
+	case <-time.After(min(lastWords, ms.ElectionTimeout/10)):
 	case <-ctx.Done():
 		return problem.ErrInProgress
 	}
@@ -341,14 +341,14 @@ func (ms *Members) guard(ctx context.Context, m membership.Membership, c members
 	if err := ms.Confirm(ctx); err != nil {
 		return problem.ErrNoLeader
 	}
-	tick := time.NewTicker(ms.Elected / 50)
+	tick := time.NewTicker(ms.ElectionTimeout / 50)
 	defer tick.Stop()
 	for {
 		n := ms.countHeard(voters, asked)
 		if n > len(voters)/2 {
 			return nil
 		}
-		if time.Since(asked) >= ms.Elected {
+		if time.Since(asked) >= ms.ElectionTimeout {
 			return fmt.Errorf("%w: %d of %d voters would be reachable", problem.ErrWouldLose, n, len(voters))
 		}
 		select {
@@ -386,7 +386,7 @@ func (ms *Members) commit(ctx context.Context, c membership.Change) (index uint6
 		if err != nil {
 			return 0, err
 		}
-		again := time.NewTimer(ms.Elected / 2)
+		again := time.NewTimer(ms.ElectionTimeout / 2)
 		select {
 		case err := <-outcome:
 			again.Stop()
@@ -437,7 +437,7 @@ func (ms *Members) LeaderView(ctx context.Context) map[uint64]View {
 	view := make(map[uint64]View)
 	err := ms.Call(ctx, func(rn *raft.RawNode) {
 		for id, p := range rn.Status().Progress {
-			near := id == ms.ID || time.Since(ms.Contacts.Last(id)) <= ms.Elected
+			near := id == ms.ID || time.Since(ms.Contacts.Last(id)) <= ms.ElectionTimeout
 			view[id] = View{Reachable: near, Match: p.Match, Version: ms.Version(id)}
 		}
 	})
@@ -458,7 +458,7 @@ func (ms *Members) View(ctx context.Context) map[uint64]View {
 	if !ok {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, ms.Elected)
+	ctx, cancel := context.WithTimeout(ctx, ms.ElectionTimeout)
 	defer cancel()
 	view, err := ms.AskView(ctx, mem.PeerURL)
 	if err != nil {
@@ -469,7 +469,7 @@ func (ms *Members) View(ctx context.Context) map[uint64]View {
 
 // Run makes learners voters once they have caught up, while this node leads.
 func (ms *Members) Run(ctx context.Context) error {
-	tick := time.NewTicker(ms.Elected / 4)
+	tick := time.NewTicker(ms.ElectionTimeout / 4)
 	defer tick.Stop()
 	for {
 		select {
@@ -512,7 +512,7 @@ func (ms *Members) readyLearner(ctx context.Context) (id uint64, err error) {
 	err = ms.Call(ctx, func(rn *raft.RawNode) {
 		st := rn.Status()
 		for i, p := range st.Progress {
-			recent := time.Since(ms.Contacts.Last(i)) <= ms.Elected
+			recent := time.Since(ms.Contacts.Last(i)) <= ms.ElectionTimeout
 			if p.IsLearner && recent && !m.Members[i].Pinned && m.Members[i].Instance != 0 && p.State == tracker.StateReplicate && p.Match+promotionLag >= st.GetCommit() {
 				id = i
 			}

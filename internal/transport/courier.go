@@ -41,12 +41,12 @@ const (
 
 // CourierConfig is what a Courier needs of others.
 type CourierConfig struct {
-	Log     *zap.Logger
-	Storage *storage.Storage
-	Tick    time.Duration
-	Elected time.Duration   // the election timeout
-	Life    context.Context // ends when the node stops
-	Group   *errgroup.Group
+	Log             *zap.Logger
+	Storage         *storage.Storage
+	Tick            time.Duration
+	ElectionTimeout time.Duration
+	Life            context.Context // ends when the node stops
+	Group           *errgroup.Group
 	// MayGet returns why a node gets no snapshot now; nil: it may.
 	MayGet  func(to uint64) error
 	Members snapshotMembers
@@ -145,7 +145,7 @@ func (c *Courier) restBefore(rn *raft.RawNode, to uint64) time.Duration {
 	if sent && match <= last.match {
 		next.rest = min(max(c.Tick, 2*last.rest), maxRest)
 		if last.failed {
-			next.rest = min(next.rest, max(c.Elected, resendShare*last.took))
+			next.rest = min(next.rest, max(c.ElectionTimeout, resendShare*last.took))
 		}
 	}
 	c.resend[to] = next

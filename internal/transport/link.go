@@ -304,7 +304,7 @@ func (ls *Links) Drop(life context.Context, m membership.Membership) (gone []uin
 	defer ls.peersMu.Unlock()
 	for id := range ls.connected {
 		if _, ok := m.Members[id]; !ok {
-			ls.LetGo(life, id)
+			ls.RemoveLater(life, id)
 			delete(ls.connected, id)
 			gone = append(gone, id)
 		}
@@ -315,10 +315,10 @@ func (ls *Links) Drop(life context.Context, m membership.Membership) (gone []uin
 // FarewellTicks is how long a removed node has to learn of it from its own log.
 const FarewellTicks = 3
 
-// LetGo takes a former member out of the transport, a little later: its removal
+// RemoveLater takes a former member out of the transport, a little later: its removal
 // may still be on its way to it, and when it learns of that from its own log,
 // requests that wait on it learn that they did not happen.
-func (ls *Links) LetGo(life context.Context, id uint64) {
+func (ls *Links) RemoveLater(life context.Context, id uint64) {
 	ls.Group.Go(func() error {
 		select {
 		case <-time.After(FarewellTicks * ls.tick):
