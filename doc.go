@@ -7,22 +7,24 @@ Raftkv is a replicated key-value server on go.etcd.io/raft/v3.
 	                           │           ▲                    │  ▲
 	                         rounds        └── apply.go ◄─commitC┘  └─► transport ─► peers
 	                        (a read)              │
-	                                            state
+	                                            state         receive.go ◄─ transport ◄─ peers
 
 Package names stand beside files of this directory. httpapi.go turns the request
 into a command. A rounds.Proposer gathers the commands that are waiting into one
-batch and offers it to raft over proposeC. raft.go appends it to the log; persist.go
-has package storage make it durable here, while the followers do the same; when a
-majority has it, raft hands it back over commitC. apply.go applies it to the state
+batch and offers it to raft over proposeC. On the leader, raft.go appends it to the log; on a
+follower, raft sends it to the leader, where receive.go takes it in. persist.go has
+package storage make it durable here, while the others do the same; when a majority
+has it, raft hands it back over commitC, on every node. apply.go applies it to the state
 (package state, which kvstore.go holds), and only then wakes the handlers that wait.
 The followers hear of the commit with the next message (package contact). DESIGN.md
 has the packages, and the ways of a read and of a membership change.
 
 # Goroutines
 
-Each is started in one place (server.start, raftNode.startRaft, server.run, listen),
-ends with the node's context or its listener, and is waited for. Nobody else touches
-what it owns; the last column says how others reach it.
+Those of the node are started in server.start, raftNode.startRaft, server.run and listen,
+end with the node's context or its listener, and are waited for; where it is otherwise, the
+last column says so. Nobody else touches what a goroutine owns; the last column says how
+others reach it.
 
 	goroutine                          owns                          reached by
 	raft loop (raftNode.run)           raft itself, raftLoop         channels; call for rare things
@@ -33,7 +35,7 @@ what it owns; the last column says how others reach it.
 	Storage.WriteSnapshots             the copy it writes, old files states, Recorded
 	watermark.Keeper.Run               the mark's pace               its lock guards the file
 	Storage.Watch                      nothing: looks at file names  ends the node
-	reconfig.Members.Run               promotion of learners         Members.Turn: one change at a time
+	reconfig.Members.Run               promotion of learners         one change at a time
 	room.Keeper.Run                    what this node's disk has,    Admit, Hear; its lock guards what
 	                                   what is refused               was heard
 	observe.Watcher.Run                what it has said of the       its own; view is atomic
@@ -41,8 +43,8 @@ what it owns; the last column says how others reach it.
 	observe.Watcher.AskVersions        nothing                       its lock guards the answers
 	server.takePart,                   nothing; end once the node    Gate's lock
 	boot.Acquaintances.ProveID         has published who it is
-	suspect.Doubts.Inquire             nothing                       Signs, Reopened; ends when the node is split
-	boot.Acquaintances.GetAcquainted   nothing                       Wake; asks about strangers
+	suspect.Doubts.Inquire             nothing                       Sift, MeetAgain; ends when the node is split
+	boot.Acquaintances.GetAcquainted   nothing                       Ask; asks about strangers
 	checker.Checker.Report             this node's answer            Agreement: the newest only
 	checker.Checker.Lead               when a check is due           its own; gives leadership up
 	liveness.Monitor.Run               nothing                       asks each loop for a sign of life
@@ -51,13 +53,16 @@ what it owns; the last column says how others reach it.
 	raftNode.watchRemoval              nothing                       errorC
 	transport.Links.Watch, askOne      what is known of the links    its locks; peersMu, shared with the
 	                                                                 apply loop
-	transport.Links.LetGo,             nothing                       ends after three ticks
+	transport.Links.RemoveLater,            nothing                       ends after three ticks
 	one for a removed peer
 	logging.Queue, one a process       the lines of the log          its lock guards the queue
 	logging.repeats.endWindow, after   nothing                       its lock; not waited for
 	a minute with a line that repeats
 	itself
 	memory.TuneGC, one a process       nothing                       ends with a signal; not waited for
+	room.Keeper's sender, one a peer   nothing                       ends when the peer has answered
+	main's, for the signals            nothing                       ends with the process
+	awaitEnd and stopWithin, at a stop nothing                       left behind when a disk hangs
 	two listeners (listener.go)        their HTTP servers            stop, cut
 	HTTP handlers                      their request
 

@@ -357,8 +357,8 @@ func (a *httpKVAPI) readValue(w http.ResponseWriter, r *http.Request, cmd []byte
 	return cmd, web.BodyError(err)
 }
 
-// fault returns what ends this node, nil as long as nothing does, or what does
-// was asked for.
+// fault returns the error that is ending this node. It is nil while the node runs,
+// and when it was stopped or removed on purpose.
 func (a *httpKVAPI) fault() error {
 	if a.life.Err() == nil {
 		return nil

@@ -203,7 +203,7 @@ func (a *Acquaintances) Claim(id uint64, urls, remoteAddr string) {
 }
 
 // takeClaims returns some of those that are waiting, in no order, and drops
-// the others: who means it comes again.
+// the others, since a genuine member asks again.
 func (a *Acquaintances) takeClaims() (claims []claim) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

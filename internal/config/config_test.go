@@ -28,7 +28,7 @@ func mustParse(t *testing.T, args ...string) Config {
 	t.Helper()
 	c, err := Parse(args, mapEnv(nil))
 	if err != nil {
-		t.Fatalf("parseConfig(%q): %v", args, err)
+		t.Fatalf("Parse(%q): %v", args, err)
 	}
 	return c
 }
@@ -74,10 +74,10 @@ func TestDefaults(t *testing.T) {
 	}
 	c := mustParse(t)
 	if !reflect.DeepEqual(c, want) {
-		t.Errorf("parseConfig() = %+v\nwant %+v", c, want)
+		t.Errorf("Parse() = %+v\nwant %+v", c, want)
 	}
 	if d := DefaultConfig(); !reflect.DeepEqual(d, want) {
-		t.Errorf("defaultConfig() = %+v\nwant %+v", d, want)
+		t.Errorf("DefaultConfig() = %+v\nwant %+v", d, want)
 	}
 	if got := c.PeerListener(); got != "127.0.0.1:9021" {
 		t.Errorf("peerListener() = %q", got)

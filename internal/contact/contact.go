@@ -1,6 +1,7 @@
 // Package contact answers: what was heard of whom, and what must others still hear?
 // Contacts notes when messages came, for the age of stale reads and to judge peers;
-// Notices tells followers early how far the log is committed.
+// Notices holds back the news of a commit where nobody waits for it, so that it goes
+// with the next entries.
 package contact
 
 import (

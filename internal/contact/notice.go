@@ -84,7 +84,8 @@ func (n *Notices) Add(out []*raftpb.Message, m *raftpb.Message) []*raftpb.Messag
 }
 
 // canWait reports whether a message without entries is a notice of commit that
-// nobody waits for. What tells no news is one of raft's probes.
+// nobody waits for. A message without entries and without a new commit index is a probe
+// of raft's, and is sent.
 func (n *Notices) canWait(to, commit uint64) bool {
 	told := n.told[to]
 	return commit > told && n.awaited[to] <= told && n.all <= told

@@ -58,7 +58,7 @@ const (
 var errDiskHangs = fmt.Errorf("%w: its disk does not answer", problem.ErrOverloaded)
 
 // Watch is what the raft loop knows of the log's way to the disk. All of it
-// belongs to that loop, but for hanging.
+// belongs to that loop, but for Hanging.
 type Watch struct {
 	log      *zap.Logger
 	id       uint64        // of this node
@@ -113,8 +113,8 @@ func (d *Watch) Hand() {
 	d.Handed.since = d.Tick
 }
 
-// Done notes that the persist loop has answered. One hang, however long, makes no
-// disk that is slow.
+// Done notes that the persist loop has answered. A hang counts as a bounded
+// time, so that one does not raise what a sync usually takes.
 func (d *Watch) Done() {
 	took := min(d.Tick-d.Handed.since, d.election)
 	d.usual += (float64(took) - d.usual) / 4

@@ -107,8 +107,8 @@ func (q *Quota) release(growth, keys uint64) {
 	q.NewKeys.Add(-keys)
 }
 
-// fits reports whether so much is allowed, with one of so many parts to spare; 0:
-// none.
+// fits reports whether so many bytes and keys are allowed. With spare above 0, one
+// part in spare of the quota has to be left over.
 func (q *Quota) fits(bytes, keys, spare uint64) bool {
 	within := func(n, limit uint64) bool {
 		if spare > 0 {

@@ -322,9 +322,9 @@ func (ms *Members) freshMembership(ctx context.Context) (membership.Membership, 
 }
 
 // guard refuses a change of the voters after which fewer of them are reachable
-// than the cluster then needs for a majority. A node may have died a moment ago;
-// so reachable is who is heard from after its last words have come, which a round
-// of heartbeats asks for. It waits a little before it says no.
+// than the cluster then needs for a majority. A node may have died a moment ago, so
+// what counts is an answer to a round of heartbeats that begins with the check. It
+// waits a little before it says no.
 func (ms *Members) guard(ctx context.Context, m membership.Membership, c membership.Change) error {
 	after := m.Clone()
 	after.Apply(c)
@@ -505,8 +505,8 @@ func (ms *Members) promote(ctx context.Context) {
 }
 
 // readyLearner returns a learner that can become a voter: it has caught up, and
-// it has published whose directory has its ID, so that it cannot lose that and
-// come back as if it had never voted.
+// it has published its instance, which binds the ID to its directory, so that it
+// cannot come back with an empty one as if it had never voted.
 func (ms *Members) readyLearner(ctx context.Context) (id uint64, err error) {
 	m, _ := ms.Store.Membership()
 	err = ms.Call(ctx, func(rn *raft.RawNode) {

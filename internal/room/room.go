@@ -31,8 +31,8 @@ import (
 // others, who then refuse the rest before it is proposed. So long as all disks
 // have room, nobody sends anything.
 
-// Shortage is how short of room a disk is, or what is refused for it: everything
-// that needs less shortage than there is.
+// Shortage is how short of room a disk is, and what is refused for it. Each value
+// refuses its own kind of write, and those of all lower values.
 type Shortage int
 
 const (

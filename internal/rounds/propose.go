@@ -42,8 +42,8 @@ const (
 type request struct {
 	cmd      []byte // encoded
 	deadline time.Time
-	canceled bool              // the client hung up; guarded by proposer.mu
-	answered bool              // guarded by proposer.mu while its batch is in flight
+	canceled bool              // the client hung up; guarded by Proposer.mu
+	answered bool              // guarded by Proposer.mu while its batch is in flight
 	done     chan state.Result // buffered: answering never blocks
 }
 
@@ -72,7 +72,7 @@ type batch struct {
 	retryAt  time.Time
 }
 
-// Proposal is a batch at the border between kvstore and raft.
+// Proposal is a batch on its way from the Proposer to the raft loop.
 type Proposal struct {
 	Data []byte
 	// Done is called once, on the raft loop: whether raft took the entry, in

@@ -213,7 +213,14 @@ func TestDecodeBatchDamage(t *testing.T) {
 // Every kind of command and every part of the state has all that its row needs, and
 // no record belongs to two parts.
 func TestRowsAreComplete(t *testing.T) {
+	sampled := make(map[Kind]bool)
+	for _, c := range commandSamples {
+		sampled[c.Kind] = true
+	}
 	for k, row := range kinds {
+		if k > 0 && !sampled[Kind(k)] {
+			t.Errorf("kind %d is not among the samples", k)
+		}
 		if k > 0 && (row.decode == nil || row.apply == nil || row.level < firstLevel || row.level > ProgramLevel) {
 			t.Errorf("kind %d: %+v", k, row)
 		}

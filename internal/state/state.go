@@ -172,8 +172,9 @@ type Outcome struct {
 	Results []Result // nil: it was not applied, or before
 }
 
-// ApplyEntry applies one normal entry, of so many commands beside those of the
-// checks. record.ErrMalformed means that it counts as one without any.
+// ApplyEntry applies one normal entry, and returns how many of its commands do not
+// belong to the checks. After record.ErrMalformed the entry counts as one without
+// commands; after another error nothing may be applied any more.
 func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error) {
 	if e.GetIndex() != s.Index+1 {
 		return o, 0, fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.Index)
@@ -212,7 +213,7 @@ func (s *State) Replay(e *raftpb.Entry) error {
 	return err
 }
 
-// ReplayCounting is replay; it says how many commands there were beside those of
+// ReplayCounting is Replay; it says how many commands there were beside those of
 // the checks.
 func (s *State) ReplayCounting(e *raftpb.Entry) (commands int, err error) {
 	if e.GetType() == raftpb.EntryNormal {

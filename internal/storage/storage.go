@@ -61,7 +61,7 @@ type WriteAheadLog interface {
 }
 
 // Storage owns what this node has on disk, and raft's view of it in memory.
-// After Open it belongs to the persist loop, except mem, which locks
+// After Open it belongs to the persist loop, except Mem, which locks
 // for itself.
 type Storage struct {
 	log  *zap.Logger

@@ -139,8 +139,8 @@ const (
 
 // weigh judges by what another node has answered. commit is this node's commit
 // index when it asked, index the entry that it asked about. It runs on the raft
-// loop, after the answer has come: what this node has acknowledged in a term it
-// has, and knows the term of, for as long as the term lasts.
+// loop, after the answer has come. Within one term this node still holds every entry
+// that it acknowledged in it, and knows that entry's term.
 func (d *Doubts) weigh(rn *raft.RawNode, s Stand, commit, index uint64) finding {
 	st := rn.BasicStatus()
 	term := st.GetTerm()

@@ -88,7 +88,8 @@ func (w *Index) Reached(index uint64, wake func()) {
 	wake()
 }
 
-// Channel is reached for those who select.
+// Channel returns a channel that is closed once the index is reached, for those who
+// select.
 func (w *Index) Channel(index uint64) <-chan struct{} {
 	c := make(chan struct{})
 	w.Reached(index, func() { close(c) })
