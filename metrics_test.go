@@ -272,3 +272,21 @@ func TestMetricsOfRequests(t *testing.T) {
 	}
 	at.do("GET", "/k", "")
 }
+
+// Guarantee: each resource that there is has a label of its own.
+func TestRoutesHaveLabels(t *testing.T) {
+	at := newAPITest(t)
+	seen := make(map[string]string)
+	for path, methods := range at.a.routes {
+		for method := range methods {
+			label := web.RouteLabel(method, "/"+path)
+			if label == "other" || !slices.Contains(web.RouteLabels, label) || seen[label] != "" && seen[label] != path {
+				t.Errorf("%s /%s has the label %q, as %q", method, path, label, seen[label])
+			}
+			seen[label] = path
+		}
+	}
+	if len(seen) == 0 {
+		t.Error("there are no routes")
+	}
+}
