@@ -38,6 +38,8 @@ func CheckID(id uint64) error {
 	return nil
 }
 
+// ParseID reads a decimal raft ID. Its error says which IDs there can be, also when
+// the text is no number at all.
 func ParseID(s string) (uint64, error) {
 	id, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
@@ -106,6 +108,8 @@ func ClusterIDOf(peers []Peer) uint64 {
 	return max(1, binary.BigEndian.Uint64(sum[:])) // 0 means "not set" elsewhere
 }
 
+// SortedPeers returns a copy of a list, in the order of the IDs. Peers with the same
+// ID, as bare URLs have, are in the order of their URLs.
 func SortedPeers(peers []Peer) []Peer {
 	return slices.SortedFunc(slices.Values(peers), func(a, b Peer) int {
 		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.URL, b.URL))
@@ -222,13 +226,18 @@ func IsUnspecified(host string) bool {
 // HostPortOf returns the host:port of a URL that CheckPeerURL has returned.
 func HostPortOf(peerURL string) string { return strings.TrimPrefix(peerURL, "http://") }
 
+// JoinHostPort returns host:port, with an IPv6 address in brackets.
 func JoinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 
+// IsLoopback says whether a host is localhost or a loopback IP address, without
+// brackets. It looks no name up.
 func IsLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || (ip != nil && ip.IsLoopback())
 }
 
+// HostOf returns the host of a host:port, without brackets. A text that has no port
+// comes back as it is.
 func HostOf(addr string) string {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -237,6 +246,8 @@ func HostOf(addr string) string {
 	return host
 }
 
+// HostOfURL returns the host of a URL in lower case, without port and brackets. It is
+// empty if the URL has none or cannot be parsed.
 func HostOfURL(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {

@@ -39,10 +39,13 @@ type Backups struct {
 	Slots   chan struct{} // one for each under way
 	pace    time.Duration
 
-	life context.Context // ends when the node stops
-	End  context.CancelFunc
+	life context.Context    // ends when the node stops
+	End  context.CancelFunc // ends life, and with it the backups under way
 }
 
+// NewBackups returns the backups of the state that store holds. cluster is the
+// cluster's ID, which names the file. End cuts off the backups under way, and those
+// that begin after it.
 func NewBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *Freshness) *Backups {
 	life, end := context.WithCancel(context.Background())
 	return &Backups{log: log, cluster: cluster, store: store, fresh: fresh, Slots: make(chan struct{}, MaxBackups), pace: BackupPace, life: life, End: end}

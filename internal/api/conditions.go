@@ -151,8 +151,11 @@ func (p Preconditions) OfWrite() (state.Condition, error) {
 	return state.Condition{Kind: state.IfAtRevision, Revision: rev}, nil
 }
 
+// ETag returns the entity tag of a key at a revision: the number in quotes.
 func ETag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
 
+// SetETag sets the ETag of an answer. Revision 0 means that there is no such key, and
+// sets nothing.
 func SetETag(h http.Header, revision uint64) {
 	if revision != 0 {
 		h["Etag"] = []string{ETag(revision)}

@@ -24,7 +24,7 @@ type Freshness struct {
 	Confirm func(ctx context.Context) error
 	// Sound returns nil, or why this node must not serve.
 	Sound    func() error
-	Applied  *wait.Index
+	Applied  *wait.Index // up to where this node has applied the log
 	Contacts *contact.Contacts
 }
 

@@ -193,6 +193,10 @@ type memberStatus struct {
 	Version string `json:"version,omitempty"`
 }
 
+// ServeMembers answers GET /v1/members with the members and the removed IDs, as
+// applied here. It waits until that is as fresh as the request wants it. Then it asks
+// the leader how it sees the members; without an answer it leaves out whether they are
+// reachable and how far their logs match.
 func (a *MembersAPI) ServeMembers(w http.ResponseWriter, r *http.Request) error {
 	stale, err := ParseQuery(r, true)
 	if err != nil {

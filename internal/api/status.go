@@ -24,16 +24,16 @@ type StatusAPI struct {
 // NodeStatus is the answer to GET /v1/status.
 type NodeStatus struct {
 	ID            uint64 `json:"id"`
-	ClusterID     string `json:"cluster_id"`
-	Role          string `json:"role"`
-	Leader        uint64 `json:"leader"`
+	ClusterID     string `json:"cluster_id"` // in hexadecimal
+	Role          string `json:"role"`       // leader, candidate, follower or learner
+	Leader        uint64 `json:"leader"`     // 0: none is known
 	Term          uint64 `json:"term"`
-	CommitIndex   uint64 `json:"commit_index"`
+	CommitIndex   uint64 `json:"commit_index"` // as this node knows it; at least AppliedIndex
 	AppliedIndex  uint64 `json:"applied_index"`
-	SnapshotIndex uint64 `json:"snapshot_index"`
-	Revision      uint64 `json:"revision"`
+	SnapshotIndex uint64 `json:"snapshot_index"` // of the newest snapshot that the log records
+	Revision      uint64 `json:"revision"`       // of the store, as applied here
 	Keys          uint64 `json:"keys"`
-	Bytes         uint64 `json:"bytes"`
+	Bytes         uint64 `json:"bytes"` // of all keys and values
 	Version       string `json:"version"`
 	BuildRevision string `json:"build_revision"` // package version
 	UptimeSeconds int64  `json:"uptime_seconds"`
@@ -48,16 +48,22 @@ type NodeStatus struct {
 	Level uint64 `json:"level"`
 }
 
+// ServeStatus answers GET /v1/status from what this node knows. It asks no other
+// node, and its error is always nil.
 func (s *StatusAPI) ServeStatus(w http.ResponseWriter, _ *http.Request) error {
 	web.WriteJSON(w, http.StatusOK, s.Get())
 	return nil
 }
 
+// Check is one condition that a node must meet to be ready.
 type Check struct {
-	Name string
+	Name string // as the answer has it: "has a leader"
 	Ok   bool
 }
 
+// ServeReady answers GET /readyz. If a check fails, it returns problem.ErrNotReady
+// with the name of the first one that does. With ?verbose the answer lists all checks
+// and the notes, and its status is 503 if one fails.
 func (s *StatusAPI) ServeReady(w http.ResponseWriter, r *http.Request) error {
 	verbose := r.URL.RawQuery == "verbose"
 	if err := web.NoQuery(r); err != nil && !verbose {

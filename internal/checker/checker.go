@@ -46,6 +46,8 @@ type Agreement struct {
 	accused int    // how many members had diverged
 }
 
+// Fault holds what the newest verdict of the checks says against this node:
+// problem.ErrDiverged or problem.ErrNoMajority.
 type Fault struct{ Err error }
 
 // NewAgreement returns what a node knows that starts with a state in which
@@ -134,12 +136,12 @@ type Config struct {
 	Tick            time.Duration
 	ElectionTimeout time.Duration
 	Store           checkStore
-	Found           *Agreement
+	Found           *Agreement // what the checks have found out
 	Leaders         *wait.Leadership
-	CaughtUp        *atomic.Bool
+	CaughtUp        *atomic.Bool // this node has applied what was committed when it started
 	// StepDown hands leadership to a voter that is not among those named.
 	StepDown func(ctx context.Context, except []uint64) error
-	Propose  func(ctx context.Context, cmd []byte) state.Result
+	Propose  func(ctx context.Context, cmd []byte) state.Result // waits for what became of the command
 }
 
 // Checker makes this node take part in the checks.

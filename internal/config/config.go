@@ -145,6 +145,7 @@ type Config struct {
 // QuotaFromMemory stands for a quota that was not given.
 const QuotaFromMemory = -1
 
+// DefaultPeerURL is the peer URL of the only member when no --cluster is given.
 const DefaultPeerURL = "http://127.0.0.1:9021"
 
 // DefaultConfig returns the config without any flags: a cluster of one.
@@ -171,10 +172,10 @@ func DefaultConfig() Config {
 
 // Setting is one flag, and how its text gets into a config.
 type Setting struct {
-	Flag string
+	Flag string // its name, without dashes
 	Arg  string // what the value is called in the help; "" for a switch
 	Help string
-	Set  func(text string) error
+	Set  func(text string) error // an error says what is wrong with the text
 }
 
 // Settings returns all flags but --version, which is a question and not a
@@ -222,6 +223,7 @@ func Into[T any](field *T, parse func(string) (T, error), want string) func(stri
 	}
 }
 
+// ParseText takes any text but the empty one, for flags that are checked later.
 func ParseText(s string) (string, error) {
 	if s == "" {
 		return "", errors.New("expected a value")
@@ -549,6 +551,7 @@ const (
 // UsageError is all that is wrong with a command line.
 type UsageError struct{ error }
 
+// NewUsageError joins errors to one UsageError. At least one must not be nil.
 func NewUsageError(errs ...error) error { return UsageError{errors.Join(errs...)} }
 
 // Verdict returns what the review has noted, nil if nothing.

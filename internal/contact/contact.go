@@ -16,7 +16,7 @@ import (
 
 // RaftStatus is what raft knows of its role, for others than the raft loop.
 type RaftStatus struct {
-	Term, Commit, Leader uint64
+	Term, Commit, Leader uint64 // Leader is 0 while none is known
 	Role                 raft.StateType
 }
 

@@ -29,6 +29,7 @@ type Notices struct {
 	Due     *time.Timer // when what is held then goes
 }
 
+// NewNotices returns notices of which none is held, with the timer Due stopped.
 func NewNotices() *Notices {
 	n := &Notices{
 		told: make(map[uint64]uint64), awaited: make(map[uint64]uint64),

@@ -90,6 +90,8 @@ type backlog struct {
 // ack is the highest index that a node has acknowledged, and when that rose.
 type ack struct{ index, tick uint64 }
 
+// New returns the watch of node id, with nothing on its way to the disk. tick is the
+// time between two calls of Ticked. The election timeout is rounded up to whole ticks.
 func New(log *zap.Logger, id uint64, tick, electionTimeout time.Duration, c *contact.Contacts) *Watch {
 	return &Watch{
 		log: log, id: id, each: tick, election: uint64((electionTimeout + tick - 1) / tick), contacts: c, Room: maxUnsynced,

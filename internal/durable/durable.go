@@ -82,6 +82,7 @@ func (f *steadyFile) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// RemoveTemp removes a temporary file. That there is none is an error, too.
 func RemoveTemp(name string) error {
 	if err := os.Remove(name); err != nil {
 		return fmt.Errorf("remove temporary file: %w", err)

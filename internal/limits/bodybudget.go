@@ -46,6 +46,8 @@ type heldBody struct {
 	isCut bool
 }
 
+// NewBodyBudget returns a budget of so many bytes for all bodies together. The oldest
+// body may hold more than there is.
 func NewBodyBudget(most int64) *BodyBudget {
 	return &BodyBudget{most: most, changed: make(chan struct{})}
 }

@@ -37,8 +37,8 @@ type ConnLimit struct {
 	Log     *zap.Logger
 	Word    string // what is answered to one too many; empty: nothing
 	said    atomic.Int64
-	Refused atomic.Uint64
-	Polite  chan struct{}
+	Refused atomic.Uint64 // connections, since the start
+	Polite  chan struct{} // has one for each refused connection that is told why
 }
 
 // errTooManyConns is answered before the request was read.
@@ -74,6 +74,8 @@ func (a *plainAnswer) Write(b []byte) (int, error) { return a.body.Write(b) }
 // descriptors takes.
 func ClientConns(files int) int64 { return int64(files) - 2*PeerConns(files) }
 
+// PeerConns is how many connections the peer listener takes: an eighth of the
+// descriptors, or FilesKept/2 if that is more, and at most a quarter.
 func PeerConns(files int) int64 { return int64(min(files/4, max(FilesKept/2, files/8))) }
 
 // Admits reports whether there may be another connection beside so many.

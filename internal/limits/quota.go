@@ -27,7 +27,7 @@ type Quota struct {
 
 	// By writes on their way:
 	Reserved atomic.Uint64 // bytes
-	NewKeys  atomic.Uint64
+	NewKeys  atomic.Uint64 // keys that they add
 }
 
 // NewQuota makes the quota of a node that holds this state at its start: what was

@@ -39,6 +39,8 @@ const (
 	LoadingSnapshot       // from the leader, which replaces the state
 )
 
+// NewPulse returns the pulse of a loop that owes nothing. Monitor.Check names the loop
+// so in its error.
 func NewPulse(loop string) *Pulse { return &Pulse{loop: loop, asked: make(chan struct{}, 1)} }
 
 // Comes returns the channel from which the loop takes; of no pulse it is nil.
@@ -73,6 +75,8 @@ func (p *Pulse) Ask() {
 	}
 }
 
+// Stuck reports whether the loop owes a sign of life for StuckAfter times in a row and
+// has no excuse.
 func (p *Pulse) Stuck() bool { return p.Excuse.Load() == noExcuse && p.Owed.Load() >= StuckAfter }
 
 // Loading reports whether the loop has been loading a snapshot for longer than a
@@ -84,6 +88,7 @@ type Monitor struct {
 	loops []*Pulse
 }
 
+// New returns a monitor of these loops. It asks them only while Run runs.
 func New(loops ...*Pulse) *Monitor { return &Monitor{loops} }
 
 // Run asks all loops until ctx ends.
@@ -117,6 +122,7 @@ func (l *Monitor) Check() error {
 	return fmt.Errorf("%w%s", problem.ErrStuck, stuck)
 }
 
+// Serve answers GET /livez: ok, or the error of Check. It does not wait for a loop.
 func (l *Monitor) Serve(w http.ResponseWriter, _ *http.Request) error {
 	if err := l.Check(); err != nil {
 		return err

@@ -46,7 +46,7 @@ type Member struct {
 // Invariant: the voters and learners here are those of raft's ConfState at
 // the same index.
 type Membership struct {
-	Members map[uint64]Member
+	Members map[uint64]Member // by ID
 	// Removed holds every ID that was ever taken out. raft requires that an
 	// ID is used once: a node that comes back under its old ID without its
 	// old disk has forgotten its votes.
@@ -55,6 +55,7 @@ type Membership struct {
 	Changes uint64
 }
 
+// New returns a membership in which these peers are voters and nobody was removed.
 func New(peers []address.Peer) Membership {
 	m := Membership{Members: make(map[uint64]Member), Removed: make(map[uint64]bool)}
 	for _, p := range peers {
@@ -63,6 +64,7 @@ func New(peers []address.Peer) Membership {
 	return m
 }
 
+// Clone returns a copy that shares no map with m.
 func (m Membership) Clone() Membership {
 	return Membership{Members: maps.Clone(m.Members), Removed: maps.Clone(m.Removed), Changes: m.Changes}
 }
@@ -147,7 +149,7 @@ const (
 	OpMove        Op = 8 // a member has another URL
 	OpAdd         Op = 9 // a new learner, to become a voter by itself
 
-	LastOp = OpAdd
+	LastOp = OpAdd // the highest that may be in the log
 	// OpLead is no change of the members and never in the log: a voter is to
 	// take over leadership.
 	OpLead Op = 255
@@ -344,6 +346,9 @@ func (c Change) encode() []byte {
 	return append(b, c.PeerURL...)
 }
 
+// DecodeChange reads the context of a raft configuration change. Its error is
+// record.ErrMalformed for what no version writes, and record.ErrUnknownCommand for an
+// operation that this version does not know.
 func DecodeChange(b []byte) (Change, error) {
 	r := record.Reader{B: b}
 	c := Change{Op: Op(r.Byte()), ID: r.Uvarint(), Request: r.Uvarint(), PeerURL: string(r.B)}
@@ -368,6 +373,7 @@ func NewURLOf(id uint64, e *raftpb.Entry) string {
 	return ""
 }
 
+// SortedKeys returns the keys of a map in ascending order, nil if there are none.
 func SortedKeys[V any](m map[uint64]V) []uint64 {
 	return slices.Sorted(maps.Keys(m))
 }
@@ -383,6 +389,8 @@ func RoleName(learner bool) string {
 // Role is what a member is called.
 func (m Member) Role() string { return RoleName(m.Learner) }
 
+// AppendMember appends a member as state files hold it. The hash of the state covers
+// these bytes, so a new field goes to the end and is left out while it is 0.
 func AppendMember(b []byte, m Member) []byte {
 	b = record.AppendUvarints(b, m.ID, uint64(record.BoolByte(m.Learner)), m.Instance)
 	b = record.AppendString(b, m.PeerURL)
@@ -390,6 +398,7 @@ func AppendMember(b []byte, m Member) []byte {
 	return record.AppendOptional(b, m.Level, uint64(record.BoolByte(m.Pinned)), m.Added)
 }
 
+// TakeMember reads what AppendMember wrote. f is bad afterwards if it could not.
 func TakeMember(f *record.Reader) Member {
 	m := Member{ID: f.Uvarint(), Learner: f.Uvarint() == 1, Instance: f.Uvarint(), PeerURL: string(f.Bytes()), ClientURL: string(f.Bytes())}
 	m.Level, m.Pinned, m.Added = f.Optional(), f.Optional() == 1, f.Optional()

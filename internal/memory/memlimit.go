@@ -42,7 +42,7 @@ const (
 // Limit is what bounds the memory of the process, and who says so.
 type Limit struct {
 	Bytes  uint64 // 0: not known
-	Source string
+	Source string // for the log: GOMEMLIMIT, a control group or the machine
 }
 
 func (l Limit) String() string {

@@ -101,6 +101,8 @@ type sighting struct {
 	downAt time.Time // when it was last heard from, if it was said to be down; else zero
 }
 
+// Run looks at the cluster four times in an election timeout, and when the leader
+// changes. It returns nil when ctx ends.
 func (w *Watcher) Run(ctx context.Context) error {
 	look := time.NewTicker(w.ElectionTimeout / 4)
 	defer look.Stop()

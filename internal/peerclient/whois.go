@@ -31,6 +31,7 @@ type whoAnswer struct {
 	Process string `json:"process"`
 }
 
+// ServeHTTP answers WhoPath with the number of this process, in hexadecimal.
 func (p Process) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	web.WriteJSON(w, http.StatusOK, whoAnswer{strconv.FormatUint(uint64(p), 16)})
 }

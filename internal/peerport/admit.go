@@ -74,7 +74,7 @@ func CheckMessage(m *raftpb.Message) error {
 
 // Admission decides which messages get to raft.
 type Admission struct {
-	ID        uint64
+	ID        uint64 // of this node
 	IsRemoved func(id uint64) bool
 	Known     admitted
 	// Role is what raft knew of its role last; nil before the start.

@@ -58,7 +58,7 @@ const (
 	refusedReadLimit = time.Second
 )
 
-// Fields of raftpb.Message that the guard looks for before it decodes.
+// Numbers of the fields of raftpb.Message that the guard looks for before it decodes.
 const (
 	FieldEntries   = 7
 	FieldSnapshot  = 9
@@ -80,9 +80,9 @@ type Guard struct {
 // Config is what the guard needs of its node.
 type Config struct {
 	Log       *zap.Logger
-	ID        uint64
-	Cluster   uint64
-	Dir       string
+	ID        uint64 // of this node
+	Cluster   uint64 // its ID
+	Dir       string // the data directory
 	Admission *Admission
 	Refusals  *refusal.Refusals
 	// HoldStreams makes a handler that keeps an eye on the streams of another.
@@ -93,6 +93,8 @@ type Config struct {
 	NotStored func(error)
 }
 
+// New returns a guard before rafthttp's handler. It takes requests once Routes has put
+// it on a mux.
 func New(c Config, rafthttp http.Handler) *Guard {
 	return &Guard{
 		Config: c, rafthttp: rafthttp, streams: c.HoldStreams(rafthttp),

@@ -52,16 +52,16 @@ func freeSpace(dir string) (uint64, error) {
 
 // uploads is the place of the one snapshot that may come in.
 type uploads struct {
-	FreeSpace func(dir string) (uint64, error)
+	FreeSpace func(dir string) (uint64, error) // in bytes
 
-	Mu      sync.Mutex
-	Current *upload
+	Mu      sync.Mutex // guards Current
+	Current *upload    // nil: none comes in
 }
 
 // upload is a snapshot that comes in.
 type upload struct {
 	io.ReadCloser
-	From, Term uint64
+	From, Term uint64 // the node that sends it, and its term; 0: not read yet
 	conn       *http.ResponseController
 	guard      *Guard
 	freeSpace  func(dir string) (uint64, error)

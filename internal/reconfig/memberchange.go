@@ -31,8 +31,8 @@ type Request struct {
 	// ID is 0 if the leader is to choose: the ID of a new member, or who is to
 	// lead.
 	ID      uint64 `json:"id"`
-	PeerURL string `json:"peer_url,omitempty"`
-	Force   bool   `json:"force,omitempty"`
+	PeerURL string `json:"peer_url,omitempty"` // of a new member, or the new one of a member
+	Force   bool   `json:"force,omitempty"`    // even if the cluster could lose its majority
 	// Request is the same in every try of a request that leaves the ID of a
 	// new member to the leader, so that it adds one member and not two.
 	Request uint64 `json:"request,omitempty"`
@@ -425,8 +425,8 @@ func (ms *Members) propose(ctx context.Context, c membership.Change) error {
 
 // View is what only the leader knows of a member.
 type View struct {
-	Reachable bool   `json:"reachable"`
-	Match     uint64 `json:"match"` // the highest index that its log is known to share
+	Reachable bool   `json:"reachable"` // heard from within the last election timeout
+	Match     uint64 `json:"match"`     // the highest index that its log is known to share
 	// Version is that of the member's program, empty if the leader does not know it.
 	Version string `json:"version,omitempty"`
 }

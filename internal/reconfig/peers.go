@@ -13,7 +13,7 @@ const (
 	ClusterPath = "/raftkv/cluster"
 	MemberPath  = "/raftkv/member"
 	JoinPath    = "/raftkv/join"
-	MaxPeerAsk  = 16 << 10
+	MaxPeerAsk  = 16 << 10 // bytes of a request to MemberPath or JoinPath
 )
 
 // ClusterInfo is what a node tells others of the cluster.
@@ -28,21 +28,25 @@ type ClusterInfo struct {
 	Changes uint64 `json:"changes"`
 }
 
+// MemberInfo is what a node tells others of one member.
 type MemberInfo struct {
 	ID        uint64 `json:"id"`
 	PeerURL   string `json:"peer_url"`
-	ClientURL string `json:"client_url"`
-	Instance  uint64 `json:"instance"`
+	ClientURL string `json:"client_url"` // empty: it has never started
+	Instance  uint64 `json:"instance"`   // of its data directory; 0: it has never started
 	Learner   bool   `json:"learner"`
 	// Match is what the leader knows of the member's log; 0 elsewhere. More
 	// than that is not needed to say that the ID is used.
 	Match uint64 `json:"match"`
 }
 
+// Member returns the member, as far as the answer tells of it. Level, Pinned and Added
+// are not in it, and stay zero.
 func (m MemberInfo) Member() membership.Member {
 	return membership.Member{ID: m.ID, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Instance: m.Instance, Learner: m.Learner}
 }
 
+// Member returns what is told of the member with an ID, and whether there is one.
 func (c ClusterInfo) Member(id uint64) (MemberInfo, bool) {
 	for _, m := range c.Members {
 		if m.ID == id {

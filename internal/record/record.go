@@ -19,6 +19,7 @@ var (
 	ErrUnknownCommand = errors.New("command of a kind that this version does not know")
 )
 
+// BoolByte encodes a bool as Reader.Bool reads it: 1 is true, 0 is false.
 func BoolByte(v bool) byte {
 	if v {
 		return 1
@@ -29,10 +30,11 @@ func BoolByte(v bool) byte {
 // Reader takes fields off the front of a byte slice. The first short read
 // makes it bad for good, so that callers check once, at the end.
 type Reader struct {
-	B   []byte
-	Bad bool
+	B   []byte // what is not read yet
+	Bad bool   // a field was cut short or malformed
 }
 
+// Byte reads one byte. It returns 0 if r is bad.
 func (r *Reader) Byte() byte {
 	if r.Bad || len(r.B) == 0 {
 		r.Bad = true
@@ -43,6 +45,7 @@ func (r *Reader) Byte() byte {
 	return c
 }
 
+// Uvarint reads a varint of up to 64 bits. It returns 0 if r is bad.
 func (r *Reader) Uvarint() uint64 {
 	v, n := binary.Uvarint(r.B)
 	if r.Bad || n <= 0 {
@@ -61,12 +64,14 @@ func (r *Reader) Optional() uint64 {
 	return r.Uvarint()
 }
 
+// Bool reads a byte that is 0 or 1. Any other makes r bad, and is false.
 func (r *Reader) Bool() bool {
 	b := r.Byte()
 	r.Bad = r.Bad || b > 1
 	return b == 1
 }
 
+// Uint64 reads 8 bytes, little-endian. It returns 0 if r is bad.
 func (r *Reader) Uint64() uint64 {
 	if r.Bad || len(r.B) < 8 {
 		r.Bad = true
@@ -92,6 +97,7 @@ func (r *Reader) Bytes() []byte {
 	return b
 }
 
+// AppendUvarints appends each number as a varint.
 func AppendUvarints(b []byte, vs ...uint64) []byte {
 	for _, v := range vs {
 		b = binary.AppendUvarint(b, v)
@@ -108,6 +114,7 @@ func AppendOptional(b []byte, vs ...uint64) []byte {
 	return AppendUvarints(b, vs...)
 }
 
+// AppendString appends the length of s as a varint, and s. Reader.Bytes reads it.
 func AppendString(b []byte, s string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(b, s...)

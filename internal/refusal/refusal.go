@@ -14,7 +14,7 @@ import (
 
 // Refusal is an error that rafthttp answers with a status of its own.
 type Refusal struct {
-	Status int
+	Status int // of HTTP
 	Kind   Kind
 	Reason string
 }
@@ -61,6 +61,8 @@ type Refusals struct {
 var countedKinds = []Kind{RefusedAddress, RefusedSender, RefusedTerm, RefusedMalformed, RefusedSize, RefusedBusy,
 	RefusedRoom, RefusedContradiction}
 
+// NewRefusals returns refusals that have counted nothing. Their metric shows once
+// Register was called.
 func NewRefusals(log *zap.Logger) *Refusals {
 	r := &Refusals{
 		log: log, said: make(map[Kind]time.Time), unsaid: make(map[Kind]uint64), counts: make(map[Kind]uint64),

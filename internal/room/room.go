@@ -36,7 +36,7 @@ import (
 type Shortage int
 
 const (
-	Plenty Shortage = iota
+	Plenty Shortage = iota // nothing is refused
 	// ShortForGrowth: less than the reserve is free. Writes that make the store
 	// grow are refused.
 	ShortForGrowth
@@ -112,7 +112,7 @@ type Keeper struct {
 	applied *wait.Index
 	leaders *wait.Leadership
 	storage *storage.Storage
-	Disk    func(dir string) (durable.Disk, error)
+	Disk    func(dir string) (durable.Disk, error) // measures the file system that dir is on
 	// Tell sends a note to the node at PeerURL.
 	Tell func(ctx context.Context, peerURL string, cluster uint64, n Note) error
 
@@ -140,6 +140,8 @@ type heardNote struct {
 	at time.Time
 }
 
+// New returns a keeper that has not measured the disk yet and refuses nothing. Tell
+// must be set before Run.
 func New(log *zap.Logger, cfg config.Config, st *storage.Opened, store roomStore, applied *wait.Index, leaders *wait.Leadership) *Keeper {
 	r := &Keeper{
 		log: log, id: cfg.ID, cluster: st.Identity.ClusterID, dir: cfg.DataDir, minFree: cfg.MinFree, store: store, applied: applied, leaders: leaders,

@@ -74,7 +74,7 @@ type batch struct {
 
 // Proposal is a batch on its way from the Proposer to the raft loop.
 type Proposal struct {
-	Data []byte
+	Data []byte // the encoded batch
 	// Done is called once, on the raft loop: whether raft took the entry, in
 	// which term, and whether into this node's own log. It must not block.
 	Done func(taken bool, term uint64, leader bool)

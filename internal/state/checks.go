@@ -62,11 +62,13 @@ type Report struct {
 
 // OwnCheck is a replica's state at a checkpoint, as far as its hash goes.
 type OwnCheck struct {
-	Index           uint64
-	rest, Sum, keys uint64
+	Index           uint64                    // of the checkpoint
+	rest, Sum, keys uint64                    // as stateHash takes them: Sum is that of the items
 	Items           *btree.Map[string, *Item] // a copy, for a full check; else nil
 }
 
+// Hash is what this replica reports of its state at the checkpoint. It takes the sum
+// of the items' hashes from Sum, and does not look at Items.
 func (o *OwnCheck) Hash() uint64 { return stateHash(o.rest, o.Sum, o.keys) }
 
 // EncodeCheckpoint encodes the wish that every node reports the hash of its state;

@@ -26,8 +26,8 @@ import (
 // kinds run side by side, and must find that they agree.
 const (
 	firstLevel = 1
-	CheckLevel = 2
-	LifeLevel  = 3
+	CheckLevel = 2 // checkpoints and reports
+	LifeLevel  = 3 // batches that name the life that sent them
 
 	// ProgramLevel is the highest level of commands that this program knows.
 	ProgramLevel = LifeLevel

@@ -6,19 +6,21 @@ package state
 // have had as many elections. Nor does the store's revision: where that is wrong,
 // the log was the same, and a replica has gone wrong by itself (checks.go).
 type Standing struct {
-	Index   uint64 `json:"index"`
+	Index   uint64 `json:"index"`   // of the last entry applied
 	Changes uint64 `json:"changes"` // of the members
 	// Windows says what was applied of each node's batches. Each life of a node
 	// draws a number of its own, so no two histories have the same ones for long.
 	Windows map[uint64]WindowStanding `json:"windows"`
 }
 
+// WindowStanding is how far the batches of one node's current life were applied.
 type WindowStanding struct {
-	Boot uint64 `json:"boot"`
-	Life uint64 `json:"life"`
-	End  uint64 `json:"end"`
+	Boot uint64 `json:"boot"` // the number of the life
+	Life uint64 `json:"life"` // its nonce; 0: no batch has named it
+	End  uint64 `json:"end"`  // no sequence from here on was applied
 }
 
+// Standing returns how far s has come, in a copy that later changes of s do not touch.
 func (s *State) Standing() Standing {
 	st := Standing{Index: s.Index, Changes: s.Membership.Changes, Windows: make(map[uint64]WindowStanding)}
 	for node, w := range s.Windows {

@@ -32,12 +32,12 @@ type Item struct {
 // random number. Every replica therefore holds the same state at the same
 // index.
 type State struct {
-	Index, Term uint64 // of the last entry applied; one unit with the rest
-	Revision    uint64 // counts the commands that changed something
-	Bytes       uint64 // of all keys and values
-	Items       btree.Map[string, *Item]
-	Sum         uint64            // of the items' hashes; hash.go
-	Windows     map[uint64]Window // by node: which of its batches were applied
+	Index, Term uint64                   // of the last entry applied; one unit with the rest
+	Revision    uint64                   // counts the commands that changed something
+	Bytes       uint64                   // of all keys and values
+	Items       btree.Map[string, *Item] // by key
+	Sum         uint64                   // of the items' hashes; hash.go
+	Windows     map[uint64]Window        // by node: which of its batches were applied
 	Membership  membership.Membership
 	Level       uint64 // of the commands that every member knows; level.go
 	Checks      Checks
@@ -83,17 +83,19 @@ type Summary struct {
 	Level, Checked                     uint64 // the cluster's level; the newest checkpoint agreed on
 }
 
+// Summary returns the figures of s, in constant time.
 func (s *State) Summary() Summary {
 	return Summary{s.Index, s.Term, s.Revision, s.Keys(), s.Bytes, s.Level, s.Checks.Checked}
 }
 
 // Holding is what a state holds, and one key of it.
 type Holding struct {
-	Bytes, Keys uint64
+	Bytes, Keys uint64 // of the whole state
 	Old         uint64 // of the key and its value
-	Exists      bool
+	Exists      bool   // the state holds the key
 }
 
+// Holding returns how much s holds in all, and whether it holds key.
 func (s *State) Holding(key string) Holding {
 	h := Holding{Bytes: s.Bytes, Keys: s.Keys()}
 	if it := s.Get(key); it != nil {

@@ -17,6 +17,7 @@ type Window struct {
 	Life uint64
 }
 
+// WindowSize is how many batches of one life a window tells apart: the bits of Applied.
 const WindowSize = 64
 
 // Admit reports whether a batch is applied now for the first time, and

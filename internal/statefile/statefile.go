@@ -31,7 +31,7 @@ import (
 // uses a record, not at the end of a file of gigabytes. The hash at the end is
 // there for what the blocks cannot see: a block left out, twice, or moved.
 const (
-	Magic        = "RKVSTATE"
+	Magic        = "RKVSTATE" // the first bytes of a file
 	stateVersion = 1
 
 	// blockSize is where a block is closed. A record never spans blocks,

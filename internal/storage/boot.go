@@ -25,8 +25,8 @@ const DirFormat = 1
 
 // Identity says whose data directory this is. It heads every WAL segment.
 type Identity struct {
-	Format    int    `json:"format"`
-	Node      uint64 `json:"node"`
+	Format    int    `json:"format"` // DirFormat of the program that made it
+	Node      uint64 `json:"node"`   // its raft ID
 	ClusterID uint64 `json:"cluster_id"`
 	// Instance tells this directory from any other that the same node ID may
 	// have had: drawn at random when the directory is made.

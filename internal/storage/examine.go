@@ -20,15 +20,15 @@ import (
 type Findings struct {
 	Dir      string
 	Mark     *watermark.Mark
-	Tail     walfile.Tail
+	Tail     walfile.Tail // how the last segment of the log ends
 	Identity *Identity
 	Log      walfile.Contents // as far as it can be read
 	// Snapshot is the state of the snapshot that counts. A node that joins and
 	// has not heard from the cluster yet has an empty one, of index 0.
 	Snapshot *state.State
-	File     string // of the snapshot
-	Digest   [sha256.Size]byte
-	Damage   []error
+	File     string            // of the snapshot
+	Digest   [sha256.Size]byte // the SHA-256 at the end of File
+	Damage   []error           // in the order in which it was found
 }
 
 // errNoDataDir: there is nothing of this program in a directory.
@@ -76,6 +76,7 @@ func Examine(dir string) (*Findings, error) {
 	return f, nil
 }
 
+// Note adds err to the damage, if there is one.
 func (f *Findings) Note(err error) {
 	if err != nil {
 		f.Damage = append(f.Damage, err)

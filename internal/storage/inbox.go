@@ -23,6 +23,7 @@ type Inbox struct {
 	mu      sync.Mutex // held while a file is taken in
 }
 
+// NewInbox returns the inbox of a storage. Its files come into the directory snap/.
 func NewInbox(log *zap.Logger, s *Storage) *Inbox {
 	return &Inbox{Snapshotter: snap.New(log.Named("snap"), s.snapDir()), storage: s}
 }
@@ -58,6 +59,8 @@ func (b *Inbox) Take(m *raftpb.Message, committed uint64, refused error) error {
 	return durable.SyncDir(b.storage.snapDir())
 }
 
+// Exists reports whether there is a file or directory at path. It is false, too, if
+// that cannot be found out.
 func Exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil

@@ -65,18 +65,18 @@ type WriteAheadLog interface {
 // for itself.
 type Storage struct {
 	log  *zap.Logger
-	Dir  string
+	Dir  string // the data directory
 	Wal  WriteAheadLog
-	Next *walfile.Zeroer
-	Room *walroom.Room
-	Mem  *raft.MemoryStorage
-	Mark *watermark.Keeper
+	Next *walfile.Zeroer     // writes zeros to the next segment of the log
+	Room *walroom.Room       // keeps room on the disk for the log
+	Mem  *raft.MemoryStorage // the end of the log, as raft reads it
+	Mark *watermark.Keeper   // how far the log was synced
 
 	Hard      *raftpb.HardState // as the WAL has it; commits its newest snapshot at least
 	Last      uint64            // index of the last entry in the WAL
 	Tail      logTail
 	Snapshots snapshots.Stats
-	Trouble   snapshots.Trouble
+	Trouble   snapshots.Trouble               // with the last snapshot
 	Redo      func()                          // has another snapshot taken
 	Recorded  *wait.Index                     // wakes those who wait for a snapshot to be recorded
 	SnapIndex atomic.Uint64                   // of the newest snapshot that the WAL records; others may read it
@@ -365,6 +365,7 @@ func (s *Storage) Close() error {
 
 func (s *Storage) snapDir() string { return filepath.Join(s.Dir, "snap") }
 
+// StatePath returns the path, in data directory dir, of the state file of a snapshot.
 func StatePath(dir string, term, index uint64) string {
 	return filepath.Join(dir, "snap", fmt.Sprintf("%016x-%016x.state", term, index))
 }

@@ -32,9 +32,9 @@ type Opened struct {
 	Boot     uint64       // which life of this node begins now
 	logFacts              // of the log behind the snapshot
 	end      walfile.Tail
-	proven   walfile.Place // see walfile.Contents
-	Due      snapshots.Policy
-	Worked   uint64 // the last entry applied that was more than a check
+	proven   walfile.Place    // see walfile.Contents
+	Due      snapshots.Policy // when the next snapshot is
+	Worked   uint64           // the last entry applied that was more than a check
 }
 
 // Open opens the log of a data directory that Create made, and

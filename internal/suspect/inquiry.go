@@ -37,9 +37,9 @@ const (
 type Stand struct {
 	ClusterID uint64 `json:"cluster_id"`
 	ID        uint64 `json:"id"`
-	Term      uint64 `json:"term"`
+	Term      uint64 `json:"term"` // the node's current one
 	Leads     bool   `json:"leads"`
-	Commit    uint64 `json:"commit"`
+	Commit    uint64 `json:"commit"` // the commit index
 	// Settled: it has committed an entry of its own term, so its commit index
 	// covers everything that was committed before (thesis §6.4, step 1).
 	Settled bool `json:"settled"`

@@ -56,10 +56,10 @@ type terms interface {
 
 // Config is what a Doubts needs of others.
 type Config struct {
-	Say     *zap.Logger
+	Say     *zap.Logger // the log for people
 	ID      uint64
 	Cluster uint64
-	Log     terms
+	Log     terms // raft's log
 	// Call runs a function where the state of raft is, and returns when it is done.
 	Call     func(ctx context.Context, f func(*raft.RawNode)) error
 	Leaders  *wait.Leadership

@@ -202,6 +202,7 @@ func AppendMessage(term, vote, commit uint64, entries ...*raftpb.Entry) *raftpb.
 	return m
 }
 
+// Patch writes b over what is at offset off of a file, which must exist.
 func Patch(t testing.TB, path string, off int64, b []byte) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)

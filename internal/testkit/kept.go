@@ -14,7 +14,7 @@ import (
 // KeptConn is a connection of one client, which it keeps.
 type KeptConn struct {
 	net.Conn
-	R *bufio.Reader
+	R *bufio.Reader // reads from the connection, and reads ahead
 }
 
 // DialKept opens a connection that ends with the test.

@@ -46,7 +46,7 @@ type CourierConfig struct {
 	Tick            time.Duration
 	ElectionTimeout time.Duration
 	Life            context.Context // ends when the node stops
-	Group           *errgroup.Group
+	Group           *errgroup.Group // of the goroutines that send
 	// MayGet returns why a node gets no snapshot now; nil: it may.
 	MayGet  func(to uint64) error
 	Members snapshotMembers

@@ -126,7 +126,7 @@ type Links struct {
 	log     *zap.Logger
 	self    uint64
 	cluster uint64
-	Limit   time.Duration
+	Limit   time.Duration // how long a link may be silent
 	tick    time.Duration
 	remade  atomic.Uint64 // connections to a peer made anew
 	// Ask asks the peer at a URL for a sign of life.
@@ -137,7 +137,7 @@ type Links struct {
 	Unreachable func(id uint64)
 	// Opened is told that a peer has begun to read a stream from this node.
 	Opened func()
-	Group  *errgroup.Group
+	Group  *errgroup.Group // of the goroutines that the links start
 
 	// peersMu guards what follows, and is held while a peer is added to the
 	// transport or taken out of it: the apply loop does that as the membership
@@ -158,6 +158,9 @@ type heldStream struct {
 	conn net.Conn
 }
 
+// NewLinks returns the links of node self, to nobody yet. A link may be silent for two
+// election timeouts, or for a second if that is longer. The caller sets Ask,
+// ActiveSince, Unreachable, Group and Transport before it uses the links.
 func NewLinks(log *zap.Logger, self, cluster uint64, tick, electionTimeout time.Duration) *Links {
 	return &Links{
 		log: log, self: self, cluster: cluster, Limit: linkLimit(electionTimeout), tick: tick,

@@ -53,13 +53,16 @@ func (l RaftLogger) Infof(format string, v ...any) {
 	l.SugaredLogger.Infof(format, v...)
 }
 
+// Warning is Warn by the name that raft calls it.
 func (l RaftLogger) Warning(v ...any) { l.Warn(v...) }
 
+// Warningf is Warnf by the name that raft calls it.
 func (l RaftLogger) Warningf(format string, v ...any) { l.Warnf(format, v...) }
 
 // Fatal panics: only main ends the process.
 func (l RaftLogger) Fatal(v ...any) { l.Panic(v...) }
 
+// Fatalf panics, as Fatal does.
 func (l RaftLogger) Fatalf(format string, v ...any) { l.Panicf(format, v...) }
 
 // PeerDirectory is told where the peers are.

@@ -20,8 +20,8 @@ import (
 
 // Contents is what a WAL holds, read without touching it.
 type Contents struct {
-	Meta     []byte
-	Hard     *raftpb.HardState
+	Meta     []byte            // what heads every segment
+	Hard     *raftpb.HardState // the newest; never nil
 	Snapshot *walpb.Snapshot   // the newest; never nil
 	records  []*walpb.Snapshot // all snapshots recorded
 	shape    shape             // of the log behind the snapshot
@@ -298,6 +298,7 @@ func (c *Contents) Last() uint64 {
 	return max(c.Snapshot.GetIndex(), c.shape.last())
 }
 
+// LastIndex returns the index of the last of these entries, 0 if there is none.
 func LastIndex(entries []*raftpb.Entry) uint64 {
 	if len(entries) == 0 {
 		return 0

@@ -89,7 +89,7 @@ import (
 // record that holds it, is taken for damage. That refuses a start that
 // was possible; it loses nothing.
 const (
-	Sector       = 512
+	Sector       = 512 // bytes
 	walFrameHead = 8
 	// walRecordMax bounds what the encoder can write: protobuf ends at 2 GiB.
 	walRecordMax = math.MaxInt32

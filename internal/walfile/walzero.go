@@ -41,13 +41,13 @@ const ZeroPiece = 64 << 10
 // to 64 MB.
 type Zeroer struct {
 	Log  *zap.Logger
-	Dir  string
-	Size int64 // of a segment that is ready
+	Dir  string // of the log
+	Size int64  // of a segment that is ready
 
-	File *os.File // the one at work; nil: none
-	Info fs.FileInfo
-	At   int64 // the zeros written
-	Off  bool
+	File *os.File    // the one at work; nil: none
+	Info fs.FileInfo // of File
+	At   int64       // the zeros written
+	Off  bool        // it does not pay, or an error has ended it
 }
 
 // NewZeroer makes one for segments of a size in dir. It does nothing where
@@ -120,6 +120,8 @@ func (z *Zeroer) find() error {
 	return nil
 }
 
+// Close closes the file at work, if there is one. The next Step, unless z is off, opens
+// it again and starts from its beginning.
 func (z *Zeroer) Close() {
 	if z.File != nil {
 		_ = z.File.Close() // an error of the disk, the WAL's own sync reports

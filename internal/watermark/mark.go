@@ -38,8 +38,8 @@ type Mark struct{ Boot, Index, Term, Vote uint64 }
 const (
 	markMagic   = "RKVMARK\n"
 	markVersion = 1
-	SlotSize    = 512
-	markFields  = 56 // bytes of a slot in use, without the checksum
+	SlotSize    = 512 // bytes: one sector
+	markFields  = 56  // bytes of a slot in use, without the checksum
 )
 
 // errBadMark: the mark file is damaged in a way no torn write explains.
@@ -52,7 +52,7 @@ var errMarkBoot = errors.New("boot counter may only rise, and in both slots")
 // File is an open mark file. Not safe for concurrent use.
 type File struct {
 	f    *os.File
-	Last Mark
+	Last Mark   // the newest value
 	seq  uint64 // sequence of last
 	slot int    // the slot that holds it
 	err  error  // a failed write sticks: what is on the disk is not known
@@ -158,6 +158,8 @@ func (mf *File) writeBoth(m Mark) error {
 	return mf.WriteSlot(m)
 }
 
+// WriteSlot writes m over the older slot, and waits until the disk has it. It does not
+// look at m.Boot. After a failure every later call returns the same error.
 func (mf *File) WriteSlot(m Mark) error {
 	if mf.err != nil {
 		return mf.err
@@ -225,6 +227,7 @@ func decodeSlot(b []byte) (markSlot, error) {
 	return markSlot{seq: u(16), mark: Mark{Boot: u(24), Index: u(32), Term: u(40), Vote: u(48)}}, nil
 }
 
+// AllZero reports whether every byte is zero. It is true of no bytes.
 func AllZero(b []byte) bool {
 	for _, c := range b {
 		if c != 0 {

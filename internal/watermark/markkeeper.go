@@ -23,7 +23,7 @@ const markInterval = 100 * time.Millisecond
 type Keeper struct {
 	kick chan struct{}
 
-	Mu     sync.Mutex
+	Mu     sync.Mutex // guards what follows
 	File   *File
 	disk   Mark // as written
 	target Mark // as it may be written

@@ -23,6 +23,8 @@ import (
 // HangUpListener hands out connections that know whether their client has hung up.
 type HangUpListener struct{ net.Listener }
 
+// Accept waits for the next connection, and returns it as a *HangUpConn. Nobody may use
+// that before ConnContext has seen it.
 func (l HangUpListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
@@ -38,6 +40,8 @@ type HangUpConn struct {
 	hungUp context.CancelFunc
 }
 
+// Read ends the connection's context on an error, such as a reset. A FIN or a passed
+// deadline does not end it.
 func (c *HangUpConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	// A deadline is our own doing: net/http sets one to get hold of the
@@ -48,6 +52,7 @@ func (c *HangUpConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Write ends the connection's context on any error.
 func (c *HangUpConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err != nil {
@@ -56,6 +61,7 @@ func (c *HangUpConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Close ends the connection's context and closes the connection.
 func (c *HangUpConn) Close() error {
 	c.hungUp()
 	return c.Conn.Close()

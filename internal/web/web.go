@@ -39,6 +39,8 @@ func WriteProblem(w http.ResponseWriter, err error) {
 	writeBody(w, body)
 }
 
+// WriteJSON answers with a status and v as JSON. It drops errors: the client may have
+// gone away.
 func WriteJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -65,9 +67,10 @@ func Reserved(segment string) bool {
 // Recorder remembers the status for the metrics.
 type Recorder struct {
 	http.ResponseWriter
-	Status int
+	Status int // as sent; whoever makes the Recorder sets 200 first
 }
 
+// WriteHeader remembers the status and passes it on.
 func (r *Recorder) WriteHeader(status int) {
 	r.Status = status
 	r.ResponseWriter.WriteHeader(status)
@@ -76,6 +79,7 @@ func (r *Recorder) WriteHeader(status int) {
 // Unwrap lets http.ResponseController reach the connection.
 func (r *Recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
+// NoQuery returns problem.ErrBadRequest if a request has a query, else nil.
 func NoQuery(r *http.Request) error {
 	if r.URL.RawQuery == "" {
 		return nil
@@ -83,6 +87,8 @@ func NoQuery(r *http.Request) error {
 	return fmt.Errorf("%w: unknown query parameter in ?%s", problem.ErrBadRequest, Clip(r.URL.RawQuery))
 }
 
+// NotAllowed sets the Allow header to the methods in allow, and returns
+// problem.ErrMethodNotAllowed.
 func NotAllowed(w http.ResponseWriter, allow string) error {
 	w.Header().Set("Allow", allow)
 	return fmt.Errorf("%w; allowed are %s", problem.ErrMethodNotAllowed, allow)
@@ -91,10 +97,12 @@ func NotAllowed(w http.ResponseWriter, allow string) error {
 // OriginGuard refuses what a browser may have been tricked into sending: to a
 // name that somebody made point at this node, or on behalf of another site.
 type OriginGuard struct {
-	Hosts map[string]bool // lower case, beside IP literals and localhost
-	Cross *http.CrossOriginProtection
+	Hosts map[string]bool             // lower case, beside IP literals and localhost
+	Cross *http.CrossOriginProtection // refuses what a browser sends on behalf of another site
 }
 
+// Check returns nil if the request may be served. Else the error is
+// problem.ErrWrongHost or problem.ErrCrossOrigin.
 func (g OriginGuard) Check(r *http.Request) error {
 	if r.Host != "" { // else it is HTTP/1.0, and no browser
 		if err := g.checkHost(r.Host); err != nil {

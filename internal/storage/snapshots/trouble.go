@@ -17,7 +17,7 @@ import (
 
 const (
 	firstRest = time.Second // before a snapshot that failed is tried again
-	MostRest  = time.Minute
+	MostRest  = time.Minute // the longest such rest
 	// roomChecked is how many bytes of a snapshot are written between two looks
 	// at how much room the disk has left.
 	roomChecked = 1 << 20
@@ -56,6 +56,8 @@ func (t *Trouble) Failed(err error, index uint64) time.Duration {
 	return rest
 }
 
+// Succeeded notes that a snapshot succeeded: there is no trouble any more, and the rest
+// after the next failure is the shortest again.
 func (t *Trouble) Succeeded() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -12,8 +12,8 @@ const (
 	// segmentShare is the part of a small disk that a segment of the log is at
 	// most; two are there at any time.
 	segmentShare = 8
-	LeastSegment = 1 << 20
-	SegmentUnit  = 4 << 10
+	LeastSegment = 1 << 20 // bytes; segments are not made smaller than this
+	SegmentUnit  = 4 << 10 // bytes; smaller segments than usual are a multiple of it
 	// FirstStartRoom is what a first start takes beside the log's first segment.
 	FirstStartRoom = 1 << 20
 )

@@ -282,6 +282,7 @@ func SizeInLog(hard *raftpb.HardState, entries []*raftpb.Entry) int64 {
 	return size
 }
 
+// VarintSize is how many bytes a varint of v takes: 1 to 10.
 func VarintSize(v uint64) int64 { return int64(bits.Len64(v|1)+6) / 7 }
 
 // SizeOf is what storage messages take in the log, and whether there are entries
