@@ -40,7 +40,7 @@ type NodeStatus struct {
 
 	// Diverged: the checks of the replicas keep this node from serving.
 	Diverged bool `json:"diverged"`
-	// CheckedIndex is the newest checkpoint on which a majority agreed, and
+	// the checks, or another history, keep this node from serving
 	// CheckedAt when this node saw that, missing if it has not in this life.
 	CheckedIndex uint64     `json:"checked_index"`
 	CheckedAt    *time.Time `json:"checked_at,omitempty"`

@@ -50,7 +50,7 @@ const (
 	lonelyAfter = 3
 )
 
-// Config is what a Acquaintances needs of others.
+// Config is what Acquaintances need of others.
 type Config struct {
 	Log             *zap.Logger
 	Self            Self

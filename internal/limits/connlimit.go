@@ -33,7 +33,7 @@ const (
 
 // ConnLimit bounds a listener's connections.
 type ConnLimit struct {
-	Most    int64 // 0: no bound
+	Most    int64 // as many may be open
 	Log     *zap.Logger
 	Word    string // what is answered to one too many; empty: nothing
 	said    atomic.Int64

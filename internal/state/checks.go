@@ -32,7 +32,7 @@ import (
 type Checks struct {
 	Index   uint64            // of the newest checkpoint; 0: there was none
 	Full    uint64            // of the newest that wanted the hash computed anew
-	Voters  []uint64          // at index, in order: theirs is the majority
+	Voters  []uint64          // at Index, in order: theirs is the majority
 	Reports map[uint64]Report // by node: the answers to the newest checkpoint
 
 	Checked uint64 // the newest checkpoint that a majority has agreed on

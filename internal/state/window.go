@@ -8,7 +8,7 @@ import (
 )
 
 // Window records which batches of one node's current life were applied.
-// Everything below low is settled; bit i of applied stands for low+i. A node
+// Everything below Low is settled; bit i of Applied stands for Low+i. A node
 // keeps fewer than WindowSize unsettled batches, so nothing falls out.
 type Window struct {
 	Boot, Low, Applied uint64

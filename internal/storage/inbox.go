@@ -16,7 +16,7 @@ import (
 
 // Inbox is where the files of snapshots come in. rafthttp puts them into snap/
 // under names of its own, N.snap.db, so that they do not meet this node's
-// files; take looks at them.
+// files; Take looks at them.
 type Inbox struct {
 	*snap.Snapshotter
 	storage *Storage

@@ -94,7 +94,7 @@ type Doubts struct {
 	reopened chan struct{} // a peer reads from this node anew: it may have started again
 
 	// Of the raft loop alone:
-	// last is the index of the last entry that was given to the persist loop.
+	// Last is the index of the last entry that was given to the persist loop.
 	Last uint64
 	// BegunAt is the commit index with which this life began.
 	BegunAt uint64

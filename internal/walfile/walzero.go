@@ -92,7 +92,7 @@ func (z *Zeroer) writePiece() error {
 	return durable.StartWriteBack(z.File, from, to-from)
 }
 
-// find makes file the next segment, or nil if that is not ready.
+// find makes File the next segment, or nil if that is not ready.
 func (z *Zeroer) find() error {
 	if z.File != nil {
 		if info, err := os.Stat(z.File.Name()); err == nil && os.SameFile(info, z.Info) {

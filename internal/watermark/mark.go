@@ -53,7 +53,7 @@ var errMarkBoot = errors.New("boot counter may only rise, and in both slots")
 type File struct {
 	f    *os.File
 	Last Mark   // the newest value
-	seq  uint64 // sequence of last
+	seq  uint64 // sequence of Last
 	slot int    // the slot that holds it
 	err  error  // a failed write sticks: what is on the disk is not known
 }
