@@ -38,7 +38,7 @@ type NodeStatus struct {
 	BuildRevision string `json:"build_revision"` // package version
 	UptimeSeconds int64  `json:"uptime_seconds"`
 
-	// Diverged: the checks of the replicas keep this node from serving.
+	// Diverged: the checks of the replicas, or another history, keep this node from serving.
 	Diverged bool `json:"diverged"`
 	// the checks, or another history, keep this node from serving
 	// CheckedAt when this node saw that, missing if it has not in this life.
