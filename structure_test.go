@@ -172,6 +172,8 @@ func wrongImports(layer map[string]int, pkg, name string, paths []string) (wrong
 			wrong = append(wrong, "imports "+to+", which has no layer")
 		case own && pkg != "." && layer[to] >= layer[pkg]:
 			wrong = append(wrong, "imports "+to+", which is not below it")
+		case own && slices.Contains(forTests, to) && !slices.Contains(forTests, pkg):
+			wrong = append(wrong, "imports "+to+", which is only for tests")
 		}
 		if who, kept := onlyFor[p]; kept && !slices.Contains(who, pkg) {
 			wrong = append(wrong, "imports "+p+", which is only for "+strings.Join(who, ", "))
@@ -226,6 +228,8 @@ func TestStructureFindsShortCuts(t *testing.T) {
 		{"membership", "membership.go", "os", "must not depend"},
 		{"api", "status.go", "go.etcd.io/etcd/server/v3/storage/wal", "only for"},
 		{".", "raft.go", "go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp", "only for"},
+		{".", "raft.go", "raftkv/internal/testkit", "only for tests"},
+		{"storage", "storage.go", "raftkv/internal/testkit", "only for tests"},
 	} {
 		if got := wrongImports(layer, tt.pkg, tt.name, []string{tt.path}); len(got) != 1 || !strings.Contains(got[0], tt.want) {
 			t.Errorf("%s importing %s: %q", tt.pkg, tt.path, got)
