@@ -126,7 +126,14 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 			if _, err := c.nodes[c.leader()].srv.members.LetLead(context.Background(), old); err != nil {
 				t.Fatal(err)
 			}
-			c.await("it to lead", func() bool { return c.leader() == old })
+			c.await("all to know that it leads", func() bool {
+				for _, id := range c.up() {
+					if l, _, _ := c.nodes[id].srv.node.leaders.Get(); l != old {
+						return false
+					}
+				}
+				return true
+			})
 			disk := &c.nodes[old].disk
 			disk.set(simHang)
 			// One write, which nothing follows: also then the others have to be

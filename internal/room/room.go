@@ -52,10 +52,12 @@ const (
 )
 
 const (
-	// roomFirst and roomOften are the times between two looks at the disk, when
-	// there is four times the reserve, and when there is less.
+	// roomFirst, roomOften and roomLast are the times between two looks at the disk:
+	// when there is four times the reserve, when there is less, and when there is less
+	// than twice the reserve, where a fast disk is filled within a second.
 	roomFirst = time.Second
 	roomOften = 100 * time.Millisecond
+	roomLast  = 20 * time.Millisecond
 	// roomTold is how often a node that is short tells the leader, and the leader
 	// what is refused.
 	roomTold = time.Second
@@ -116,22 +118,23 @@ type Keeper struct {
 	// Tell sends a note to the node at PeerURL.
 	Tell func(ctx context.Context, peerURL string, cluster uint64, n Note) error
 
-	short atomic.Int64 // of this node's own disk
-	free  atomic.Int64
-	Keep  atomic.Int64 // what snapshots that come in leave free
-	ruled atomic.Pointer[ruling]
+	short   atomic.Int64 // of this node's own disk
+	free    atomic.Int64
+	reserve atomic.Int64 // --min-free, or less on a small disk; 0 until the disk is measured
+	Keep    atomic.Int64 // what snapshots that come in leave free
+	ruled   atomic.Pointer[ruling]
 
+	news    chan struct{} // a member has told the leader of another shortage
 	mu      sync.Mutex
 	heard   map[uint64]heardNote // by the leader
 	sending map[uint64]bool
+	told    map[uint64]time.Time // when a member was last told; empty: all have to hear
 	group   sync.WaitGroup
 
 	// Of run alone:
-	reserve   int64 // --min-free, or less on a small disk
 	measured  bool
-	told      time.Time // when the leader or the others were last told
-	toldShort bool      // that it is short: so the leader has to hear when it is not
-	rules     bool      // as the leader it refuses something
+	toldShort bool // that it is short: so the leader has to hear when it is not
+	rules     bool // as the leader it refuses something
 	compacted time.Time
 }
 
@@ -146,6 +149,7 @@ func New(log *zap.Logger, cfg config.Config, st *storage.Opened, store roomStore
 	r := &Keeper{
 		log: log, id: cfg.ID, cluster: st.Identity.ClusterID, dir: cfg.DataDir, minFree: cfg.MinFree, store: store, applied: applied, leaders: leaders,
 		storage: st.Storage, Disk: durable.DiskOf, heard: make(map[uint64]heardNote), sending: make(map[uint64]bool),
+		told: make(map[uint64]time.Time), news: make(chan struct{}, 1),
 	}
 	r.Keep.Store(SnapshotReserve)
 	return r
@@ -154,10 +158,9 @@ func New(log *zap.Logger, cfg config.Config, st *storage.Opened, store roomStore
 // reserveOf is the reserve on a disk of that size.
 func reserveOf(minFree, total int64) int64 { return min(minFree, total/smallDisk) }
 
-// judge says how short of room a disk is on which so much is free, and on which
-// the log has so much more, reserved for it.
-func judge(reserve, free, log int64) Shortage {
-	left := free + log
+// judge says how short of room a disk is on which so much is free, and on which so
+// much can be written to the log.
+func judge(reserve, free, left int64) Shortage {
 	switch {
 	case reserve == 0:
 		return Plenty
@@ -186,7 +189,10 @@ func (r *Keeper) Run(ctx context.Context) error {
 		select {
 		case <-timer.C:
 		case <-changed:
-			r.told = time.Time{} // the new one has to hear
+			r.tellAnew() // the new one has to hear
+			continue
+		case <-r.news:
+			r.share(ctx, leader, time.Now())
 			continue
 		case <-ctx.Done():
 			return nil
@@ -207,8 +213,10 @@ func (r *Keeper) look() time.Duration {
 		}
 		return time.Minute
 	}
-	if reserve := reserveOf(r.minFree, d.Total); !r.measured || reserve != r.reserve {
-		r.reserve, r.measured = reserve, true
+	reserve := reserveOf(r.minFree, d.Total)
+	if !r.measured || reserve != r.reserve.Load() {
+		r.reserve.Store(reserve)
+		r.measured = true
 		if reserve < r.minFree {
 			r.log.Warn("the data directory is on a small disk: less than --min-free is kept free",
 				zap.Int64("disk", d.Total), zap.Int64("min-free", r.minFree), zap.Int64("kept", reserve))
@@ -216,16 +224,19 @@ func (r *Keeper) look() time.Duration {
 		r.storage.Trouble.Keep.Store(reserve / 4)
 		r.Keep.Store(reserve / 4)
 	}
-	log, was := r.storage.Room.Left.Load(), Shortage(r.short.Load())
-	now := judge(r.reserve, d.Free, log)
+	log, was := r.storage.Room, Shortage(r.short.Load())
+	now, margin := judge(reserve, d.Free, log.Reach(d.Free)), reserve/roomMargin
 	if now < was { // not for a moment only
-		now = min(was, judge(r.reserve, d.Free-r.reserve/roomMargin, log))
+		now = min(was, judge(reserve, d.Free-margin, log.Reach(d.Free)-margin))
+	}
+	if reserve > 0 && log.Waiting.Load() {
+		now = ShortForEntries
 	}
 	r.free.Store(d.Free)
 	r.short.Store(int64(now))
 	if was != now {
 		r.sayShort(was, now, d)
-		r.told = time.Time{}
+		r.tellAnew()
 	}
 	if now > Plenty && time.Since(r.compacted) > compactEvery {
 		// The log before a snapshot can go.
@@ -234,7 +245,10 @@ func (r *Keeper) look() time.Duration {
 			r.store.AskForSnapshot(r.applied.Get())
 		}
 	}
-	if d.Free < 4*r.reserve {
+	switch {
+	case d.Free < 2*reserve:
+		return roomLast
+	case d.Free < 4*reserve:
 		return roomOften
 	}
 	return roomFirst
@@ -246,7 +260,7 @@ func (r *Keeper) sayShort(was, now Shortage, d durable.Disk) {
 		say = r.log.Info
 	}
 	say("how short the disk is of room has changed", zap.Stringer("now", now), zap.Stringer("before", was),
-		zap.Int64("free", d.Free), zap.Int64("min-free", r.reserve))
+		zap.Int64("free", d.Free), zap.Int64("min-free", r.reserve.Load()))
 }
 
 func (s Shortage) String() string {
@@ -272,13 +286,14 @@ func (r *Keeper) share(ctx context.Context, leader uint64, now time.Time) {
 	}
 	r.rules = false
 	short := Shortage(r.short.Load())
-	low := r.reserve > 0 && r.free.Load() < 2*r.reserve
-	if leader == 0 || !(low || short > Plenty || r.toldShort) || now.Sub(r.told) < roomTold {
+	low := r.free.Load() < 2*r.reserve.Load()
+	if leader == 0 || !(low || short > Plenty || r.toldShort) {
 		return
 	}
-	r.told, r.toldShort = now, low || short > Plenty
 	m, _ := r.store.Membership()
-	r.send(ctx, m.Members[leader], Note{From: r.id, Short: short, Free: r.free.Load()})
+	if r.send(ctx, m.Members[leader], Note{From: r.id, Short: short, Free: r.free.Load()}, now) {
+		r.toldShort = low || short > Plenty
+	}
 }
 
 // rule judges, on the leader, what is to be refused.
@@ -294,14 +309,12 @@ func (r *Keeper) rule(ctx context.Context, now time.Time) {
 	if changed {
 		r.log.Warn("the leader has judged what is to be refused, by how full the disks are",
 			zap.Stringer("room", refuse), zap.Uint64s("full", full))
+		r.tellAnew()
 	}
-	if !changed && now.Sub(r.told) < roomTold {
-		return
-	}
-	r.told, r.rules = now, refuse > Plenty
+	r.rules = refuse > Plenty
 	for _, mem := range m.Sorted() {
 		if mem.ID != r.id {
-			r.send(ctx, mem, Note{From: r.id, Short: Shortage(r.short.Load()), Free: r.free.Load(), Leads: true, Refuse: refuse, Full: full})
+			r.send(ctx, mem, Note{From: r.id, Short: Shortage(r.short.Load()), Free: r.free.Load(), Leads: true, Refuse: refuse, Full: full}, now)
 		}
 	}
 }
@@ -328,17 +341,27 @@ func (r *Keeper) decide(voters []uint64, now time.Time) (refuse Shortage, full [
 	return Plenty, nil
 }
 
-// send tells a member, unless it is still being told.
-func (r *Keeper) send(ctx context.Context, to membership.Member, n Note) {
+// tellAnew has all members told at once of what is new.
+func (r *Keeper) tellAnew() {
+	r.mu.Lock()
+	clear(r.told)
+	r.mu.Unlock()
+}
+
+// send tells a member, and returns true, unless the member has heard of late, or is
+// still being told something older: then the next look tries again.
+func (r *Keeper) send(ctx context.Context, to membership.Member, n Note, now time.Time) bool {
 	if r.Tell == nil || to.ID == 0 {
-		return
+		return false
 	}
 	r.mu.Lock()
-	busy := r.sending[to.ID]
-	r.sending[to.ID] = true
+	ok := !r.sending[to.ID] && now.Sub(r.told[to.ID]) >= roomTold
+	if ok {
+		r.sending[to.ID], r.told[to.ID] = true, now
+	}
 	r.mu.Unlock()
-	if busy {
-		return
+	if !ok {
+		return false
 	}
 	r.group.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, roomTold)
@@ -350,6 +373,7 @@ func (r *Keeper) send(ctx context.Context, to membership.Member, n Note) {
 		r.sending[to.ID] = false
 		r.mu.Unlock()
 	})
+	return true
 }
 
 // Hear takes a note from another node.
@@ -363,8 +387,15 @@ func (r *Keeper) Hear(n Note) {
 		m, _ := r.store.Membership()
 		if _, ok := m.Members[n.From]; ok {
 			r.mu.Lock()
+			changed := r.heard[n.From].Short != n.Short
 			r.heard[n.From] = heardNote{n, time.Now()}
 			r.mu.Unlock()
+			if changed {
+				select {
+				case r.news <- struct{}{}:
+				default: // it will look anyway
+				}
+			}
 		}
 	}
 }
@@ -404,8 +435,11 @@ func (r *Keeper) DropsEntries(m *raftpb.Message) bool {
 	return m.GetType() == raftpb.MsgApp && len(m.GetEntries()) > 0 && r.Spent()
 }
 
-// Spent reports whether what room there is, is for elections alone.
-func (r *Keeper) Spent() bool { return Shortage(r.short.Load()) >= ShortForEntries }
+// Spent reports whether what room there is, is for elections alone. Much may have been
+// written since the last look at the disk, so what the log has left is asked for now.
+func (r *Keeper) Spent() bool {
+	return Shortage(r.short.Load()) >= ShortForEntries || r.storage.Room.Reach(r.free.Load()) < r.reserve.Load()/8
+}
 
 // Path is the route on the peer listener by which nodes tell each other how
 // full their disks are.

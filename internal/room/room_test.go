@@ -9,26 +9,24 @@ import (
 func TestRoomJudge(t *testing.T) {
 	const r = 128 << 20
 	for _, tt := range []struct {
-		reserve, free, log int64
-		want               Shortage
+		reserve, free, left int64
+		want                Shortage
 	}{
-		{r, r, 0, Plenty},
-		{r, r - 1, 0, ShortForGrowth},
+		{r, r, 2 * r, Plenty},
+		{r, r - 1, 2 * r, ShortForGrowth},
 		{r, r - 1, 1 << 40, ShortForGrowth}, // what is reserved for the log is no room for growth
-		{r, r / 2, 0, ShortForGrowth},
-		{r, r/2 - 1, 0, ShortForPuts},
+		{r, 1 << 40, r/2 - 1, ShortForPuts}, // nor the other way round
 		{r, 0, r / 2, ShortForGrowth},
 		{r, 0, r/2 - 1, ShortForPuts},
-		{r, r / 4, 0, ShortForPuts},
-		{r, r/4 - 1, 0, ShortForDeletes},
 		{r, 0, r / 4, ShortForPuts},
-		{r, r / 8, 0, ShortForDeletes},
-		{r, r/8 - 1, 0, ShortForEntries},
+		{r, 0, r/4 - 1, ShortForDeletes},
+		{r, 0, r / 8, ShortForDeletes},
+		{r, 0, r/8 - 1, ShortForEntries},
 		{r, 0, 0, ShortForEntries},
 		{0, 0, 0, Plenty},
 	} {
-		if got := judge(tt.reserve, tt.free, tt.log); got != tt.want {
-			t.Errorf("of %d, %d free and %d for the log: %v, want %v", tt.reserve, tt.free, tt.log, got, tt.want)
+		if got := judge(tt.reserve, tt.free, tt.left); got != tt.want {
+			t.Errorf("of %d, %d free, %d left for the log: %v, want %v", tt.reserve, tt.free, tt.left, got, tt.want)
 		}
 	}
 	for total, want := range map[int64]int64{400 << 20: r, 3 * r: r, 3*r - 3: r - 1, 100 << 20: 100 << 20 / 3, 0: 0} {

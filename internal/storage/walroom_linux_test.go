@@ -76,8 +76,17 @@ func TestLogGoesOnOnAFullDisk(t *testing.T) {
 			n += 50 << 10
 		}
 	}
-	if n := write(); n < wal.SegmentSizeBytes || n > left {
+	const more = 256 << 10 // of one entry, the heads of records and segments, and what is kept for other records
+	if n := write(); n < left-more || n > left+walroom.LogSlack { // which a segment that ends gives back
 		t.Errorf("%d bytes went into the log, which had room for %d", n, left)
+	}
+	for _, free := range []int64{0, wal.SegmentSizeBytes - 1} { // too little for a segment is of no use
+		if got := o.Room.Reach(free); got > more {
+			t.Errorf("with %d bytes free, room for %d in the log, which has taken nothing more", free, got)
+		}
+	}
+	if got := o.Room.Reach(wal.SegmentSizeBytes); got < wal.SegmentSizeBytes {
+		t.Errorf("with a segment free, room for %d", got)
 	}
 	// Terms and votes are still taken, and so is the record of a snapshot.
 	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(3, 2, 1)}))

@@ -35,7 +35,7 @@ import (
 // The last save into a segment may reach beyond its size. For that, blocks behind
 // its end are reserved too; cutting the segment frees what was not needed.
 //
-// It belongs to the persist loop, except for Left and Waiting.
+// It belongs to the persist loop, except for Left, Reach and Waiting.
 type Room struct {
 	log  *zap.Logger
 	dir  string
@@ -55,7 +55,8 @@ type Room struct {
 	lacking bool        // something could not be reserved
 	Waiting atomic.Bool // the persist loop waits for room
 
-	Left atomic.Int64 // what can be written to the log although the disk is full
+	Left  atomic.Int64 // what can be written to the log although the disk is full
+	wants atomic.Int64 // the blocks that the segment in use has not got yet
 }
 
 const (
@@ -243,7 +244,26 @@ func (g *Room) Tend() {
 	g.publish()
 }
 
-func (g *Room) publish() { g.Left.Store(max(0, g.backed-g.At) + g.spare) }
+func (g *Room) publish() {
+	end, backed := g.size, max(g.backed, g.At)
+	if g.Ready == "" {
+		end -= recordMargin // nothing follows this segment
+	}
+	g.wants.Store(max(0, end-backed))
+	g.Left.Store(max(0, min(end, backed)-g.At) + g.spare)
+}
+
+// Reach is what can be written to the log, in bytes, while so much is free on the
+// disk: what is reserved, and what can be. Only what holds a whole segment can become
+// the next one; the rest is of no use to the log.
+func (g *Room) Reach(free int64) int64 {
+	wants := min(g.wants.Load(), free)
+	reach := g.Left.Load() + wants
+	if free-wants >= g.size {
+		reach += free - wants
+	}
+	return reach
+}
 
 // Close closes the WAL by closeWAL, and removes its next segment. The WAL waits
 // until its goroutine has had that file, so it is let go first; and the goroutine
