@@ -111,6 +111,7 @@ func (p *printer) directory(f *storage.Findings, busy bool) {
 	f.Note(err)
 	for _, name := range temporary {
 		switch {
+		case busy && filepath.Dir(name) == "wal": // the next segment, which is made ahead
 		case len(f.Damage) == 0:
 			p.line("left over", "%s, which the log does not name; the next start removes it", name)
 		case filepath.Ext(name) == ".state":
@@ -156,6 +157,9 @@ func (p *printer) identity(id *storage.Identity) {
 func (p *printer) log(f *storage.Findings) {
 	if m := f.Mark; m != nil {
 		p.line("mark", "start %d; synced are entry %d, term %d, vote %s", m.Boot, m.Index, m.Term, nodeOrNone(m.Vote))
+	}
+	if f.NoLog {
+		return
 	}
 	c := &f.Log
 	if n := len(c.Entries); n > 0 {

@@ -22,6 +22,7 @@ type Findings struct {
 	Mark     *watermark.Mark
 	Tail     walfile.Tail // how the last segment of the log ends
 	Identity *Identity
+	NoLog    bool             // there is none: its directory is missing
 	Log      walfile.Contents // as far as it can be read
 	// Snapshot is the state of the snapshot that counts. A node that joins and
 	// has not heard from the cluster yet has an empty one, of index 0.
@@ -49,6 +50,11 @@ func Examine(dir string) (*Findings, error) {
 		f.Mark = &m
 	}
 	f.Note(err)
+	if _, err := os.Stat(walDir); errors.Is(err, os.ErrNotExist) {
+		f.Note(fmt.Errorf("%s, the write-ahead log, is missing", walDir)) // and there is nothing behind it to judge
+		f.NoLog = true
+		return f, nil
+	}
 	f.Tail, err = checkTail(walDir)
 	f.Note(err)
 	f.Log, err = walfile.Read(walDir)
