@@ -42,7 +42,8 @@ type httpKVAPI struct {
 	room     *room.Keeper
 	bodies   *limits.BodyBudget
 	origin   web.OriginGuard
-	profiles bool // are served
+	profiles bool         // are served
+	disputed func() error // why nothing may be committed, though this node is not at fault
 	stopping atomic.Bool
 	life     context.Context // the node's
 }
@@ -372,10 +373,18 @@ func (a *httpKVAPI) fault() error {
 
 // explain gives the cause in place of the error that a request ends in because
 // its node does, which may be that it is stopping, or that the outcome is unknown.
+// Where nothing could be confirmed in time, it adds why.
 func (a *httpKVAPI) explain(h http.Header, err error) error {
 	fault := a.fault()
 	p := problem.Of(err)
-	if fault == nil || p.Status < http.StatusInternalServerError {
+	if p.Status < http.StatusInternalServerError {
+		return err
+	}
+	if fault == nil {
+		late := errors.Is(err, problem.ErrNoLeader) || errors.Is(err, problem.ErrUnavailable) || errors.Is(err, problem.ErrOutcomeUnknown)
+		if why := a.disputed(); why != nil && late {
+			return fmt.Errorf("%w; %w", err, why)
+		}
 		return err
 	}
 	h.Set("Connection", "close")

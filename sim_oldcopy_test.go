@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"raftkv/internal/config"
 	"raftkv/internal/history"
@@ -14,6 +15,7 @@ import (
 	"raftkv/internal/state"
 	"raftkv/internal/suspect"
 	"raftkv/internal/testkit"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -419,5 +421,91 @@ func TestSimLeaderVouchesByItsState(t *testing.T) {
 		if first, err := c.nodes[leader].srv.storage.Mem.FirstIndex(); err != nil || first < 50 {
 			t.Errorf("the log reaches back to entry %d, %v: this tests nothing", first, err)
 		}
+	})
+}
+
+// Two histories and no third voter that could tell which one counts: nobody is
+// accused, nothing is acknowledged, and both sides say why, in every way they have.
+// The third voter settles it. Without this a leader that can commit nothing calls
+// itself ready.
+func TestSimDisputedHistories(t *testing.T) {
+	const check = "has a history that no other disputes"
+	small := func(cfg *config.Config) { cfg.SnapshotCount = 20 }
+	simulateWith(t, 3, small, func(c *simCluster) {
+		c.doubts = true
+		knows, forgot, third := c.forgetful(40)
+		v := c.value()
+		c.put(forgot, "new", v)
+		c.crash(third)
+		c.start(knows)
+		for _, id := range []uint64{knows, forgot} {
+			c.await(fmt.Sprintf("node %d to say that its history is disputed", id), func() bool {
+				status, body := c.probe(id, "/readyz?verbose")
+				return status == http.StatusServiceUnavailable && strings.Contains(body, "FAIL "+check) && strings.Contains(body, "raftkv recover")
+			})
+		}
+		time.Sleep(10 * time.Second)
+		for _, id := range []uint64{knows, forgot} {
+			srv := c.nodes[id].srv
+			if status, body := c.http(id, http.MethodPut, "k"); status < 500 || !strings.Contains(body, "raftkv recover") {
+				t.Errorf("a write on node %d: %d %s", id, status, body)
+			}
+			status, body := c.http(id, http.MethodGet, "new")
+			told := status == http.StatusServiceUnavailable && strings.Contains(body, "raftkv recover")
+			// A leader that nobody has outvoted answers by what its history acknowledged.
+			if lawful := id == forgot && status == http.StatusOK && body == v; !told && !lawful {
+				t.Errorf("a read on node %d: %d %s", id, status, body)
+			}
+			if s := srv.status(); !s.Disputed || s.Diverged || srv.kv.Sound() != nil {
+				t.Errorf("the status of node %d: %+v", id, s)
+			}
+		}
+		c.start(third)
+		c.awaitReady(forgot, third)
+		c.put(forgot, "new", c.value())
+		for _, id := range []uint64{forgot, third} {
+			if s := c.nodes[id].srv.status(); s.Disputed || s.Diverged {
+				t.Errorf("node %d, when a majority is with it: %+v", id, s)
+			}
+		}
+		c.await("the one that a majority forgot to notice", func() bool { return errors.Is(c.nodes[knows].srv.kv.Sound(), problem.ErrHistories) })
+		c.crash(knows)
+		delete(c.nodes, knows)
+	})
+}
+
+// Requests that wait when a node finds that its history is out hear it at once.
+func TestSimWaitingWhenOut(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		c.doubts = true
+		knows, forgot, _ := c.forgetful(20)
+		c.put(forgot, "new", c.value())
+		c.start(knows)
+		srv := c.nodes[knows].srv
+		type answer struct {
+			method string
+			status int
+			body   string
+			took   time.Duration
+		}
+		answers := make(chan answer, 2)
+		for _, method := range []string{http.MethodPut, http.MethodGet} {
+			go func() {
+				began := time.Now()
+				status, body := c.http(knows, method, "k")
+				answers <- answer{method, status, body, time.Since(began)}
+			}()
+		}
+		for range 2 {
+			a := <-answers
+			if a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, `"diverged"`) || a.took > 3*time.Second {
+				t.Errorf("%s: %d %s after %v", a.method, a.status, a.body, a.took)
+			}
+		}
+		if srv.kv.Sound() == nil {
+			t.Error("it has not noticed")
+		}
+		c.crash(knows)
+		delete(c.nodes, knows)
 	})
 }

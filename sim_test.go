@@ -218,6 +218,11 @@ func (c *simCluster) tryStart(id uint64) error {
 		n.err = srv.group.Wait()
 		close(ended)
 	}(n.ended)
+	for other, n := range c.nodes { // whom it opens its streams to
+		if other != id && n.srv != nil {
+			n.srv.node.doubts.MeetAgain()
+		}
+	}
 	return nil
 }
 

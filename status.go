@@ -23,7 +23,7 @@ func (s *server) status() api.NodeStatus {
 		CommitIndex: max(rs.Commit, ks.Index), AppliedIndex: ks.Index,
 		SnapshotIndex: s.storage.SnapIndex.Load(), Revision: ks.Revision, Keys: ks.Keys, Bytes: ks.Bytes,
 		Version: version.This().Version, BuildRevision: version.This().Revision, UptimeSeconds: int64(time.Since(s.began).Seconds()),
-		Diverged: s.kv.Sound() != nil, CheckedIndex: ks.Checked, CheckedAt: s.kv.agreement.Seen.Load(), Level: ks.Level,
+		Diverged: s.kv.Sound() != nil, Disputed: s.node.doubts.Disputed() != nil, CheckedIndex: ks.Checked, CheckedAt: s.kv.agreement.Seen.Load(), Level: ks.Level,
 	}
 }
 
@@ -50,9 +50,19 @@ func (s *server) readyChecks() []api.Check {
 		{Name: "has caught up", Ok: s.caughtUp.Load()},
 		{Name: "has loaded its data", Ok: !s.kv.loading.Load()},
 		{Name: "agrees with the other replicas", Ok: s.kv.Sound() == nil},
+		{Name: "has a history that no other disputes", Ok: s.node.doubts.Disputed() == nil},
 		{Name: "has a disk that answers", Ok: !s.node.disk.Hanging.Load()},
 		{Name: "is not loading a snapshot", Ok: !s.kv.pulse.Loading()},
 	}
+}
+
+// readyNotes are lines for the operator beside the checks.
+func (s *server) readyNotes() string {
+	notes := s.room.Notes()
+	if err := s.node.doubts.Disputed(); err != nil {
+		notes += "note " + err.Error() + "\n"
+	}
+	return notes
 }
 
 // copyState returns the state as of now, in constant time.

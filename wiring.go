@@ -9,6 +9,7 @@ import (
 	"raftkv/internal/liveness"
 	"raftkv/internal/observe"
 	"raftkv/internal/peerport"
+	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/refusal"
 	"raftkv/internal/rounds"
@@ -113,7 +114,12 @@ func (w *wiring) raftNode(kv *kvstore, reads *rounds.Reader) *raftNode {
 	})
 	n.doubts = suspect.New(suspect.Config{
 		Say: w.log, ID: cfg.ID, Cluster: cluster, Log: w.st.Mem, Call: n.call, Leaders: w.leaders, Refusals: n.refusals,
-		Members: kv.members, URLOf: n.known.URL, Asked: w.number.Asked, Standing: kv.standing, Again: n.step, Divide: kv.agreement.Divide,
+		Members: kv.members, URLOf: n.known.URL, Asked: w.number.Asked, Standing: kv.standing, Again: n.step,
+		Divide: func() {
+			kv.agreement.Divide()
+			kv.proposals.Release(problem.ErrHistories)
+			reads.Release(problem.ErrHistories)
+		},
 		Tick: w.tick, CommittedTerm: func() uint64 { return n.loop.committedTerm },
 	})
 	n.disk = diskhang.New(w.log, cfg.ID, w.tick, cfg.ElectionTimeout, &n.contacts)

@@ -32,7 +32,8 @@ type Freshness struct {
 // before the call. A node that has just started may learn only by this what is
 // wrong with it.
 func (f *Freshness) Now(ctx context.Context) error {
-	return cmp.Or(f.Confirm(ctx), f.Sound())
+	err := f.Confirm(ctx)
+	return cmp.Or(f.Sound(), err) // what is wrong with this node says more
 }
 
 // Prepare makes sure that what this node has applied is as fresh as the request

@@ -61,6 +61,7 @@ func NewMetrics(status func() NodeStatus) *Metrics {
 	of("raftkv_keys", "Number of keys.", func(s NodeStatus) uint64 { return s.Keys })
 	of("raftkv_bytes", "Size of all keys and values.", func(s NodeStatus) uint64 { return s.Bytes })
 	flag("raftkv_diverged", "1 if the checks of the replicas keep this node from serving.", func(s NodeStatus) bool { return s.Diverged })
+	flag("raftkv_disputed", "1 if another member's history contradicts this node's, and it is not known which one the majority keeps.", func(s NodeStatus) bool { return s.Disputed })
 	of("raftkv_checked_index", "Log index of the newest check on which a majority agreed.", func(s NodeStatus) uint64 { return s.CheckedIndex })
 
 	m.handler = promhttp.HandlerFor(prometheus.Gatherers{reg, prometheus.DefaultGatherer}, promhttp.HandlerOpts{})

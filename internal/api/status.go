@@ -40,7 +40,10 @@ type NodeStatus struct {
 
 	// Diverged: the checks of the replicas, or another history, keep this node from serving.
 	Diverged bool `json:"diverged"`
-	// the checks, or another history, keep this node from serving
+	// Disputed: another member's history contradicts this node's, and too few voters
+	// answer to tell which one the majority keeps.
+	Disputed bool `json:"disputed"`
+	// CheckedIndex is the log index of the newest check on which a majority agreed,
 	// CheckedAt when this node saw that, missing if it has not in this life.
 	CheckedIndex uint64     `json:"checked_index"`
 	CheckedAt    *time.Time `json:"checked_at,omitempty"`

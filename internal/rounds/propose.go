@@ -420,13 +420,30 @@ func (p *Proposer) end(fail func(b *batch, err error, at time.Time)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopped = true
+	p.drop(problem.ErrStopping, func(b *batch) { fail(b, problem.ErrStopping, b.deadline) })
+}
+
+// Release ends all waits with an error, since this node will not learn what became
+// of the requests. Those in a batch may have happened.
+func (p *Proposer) Release(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drop(err, func(b *batch) {
+		for _, r := range b.requests {
+			r.answer(state.Result{Err: problem.PerhapsDone(err)})
+		}
+	})
+}
+
+// drop gives up all requests: those in the queue with err, those in a batch by fail.
+func (p *Proposer) drop(err error, fail func(b *batch)) {
 	for _, r := range p.queue {
-		r.answer(state.Result{Err: problem.ErrStopping})
+		r.answer(state.Result{Err: err})
 	}
 	for _, b := range p.inFlight {
-		fail(b, problem.ErrStopping, b.deadline)
+		fail(b)
 	}
-	p.queue, p.inFlight = nil, nil
+	p.queue, p.queued, p.inFlight = nil, 0, nil
 }
 
 // retried returns how often a batch was proposed again.

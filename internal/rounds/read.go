@@ -302,13 +302,20 @@ func (round *readRound) fail(err error) {
 
 func (r *Reader) stop() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.stopped = true
+	r.mu.Unlock()
+	r.Release(problem.ErrStopping)
+}
+
+// Release ends all waits with an error.
+func (r *Reader) Release(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, round := range r.rounds {
-		round.fail(problem.ErrStopping)
+		round.fail(err)
 	}
 	if r.waiting != nil {
-		r.waiting.fail(problem.ErrStopping)
+		r.waiting.fail(err)
 	}
 	r.rounds, r.waiting = nil, nil
 }

@@ -76,7 +76,7 @@ func TestLogGoesOnOnAFullDisk(t *testing.T) {
 			n += 50 << 10
 		}
 	}
-	const more = 256 << 10 // of one entry, the heads of records and segments, and what is kept for other records
+	const more = 256 << 10                                        // of one entry, the heads of records and segments, and what is kept for other records
 	if n := write(); n < left-more || n > left+walroom.LogSlack { // which a segment that ends gives back
 		t.Errorf("%d bytes went into the log, which had room for %d", n, left)
 	}

@@ -181,6 +181,8 @@ func (d *Doubts) Inquire(ctx context.Context) error {
 		if now := (leaderInTerm{leader, term}); now != seen {
 			// A new leader need not wait: without its answer nothing is acknowledged.
 			seen, pending = now, nil
+			d.disputes.settleAll()
+			clear(d.goals)
 			if soon := asked.Add(d.Tick); soon.Before(next) {
 				next = soon
 			}
@@ -198,6 +200,7 @@ func (d *Doubts) Inquire(ctx context.Context) error {
 			continue
 		case <-d.reopened:
 			met = leaderInTerm{}
+			clear(d.goals)
 			continue
 		case <-changed:
 			continue
@@ -255,19 +258,43 @@ func (d *Doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 			d.vouch(leaderInTerm{s.from, answer.Term})
 		}
 	})
-	if err != nil || found == noFinding {
-		return noFinding, err == nil && (answer.State == nil || answer.State.Index >= before.Index)
+	if err != nil {
+		return noFinding, false
 	}
-	d.Say.Error("another member's log contradicts this node's", zap.Uint64("member", s.from),
-		zap.Any("its log", answer), zap.Uint64("own commit index", commit), zap.Uint64("about entry", s.index))
+	if found == noFinding {
+		d.disputes.settle(s.from)
+		return noFinding, answer.State == nil || answer.State.Index >= before.Index
+	}
 	if found == histories && answer.State != nil {
-		_, states := d.askAll(ctx, m, s.from)
+		states := statesOf(d.askAll(ctx, m, s.from))
 		states[d.ID], states[s.from] = mine, *answer.State
-		if !isOut(m.Voters(), states, mine, *answer.State) {
+		if !d.loses(m, s.from, states) {
 			return noFinding, false // its sender has not vouched, and is asked again
 		}
 	}
+	d.Say.Error("another member's log contradicts this node's", zap.Uint64("member", s.from),
+		zap.Any("its log", answer), zap.Uint64("own commit index", commit), zap.Uint64("about entry", s.index))
 	return found, d.part(ctx, found)
+}
+
+// loses judges between this node's history and a member's, which contradict each
+// other: it reports whether this node's is out. If neither is, the two dispute.
+func (d *Doubts) loses(m membership.Membership, other uint64, states map[uint64]state.Standing) bool {
+	mine, theirs, voters := states[d.ID], states[other], m.Voters()
+	switch {
+	case isOut(voters, states, mine, theirs):
+		return true
+	case isOut(voters, states, theirs, mine):
+		if d.disputes.win(other) {
+			d.Say.Error("a member holds another history than the majority, and will serve nothing: remove it, and join under a new ID with an empty data directory",
+				zap.Uint64("member", other), zap.Any("its state", theirs), zap.Any("own state", mine))
+		}
+	default:
+		if d.disputes.note(other) {
+			d.Say.Error(problem.ErrDisputed.Error(), zap.Uint64("member", other), zap.Any("its state", theirs), zap.Any("own state", mine))
+		}
+	}
+	return false
 }
 
 // part has the raft loop know what was found, and reports whether it does.
@@ -302,15 +329,14 @@ func (d *Doubts) ask(ctx context.Context, id uint64, url string, index uint64) (
 	return answer, true
 }
 
-// askAll asks the voters but this node and one other how far their states have
-// come. It returns how many have answered, and what those say that know the
-// question.
-func (d *Doubts) askAll(ctx context.Context, m membership.Membership, but uint64) (answered int, answers map[uint64]state.Standing) {
+// askAll asks the voters but this node and one other how far they have come, and
+// returns what they have answered.
+func (d *Doubts) askAll(ctx context.Context, m membership.Membership, but uint64) map[uint64]Stand {
 	var (
 		mu    sync.Mutex
 		asked sync.WaitGroup
 	)
-	answers = make(map[uint64]state.Standing)
+	answers := make(map[uint64]Stand)
 	for _, id := range m.Voters() {
 		if id == d.ID || id == but {
 			continue
@@ -322,36 +348,59 @@ func (d *Doubts) askAll(ctx context.Context, m membership.Membership, but uint64
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			answered++
-			if answer.State != nil {
-				answers[id] = *answer.State
-			}
+			answers[id] = answer
 		})
 	}
 	asked.Wait()
-	return answered, answers
+	return answers
+}
+
+// statesOf is how far the states have come of those that know the question.
+func statesOf(answers map[uint64]Stand) map[uint64]state.Standing {
+	states := make(map[uint64]state.Standing)
+	for id, answer := range answers {
+		if answer.State != nil {
+			states[id] = *answer.State
+		}
+	}
+	return states
 }
 
 // meetFollowers compares a new leader's state with those of the others. If it is
 // of a history that a majority does not share, its followers wait for ever for it
 // to vouch; so it has to leave.
 func (d *Doubts) meetFollowers(ctx context.Context, m membership.Membership) (found finding, forAll bool) {
-	answered, states := d.askAll(ctx, m, d.ID)
-	mine, voters := d.Standing(), m.Voters()
+	answers := d.askAll(ctx, m, d.ID)
+	states, mine := statesOf(answers), d.Standing()
 	states[d.ID] = mine
-	forAll = 1+answered > len(voters)/2
-	for id, theirs := range states {
-		if mine.IsOneHistoryWith(theirs) {
-			continue
-		}
-		d.Say.Error("a member's state is of another history than this node's", zap.Uint64("member", id),
-			zap.Any("its state", theirs), zap.Any("own state", mine))
-		if isOut(voters, states, mine, theirs) {
+	forAll = 1+len(answers) > len(m.Voters())/2 && d.whole(answers)
+	for _, id := range m.Voters() {
+		theirs, known := states[id]
+		switch {
+		case !known:
+		case mine.IsOneHistoryWith(theirs):
+			d.disputes.settle(id)
+		case d.loses(m, id, states):
+			d.Say.Error("this node's state is of another history than the majority's", zap.Uint64("member", id),
+				zap.Any("its state", theirs), zap.Any("own state", mine))
 			return histories, d.part(ctx, histories)
 		}
-		forAll = false
 	}
-	return noFinding, forAll
+	return noFinding, forAll && !d.disputes.any()
+}
+
+// whole reports whether the states cover what their nodes knew to be committed when
+// they first answered: one that has just started reads its log, and shows only then
+// what it holds.
+func (d *Doubts) whole(answers map[uint64]Stand) bool {
+	whole := true
+	for id, answer := range answers {
+		if _, again := d.goals[id]; !again {
+			d.goals[id] = answer.Commit
+		}
+		whole = whole && (answer.State == nil || answer.State.Index >= d.goals[id])
+	}
+	return whole
 }
 
 // isOut reports whether, of two states that are not of one history, mine is to go:

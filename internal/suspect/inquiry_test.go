@@ -1,8 +1,14 @@
 package suspect
 
 import (
+	"context"
+	"errors"
+	"raftkv/internal/membership"
+	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"testing"
+
+	"go.uber.org/zap"
 )
 
 // Without this a healthy node is accused because others are down, or one of a lost
@@ -41,4 +47,54 @@ func TestWhoIsOut(t *testing.T) {
 			t.Errorf("%s: %t", name, got)
 		}
 	}
+}
+
+// A leader that meets a voter which still reads its log asks again, and a dispute
+// begins at the second look, ends when a majority is with one side, and is told once.
+// Without this a leader can call itself ready beside a history of which it was told
+// too early, or one that is slow to answer unsettles a healthy one.
+func TestDisputeBeginsAndEnds(t *testing.T) {
+	window := func(life uint64) map[uint64]state.WindowStanding {
+		return map[uint64]state.WindowStanding{1: {Boot: 1, Life: life, End: 3}}
+	}
+	empty := state.Standing{Index: 1}
+	mine, theirs := state.Standing{Index: 9, Windows: window(10)}, state.Standing{Index: 47, Windows: window(11)}
+	answers := make(map[string]Stand)
+	d := New(Config{
+		Say: zap.NewNop(), ID: 1, Cluster: 7, Standing: func() state.Standing { return mine },
+		AskStand: func(_ context.Context, url string, _, _ uint64) (Stand, error) {
+			answer, ok := answers[url]
+			if !ok {
+				return Stand{}, errors.New("it is down")
+			}
+			return answer, nil
+		},
+	})
+	m := membership.Membership{Members: make(map[uint64]membership.Member)}
+	for id, url := range map[uint64]string{1: "a", 2: "b", 3: "c"} {
+		m.Members[id] = membership.Member{ID: id, PeerURL: url}
+	}
+	look := func(wantAll bool, want error) {
+		t.Helper()
+		found, forAll := d.meetFollowers(t.Context(), m)
+		if found != noFinding || forAll != wantAll || !errors.Is(d.Disputed(), want) {
+			t.Fatalf("found %d, for all: %t, disputed: %v; want %t, %v", found, forAll, d.Disputed(), wantAll, want)
+		}
+	}
+	answers["b"] = Stand{ClusterID: 7, ID: 2, Commit: 47, State: &empty}
+	look(false, nil) // it has not read its log yet
+	answers["b"] = Stand{ClusterID: 7, ID: 2, Commit: 60, State: &theirs}
+	look(false, nil) // the third may be slow
+	look(false, problem.ErrDisputed)
+	look(false, problem.ErrDisputed)
+	answers["c"] = Stand{ClusterID: 7, ID: 3, Commit: 9, State: &mine}
+	look(true, nil) // a majority is with this one
+	delete(answers, "c")
+	look(false, nil)
+	look(false, problem.ErrDisputed)
+	answers["b"] = Stand{ClusterID: 7, ID: 2, Commit: 47, State: &mine}
+	look(false, nil) // it began anew, and has not got what it knows to be committed
+	clear(d.goals)   // as when it opens its streams again
+	answers["b"] = Stand{ClusterID: 7, ID: 2, Commit: 9, State: &mine}
+	look(true, nil)
 }

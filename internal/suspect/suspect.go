@@ -93,6 +93,9 @@ type Doubts struct {
 	signs    chan sign     // from the raft loop: what is to be looked into
 	reopened chan struct{} // a peer reads from this node anew: it may have started again
 
+	disputes disputes
+	goals    map[uint64]uint64 // of Inquire alone: the commit index that a voter has first answered (whole)
+
 	// Of the raft loop alone:
 	// Last is the index of the last entry that was given to the persist loop.
 	Last uint64
@@ -109,7 +112,7 @@ type Doubts struct {
 
 // New returns doubts about nobody.
 func New(c Config) *Doubts {
-	return &Doubts{Config: c, signs: make(chan sign, 1), reopened: make(chan struct{}, 1)}
+	return &Doubts{Config: c, signs: make(chan sign, 1), reopened: make(chan struct{}, 1), goals: make(map[uint64]uint64)}
 }
 
 // maxHeld bounds the messages that wait for a leader to vouch. What is lost beside
@@ -282,7 +285,7 @@ func (d *Doubts) Sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
 	switch {
 	case found:
 		d.Refusals.Note(s.from, refusal.Refusal{Status: http.StatusConflict, Kind: refusal.RefusedContradiction,
-			Reason: fmt.Sprintf("a %s message contradicts this node's log", m.GetType())})
+			Reason: fmt.Sprintf("a %s message does not fit this node's log: it was dropped, and its sender is asked", m.GetType())})
 	case d.unvouched(rn, m):
 		d.hold(rn, m)
 	default:

@@ -1,0 +1,93 @@
+package suspect
+
+import (
+	"raftkv/internal/problem"
+	"sync/atomic"
+)
+
+// Two histories contradict each other, and too few voters answer to tell which of
+// them the majority keeps. Then nobody is out, and nobody is accused; but nothing
+// can be committed either, and whoever waits has to hear why. A dispute ends when
+// more voters answer, or when the two are of one history after all.
+
+// disputes is with whom this node's history is in dispute. All but the published
+// flag is of Inquire's goroutine alone.
+type disputes struct {
+	// looks is how many looks in a row have found a dispute with a member; won stands
+	// for one whose history is out.
+	looks map[uint64]int
+	open  atomic.Bool // published: a dispute that has lasted
+}
+
+// disputeLooks is how many looks in a row make a dispute: at a single one the other
+// voters may just have been slow to answer.
+const disputeLooks = 2
+
+// won marks a member whose history a majority does not share.
+const won = -1
+
+// note counts a look at which neither history is out. It returns true the first time
+// that makes a dispute.
+func (p *disputes) note(id uint64) (begins bool) {
+	n := max(p.looks[id], 0) + 1
+	p.set(id, n)
+	return n == disputeLooks
+}
+
+// win notes that a member's history is out. It returns true the first time.
+func (p *disputes) win(id uint64) (first bool) {
+	first = p.looks[id] != won
+	p.set(id, won)
+	return first
+}
+
+func (p *disputes) set(id uint64, looks int) {
+	if p.looks == nil {
+		p.looks = make(map[uint64]int)
+	}
+	p.looks[id] = looks
+	p.publish()
+}
+
+// settle notes that a member's history does not contradict this node's.
+func (p *disputes) settle(id uint64) {
+	delete(p.looks, id)
+	p.publish()
+}
+
+// settleAll ends all disputes: under another leader they are found anew.
+func (p *disputes) settleAll() {
+	for id, n := range p.looks {
+		if n != won {
+			delete(p.looks, id)
+		}
+	}
+	p.publish()
+}
+
+// any reports whether the latest looks have found one, however short.
+func (p *disputes) any() bool {
+	for _, n := range p.looks {
+		if n != won {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *disputes) publish() {
+	open := false
+	for _, n := range p.looks {
+		open = open || n >= disputeLooks
+	}
+	p.open.Store(open)
+}
+
+// Disputed returns problem.ErrDisputed while this node's history and another
+// member's contradict each other and it is not known which one is out.
+func (d *Doubts) Disputed() error {
+	if d.disputes.open.Load() {
+		return problem.ErrDisputed
+	}
+	return nil
+}
