@@ -190,7 +190,7 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		if err != nil || len(files) != 1 {
 			t.Fatal(files, err)
 		}
-		st, err := state.ReadFile(files[0])
+		st, _, err := state.ReadFile(files[0])
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -46,7 +46,7 @@ func BenchmarkSnapshot(b *testing.B) {
 		b.ReportAllocs()
 		b.SetBytes(info.Size())
 		for b.Loop() {
-			got, err := ReadFile(path)
+			got, _, err := ReadFile(path)
 			if testkit.Must(b, err); got.Sum != s.Sum {
 				b.Fatal("another state")
 			}

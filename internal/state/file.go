@@ -5,42 +5,30 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"raftkv/internal/statefile"
 )
 
 // The state knows of files only here.
 
-// ReadFile loads a state file.
-func ReadFile(path string) (*State, error) {
+// ReadFile loads a state file. digest is the SHA-256 at its end.
+func ReadFile(path string) (st *State, digest [sha256.Size]byte, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, digest, err
 	}
 	defer func() { _ = f.Close() }() // only read from
-	s, err := Read(f)
-	if err != nil {
-		return nil, fmt.Errorf("state file %s: %w", path, err)
+	if st, digest, err = readDigest(f); err != nil {
+		return nil, digest, fmt.Errorf("state file %s: %w", path, err)
 	}
-	return s, nil
+	return st, digest, nil
 }
 
-// ReadBackup reads a state file, from stdin if its name is -.
+// ReadBackup is ReadFile, but from stdin if the name is -.
 func ReadBackup(stdin io.Reader, file string) (st *State, digest [sha256.Size]byte, err error) {
-	in := stdin
 	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, digest, err
-		}
-		defer func() { _ = f.Close() }() // only read from
-		in = f
+		return ReadFile(file)
 	}
-	sr, err := statefile.NewReader(in)
-	if err == nil {
-		st, err = readRecords(sr)
+	if st, digest, err = readDigest(stdin); err != nil {
+		return nil, digest, fmt.Errorf("backup from standard input: %w", err)
 	}
-	if err != nil {
-		return nil, digest, fmt.Errorf("backup %s: %w", file, err)
-	}
-	return st, sr.Digest, nil
+	return st, digest, nil
 }

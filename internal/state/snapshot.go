@@ -1,6 +1,7 @@
 package state
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -71,11 +72,20 @@ func (s *State) writeRest(put func(kind byte, payload []byte) error) error {
 
 // Read reads what Write wrote.
 func Read(r io.Reader) (*State, error) {
+	s, _, err := readDigest(r)
+	return s, err
+}
+
+// readDigest is Read, and returns the SHA-256 at the end.
+func readDigest(r io.Reader) (s *State, digest [sha256.Size]byte, err error) {
 	sr, err := statefile.NewReader(r)
 	if err != nil {
-		return nil, err
+		return nil, digest, err
 	}
-	return readRecords(sr)
+	if s, err = readRecords(sr); err != nil {
+		return nil, digest, err
+	}
+	return s, sr.Digest, nil
 }
 
 // readRecords reads the records of a state file to their verified end.

@@ -158,7 +158,7 @@ func TestSnapshotWriteFails(t *testing.T) {
 // Guarantee: the message names the file.
 func TestReadStateFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
-	if _, err := ReadFile(path); !errors.Is(err, os.ErrNotExist) {
+	if _, _, err := ReadFile(path); !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
 	s := fullState([]int{1})
@@ -166,13 +166,13 @@ func TestReadStateFile(t *testing.T) {
 	if err := os.WriteFile(path, file, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := ReadFile(path); err != nil || dumpState(got) != dumpState(s) {
+	if got, _, err := ReadFile(path); err != nil || dumpState(got) != dumpState(s) {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, file[:len(file)-1], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadFile(path); !errors.Is(err, statefile.ErrBad) || !bytes.Contains([]byte(err.Error()), []byte(path)) {
+	if _, _, err := ReadFile(path); !errors.Is(err, statefile.ErrBad) || !bytes.Contains([]byte(err.Error()), []byte(path)) {
 		t.Fatal(err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // Findings is what is in a data directory, read without touching it. What could
@@ -41,45 +42,22 @@ func Examine(dir string) (*Findings, error) {
 	if err := CheckHasData(dir); err != nil {
 		return nil, err
 	}
-	f := &Findings{Dir: dir}
-	walDir := filepath.Join(dir, "wal")
 	// The mark first: beside a running node, what it claims was in the log by
 	// then.
 	m, err := peekMark(filepath.Join(dir, "mark"))
-	if err == nil {
-		f.Mark = &m
+	if err != nil {
+		j := judge(dir, nil, true)
+		j.Damage = append([]error{err}, j.Damage...)
+		return j.findings(), nil
 	}
-	f.Note(err)
-	if _, err := os.Stat(walDir); errors.Is(err, os.ErrNotExist) {
-		f.Note(fmt.Errorf("%s, the write-ahead log, is missing", walDir)) // and there is nothing behind it to judge
-		f.NoLog = true
-		return f, nil
-	}
-	f.Tail, err = checkTail(walDir)
-	f.Note(err)
-	f.Log, err = walfile.Read(walDir)
-	logRead := err == nil
-	if f.Note(err); !logRead && f.Log.Settle() != nil {
-		return f, nil
-	}
-	if logRead || f.Log.Meta != nil {
-		id, err := decodeIdentity(f.Log.Meta)
-		if err == nil {
-			f.Identity = &id
-		}
-		f.Note(err)
-	}
-	for _, e := range f.Log.Entries {
-		if err := notePublished(e, make(map[uint64]uint64)); err != nil {
-			f.Note(err)
-			break
-		}
-	}
-	f.Note(f.readSnapshot())
-	if logRead && f.Mark != nil {
-		f.Note(checkReach(&f.Log, walDir, *f.Mark))
-	}
-	return f, nil
+	return judge(dir, &m, true).findings(), nil
+}
+
+// findings judges the entries, too, as a start would take them.
+func (j *judgement) findings() *Findings {
+	facts := logFacts{Published: make(map[uint64]uint64)}
+	j.entries(func(e *raftpb.Entry) error { return facts.note(0, e) })
+	return j.Findings
 }
 
 // Note adds err to the damage, if there is one.
@@ -114,25 +92,6 @@ func peekMark(path string) (watermark.Mark, error) {
 		return watermark.Mark{}, fmt.Errorf("mark file %s: %w", path, err)
 	}
 	return mf.Last, nil
-}
-
-// readSnapshot reads the state file that the log names.
-func (f *Findings) readSnapshot() error {
-	snap := f.Log.Snapshot
-	if snap.GetIndex() == 0 {
-		f.Snapshot = state.New(nil)
-		return nil
-	}
-	f.File = StatePath(f.Dir, snap.GetTerm(), snap.GetIndex())
-	st, digest, err := state.ReadBackup(nil, f.File)
-	if err != nil {
-		return err
-	}
-	if st.Index != snap.GetIndex() || st.Term != snap.GetTerm() {
-		return fmt.Errorf("state file %s holds another state, of term %d and index %d", f.File, st.Term, st.Index)
-	}
-	f.Snapshot, f.Digest = st, digest
-	return nil
 }
 
 // Replay returns the state after the entries up to an index, as the apply loop

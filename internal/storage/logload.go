@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"raftkv/internal/durable"
 	"raftkv/internal/membership"
+	"raftkv/internal/record"
 	"raftkv/internal/state"
 	"raftkv/internal/storage/snapshots"
 
@@ -94,6 +96,30 @@ func (f *logFacts) note(id uint64, e *raftpb.Entry) error {
 	f.Reconfigured = f.Reconfigured || e.GetType() != raftpb.EntryNormal
 	f.OwnURL = cmp.Or(membership.NewURLOf(id, e), f.OwnURL)
 	return notePublished(e, f.Published)
+}
+
+// notePublished notes the instances that an entry tells of, and refuses what a
+// newer version wrote, before anything is changed.
+func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
+	if e.GetType() != raftpb.EntryNormal {
+		if _, _, err := state.DecodeConfEntry(e); errors.Is(err, record.ErrUnknownCommand) {
+			return fmt.Errorf("log %w: %w", durable.ErrNewer, err)
+		}
+		return nil
+	}
+	if len(e.GetData()) == 0 {
+		return nil
+	}
+	_, cmds, err := state.DecodeBatch(e.GetData())
+	if errors.Is(err, record.ErrUnknownCommand) {
+		return fmt.Errorf("log %w: entry %d: %w; upgrade this node", durable.ErrNewer, e.GetIndex(), err)
+	}
+	for _, c := range cmds {
+		if c.Kind == state.KindPublish || c.Kind == state.KindAnnounce {
+			published[c.Member] = c.Instance
+		}
+	}
+	return nil
 }
 
 // removes reports whether an entry removes a member, if it comes to that.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/durable"
-	"raftkv/internal/record"
 	"raftkv/internal/state"
 	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/storage/walroom"
@@ -69,29 +68,14 @@ func OpenTail(log *zap.Logger, dir string, tailLimit int64, check func(Identity,
 
 // inspect reads everything, judges it, and fills raft's view of it.
 func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, check func(Identity, bool) error) (*Opened, error) {
-	walDir := filepath.Join(dir, "wal")
-	tail, err := checkTail(walDir)
-	if err != nil {
-		return nil, Refused(dir, err)
+	j := judge(dir, &m, false)
+	if len(j.Damage) > 0 {
+		return nil, Refused(dir, j.Damage[0])
 	}
-	c, err := walfile.Survey(walDir, m.Index)
-	if err != nil {
-		return nil, Refused(dir, err)
-	}
-	id, err := decodeIdentity(c.Meta)
-	if err != nil {
-		return nil, Refused(dir, err)
-	}
-	st, err := loadState(dir, c.Snapshot)
-	if err != nil {
-		return nil, Refused(dir, err)
-	}
-	if err := checkReach(&c, walDir, m); err != nil {
-		return nil, Refused(dir, err)
-	}
-	l := newLogLoader(id.Node, st, c.Hard.GetCommit(), tailLimit)
-	if err := c.Each(walDir, l.take); err != nil {
-		return nil, Refused(dir, err)
+	c, id := j.Log, *j.Identity
+	l := newLogLoader(id.Node, j.Snapshot, c.Hard.GetCommit(), tailLimit)
+	if j.entries(l.take); len(j.Damage) > 0 {
+		return nil, Refused(dir, j.Damage[0])
 	}
 	if err := check(id, l.facts.Reconfigured); err != nil {
 		return nil, err
@@ -101,84 +85,12 @@ func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, che
 		Tail: logTail{Limit: tailLimit, scarce: tailLimit < TailWeight, weight: l.weight}, Trouble: snapshots.Trouble{Log: log, Disk: durable.DiskOf},
 	}
 	s.SnapIndex.Store(c.Snapshot.GetIndex())
-	err = s.noteSnapshot(c.Snapshot)
-	if err == nil {
-		err = l.fill(s.Mem, c.Hard)
-	}
-	if err != nil {
+	if err := errors.Join(s.noteSnapshot(c.Snapshot), l.fill(s.Mem, c.Hard)); err != nil {
 		return nil, Refused(dir, err)
 	}
 	return &Opened{
-		Storage: s, Identity: id, State: st, logFacts: l.facts, end: tail, proven: c.Proven, Due: l.due, Worked: l.worked,
+		Storage: s, Identity: id, State: j.Snapshot, logFacts: l.facts, end: j.Tail, proven: c.Proven, Due: l.due, Worked: l.worked,
 	}, nil
-}
-
-// notePublished notes the instances that an entry tells of, and refuses what a
-// newer version wrote, before anything is changed.
-func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
-	if e.GetType() != raftpb.EntryNormal {
-		if _, _, err := state.DecodeConfEntry(e); errors.Is(err, record.ErrUnknownCommand) {
-			return fmt.Errorf("log %w: %w", durable.ErrNewer, err)
-		}
-		return nil
-	}
-	if len(e.GetData()) == 0 {
-		return nil
-	}
-	_, cmds, err := state.DecodeBatch(e.GetData())
-	if errors.Is(err, record.ErrUnknownCommand) {
-		return fmt.Errorf("log %w: entry %d: %w; upgrade this node", durable.ErrNewer, e.GetIndex(), err)
-	}
-	for _, c := range cmds {
-		if c.Kind == state.KindPublish || c.Kind == state.KindAnnounce {
-			published[c.Member] = c.Instance
-		}
-	}
-	return nil
-}
-
-// checkTail looks at the end of the log, and refuses one that was lost.
-func checkTail(walDir string) (walfile.Tail, error) {
-	tail, err := walfile.InspectTail(walDir)
-	if err != nil {
-		return tail, err
-	}
-	if tail.Damaged {
-		return tail, fmt.Errorf("%s: %s", tail.File, tail.Reason)
-	}
-	return tail, nil
-}
-
-// checkReach compares the log with the mark.
-func checkReach(c *walfile.Contents, walDir string, m watermark.Mark) error {
-	switch last, hard := c.Last(), c.Hard; {
-	case last < m.Index:
-		return fmt.Errorf("%s ends at entry %d, but entry %d was synced to it: its end is missing", walDir, last, m.Index)
-	case hard.GetTerm() < m.Term:
-		return fmt.Errorf("%s ends in term %d, but term %d was synced to it: its end is missing", walDir, hard.GetTerm(), m.Term)
-	case hard.GetTerm() == m.Term && m.Vote != 0 && hard.GetVote() != m.Vote:
-		return fmt.Errorf("%s has lost a vote that was synced to it: its end is missing", walDir)
-	case hard.GetCommit() > last:
-		return fmt.Errorf("%s ends at entry %d, but says that entry %d is committed", walDir, last, hard.GetCommit())
-	}
-	return nil
-}
-
-// loadState loads the state of the snapshot that counts. A node that joins and
-// has not heard from the cluster yet has none.
-func loadState(dir string, snap *walpb.Snapshot) (*state.State, error) {
-	if snap.GetIndex() == 0 {
-		return state.New(nil), nil
-	}
-	path := StatePath(dir, snap.GetTerm(), snap.GetIndex())
-	st, err := state.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if st.Index != snap.GetIndex() || st.Term != snap.GetTerm() {
-		return nil, fmt.Errorf("state file %s holds another state, of term %d and index %d", path, st.Term, st.Index)
-	}
-	return st, nil
 }
 
 // open opens the WAL for appending. A torn frame at the very end is wiped out:
