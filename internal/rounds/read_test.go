@@ -405,6 +405,31 @@ func TestReadStop(t *testing.T) {
 	})
 }
 
+// Who waits on a node that will not learn whether a read is fresh is told so at once;
+// what is asked later is taken as ever.
+func TestReadRelease(t *testing.T) {
+	testReader(t, func(rt *readTest) {
+		rt.leaders.Set(2, 1)
+		asked := rt.read()
+		rt.next()
+		behind := rt.read()
+		time.Sleep(roundSpacing)
+		rt.r.Confirmed(rt.next(), 11) // not applied
+		rt.leaders.Set(0, 1)
+		waiting := rt.read()
+		synctest.Wait()
+		rt.r.Release(problem.ErrHistories)
+		for _, c := range []<-chan error{asked, behind, waiting} {
+			rt.want(c, problem.ErrHistories)
+		}
+		rt.applied.Advance(11)
+		rt.leaders.Set(2, 2)
+		later := rt.read()
+		rt.r.Confirmed(rt.next(), 11)
+		rt.want(later, nil)
+	})
+}
+
 // Guarantee: rounds of reads that come and expire while a node applies nothing
 // leave nothing behind, and those that are left are answered in time.
 func TestReadRoundsThatExpire(t *testing.T) {
