@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage/storagetest"
+	"raftkv/internal/suspect"
 	"raftkv/internal/testkit"
 	"strings"
 	"sync/atomic"
@@ -84,7 +85,7 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	go func() {
 		done <- kv.install(file, func(uint64, *raftpb.ConfChange, membership.Membership) error { return nil })
 	}()
-	node := &raftNode{disk: &diskhang.Watch{}}
+	node := &raftNode{disk: &diskhang.Watch{}, doubts: &suspect.Doubts{}}
 	node.status.Store(&contact.RaftStatus{})
 	s := &server{kv: kv, node: node, caughtUp: new(atomic.Bool)}
 	ready := func() bool {
