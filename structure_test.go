@@ -53,7 +53,7 @@ var exports = map[string]int{
 	"offline":             2,
 	"peerclient":          16,
 	"peerport":            21,
-	"problem": 53,
+	"problem":             53,
 	"reconfig":            17,
 	"record":              7,
 	"refusal":             14,
