@@ -165,7 +165,7 @@ func fixtureWrites(c *simCluster, prefix string) {
 	c.fixtureWrite(state.EncodeWrite(state.KindDelete, state.Condition{}, prefix+"gone", nil), nil)
 	c.fixtureWrite(state.EncodeWrite(state.KindPut, state.Condition{Kind: state.IfExists}, prefix+"gone", nil), problem.ErrPrecondition)
 	c.fixturePut(prefix+"€/../\x01//?", []byte("a key is taken literally"))
-	c.fixturePut(prefix+strings.Repeat("k", maxKeyBytes-len(prefix)), []byte("the longest key"))
+	c.fixturePut(prefix+strings.Repeat("k", config.MaxKeyBytes-len(prefix)), []byte("the longest key"))
 	c.fixturePut("every", []byte(prefix)) // once a round
 	for i := range 30 {
 		c.fixturePut(fmt.Sprintf("%smany/%02d", prefix, i), fmt.Append(nil, i))

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"raftkv/internal/api"
+	"raftkv/internal/config"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
 	"raftkv/internal/problem"
@@ -22,8 +23,6 @@ import (
 
 	"go.uber.org/zap"
 )
-
-const maxKeyBytes = 4096
 
 // httpKVAPI serves clients. Routes are matched by hand, because a key is the path
 // as it stands: http.ServeMux would clean it and redirect.
@@ -228,8 +227,8 @@ func checkKey(key string) error {
 	switch {
 	case key == "":
 		return fmt.Errorf("%w: the key is empty", problem.ErrBadRequest)
-	case len(key) > maxKeyBytes:
-		return fmt.Errorf("%w: the key has %d bytes, %d are allowed", problem.ErrBadRequest, len(key), maxKeyBytes)
+	case len(key) > config.MaxKeyBytes:
+		return fmt.Errorf("%w: the key has %d bytes, %d are allowed", problem.ErrBadRequest, len(key), config.MaxKeyBytes)
 	case !utf8.ValidString(key):
 		return fmt.Errorf("%w: the key is not valid UTF-8", problem.ErrBadRequest)
 	case strings.IndexByte(key, 0) >= 0:

@@ -143,7 +143,7 @@ func (at *apiTest) problem(what string, w *httptest.ResponseRecorder, status int
 // Guarantee: a key is the path after its slash, decoded once and taken
 // literally, the same in both forms; no redirects.
 func TestAPIKeysAreLiteral(t *testing.T) {
-	long := strings.Repeat("k", maxKeyBytes)
+	long := strings.Repeat("k", config.MaxKeyBytes)
 	for _, tt := range []struct{ target, key string }{
 		{"/a", "a"}, {"/a/", "a/"}, {"/a//b", "a//b"}, {"/a/../b", "a/../b"}, {"/./a", "./a"}, {"/..", ".."}, {"//a", "/a"}, {"//", "/"},
 		{"/a%2Fb", "a/b"}, {"/a%2fb", "a/b"}, {"/%2F", "/"}, {"/a%252Fb", "a%2Fb"}, {"/a%20b", "a b"}, {"/a+b", "a+b"}, {"/a%3Fb", "a?b"},
@@ -174,7 +174,7 @@ func TestAPIKeysAreLiteral(t *testing.T) {
 // cluster.
 func TestAPIBadKeys(t *testing.T) {
 	at := newAPITest(t)
-	for _, key := range []string{"%00", "a%00b", "%FF", "a%C0%AF", "%ED%A0%80", strings.Repeat("k", maxKeyBytes+1), strings.Repeat("%E2%82%AC", 1366)} {
+	for _, key := range []string{"%00", "a%00b", "%FF", "a%C0%AF", "%ED%A0%80", strings.Repeat("k", config.MaxKeyBytes+1), strings.Repeat("%E2%82%AC", 1366)} {
 		for _, method := range []string{"GET", "HEAD", "PUT"} {
 			at.problem(fmt.Sprintf("%s %.20s", method, key), at.do(method, "/"+key, ""), 400, "bad_request")
 		}

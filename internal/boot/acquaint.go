@@ -262,8 +262,8 @@ func (a *Acquaintances) part(id uint64) {
 	a.addMember(id)
 }
 
-// NoteTerm notes a term that a member told of when it was asked.
-func (a *Acquaintances) NoteTerm(term uint64) {
+// noteTerm notes a term that a member told of when it was asked.
+func (a *Acquaintances) noteTerm(term uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.term = max(a.term, min(term, peerport.MaxTerm))
@@ -312,7 +312,7 @@ func (a *Acquaintances) changes() uint64 {
 
 // introduce takes over what a member says of the others.
 func (a *Acquaintances) introduce(info reconfig.ClusterInfo) {
-	a.NoteTerm(info.Term)
+	a.noteTerm(info.Term)
 	if info.Changes < a.changes() {
 		return // it is behind
 	}
@@ -390,7 +390,7 @@ func (a *Acquaintances) askMembers(ctx context.Context) {
 	close(answers)
 	var newest reconfig.ClusterInfo
 	for info := range answers {
-		a.NoteTerm(info.Term)
+		a.noteTerm(info.Term)
 		if info.Changes >= newest.Changes {
 			newest = info
 		}
@@ -404,7 +404,7 @@ func (a *Acquaintances) askStrangers(ctx context.Context, claims []claim) {
 	for _, c := range claims {
 		info, err := a.askOne(ctx, c.url)
 		if err == nil && a.vouches(info, c.id) {
-			a.NoteTerm(info.Term)
+			a.noteTerm(info.Term)
 			a.meet(c.id, c.url)
 		}
 	}

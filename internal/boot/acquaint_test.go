@@ -6,6 +6,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/contact"
 	"raftkv/internal/membership"
+	"raftkv/internal/peerport"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/wait"
 	"slices"
@@ -222,5 +223,19 @@ func TestAcquaintancesLonely(t *testing.T) {
 		if got := a.lonely(c.began); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
+	}
+}
+
+// Without this one forged answer makes this node take over a term of no return.
+func TestAcquaintancesTerm(t *testing.T) {
+	a := NewAcquaintances(Config{})
+	a.noteTerm(6)
+	a.noteTerm(5)
+	if got := a.HighestTerm(); got != 6 {
+		t.Errorf("term %d, want 6", got)
+	}
+	a.noteTerm(1<<64 - 1)
+	if got := a.HighestTerm(); got != peerport.MaxTerm {
+		t.Errorf("a member's word makes it term %d", got)
 	}
 }

@@ -485,6 +485,9 @@ func (c *Config) validateRelations(r *Review) {
 	}
 }
 
+// MaxKeyBytes is the length of the longest key, in bytes.
+const MaxKeyBytes = 4096
+
 // MaxValueLimit is the largest --max-value-size.
 const MaxValueLimit = 64 << 20
 

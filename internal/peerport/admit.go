@@ -25,8 +25,8 @@ const (
 	// MaxTermLeap is by how much a message's term may be above this node's. A
 	// node that was away for a century of elections passes.
 	MaxTermLeap = 1 << 32
-	// MaxReadContext bounds the context of a round of ReadIndex.
-	MaxReadContext = 256
+	// maxReadContext bounds the context of a round of ReadIndex.
+	maxReadContext = 256
 	// heartbeatContext is the length of the context by which raft tells rounds of
 	// heartbeats apart.
 	heartbeatContext = 8
@@ -55,8 +55,8 @@ func malformed(format string, args ...any) error {
 	return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf(format, args...)}
 }
 
-// CheckMessage refuses what no peer sends.
-func CheckMessage(m *raftpb.Message) error {
+// checkMessage refuses what no peer sends.
+func checkMessage(m *raftpb.Message) error {
 	check, ok := PeerMessages[m.GetType()]
 	if !ok {
 		return malformed("a %s message does not come from a peer", m.GetType())
@@ -110,11 +110,11 @@ func (a *Admission) Admit(m *raftpb.Message) error {
 		a.Known.Ask()
 		return unknownSender(from)
 	}
-	if err := CheckMessage(m); err != nil {
+	if err := checkMessage(m); err != nil {
 		return err
 	}
 	term, lead := a.OwnTerm()
-	if err := CheckTerm(m.GetTerm(), max(term, a.Known.HighestTerm())); err != nil {
+	if err := checkTerm(m.GetTerm(), max(term, a.Known.HighestTerm())); err != nil {
 		a.Known.Ask() // the others may be that far
 		return err
 	}
@@ -142,9 +142,9 @@ func (a *Admission) OwnTerm() (term uint64, leads bool) {
 	return st.Term, st.Role == raft.StateLeader
 }
 
-// CheckTerm refuses a term that no election has led to. own is that of this
+// checkTerm refuses a term that no election has led to. own is that of this
 // node, or the highest that a member has told it when it asked.
-func CheckTerm(term, own uint64) error {
+func checkTerm(term, own uint64) error {
 	switch {
 	case term > MaxTerm:
 		return refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedTerm, Reason: fmt.Sprintf("no cluster gets to term %d", term)}
@@ -192,7 +192,7 @@ func checkReadIndex(m *raftpb.Message) error {
 	if n := len(m.GetEntries()); n != 1 {
 		return malformed("a %s message with %d entries in place of one", m.GetType(), n)
 	}
-	if n := len(m.GetEntries()[0].GetData()); n > MaxReadContext {
+	if n := len(m.GetEntries()[0].GetData()); n > maxReadContext {
 		return malformed("a context of %d bytes for a read", n)
 	}
 	return nil

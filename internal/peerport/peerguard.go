@@ -36,19 +36,19 @@ import (
 // opened them, to the URLs of members; rafthttp bounds what it reads there.
 
 const (
-	// MaxMessageBytes is the largest message: one entry of one command with the
+	// maxMessageBytes is the largest message: one entry of one command with the
 	// largest value that any node may take, and what surrounds it.
-	MaxMessageBytes = config.MaxValueLimit + 1<<20
+	maxMessageBytes = config.MaxValueLimit + 1<<20
 	// smallMessageBytes is the largest message that has a place beside large
 	// ones, so that votes and heartbeats never wait for those. MaxSmallMessages
 	// is how many of them may come in at once.
 	smallMessageBytes = 64 << 10
-	MaxSmallMessages  = 256
-	// MaxIncomingBytes bounds what large messages take while they come in, all
+	maxSmallMessages  = 256
+	// maxIncomingBytes bounds what large messages take while they come in, all
 	// together, as read and once more as decoded.
-	MaxIncomingBytes = MaxMessageBytes + 16<<20
-	// EntryBytes is about what an entry takes in memory beside its data.
-	EntryBytes = 128
+	maxIncomingBytes = maxMessageBytes + 16<<20
+	// entryBytes is about what an entry takes in memory beside its data.
+	entryBytes = 128
 	// A message has messageReadLimit to come in, and a second more for each
 	// messageReadRate.
 	messageReadLimit = 10 * time.Second
@@ -60,9 +60,9 @@ const (
 
 // Numbers of the fields of raftpb.Message that the guard looks for before it decodes.
 const (
-	FieldEntries   = 7
-	FieldSnapshot  = 9
-	FieldResponses = 14
+	fieldEntries   = 7
+	fieldSnapshot  = 9
+	fieldResponses = 14
 )
 
 // Guard stands before rafthttp's handler.
@@ -70,11 +70,11 @@ type Guard struct {
 	Config
 	rafthttp http.Handler
 	streams  http.Handler        // rafthttp's, which the links keep an eye on
-	Small    *semaphore.Weighted // messages
-	Large    *semaphore.Weighted // bytes
-	Uploads  uploads
-	// ReadLimit is messageReadLimit, shorter in tests.
-	ReadLimit time.Duration
+	small    *semaphore.Weighted // messages
+	large    *semaphore.Weighted // bytes
+	uploads  uploads
+	// readLimit is messageReadLimit, shorter in tests.
+	readLimit time.Duration
 }
 
 // Config is what the guard needs of its node.
@@ -98,8 +98,8 @@ type Config struct {
 func New(c Config, rafthttp http.Handler) *Guard {
 	return &Guard{
 		Config: c, rafthttp: rafthttp, streams: c.HoldStreams(rafthttp),
-		Small: semaphore.NewWeighted(MaxSmallMessages), Large: semaphore.NewWeighted(MaxIncomingBytes),
-		Uploads: uploads{FreeSpace: freeSpace}, ReadLimit: messageReadLimit,
+		small: semaphore.NewWeighted(maxSmallMessages), large: semaphore.NewWeighted(maxIncomingBytes),
+		uploads: uploads{freeSpace: freeSpace}, readLimit: messageReadLimit,
 	}
 }
 
@@ -213,13 +213,13 @@ func (g *Guard) readMessage(w http.ResponseWriter, r *http.Request, place *place
 	switch {
 	case size < 0:
 		return nil, &refusal.Refusal{Status: http.StatusLengthRequired, Kind: refusal.RefusedMalformed, Reason: "a message without a length"}
-	case size > MaxMessageBytes:
+	case size > maxMessageBytes:
 		return nil, &refusal.Refusal{Status: http.StatusRequestEntityTooLarge, Kind: refusal.RefusedSize,
-			Reason: fmt.Sprintf("a message of %d bytes, where %d are allowed", size, MaxMessageBytes)}
-	case size <= smallMessageBytes && !place.take(g.Small, 1), size > smallMessageBytes && !place.take(g.Large, size):
+			Reason: fmt.Sprintf("a message of %d bytes, where %d are allowed", size, maxMessageBytes)}
+	case size <= smallMessageBytes && !place.take(g.small, 1), size > smallMessageBytes && !place.take(g.large, size):
 		return nil, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: "too many messages are coming in"}
 	}
-	limit := g.ReadLimit + time.Duration(size/messageReadRate)*time.Second
+	limit := g.readLimit + time.Duration(size/messageReadRate)*time.Second
 	conn := http.NewResponseController(w)
 	body = make([]byte, size)
 	err := conn.SetReadDeadline(time.Now().Add(limit))
@@ -233,11 +233,11 @@ func (g *Guard) readMessage(w http.ResponseWriter, r *http.Request, place *place
 		return nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.NotHostile, Reason: "the message broke off: " + err.Error()}
 	}
 	// Entries of two bytes each take fifty times as much when they are decoded.
-	entries, why := countEntries(body, FieldEntries)
+	entries, why := countEntries(body, fieldEntries)
 	if why != nil {
 		return nil, why
 	}
-	if more := int64(entries) * EntryBytes; more > smallMessageBytes && !place.take(g.Large, more) {
+	if more := int64(entries) * entryBytes; more > smallMessageBytes && !place.take(g.large, more) {
 		return nil, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: fmt.Sprintf("%d entries, while others are coming in", entries)}
 	}
 	m := new(raftpb.Message)
@@ -260,9 +260,9 @@ func countEntries(b []byte, allowed protowire.Number) (entries int, why *refusal
 		switch {
 		case n < 0:
 			return 0, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: "no message: " + protowire.ParseError(n).Error()}
-		case num == FieldResponses, (num == FieldEntries || num == FieldSnapshot) && num != allowed:
+		case num == fieldResponses, (num == fieldEntries || num == fieldSnapshot) && num != allowed:
 			return 0, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("a message with field %d, which does not belong here", num)}
-		case num == FieldEntries:
+		case num == fieldEntries:
 			entries++
 		}
 		b = b[n:]

@@ -26,11 +26,11 @@ import (
 // leads in a later term.
 
 const (
-	// MaxSnapshotMessage bounds the message before the file: indexes, terms and
+	// maxSnapshotMessage bounds the message before the file: indexes, terms and
 	// the IDs of the members.
-	MaxSnapshotMessage = 64 << 10
-	// RoomEvery is after how many bytes the room on the disk is looked at.
-	RoomEvery = 4 << 20
+	maxSnapshotMessage = 64 << 10
+	// roomEvery is after how many bytes the room on the disk is looked at.
+	roomEvery = 4 << 20
 	// takeOverLimit is how long a newer snapshot waits for the end of an older.
 	takeOverLimit = 5 * time.Second
 )
@@ -52,16 +52,16 @@ func freeSpace(dir string) (uint64, error) {
 
 // uploads is the place of the one snapshot that may come in.
 type uploads struct {
-	FreeSpace func(dir string) (uint64, error) // in bytes
+	freeSpace func(dir string) (uint64, error) // in bytes
 
-	Mu      sync.Mutex // guards Current
-	Current *upload    // nil: none comes in
+	mu      sync.Mutex // guards Current
+	current *upload    // nil: none comes in
 }
 
 // upload is a snapshot that comes in.
 type upload struct {
 	io.ReadCloser
-	From, Term uint64 // the node that sends it, and its term; 0: not read yet
+	from, term uint64 // the node that sends it, and its term; 0: not read yet
 	conn       *http.ResponseController
 	guard      *Guard
 	freeSpace  func(dir string) (uint64, error)
@@ -88,14 +88,14 @@ func (s *uploads) begin(u *upload) *refusal.Refusal {
 
 // tryBegin returns the upload that has the place, after it has been broken off.
 func (s *uploads) tryBegin(u *upload) (cur *upload, why *refusal.Refusal) {
-	s.Mu.Lock() // while it is held, that one does not end
-	defer s.Mu.Unlock()
-	cur = s.Current
+	s.mu.Lock() // while it is held, that one does not end
+	defer s.mu.Unlock()
+	cur = s.current
 	switch {
 	case cur == nil:
-		s.Current = u
-	case u.Term < cur.Term, u.Term == cur.Term && u.From != cur.From:
-		return cur, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: fmt.Sprintf("a snapshot of node %d is coming in", cur.From)}
+		s.current = u
+	case u.term < cur.term, u.term == cur.term && u.from != cur.from:
+		return cur, &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: fmt.Sprintf("a snapshot of node %d is coming in", cur.from)}
 	default:
 		cur.breakOff()
 	}
@@ -103,9 +103,9 @@ func (s *uploads) tryBegin(u *upload) (cur *upload, why *refusal.Refusal) {
 }
 
 func (s *uploads) end(u *upload) {
-	s.Mu.Lock()
-	defer s.Mu.Unlock()
-	s.Current = nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current = nil
 	close(u.done)
 }
 
@@ -121,16 +121,16 @@ func (u *upload) Read(p []byte) (int, error) {
 	if u.cut.Load() {
 		return 0, errSuperseded
 	}
-	if term, _ := u.guard.Admission.OwnTerm(); u.Term != 0 && term > u.Term {
+	if term, _ := u.guard.Admission.OwnTerm(); u.term != 0 && term > u.term {
 		return 0, fmt.Errorf("%w: term %d has begun", errSuperseded, term)
 	}
-	if u.Term != 0 && u.unchecked <= 0 {
+	if u.term != 0 && u.unchecked <= 0 {
 		if err := u.checkRoom(); err != nil {
 			return 0, err
 		}
-		u.unchecked = RoomEvery
+		u.unchecked = roomEvery
 	}
-	n, err := u.ReadCloser.Read(p[:min(len(p), RoomEvery)])
+	n, err := u.ReadCloser.Read(p[:min(len(p), roomEvery)])
 	u.unchecked -= n
 	return n, err
 }
@@ -141,8 +141,8 @@ func (u *upload) checkRoom() error {
 	if err != nil {
 		return err
 	}
-	if free < uint64(u.guard.KeepFree())+2*RoomEvery {
-		u.guard.Refusals.Note(u.From, refusal.Refusal{Status: http.StatusInsufficientStorage, Kind: refusal.RefusedRoom, Reason: errNoSnapshotRoom.Error()})
+	if free < uint64(u.guard.KeepFree())+2*roomEvery {
+		u.guard.Refusals.Note(u.from, refusal.Refusal{Status: http.StatusInsufficientStorage, Kind: refusal.RefusedRoom, Reason: errNoSnapshotRoom.Error()})
 		err := fmt.Errorf("%w: %d bytes are left", errNoSnapshotRoom, free)
 		u.guard.NotStored(err)
 		return err
@@ -161,8 +161,8 @@ func (g *Guard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	u := &upload{
-		ReadCloser: r.Body, From: from, conn: http.NewResponseController(w), guard: g,
-		freeSpace: g.Uploads.FreeSpace, done: make(chan struct{}),
+		ReadCloser: r.Body, from: from, conn: http.NewResponseController(w), guard: g,
+		freeSpace: g.uploads.freeSpace, done: make(chan struct{}),
 	}
 	r.Body = u
 	transport.LimitStalls(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -175,28 +175,28 @@ func (g *Guard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 // takeSnapshot reads the message before the file, and passes both on if it is
 // to be taken.
 func (g *Guard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *upload) *refusal.Refusal {
-	if !g.Small.TryAcquire(1) {
+	if !g.small.TryAcquire(1) {
 		return &refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.RefusedBusy, Reason: "too many messages are coming in"}
 	}
 	m, head, why := readSnapshotMessage(r.Body)
-	g.Small.Release(1)
+	g.small.Release(1)
 	if why != nil {
 		return why
 	}
 	if err := g.Admission.Admit(m); err != nil {
 		return refusal.As(err)
 	}
-	if m.GetFrom() != u.From {
-		return &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("node %d sends a snapshot of node %d", u.From, m.GetFrom())}
+	if m.GetFrom() != u.from {
+		return &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("node %d sends a snapshot of node %d", u.from, m.GetFrom())}
 	}
-	u.Term = m.GetTerm()
+	u.term = m.GetTerm()
 	if err := u.checkRoom(); err != nil {
 		return &refusal.Refusal{Status: http.StatusInsufficientStorage, Kind: refusal.NotHostile, Reason: err.Error()} // it is counted already
 	}
-	if why := g.Uploads.begin(u); why != nil {
+	if why := g.uploads.begin(u); why != nil {
 		return why
 	}
-	defer g.Uploads.end(u)
+	defer g.uploads.end(u)
 	r.Body = struct {
 		io.Reader
 		io.Closer
@@ -213,15 +213,15 @@ func readSnapshotMessage(r io.Reader) (m *raftpb.Message, head []byte, why *refu
 		return nil, nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.NotHostile, Reason: "the snapshot broke off: " + err.Error()}
 	}
 	size := binary.BigEndian.Uint64(head)
-	if size > MaxSnapshotMessage {
+	if size > maxSnapshotMessage {
 		return nil, nil, &refusal.Refusal{Status: http.StatusRequestEntityTooLarge, Kind: refusal.RefusedSize,
-			Reason: fmt.Sprintf("a snapshot message of %d bytes, where %d are allowed", size, MaxSnapshotMessage)}
+			Reason: fmt.Sprintf("a snapshot message of %d bytes, where %d are allowed", size, maxSnapshotMessage)}
 	}
 	head = append(head, make([]byte, size)...)
 	if _, err := io.ReadFull(r, head[8:]); err != nil {
 		return nil, nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.NotHostile, Reason: "the snapshot broke off: " + err.Error()}
 	}
-	if _, why := countEntries(head[8:], FieldSnapshot); why != nil {
+	if _, why := countEntries(head[8:], fieldSnapshot); why != nil {
 		return nil, nil, why
 	}
 	m = new(raftpb.Message)

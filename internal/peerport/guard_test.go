@@ -1,4 +1,4 @@
-package main
+package peerport
 
 import (
 	"bytes"
@@ -8,11 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"raftkv/internal/address"
-	"raftkv/internal/boot"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
-	"raftkv/internal/peerport"
 	"raftkv/internal/refusal"
 	"raftkv/internal/room"
 	"raftkv/internal/state"
@@ -21,6 +18,7 @@ import (
 	"raftkv/internal/transport"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,12 +29,29 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// acquainted stands in for package boot: it knows the members, and lets all of them in.
+type acquainted struct {
+	members map[uint64]bool
+	term    uint64 // the highest that a member told of
+}
+
+func (a *acquainted) Knows(id uint64) bool { return a.members[id] }
+
+func (a *acquainted) Passes(uint64) bool { return true }
+
+func (a *acquainted) Ask() {}
+
+func (a *acquainted) HighestTerm() uint64 { return a.term }
+
+func (a *acquainted) Claim(uint64, string, string) {}
+
 // guardedNode is node 1 of three, in term 5, behind a guard, with somebody in
 // place of rafthttp who notes what comes through.
 type guardedNode struct {
-	*peerport.Guard
+	*Guard
 	url     string
-	node    *raftNode
+	known   *acquainted
+	status  atomic.Pointer[contact.RaftStatus]
 	trouble snapshots.Trouble
 	through chan *http.Request
 	bodies  chan []byte
@@ -44,23 +59,16 @@ type guardedNode struct {
 
 func newGuardedNode(t *testing.T) *guardedNode {
 	t.Helper()
-	st := state.New([]address.Peer{{ID: 1, URL: simLikeURL(1)}, {ID: 2, URL: simLikeURL(2)}, {ID: 3, URL: simLikeURL(3)}})
-	st.Membership.Removed[4] = true
-	life, stop := context.WithCancel(t.Context())
-	t.Cleanup(stop)
-	n := &raftNode{
-		id: 1, cluster: 0xc1, log: zap.NewNop(), dir: t.TempDir(), kv: &kvstore{state: st},
-		recvC: make(chan *raftpb.Message, 1), life: life, refusals: refusal.NewRefusals(zap.NewNop()),
-		known: boot.NewAcquaintances(boot.Config{}), links: transport.NewLinks(zap.NewNop(), 1, 0xc1, time.Millisecond, time.Second),
+	g := &guardedNode{
+		known: &acquainted{members: map[uint64]bool{1: true, 2: true, 3: true}}, trouble: snapshots.Trouble{Log: zap.NewNop()},
+		through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000),
 	}
-	n.admission = peerport.Admission{ID: 1, IsRemoved: n.kv.isRemoved, Known: n.known, Role: n.status.Load}
-	n.known.Settle(noTransport{}, st.Membership)
-	n.known.Gate.Open.Store(true)
-	n.status.Store(&contact.RaftStatus{Term: 5, Role: raft.StateFollower})
-	g := &guardedNode{node: n, trouble: snapshots.Trouble{Log: zap.NewNop()}, through: make(chan *http.Request, 1000), bodies: make(chan []byte, 1000)}
-	g.Guard = peerport.New(peerport.Config{
-		Log: n.log, ID: 1, Cluster: n.cluster, Dir: n.dir, Admission: &n.admission, Refusals: n.refusals, HoldStreams: n.links.HoldStreams,
-		KeepFree: func() int64 { return room.SnapshotReserve }, NotStored: g.trouble.NotStored,
+	g.status.Store(&contact.RaftStatus{Term: 5, Role: raft.StateFollower})
+	links := transport.NewLinks(zap.NewNop(), 1, 0xc1, time.Millisecond, time.Second)
+	g.Guard = New(Config{
+		Log: zap.NewNop(), ID: 1, Cluster: 0xc1, Dir: t.TempDir(), Refusals: refusal.NewRefusals(zap.NewNop()), HoldStreams: links.HoldStreams,
+		Admission: &Admission{ID: 1, IsRemoved: func(id uint64) bool { return id == 4 }, Known: g.known, Role: g.status.Load},
+		KeepFree:  func() int64 { return room.SnapshotReserve }, NotStored: g.trouble.NotStored,
 	}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -139,11 +147,11 @@ func TestPeerGuardSenders(t *testing.T) {
 		"probing":               {"GET", "/raft/probing", []string{"X-Server-From", "1000"}, 204, refusal.NotHostile},
 	}
 	for name, c := range cases {
-		before := g.node.refusals.Count(c.kind)
+		before := g.Refusals.Count(c.kind)
 		if got := g.send(t, c.method, c.path, bytes.NewReader(hb), c.headers...); got != c.status {
 			t.Errorf("%s: status %d, want %d", name, got, c.status)
 		}
-		if now := g.node.refusals.Count(c.kind); c.kind != refusal.NotHostile && now != before+1 {
+		if now := g.Refusals.Count(c.kind); c.kind != refusal.NotHostile && now != before+1 {
 			t.Errorf("%s: %d refusals counted of %q", name, now-before, c.kind)
 		}
 		for len(g.through) > 0 {
@@ -159,11 +167,11 @@ func TestPeerGuardSenders(t *testing.T) {
 func TestPeerGuardMessageSize(t *testing.T) {
 	g := newGuardedNode(t)
 	m := heartbeatOf(2, 5)
-	m.Context = make([]byte, peerport.MaxMessageBytes-100)
-	m.Context = make([]byte, peerport.MaxMessageBytes-100+peerport.MaxMessageBytes-proto.Size(m))
+	m.Context = make([]byte, maxMessageBytes-100)
+	m.Context = make([]byte, maxMessageBytes-100+maxMessageBytes-proto.Size(m))
 	body := encoded(t, m)
-	if len(body) != peerport.MaxMessageBytes {
-		t.Fatalf("%d bytes, not %d", len(body), peerport.MaxMessageBytes)
+	if len(body) != maxMessageBytes {
+		t.Fatalf("%d bytes, not %d", len(body), maxMessageBytes)
 	}
 	if got := g.send(t, "POST", "/raft", bytes.NewReader(body)); got != 204 {
 		t.Fatalf("the largest message: status %d", got)
@@ -179,10 +187,10 @@ func TestPeerGuardMessageSize(t *testing.T) {
 	}
 	// The largest value that a node may take travels, in a batch of its own.
 	value := make([]byte, config.MaxValueLimit)
-	batch := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 2, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, strings.Repeat("k", maxKeyBytes), value))
+	batch := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 2, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, strings.Repeat("k", config.MaxKeyBytes), value))
 	app := &raftpb.Message{Type: raftpb.MsgApp.Enum(), To: new(uint64(1)), From: new(uint64(2)), Term: new(uint64(5)),
 		Index: new(uint64(7)), LogTerm: new(uint64(5)), Entries: []*raftpb.Entry{{Index: new(uint64(8)), Term: new(uint64(5)), Data: batch}}}
-	if size := proto.Size(app); size > peerport.MaxMessageBytes {
+	if size := proto.Size(app); size > maxMessageBytes {
 		t.Errorf("the largest value makes a message of %d bytes", size)
 	}
 }
@@ -226,9 +234,9 @@ func held(t *testing.T, what string, sem interface {
 // announced counts, and small messages, as votes are, have a place of their own.
 func TestPeerGuardSum(t *testing.T) {
 	g := newGuardedNode(t)
-	const rest = peerport.MaxIncomingBytes - peerport.MaxMessageBytes
-	g.slowly(t, "/raft", peerport.MaxMessageBytes, nil)
-	held(t, "the largest message to have its place", g.Large, rest+1)
+	const rest = maxIncomingBytes - maxMessageBytes
+	g.slowly(t, "/raft", maxMessageBytes, nil)
+	held(t, "the largest message to have its place", g.large, rest+1)
 	m := heartbeatOf(2, 5)
 	m.Context = make([]byte, 2<<20)
 	for size, want := range map[int]int{rest: 204, rest + 1: 503} {
@@ -244,10 +252,10 @@ func TestPeerGuardSum(t *testing.T) {
 		t.Errorf("a heartbeat beside large messages: status %d", got)
 	}
 	var conns []net.Conn
-	for range peerport.MaxSmallMessages {
+	for range maxSmallMessages {
 		conns = append(conns, g.slowly(t, "/raft", 100, nil))
 	}
-	held(t, "all small places to be taken", g.Small, 1)
+	held(t, "all small places to be taken", g.small, 1)
 	if got := g.send(t, "POST", "/raft", bytes.NewReader(encoded(t, heartbeatOf(2, 5)))); got != 503 {
 		t.Errorf("one small message too many: status %d", got)
 	}
@@ -261,33 +269,33 @@ func TestPeerGuardSum(t *testing.T) {
 // is decoded.
 func TestPeerGuardEntries(t *testing.T) {
 	g := newGuardedNode(t)
-	empty := bytes.Repeat([]byte{peerport.FieldEntries<<3 | 2, 0}, peerport.MaxIncomingBytes/peerport.EntryBytes+1)
+	empty := bytes.Repeat([]byte{fieldEntries<<3 | 2, 0}, maxIncomingBytes/entryBytes+1)
 	if got := g.send(t, "POST", "/raft", bytes.NewReader(append(encoded(t, heartbeatOf(2, 5)), empty...))); got != 503 {
 		t.Errorf("%d empty entries: status %d", len(empty)/2, got)
 	}
 	for _, body := range [][]byte{
-		{peerport.FieldResponses<<3 | 2, 0},
-		{peerport.FieldSnapshot<<3 | 2, 0},
+		{fieldResponses<<3 | 2, 0},
+		{fieldSnapshot<<3 | 2, 0},
 		{0xff},
 	} {
 		if got := g.send(t, "POST", "/raft", bytes.NewReader(append(encoded(t, heartbeatOf(2, 5)), body...))); got != 400 {
 			t.Errorf("a message that ends in %x: status %d", body, got)
 		}
 	}
-	held(t, "all to be released", g.Large, peerport.MaxIncomingBytes+1)
-	held(t, "all to be released", g.Small, peerport.MaxSmallMessages+1)
+	held(t, "all to be released", g.large, maxIncomingBytes+1)
+	held(t, "all to be released", g.small, maxSmallMessages+1)
 }
 
 // A message that does not come to its end gives its place back.
 func TestPeerGuardSlowMessage(t *testing.T) {
 	g := newGuardedNode(t)
-	g.ReadLimit = 50 * time.Millisecond
+	g.readLimit = 50 * time.Millisecond
 	conn := g.slowly(t, "/raft", 100, []byte("only so much"))
 	answer, err := io.ReadAll(conn)
 	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 400") {
 		t.Errorf("%v, %.40q", err, answer)
 	}
-	held(t, "its place", g.Small, peerport.MaxSmallMessages+1)
+	held(t, "its place", g.small, maxSmallMessages+1)
 }
 
 // snapshotBody is what comes on the snapshot route: a message and a file.
@@ -349,9 +357,9 @@ func TestUploadsOneAtATime(t *testing.T) {
 	current := func(from, term uint64) {
 		t.Helper()
 		testkit.Eventually(t, fmt.Sprintf("the snapshot of node %d in term %d to come in", from, term), func() bool {
-			g.Uploads.Mu.Lock()
-			defer g.Uploads.Mu.Unlock()
-			return g.Uploads.Current != nil && g.Uploads.Current.From == from && g.Uploads.Current.Term == term
+			g.uploads.mu.Lock()
+			defer g.uploads.mu.Unlock()
+			return g.uploads.current != nil && g.uploads.current.from == from && g.uploads.current.term == term
 		})
 	}
 	_, first := upload(2, 5)
@@ -376,7 +384,7 @@ func TestUploadsOneAtATime(t *testing.T) {
 			t.Error("a snapshot that was broken off was taken")
 		}
 	}
-	g.node.status.Store(&contact.RaftStatus{Term: 7, Role: raft.StateFollower})
+	g.status.Store(&contact.RaftStatus{Term: 7, Role: raft.StateFollower})
 	if got := answer(newer); got == 204 {
 		t.Error("a snapshot was taken although a later term had begun")
 	}
@@ -391,22 +399,22 @@ func TestUploadsOneAtATime(t *testing.T) {
 
 // A snapshot ends where the disk ends, less what the log needs.
 func TestUploadsRoom(t *testing.T) {
-	const least = room.SnapshotReserve + 2*peerport.RoomEvery
+	const least = room.SnapshotReserve + 2*roomEvery
 	for free, want := range map[uint64]int{least: 204, least - 1: 507} {
 		g := newGuardedNode(t)
-		g.Uploads.FreeSpace = func(string) (uint64, error) { return free, nil }
+		g.uploads.freeSpace = func(string) (uint64, error) { return free, nil }
 		if got := g.send(t, "POST", "/raft/snapshot", snapshotUpload(t, 2, 5, strings.NewReader("file"))); got != want {
 			t.Errorf("%d bytes are free: status %d, want %d", free, got, want)
 		}
 	}
 	g := newGuardedNode(t)
-	free := uint64(least + 3*peerport.RoomEvery)
-	g.Uploads.FreeSpace = func(string) (uint64, error) { free -= peerport.RoomEvery; return free, nil }
+	free := uint64(least + 3*roomEvery)
+	g.uploads.freeSpace = func(string) (uint64, error) { free -= roomEvery; return free, nil }
 	file := readerFunc2(func(p []byte) (int, error) { return len(p), nil })
 	if got := g.send(t, "POST", "/raft/snapshot", snapshotUpload(t, 2, 5, file)); got == 204 {
 		t.Error("a file without an end was taken")
 	}
-	if g.node.refusals.Count(refusal.RefusedRoom) == 0 || g.trouble.Lost.Load() != 1 {
+	if g.Refusals.Count(refusal.RefusedRoom) == 0 || g.trouble.Lost.Load() != 1 {
 		t.Error("it was not counted")
 	}
 	if err := g.trouble.Present(); err != nil {
@@ -421,7 +429,7 @@ func TestUploadsMessage(t *testing.T) {
 		return io.MultiReader(bytes.NewReader([]byte{0, 0, 0, 0, byte(size >> 24), byte(size >> 16), byte(size >> 8), byte(size)}),
 			bytes.NewReader(make([]byte, size)))
 	}
-	for size, want := range map[int]int{peerport.MaxSnapshotMessage: 400, peerport.MaxSnapshotMessage + 1: 413} {
+	for size, want := range map[int]int{maxSnapshotMessage: 400, maxSnapshotMessage + 1: 413} {
 		if got := g.send(t, "POST", "/raft/snapshot", head(size)); got != want {
 			t.Errorf("a message of %d bytes: status %d, want %d", size, got, want)
 		}
@@ -452,31 +460,27 @@ func TestAdmitTerm(t *testing.T) {
 		{1<<64 - 1, 1<<64 - 1, false},
 	}
 	for _, c := range cases {
-		if err := peerport.CheckTerm(c.term, c.own); (err == nil) != c.ok {
+		if err := checkTerm(c.term, c.own); (err == nil) != c.ok {
 			t.Errorf("term %d in term %d: %v", c.term, c.own, err)
 		}
 	}
 	// A term that members told of counts like one's own.
 	g := newGuardedNode(t)
-	m := heartbeatOf(2, 5+peerport.MaxTermLeap+1)
+	m := heartbeatOf(2, 5+MaxTermLeap+1)
 	if err := g.Admission.Admit(m); err == nil {
 		t.Error("a leap was admitted")
 	}
-	g.node.known.NoteTerm(6)
+	g.known.term = 6
 	if err := g.Admission.Admit(m); err != nil {
 		t.Error(err)
-	}
-	g.node.known.NoteTerm(1<<64 - 1)
-	if got := g.node.known.HighestTerm(); got != peerport.MaxTerm {
-		t.Errorf("a member's word makes it term %d", got)
 	}
 }
 
 // The context of a read is bounded.
 func TestAdmitReadContext(t *testing.T) {
-	for size, ok := range map[int]bool{24: true, peerport.MaxReadContext: true, peerport.MaxReadContext + 1: false} {
+	for size, ok := range map[int]bool{24: true, maxReadContext: true, maxReadContext + 1: false} {
 		m := &raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), To: new(uint64(1)), From: new(uint64(2)), Entries: []*raftpb.Entry{{Data: make([]byte, size)}}}
-		if err := peerport.CheckMessage(m); (err == nil) != ok {
+		if err := checkMessage(m); (err == nil) != ok {
 			t.Errorf("%d bytes: %v", size, err)
 		}
 	}
