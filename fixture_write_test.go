@@ -68,9 +68,9 @@ func writeFixture(t *testing.T, name string, write func(io.Writer) error) {
 // all of this once more. It returns a follower that was stopped, and its
 // directory.
 func fixtureNode(c *simCluster) (*server, string) {
-	c.t.Helper()
-	c.await("a check", func() bool {
-		srv := c.nodes[1].srv
+	c.T.Helper()
+	c.Await("a check", func() bool {
+		srv := c.Nodes[1].Life
 		srv.kv.mu.RLock()
 		defer srv.kv.mu.RUnlock()
 		return srv.kv.state.Checks.Checked > 0
@@ -78,74 +78,74 @@ func fixtureNode(c *simCluster) (*server, string) {
 	fixtureWrites(c, "old/")
 	fixtureTerm(c)
 	c.fixtureChange(reconfig.Request{Op: membership.OpRemove, ID: 3, Force: true})
-	if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
-		c.t.Fatalf("the removed node ended with: %v", err)
+	if err := c.Ended(3); !errors.Is(err, problem.ErrRemoved) {
+		c.T.Fatalf("the removed node ended with: %v", err)
 	}
 	c.fixtureChange(reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)}) // it never comes up
 	fixtureWrites(c, "kept/")
 
-	for _, id := range c.up() {
-		srv := c.nodes[id].srv
+	for _, id := range c.Up() {
+		srv := c.Nodes[id].Life
 		before := srv.storage.SnapIndex.Load()
 		srv.kv.AskForSnapshot(srv.kv.applied.Get())
-		c.await("a snapshot", func() bool { return srv.storage.SnapIndex.Load() > before })
+		c.Await("a snapshot", func() bool { return srv.storage.SnapIndex.Load() > before })
 	}
 	fixtureWrites(c, "tail/")
 	c.fixtureChange(addRequest(5))
 	fixtureTerm(c)
 	c.fixtureChange(reconfig.Request{Op: membership.OpRemove, ID: 5, Force: true})
 	c.fixturePut("last", []byte("the last write"))
-	c.await("rest", func() bool {
-		one, at1 := c.nodes[1].hash()
-		two, at2 := c.nodes[2].hash()
+	c.Await("rest", func() bool {
+		one, at1 := c.Nodes[1].hash()
+		two, at2 := c.Nodes[2].hash()
 		return at1 == at2 && one == two
 	})
 	time.Sleep(time.Minute)
 
-	follower := c.followers()[0]
-	srv, dir := c.nodes[follower].srv, c.nodes[follower].dir
-	c.stop(follower)
+	follower := c.Followers()[0]
+	srv, dir := c.Nodes[follower].Life, c.Nodes[follower].Dir
+	c.Stop(follower)
 	if srv.storage.Last != srv.kv.state.Index {
-		c.t.Fatalf("the log reaches entry %d, the state entry %d: write the fixture again", srv.storage.Last, srv.kv.state.Index)
+		c.T.Fatalf("the log reaches entry %d, the state entry %d: write the fixture again", srv.storage.Last, srv.kv.state.Index)
 	}
 	return srv, dir
 }
 
 // fixtureTerm ends a term: its leader crashes, and comes back.
 func fixtureTerm(c *simCluster) {
-	c.t.Helper()
-	leader := c.leader()
-	c.crash(leader)
-	if len(c.nodes) > 2 && len(c.up()) > 1 {
-		c.leader()
+	c.T.Helper()
+	leader := c.Leader()
+	c.Crash(leader)
+	if len(c.Nodes) > 2 && len(c.Up()) > 1 {
+		c.Leader()
 	}
-	c.start(leader)
-	c.leader()
+	c.Start(leader)
+	c.Leader()
 }
 
 func (c *simCluster) fixtureChange(r reconfig.Request) {
-	c.t.Helper()
-	if err := c.change(c.leader(), r); err != nil {
-		c.t.Fatalf("%+v: %v", r, err)
+	c.T.Helper()
+	if err := c.change(c.Leader(), r); err != nil {
+		c.T.Fatalf("%+v: %v", r, err)
 	}
 }
 
 func (c *simCluster) fixturePut(key string, value []byte) {
-	c.t.Helper()
+	c.T.Helper()
 	c.fixtureWrite(state.EncodeWrite(state.KindPut, state.Condition{}, key, value), nil)
 }
 
 func (c *simCluster) fixtureWrite(cmd []byte, want error) {
-	c.t.Helper()
-	srv := c.nodes[c.leader()].srv
+	c.T.Helper()
+	srv := c.Nodes[c.Leader()].Life
 	if res := srv.proposals.Propose(context.Background(), cmd); !errors.Is(res.Err, want) {
-		c.t.Fatalf("a write ended with %v, want %v", res.Err, want)
+		c.T.Fatalf("a write ended with %v, want %v", res.Err, want)
 	}
 }
 
 // fixtureWrites makes keys and values of all kinds under a prefix.
 func fixtureWrites(c *simCluster, prefix string) {
-	c.t.Helper()
+	c.T.Helper()
 	every := make([]byte, 256)
 	for i := range every {
 		every[i] = byte(i)
@@ -153,7 +153,7 @@ func fixtureWrites(c *simCluster, prefix string) {
 	random := make([]byte, 2000)
 	rng := rand.NewChaCha8(sha256.Sum256([]byte(prefix)))
 	if _, err := rng.Read(random); err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	c.fixturePut(prefix+"empty", nil)
 	c.fixturePut(prefix+"bytes", every)

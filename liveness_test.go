@@ -28,7 +28,7 @@ import (
 // probe asks a node of a simulation for its health.
 func (c *simCluster) probe(id uint64, path string) (status int, body string) {
 	w := httptest.NewRecorder()
-	c.nodes[id].srv.api.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1"+path, nil))
+	c.Nodes[id].Life.api.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1"+path, nil))
 	return w.Code, w.Body.String()
 }
 
@@ -38,8 +38,8 @@ func (c *simCluster) probe(id uint64, path string) (status int, body string) {
 func TestSimLivezNamesTheLoop(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		c.awaitReady(1, 2, 3) // a read that waits would have the reader loop wait, too
-		victim := c.followers()[0]
-		srv := c.nodes[victim].srv
+		victim := c.Followers()[0]
+		srv := c.Nodes[victim].Life
 		release := make(chan struct{})
 		go func() {
 			if err := srv.node.call(context.Background(), func(*raft.RawNode) { <-release }); err != nil {
@@ -66,8 +66,8 @@ func TestSimLivezNamesTheLoop(t *testing.T) {
 		if status, body := c.probe(victim, "/livez"); status != http.StatusOK {
 			t.Errorf("when it comes round again: %d %s", status, body)
 		}
-		for _, id := range c.up() {
-			if err := c.nodes[id].srv.live.Check(); err != nil {
+		for _, id := range c.Up() {
+			if err := c.Nodes[id].Life.live.Check(); err != nil {
 				t.Errorf("node %d: %v", id, err)
 			}
 		}

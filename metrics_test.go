@@ -69,7 +69,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		documented[m[1]] = m[2] + " " + strings.Join(slices.Sorted(strings.SplitSeq(m[3], ", ")), " ")
 	}
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.nodes[c.leader()].srv
+		leader := c.Nodes[c.Leader()].Life
 		time.Sleep(time.Second)
 		leader.api.metrics.Observe(http.MethodGet, "kv", 200, time.Millisecond)
 		found := make(map[string]string)
@@ -118,23 +118,23 @@ func TestMetricsAreDocumented(t *testing.T) {
 // often that changed.
 func TestMetricsOfMembers(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		old := c.leader()
+		old := c.Leader()
 		time.Sleep(time.Second)
-		down := c.followers()[0]
-		if got := valueOfMetric(t, c.nodes[old].srv, "raftkv_members_reachable", "role=voter"); got != 3 {
+		down := c.Followers()[0]
+		if got := valueOfMetric(t, c.Nodes[old].Life, "raftkv_members_reachable", "role=voter"); got != 3 {
 			t.Errorf("%v of 3 voters are reachable", got)
 		}
 		for _, name := range []string{"raftkv_member_lag_entries", "raftkv_member_reachable", "raftkv_members_reachable"} {
-			if got := gathered(t, c.nodes[down].srv)[name]; got != nil {
+			if got := gathered(t, c.Nodes[down].Life)[name]; got != nil {
 				t.Errorf("a follower tells what only the leader knows: %v", got)
 			}
 		}
-		c.crash(down)
+		c.Crash(down)
 		for range 20 {
-			c.put(old, "k", c.value())
+			c.Put(old, "k", c.Value())
 		}
 		time.Sleep(3 * time.Second)
-		s := c.nodes[old].srv
+		s := c.Nodes[old].Life
 		member := fmt.Sprintf("member=%d", down)
 		if got := valueOfMetric(t, s, "raftkv_member_reachable", member, "role=voter"); got != 0 {
 			t.Errorf("a node that is down is reachable: %v", got)
@@ -148,8 +148,8 @@ func TestMetricsOfMembers(t *testing.T) {
 		if got := valueOfMetric(t, s, "raftkv_members_reachable", "role=voter"); got != 2 {
 			t.Errorf("%v of 3 voters are reachable, one is down", got)
 		}
-		for _, id := range c.up() {
-			s := c.nodes[id].srv
+		for _, id := range c.Up() {
+			s := c.Nodes[id].Life
 			if got := valueOfMetric(t, s, "raftkv_members", "role=voter"); got != 3 {
 				t.Errorf("%v voters", got)
 			}
@@ -158,7 +158,7 @@ func TestMetricsOfMembers(t *testing.T) {
 			}
 		}
 		changes := valueOfMetric(t, s, "raftkv_leader_changes_total")
-		c.start(down)
+		c.Start(down)
 		c.awaitPublished(1, 2, 3)
 		c.mustChange(old, reconfig.Request{Op: membership.OpLead, ID: down})
 		time.Sleep(time.Second)
@@ -169,7 +169,7 @@ func TestMetricsOfMembers(t *testing.T) {
 			t.Errorf("a former leader still tells of lags: %v", got)
 		}
 		// Nothing is heard by who is cut off.
-		c.net.isolate(old, down, c.followers()[0], c.followers()[1])
+		c.Net.Isolate(old, down, c.Followers()[0], c.Followers()[1])
 		time.Sleep(10 * time.Second)
 		if got := valueOfMetric(t, s, "raftkv_leader_contact_seconds"); got < 9 || got > 11 {
 			t.Errorf("cut off for 10 s, it last heard from the leader %v s ago", got)
@@ -180,19 +180,19 @@ func TestMetricsOfMembers(t *testing.T) {
 // Guarantee: a check that does not come is overdue, after three intervals.
 func TestMetricsCheckOverdue(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
+		leader := c.Leader()
 		c.awaitPublished(1, 2, 3)
 		for range 30 {
-			c.put(leader, "k", c.value())
+			c.Put(leader, "k", c.Value())
 			time.Sleep(2 * time.Second)
 		}
-		s := c.nodes[leader].srv
+		s := c.Nodes[leader].Life
 		time.Sleep(15 * time.Second) // for the check of the last one
 		if got := valueOfMetric(t, s, "raftkv_check_overdue_seconds"); got != 0 {
 			t.Errorf("while checks are made one is overdue by %v s", got)
 		}
-		for _, id := range c.followers() {
-			c.crash(id)
+		for _, id := range c.Followers() {
+			c.Crash(id)
 		}
 		time.Sleep(40 * time.Second)
 		kv := s.kv

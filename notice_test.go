@@ -55,15 +55,15 @@ func TestNoticeLosesNoOtherMessage(t *testing.T) {
 // a write through a follower, nor a read there of what the leader acknowledged.
 func TestSimNobodyWaitsForNotices(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
-		c.net.disturb(0, 0, 1)
+		leader := c.Leader()
+		c.Net.Disturb(0, 0, 1)
 		for range 10 {
-			for _, id := range c.followers() {
+			for _, id := range c.Followers() {
 				began := time.Now()
-				c.put(id, "k", c.value())
-				v := c.value()
-				c.put(leader, "k", v)
-				c.want(id, "k", v)
+				c.Put(id, "k", c.Value())
+				v := c.Value()
+				c.Put(leader, "k", v)
+				c.Want(id, "k", v)
 				if took := time.Since(began); took >= contact.NoticeDelay {
 					t.Fatalf("two writes and a read took %v", took)
 				}
@@ -76,21 +76,21 @@ func TestSimNobodyWaitsForNotices(t *testing.T) {
 // entries; still the followers apply all of them soon.
 func TestSimNoticesTravelWithEntries(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
+		leader := c.Leader()
 		c.awaitPublished(1, 2, 3)
-		c.net.disturb(0, 0, 1)
+		c.Net.Disturb(0, 0, 1)
 		time.Sleep(2 * contact.NoticeDelay)
-		before := c.net.emptyAppends()
+		before := c.Net.EmptyAppends()
 		for range 100 {
-			c.put(leader, "k", c.value())
+			c.Put(leader, "k", c.Value())
 		}
-		if sent := c.net.emptyAppends() - before; sent > 10 {
+		if sent := c.Net.EmptyAppends() - before; sent > 10 {
 			t.Errorf("100 writes took %d messages that told of commits alone", sent)
 		}
 		time.Sleep(2 * contact.NoticeDelay)
-		want := c.nodes[leader].srv.kv.Status().Index
-		for _, id := range c.followers() {
-			if has := c.nodes[id].srv.kv.Status().Index; has != want {
+		want := c.Nodes[leader].Life.kv.Status().Index
+		for _, id := range c.Followers() {
+			if has := c.Nodes[id].Life.kv.Status().Index; has != want {
 				t.Errorf("node %d has applied %d of %d", id, has, want)
 			}
 		}

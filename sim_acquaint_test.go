@@ -21,18 +21,18 @@ import (
 
 // replace replaces a member by a new one while others may be down.
 func (c *simCluster) replace(old, id uint64) {
-	c.t.Helper()
-	via := func() uint64 { return c.leader() }
+	c.T.Helper()
+	via := func() uint64 { return c.Leader() }
 	if err := c.change(via(), addRequest(id)); err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	c.join(id)
 	c.awaitVoter(id, id)
 	if err := c.change(via(), reconfig.Request{Op: membership.OpRemove, ID: old}); err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
-	if err := c.ended(old); !errors.Is(err, problem.ErrRemoved) {
-		c.t.Errorf("node %d ended with: %v", old, err)
+	if err := c.Ended(old); !errors.Is(err, problem.ErrRemoved) {
+		c.T.Errorf("node %d ended with: %v", old, err)
 	}
 }
 
@@ -44,26 +44,26 @@ func TestSimSleeperAmongStrangers(t *testing.T) {
 	for _, every := range []uint64{10, 100000} {
 		t.Run(fmt.Sprintf("snapshots every %d", every), func(t *testing.T) {
 			simulateWith(t, 3, func(cfg *config.Config) { cfg.SnapshotCount = every }, func(c *simCluster) {
-				c.put(c.leader(), "k", c.value())
-				sleeper := c.followers()[0]
-				c.crash(sleeper)
-				others := c.up()
+				c.Put(c.Leader(), "k", c.Value())
+				sleeper := c.Followers()[0]
+				c.Crash(sleeper)
+				others := c.Up()
 				c.replace(others[0], 4)
 				c.replace(others[1], 5)
 				var v string
 				for range 30 {
-					v = c.value()
-					c.put(c.leader(), "k", v)
+					v = c.Value()
+					c.Put(c.Leader(), "k", v)
 				}
-				c.start(sleeper)
-				c.want(sleeper, "k", v)
-				m, _ := c.nodes[sleeper].srv.kv.Membership()
+				c.Start(sleeper)
+				c.Want(sleeper, "k", v)
+				m, _ := c.Nodes[sleeper].Life.kv.Membership()
 				if voters := m.Voters(); !slices.Equal(voters, []uint64{sleeper, 4, 5}) {
 					t.Errorf("voters %v", voters)
 				}
 				// It counts: without it there is no majority.
-				c.crash(4)
-				c.put(sleeper, "k", c.value())
+				c.Crash(4)
+				c.Put(sleeper, "k", c.Value())
 			})
 		})
 	}
@@ -75,35 +75,35 @@ func TestSimSleeperAsksMembers(t *testing.T) {
 	for _, down := range []bool{true, false} {
 		t.Run(fmt.Sprintf("down %v", down), func(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
-				c.put(c.leader(), "k", c.value())
-				away := c.followers()[0]
+				c.Put(c.Leader(), "k", c.Value())
+				away := c.Followers()[0]
 				if down {
-					c.crash(away)
+					c.Crash(away)
 				} else {
-					c.net.isolate(away, 1, 2, 3, 4)
+					c.Net.Isolate(away, 1, 2, 3, 4)
 				}
-				leader := c.leader()
+				leader := c.Leader()
 				if err := c.change(leader, addRequest(4)); err != nil {
 					t.Fatal(err)
 				}
 				c.join(4)
 				c.awaitVoter(4, 4)
-				if _, err := c.nodes[leader].srv.members.LetLead(context.Background(), 4); err != nil {
+				if _, err := c.Nodes[leader].Life.members.LetLead(context.Background(), 4); err != nil {
 					t.Fatal(err)
 				}
-				v := c.value()
-				c.put(4, "k", v)
+				v := c.Value()
+				c.Put(4, "k", v)
 				if down {
-					c.start(away)
+					c.Start(away)
 				} else {
-					c.net.heal()
+					c.Net.Heal()
 				}
 				began := time.Now()
-				c.want(away, "k", v)
+				c.Want(away, "k", v)
 				if took := time.Since(began); took > 3*time.Second {
 					t.Errorf("the node came back after %v", took)
 				}
-				if n := c.refusals(refusal.RefusedSender); n == 0 && !down {
+				if n := c.Refusals(refusal.RefusedSender); n == 0 && !down {
 					t.Error("it knew node 4 already: this tests nothing")
 				}
 			})
@@ -115,10 +115,10 @@ func TestSimSleeperAsksMembers(t *testing.T) {
 // asked: no peer is made of it, and nobody asks it.
 func TestSimStranger(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.attacked = true
-		leader := c.leader()
-		for _, id := range c.up() {
-			node := c.nodes[id].srv.node
+		c.Attacked = true
+		leader := c.Leader()
+		for _, id := range c.Up() {
+			node := c.Nodes[id].Life.node
 			asked := node.known.AskPeer
 			node.known.AskPeer = func(ctx context.Context, url string) (reconfig.ClusterInfo, error) {
 				if url != simURL(1) && url != simURL(2) && url != simURL(3) {
@@ -128,8 +128,8 @@ func TestSimStranger(t *testing.T) {
 			}
 		}
 		for round := range uint64(200) {
-			for _, id := range c.up() {
-				node := c.nodes[id].srv.node
+			for _, id := range c.Up() {
+				node := c.Nodes[id].Life.node
 				stranger := 1000 + round
 				m := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(stranger), To: new(id), Term: new(uint64(1))}
 				node.known.Claim(stranger, "http://10.9.9.9:80", "10.9.9.9:4711")
@@ -140,12 +140,12 @@ func TestSimStranger(t *testing.T) {
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		for _, id := range c.up() {
-			if n := len(c.nodes[id].srv.node.known.Learned); n > 0 {
+		for _, id := range c.Up() {
+			if n := len(c.Nodes[id].Life.node.known.Learned); n > 0 {
 				t.Errorf("node %d has learned of %d strangers", id, n)
 			}
 		}
-		if now := c.leader(); now != leader {
+		if now := c.Leader(); now != leader {
 			t.Errorf("leader %d became %d", leader, now)
 		}
 	})
@@ -155,34 +155,34 @@ func TestSimStranger(t *testing.T) {
 // that begin in term 0, and those that were away meanwhile.
 func TestSimTermDrivenUp(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.attacked = true
-		c.put(c.leader(), "k", c.value())
-		sleeper := c.followers()[0]
-		c.crash(sleeper)
+		c.Attacked = true
+		c.Put(c.Leader(), "k", c.Value())
+		sleeper := c.Followers()[0]
+		c.Crash(sleeper)
 		for range 3 {
-			leader := c.leader()
-			_, term, _ := c.nodes[leader].srv.node.leaders.Get()
-			from := c.followers()[0]
+			leader := c.Leader()
+			_, term, _ := c.Nodes[leader].Life.node.leaders.Get()
+			from := c.Followers()[0]
 			m := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(from), To: new(leader), Term: new(term + peerport.MaxTermLeap)}
-			if err := c.nodes[leader].srv.node.Process(context.Background(), m); err != nil {
+			if err := c.Nodes[leader].Life.node.Process(context.Background(), m); err != nil {
 				t.Fatal(err)
 			}
-			c.await("a leader in a higher term", func() bool {
-				_, now, _ := c.nodes[c.leader()].srv.node.leaders.Get()
+			c.Await("a leader in a higher term", func() bool {
+				_, now, _ := c.Nodes[c.Leader()].Life.node.leaders.Get()
 				return now > term+peerport.MaxTermLeap
 			})
 		}
-		c.start(sleeper)
-		v := c.value()
-		c.put(c.leader(), "k", v)
-		c.want(sleeper, "k", v)
-		if err := c.change(c.leader(), addRequest(4)); err != nil {
+		c.Start(sleeper)
+		v := c.Value()
+		c.Put(c.Leader(), "k", v)
+		c.Want(sleeper, "k", v)
+		if err := c.change(c.Leader(), addRequest(4)); err != nil {
 			t.Fatal(err)
 		}
 		c.join(4)
 		c.awaitVoter(4, 4)
-		c.want(4, "k", v)
-		if c.refusals(refusal.RefusedTerm) == 0 {
+		c.Want(4, "k", v)
+		if c.Refusals(refusal.RefusedTerm) == 0 {
 			t.Error("no term was refused at first: this tests nothing")
 		}
 	})

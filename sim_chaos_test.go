@@ -29,25 +29,25 @@ func TestSimChaos(t *testing.T) {
 func simChaos(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		c.leader()
-		c.net.spoilSnapshots(0.3)
+		c.Leader()
+		c.Net.SpoilSnapshots(0.3)
 		var clients sync.WaitGroup
 		for i := range 5 {
-			clients.Go(func() { c.randomClient(i) })
+			clients.Go(func() { c.RandomClient(i) })
 		}
 		done := make(chan struct{})
 		go func() { clients.Wait(); close(done) }()
-		c.randomFaults(done)
+		c.RandomFaults(done)
 	})
 }
 
-// randomClient sends requests to random nodes, one after the other.
-func (c *simCluster) randomClient(client int) {
-	rng := rand.New(rand.NewPCG(c.seed, uint64(client)+100))
+// RandomClient sends requests to random nodes, one after the other.
+func (c *simCluster) RandomClient(client int) {
+	rng := rand.New(rand.NewPCG(c.Seed, uint64(client)+100))
 	for range simChaosOps {
 		time.Sleep(time.Duration(rng.Int64N(int64(100 * time.Millisecond))))
 		id := rng.Uint64N(3) + 1
-		in := history.Input{Key: fmt.Sprintf("k%d", rng.IntN(3)), Value: c.value()}
+		in := history.Input{Key: fmt.Sprintf("k%d", rng.IntN(3)), Value: c.Value()}
 		switch n := rng.IntN(10); {
 		case n < 4:
 			in.Kind = history.Get
@@ -59,47 +59,47 @@ func (c *simCluster) randomClient(client int) {
 			in.Kind = history.Delete
 		}
 		c.lives <- struct{}{}
-		srv := c.nodes[id].srv
+		srv := c.Nodes[id].Life
 		<-c.lives
 		if srv != nil {
-			c.doOn(client, srv, in)
+			c.DoOn(client, srv, in)
 		}
 	}
 }
 
-// randomFaults makes trouble until done is closed.
-func (c *simCluster) randomFaults(done <-chan struct{}) {
+// RandomFaults makes trouble until done is closed.
+func (c *simCluster) RandomFaults(done <-chan struct{}) {
 	for {
 		select {
 		case <-done:
 			return
-		case <-time.After(time.Duration(c.rng.Int64N(int64(time.Second)))):
+		case <-time.After(time.Duration(c.Rng.Int64N(int64(time.Second)))):
 		}
-		id := c.rng.Uint64N(3) + 1
+		id := c.Rng.Uint64N(3) + 1
 		others := slices.DeleteFunc([]uint64{1, 2, 3}, func(o uint64) bool { return o == id })
-		switch c.rng.IntN(8) {
+		switch c.Rng.IntN(8) {
 		case 0:
-			c.net.isolate(id, others...)
+			c.Net.Isolate(id, others...)
 		case 1:
-			c.net.sever(id, others[c.rng.IntN(2)])
+			c.Net.Sever(id, others[c.Rng.IntN(2)])
 		case 2:
-			c.net.disturb(0.2*c.rng.Float64(), 0.3*c.rng.Float64(), 100*time.Millisecond)
+			c.Net.Disturb(0.2*c.Rng.Float64(), 0.3*c.Rng.Float64(), 100*time.Millisecond)
 		case 3, 4:
-			c.net.heal()
+			c.Net.Heal()
 		case 5, 6:
-			c.restart(id)
+			c.Restart(id)
 		case 7:
 			for _, id := range []uint64{1, 2, 3} {
-				c.restart(id)
+				c.Restart(id)
 			}
 		}
 	}
 }
 
-// restart crashes a node and starts it again.
-func (c *simCluster) restart(id uint64) {
+// Restart crashes a node and starts it again.
+func (c *simCluster) Restart(id uint64) {
 	c.lives <- struct{}{}
 	defer func() { <-c.lives }()
-	c.crash(id)
-	c.start(id)
+	c.Crash(id)
+	c.Start(id)
 }

@@ -33,7 +33,7 @@ func (c *simCluster) request(id uint64, method, target, body string) (status int
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	r.Host = "127.0.0.1:9121"
 	w := httptest.NewRecorder()
-	c.nodes[id].srv.api.ServeHTTP(w, r)
+	c.Nodes[id].Life.api.ServeHTTP(w, r)
 	var p struct{ Code string }
 	_ = json.Unmarshal(w.Body.Bytes(), &p) // a value is no problem
 	return w.Code, p.Code
@@ -41,69 +41,69 @@ func (c *simCluster) request(id uint64, method, target, body string) (status int
 
 // alter changes a node's state behind raft's back.
 func (c *simCluster) alter(id uint64, key, value string) {
-	kv := c.nodes[id].srv.kv
+	kv := c.Nodes[id].Life.kv
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
-	kv.state = statetest.Altered(c.t, kv.state, key, value)
+	kv.state = statetest.Altered(c.T, kv.state, key, value)
 }
 
 // flip alters a value where it lies in a node's memory.
 func (c *simCluster) flip(id uint64, key string) {
-	c.t.Helper()
-	kv := c.nodes[id].srv.kv
+	c.T.Helper()
+	kv := c.Nodes[id].Life.kv
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
 	it := kv.state.Get(key)
 	if it == nil {
-		c.t.Fatalf("node %d has no %s", id, key)
+		c.T.Fatalf("node %d has no %s", id, key)
 	}
 	it.Value[0] ^= 1
 }
 
 // awaitLevel waits until the cluster makes checks.
 func (c *simCluster) awaitLevel(ids ...uint64) {
-	c.t.Helper()
-	c.await("all nodes to know that all know checks", func() bool {
-		return !slices.ContainsFunc(ids, func(id uint64) bool { return c.nodes[id].srv.kv.Status().Level < state.CheckLevel })
+	c.T.Helper()
+	c.Await("all nodes to know that all know checks", func() bool {
+		return !slices.ContainsFunc(ids, func(id uint64) bool { return c.Nodes[id].Life.kv.Status().Level < state.CheckLevel })
 	})
 }
 
-func (c *simCluster) checked(id uint64) uint64 { return c.nodes[id].srv.kv.Status().Checked }
+func (c *simCluster) checked(id uint64) uint64 { return c.Nodes[id].Life.kv.Status().Checked }
 
 // awaitCheck waits until the nodes have seen a check of what is applied now.
 func (c *simCluster) awaitCheck(ids ...uint64) {
-	c.t.Helper()
-	after := c.nodes[ids[0]].srv.kv.Status().Index
-	c.await("a check", func() bool {
+	c.T.Helper()
+	after := c.Nodes[ids[0]].Life.kv.Status().Index
+	c.Await("a check", func() bool {
 		return !slices.ContainsFunc(ids, func(id uint64) bool { return c.checked(id) <= after })
 	})
 }
 
 func (c *simCluster) awaitFault(want error, ids ...uint64) {
-	c.t.Helper()
-	c.await(fmt.Sprint("nodes ", ids, " to find: ", want), func() bool {
-		return !slices.ContainsFunc(ids, func(id uint64) bool { return !errors.Is(c.nodes[id].srv.kv.Sound(), want) })
+	c.T.Helper()
+	c.Await(fmt.Sprint("nodes ", ids, " to find: ", want), func() bool {
+		return !slices.ContainsFunc(ids, func(id uint64) bool { return !errors.Is(c.Nodes[id].Life.kv.Sound(), want) })
 	})
 }
 
 // giveUp ends a test whose cluster cannot serve any more.
 func (c *simCluster) giveUp() {
-	c.close()
-	c.nodes, c.history = map[uint64]*simNode{}, nil
+	c.Close()
+	c.Nodes, c.History = map[uint64]*simPlace{}, nil
 }
 
 // wantRefused asks a node for everything that needs its state.
 func (c *simCluster) wantRefused(id uint64) {
-	c.t.Helper()
+	c.T.Helper()
 	for _, what := range []string{"GET /k", "GET /k?consistency=stale", "PUT /k", "DELETE /v1/kv/k", "GET /v1/members", "POST /9", "GET /"} {
 		method, target, _ := strings.Cut(what, " ")
 		if status, code := c.request(id, method, target, "x"); status != http.StatusServiceUnavailable || code != "diverged" {
-			c.t.Errorf("%s on node %d: %d %s", what, id, status, code)
+			c.T.Errorf("%s on node %d: %d %s", what, id, status, code)
 		}
 	}
 	for target, want := range map[string]int{"/livez": 200, "/metrics": 200, "/v1/status": 200, "/readyz": 503} {
 		if status, _ := c.request(id, "GET", target, ""); status != want {
-			c.t.Errorf("%s on node %d: %d, want %d", target, id, status, want)
+			c.T.Errorf("%s on node %d: %d, want %d", target, id, status, want)
 		}
 	}
 }
@@ -115,48 +115,48 @@ func TestSimAlteredReplica(t *testing.T) {
 	for _, leads := range []bool{true, false} {
 		t.Run(fmt.Sprintf("leads=%v", leads), func(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
-				victim := c.leader()
+				victim := c.Leader()
 				if !leads {
-					victim = c.followers()[0]
+					victim = c.Followers()[0]
 				}
-				others := slices.DeleteFunc(c.up(), func(id uint64) bool { return id == victim })
-				c.awaitLevel(c.up()...)
-				v := c.value()
-				c.put(others[0], "k", v)
-				c.awaitCheck(c.up()...)
+				others := slices.DeleteFunc(c.Up(), func(id uint64) bool { return id == victim })
+				c.awaitLevel(c.Up()...)
+				v := c.Value()
+				c.Put(others[0], "k", v)
+				c.awaitCheck(c.Up()...)
 
 				began := time.Now()
-				c.put(others[0], "other", c.value())
+				c.Put(others[0], "other", c.Value())
 				c.alter(victim, "secret", "not in the log")
 				c.awaitFault(problem.ErrDiverged, victim)
 				if took := time.Since(began); took > 11*time.Second {
 					t.Errorf("it took %v", took)
 				}
 				c.wantRefused(victim)
-				c.await("another leader", func() bool {
-					l, _, _ := c.nodes[others[0]].srv.node.leaders.Get()
+				c.Await("another leader", func() bool {
+					l, _, _ := c.Nodes[others[0]].Life.node.leaders.Get()
 					return l != victim && l != 0
 				})
 				for _, id := range others {
-					c.want(id, "k", v)
-					v = c.value()
-					c.put(id, "k", v)
+					c.Want(id, "k", v)
+					v = c.Value()
+					c.Put(id, "k", v)
 				}
 				c.wantRefused(victim)
 				// It can be made leader, but does not stay it.
-				leader := c.leader()
-				err := c.nodes[leader].srv.node.call(context.Background(), func(rn *raft.RawNode) { rn.TransferLeader(victim) })
+				leader := c.Leader()
+				err := c.Nodes[leader].Life.node.call(context.Background(), func(rn *raft.RawNode) { rn.TransferLeader(victim) })
 				if err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(3 * time.Second)
-				if c.leader() == victim {
+				if c.Leader() == victim {
 					t.Error("the node that has diverged leads")
 				}
 				if err := c.change(others[0], reconfig.Request{Op: membership.OpRemove, ID: victim}); err != nil {
 					t.Fatal(err)
 				}
-				if err := c.ended(victim); !errors.Is(err, problem.ErrRemoved) {
+				if err := c.Ended(victim); !errors.Is(err, problem.ErrRemoved) {
 					t.Errorf("it ended with: %v", err)
 				}
 				if err := c.change(others[0], addRequest(4)); err != nil {
@@ -164,10 +164,10 @@ func TestSimAlteredReplica(t *testing.T) {
 				}
 				c.join(4)
 				c.awaitVoter(others[0], 4)
-				c.want(4, "k", v)
-				c.awaitFault(nil, c.up()...)
-				c.put(4, "k", c.value())
-				c.awaitCheck(c.up()...)
+				c.Want(4, "k", v)
+				c.awaitFault(nil, c.Up()...)
+				c.Put(4, "k", c.Value())
+				c.awaitCheck(c.Up()...)
 			})
 		})
 	}
@@ -177,16 +177,16 @@ func TestSimAlteredReplica(t *testing.T) {
 // found by the next check after the start from it.
 func TestSimAlteredOnDisk(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.leader()
-		c.awaitLevel(c.up()...)
-		v := c.value()
-		c.put(3, "k", v)
-		index := c.nodes[3].srv.kv.Status().Index
-		c.nodes[3].srv.kv.AskForSnapshot(c.nodes[3].srv.kv.applied.Get())
-		c.await("a snapshot", func() bool { return c.nodes[3].srv.storage.SnapIndex.Load() >= index })
-		index = c.nodes[3].srv.storage.SnapIndex.Load()
-		c.crash(3)
-		files, err := filepath.Glob(filepath.Join(c.nodes[3].dir, "snap", fmt.Sprintf("*-%016x.state", index)))
+		c.Leader()
+		c.awaitLevel(c.Up()...)
+		v := c.Value()
+		c.Put(3, "k", v)
+		index := c.Nodes[3].Life.kv.Status().Index
+		c.Nodes[3].Life.kv.AskForSnapshot(c.Nodes[3].Life.kv.applied.Get())
+		c.Await("a snapshot", func() bool { return c.Nodes[3].Life.storage.SnapIndex.Load() >= index })
+		index = c.Nodes[3].Life.storage.SnapIndex.Load()
+		c.Crash(3)
+		files, err := filepath.Glob(filepath.Join(c.Nodes[3].Dir, "snap", fmt.Sprintf("*-%016x.state", index)))
 		if err != nil || len(files) != 1 {
 			t.Fatal(files, err)
 		}
@@ -199,15 +199,15 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		if err := durable.WriteFile(files[0], func(w io.Writer) error { return state.Write(w, st) }); err != nil {
 			t.Fatal(err)
 		}
-		c.start(3)
-		c.put(1, "other", c.value())
+		c.Start(3)
+		c.Put(1, "other", c.Value())
 		c.awaitFault(problem.ErrDiverged, 3)
 		c.awaitFault(nil, 1, 2)
-		c.want(1, "k", v)
+		c.Want(1, "k", v)
 		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 3}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
+		if err := c.Ended(3); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("it ended with: %v", err)
 		}
 	})
@@ -219,19 +219,19 @@ func TestSimFlippedInMemory(t *testing.T) {
 	for _, overwritten := range []bool{false, true} {
 		t.Run(fmt.Sprintf("overwritten=%v", overwritten), func(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
-				c.leader()
-				c.awaitLevel(c.up()...)
-				c.put(1, "k", c.value())
-				c.awaitCheck(c.up()...)
+				c.Leader()
+				c.awaitLevel(c.Up()...)
+				c.Put(1, "k", c.Value())
+				c.awaitCheck(c.Up()...)
 				c.flip(3, "k")
-				c.put(1, "other", c.value())
+				c.Put(1, "other", c.Value())
 				c.awaitCheck(1, 2, 3)
-				if err := c.nodes[3].srv.kv.Sound(); err != nil {
+				if err := c.Nodes[3].Life.kv.Sound(); err != nil {
 					t.Fatalf("a check of the sum alone says: %v", err)
 				}
 				if overwritten {
 					began := time.Now()
-					c.put(1, "k", c.value())
+					c.Put(1, "k", c.Value())
 					c.awaitFault(problem.ErrDiverged, 3)
 					if took := time.Since(began); took > 11*time.Second {
 						t.Errorf("it took %v", took)
@@ -239,7 +239,7 @@ func TestSimFlippedInMemory(t *testing.T) {
 				} else {
 					time.Sleep(checker.FullEvery * 10 * time.Second) // an idle cluster's, too
 					c.awaitFault(problem.ErrDiverged, 3)
-					if !c.nodes[3].srv.kv.agreement.Unsound.Load() {
+					if !c.Nodes[3].Life.kv.agreement.Unsound.Load() {
 						t.Error("it did not find it by itself")
 					}
 				}
@@ -248,7 +248,7 @@ func TestSimFlippedInMemory(t *testing.T) {
 				if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 3}); err != nil {
 					t.Fatal(err)
 				}
-				if err := c.ended(3); !errors.Is(err, problem.ErrRemoved) {
+				if err := c.Ended(3); !errors.Is(err, problem.ErrRemoved) {
 					t.Errorf("it ended with: %v", err)
 				}
 			})
@@ -261,31 +261,31 @@ func TestSimNoMajority(t *testing.T) {
 	for n := 2; n <= 3; n++ {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			simulate(t, n, func(c *simCluster) {
-				c.leader()
-				c.awaitLevel(c.up()...)
-				c.put(1, "k", c.value())
+				c.Leader()
+				c.awaitLevel(c.Up()...)
+				c.Put(1, "k", c.Value())
 				for id := 2; id <= n; id++ {
 					c.alter(uint64(id), fmt.Sprint("secret", id), "x")
 				}
 				// On disk, so that a restart does not make it good.
-				for _, id := range c.up() {
-					srv := c.nodes[id].srv
+				for _, id := range c.Up() {
+					srv := c.Nodes[id].Life
 					index := srv.kv.Status().Index
 					srv.kv.AskForSnapshot(srv.kv.applied.Get())
-					c.await("a snapshot", func() bool { return srv.storage.SnapIndex.Load() >= index })
+					c.Await("a snapshot", func() bool { return srv.storage.SnapIndex.Load() >= index })
 				}
-				c.awaitFault(problem.ErrNoMajority, c.up()...)
-				for _, id := range c.up() {
+				c.awaitFault(problem.ErrNoMajority, c.Up()...)
+				for _, id := range c.Up() {
 					c.wantRefused(id)
 				}
-				for _, id := range c.up() {
-					c.crash(id)
+				for _, id := range c.Up() {
+					c.Crash(id)
 				}
-				for id := range c.nodes {
-					c.start(id)
+				for id := range c.Nodes {
+					c.Start(id)
 				}
 				time.Sleep(time.Minute)
-				for _, id := range c.up() {
+				for _, id := range c.Up() {
 					c.wantRefused(id)
 				}
 				c.giveUp()
@@ -298,18 +298,18 @@ func TestSimNoMajority(t *testing.T) {
 // agrees, and the cluster serves again by itself.
 func TestSimNoMajorityIsSettled(t *testing.T) {
 	simulate(t, 2, func(c *simCluster) {
-		c.leader()
+		c.Leader()
 		c.awaitLevel(1, 2)
-		v := c.value()
-		c.put(1, "k", v)
+		v := c.Value()
+		c.Put(1, "k", v)
 		c.alter(2, "secret", "altered")
 		c.awaitFault(problem.ErrNoMajority, 1, 2)
-		at := c.nodes[1].srv.kv.Status().Index
-		c.crash(2)
-		c.start(2)
-		c.await("a check", func() bool { return c.checked(1) > at && c.checked(2) > at })
+		at := c.Nodes[1].Life.kv.Status().Index
+		c.Crash(2)
+		c.Start(2)
+		c.Await("a check", func() bool { return c.checked(1) > at && c.checked(2) > at })
 		c.awaitFault(nil, 1, 2)
-		c.want(2, "k", v)
+		c.Want(2, "k", v)
 	})
 }
 
@@ -317,10 +317,10 @@ func TestSimNoMajorityIsSettled(t *testing.T) {
 // again it serves what is on its disk.
 func TestSimLoneNode(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
-		c.leader()
+		c.Leader()
 		c.awaitLevel(1)
-		v := c.value()
-		c.put(1, "k", v)
+		v := c.Value()
+		c.Put(1, "k", v)
 		c.awaitCheck(1)
 		c.flip(1, "k")
 		time.Sleep(checker.FullEvery * 10 * time.Second)
@@ -328,12 +328,12 @@ func TestSimLoneNode(t *testing.T) {
 		time.Sleep(time.Minute)
 		c.awaitFault(problem.ErrMemory, 1)
 		c.wantRefused(1)
-		at := c.nodes[1].srv.kv.Status().Index
-		c.crash(1)
-		c.start(1)
-		c.await("a check", func() bool { return c.checked(1) > at })
+		at := c.Nodes[1].Life.kv.Status().Index
+		c.Crash(1)
+		c.Start(1)
+		c.Await("a check", func() bool { return c.checked(1) > at })
 		c.awaitFault(nil, 1)
-		c.want(1, "k", v)
+		c.Want(1, "k", v)
 	})
 }
 
@@ -341,25 +341,25 @@ func TestSimLoneNode(t *testing.T) {
 // stop by the next check, until the third decides.
 func TestSimCheckWithoutOne(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.leader()
-		c.awaitLevel(c.up()...)
-		c.put(1, "k", c.value())
-		c.awaitCheck(c.up()...)
-		c.crash(3)
-		c.put(c.leader(), "k", c.value())
+		c.Leader()
+		c.awaitLevel(c.Up()...)
+		c.Put(1, "k", c.Value())
+		c.awaitCheck(c.Up()...)
+		c.Crash(3)
+		c.Put(c.Leader(), "k", c.Value())
 		c.awaitCheck(1, 2)
 		c.awaitFault(nil, 1, 2)
 
-		c.put(c.leader(), "k", c.value())
+		c.Put(c.Leader(), "k", c.Value())
 		c.alter(2, "secret", "altered")
 		c.awaitFault(problem.ErrNoMajority, 1, 2)
-		c.start(3)
+		c.Start(3)
 		c.awaitFault(problem.ErrDiverged, 2)
 		c.awaitFault(nil, 1, 3)
 		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 2}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ended(2); !errors.Is(err, problem.ErrRemoved) {
+		if err := c.Ended(2); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("it ended with: %v", err)
 		}
 	})
@@ -369,31 +369,31 @@ func TestSimCheckWithoutOne(t *testing.T) {
 func TestSimDivergedLeaderSendsNoSnapshot(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 20 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		leader := c.leader()
-		behind, other := c.followers()[0], c.followers()[1]
-		c.awaitLevel(c.up()...)
-		c.put(leader, "k", c.value())
-		c.awaitCheck(c.up()...)
-		c.crash(behind)
-		at := c.nodes[leader].srv.kv.Status().Index
+		leader := c.Leader()
+		behind, other := c.Followers()[0], c.Followers()[1]
+		c.awaitLevel(c.Up()...)
+		c.Put(leader, "k", c.Value())
+		c.awaitCheck(c.Up()...)
+		c.Crash(behind)
+		at := c.Nodes[leader].Life.kv.Status().Index
 		big := string(make([]byte, 1<<20))
 		for range 40 {
-			c.put(leader, "big", c.value()+big)
+			c.Put(leader, "big", c.Value()+big)
 		}
 		var first uint64
-		c.await("a log that is too short for the other", func() bool {
+		c.Await("a log that is too short for the other", func() bool {
 			var err error
-			first, err = c.nodes[leader].srv.storage.Mem.FirstIndex()
+			first, err = c.Nodes[leader].Life.storage.Mem.FirstIndex()
 			return err == nil && first > at+1
 		})
-		c.nodes[leader].srv.kv.agreement.Unsound.Store(true)
-		c.net.isolate(other, leader, behind) // so that there is nobody to hand over to
-		c.start(behind)
+		c.Nodes[leader].Life.kv.agreement.Unsound.Store(true)
+		c.Net.Isolate(other, leader, behind) // so that there is nobody to hand over to
+		c.Start(behind)
 		time.Sleep(30 * time.Second)
-		if at := c.nodes[behind].srv.kv.Status().Index; at >= first {
+		if at := c.Nodes[behind].Life.kv.Status().Index; at >= first {
 			t.Errorf("node %d was brought to %d, behind the log of the leader, by a node that has diverged", behind, at)
 		}
-		c.crash(leader)
-		c.start(leader) // its memory is what it was
+		c.Crash(leader)
+		c.Start(leader) // its memory is what it was
 	})
 }

@@ -18,12 +18,12 @@ import (
 // A write on one node is read at once on every other.
 func TestSimReadYourWritesEverywhere(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.leader()
+		c.Leader()
 		for i := range 20 {
-			writer, v := uint64(i%3+1), c.value()
-			c.put(writer, "k", v)
+			writer, v := uint64(i%3+1), c.Value()
+			c.Put(writer, "k", v)
 			for id := range uint64(3) {
-				c.want(id+1, "k", v)
+				c.Want(id+1, "k", v)
 			}
 		}
 	})
@@ -33,20 +33,20 @@ func TestSimReadYourWritesEverywhere(t *testing.T) {
 // unacknowledged writes do not come back as acknowledged ones.
 func TestSimIsolatedLeader(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		old := c.leader()
-		c.put(old, "k", c.value())
-		for _, id := range c.up() {
-			if ms, ok := c.nodes[id].srv.api.fresh.LeaderContact(); !ok || ms > 250 { // two heartbeats, and how long messages take
+		old := c.Leader()
+		c.Put(old, "k", c.Value())
+		for _, id := range c.Up() {
+			if ms, ok := c.Nodes[id].Life.api.fresh.LeaderContact(); !ok || ms > 250 { // two heartbeats, and how long messages take
 				t.Errorf("node %d has heard from a leader %d ms ago, %t", id, ms, ok)
 			}
 		}
-		c.net.isolate(old, c.followers()...)
+		c.Net.Isolate(old, c.Followers()...)
 		isolated := time.Now()
 		// What a stale read there says of its age holds, while it still takes
 		// itself for the leader and later.
 		contact := func() {
 			t.Helper()
-			ms, ok := c.nodes[old].srv.api.fresh.LeaderContact()
+			ms, ok := c.Nodes[old].Life.api.fresh.LeaderContact()
 			if since := time.Since(isolated).Milliseconds(); !ok || ms < since {
 				t.Errorf("cut off for %d ms, it says %d, %t", since, ms, ok)
 			}
@@ -59,33 +59,33 @@ func TestSimIsolatedLeader(t *testing.T) {
 				contact()
 			}
 		}()
-		res, _ := c.do(1, old, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
+		res, _ := c.Do(1, old, history.Input{Kind: history.Put, Key: "k", Value: c.Value()})
 		if !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
 			t.Errorf("write on an isolated leader: %v", res.Err)
 		}
-		if res, it := c.do(1, old, history.Input{Kind: history.Get, Key: "k"}); res.Err == nil {
+		if res, it := c.Do(1, old, history.Input{Kind: history.Get, Key: "k"}); res.Err == nil {
 			t.Errorf("read on an isolated leader: %+v", it)
 		}
 		<-watched
 		var other uint64
-		c.await("another leader", func() bool {
-			for _, id := range c.up() {
-				l, _, _ := c.nodes[id].srv.node.leaders.Get()
+		c.Await("another leader", func() bool {
+			for _, id := range c.Up() {
+				l, _, _ := c.Nodes[id].Life.node.leaders.Get()
 				if id != old && l != 0 && l != old {
 					other = l
 				}
 			}
 			return other != 0
 		})
-		v := c.value()
-		c.put(other, "k", v)
+		v := c.Value()
+		c.Put(other, "k", v)
 		contact()
-		c.net.heal()
-		c.await("the old leader to follow", func() bool {
-			l, _, _ := c.nodes[old].srv.node.leaders.Get()
+		c.Net.Heal()
+		c.Await("the old leader to follow", func() bool {
+			l, _, _ := c.Nodes[old].Life.node.leaders.Get()
 			return l != 0 && l != old
 		})
-		c.want(old, "k", v)
+		c.Want(old, "k", v)
 	})
 }
 
@@ -93,15 +93,15 @@ func TestSimIsolatedLeader(t *testing.T) {
 // on the other nodes wait for the next leader, and succeed.
 func TestSimLeaderCrashUnderLoad(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
-		followers := c.followers()
+		leader := c.Leader()
+		followers := c.Followers()
 		done := make(chan error, 16)
 		for i := range 16 {
 			go func() {
 				for n := range 40 {
 					id := followers[(i+n)%2]
 					key := fmt.Sprintf("k%d", i%4)
-					res, _ := c.do(i, id, history.Input{Kind: history.Put, Key: key, Value: c.value()})
+					res, _ := c.Do(i, id, history.Input{Kind: history.Put, Key: key, Value: c.Value()})
 					if res.Err != nil {
 						done <- fmt.Errorf("write %d of client %d on node %d: %w", n, i, id, res.Err)
 						return
@@ -112,7 +112,7 @@ func TestSimLeaderCrashUnderLoad(t *testing.T) {
 			}()
 		}
 		time.Sleep(20 * time.Millisecond)
-		c.crash(leader)
+		c.Crash(leader)
 		for range 16 {
 			if err := <-done; err != nil {
 				t.Error(err)
@@ -126,21 +126,21 @@ func TestSimLeaderCrashUnderLoad(t *testing.T) {
 func TestSimReadsWhileALeaderBegins(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		for range 5 {
-			old := c.leader()
-			v := c.value()
-			c.put(old, "k", v)
-			_, term, _ := c.nodes[old].srv.node.leaders.Get()
-			c.crash(old)
+			old := c.Leader()
+			v := c.Value()
+			c.Put(old, "k", v)
+			_, term, _ := c.Nodes[old].Life.node.leaders.Get()
+			c.Crash(old)
 			done := make(chan struct{})
-			for _, id := range c.up() {
+			for _, id := range c.Up() {
 				go func() {
 					defer func() { done <- struct{}{} }()
-					leaders := c.nodes[id].srv.node.leaders
+					leaders := c.Nodes[id].Life.node.leaders
 					for l, now, changed := leaders.Get(); l == 0 || now == term; l, now, changed = leaders.Get() {
 						<-changed
 					}
 					began := time.Now()
-					c.want(id, "k", v)
+					c.Want(id, "k", v)
 					if took := time.Since(began); took > 250*time.Millisecond { // half of retryAfter
 						t.Errorf("a read on node %d took %v", id, took)
 					}
@@ -148,7 +148,7 @@ func TestSimReadsWhileALeaderBegins(t *testing.T) {
 			}
 			<-done
 			<-done
-			c.start(old)
+			c.Start(old)
 		}
 	})
 }
@@ -157,24 +157,24 @@ func TestSimReadsWhileALeaderBegins(t *testing.T) {
 // nothing that was refused happens later.
 func TestSimNoQuorum(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
-		c.put(leader, "k", c.value())
-		for _, id := range c.followers() {
-			c.crash(id)
+		leader := c.Leader()
+		c.Put(leader, "k", c.Value())
+		for _, id := range c.Followers() {
+			c.Crash(id)
 		}
 		began := time.Now()
-		res, _ := c.do(1, leader, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
+		res, _ := c.Do(1, leader, history.Input{Kind: history.Put, Key: "k", Value: c.Value()})
 		if !errors.Is(res.Err, problem.ErrNoLeader) && !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
 			t.Errorf("write without a quorum: %v", res.Err)
 		}
 		if took := time.Since(began); took > 6*time.Second {
 			t.Errorf("it took %v", took)
 		}
-		res, _ = c.do(1, leader, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
+		res, _ = c.Do(1, leader, history.Input{Kind: history.Put, Key: "k", Value: c.Value()})
 		if !errors.Is(res.Err, problem.ErrNoLeader) {
 			t.Errorf("write when the leader has stepped down: %v", res.Err)
 		}
-		if res, _ := c.do(1, leader, history.Input{Kind: history.Get, Key: "k"}); res.Err == nil {
+		if res, _ := c.Do(1, leader, history.Input{Kind: history.Get, Key: "k"}); res.Err == nil {
 			t.Error("read without a quorum succeeded")
 		}
 	})
@@ -185,15 +185,15 @@ func TestSimCrashAll(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		v := ""
 		for i := range 5 {
-			v = c.value()
-			c.put(c.leader(), "k", v)
+			v = c.Value()
+			c.Put(c.Leader(), "k", v)
 			for id := range uint64(3) {
-				c.crash(id + 1)
+				c.Crash(id + 1)
 			}
 			for id := range uint64(3) {
-				c.start(id + 1)
+				c.Start(id + 1)
 			}
-			c.want(uint64(i%3+1), "k", v)
+			c.Want(uint64(i%3+1), "k", v)
 		}
 	})
 }
@@ -203,12 +203,12 @@ func TestSimCrashAll(t *testing.T) {
 func TestSimSingleNodeReadsAfterCrash(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
 		for range 10 {
-			v := c.value()
-			c.put(1, "k", v)
-			c.crash(1)
-			c.start(1)
-			c.want(1, "k", v)
-			if ms, ok := c.nodes[1].srv.api.fresh.LeaderContact(); ms != 0 || !ok {
+			v := c.Value()
+			c.Put(1, "k", v)
+			c.Crash(1)
+			c.Start(1)
+			c.Want(1, "k", v)
+			if ms, ok := c.Nodes[1].Life.api.fresh.LeaderContact(); ms != 0 || !ok {
 				t.Fatalf("alone, it has heard from a leader %d ms ago, %t", ms, ok)
 			}
 		}
@@ -220,26 +220,26 @@ func TestSimSingleNodeReadsAfterCrash(t *testing.T) {
 func TestSimDivergentLogs(t *testing.T) {
 	simulate(t, 5, func(c *simCluster) {
 		for range 4 {
-			old := c.leader()
-			c.net.isolate(old, c.followers()...)
-			c.do(1, old, history.Input{Kind: history.Put, Key: "a", Value: c.value()})
-			c.await("another leader", func() bool {
-				for _, id := range c.up() {
-					l, _, _ := c.nodes[id].srv.node.leaders.Get()
+			old := c.Leader()
+			c.Net.Isolate(old, c.Followers()...)
+			c.Do(1, old, history.Input{Kind: history.Put, Key: "a", Value: c.Value()})
+			c.Await("another leader", func() bool {
+				for _, id := range c.Up() {
+					l, _, _ := c.Nodes[id].Life.node.leaders.Get()
 					if id != old && l != 0 && l != old {
 						return true
 					}
 				}
 				return false
 			})
-			for _, id := range c.up() {
+			for _, id := range c.Up() {
 				if id != old {
-					c.put(id, "a", c.value())
+					c.Put(id, "a", c.Value())
 				}
 			}
-			c.crash(old)
-			c.net.heal()
-			c.start(old)
+			c.Crash(old)
+			c.Net.Heal()
+			c.Start(old)
 		}
 	})
 }
@@ -249,37 +249,37 @@ func TestSimDivergentLogs(t *testing.T) {
 func TestSimSnapshotCatchUp(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		c.leader()
-		c.crash(3)
+		c.Leader()
+		c.Crash(3)
 		for range 60 { // more than the log keeps in memory
-			c.put(c.leader(), "k", c.value())
+			c.Put(c.Leader(), "k", c.Value())
 		}
-		c.await("the log to be compacted", func() bool {
-			first, err := c.nodes[c.leader()].srv.storage.Mem.FirstIndex()
+		c.Await("the log to be compacted", func() bool {
+			first, err := c.Nodes[c.Leader()].Life.storage.Mem.FirstIndex()
 			return err == nil && first > 5
 		})
-		c.start(3)
-		v := c.value()
-		c.put(3, "k", v)
-		c.want(3, "k", v)
-		if c.nodes[3].srv.storage.SnapIndex.Load() <= state.FirstIndex {
+		c.Start(3)
+		v := c.Value()
+		c.Put(3, "k", v)
+		c.Want(3, "k", v)
+		if c.Nodes[3].Life.storage.SnapIndex.Load() <= state.FirstIndex {
 			t.Error("node 3 caught up without a snapshot")
 		}
-		c.crash(3) // what it installed must be on its disk
-		c.start(3)
-		c.want(3, "k", v)
+		c.Crash(3) // what it installed must be on its disk
+		c.Start(3)
+		c.Want(3, "k", v)
 	})
 }
 
 // A graceful stop hands leadership over, so that writes hardly wait.
 func TestSimGracefulStop(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
-		c.put(leader, "k", c.value())
-		other := c.followers()[0]
-		c.stop(leader)
+		leader := c.Leader()
+		c.Put(leader, "k", c.Value())
+		other := c.Followers()[0]
+		c.Stop(leader)
 		began := time.Now()
-		c.put(other, "k", c.value())
+		c.Put(other, "k", c.Value())
 		if took := time.Since(began); took > 500*time.Millisecond {
 			t.Errorf("after a graceful stop of the leader a write took %v", took)
 		}
@@ -292,14 +292,14 @@ func TestSimCommitIndexIsWritten(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
 		c.awaitPublished(1)
 		for range 5 {
-			c.put(1, "k", c.value())
-			want := c.nodes[1].srv.node.status.Load().Commit
-			c.stop(1)
-			log, err := walfile.Read(filepath.Join(c.nodes[1].dir, "wal"))
+			c.Put(1, "k", c.Value())
+			want := c.Nodes[1].Life.node.status.Load().Commit
+			c.Stop(1)
+			log, err := walfile.Read(filepath.Join(c.Nodes[1].Dir, "wal"))
 			if err != nil || log.Hard.GetCommit() < want {
 				t.Errorf("commit index %d, want %d; %v", log.Hard.GetCommit(), want, err)
 			}
-			c.start(1)
+			c.Start(1)
 		}
 	})
 }

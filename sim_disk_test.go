@@ -18,7 +18,7 @@ import (
 func (s *simNet) diskTeller(from uint64) func(context.Context, string, uint64, room.Note) error {
 	return func(_ context.Context, url string, _ uint64, n room.Note) error {
 		time.Sleep(simDelay)
-		srv, err := s.reach(from, url)
+		srv, err := s.Reach(from, url)
 		if err == nil {
 			srv.room.Hear(n)
 			s.notes.Add(1)
@@ -46,10 +46,10 @@ func simulateDisks(t *testing.T, n int, test func(c *simCluster, d simDisks)) {
 
 // wantWrites waits until a growing write ends on all nodes that are up with err.
 func (c *simCluster) wantWrites(err error) {
-	c.t.Helper()
-	for _, id := range c.up() {
-		c.await(fmt.Sprintf("a growing write on node %d to end with %v", id, err), func() bool {
-			return errors.Is(c.nodes[id].srv.room.Admit("grow", 1), err)
+	c.T.Helper()
+	for _, id := range c.Up() {
+		c.Await(fmt.Sprintf("a growing write on node %d to end with %v", id, err), func() bool {
+			return errors.Is(c.Nodes[id].Life.room.Admit("grow", 1), err)
 		})
 	}
 }
@@ -58,44 +58,44 @@ func (c *simCluster) wantWrites(err error) {
 // leads, and taken again when it is free. A healthy cluster says nothing of it.
 func TestSimDiskFull(t *testing.T) {
 	simulateDisks(t, 3, func(c *simCluster, d simDisks) {
-		c.put(1, "k", c.value())
+		c.Put(1, "k", c.Value())
 		c.wantWrites(nil)
 		time.Sleep(time.Minute)
-		if n := c.net.notes.Load(); n != 0 {
+		if n := c.Net.notes.Load(); n != 0 {
 			t.Errorf("%d notes between nodes that have room", n)
 		}
-		follower := c.followers()[0]
+		follower := c.Followers()[0]
 		d[follower].Store(200 << 20) // the node looks often from now on, and says so
 		time.Sleep(5 * time.Second)
 		d[follower].Store(127 << 20)
 		time.Sleep(200 * time.Millisecond) // a fast disk writes 100 MiB in that time
-		for _, id := range c.up() {
-			if err := c.nodes[id].srv.room.Admit("grow", 1); !errors.Is(err, problem.ErrDiskFull) {
+		for _, id := range c.Up() {
+			if err := c.Nodes[id].Life.room.Admit("grow", 1); !errors.Is(err, problem.ErrDiskFull) {
 				t.Errorf("node %d has not heard in time that a disk is full: %v", id, err)
 			}
 		}
 		for range 3 { // under each of several leaders, none of which has seen it before
-			leader := c.leader()
-			c.crash(leader)
-			c.await("another leader", func() bool { return c.leader() != 0 })
+			leader := c.Leader()
+			c.Crash(leader)
+			c.Await("another leader", func() bool { return c.Leader() != 0 })
 			if leader != follower { // the other two have room
 				c.wantWrites(problem.ErrDiskFull)
 			}
-			c.start(leader)
-			c.await("it to be back", func() bool { return c.nodes[leader].srv.caughtUp.Load() })
+			c.Start(leader)
+			c.Await("it to be back", func() bool { return c.Nodes[leader].Life.caughtUp.Load() })
 			c.wantWrites(problem.ErrDiskFull)
 		}
-		for _, id := range c.up() {
-			if err := c.nodes[id].srv.room.Admit("k", -1); err != nil {
+		for _, id := range c.Up() {
+			if err := c.Nodes[id].Life.room.Admit("k", -1); err != nil {
 				t.Errorf("node %d: a delete: %v", id, err)
 			}
 		}
 		d[follower].Store(1 << 40)
 		c.wantWrites(nil)
-		c.put(1, "k", c.value())
-		before := c.net.notes.Load()
+		c.Put(1, "k", c.Value())
+		before := c.Net.notes.Load()
 		time.Sleep(time.Minute)
-		if n := c.net.notes.Load() - before; n > 4 {
+		if n := c.Net.notes.Load() - before; n > 4 {
 			t.Errorf("%d notes after the disk is free", n)
 		}
 	})
@@ -105,23 +105,23 @@ func TestSimDiskFull(t *testing.T) {
 // than it has room for. When there is room again it catches up.
 func TestSimDiskFullOfFive(t *testing.T) {
 	simulateDisks(t, 5, func(c *simCluster, d simDisks) {
-		leader, full := c.leader(), c.followers()[0]
+		leader, full := c.Leader(), c.Followers()[0]
 		d[full].Store(0)
-		c.await("the node to see it", c.nodes[full].srv.room.Spent)
-		applied := c.nodes[full].srv.kv.applied
+		c.Await("the node to see it", c.Nodes[full].Life.room.Spent)
+		applied := c.Nodes[full].Life.kv.applied
 		before := applied.Get()
 		for range 20 {
-			c.put(leader, "k", c.value())
+			c.Put(leader, "k", c.Value())
 		}
 		if got := applied.Get(); got > before+1 { // one may have been on its way
 			t.Errorf("node %d took entries up to %d, from %d on it had no room", full, got, before)
 		}
-		if err := c.nodes[leader].srv.room.Admit("grow", 1); err != nil {
+		if err := c.Nodes[leader].Life.room.Admit("grow", 1); err != nil {
 			t.Errorf("refused although another disk could go: %v", err)
 		}
 		d[full].Store(1 << 40)
-		v := c.value()
-		c.put(leader, "k", v)
-		c.want(full, "k", v)
+		v := c.Value()
+		c.Put(leader, "k", v)
+		c.Want(full, "k", v)
 	})
 }

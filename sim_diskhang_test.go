@@ -37,8 +37,8 @@ type simDisk struct {
 
 const simHang = time.Duration(-1) // no sync returns
 
-// set makes the disk as slow as that from now on, for syncs under way too.
-func (d *simDisk) set(slow time.Duration) {
+// Set makes the disk as slow as that from now on, for syncs under way too.
+func (d *simDisk) Set(slow time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.slow = slow
@@ -69,10 +69,10 @@ func (d *simDisk) sync() {
 	}
 }
 
-// under returns a log on that disk.
-func (d *simDisk) under(log storage.WriteAheadLog) storage.WriteAheadLog {
+// Under returns a log on that disk.
+func (d *simDisk) Under(log storage.WriteAheadLog) storage.WriteAheadLog {
 	if d.changed == nil {
-		d.set(0)
+		d.Set(0)
 	}
 	return slowLog{log, d}
 }
@@ -101,16 +101,16 @@ func (c *simCluster) ready(id uint64) bool {
 }
 
 func (c *simCluster) awaitReady(ids ...uint64) {
-	c.t.Helper()
+	c.T.Helper()
 	for _, id := range ids {
-		c.await(fmt.Sprintf("node %d to be ready", id), func() bool { return c.ready(id) })
+		c.Await(fmt.Sprintf("node %d to be ready", id), func() bool { return c.ready(id) })
 	}
 }
 
 // http sends a write to a node's API.
 func (c *simCluster) http(id uint64, method, key string) (status int, body string) {
 	w := httptest.NewRecorder()
-	c.nodes[id].srv.api.ServeHTTP(w, httptest.NewRequest(method, "http://127.0.0.1/"+key, strings.NewReader("v")))
+	c.Nodes[id].Life.api.ServeHTTP(w, httptest.NewRequest(method, "http://127.0.0.1/"+key, strings.NewReader("v")))
 	return w.Code, w.Body.String()
 }
 
@@ -122,30 +122,30 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 		c.awaitReady(1, 2, 3)
 		for round := range 3 {
 			// Also one that was asked to lead just before.
-			old := c.followers()[0]
-			if _, err := c.nodes[c.leader()].srv.members.LetLead(context.Background(), old); err != nil {
+			old := c.Followers()[0]
+			if _, err := c.Nodes[c.Leader()].Life.members.LetLead(context.Background(), old); err != nil {
 				t.Fatal(err)
 			}
-			c.await("all to know that it leads", func() bool {
-				for _, id := range c.up() {
-					if l, _, _ := c.nodes[id].srv.node.leaders.Get(); l != old {
+			c.Await("all to know that it leads", func() bool {
+				for _, id := range c.Up() {
+					if l, _, _ := c.Nodes[id].Life.node.leaders.Get(); l != old {
 						return false
 					}
 				}
 				return true
 			})
-			disk := &c.nodes[old].disk
-			disk.set(simHang)
+			disk := &c.Nodes[old].Disk
+			disk.Set(simHang)
 			// One write, which nothing follows: also then the others have to be
 			// found fit.
 			lost := make(chan state.Result)
 			go func() {
-				res, _ := c.do(1, old, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
+				res, _ := c.Do(1, old, history.Input{Kind: history.Put, Key: "k", Value: c.Value()})
 				lost <- res
 			}()
 			began := time.Now()
-			c.await("another leader", func() bool {
-				l, _, _ := c.nodes[c.followers()[0]].srv.node.leaders.Get()
+			c.Await("another leader", func() bool {
+				l, _, _ := c.Nodes[c.Followers()[0]].Life.node.leaders.Get()
 				return l != 0 && l != old
 			})
 			// When it handed over 10 election timeouts ago, it may again.
@@ -153,11 +153,11 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 				t.Errorf("round %d: another leader after %v", round, took)
 			}
 			for range 3 {
-				v := c.value()
-				for _, id := range c.up() {
+				v := c.Value()
+				for _, id := range c.Up() {
 					if id != old {
-						c.put(id, "k", v)
-						c.want(id, "k", v)
+						c.Put(id, "k", v)
+						c.Want(id, "k", v)
 					}
 				}
 			}
@@ -177,9 +177,9 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 			if status, body := c.probe(old, "/livez"); status != http.StatusOK {
 				t.Errorf("livez: %d %s", status, body)
 			}
-			disk.set(0)
+			disk.Set(0)
 			c.awaitReady(old)
-			c.put(old, "k", c.value())
+			c.Put(old, "k", c.Value())
 		}
 	})
 }
@@ -190,30 +190,30 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 func TestSimDiskHangsWhereNobodyCanTakeOver(t *testing.T) {
 	for name, hung := range map[string]func(c *simCluster, leader uint64) []uint64{
 		"one of three is down": func(c *simCluster, leader uint64) []uint64 {
-			down := c.followers()[0]
-			c.crash(down)
+			down := c.Followers()[0]
+			c.Crash(down)
 			return []uint64{leader}
 		},
-		"one follower's disk hangs too": func(c *simCluster, leader uint64) []uint64 { return []uint64{leader, c.followers()[0]} },
-		"all disks hang":                func(c *simCluster, _ uint64) []uint64 { return c.up() },
+		"one follower's disk hangs too": func(c *simCluster, leader uint64) []uint64 { return []uint64{leader, c.Followers()[0]} },
+		"all disks hang":                func(c *simCluster, _ uint64) []uint64 { return c.Up() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
 				c.awaitReady(1, 2, 3)
-				leader := c.leader()
-				_, term, _ := c.nodes[leader].srv.node.leaders.Get()
+				leader := c.Leader()
+				_, term, _ := c.Nodes[leader].Life.node.leaders.Get()
 				ids := hung(c, leader)
 				for _, id := range ids {
-					c.nodes[id].disk.set(simHang)
+					c.Nodes[id].Disk.Set(simHang)
 				}
-				for _, id := range c.up() {
+				for _, id := range c.Up() {
 					go c.http(id, http.MethodPut, fmt.Sprintf("from-%d", id))
 				}
 				time.Sleep(3 * time.Second)
 				for range 30 {
 					time.Sleep(time.Second)
-					for _, id := range c.up() {
-						l, now, _ := c.nodes[id].srv.node.leaders.Get()
+					for _, id := range c.Up() {
+						l, now, _ := c.Nodes[id].Life.node.leaders.Get()
 						if l != leader || now != term {
 							t.Fatalf("node %d follows %d in term %d, it was %d in term %d", id, l, now, leader, term)
 						}
@@ -231,10 +231,10 @@ func TestSimDiskHangsWhereNobodyCanTakeOver(t *testing.T) {
 					t.Errorf("a delete: %d %s", status, body)
 				}
 				for _, id := range ids {
-					c.nodes[id].disk.set(0)
+					c.Nodes[id].Disk.Set(0)
 				}
-				c.awaitReady(c.up()...)
-				c.put(leader, "k", c.value())
+				c.awaitReady(c.Up()...)
+				c.Put(leader, "k", c.Value())
 				if status, _ := c.http(leader, http.MethodGet, "refused"); status != http.StatusNotFound {
 					t.Errorf("what was refused: %d", status)
 				}
@@ -248,35 +248,35 @@ func TestSimDiskHangsWhereNobodyCanTakeOver(t *testing.T) {
 func TestSimDiskHangsOnAFollower(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		c.awaitReady(1, 2, 3)
-		leader, victim := c.leader(), c.followers()[0]
-		_, term, _ := c.nodes[leader].srv.node.leaders.Get()
-		c.nodes[victim].disk.set(simHang)
-		c.put(leader, "k", c.value())
+		leader, victim := c.Leader(), c.Followers()[0]
+		_, term, _ := c.Nodes[leader].Life.node.leaders.Get()
+		c.Nodes[victim].Disk.Set(simHang)
+		c.Put(leader, "k", c.Value())
 		time.Sleep(3 * time.Second)
 		if c.ready(victim) {
 			t.Error("it is ready")
 		}
-		v := c.value()
-		c.put(leader, "k", v)
-		c.want(leader, "k", v)
-		if err := c.nodes[leader].srv.node.call(context.Background(), func(rn *raft.RawNode) { rn.TransferLeader(victim) }); err != nil {
+		v := c.Value()
+		c.Put(leader, "k", v)
+		c.Want(leader, "k", v)
+		if err := c.Nodes[leader].Life.node.call(context.Background(), func(rn *raft.RawNode) { rn.TransferLeader(victim) }); err != nil {
 			t.Error(err)
 		}
 		time.Sleep(3 * time.Second)
-		c.put(leader, "k", c.value())
-		c.net.isolate(victim, slices.DeleteFunc(c.up(), func(id uint64) bool { return id == victim })...)
+		c.Put(leader, "k", c.Value())
+		c.Net.Isolate(victim, slices.DeleteFunc(c.Up(), func(id uint64) bool { return id == victim })...)
 		for range 100 {
 			time.Sleep(100 * time.Millisecond)
-			if role := c.nodes[victim].srv.node.status.Load().Role; role != raft.StateFollower {
+			if role := c.Nodes[victim].Life.node.status.Load().Role; role != raft.StateFollower {
 				t.Fatalf("it stands for election: %v", role)
 			}
 		}
-		c.net.heal()
-		c.put(leader, "k", c.value())
-		if l, now, _ := c.nodes[leader].srv.node.leaders.Get(); l != leader || now != term {
+		c.Net.Heal()
+		c.Put(leader, "k", c.Value())
+		if l, now, _ := c.Nodes[leader].Life.node.leaders.Get(); l != leader || now != term {
 			t.Errorf("node %d leads in term %d, it was %d in term %d", l, now, leader, term)
 		}
-		c.nodes[victim].disk.set(0)
+		c.Nodes[victim].Disk.Set(0)
 		c.awaitReady(victim)
 	})
 }
@@ -292,11 +292,11 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 		t.Run(fmt.Sprintf("%d ms, all: %t", tt.slow, tt.all), func(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
 				c.awaitReady(1, 2, 3)
-				leader := c.leader()
-				_, term, _ := c.nodes[leader].srv.node.leaders.Get()
-				for id, n := range c.nodes {
+				leader := c.Leader()
+				_, term, _ := c.Nodes[leader].Life.node.leaders.Get()
+				for id, n := range c.Nodes {
 					if tt.all || id == leader {
-						n.disk.set(tt.slow * time.Millisecond)
+						n.Disk.Set(tt.slow * time.Millisecond)
 					}
 				}
 				var wg sync.WaitGroup
@@ -308,7 +308,7 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 							case <-stop:
 								return
 							case <-time.After(200 * time.Millisecond):
-								c.do(i, uint64(i%3)+1, history.Input{Kind: history.Put, Key: fmt.Sprintf("k%d", i), Value: c.value()})
+								c.Do(i, uint64(i%3)+1, history.Input{Kind: history.Put, Key: fmt.Sprintf("k%d", i), Value: c.Value()})
 							}
 						}
 					})
@@ -316,25 +316,25 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 				for i := range 200 {
 					time.Sleep(100 * time.Millisecond)
 					if i%50 == 49 { // a new segment: three syncs in one save
-						c.nodes[leader].disk.set(3 * tt.slow * time.Millisecond)
+						c.Nodes[leader].Disk.Set(3 * tt.slow * time.Millisecond)
 						time.Sleep(3 * tt.slow * time.Millisecond)
-						c.nodes[leader].disk.set(tt.slow * time.Millisecond)
+						c.Nodes[leader].Disk.Set(tt.slow * time.Millisecond)
 					}
-					for _, id := range c.up() {
-						if c.nodes[id].srv.node.disk.Hanging.Load() {
+					for _, id := range c.Up() {
+						if c.Nodes[id].Life.node.disk.Hanging.Load() {
 							t.Errorf("after %d ms the disk of node %d is said to hang", 100*i, id)
 						}
 					}
 				}
 				close(stop)
 				wg.Wait()
-				for _, id := range c.up() {
-					if l, now, _ := c.nodes[id].srv.node.leaders.Get(); l != leader || now != term {
+				for _, id := range c.Up() {
+					if l, now, _ := c.Nodes[id].Life.node.leaders.Get(); l != leader || now != term {
 						t.Errorf("node %d leads in term %d, it was %d in term %d", l, now, leader, term)
 					}
 				}
-				for _, n := range c.nodes {
-					n.disk.set(0)
+				for _, n := range c.Nodes {
+					n.Disk.Set(0)
 				}
 			})
 		})
@@ -346,36 +346,36 @@ func TestSimSlowDisksAreNoHang(t *testing.T) {
 func TestSimDisksBeyondTheLimit(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		c.awaitReady(1, 2, 3)
-		_, before, _ := c.nodes[1].srv.node.leaders.Get()
+		_, before, _ := c.Nodes[1].Life.node.leaders.Get()
 		stop := time.Now().Add(time.Minute)
 		var wg sync.WaitGroup
 		for i := range 6 {
 			wg.Go(func() {
 				for time.Now().Before(stop) {
-					c.do(i, uint64(i%3)+1, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
+					c.Do(i, uint64(i%3)+1, history.Input{Kind: history.Put, Key: "k", Value: c.Value()})
 					time.Sleep(50 * time.Millisecond)
 				}
 			})
 		}
 		for time.Now().Before(stop) { // whoever leads has the slowest
-			leader := c.leader()
-			for id, n := range c.nodes {
+			leader := c.Leader()
+			for id, n := range c.Nodes {
 				if id == leader {
-					n.disk.set(4500 * time.Millisecond)
+					n.Disk.Set(4500 * time.Millisecond)
 				} else {
-					n.disk.set(200 * time.Millisecond)
+					n.Disk.Set(200 * time.Millisecond)
 				}
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
 		wg.Wait()
-		_, after, _ := c.nodes[1].srv.node.leaders.Get()
+		_, after, _ := c.Nodes[1].Life.node.leaders.Get()
 		t.Logf("%d changes of term in a minute", after-before)
 		if after-before == 0 || after-before > 7 {
 			t.Errorf("leadership changed %d times in a minute", after-before)
 		}
-		for _, n := range c.nodes {
-			n.disk.set(0)
+		for _, n := range c.Nodes {
+			n.Disk.Set(0)
 		}
 	})
 }
@@ -386,20 +386,20 @@ func TestSimDisksBeyondTheLimit(t *testing.T) {
 func TestSimDiskHangIsBounded(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		c.awaitReady(1, 2, 3)
-		leader, others := c.leader(), c.followers()
-		node := c.nodes[leader].srv.node
+		leader, others := c.Leader(), c.Followers()
+		node := c.Nodes[leader].Life.node
 		const room = 1 << 20
 		testkit.Must(t, node.call(context.Background(), func(*raft.RawNode) {
 			d := node.disk
 			d.Room, d.Moved = room, d.Tick // as if it had just come to lead, it stays for a while
 		}))
-		c.nodes[leader].disk.set(simHang)
+		c.Nodes[leader].Disk.Set(simHang)
 		value := []byte(strings.Repeat("x", 32<<10))
 		var wg sync.WaitGroup
 		for i := range 16 {
 			wg.Go(func() {
 				for range 16 {
-					srv := c.nodes[others[i%2]].srv
+					srv := c.Nodes[others[i%2]].Life
 					srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprintf("k%d", i), value))
 				}
 			})
@@ -422,7 +422,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 				}
 			}})
 		}))
-		c.nodes[leader].disk.set(0)
+		c.Nodes[leader].Disk.Set(0)
 		wg.Wait()
 		c.awaitReady(1, 2, 3)
 	})
@@ -433,9 +433,9 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 func TestSimPauseIsNoHang(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
 		c.awaitReady(1)
-		node := c.nodes[1].srv.node
-		c.nodes[1].disk.set(500 * time.Millisecond)
-		go c.do(1, 1, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
+		node := c.Nodes[1].Life.node
+		c.Nodes[1].Disk.Set(500 * time.Millisecond)
+		go c.Do(1, 1, history.Input{Kind: history.Put, Key: "k", Value: c.Value()})
 		time.Sleep(10 * time.Millisecond)
 		// Stopping the loop that counts is as near as this comes to a process
 		// that is stopped as a whole.
@@ -451,7 +451,7 @@ func TestSimPauseIsNoHang(t *testing.T) {
 func TestSimHeldReadsAreBounded(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
 		c.awaitReady(1)
-		n := c.nodes[1].srv.node
+		n := c.Nodes[1].Life.node
 		testkit.Must(t, n.call(context.Background(), func(*raft.RawNode) {
 			term := n.loop.committedTerm
 			n.loop.committedTerm = 0

@@ -58,13 +58,13 @@ func simulateEvents(t *testing.T, test func(c *simCluster, logs simLogs)) {
 // settled waits until a cluster leads itself and everyone has said so, and
 // forgets what was said until then.
 func (l simLogs) settled(c *simCluster) (leader uint64) {
-	c.t.Helper()
-	leader = c.leader()
-	c.awaitPublished(c.up()...)
+	c.T.Helper()
+	leader = c.Leader()
+	c.awaitPublished(c.Up()...)
 	time.Sleep(3 * time.Second)
-	for _, id := range c.up() {
+	for _, id := range c.Up() {
 		if got := l.said(id); !slices.Equal(got, []string{"leader changed", "ready"}) {
-			c.t.Errorf("a start says %q on node %d, want who leads and that it is ready", got, id)
+			c.T.Errorf("a start says %q on node %d, want who leads and that it is ready", got, id)
 		}
 	}
 	return leader
@@ -78,15 +78,15 @@ func TestSimSaysThatThereIsNoLeader(t *testing.T) {
 			leader := logs.settled(c)
 			left := leader
 			if !led {
-				left = c.followers()[0]
+				left = c.Followers()[0]
 			}
-			for _, id := range c.up() {
+			for _, id := range c.Up() {
 				if id != left {
-					c.crash(id)
+					c.Crash(id)
 				}
 			}
-			c.await("the leader to be lost", func() bool {
-				l, _, _ := c.nodes[left].srv.node.leaders.Get()
+			c.Await("the leader to be lost", func() bool {
+				l, _, _ := c.Nodes[left].Life.node.leaders.Get()
 				return l == 0
 			})
 			began := time.Now()
@@ -108,10 +108,10 @@ func TestSimSaysThatThereIsNoLeader(t *testing.T) {
 			}
 			for _, id := range []uint64{1, 2, 3} {
 				if id != left {
-					c.start(id)
+					c.Start(id)
 				}
 			}
-			c.leader()
+			c.Leader()
 			time.Sleep(time.Second)
 			if got := logs.said(left); !slices.Contains(got, "leader changed") || slices.Contains(got, noLeaderLine) {
 				t.Errorf("led %t: with a leader again it says %q", led, got)
@@ -126,20 +126,20 @@ func TestSimSaysWhoLeadsAndWhoIsUp(t *testing.T) {
 	simulateEvents(t, func(c *simCluster, logs simLogs) {
 		leader := logs.settled(c)
 		for range 60 { // ten minutes
-			c.put(c.followers()[0], "k", c.value())
+			c.Put(c.Followers()[0], "k", c.Value())
 			time.Sleep(10 * time.Second)
 		}
-		for _, id := range c.up() {
+		for _, id := range c.Up() {
 			if got := logs.said(id); got != nil {
 				t.Errorf("in ten good minutes node %d says %q", id, got)
 			}
 		}
 
 		// Leadership that is handed over is never missed.
-		next := c.followers()[0]
+		next := c.Followers()[0]
 		c.mustChange(leader, reconfig.Request{Op: membership.OpLead, ID: next})
 		time.Sleep(5 * time.Second)
-		for _, id := range c.up() {
+		for _, id := range c.Up() {
 			entries := logs[id].All()
 			if got := logs.said(id); !slices.Equal(got, []string{"leader changed"}) {
 				t.Errorf("when leadership was handed over, node %d says %q", id, got)
@@ -151,10 +151,10 @@ func TestSimSaysWhoLeadsAndWhoIsUp(t *testing.T) {
 		// A leader that dies: each of the others says who leads now, and the new
 		// leader that the old one is down. That there is none for a moment is said
 		// at most once, by who is left in doubt.
-		c.crash(next)
-		leader = c.leader()
+		c.Crash(next)
+		leader = c.Leader()
 		time.Sleep(5 * time.Second)
-		for _, id := range c.up() {
+		for _, id := range c.Up() {
 			got := slices.DeleteFunc(logs.said(id), func(s string) bool { return s == noLeaderLine })
 			want := []string{"leader changed"}
 			if id == leader {
@@ -164,8 +164,8 @@ func TestSimSaysWhoLeadsAndWhoIsUp(t *testing.T) {
 				t.Errorf("after the leader's death node %d says %q, want %q", id, got, want)
 			}
 		}
-		c.start(next)
-		c.awaitPublished(c.up()...)
+		c.Start(next)
+		c.awaitPublished(c.Up()...)
 		time.Sleep(5 * time.Second)
 		if got := logs.said(leader); !slices.Equal(got, []string{"member up"}) {
 			t.Errorf("when it is back, the leader says %q", got)
@@ -180,13 +180,13 @@ func TestSimSaysWhoComesAndGoes(t *testing.T) {
 		leader := logs.settled(c)
 		c.mustChange(leader, addRequest(4))
 		c.join(4)
-		c.await("node 4 to be a voter", func() bool {
+		c.Await("node 4 to be a voter", func() bool {
 			m := c.member(leader, 4)
 			return m.ID == 4 && !m.Learner
 		})
 		time.Sleep(20 * time.Second)
 		for _, id := range []uint64{1, 2, 3, 4} {
-			view := c.nodes[id].srv.members.View(context.Background())
+			view := c.Nodes[id].Life.members.View(context.Background())
 			for member := range uint64(4) {
 				if got := view[member+1].Version; got != version.This().Version {
 					t.Errorf("node %d knows version %q of node %d, want %q", id, got, member+1, version.This().Version)
@@ -194,7 +194,7 @@ func TestSimSaysWhoComesAndGoes(t *testing.T) {
 			}
 		}
 		c.mustChange(leader, reconfig.Request{Op: membership.OpRemove, ID: 4})
-		if err := c.ended(4); !errors.Is(err, problem.ErrRemoved) {
+		if err := c.Ended(4); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("node 4 ended with %v", err)
 		}
 		time.Sleep(time.Second)
@@ -208,9 +208,9 @@ func TestSimSaysWhoComesAndGoes(t *testing.T) {
 				t.Errorf("node %d says %q, want %q", id, got, want)
 			}
 		}
-		follower := c.followers()[0]
-		c.stop(follower)
-		c.start(follower)
+		follower := c.Followers()[0]
+		c.Stop(follower)
+		c.Start(follower)
 		c.awaitPublished(1, 2, 3)
 		time.Sleep(time.Second)
 		if got := logs.said(follower); slices.ContainsFunc(got, func(s string) bool { return slices.Contains(want, s) }) {
@@ -223,23 +223,23 @@ func TestSimSaysWhoComesAndGoes(t *testing.T) {
 func TestSimSaysSnapshots(t *testing.T) {
 	logs := make(simLogs)
 	simulateLogged(t, 3, func(cfg *config.Config) { cfg.SnapshotCount = 10 }, logs.logger, func(c *simCluster) {
-		leader := c.leader()
-		behind := c.followers()[0]
-		c.crash(behind)
+		leader := c.Leader()
+		behind := c.Followers()[0]
+		c.Crash(behind)
 		for range 60 {
-			c.put(leader, "k", c.value())
+			c.Put(leader, "k", c.Value())
 		}
-		c.await("the log to be compacted", func() bool {
-			first, err := c.nodes[leader].srv.storage.Mem.FirstIndex()
+		c.Await("the log to be compacted", func() bool {
+			first, err := c.Nodes[leader].Life.storage.Mem.FirstIndex()
 			return err == nil && first > 5
 		})
-		c.start(behind)
-		c.want(behind, "k", "v60")
-		st := &c.nodes[leader].srv.storage.Snapshots
+		c.Start(behind)
+		c.Want(behind, "k", "v60")
+		st := &c.Nodes[leader].Life.storage.Snapshots
 		if st.Written.Load() == 0 || st.Sent.Load() == 0 || st.Bytes.Load() == 0 || st.At.Load() == 0 || st.Took.Load() == 0 {
 			t.Errorf("the leader has counted %d written, %d sent, %d bytes at %d in %d", st.Written.Load(), st.Sent.Load(), st.Bytes.Load(), st.At.Load(), st.Took.Load())
 		}
-		if c.nodes[behind].srv.storage.Snapshots.Installed.Load() == 0 {
+		if c.Nodes[behind].Life.storage.Snapshots.Installed.Load() == 0 {
 			t.Error("who installed one has counted none")
 		}
 		at := logs.said(leader)

@@ -29,22 +29,22 @@ import (
 func TestSimWipedFounder(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		c.awaitPublished(1, 2, 3)
-		c.crash(2)
-		v := c.value()
-		c.put(1, "k", v) // on 1 and 3 alone
-		c.crash(1)
-		c.crash(3)
-		if err := os.RemoveAll(c.nodes[1].dir); err != nil {
+		c.Crash(2)
+		v := c.Value()
+		c.Put(1, "k", v) // on 1 and 3 alone
+		c.Crash(1)
+		c.Crash(3)
+		if err := os.RemoveAll(c.Nodes[1].Dir); err != nil {
 			t.Fatal(err)
 		}
-		c.start(1) // all alone: nobody can say anything
+		c.Start(1) // all alone: nobody can say anything
 		time.Sleep(3 * time.Second)
-		c.start(2)
-		if err := c.ended(1); !errors.Is(err, problem.ErrUsedID) {
+		c.Start(2)
+		if err := c.Ended(1); !errors.Is(err, problem.ErrUsedID) {
 			t.Errorf("the wiped node ended with: %v", err)
 		}
-		c.start(3)
-		c.want(2, "k", v)
+		c.Start(3)
+		c.Want(2, "k", v)
 		if err := c.change(2, reconfig.Request{Op: membership.OpRemove, ID: 1}); err != nil {
 			t.Error(err)
 		}
@@ -55,28 +55,28 @@ func TestSimWipedFounder(t *testing.T) {
 // when it meets one that has: two histories are not served as one.
 func TestSimWipedFounderAmongStrangers(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.crash(3)
-		if err := os.RemoveAll(c.nodes[3].dir); err != nil {
+		c.Crash(3)
+		if err := os.RemoveAll(c.Nodes[3].Dir); err != nil {
 			t.Fatal(err)
 		}
-		c.put(c.leader(), "k", c.value())
+		c.Put(c.Leader(), "k", c.Value())
 		c.awaitPublished(1, 2)
-		c.crash(1)
-		c.crash(2)
-		if err := os.RemoveAll(c.nodes[1].dir); err != nil {
+		c.Crash(1)
+		c.Crash(2)
+		if err := os.RemoveAll(c.Nodes[1].Dir); err != nil {
 			t.Fatal(err)
 		}
-		c.start(1)
-		c.start(3) // never started before, so it cannot know
-		c.await("the two to agree on something", func() bool { return c.nodes[1].srv.kv.Proven() })
-		c.start(2)
-		if err := c.ended(1); !errors.Is(err, problem.ErrUsedID) {
+		c.Start(1)
+		c.Start(3) // never started before, so it cannot know
+		c.Await("the two to agree on something", func() bool { return c.Nodes[1].Life.kv.Proven() })
+		c.Start(2)
+		if err := c.Ended(1); !errors.Is(err, problem.ErrUsedID) {
 			t.Errorf("the wiped node ended with: %v", err)
 		}
 		// What is left has two histories, of which no check can make one.
-		c.close()
-		c.nodes = map[uint64]*simNode{}
-		c.history = nil
+		c.Close()
+		c.Nodes = map[uint64]*simPlace{}
+		c.History = nil
 	})
 }
 
@@ -84,24 +84,24 @@ func TestSimWipedFounderAmongStrangers(t *testing.T) {
 // by the leader, which has seen its log; raft would panic.
 func TestSimWipedJoiner(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.put(c.leader(), "k", c.value())
-		if err := c.change(c.leader(), addRequest(4)); err != nil {
+		c.Put(c.Leader(), "k", c.Value())
+		if err := c.change(c.Leader(), addRequest(4)); err != nil {
 			t.Fatal(err)
 		}
 		c.join(4)
-		leader := c.leader()
-		c.await("the leader to have replicated to node 4", func() bool {
-			return c.nodes[leader].srv.members.LeaderView(context.Background())[4].Match > 0
+		leader := c.Leader()
+		c.Await("the leader to have replicated to node 4", func() bool {
+			return c.Nodes[leader].Life.members.LeaderView(context.Background())[4].Match > 0
 		})
-		c.crash(4)
-		if m, _ := c.nodes[leader].srv.kv.Membership(); m.Members[4].Instance != 0 {
+		c.Crash(4)
+		if m, _ := c.Nodes[leader].Life.kv.Membership(); m.Members[4].Instance != 0 {
 			t.Log("node 4 was faster, and has published")
 		}
-		if err := os.RemoveAll(c.nodes[4].dir); err != nil {
+		if err := os.RemoveAll(c.Nodes[4].Dir); err != nil {
 			t.Fatal(err)
 		}
-		c.start(4)
-		if err := c.ended(4); !errors.Is(err, problem.ErrUsedID) {
+		c.Start(4)
+		if err := c.Ended(4); !errors.Is(err, problem.ErrUsedID) {
 			t.Errorf("the wiped joiner ended with: %v", err)
 		}
 		if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: 4}); err != nil {
@@ -111,10 +111,10 @@ func TestSimWipedJoiner(t *testing.T) {
 }
 
 func (c *simCluster) awaitPublished(ids ...uint64) {
-	c.t.Helper()
-	c.await("all nodes to know all that have published", func() bool {
+	c.T.Helper()
+	c.Await("all nodes to know all that have published", func() bool {
 		for _, on := range ids {
-			m, _ := c.nodes[on].srv.kv.Membership()
+			m, _ := c.Nodes[on].Life.kv.Membership()
 			for _, id := range ids {
 				if m.Members[id].Instance == 0 {
 					return false
@@ -129,15 +129,15 @@ func (c *simCluster) awaitPublished(ids ...uint64) {
 // later is let in.
 func TestSimFirstStartOfAMajority(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.crash(3)
-		if err := os.RemoveAll(c.nodes[3].dir); err != nil {
+		c.Crash(3)
+		if err := os.RemoveAll(c.Nodes[3].Dir); err != nil {
 			t.Fatal(err)
 		}
-		v := c.value()
-		c.put(c.leader(), "k", v)
+		v := c.Value()
+		c.Put(c.Leader(), "k", v)
 		c.awaitPublished(1, 2)
-		c.start(3)
-		c.want(3, "k", v)
+		c.Start(3)
+		c.Want(3, "k", v)
 	})
 }
 
@@ -148,7 +148,7 @@ func TestSimSnapshotForANewcomer(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
 		big := string(make([]byte, 1<<20))
 		for i := range 8 {
-			c.put(1, fmt.Sprintf("big%d", i), fmt.Sprint(i)+big)
+			c.Put(1, fmt.Sprintf("big%d", i), fmt.Sprint(i)+big)
 		}
 		for id := range uint64(3) {
 			if err := c.change(1, addRequest(id+2)); err != nil {
@@ -160,7 +160,7 @@ func TestSimSnapshotForANewcomer(t *testing.T) {
 		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 4}); err != nil {
 			t.Fatal(err)
 		}
-		if snap, err := c.nodes[1].srv.node.courier.SnapshotWith(4); !errors.Is(err, problem.ErrMemberUnknown) {
+		if snap, err := c.Nodes[1].Life.node.courier.SnapshotWith(4); !errors.Is(err, problem.ErrMemberUnknown) {
 			t.Errorf("a snapshot for a node that has left: %v, %v", snap, err)
 		}
 		c.awaitVoter(1, 2)
@@ -174,22 +174,22 @@ func TestSimSnapshotsOvertakeOneAnother(t *testing.T) {
 	t.Parallel()
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 5 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		leader := c.leader()
-		slow := c.followers()[0]
+		leader := c.Leader()
+		slow := c.Followers()[0]
 		for range 4 {
-			others := slices.DeleteFunc(c.up(), func(id uint64) bool { return id == slow })
-			c.net.isolate(slow, others...)
+			others := slices.DeleteFunc(c.Up(), func(id uint64) bool { return id == slow })
+			c.Net.Isolate(slow, others...)
 			big := string(make([]byte, 1<<20))
 			for i := range 20 {
-				res, _ := c.do(0, leader, history.Input{Kind: history.Put, Key: fmt.Sprintf("big%d", i%2), Value: c.value() + big})
+				res, _ := c.Do(0, leader, history.Input{Kind: history.Put, Key: fmt.Sprintf("big%d", i%2), Value: c.Value() + big})
 				if res.Err != nil {
 					t.Fatal(res.Err)
 				}
 			}
-			c.nodes[slow].srv.kv.AskForSnapshot(c.nodes[slow].srv.kv.applied.Get()) // of its own, older state
-			c.net.heal()
+			c.Nodes[slow].Life.kv.AskForSnapshot(c.Nodes[slow].Life.kv.applied.Get()) // of its own, older state
+			c.Net.Heal()
 			for range 20 {
-				c.put(leader, "k", c.value())
+				c.Put(leader, "k", c.Value())
 			}
 		}
 	})
@@ -218,12 +218,12 @@ func TestBestFollowerIsAlive(t *testing.T) {
 // count another majority than the others.
 func TestReconfigureBehindASnapshot(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
-		c.leader()
+		c.Leader()
 		if err := c.change(1, addRequest(2)); err != nil {
 			t.Fatal(err)
 		}
-		node := c.nodes[1].srv.node
-		m, index := c.nodes[1].srv.kv.Membership()
+		node := c.Nodes[1].Life.node
+		m, index := c.Nodes[1].Life.kv.Membership()
 		voters := func() (v, l int) {
 			err := node.call(context.Background(), func(rn *raft.RawNode) {
 				st := rn.Status()
@@ -252,15 +252,15 @@ func TestReconfigureBehindASnapshot(t *testing.T) {
 // waiting: the apply loop calls too, and the node could not end without it.
 func TestSimPanicWithinCall(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		victim := c.followers()[0]
-		err := c.nodes[victim].srv.node.call(context.Background(), func(*raft.RawNode) { panic("as raft does") })
+		victim := c.Followers()[0]
+		err := c.Nodes[victim].Life.node.call(context.Background(), func(*raft.RawNode) { panic("as raft does") })
 		if !errors.Is(err, problem.ErrStopping) {
 			t.Errorf("the caller got %v", err)
 		}
-		if err := c.ended(victim); err == nil || !strings.Contains(err.Error(), "raft cannot go on") {
+		if err := c.Ended(victim); err == nil || !strings.Contains(err.Error(), "raft cannot go on") {
 			t.Errorf("the node ended with: %v", err)
 		}
-		c.start(victim)
-		c.put(victim, "k", c.value())
+		c.Start(victim)
+		c.Put(victim, "k", c.Value())
 	})
 }

@@ -38,8 +38,8 @@ type target struct {
 
 // aim returns a running node as a target.
 func (c *simCluster) aim(id uint64) target {
-	c.t.Helper()
-	tg := target{srv: c.nodes[id].srv, id: id}
+	c.T.Helper()
+	tg := target{srv: c.Nodes[id].Life, id: id}
 	for _, other := range []uint64{1, 2, 3} {
 		if other != id {
 			tg.peer, tg.other = other, tg.peer
@@ -55,7 +55,7 @@ func (c *simCluster) aim(id uint64) target {
 	last, lerr := tg.srv.storage.Mem.LastIndex()
 	lastTerm, terr := tg.srv.storage.Mem.Term(last)
 	if err := errors.Join(err, lerr, terr); err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
 	tg.last, tg.lastTerm = last, lastTerm
 	return tg
@@ -198,16 +198,16 @@ func TestSimHostileMessages(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
-				c.attacked = true
-				c.put(c.leader(), "k", c.value())
-				leader := c.leader()
-				for _, id := range c.up() {
+				c.Attacked = true
+				c.Put(c.Leader(), "k", c.Value())
+				leader := c.Leader()
+				for _, id := range c.Up() {
 					tg := c.aim(id)
 					for _, m := range tc.forge(tg) {
-						before := c.refusals(tc.kind)
+						before := c.Refusals(tc.kind)
 						err, alive := tg.strike(m)
 						if !alive {
-							c.t.Fatalf("node %d, leader %d, ended: %v", id, leader, tg.srv.group.Wait())
+							c.T.Fatalf("node %d, leader %d, ended: %v", id, leader, tg.srv.group.Wait())
 						}
 						// What raft would not look at in this node's role may pass.
 						looks := map[raftpb.MessageType]bool{
@@ -216,12 +216,12 @@ func TestSimHostileMessages(t *testing.T) {
 							raftpb.MsgHeartbeat:     id != leader || tc.kind != refusal.RefusedContradiction,
 						}
 						role, has := looks[m.GetType()]
-						if now := c.refusals(tc.kind); now == before && (role || !has) {
+						if now := c.Refusals(tc.kind); now == before && (role || !has) {
 							t.Errorf("node %d took %v: %v", id, m, err)
 						}
 					}
 				}
-				if now := c.leader(); now != leader {
+				if now := c.Leader(); now != leader {
 					t.Errorf("leader %d became %d", leader, now)
 				}
 			})
@@ -257,9 +257,9 @@ func TestSimHostileSnapshot(t *testing.T) {
 	for name, cs := range cases {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
-				c.attacked = true
-				c.put(c.leader(), "k", c.value())
-				id := c.followers()[0]
+				c.Attacked = true
+				c.Put(c.Leader(), "k", c.Value())
+				id := c.Followers()[0]
 				tg := c.aim(id)
 				tg.srv.kv.mu.Lock()
 				st := tg.srv.kv.state.Copy()
@@ -274,10 +274,10 @@ func TestSimHostileSnapshot(t *testing.T) {
 				m.Snapshot = &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(st.Index), Term: new(st.Term), ConfState: cs}}
 				err, alive := tg.strike(m)
 				if !alive {
-					c.t.Fatalf("node %d ended: %v", id, tg.srv.group.Wait())
+					c.T.Fatalf("node %d ended: %v", id, tg.srv.group.Wait())
 				}
 				if err == nil {
-					c.t.Fatal("it was taken")
+					c.T.Fatal("it was taken")
 				}
 				if after := testkit.SnapFiles(t, tg.srv.cfg.DataDir); len(after) != len(before) {
 					t.Errorf("in snap/: %v, before: %v", after, before)
@@ -405,18 +405,18 @@ func fuzzProcess(t *testing.T, data []byte) {
 	defer func() { testkit.Must(t, os.RemoveAll(dir)) }() // a soak strikes ten thousand times in one test
 	testkit.InBubble(t, func(t *testing.T) {
 		c := newSimCluster(t, dir, 1, 0, func(c *simCluster) {
-			c.attacked = true
+			c.Attacked = true
 			c.wire = func(srv *server) { // whoever leads vouches for it, as programs that do not know the question
 				srv.node.doubts.AskStand = func(context.Context, string, uint64, uint64) (suspect.Stand, error) { return suspect.Stand{}, nil }
 			}
 		})
-		defer c.close()
+		defer c.Close()
 		for id := range uint64(3) {
-			c.peers = append(c.peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
+			c.Peers = append(c.Peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
 		}
-		c.nodes[1] = &simNode{id: 1, dir: c.nodeDir(1, 0)}
-		c.start(1)
-		c.nodes[1].srv.node.known.Gate.Open.Store(true)
+		c.Nodes[1] = &simPlace{ID: 1, Dir: c.NodeDir(1, 0)}
+		c.Start(1)
+		c.Nodes[1].Life.node.known.Gate.Open.Store(true)
 		f := &forger{data: data}
 		if f.byte()%2 == 0 {
 			c.elect(1)
@@ -439,8 +439,8 @@ func fuzzProcess(t *testing.T, data []byte) {
 // elect makes a node that is alone a leader with a committed entry: the others'
 // votes are forged.
 func (c *simCluster) elect(id uint64) {
-	c.t.Helper()
-	c.await("a forged election", func() bool {
+	c.T.Helper()
+	c.Await("a forged election", func() bool {
 		tg := c.aim(id)
 		pre := tg.message(raftpb.MsgPreVoteResp)
 		pre.Term = new(tg.term + 1)
@@ -454,14 +454,14 @@ func (c *simCluster) elect(id uint64) {
 	ack.Index = new(tg.last)
 	tg.strike(ack)
 	if now := c.aim(id); now.committed != tg.last {
-		c.t.Fatalf("entry %d of the forged leader is not committed", tg.last)
+		c.T.Fatalf("entry %d of the forged leader is not committed", tg.last)
 	}
 }
 
 // lead gives a node that is alone a forged leader and an entry of its.
 func (c *simCluster) lead(id uint64) {
-	c.t.Helper()
-	c.await("a forged leader's entry to be committed", func() bool { // a message may be lost
+	c.T.Helper()
+	c.Await("a forged leader's entry to be committed", func() bool { // a message may be lost
 		tg := c.aim(id)
 		m := tg.message(raftpb.MsgApp)
 		m.Term, m.Index, m.LogTerm, m.Commit = new(tg.term+1), new(tg.last), new(tg.lastTerm), new(tg.last+1)

@@ -18,23 +18,23 @@ import (
 func TestSimInspectTellsReplicasAlike(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		for i := range 20 {
-			c.put(c.leader(), fmt.Sprint("k", i%7), c.value())
+			c.Put(c.Leader(), fmt.Sprint("k", i%7), c.Value())
 		}
-		c.leader()
+		c.Leader()
 		var sums []string
 		var dirs []string
-		for _, id := range c.up() {
-			node := c.nodes[id]
-			c.await("all applied", func() bool {
+		for _, id := range c.Up() {
+			node := c.Nodes[id]
+			c.Await("all applied", func() bool {
 				h, at := node.hash()
-				lh, lat := c.nodes[c.leader()].hash()
+				lh, lat := c.Nodes[c.Leader()].hash()
 				return h == lh && at == lat
 			})
 		}
-		st := c.nodes[1].srv.kv.copyState()
-		for _, id := range c.up() {
-			c.crash(id)
-			dirs = append(dirs, c.nodes[id].dir)
+		st := c.Nodes[1].Life.kv.copyState()
+		for _, id := range c.Up() {
+			c.Crash(id)
+			dirs = append(dirs, c.Nodes[id].Dir)
 		}
 		for _, dir := range dirs {
 			f, err := storage.Examine(dir)

@@ -18,7 +18,7 @@ import (
 
 // change asks a node for a membership change.
 func (c *simCluster) change(via uint64, r reconfig.Request) error {
-	_, err := c.nodes[via].srv.members.Change(context.Background(), r)
+	_, err := c.Nodes[via].Life.members.Change(context.Background(), r)
 	return err
 }
 
@@ -28,15 +28,15 @@ func addRequest(id uint64) reconfig.Request {
 
 // join starts a new node that joins.
 func (c *simCluster) join(id uint64) {
-	c.t.Helper()
-	c.nodes[id] = &simNode{id: id, join: true, dir: c.nodeDir(id, 0)}
-	c.start(id)
+	c.T.Helper()
+	c.Nodes[id] = &simPlace{ID: id, Join: true, Dir: c.NodeDir(id, 0)}
+	c.Start(id)
 }
 
 func (c *simCluster) awaitVoter(via, id uint64) {
-	c.t.Helper()
-	c.await(fmt.Sprintf("node %d to be a voter on node %d", id, via), func() bool {
-		m, _ := c.nodes[via].srv.kv.Membership()
+	c.T.Helper()
+	c.Await(fmt.Sprintf("node %d to be a voter on node %d", id, via), func() bool {
+		m, _ := c.Nodes[via].Life.kv.Membership()
 		return slices.Contains(m.Voters(), id)
 	})
 }
@@ -45,9 +45,9 @@ func (c *simCluster) awaitVoter(via, id uint64) {
 // that is removed at once ends by itself and says why.
 func TestSimAddAndRemove(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		v := c.value()
-		c.put(c.leader(), "k", v)
-		via := c.followers()[0]
+		v := c.Value()
+		c.Put(c.Leader(), "k", v)
+		via := c.Followers()[0]
 		if err := c.change(via, addRequest(4)); err != nil {
 			t.Fatal(err)
 		}
@@ -55,30 +55,30 @@ func TestSimAddAndRemove(t *testing.T) {
 			t.Errorf("adding the same node again: %v", err)
 		}
 		c.join(4)
-		victim := c.followers()[1]
+		victim := c.Followers()[1]
 		if victim == 4 {
-			victim = c.followers()[2]
+			victim = c.Followers()[2]
 		}
-		if err := c.change(c.leader(), reconfig.Request{Op: membership.OpRemove, ID: victim}); err != nil {
+		if err := c.change(c.Leader(), reconfig.Request{Op: membership.OpRemove, ID: victim}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ended(victim); !errors.Is(err, problem.ErrRemoved) {
+		if err := c.Ended(victim); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("the removed node ended with: %v", err)
 		}
-		c.awaitVoter(c.leader(), 4)
-		m, _ := c.nodes[c.leader()].srv.kv.Membership()
+		c.awaitVoter(c.Leader(), 4)
+		m, _ := c.Nodes[c.Leader()].Life.kv.Membership()
 		if m.Members[4].Instance == 0 {
 			t.Error("node 4 votes before the cluster knows whose directory has its ID")
 		}
-		c.want(4, "k", v)
-		c.put(4, "k", c.value())
+		c.Want(4, "k", v)
+		c.Put(4, "k", c.Value())
 	})
 }
 
 // The refusals: each says which, and changes nothing.
 func TestSimRefusedChanges(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
+		leader := c.Leader()
 		if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: 3, Force: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -112,42 +112,42 @@ func TestSimRefusedChanges(t *testing.T) {
 // Removing a node while another voter is down would leave no majority.
 func TestSimQuorumGuard(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
+		leader := c.Leader()
 		for _, ago := range []time.Duration{time.Nanosecond, 100 * time.Millisecond, 800 * time.Millisecond, 2 * time.Second} {
-			followers := c.followers()
-			c.put(leader, "k", c.value())
-			c.crash(followers[0])
+			followers := c.Followers()
+			c.Put(leader, "k", c.Value())
+			c.Crash(followers[0])
 			time.Sleep(ago)
-			leader = c.leader()
+			leader = c.Leader()
 			if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: followers[1]}); !errors.Is(err, problem.ErrWouldLose) {
 				t.Fatalf("removing a healthy node beside one that died %v ago: %v", ago, err)
 			}
-			v := c.value()
-			c.put(leader, "k", v)
-			c.start(followers[0])
-			c.want(followers[0], "k", v)
+			v := c.Value()
+			c.Put(leader, "k", v)
+			c.Start(followers[0])
+			c.Want(followers[0], "k", v)
 		}
-		dead := c.followers()[0]
-		c.crash(dead)
+		dead := c.Followers()[0]
+		c.Crash(dead)
 		if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: dead}); err != nil {
 			t.Errorf("removing the dead node: %v", err)
 		}
-		c.put(leader, "k", c.value())
+		c.Put(leader, "k", c.Value())
 	})
 }
 
 // The leader can be removed like any other: it hands over first.
 func TestSimRemoveLeader(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
-		c.put(leader, "k", c.value())
+		leader := c.Leader()
+		c.Put(leader, "k", c.Value())
 		if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: leader}); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ended(leader); !errors.Is(err, problem.ErrRemoved) {
+		if err := c.Ended(leader); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("the removed leader ended with: %v", err)
 		}
-		c.put(c.leader(), "k", c.value())
+		c.Put(c.Leader(), "k", c.Value())
 	})
 }
 
@@ -155,18 +155,18 @@ func TestSimRemoveLeader(t *testing.T) {
 // and disturbs nobody until then.
 func TestSimRemovedWhileDown(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		down := c.followers()[0]
-		c.crash(down)
-		leader := c.leader()
+		down := c.Followers()[0]
+		c.Crash(down)
+		leader := c.Leader()
 		if err := c.change(leader, reconfig.Request{Op: membership.OpRemove, ID: down}); err != nil {
 			t.Fatal(err)
 		}
-		_, term, _ := c.nodes[leader].srv.node.leaders.Get()
-		c.start(down)
-		if err := c.ended(down); !errors.Is(err, problem.ErrRemoved) {
+		_, term, _ := c.Nodes[leader].Life.node.leaders.Get()
+		c.Start(down)
+		if err := c.Ended(down); !errors.Is(err, problem.ErrRemoved) {
 			t.Errorf("it ended with: %v", err)
 		}
-		if now, after, _ := c.nodes[leader].srv.node.leaders.Get(); now != leader || after != term {
+		if now, after, _ := c.Nodes[leader].Life.node.leaders.Get(); now != leader || after != term {
 			t.Errorf("leader %d in term %d became %d in term %d", leader, term, now, after)
 		}
 	})
@@ -175,14 +175,14 @@ func TestSimRemovedWhileDown(t *testing.T) {
 // A node that is added but not up does not cost the cluster its quorum.
 func TestSimAddNodeThatIsNotUp(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
-		c.leader()
+		c.Leader()
 		if err := c.change(1, addRequest(2)); err != nil {
 			t.Fatal(err)
 		}
-		c.put(1, "k", c.value())
-		c.crash(1)
-		c.start(1)
-		c.put(1, "k", c.value())
+		c.Put(1, "k", c.Value())
+		c.Crash(1)
+		c.Start(1)
+		c.Put(1, "k", c.Value())
 		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 2}); err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +192,7 @@ func TestSimAddNodeThatIsNotUp(t *testing.T) {
 // Changes asked for at the same time, on all nodes, all happen.
 func TestSimConcurrentChanges(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.leader()
+		c.Leader()
 		errs := make(chan error)
 		for i := range uint64(3) {
 			go func() { errs <- c.change(i+1, addRequest(4+i)) }()
@@ -202,7 +202,7 @@ func TestSimConcurrentChanges(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		m, _ := c.nodes[c.leader()].srv.kv.Membership()
+		m, _ := c.Nodes[c.Leader()].Life.kv.Membership()
 		if len(m.Members) != 6 {
 			t.Errorf("members: %+v", m.Sorted())
 		}
@@ -220,24 +220,24 @@ func TestSimConcurrentChanges(t *testing.T) {
 func TestSimRestartAfterChanges(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		if err := c.change(c.leader(), addRequest(4)); err != nil {
+		if err := c.change(c.Leader(), addRequest(4)); err != nil {
 			t.Fatal(err)
 		}
 		c.join(4)
-		c.awaitVoter(c.leader(), 4)
+		c.awaitVoter(c.Leader(), 4)
 		for range 60 {
-			c.put(c.leader(), "k", c.value())
+			c.Put(c.Leader(), "k", c.Value())
 		}
 		for id := range uint64(4) {
-			c.crash(id + 1)
+			c.Crash(id + 1)
 		}
 		for id := range uint64(4) {
-			c.start(id + 1)
+			c.Start(id + 1)
 		}
-		v := c.value()
-		c.put(4, "k", v)
-		c.want(1, "k", v)
-		if c.nodes[1].srv.storage.SnapIndex.Load() <= state.FirstIndex {
+		v := c.Value()
+		c.Put(4, "k", v)
+		c.Want(1, "k", v)
+		if c.Nodes[1].Life.storage.SnapIndex.Load() <= state.FirstIndex {
 			t.Error("no snapshot was taken")
 		}
 	})

@@ -24,27 +24,27 @@ import (
 
 // changeFor is change with the ID that the answer names.
 func (c *simCluster) changeFor(via uint64, r reconfig.Request) (uint64, error) {
-	return c.nodes[via].srv.members.Change(context.Background(), r)
+	return c.Nodes[via].Life.members.Change(context.Background(), r)
 }
 
 // mustChange is change for what must succeed.
 func (c *simCluster) mustChange(via uint64, r reconfig.Request) {
-	c.t.Helper()
+	c.T.Helper()
 	if err := c.change(via, r); err != nil {
-		c.t.Fatalf("%+v via node %d: %v\n%s", r, via, err, c.describe())
+		c.T.Fatalf("%+v via node %d: %v\n%s", r, via, err, c.describe())
 	}
 }
 
 // member is what a node knows of a member, its ID 0 if it knows none.
 func (c *simCluster) member(via, id uint64) membership.Member {
-	m, _ := c.nodes[via].srv.kv.Membership()
+	m, _ := c.Nodes[via].Life.kv.Membership()
 	return m.Members[id]
 }
 
 // awaitState waits until a node that joins has got the state.
 func (c *simCluster) awaitState(id uint64) {
-	c.t.Helper()
-	c.await("the state on a joining node", func() bool { return c.nodes[id].srv.kv.applied.Get() > 0 })
+	c.T.Helper()
+	c.Await("the state on a joining node", func() bool { return c.Nodes[id].Life.kv.applied.Get() > 0 })
 }
 
 // freshURL is one that no node of the test has.
@@ -54,7 +54,7 @@ func freshURL(n int) string { return fmt.Sprintf("http://10.1.0.%d:2380", n) }
 // as free, however many ask at once and on whichever node.
 func TestSimNextFreeID(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.mustChange(c.leader(), reconfig.Request{Op: membership.OpAdd, ID: 7, PeerURL: freshURL(7)})
+		c.mustChange(c.Leader(), reconfig.Request{Op: membership.OpAdd, ID: 7, PeerURL: freshURL(7)})
 		c.mustChange(1, reconfig.Request{Op: membership.OpRemove, ID: 7})
 		var mu sync.Mutex
 		var ids []uint64
@@ -84,8 +84,8 @@ func TestSimNextFreeID(t *testing.T) {
 // A request whose answer was lost is tried again, and still adds one member.
 func TestSimAnswerLost(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		via := c.followers()[0]
-		ms := c.nodes[via].srv.members
+		via := c.Followers()[0]
+		ms := c.Nodes[via].Life.members
 		ask, lost := ms.Ask, 0
 		ms.Ask = func(ctx context.Context, url string, cluster uint64, r reconfig.Request) (reconfig.Reply, error) {
 			reply, err := ask(ctx, url, cluster, r)
@@ -102,7 +102,7 @@ func TestSimAnswerLost(t *testing.T) {
 			}
 			c.mustChange(via, reconfig.Request{Op: membership.OpRemove, ID: id, Force: true})
 		}
-		if m, _ := c.nodes[via].srv.kv.Membership(); len(m.Removed) != 3 || len(m.Members) != 3 {
+		if m, _ := c.Nodes[via].Life.kv.Membership(); len(m.Removed) != 3 || len(m.Members) != 3 {
 			t.Errorf("members %+v, removed %v", m.Sorted(), m.Removed)
 		}
 	})
@@ -113,8 +113,8 @@ func TestSimAnswerLost(t *testing.T) {
 func TestSimLeaderCrashWhileAdding(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		for round := range 6 {
-			leader := c.leader()
-			via := c.followers()
+			leader := c.Leader()
+			via := c.Followers()
 			type answer struct {
 				url string
 				id  uint64
@@ -128,18 +128,18 @@ func TestSimLeaderCrashWhileAdding(t *testing.T) {
 					answers <- answer{url, id, err}
 				}()
 			}
-			time.Sleep(time.Duration(c.rng.Int64N(int64(12 * time.Millisecond))))
-			c.crash(leader)
+			time.Sleep(time.Duration(c.Rng.Int64N(int64(12 * time.Millisecond))))
+			c.Crash(leader)
 			for range via {
 				if a := <-answers; a.err != nil || c.member(via[0], a.id).PeerURL != a.url && c.member(via[1], a.id).PeerURL != a.url {
 					t.Errorf("round %d: adding %s gave ID %d, %v", round, a.url, a.id, a.err)
 				}
 			}
-			c.start(leader)
-			c.put(c.leader(), "k", c.value())
-			m, _ := c.nodes[c.leader()].srv.kv.Membership()
+			c.Start(leader)
+			c.Put(c.Leader(), "k", c.Value())
+			m, _ := c.Nodes[c.Leader()].Life.kv.Membership()
 			if want := 3 + 2*(round+1); len(m.Members) != want {
-				c.t.Fatalf("round %d: %d members, want %d: %+v", round, len(m.Members), want, m.Sorted())
+				c.T.Fatalf("round %d: %d members, want %d: %+v", round, len(m.Members), want, m.Sorted())
 			}
 		}
 	})
@@ -150,32 +150,32 @@ func TestSimLeaderCrashWhileAdding(t *testing.T) {
 func TestSimPinnedLearner(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		c.mustChange(c.leader(), reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
+		c.mustChange(c.Leader(), reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
 		c.join(4)
-		c.mustChange(c.leader(), addRequest(5))
+		c.mustChange(c.Leader(), addRequest(5))
 		c.join(5)
-		c.awaitVoter(c.leader(), 5) // by then 4 could have been one
+		c.awaitVoter(c.Leader(), 5) // by then 4 could have been one
 		for range 40 {
-			c.put(c.leader(), "k", c.value())
+			c.Put(c.Leader(), "k", c.Value())
 		}
 		for id := range uint64(5) {
-			c.crash(id + 1)
+			c.Crash(id + 1)
 		}
 		for id := range uint64(5) {
-			c.start(id + 1)
+			c.Start(id + 1)
 		}
-		old := c.leader()
-		c.crash(old)
-		c.put(c.leader(), "k", c.value())
-		c.start(old)
+		old := c.Leader()
+		c.Crash(old)
+		c.Put(c.Leader(), "k", c.Value())
+		c.Start(old)
 		time.Sleep(20 * time.Second)
-		for _, id := range c.up() {
+		for _, id := range c.Up() {
 			if mem := c.member(id, 4); !mem.Learner || !mem.Pinned {
 				t.Errorf("node %d has node 4 as %+v", id, mem)
 			}
 		}
-		c.put(4, "k", c.value())
-		if view := c.nodes[4].srv.members.View(context.Background()); !view[4].Reachable || !view[c.leader()].Reachable {
+		c.Put(4, "k", c.Value())
+		if view := c.Nodes[4].Life.members.View(context.Background()); !view[4].Reachable || !view[c.Leader()].Reachable {
 			t.Errorf("on a learner, the leader's view is %+v", view)
 		}
 		c.mustChange(4, reconfig.Request{Op: membership.OpMakeVoter, ID: 4})
@@ -187,13 +187,13 @@ func TestSimPinnedLearner(t *testing.T) {
 // each refusal says which and changes nothing.
 func TestSimRoles(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		first := c.leader()
+		first := c.Leader()
 		c.mustChange(first, reconfig.Request{Op: membership.OpMakeLearner, ID: first})
-		if c.leader() == first || !c.member(first, first).Pinned {
-			t.Errorf("the former leader is %+v, the leader %d", c.member(first, first), c.leader())
+		if c.Leader() == first || !c.member(first, first).Pinned {
+			t.Errorf("the former leader is %+v, the leader %d", c.member(first, first), c.Leader())
 		}
-		c.put(first, "k", c.value())
-		second := c.leader()
+		c.Put(first, "k", c.Value())
+		second := c.Leader()
 		third := 6 - first - second
 		c.mustChange(first, reconfig.Request{Op: membership.OpMakeLearner, ID: third})
 		c.mustChange(first, reconfig.Request{Op: membership.OpMakeLearner, ID: third})
@@ -208,7 +208,7 @@ func TestSimRoles(t *testing.T) {
 			}
 		}
 		// A learner that is down: one voter of two would be reachable.
-		c.crash(third)
+		c.Crash(third)
 		time.Sleep(2 * time.Second)
 		if err := c.change(second, reconfig.Request{Op: membership.OpMakeVoter, ID: third}); !errors.Is(err, problem.ErrWouldLose) {
 			t.Errorf("a learner that is down as the second voter: %v", err)
@@ -216,16 +216,16 @@ func TestSimRoles(t *testing.T) {
 		c.mustChange(second, reconfig.Request{Op: membership.OpMakeVoter, ID: first})
 		c.mustChange(second, reconfig.Request{Op: membership.OpMakeVoter, ID: third}) // two of three are
 		c.mustChange(second, reconfig.Request{Op: membership.OpMakeLearner, ID: third})
-		c.start(third)
+		c.Start(third)
 		c.mustChange(third, reconfig.Request{Op: membership.OpMakeVoter, ID: third})
-		c.put(third, "k", c.value())
+		c.Put(third, "k", c.Value())
 	})
 }
 
 // A voter that is added at once counts at once, so it may cost the majority.
 func TestSimAddVoter(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
-		c.leader()
+		c.Leader()
 		r := reconfig.Request{Op: membership.OpAddVoter, ID: 2, PeerURL: simURL(2)}
 		if err := c.change(1, r); !errors.Is(err, problem.ErrWouldLose) {
 			t.Errorf("a second voter that is not up: %v", err)
@@ -235,12 +235,12 @@ func TestSimAddVoter(t *testing.T) {
 		c.join(2)
 		c.awaitVoter(2, 2)
 		c.awaitState(2)
-		c.put(2, "k", c.value())
+		c.Put(2, "k", c.Value())
 		c.mustChange(2, reconfig.Request{Op: membership.OpAddVoter, PeerURL: simURL(3), Force: true})
 		c.join(3)
 		c.awaitVoter(3, 3)
 		c.awaitState(3)
-		c.put(3, "k", c.value())
+		c.Put(3, "k", c.Value())
 	})
 }
 
@@ -248,35 +248,35 @@ func TestSimAddVoter(t *testing.T) {
 // cannot lead.
 func TestSimMoveLeadership(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.mustChange(c.leader(), reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
+		c.mustChange(c.Leader(), reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
 		c.join(4)
 		c.awaitState(4)
 		for to := range uint64(3) {
 			for _, via := range []uint64{4, 1, 2, 3} {
 				id, err := c.changeFor(via, reconfig.Request{Op: membership.OpLead, ID: to + 1})
-				leader, _, _ := c.nodes[via].srv.node.leaders.Get()
+				leader, _, _ := c.Nodes[via].Life.node.leaders.Get()
 				if err != nil || id != to+1 || leader != to+1 {
-					c.t.Fatalf("to %d via %d: %d, %v; it follows %d", to+1, via, id, err, leader)
+					c.T.Fatalf("to %d via %d: %d, %v; it follows %d", to+1, via, id, err, leader)
 				}
 			}
 		}
 		if id, err := c.changeFor(4, reconfig.Request{Op: membership.OpLead}); err != nil || id == 3 || id == 0 || id == 4 {
 			t.Errorf("to the best: %d, %v", id, err)
 		}
-		leader := c.leader()
+		leader := c.Leader()
 		for want, id := range map[string]uint64{"not_voter": 4, "not_found": 9} {
 			if _, err := c.changeFor(4, reconfig.Request{Op: membership.OpLead, ID: id}); problem.CodeOf(err) != want {
 				t.Errorf("to %d: %v, want %s", id, err, want)
 			}
 		}
-		down := c.followers()[0]
-		c.crash(down)
+		down := c.Followers()[0]
+		c.Crash(down)
 		time.Sleep(2 * time.Second)
 		began := time.Now()
 		if _, err := c.changeFor(leader, reconfig.Request{Op: membership.OpLead, ID: down}); !errors.Is(err, problem.ErrNotHandedOver) || time.Since(began) > 2*time.Second {
 			t.Errorf("to a node that is down: %v after %v", err, time.Since(began))
 		}
-		c.put(leader, "k", c.value())
+		c.Put(leader, "k", c.Value())
 	})
 }
 
@@ -294,11 +294,11 @@ func TestSimHandOverFails(t *testing.T) {
 			}},
 			{"stopping without a successor", func(s *server) { s.drain(&stoppableListener{server: &http.Server{}}) }},
 		} {
-			leader := c.leader()
+			leader := c.Leader()
 			core, logs := observer.New(zap.InfoLevel)
-			s, ms := *c.nodes[leader].srv, *c.nodes[leader].srv.members
+			s, ms := *c.Nodes[leader].Life, *c.Nodes[leader].Life.members
 			s.log, ms.Log, s.members = zap.New(core), zap.New(core), &ms
-			c.net.isolate(leader, c.followers()...)
+			c.Net.Isolate(leader, c.Followers()...)
 			tt.fails(&s)
 			got := logs.All()
 			if len(got) != 1 || got[0].Message != tt.message {
@@ -307,8 +307,8 @@ func TestSimHandOverFails(t *testing.T) {
 			if why := got[0].ContextMap()["error"]; why != "leadership was not handed over within one election timeout" {
 				t.Errorf("%s: %v", tt.message, why)
 			}
-			c.net.heal()
-			c.put(leader, "k", c.value())
+			c.Net.Heal()
+			c.Put(leader, "k", c.Value())
 		}
 	})
 }
@@ -317,11 +317,11 @@ func TestSimHandOverFails(t *testing.T) {
 // dies: each gets an answer, and the cluster goes on.
 func TestSimLeadershipFoughtOver(t *testing.T) {
 	simulate(t, 5, func(c *simCluster) {
-		c.leader()
+		c.Leader()
 		var wg sync.WaitGroup
 		nodes := make(map[uint64]*server)
-		for id, n := range c.nodes {
-			nodes[id] = n.srv
+		for id, n := range c.Nodes {
+			nodes[id] = n.Life
 		}
 		for i := range uint64(5) {
 			wg.Go(func() {
@@ -340,10 +340,10 @@ func TestSimLeadershipFoughtOver(t *testing.T) {
 			})
 		}
 		time.Sleep(30 * time.Millisecond)
-		victim := c.leader()
-		c.crash(victim)
+		victim := c.Leader()
+		c.Crash(victim)
 		wg.Wait()
-		c.start(victim)
+		c.Start(victim)
 	})
 }
 
@@ -351,29 +351,29 @@ func TestSimLeadershipFoughtOver(t *testing.T) {
 // before it is told to move.
 func TestSimMovePeer(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
-		for i, id := range []uint64{c.followers()[0], leader} {
-			if err := c.change(c.followers()[1], reconfig.Request{Op: membership.OpMove, ID: id, PeerURL: c.member(leader, id%3+1).PeerURL}); !errors.Is(err, problem.ErrMemberExists) {
+		leader := c.Leader()
+		for i, id := range []uint64{c.Followers()[0], leader} {
+			if err := c.change(c.Followers()[1], reconfig.Request{Op: membership.OpMove, ID: id, PeerURL: c.member(leader, id%3+1).PeerURL}); !errors.Is(err, problem.ErrMemberExists) {
 				t.Errorf("to another's URL: %v", err)
 			}
 			for range 2 { // again is no change
 				c.mustChange(leader, reconfig.Request{Op: membership.OpMove, ID: id, PeerURL: freshURL(i)})
 			}
-			if l := c.leader(); l == id {
+			if l := c.Leader(); l == id {
 				t.Errorf("node %d still leads", id)
 			}
-			c.put(id, "k", c.value())
-			c.crash(id)
-			c.nodes[id].url = freshURL(i)
-			c.start(id)
-			c.put(id, "k", c.value())
-			for _, via := range c.up() {
-				c.want(via, "k", "v"+fmt.Sprint(c.values))
+			c.Put(id, "k", c.Value())
+			c.Crash(id)
+			c.Nodes[id].URL = freshURL(i)
+			c.Start(id)
+			c.Put(id, "k", c.Value())
+			for _, via := range c.Up() {
+				c.Want(via, "k", "v"+fmt.Sprint(c.values))
 				if mem := c.member(via, id); mem.PeerURL != freshURL(i) || mem.Learner {
 					t.Errorf("node %d has %+v", via, mem)
 				}
 			}
-			leader = c.leader()
+			leader = c.Leader()
 		}
 	})
 }
@@ -382,7 +382,7 @@ func TestSimMovePeer(t *testing.T) {
 // load: clients that go to the next node see no failed request.
 func TestSimReplaceEveryNode(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.leader()
+		c.Leader()
 		load := c.startSimLoad(8)
 		for id := uint64(4); id <= 5; id++ {
 			c.mustChange(load.any(), addRequest(id))
@@ -400,28 +400,28 @@ func TestSimReplaceEveryNode(t *testing.T) {
 				c.awaitVoter(6, 6)
 			}
 			c.mustChange(load.any(), reconfig.Request{Op: membership.OpRemove, ID: old})
-			if err := <-c.endOf(old); !errors.Is(err, problem.ErrRemoved) {
+			if err := <-c.EndOf(old); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", old, err)
 			}
 			c.lives <- struct{}{}
-			_ = c.ended(old)
+			_ = c.Ended(old)
 			<-c.lives
 		}
 		load.finish()
-		m, _ := c.nodes[4].srv.kv.Membership()
+		m, _ := c.Nodes[4].Life.kv.Membership()
 		if !slices.Equal(m.Voters(), []uint64{4, 5, 6}) {
 			t.Errorf("voters %v", m.Voters())
 		}
 	})
 }
 
-// endOf tells why a node has ended by itself, once it has.
-func (c *simCluster) endOf(id uint64) <-chan error {
-	n := c.nodes[id]
+// EndOf tells why a node has ended by itself, once it has.
+func (c *simCluster) EndOf(id uint64) <-chan error {
+	n := c.Nodes[id]
 	why := make(chan error, 1)
 	go func() {
 		<-n.ended
-		why <- n.err
+		why <- n.Err
 	}()
 	return why
 }
@@ -444,12 +444,12 @@ func (c *simCluster) startSimLoad(clients int) *simLoad {
 					return
 				case <-time.After(5 * time.Millisecond):
 				}
-				in := history.Input{Kind: history.Put, Key: fmt.Sprint("k", i%4), Value: c.value()}
+				in := history.Input{Kind: history.Put, Key: fmt.Sprint("k", i%4), Value: c.Value()}
 				if n%3 == 0 {
 					in = history.Input{Kind: history.Get, Key: in.Key}
 				}
 				if err := l.request(i, n, in); err != nil {
-					c.t.Errorf("client %d, request %d: %v", i, n, err)
+					c.T.Errorf("client %d, request %d: %v", i, n, err)
 				}
 			}
 		})
@@ -461,10 +461,10 @@ func (l *simLoad) request(client, n int, in history.Input) (err error) {
 	deadline := time.Now().Add(10 * time.Second)
 	for try := client + n; time.Now().Before(deadline); try++ {
 		l.c.lives <- struct{}{}
-		up := l.c.up()
-		srv := l.c.nodes[up[try%len(up)]].srv
+		up := l.c.Up()
+		srv := l.c.Nodes[up[try%len(up)]].Life
 		<-l.c.lives
-		res, _ := l.c.doOn(client, srv, in)
+		res, _ := l.c.DoOn(client, srv, in)
 		if err = res.Err; err == nil {
 			return nil
 		}
@@ -475,7 +475,7 @@ func (l *simLoad) request(client, n int, in history.Input) (err error) {
 
 // any returns a node that runs and does not lead.
 func (l *simLoad) any() uint64 {
-	return l.c.followers()[0]
+	return l.c.Followers()[0]
 }
 
 func (l *simLoad) finish() {
@@ -488,16 +488,16 @@ func (l *simLoad) finish() {
 // answer that names an ID is true.
 func TestSimChangesUnderFaults(t *testing.T) {
 	simulate(t, 5, func(c *simCluster) {
-		c.put(c.leader(), "k", c.value())
-		c.net.disturb(0.05, 0.05, 20*time.Millisecond)
+		c.Put(c.Leader(), "k", c.Value())
+		c.Net.Disturb(0.05, 0.05, 20*time.Millisecond)
 		var wg sync.WaitGroup
 		for i := range uint64(4) {
-			rng := rand.New(rand.NewPCG(c.seed, i))
+			rng := rand.New(rand.NewPCG(c.Seed, i))
 			wg.Go(func() {
 				for n := range 15 {
 					c.lives <- struct{}{}
-					up := c.up()
-					srv := c.nodes[up[rng.IntN(len(up))]].srv
+					up := c.Up()
+					srv := c.Nodes[up[rng.IntN(len(up))]].Life
 					<-c.lives
 					r := randomRequest(rng, srv, fmt.Sprintf("http://10.2.%d.%d:2380", i, n))
 					id, err := srv.members.Change(context.Background(), r)
@@ -511,16 +511,16 @@ func TestSimChangesUnderFaults(t *testing.T) {
 			})
 		}
 		for range 6 {
-			time.Sleep(time.Duration(c.rng.Int64N(int64(3 * time.Second))))
-			victim := uint64(c.rng.Int64N(5)) + 1
+			time.Sleep(time.Duration(c.Rng.Int64N(int64(3 * time.Second))))
+			victim := uint64(c.Rng.Int64N(5)) + 1
 			c.lives <- struct{}{}
-			c.crash(victim)
-			c.start(victim)
+			c.Crash(victim)
+			c.Start(victim)
 			<-c.lives
 		}
 		wg.Wait()
-		c.net.heal()
-		m, _ := c.nodes[c.leader()].srv.kv.Membership()
+		c.Net.Heal()
+		m, _ := c.Nodes[c.Leader()].Life.kv.Membership()
 		urls := make(map[string]bool)
 		for _, mem := range m.Sorted() {
 			if urls[mem.PeerURL] {
@@ -561,14 +561,14 @@ func randomRequest(rng *rand.Rand, srv *server, url string) reconfig.Request {
 // leaves it out, is linearizable.
 func TestSimRequestsOfARemovedNode(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.leader()
-		for _, id := range []uint64{c.leader(), c.followers()[0]} {
-			srv := c.nodes[id].srv
+		c.Leader()
+		for _, id := range []uint64{c.Leader(), c.Followers()[0]} {
+			srv := c.Nodes[id].Life
 			var wg sync.WaitGroup
 			for i := range 8 {
 				wg.Go(func() {
 					for {
-						res, _ := c.doOn(i, srv, history.Input{Kind: history.Put, Key: fmt.Sprint("k", i), Value: c.value()})
+						res, _ := c.DoOn(i, srv, history.Input{Kind: history.Put, Key: fmt.Sprint("k", i), Value: c.Value()})
 						if res.Err == nil {
 							time.Sleep(time.Millisecond)
 							continue
@@ -584,17 +584,17 @@ func TestSimRequestsOfARemovedNode(t *testing.T) {
 			}
 			time.Sleep(20 * time.Millisecond)
 			other := id%3 + 1
-			if c.nodes[other].srv == nil {
+			if c.Nodes[other].Life == nil {
 				other = other%3 + 1
 			}
 			c.mustChange(other, reconfig.Request{Op: membership.OpRemove, ID: id})
 			wg.Wait()
-			if err := c.ended(id); !errors.Is(err, problem.ErrRemoved) {
+			if err := c.Ended(id); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", id, err)
 			}
-			for _, up := range c.up() {
+			for _, up := range c.Up() {
 				for i := range 8 {
-					c.do(1000, up, history.Input{Kind: history.Get, Key: fmt.Sprint("k", i)})
+					c.Do(1000, up, history.Input{Kind: history.Get, Key: fmt.Sprint("k", i)})
 				}
 			}
 		}

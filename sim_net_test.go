@@ -54,9 +54,9 @@ func newSimNet(t *testing.T, seed uint64) *simNet {
 	}
 }
 
-// forget has the network take what follows for another history, in which others
+// Forget has the network take what follows for another history, in which others
 // may lead in the same terms.
-func (s *simNet) forget() {
+func (s *simNet) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.leaders)
@@ -74,43 +74,43 @@ func (s *simNet) detach(id uint64) {
 	delete(s.nodes, id)
 }
 
-// isolate cuts a node off in both directions.
-func (s *simNet) isolate(id uint64, from ...uint64) {
+// Isolate cuts a node off in both directions.
+func (s *simNet) Isolate(id uint64, from ...uint64) {
 	for _, other := range from {
-		s.sever(id, other)
-		s.sever(other, id)
+		s.Sever(id, other)
+		s.Sever(other, id)
 	}
 }
 
-// sever cuts one direction of a link.
-func (s *simNet) sever(from, to uint64) {
+// Sever cuts one direction of a link.
+func (s *simNet) Sever(from, to uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cut[[2]uint64{from, to}] = true
 }
 
-// disturb sets how bad the network is.
-func (s *simNet) disturb(drop, dup float64, slowest time.Duration) {
+// Disturb sets how bad the network is.
+func (s *simNet) Disturb(drop, dup float64, slowest time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop, s.dup, s.slowest = drop, dup, slowest
 }
 
-// spoilSnapshots sets how often one breaks off, and how often it is damaged.
-func (s *simNet) spoilSnapshots(p float64) {
+// SpoilSnapshots sets how often one breaks off, and how often it is damaged.
+func (s *simNet) SpoilSnapshots(p float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.spoil = p
 }
 
-func (s *simNet) heal() {
-	s.disturb(0, 0, simDelay)
+func (s *simNet) Heal() {
+	s.Disturb(0, 0, simDelay)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.cut)
 }
 
-func (s *simNet) emptyAppends() int {
+func (s *simNet) EmptyAppends() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.empty
@@ -134,7 +134,7 @@ type simTransport struct {
 	peers map[types.ID]bool
 }
 
-func (s *simNet) transport(srv *server) *simTransport {
+func (s *simNet) Transport(srv *server) *simTransport {
 	return &simTransport{net: s, srv: srv, peers: make(map[types.ID]bool)}
 }
 
@@ -197,7 +197,7 @@ func (s *simNet) sendSnapshot(sender *server, m *raftpb.Message, file io.Reader)
 	s.transfers++
 	s.mu.Unlock()
 	time.Sleep(delay)
-	target, err := s.reach(sender.cfg.ID, simURL(m.GetTo()))
+	target, err := s.Reach(sender.cfg.ID, simURL(m.GetTo()))
 	if err == nil && lost {
 		err = errors.New("lost")
 	}
@@ -310,8 +310,8 @@ func (s *simNet) arrive(sender *server, m *raftpb.Message, lost bool) {
 	}
 }
 
-// reach returns the node at a peer URL, if a request from one gets there.
-func (s *simNet) reach(from uint64, url string) (*server, error) {
+// Reach returns the node at a peer URL, if a request from one gets there.
+func (s *simNet) Reach(from uint64, url string) (*server, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, srv := range s.nodes {
@@ -326,7 +326,7 @@ func (s *simNet) reach(from uint64, url string) (*server, error) {
 func (s *simNet) asker(from uint64) func(context.Context, string, uint64, reconfig.Request) (reconfig.Reply, error) {
 	return func(ctx context.Context, url string, _ uint64, r reconfig.Request) (reconfig.Reply, error) {
 		time.Sleep(simDelay)
-		srv, err := s.reach(from, url)
+		srv, err := s.Reach(from, url)
 		if err != nil {
 			return reconfig.Reply{}, err
 		}
@@ -336,7 +336,7 @@ func (s *simNet) asker(from uint64) func(context.Context, string, uint64, reconf
 
 func (s *simNet) viewer(from uint64) func(context.Context, string) (map[uint64]reconfig.View, error) {
 	return func(ctx context.Context, url string) (map[uint64]reconfig.View, error) {
-		srv, err := s.reach(from, url)
+		srv, err := s.Reach(from, url)
 		if err != nil {
 			return nil, err
 		}
@@ -348,7 +348,7 @@ func (s *simNet) viewer(from uint64) func(context.Context, string) (map[uint64]r
 func (s *simNet) stander(from uint64) func(context.Context, string, uint64, uint64) (suspect.Stand, error) {
 	return func(ctx context.Context, url string, node, index uint64) (suspect.Stand, error) {
 		time.Sleep(simDelay)
-		srv, err := s.reach(from, url)
+		srv, err := s.Reach(from, url)
 		if err != nil {
 			return suspect.Stand{}, err
 		}
@@ -362,7 +362,7 @@ func (s *simNet) stander(from uint64) func(context.Context, string, uint64, uint
 func (s *simNet) informer(from uint64) func(context.Context, string) (reconfig.ClusterInfo, error) {
 	return func(_ context.Context, url string) (reconfig.ClusterInfo, error) {
 		time.Sleep(simDelay)
-		srv, err := s.reach(from, url)
+		srv, err := s.Reach(from, url)
 		if err != nil {
 			return reconfig.ClusterInfo{}, err
 		}

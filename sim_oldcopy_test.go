@@ -26,32 +26,32 @@ import (
 
 // keepCopy stops a node, copies its directory, and starts it again.
 func (c *simCluster) keepCopy(id uint64) (dir string) {
-	c.t.Helper()
-	c.stop(id)
-	dir = c.nodes[id].dir + ".copy"
-	if err := os.CopyFS(dir, os.DirFS(c.nodes[id].dir)); err != nil {
-		c.t.Fatal(err)
+	c.T.Helper()
+	c.Stop(id)
+	dir = c.Nodes[id].Dir + ".copy"
+	if err := os.CopyFS(dir, os.DirFS(c.Nodes[id].Dir)); err != nil {
+		c.T.Fatal(err)
 	}
-	c.start(id)
+	c.Start(id)
 	return dir
 }
 
 // putBack has a node that is down begin its next life on an older copy of its
 // directory, as an operator would who restores a machine.
 func (c *simCluster) putBack(id uint64, dir string) {
-	c.t.Helper()
-	if err := os.RemoveAll(c.nodes[id].dir); err != nil {
-		c.t.Fatal(err)
+	c.T.Helper()
+	if err := os.RemoveAll(c.Nodes[id].Dir); err != nil {
+		c.T.Fatal(err)
 	}
-	c.nodes[id].dir = dir
-	c.start(id)
+	c.Nodes[id].Dir = dir
+	c.Start(id)
 }
 
 // named waits until batches name the lives that send them.
 func (c *simCluster) named() {
-	c.await("level 3", func() bool {
-		for _, id := range c.up() {
-			if c.nodes[id].srv.kv.Status().Level < state.LifeLevel {
+	c.Await("level 3", func() bool {
+		for _, id := range c.Up() {
+			if c.Nodes[id].Life.kv.Status().Level < state.LifeLevel {
 				return false
 			}
 		}
@@ -65,35 +65,35 @@ func (c *simCluster) named() {
 // tells it of that life.
 func TestSimOldCopyUnderANewLeader(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.doubts = true
-		leader := c.leader()
+		c.Doubts = true
+		leader := c.Leader()
 		c.named()
-		c.put(leader, "base", c.value())
-		old := c.followers()[0]
+		c.Put(leader, "base", c.Value())
+		old := c.Followers()[0]
 		other := 6 - leader - old
 		dir := c.keepCopy(old)
 		for i := range 30 {
-			c.put(old, fmt.Sprintf("k%d", i%5), c.value())
+			c.Put(old, fmt.Sprintf("k%d", i%5), c.Value())
 		}
-		c.crash(old)
-		if _, err := c.nodes[leader].srv.members.Transfer(context.Background(), other); err != nil {
+		c.Crash(old)
+		if _, err := c.Nodes[leader].Life.members.Transfer(context.Background(), other); err != nil {
 			t.Fatal(err)
 		}
 		c.putBack(old, dir)
-		srv := c.nodes[old].srv
+		srv := c.Nodes[old].Life
 		var clients sync.WaitGroup
 		for i := range 4 {
 			clients.Go(func() {
 				for n := range 30 {
-					c.doOn(i, srv, history.Input{Kind: history.Put, Key: fmt.Sprintf("k%d", n%5), Value: c.value()})
+					c.DoOn(i, srv, history.Input{Kind: history.Put, Key: fmt.Sprintf("k%d", n%5), Value: c.Value()})
 				}
 			})
 		}
-		if err := c.ended(old); !errors.Is(err, problem.ErrOldCopy) {
+		if err := c.Ended(old); !errors.Is(err, problem.ErrOldCopy) {
 			t.Errorf("the node with the older copy ended with: %v", err)
 		}
 		clients.Wait()
-		delete(c.nodes, old)
+		delete(c.Nodes, old)
 	})
 }
 
@@ -101,23 +101,23 @@ func TestSimOldCopyUnderANewLeader(t *testing.T) {
 // leader, which has heard of more than the node has.
 func TestSimOldCopyOfAFollower(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.doubts = true
-		leader := c.leader()
+		c.Doubts = true
+		leader := c.Leader()
 		c.named()
-		old := c.followers()[0]
+		old := c.Followers()[0]
 		dir := c.keepCopy(old)
 		for range 5 {
-			c.put(leader, "k", c.value())
+			c.Put(leader, "k", c.Value())
 		}
-		c.await("the follower has it all", func() bool {
-			return c.nodes[old].srv.kv.applied.Get() == c.nodes[leader].srv.kv.applied.Get()
+		c.Await("the follower has it all", func() bool {
+			return c.Nodes[old].Life.kv.applied.Get() == c.Nodes[leader].Life.kv.applied.Get()
 		})
-		c.crash(old)
+		c.Crash(old)
 		c.putBack(old, dir)
-		if err := c.ended(old); !errors.Is(err, problem.ErrOldCopy) {
+		if err := c.Ended(old); !errors.Is(err, problem.ErrOldCopy) {
 			t.Errorf("the node with the older copy ended with: %v", err)
 		}
-		delete(c.nodes, old)
+		delete(c.Nodes, old)
 	})
 }
 
@@ -125,26 +125,26 @@ func TestSimOldCopyOfAFollower(t *testing.T) {
 // other sent, and one of them ends.
 func TestSimOldCopyWithHigherBoot(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.doubts = true
-		leader := c.leader()
+		c.Doubts = true
+		leader := c.Leader()
 		c.named()
-		old := c.followers()[0]
+		old := c.Followers()[0]
 		dir := c.keepCopy(old)
 		for range 3 { // lives that the copy knows nothing of
-			c.put(old, "k", c.value())
-			c.crash(old)
-			c.start(old)
+			c.Put(old, "k", c.Value())
+			c.Crash(old)
+			c.Start(old)
 		}
-		c.put(old, "k", c.value())
-		c.crash(old)
-		if _, err := c.nodes[leader].srv.members.Transfer(context.Background(), 6-leader-old); err != nil {
+		c.Put(old, "k", c.Value())
+		c.Crash(old)
+		if _, err := c.Nodes[leader].Life.members.Transfer(context.Background(), 6-leader-old); err != nil {
 			t.Fatal(err)
 		}
 		c.putBack(old, dir)
-		if err := c.ended(old); !errors.Is(err, problem.ErrOldCopy) {
+		if err := c.Ended(old); !errors.Is(err, problem.ErrOldCopy) {
 			t.Errorf("the node with the older copy ended with: %v", err)
 		}
-		delete(c.nodes, old)
+		delete(c.Nodes, old)
 	})
 }
 
@@ -153,24 +153,24 @@ func TestSimOldCopyWithHigherBoot(t *testing.T) {
 // the one that forgot goes on with third. It returns the node that has what the
 // others forgot, down, and its lost writes.
 func (c *simCluster) forgetful(writes int) (knows, forgot, third uint64) {
-	leader := c.leader()
+	leader := c.Leader()
 	c.named()
-	c.put(leader, "base", c.value())
-	followers := c.followers()
+	c.Put(leader, "base", c.Value())
+	followers := c.Followers()
 	knows, forgot, third = leader, followers[0], followers[1]
 	dir := c.keepCopy(forgot)
-	c.leader()
-	c.crash(third)
+	c.Leader()
+	c.Crash(third)
 	for range writes {
-		c.put(knows, "lost", c.value())
+		c.Put(knows, "lost", c.Value())
 	}
 	time.Sleep(time.Second) // so that it knows what is committed after a crash, too
-	c.crash(knows)
-	c.crash(forgot)
+	c.Crash(knows)
+	c.Crash(forgot)
 	c.putBack(forgot, dir)
-	c.start(third)
-	c.leader()
-	c.history = nil // what was acknowledged is gone, and nobody there can know
+	c.Start(third)
+	c.Leader()
+	c.History = nil // what was acknowledged is gone, and nobody there can know
 	return knows, forgot, third
 }
 
@@ -182,41 +182,41 @@ func TestSimTwoHistories(t *testing.T) {
 		t.Run(fmt.Sprint(writes), func(t *testing.T) {
 			small := func(cfg *config.Config) { cfg.SnapshotCount = 20 }
 			simulateWith(t, 3, small, func(c *simCluster) {
-				c.doubts = true
+				c.Doubts = true
 				knows, forgot, third := c.forgetful(writes)
-				c.put(forgot, "new", c.value())
-				c.start(knows)
-				srv := c.nodes[knows].srv
-				c.await("the node that knows more notices", func() bool { return srv.kv.Sound() != nil })
+				c.Put(forgot, "new", c.Value())
+				c.Start(knows)
+				srv := c.Nodes[knows].Life
+				c.Await("the node that knows more notices", func() bool { return srv.kv.Sound() != nil })
 				if err := srv.kv.Sound(); !errors.Is(err, problem.ErrHistories) || problem.CodeOf(err) != "diverged" {
 					t.Errorf("it says %v", err)
 				}
 				// The majority's leader hears what it lacks, if the other one's log does
 				// not reach back far enough; then the third node takes over.
-				c.await("a sound leader", func() bool {
-					leader := c.leader()
-					return leader != knows && c.nodes[leader].srv.kv.Sound() == nil
+				c.Await("a sound leader", func() bool {
+					leader := c.Leader()
+					return leader != knows && c.Nodes[leader].Life.kv.Sound() == nil
 				})
 				for range 10 {
-					c.put(c.leader(), "new", c.value())
+					c.Put(c.Leader(), "new", c.Value())
 				}
 				if err := srv.reads.Confirm(context.Background()); err == nil {
 					t.Error("a read on it was confirmed")
 				}
 				// With it alone there is no majority.
-				c.crash(third)
-				res, _ := c.do(1, forgot, history.Input{Kind: history.Put, Key: "alone", Value: c.value()})
+				c.Crash(third)
+				res, _ := c.Do(1, forgot, history.Input{Kind: history.Put, Key: "alone", Value: c.Value()})
 				if res.Err == nil {
 					t.Error("a write was acknowledged that only one node has")
 				}
-				sent := c.net.transfers
+				sent := c.Net.transfers
 				time.Sleep(time.Minute)
-				if n := c.net.transfers - sent; n > 70 {
+				if n := c.Net.transfers - sent; n > 70 {
 					t.Errorf("%d snapshots were sent in a minute to a node that takes none", n)
 				}
-				c.start(third)
-				c.crash(knows)
-				delete(c.nodes, knows)
+				c.Start(third)
+				c.Crash(knows)
+				delete(c.Nodes, knows)
 			})
 		})
 	}
@@ -226,31 +226,31 @@ func TestSimTwoHistories(t *testing.T) {
 // node that it names as its sender does not stand by it.
 func TestSimForgedContradictions(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.doubts = true
-		leader := c.leader()
-		c.put(leader, "k", c.value())
-		victim := c.followers()[0]
+		c.Doubts = true
+		leader := c.Leader()
+		c.Put(leader, "k", c.Value())
+		victim := c.Followers()[0]
 		forge := func(to, from, term uint64, m *raftpb.Message) {
 			m.To, m.From, m.Term = new(to), new(from), new(term)
-			if err := c.nodes[to].srv.node.Process(context.Background(), m); err != nil {
+			if err := c.Nodes[to].Life.node.Process(context.Background(), m); err != nil {
 				t.Fatal(err)
 			}
 		}
 		for range 20 {
-			st := c.nodes[leader].srv.node.status.Load()
+			st := c.Nodes[leader].Life.node.status.Load()
 			forge(victim, leader, st.Term, &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Commit: new(uint64(1e9))})
 			forge(victim, leader, st.Term+1, &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Commit: new(uint64(1))})
 			forge(victim, leader, st.Term, &raftpb.Message{Type: raftpb.MsgApp.Enum(), Index: new(uint64(1)), LogTerm: new(uint64(7)), Commit: new(uint64(1))})
 			forge(leader, victim, st.Term, &raftpb.Message{Type: raftpb.MsgAppResp.Enum(), Index: new(uint64(1e9))})
 			time.Sleep(300 * time.Millisecond)
-			c.put(victim, "k", c.value())
+			c.Put(victim, "k", c.Value())
 		}
 		for _, id := range []uint64{leader, victim} {
-			if n := c.nodes[id].srv.node.refusals.Count(refusal.RefusedContradiction); n < 20 {
+			if n := c.Nodes[id].Life.node.refusals.Count(refusal.RefusedContradiction); n < 20 {
 				t.Errorf("node %d doubted %d messages", id, n)
 			}
 		}
-		if now := c.leader(); now != leader {
+		if now := c.Leader(); now != leader {
 			t.Errorf("node %d leads, it was %d", now, leader)
 		}
 	})
@@ -260,11 +260,11 @@ func TestSimForgedContradictions(t *testing.T) {
 // has lacks what was committed: it serves nothing, and gives up leadership.
 func TestSimLeaderThatForgot(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.doubts = true
-		leader := c.leader()
-		c.put(leader, "k", c.value())
-		node := c.nodes[leader].srv.node
-		follower := c.followers()[0]
+		c.Doubts = true
+		leader := c.Leader()
+		c.Put(leader, "k", c.Value())
+		node := c.Nodes[leader].Life.node
+		follower := c.Followers()[0]
 		term := node.status.Load().Term
 		node.doubts.AskStand = func(context.Context, string, uint64, uint64) (suspect.Stand, error) {
 			return suspect.Stand{ClusterID: node.cluster, ID: follower, Term: term, Commit: 1e9}, nil
@@ -273,20 +273,20 @@ func TestSimLeaderThatForgot(t *testing.T) {
 		if err := node.Process(context.Background(), m); err != nil {
 			t.Fatal(err)
 		}
-		c.await("it notices", func() bool { return errors.Is(c.nodes[leader].srv.kv.Sound(), problem.ErrHistories) })
-		c.await("another leads", func() bool { return c.leader() != leader })
-		c.crash(leader)
-		c.put(follower, "k", c.value())
+		c.Await("it notices", func() bool { return errors.Is(c.Nodes[leader].Life.kv.Sound(), problem.ErrHistories) })
+		c.Await("another leads", func() bool { return c.Leader() != leader })
+		c.Crash(leader)
+		c.Put(follower, "k", c.Value())
 	})
 }
 
 // elections makes the cluster of two hold elections until its term is at least so
 // high, and returns the term.
 func (c *simCluster) elections(term uint64) uint64 {
-	c.t.Helper()
+	c.T.Helper()
 	for {
-		leader := c.leader()
-		srv := c.nodes[leader].srv
+		leader := c.Leader()
+		srv := c.Nodes[leader].Life
 		if now := srv.node.status.Load().Term; now >= term {
 			return now
 		}
@@ -313,44 +313,44 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, 3, func(c *simCluster) {
-				c.doubts = true
-				knows := c.leader()
+				c.Doubts = true
+				knows := c.Leader()
 				c.named()
-				c.put(knows, "base", c.value())
-				followers := c.followers()
+				c.Put(knows, "base", c.Value())
+				followers := c.Followers()
 				forgot, third := followers[0], followers[1]
-				c.stop(forgot)
-				dir := c.nodes[forgot].dir + ".copy"
-				testkit.Must(t, os.CopyFS(dir, os.DirFS(c.nodes[forgot].dir)))
-				c.crash(third)
-				c.start(forgot)
-				term := c.elections(c.nodes[c.leader()].srv.node.status.Load().Term + 3)
+				c.Stop(forgot)
+				dir := c.Nodes[forgot].Dir + ".copy"
+				testkit.Must(t, os.CopyFS(dir, os.DirFS(c.Nodes[forgot].Dir)))
+				c.Crash(third)
+				c.Start(forgot)
+				term := c.elections(c.Nodes[c.Leader()].Life.node.status.Load().Term + 3)
 				for range tt.lost {
-					c.put(knows, "k", c.value())
+					c.Put(knows, "k", c.Value())
 				}
 				time.Sleep(time.Second) // so that it knows what is committed after a crash, too
-				end := c.nodes[knows].srv.kv.applied.Get()
-				c.crash(knows)
-				c.crash(forgot)
-				c.net.forget()
+				end := c.Nodes[knows].Life.kv.applied.Get()
+				c.Crash(knows)
+				c.Crash(forgot)
+				c.Net.Forget()
 				c.putBack(forgot, dir)
-				c.start(third)
-				c.leader()
-				c.history = nil // what was acknowledged is gone, and nobody there can know
+				c.Start(third)
+				c.Leader()
+				c.History = nil // what was acknowledged is gone, and nobody there can know
 				if now := c.elections(term); now != term {
 					t.Skipf("this history is in term %d, the other is in term %d", now, term)
 				}
 				for range tt.writes {
-					c.put(forgot, "k", c.value())
+					c.Put(forgot, "k", c.Value())
 				}
-				for tt.writes < 0 && c.nodes[forgot].srv.kv.applied.Get() < end {
-					c.put(forgot, "k", c.value())
+				for tt.writes < 0 && c.Nodes[forgot].Life.kv.applied.Get() < end {
+					c.Put(forgot, "k", c.Value())
 				}
 				if tt.together {
-					c.crash(forgot)
-					c.crash(third)
-					c.start(forgot)
-					c.start(third)
+					c.Crash(forgot)
+					c.Crash(third)
+					c.Start(forgot)
+					c.Start(third)
 				}
 				c.wire = func(srv *server) { // what it hears meanwhile must not pass
 					ask := srv.node.doubts.AskStand
@@ -359,11 +359,11 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 						return ask(ctx, url, node, index)
 					}
 				}
-				c.start(knows)
+				c.Start(knows)
 				c.wire = nil
-				srv := c.nodes[knows].srv
+				srv := c.Nodes[knows].Life
 				if tt.leads {
-					c.await("the forgotten one to lead", func() bool {
+					c.Await("the forgotten one to lead", func() bool {
 						testkit.Must(t, srv.node.call(context.Background(), func(rn *raft.RawNode) { testkit.Must(t, rn.Campaign()) }))
 						time.Sleep(10 * time.Millisecond)
 						return srv.node.status.Load().Role == raft.StateLeader
@@ -373,28 +373,28 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 				for i := range 2 {
 					clients.Go(func() {
 						for range 50 {
-							c.doOn(10+i, srv, history.Input{Kind: history.Get, Key: "k"})
+							c.DoOn(10+i, srv, history.Input{Kind: history.Get, Key: "k"})
 							if tt.writes >= 0 { // else a read may be told the very index that is applied here
-								c.doOn(12+i, srv, history.Input{Kind: history.Put, Key: "k", Value: c.value()})
+								c.DoOn(12+i, srv, history.Input{Kind: history.Put, Key: "k", Value: c.Value()})
 							}
 							time.Sleep(20 * time.Millisecond)
 						}
 					})
 				}
-				c.await("the forgotten one notices", func() bool { return errors.Is(srv.kv.Sound(), problem.ErrHistories) })
-				c.await("another leads", func() bool {
-					leader, _, _ := c.nodes[third].srv.node.leaders.Get()
+				c.Await("the forgotten one notices", func() bool { return errors.Is(srv.kv.Sound(), problem.ErrHistories) })
+				c.Await("another leads", func() bool {
+					leader, _, _ := c.Nodes[third].Life.node.leaders.Get()
 					return leader != 0 && leader != knows
 				})
 				clients.Wait()
 				for _, id := range []uint64{forgot, third} {
-					c.put(id, "k", c.value())
-					if err := c.nodes[id].srv.kv.Sound(); err != nil {
+					c.Put(id, "k", c.Value())
+					if err := c.Nodes[id].Life.kv.Sound(); err != nil {
 						t.Errorf("node %d, of the majority, says %v", id, err)
 					}
 				}
-				c.crash(knows)
-				delete(c.nodes, knows)
+				c.Crash(knows)
+				delete(c.Nodes, knows)
 			})
 		})
 	}
@@ -406,19 +406,19 @@ func TestSimLeaderVouchesByItsState(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 5 }
 	simulateWith(t, 3, small, func(c *simCluster) {
 		c.named()
-		leader, followers := c.leader(), c.followers()
+		leader, followers := c.Leader(), c.Followers()
 		behind, other := followers[0], followers[1]
-		c.put(behind, "k", c.value())
-		c.crash(behind)
+		c.Put(behind, "k", c.Value())
+		c.Crash(behind)
 		for range 100 {
-			c.put(leader, "k", c.value())
+			c.Put(leader, "k", c.Value())
 		}
-		c.crash(other)
-		c.crash(leader)
-		c.start(leader)
-		c.start(behind)
-		c.put(behind, "k", c.value())
-		if first, err := c.nodes[leader].srv.storage.Mem.FirstIndex(); err != nil || first < 50 {
+		c.Crash(other)
+		c.Crash(leader)
+		c.Start(leader)
+		c.Start(behind)
+		c.Put(behind, "k", c.Value())
+		if first, err := c.Nodes[leader].Life.storage.Mem.FirstIndex(); err != nil || first < 50 {
 			t.Errorf("the log reaches back to entry %d, %v: this tests nothing", first, err)
 		}
 	})
@@ -432,21 +432,21 @@ func TestSimDisputedHistories(t *testing.T) {
 	const check = "has a history that no other disputes"
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 20 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		c.doubts = true
+		c.Doubts = true
 		knows, forgot, third := c.forgetful(40)
-		v := c.value()
-		c.put(forgot, "new", v)
-		c.crash(third)
-		c.start(knows)
+		v := c.Value()
+		c.Put(forgot, "new", v)
+		c.Crash(third)
+		c.Start(knows)
 		for _, id := range []uint64{knows, forgot} {
-			c.await(fmt.Sprintf("node %d to say that its history is disputed", id), func() bool {
+			c.Await(fmt.Sprintf("node %d to say that its history is disputed", id), func() bool {
 				status, body := c.probe(id, "/readyz?verbose")
 				return status == http.StatusServiceUnavailable && strings.Contains(body, "FAIL "+check) && strings.Contains(body, "raftkv recover")
 			})
 		}
 		time.Sleep(10 * time.Second)
 		for _, id := range []uint64{knows, forgot} {
-			srv := c.nodes[id].srv
+			srv := c.Nodes[id].Life
 			if status, body := c.http(id, http.MethodPut, "k"); status < 500 || !strings.Contains(body, "raftkv recover") {
 				t.Errorf("a write on node %d: %d %s", id, status, body)
 			}
@@ -460,28 +460,28 @@ func TestSimDisputedHistories(t *testing.T) {
 				t.Errorf("the status of node %d: %+v", id, s)
 			}
 		}
-		c.start(third)
+		c.Start(third)
 		c.awaitReady(forgot, third)
-		c.put(forgot, "new", c.value())
+		c.Put(forgot, "new", c.Value())
 		for _, id := range []uint64{forgot, third} {
-			if s := c.nodes[id].srv.status(); s.Disputed || s.Diverged {
+			if s := c.Nodes[id].Life.status(); s.Disputed || s.Diverged {
 				t.Errorf("node %d, when a majority is with it: %+v", id, s)
 			}
 		}
-		c.await("the one that a majority forgot to notice", func() bool { return errors.Is(c.nodes[knows].srv.kv.Sound(), problem.ErrHistories) })
-		c.crash(knows)
-		delete(c.nodes, knows)
+		c.Await("the one that a majority forgot to notice", func() bool { return errors.Is(c.Nodes[knows].Life.kv.Sound(), problem.ErrHistories) })
+		c.Crash(knows)
+		delete(c.Nodes, knows)
 	})
 }
 
 // Requests that wait when a node finds that its history is out hear it at once.
 func TestSimWaitingWhenOut(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.doubts = true
+		c.Doubts = true
 		knows, forgot, _ := c.forgetful(20)
-		c.put(forgot, "new", c.value())
-		c.start(knows)
-		srv := c.nodes[knows].srv
+		c.Put(forgot, "new", c.Value())
+		c.Start(knows)
+		srv := c.Nodes[knows].Life
 		type answer struct {
 			method string
 			status int
@@ -505,7 +505,7 @@ func TestSimWaitingWhenOut(t *testing.T) {
 		if srv.kv.Sound() == nil {
 			t.Error("it has not noticed")
 		}
-		c.crash(knows)
-		delete(c.nodes, knows)
+		c.Crash(knows)
+		delete(c.Nodes, knows)
 	})
 }

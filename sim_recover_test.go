@@ -27,27 +27,27 @@ import (
 // all that it had acknowledged or may have, and grows again.
 func TestSimRecover(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		survivor := c.leader()
-		acked := c.value()
-		c.put(survivor, "acknowledged", acked)
-		for _, id := range c.followers() {
-			c.crash(id)
-			delete(c.nodes, id) // for good
+		survivor := c.Leader()
+		acked := c.Value()
+		c.Put(survivor, "acknowledged", acked)
+		for _, id := range c.Followers() {
+			c.Crash(id)
+			delete(c.Nodes, id) // for good
 		}
-		unknown := c.value()
-		if res, _ := c.do(0, survivor, history.Input{Kind: history.Put, Key: "unknown", Value: unknown}); !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
+		unknown := c.Value()
+		if res, _ := c.Do(0, survivor, history.Input{Kind: history.Put, Key: "unknown", Value: unknown}); !errors.Is(res.Err, problem.ErrOutcomeUnknown) {
 			t.Fatalf("a write without a majority: %v", res.Err)
 		}
-		c.crash(survivor)
-		n := c.nodes[survivor]
-		before, err := storage.Examine(n.dir)
+		c.Crash(survivor)
+		n := c.Nodes[survivor]
+		before, err := storage.Examine(n.Dir)
 		testkit.Must(t, err)
 
-		code, out, errs := runCommand(t, "recover", "--data-dir", n.dir)
+		code, out, errs := runCommand(t, "recover", "--data-dir", n.Dir)
 		if code != config.ExitFault || !strings.Contains(out, "Nothing was done") {
 			t.Fatalf("without the flag: exit %d\n%s%s", code, out, errs)
 		}
-		code, out, errs = runCommand(t, "recover", "--data-dir", n.dir, "--force-new-cluster")
+		code, out, errs = runCommand(t, "recover", "--data-dir", n.Dir, "--force-new-cluster")
 		if code != config.ExitOK {
 			t.Fatalf("exit %d\n%s%s", code, out, errs)
 		}
@@ -56,21 +56,21 @@ func TestSimRecover(t *testing.T) {
 				t.Errorf("node %d, with %d recovered:\n%s", id+1, survivor, out)
 			}
 		}
-		c.start(survivor) // with its old command line
-		cluster := c.nodes[survivor].srv.node.cluster
+		c.Start(survivor) // with its old command line
+		cluster := c.Nodes[survivor].Life.node.cluster
 		if cluster == before.Identity.ClusterID {
 			t.Error("it is still the same cluster")
 		}
-		c.want(survivor, "acknowledged", acked)
-		c.want(survivor, "unknown", unknown)
+		c.Want(survivor, "acknowledged", acked)
+		c.Want(survivor, "unknown", unknown)
 		for id := range uint64(3) {
 			if id+1 != survivor {
 				c.joinCluster(survivor, id+1, cluster)
 			}
 		}
-		c.crash(survivor)
-		c.start(survivor)
-		res, _ := c.do(0, c.followers()[0], history.Input{Kind: history.Put, Key: "acknowledged", Value: c.value()})
+		c.Crash(survivor)
+		c.Start(survivor)
+		res, _ := c.Do(0, c.Followers()[0], history.Input{Kind: history.Put, Key: "acknowledged", Value: c.Value()})
 		if res.Err != nil || res.Revision <= before.Snapshot.Revision+state.RevisionJump {
 			t.Errorf("a new write: %+v", res)
 		}
@@ -80,15 +80,15 @@ func TestSimRecover(t *testing.T) {
 // joinCluster adds a node with an empty directory to a cluster that has another
 // ID than its members say.
 func (c *simCluster) joinCluster(via, id, cluster uint64) {
-	c.t.Helper()
+	c.T.Helper()
 	if err := c.change(via, addRequest(id)); err != nil {
-		c.t.Fatal(err)
+		c.T.Fatal(err)
 	}
-	n := &simNode{id: id, join: true, dir: c.nodeDir(id, 100)}
-	testkit.Must(c.t, os.MkdirAll(n.dir, 0o700))
-	testkit.Must(c.t, storage.Create(zap.NewNop(), n.dir, storage.Identity{Format: storage.DirFormat, Node: id, Instance: storage.NewInstance(), ClusterID: cluster}, state.First(nil)))
-	c.nodes[id] = n
-	c.start(id)
+	n := &simPlace{ID: id, Join: true, Dir: c.NodeDir(id, 100)}
+	testkit.Must(c.T, os.MkdirAll(n.Dir, 0o700))
+	testkit.Must(c.T, storage.Create(zap.NewNop(), n.Dir, storage.Identity{Format: storage.DirFormat, Node: id, Instance: storage.NewInstance(), ClusterID: cluster}, state.First(nil)))
+	c.Nodes[id] = n
+	c.Start(id)
 	c.awaitVoter(via, id)
 }
 
@@ -99,23 +99,23 @@ func TestSimRestore(t *testing.T) {
 		old := statetest.Full(t, 5, 77)
 		file := storagetest.BackupFile(t, old)
 		for id := range uint64(3) {
-			c.peers = append(c.peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
+			c.Peers = append(c.Peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
 		}
-		for _, p := range c.peers {
-			n := &simNode{id: p.ID, dir: c.nodeDir(p.ID, 0)}
-			if code, out, errs := runCommand(t, "restore", file, "--id", fmt.Sprint(p.ID), "--data-dir", n.dir, "--cluster", address.FormatPeers(c.peers)); code != config.ExitOK {
+		for _, p := range c.Peers {
+			n := &simPlace{ID: p.ID, Dir: c.NodeDir(p.ID, 0)}
+			if code, out, errs := runCommand(t, "restore", file, "--id", fmt.Sprint(p.ID), "--data-dir", n.Dir, "--cluster", address.FormatPeers(c.Peers)); code != config.ExitOK {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
-			c.nodes[p.ID] = n
-			c.start(p.ID)
+			c.Nodes[p.ID] = n
+			c.Start(p.ID)
 		}
-		res, _ := c.do(0, c.leader(), history.Input{Kind: history.Put, Key: "new", Value: c.value()})
+		res, _ := c.Do(0, c.Leader(), history.Input{Kind: history.Put, Key: "new", Value: c.Value()})
 		if res.Err != nil || res.Revision != old.Revision+state.RevisionJump+1 {
 			t.Errorf("the first write: %+v", res)
 		}
 		old.Scan(func(key string, it *state.Item) bool {
-			for _, id := range c.up() {
-				if got, _ := c.nodes[id].srv.kv.get(key); got == nil || string(got.Value) != string(it.Value) || got.ModRevision != it.ModRevision {
+			for _, id := range c.Up() {
+				if got, _ := c.Nodes[id].Life.kv.get(key); got == nil || string(got.Value) != string(it.Value) || got.ModRevision != it.ModRevision {
 					t.Errorf("node %d has %+v under %q", id, got, key)
 				}
 			}

@@ -27,21 +27,21 @@ func (c *simCluster) noteRefusals(srv *server) {
 	}
 }
 
-// refusals returns how much all nodes have refused for one reason.
-func (c *simCluster) refusals(kind refusal.Kind) uint64 {
+// Refusals returns how much all nodes have refused for one reason.
+func (c *simCluster) Refusals(kind refusal.Kind) uint64 {
 	sum := c.refused[kind]
-	for _, id := range c.up() {
-		sum += c.nodes[id].srv.node.refusals.Count(kind)
+	for _, id := range c.Up() {
+		sum += c.Nodes[id].Life.node.refusals.Count(kind)
 	}
 	return sum
 }
 
 // checkRefusals reports refusals of what nodes themselves have sent.
 func (c *simCluster) checkRefusals() {
-	c.t.Helper()
+	c.T.Helper()
 	for _, kind := range hostileKinds {
-		if n := c.refusals(kind); n > 0 && !c.attacked {
-			c.t.Errorf("%d messages between nodes were refused: %s", n, kind)
+		if n := c.Refusals(kind); n > 0 && !c.Attacked {
+			c.T.Errorf("%d messages between nodes were refused: %s", n, kind)
 		}
 	}
 }
@@ -50,9 +50,9 @@ func (c *simCluster) checkRefusals() {
 // on, does not come back to it: it would be taken for forged.
 func TestSimNothingComesBack(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
-		former := c.followers()[0]
-		node := c.nodes[former].srv.node
+		leader := c.Leader()
+		former := c.Followers()[0]
+		node := c.Nodes[former].Life.node
 		for _, m := range []*raftpb.Message{
 			{Type: raftpb.MsgProp.Enum(), Entries: []*raftpb.Entry{{Data: putBatch("k", "v")}}},
 			{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: make([]byte, rounds.RoundContext)}}},
@@ -61,7 +61,7 @@ func TestSimNothingComesBack(t *testing.T) {
 			testkit.Must(t, node.Process(context.Background(), m))
 		}
 		time.Sleep(time.Second)
-		if n := c.nodes[leader].srv.node.refusals.Count(refusal.RefusedAddress); n != 0 {
+		if n := c.Nodes[leader].Life.node.refusals.Count(refusal.RefusedAddress); n != 0 {
 			t.Errorf("%d messages came back to the node that had sent them", n)
 		}
 	})

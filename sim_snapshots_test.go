@@ -17,19 +17,19 @@ import (
 // lagBehind lets a follower need a snapshot: it is down while the log moves on
 // for longer than the others keep it in memory.
 func (c *simCluster) lagBehind(id uint64) {
-	c.t.Helper()
-	c.crash(id)
+	c.T.Helper()
+	c.Crash(id)
 	for range 60 {
-		c.put(c.leader(), "k", c.value())
+		c.Put(c.Leader(), "k", c.Value())
 	}
 }
 
 // wantOneStateFile checks that nothing is left in a node's snap directory but
 // the snapshot that counts.
 func (c *simCluster) wantOneStateFile(id uint64) {
-	c.t.Helper()
-	c.await("only one file in snap/", func() bool {
-		files, err := os.ReadDir(filepath.Join(c.nodes[id].dir, "snap"))
+	c.T.Helper()
+	c.Await("only one file in snap/", func() bool {
+		files, err := os.ReadDir(filepath.Join(c.Nodes[id].Dir, "snap"))
 		return err == nil && len(files) == 1 && strings.HasSuffix(files[0].Name(), ".state")
 	})
 }
@@ -39,20 +39,20 @@ func (c *simCluster) wantOneStateFile(id uint64) {
 func TestSimSnapshotSpoiled(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		follower := c.followers()[0]
+		follower := c.Followers()[0]
 		c.lagBehind(follower)
-		c.net.spoilSnapshots(1)
-		c.start(follower)
-		before := c.nodes[follower].srv.storage.SnapIndex.Load()
-		c.await("transfers to fail, in both ways", func() bool { return c.transfers() >= 12 })
-		if at := c.nodes[follower].srv.storage.SnapIndex.Load(); at != before {
+		c.Net.SpoilSnapshots(1)
+		c.Start(follower)
+		before := c.Nodes[follower].Life.storage.SnapIndex.Load()
+		c.Await("transfers to fail, in both ways", func() bool { return c.transfers() >= 12 })
+		if at := c.Nodes[follower].Life.storage.SnapIndex.Load(); at != before {
 			t.Errorf("node %d has a snapshot at %d, and none came whole", follower, at)
 		}
-		c.net.spoilSnapshots(0)
-		v := c.value()
-		c.put(follower, "k", v)
-		c.want(follower, "k", v)
-		for _, id := range c.up() {
+		c.Net.SpoilSnapshots(0)
+		v := c.Value()
+		c.Put(follower, "k", v)
+		c.Want(follower, "k", v)
+		for _, id := range c.Up() {
 			c.wantOneStateFile(id)
 		}
 	})
@@ -65,35 +65,35 @@ func TestSimSnapshotCrashMidway(t *testing.T) {
 		t.Run(who, func(t *testing.T) {
 			small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 			simulateWith(t, 3, small, func(c *simCluster) {
-				follower := c.followers()[0]
+				follower := c.Followers()[0]
 				c.lagBehind(follower)
 				crashed := make(chan uint64, 1)
 				var once sync.Once
-				c.net.mu.Lock()
-				c.net.midway = func(from, to uint64) {
+				c.Net.mu.Lock()
+				c.Net.midway = func(from, to uint64) {
 					once.Do(func() {
 						victim := from
 						if who == "receiver" {
 							victim = to
 						}
-						c.crash(victim)
+						c.Crash(victim)
 						crashed <- victim
 					})
 				}
-				c.net.mu.Unlock()
-				c.start(follower)
+				c.Net.mu.Unlock()
+				c.Start(follower)
 				victim := <-crashed
 				if who == "receiver" {
-					files, err := os.ReadDir(filepath.Join(c.nodes[victim].dir, "snap"))
+					files, err := os.ReadDir(filepath.Join(c.Nodes[victim].Dir, "snap"))
 					if err != nil || len(files) < 2 {
 						t.Errorf("it was not in the middle of receiving: %v, %v", files, err)
 					}
 				}
-				c.start(victim)
-				v := c.value()
-				c.put(c.leader(), "k", v)
-				c.want(follower, "k", v)
-				for _, id := range c.up() {
+				c.Start(victim)
+				v := c.Value()
+				c.Put(c.Leader(), "k", v)
+				c.Want(follower, "k", v)
+				for _, id := range c.Up() {
 					c.wantOneStateFile(id)
 				}
 			})
@@ -102,18 +102,18 @@ func TestSimSnapshotCrashMidway(t *testing.T) {
 }
 
 func (c *simCluster) transfers() int {
-	c.net.mu.Lock()
-	defer c.net.mu.Unlock()
-	return c.net.transfers
+	c.Net.mu.Lock()
+	defer c.Net.mu.Unlock()
+	return c.Net.transfers
 }
 
 // slowTransfer makes the next snapshots stand still in the middle, the first for
 // a time.
 func (c *simCluster) slowTransfer(first time.Duration) {
-	c.net.mu.Lock()
-	defer c.net.mu.Unlock()
+	c.Net.mu.Lock()
+	defer c.Net.mu.Unlock()
 	var slept atomic.Bool
-	c.net.midway = func(uint64, uint64) {
+	c.Net.midway = func(uint64, uint64) {
 		if slept.CompareAndSwap(false, true) {
 			time.Sleep(first)
 		}
@@ -125,21 +125,21 @@ func (c *simCluster) slowTransfer(first time.Duration) {
 func TestSimSnapshotSlow(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 100 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		follower := c.followers()[0]
-		c.crash(follower)
+		follower := c.Followers()[0]
+		c.Crash(follower)
 		for range 300 {
-			c.put(c.leader(), "k", c.value())
+			c.Put(c.Leader(), "k", c.Value())
 		}
 		c.slowTransfer(8 * time.Second) // many election timeouts
-		c.start(follower)
-		c.await("the transfer to begin", func() bool { return c.transfers() == 1 })
+		c.Start(follower)
+		c.Await("the transfer to begin", func() bool { return c.transfers() == 1 })
 		for range 240 {
-			c.put(c.leader(), "k", c.value())
+			c.Put(c.Leader(), "k", c.Value())
 			time.Sleep(30 * time.Millisecond)
 		}
-		v := c.value()
-		c.put(follower, "k", v)
-		c.want(follower, "k", v)
+		v := c.Value()
+		c.Put(follower, "k", v)
+		c.Want(follower, "k", v)
 		if n := c.transfers(); n != 1 {
 			t.Errorf("it took %d transfers", n)
 		}
@@ -152,18 +152,18 @@ func TestSimSnapshotSlow(t *testing.T) {
 func TestSimSnapshotStalled(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		follower := c.followers()[0]
+		follower := c.Followers()[0]
 		c.lagBehind(follower)
 		c.slowTransfer(10 * time.Minute)
-		c.start(follower)
+		c.Start(follower)
 		time.Sleep(transport.StallLimit - 2*time.Second)
 		if n := c.transfers(); n != 1 {
 			t.Errorf("%d transfers while one stood still", n)
 		}
-		v := c.value()
-		c.put(c.leader(), "k", v)
-		c.await("the follower to catch up", func() bool {
-			it, _ := c.nodes[follower].srv.kv.get("k")
+		v := c.Value()
+		c.Put(c.Leader(), "k", v)
+		c.Await("the follower to catch up", func() bool {
+			it, _ := c.Nodes[follower].Life.kv.get("k")
 			return it != nil && string(it.Value) == v
 		})
 		time.Sleep(10 * time.Minute) // the goroutine that stood still ends

@@ -29,7 +29,7 @@ func TestSoakSimChaos(t *testing.T) {
 // they have promised.
 func TestSoakSimCrashes(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.leader()
+		c.Leader()
 		done := make(chan struct{})
 		var clients sync.WaitGroup
 		for i := range 3 {
@@ -41,7 +41,7 @@ func TestSoakSimCrashes(t *testing.T) {
 					case <-time.After(time.Millisecond):
 					}
 					c.lives <- struct{}{}
-					srv := c.nodes[uint64(i)+1].srv
+					srv := c.Nodes[uint64(i)+1].Life
 					<-c.lives
 					if srv != nil {
 						srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("k", i), []byte("v")))
@@ -50,13 +50,13 @@ func TestSoakSimCrashes(t *testing.T) {
 			})
 		}
 		for n := range testkit.SoakOr(20, 1000) {
-			id := c.rng.Uint64N(3) + 1
-			c.restart(id)
+			id := c.Rng.Uint64N(3) + 1
+			c.Restart(id)
 			if n%4 == 0 {
-				time.Sleep(time.Duration(c.rng.Int64N(int64(2 * time.Second))))
+				time.Sleep(time.Duration(c.Rng.Int64N(int64(2 * time.Second))))
 				continue
 			}
-			c.await("the node is back", func() bool { return c.nodes[id].srv.caughtUp.Load() })
+			c.Await("the node is back", func() bool { return c.Nodes[id].Life.caughtUp.Load() })
 		}
 		close(done)
 		clients.Wait()
@@ -67,21 +67,21 @@ func TestSoakSimCrashes(t *testing.T) {
 // catches up, by the log or by a snapshot.
 func TestSoakSimFarBehind(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		leader := c.leader()
-		behind := c.followers()[0]
+		leader := c.Leader()
+		behind := c.Followers()[0]
 		for n := range testkit.SoakOr(2, 100) {
 			entries := testkit.SoakOr(3000, 100_000)
 			if n%2 == 0 {
 				entries /= 5 // few enough to be in the leader's memory
 			}
-			c.net.isolate(behind, 6-leader-behind, leader)
+			c.Net.Isolate(behind, 6-leader-behind, leader)
 			c.fill(leader, entries)
-			c.net.heal()
+			c.Net.Heal()
 			for range 20 {
-				c.put(leader, "k", c.value())
+				c.Put(leader, "k", c.Value())
 			}
-			c.await("it has caught up", func() bool {
-				return c.nodes[behind].srv.kv.applied.Get() >= c.nodes[leader].srv.kv.applied.Get()
+			c.Await("it has caught up", func() bool {
+				return c.Nodes[behind].Life.kv.applied.Get() >= c.Nodes[leader].Life.kv.applied.Get()
 			})
 		}
 	})
@@ -89,9 +89,9 @@ func TestSoakSimFarBehind(t *testing.T) {
 
 // fill puts entries into a leader's log that change nothing.
 func (c *simCluster) fill(leader uint64, entries int) {
-	c.t.Helper()
-	node := c.nodes[leader].srv.node
-	want := c.nodes[leader].srv.kv.applied.Get()
+	c.T.Helper()
+	node := c.Nodes[leader].Life.node
+	want := c.Nodes[leader].Life.kv.applied.Get()
 	for left := entries; left > 0; {
 		n := min(left, 500)
 		err := node.call(context.Background(), func(rn *raft.RawNode) {
@@ -99,15 +99,15 @@ func (c *simCluster) fill(leader uint64, entries int) {
 				// Of a node that is no member, so nobody waits for it.
 				data := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 99}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", nil))
 				if err := rn.Propose(data); err != nil {
-					c.t.Error(err)
+					c.T.Error(err)
 				}
 			}
 		})
 		if err != nil {
-			c.t.Fatal(err)
+			c.T.Fatal(err)
 		}
 		left -= n
 		want += uint64(n)
-		c.await("the entries are applied", func() bool { return c.nodes[leader].srv.kv.applied.Get() >= want })
+		c.Await("the entries are applied", func() bool { return c.Nodes[leader].Life.kv.applied.Get() >= want })
 	}
 }

@@ -34,13 +34,13 @@ import (
 
 // simCluster is a cluster in the bubble.
 type simCluster struct {
-	t     *testing.T
+	T     *testing.T
 	dir   string
-	seed  uint64
-	rng   *rand.Rand // of the schedule; the network has its own
-	net   *simNet
-	nodes map[uint64]*simNode
-	peers []address.Peer // the voters of the first start
+	Seed  uint64
+	Rng   *rand.Rand // of the schedule; the network has its own
+	Net   *simNet
+	Nodes map[uint64]*simPlace
+	Peers []address.Peer // the voters of the first start
 	tweak func(*config.Config)
 	log   func(id uint64) *zap.Logger // nil: nobody reads it
 	wire  func(*server)               // changes a node before it starts; nil: does not
@@ -50,30 +50,30 @@ type simCluster struct {
 	// anyone waits for a mutex.
 	lives chan struct{}
 
-	// doubts: the test makes nodes doubt messages; else none may, in any test.
-	doubts bool
+	// Doubts: the test makes nodes doubt messages; else none may, in any test.
+	Doubts bool
 
 	mu      sync.Mutex
 	clock   int64 // orders calls and returns; finer than virtual time
-	history []porcupine.Operation
+	History []porcupine.Operation
 	values  uint64 // makes each written value unique
 
-	attacked bool                    // what comes to the nodes is not what they send alone
+	Attacked bool                    // what comes to the nodes is not what they send alone
 	refused  map[refusal.Kind]uint64 // by nodes whose lives have ended
 }
 
-// simNode is a node's place in the cluster: its directory, and its current
+// simPlace is a node's place in the cluster: its directory, and its current
 // life if it is up.
-type simNode struct {
-	id    uint64
-	join  bool
-	url   string // where it is, if not at simURL
+type simPlace struct {
+	ID    uint64
+	Join  bool
+	URL   string // where it is, if not at simURL
 	lives int
-	dir   string
-	disk  simDisk       // sim_diskhang_test.go
-	srv   *server       // nil: down
+	Dir   string
+	Disk  simDisk       // sim_diskhang_test.go
+	Life  *server       // nil: down
 	ended chan struct{} // closed when the life has ended by itself or was ended
-	err   error         // why it ended; read after ended is closed
+	Err   error         // why it ended; read after ended is closed
 }
 
 func simSeed(t *testing.T) uint64 {
@@ -113,9 +113,9 @@ func simulateSet(t *testing.T, n int, set func(*simCluster), test func(c *simClu
 	dir := t.TempDir()
 	testkit.InBubble(t, func(t *testing.T) {
 		c := newSimCluster(t, dir, seed, n, set)
-		defer c.close()
+		defer c.Close()
 		test(c)
-		c.check()
+		c.Check()
 	})
 	testkit.Must(t, os.RemoveAll(dir)) // a soak runs a thousand of these in one test
 }
@@ -124,34 +124,34 @@ func simulateSet(t *testing.T, n int, set func(*simCluster), test func(c *simClu
 // bubble.
 func newSimCluster(t *testing.T, dir string, seed uint64, n int, set func(*simCluster)) *simCluster {
 	c := &simCluster{
-		t: t, dir: dir, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)),
-		net: newSimNet(t, seed), nodes: make(map[uint64]*simNode), lives: make(chan struct{}, 1),
+		T: t, dir: dir, Seed: seed, Rng: rand.New(rand.NewPCG(seed, 1)),
+		Net: newSimNet(t, seed), Nodes: make(map[uint64]*simPlace), lives: make(chan struct{}, 1),
 	}
 	set(c)
 	for id := range uint64(n) {
-		c.peers = append(c.peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
+		c.Peers = append(c.Peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
 	}
-	for _, p := range c.peers {
-		c.nodes[p.ID] = &simNode{id: p.ID, dir: c.nodeDir(p.ID, 0)}
-		c.start(p.ID)
+	for _, p := range c.Peers {
+		c.Nodes[p.ID] = &simPlace{ID: p.ID, Dir: c.NodeDir(p.ID, 0)}
+		c.Start(p.ID)
 	}
 	return c
 }
 
 func simURL(id uint64) string { return fmt.Sprintf("http://10.0.0.%d:2380", id) }
 
-func (c *simCluster) nodeDir(id uint64, life int) string {
+func (c *simCluster) NodeDir(id uint64, life int) string {
 	return filepath.Join(c.dir, fmt.Sprintf("node%d.%d", id, life))
 }
 
-func (c *simCluster) config(n *simNode) config.Config {
+func (c *simCluster) config(n *simPlace) config.Config {
 	cfg := config.DefaultConfig()
-	cfg.ID, cfg.DataDir, cfg.PeerURL, cfg.Join = n.id, n.dir, simURL(n.id), n.join
-	if n.url != "" {
-		cfg.PeerURL = n.url
+	cfg.ID, cfg.DataDir, cfg.PeerURL, cfg.Join = n.ID, n.Dir, simURL(n.ID), n.Join
+	if n.URL != "" {
+		cfg.PeerURL = n.URL
 	}
-	if !n.join {
-		cfg.Cluster = c.peers
+	if !n.Join {
+		cfg.Cluster = c.Peers
 	}
 	if c.tweak != nil {
 		c.tweak(&cfg)
@@ -159,16 +159,16 @@ func (c *simCluster) config(n *simNode) config.Config {
 	return cfg
 }
 
-// start begins a new life of a node.
-func (c *simCluster) start(id uint64) {
-	c.t.Helper()
-	if err := c.tryStart(id); err != nil {
-		c.t.Fatalf("node %d does not start: %v", id, err)
+// Start begins a new life of a node.
+func (c *simCluster) Start(id uint64) {
+	c.T.Helper()
+	if err := c.TryStart(id); err != nil {
+		c.T.Fatalf("node %d does not start: %v", id, err)
 	}
 }
 
-func (c *simCluster) tryStart(id uint64) error {
-	n := c.nodes[id]
+func (c *simCluster) TryStart(id uint64) error {
+	n := c.Nodes[id]
 	cfg := c.config(n)
 	log := zap.NewNop()
 	if c.log != nil {
@@ -176,17 +176,17 @@ func (c *simCluster) tryStart(id uint64) error {
 	} else if os.Getenv("RAFTKV_SIM_LOG") != "" {
 		log = logging.New(0, "console", "debug", os.Stderr).With(zap.Uint64("node", id))
 	}
-	if err := os.MkdirAll(n.dir, 0o700); err != nil {
+	if err := os.MkdirAll(n.Dir, 0o700); err != nil {
 		return err
 	}
-	if old, err := storage.Booted(n.dir); err != nil {
+	if old, err := storage.Booted(n.Dir); err != nil {
 		return err
 	} else if !old {
 		if err := c.firstStart(n, log); err != nil {
 			return err
 		}
 	}
-	st, err := storage.Open(log, n.dir, func(id storage.Identity, reconfigured bool) error {
+	st, err := storage.Open(log, n.Dir, func(id storage.Identity, reconfigured bool) error {
 		return boot.CheckIdentity(cfg, id, reconfigured)
 	})
 	if err != nil {
@@ -195,136 +195,136 @@ func (c *simCluster) tryStart(id uint64) error {
 	if cfg.SnapshotCount < 1000 { // a test that wants snapshots wants them sent, too
 		st.Tail.Limit = int64(cfg.SnapshotCount) * storage.EntryWeight
 	}
-	st.Wal = n.disk.under(st.Wal)
+	st.Wal = n.Disk.Under(st.Wal)
 	srv := newServer(cfg, log, st, 9121)
-	srv.members.Ask = c.net.asker(id)
-	srv.members.AskView = c.net.viewer(id)
-	srv.node.known.AskPeer = c.net.informer(id)
-	srv.node.doubts.AskStand = c.net.stander(id)
-	srv.room.Tell = c.net.diskTeller(id)
+	srv.members.Ask = c.Net.asker(id)
+	srv.members.AskView = c.Net.viewer(id)
+	srv.node.known.AskPeer = c.Net.informer(id)
+	srv.node.doubts.AskStand = c.Net.stander(id)
+	srv.room.Tell = c.Net.diskTeller(id)
 	if c.wire != nil {
 		c.wire(srv)
 	}
-	srv.connect(c.net.transport(srv), c.net.found(id))
-	n.srv, n.ended, n.err = srv, make(chan struct{}), nil
+	srv.connect(c.Net.Transport(srv), c.Net.found(id))
+	n.Life, n.ended, n.Err = srv, make(chan struct{}), nil
 	n.lives++
-	c.net.attach(srv)
+	c.Net.attach(srv)
 	if err := srv.start(); err != nil {
 		srv.end()
 		return errors.Join(err, st.Close())
 	}
 	go func(ended chan struct{}) {
 		<-srv.life.Done()
-		n.err = srv.group.Wait()
+		n.Err = srv.group.Wait()
 		close(ended)
 	}(n.ended)
-	for other, n := range c.nodes { // whom it opens its streams to
-		if other != id && n.srv != nil {
-			n.srv.node.doubts.MeetAgain()
+	for other, n := range c.Nodes { // whom it opens its streams to
+		if other != id && n.Life != nil {
+			n.Life.node.doubts.MeetAgain()
 		}
 	}
 	return nil
 }
 
-func (c *simCluster) firstStart(n *simNode, log *zap.Logger) error {
-	id := storage.Identity{Format: storage.DirFormat, Node: n.id, Instance: storage.NewInstance(), ClusterID: address.ClusterIDOf(c.peers)}
-	if n.join {
-		return storage.Create(log, n.dir, id, state.First(nil))
+func (c *simCluster) firstStart(n *simPlace, log *zap.Logger) error {
+	id := storage.Identity{Format: storage.DirFormat, Node: n.ID, Instance: storage.NewInstance(), ClusterID: address.ClusterIDOf(c.Peers)}
+	if n.Join {
+		return storage.Create(log, n.Dir, id, state.First(nil))
 	}
-	id.Initial = address.FormatPeers(c.peers)
-	return storage.Create(log, n.dir, id, state.First(c.peers))
+	id.Initial = address.FormatPeers(c.Peers)
+	return storage.Create(log, n.Dir, id, state.First(c.Peers))
 }
 
 // halt ends the goroutines of a node's life, at whatever they were doing.
-func (c *simCluster) halt(n *simNode) {
-	c.net.detach(n.id)
-	n.srv.end()
+func (c *simCluster) halt(n *simPlace) {
+	c.Net.detach(n.ID)
+	n.Life.end()
 	<-n.ended
 	c.undoubted(n)
-	c.noteRefusals(n.srv)
+	c.noteRefusals(n.Life)
 }
 
 // undoubted checks that a life saw no message that contradicts its log, unless
 // the test makes such messages.
-func (c *simCluster) undoubted(n *simNode) {
-	if doubts := n.srv.node.refusals.Count(refusal.RefusedContradiction); doubts > 0 && !c.doubts && !c.attacked {
-		c.t.Errorf("node %d doubted %d messages of a healthy cluster", n.id, doubts)
+func (c *simCluster) undoubted(n *simPlace) {
+	if doubts := n.Life.node.refusals.Count(refusal.RefusedContradiction); doubts > 0 && !c.Doubts && !c.Attacked {
+		c.T.Errorf("node %d doubted %d messages of a healthy cluster", n.ID, doubts)
 	}
 }
 
-// crash ends a life as SIGKILL would: the directory is copied before anything
+// Crash ends a life as SIGKILL would: the directory is copied before anything
 // is closed, because closing would flush what a killed process never wrote.
 // The next life starts from the copy.
-func (c *simCluster) crash(id uint64) {
-	c.t.Helper()
-	n := c.nodes[id]
+func (c *simCluster) Crash(id uint64) {
+	c.T.Helper()
+	n := c.Nodes[id]
 	c.halt(n)
-	copied := c.nodeDir(id, n.lives)
-	if err := os.CopyFS(copied, os.DirFS(n.dir)); err != nil {
-		c.t.Fatal(err)
+	copied := c.NodeDir(id, n.lives)
+	if err := os.CopyFS(copied, os.DirFS(n.Dir)); err != nil {
+		c.T.Fatal(err)
 	}
-	if err := n.srv.storage.Close(); err != nil {
-		c.t.Errorf("node %d: %v", id, err)
+	if err := n.Life.storage.Close(); err != nil {
+		c.T.Errorf("node %d: %v", id, err)
 	}
-	if err := os.RemoveAll(n.dir); err != nil {
-		c.t.Error(err)
+	if err := os.RemoveAll(n.Dir); err != nil {
+		c.T.Error(err)
 	}
-	n.srv, n.dir = nil, copied
+	n.Life, n.Dir = nil, copied
 }
 
-// stop ends a life gracefully, as SIGTERM would.
-func (c *simCluster) stop(id uint64) {
-	c.t.Helper()
-	n := c.nodes[id]
+// Stop ends a life gracefully, as SIGTERM would.
+func (c *simCluster) Stop(id uint64) {
+	c.T.Helper()
+	n := c.Nodes[id]
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
-	if m, _ := n.srv.kv.Membership(); len(m.Voters()) > 1 {
-		_, _ = n.srv.members.Transfer(ctx, 0) // as server.drain: it stops all the same
+	if m, _ := n.Life.kv.Membership(); len(m.Voters()) > 1 {
+		_, _ = n.Life.members.Transfer(ctx, 0) // as server.drain: it stops all the same
 	}
 	c.halt(n)
-	if err := n.srv.closeStorage(n.err); err != nil {
-		c.t.Errorf("node %d: %v", id, err)
+	if err := n.Life.closeStorage(n.Err); err != nil {
+		c.T.Errorf("node %d: %v", id, err)
 	}
-	n.srv = nil
+	n.Life = nil
 }
 
-// ended waits until a node ends by itself and returns why.
-func (c *simCluster) ended(id uint64) error {
-	c.t.Helper()
-	n := c.nodes[id]
+// Ended waits until a node ends by itself and returns why.
+func (c *simCluster) Ended(id uint64) error {
+	c.T.Helper()
+	n := c.Nodes[id]
 	select {
 	case <-n.ended:
 	case <-time.After(time.Minute):
-		c.t.Fatalf("node %d does not end by itself", id)
+		c.T.Fatalf("node %d does not end by itself", id)
 	}
-	c.net.detach(n.id)
-	c.noteRefusals(n.srv)
-	if err := n.srv.storage.Close(); err != nil {
-		c.t.Errorf("node %d: %v", id, err)
+	c.Net.detach(n.ID)
+	c.noteRefusals(n.Life)
+	if err := n.Life.storage.Close(); err != nil {
+		c.T.Errorf("node %d: %v", id, err)
 	}
-	n.srv = nil
-	return n.err
+	n.Life = nil
+	return n.Err
 }
 
-func (c *simCluster) close() {
-	for _, n := range c.nodes {
-		n.disk.set(0)
-		if n.srv != nil {
+func (c *simCluster) Close() {
+	for _, n := range c.Nodes {
+		n.Disk.Set(0)
+		if n.Life != nil {
 			c.halt(n)
-			if err := n.srv.storage.Close(); err != nil {
-				c.t.Errorf("node %d: %v", n.id, err)
+			if err := n.Life.storage.Close(); err != nil {
+				c.T.Errorf("node %d: %v", n.ID, err)
 			}
-			n.srv = nil
+			n.Life = nil
 		}
 	}
 	time.Sleep(time.Minute) // what is on its way arrives nowhere
 }
 
-// up returns the IDs of the nodes that are running, in order.
-func (c *simCluster) up() []uint64 {
+// Up returns the IDs of the nodes that are running, in order.
+func (c *simCluster) Up() []uint64 {
 	var ids []uint64
-	for id, n := range c.nodes {
-		if n.srv != nil {
+	for id, n := range c.Nodes {
+		if n.Life != nil {
 			ids = append(ids, id)
 		}
 	}
@@ -332,40 +332,40 @@ func (c *simCluster) up() []uint64 {
 	return ids
 }
 
-// await polls a condition in virtual time.
-func (c *simCluster) await(what string, ok func() bool) {
-	c.t.Helper()
+// Await polls a condition in virtual time.
+func (c *simCluster) Await(what string, ok func() bool) {
+	c.T.Helper()
 	for range 6000 {
 		if ok() {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	c.t.Fatalf("a minute has gone by without: %s\n%s", what, c.describe())
+	c.T.Fatalf("a minute has gone by without: %s\n%s", what, c.describe())
 }
 
 func (c *simCluster) describe() string {
 	var b bytes.Buffer
-	for _, id := range c.up() {
-		srv := c.nodes[id].srv
+	for _, id := range c.Up() {
+		srv := c.Nodes[id].Life
 		m, index := srv.kv.Membership()
 		fmt.Fprintf(&b, "node %d: %+v applied %d members %+v removed %v\n", id, *srv.node.status.Load(), index, m.Sorted(), m.Removed)
 	}
 	return b.String()
 }
 
-// leader waits for a leader that a majority of the running nodes knows.
-func (c *simCluster) leader() uint64 {
-	c.t.Helper()
+// Leader waits for a leader that a majority of the running nodes knows.
+func (c *simCluster) Leader() uint64 {
+	c.T.Helper()
 	var leader uint64
-	c.await("a leader", func() bool {
+	c.Await("a leader", func() bool {
 		votes := make(map[uint64]int)
-		for _, id := range c.up() {
-			l, _, _ := c.nodes[id].srv.node.leaders.Get()
+		for _, id := range c.Up() {
+			l, _, _ := c.Nodes[id].Life.node.leaders.Get()
 			votes[l]++
 		}
 		for l, n := range votes {
-			if l != 0 && n > len(c.up())/2 && c.nodes[l].srv != nil {
+			if l != 0 && n > len(c.Up())/2 && c.Nodes[l].Life != nil {
 				leader = l
 				return true
 			}
@@ -375,10 +375,10 @@ func (c *simCluster) leader() uint64 {
 	return leader
 }
 
-// followers returns the running nodes that do not lead.
-func (c *simCluster) followers() []uint64 {
-	leader := c.leader()
-	return slices.DeleteFunc(c.up(), func(id uint64) bool { return id == leader })
+// Followers returns the running nodes that do not lead.
+func (c *simCluster) Followers() []uint64 {
+	leader := c.Leader()
+	return slices.DeleteFunc(c.Up(), func(id uint64) bool { return id == leader })
 }
 
 func (c *simCluster) now() int64 {
@@ -388,12 +388,12 @@ func (c *simCluster) now() int64 {
 	return c.clock
 }
 
-// do carries out one operation on a node, and adds it to the history.
-func (c *simCluster) do(client int, id uint64, in history.Input) (state.Result, *state.Item) {
-	return c.doOn(client, c.nodes[id].srv, in)
+// Do carries out one operation on a node, and adds it to the history.
+func (c *simCluster) Do(client int, id uint64, in history.Input) (state.Result, *state.Item) {
+	return c.DoOn(client, c.Nodes[id].Life, in)
 }
 
-func (c *simCluster) doOn(client int, srv *server, in history.Input) (state.Result, *state.Item) {
+func (c *simCluster) DoOn(client int, srv *server, in history.Input) (state.Result, *state.Item) {
 	call := c.now()
 	var res state.Result
 	var it *state.Item
@@ -423,39 +423,39 @@ func (c *simCluster) doOn(client int, srv *server, in history.Input) (state.Resu
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.history = append(c.history, porcupine.Operation{ClientId: client, Input: in, Call: call, Output: out, Return: end})
+	c.History = append(c.History, porcupine.Operation{ClientId: client, Input: in, Call: call, Output: out, Return: end})
 	return res, it
 }
 
-func (c *simCluster) value() string {
+func (c *simCluster) Value() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.values++
 	return fmt.Sprintf("v%d", c.values)
 }
 
-// put writes on a node and must succeed.
-func (c *simCluster) put(id uint64, key, value string) {
-	c.t.Helper()
-	if res, _ := c.do(0, id, history.Input{Kind: history.Put, Key: key, Value: value}); res.Err != nil {
-		c.t.Fatalf("put %s on node %d: %v\n%s", key, id, res.Err, c.describe())
+// Put writes on a node and must succeed.
+func (c *simCluster) Put(id uint64, key, value string) {
+	c.T.Helper()
+	if res, _ := c.Do(0, id, history.Input{Kind: history.Put, Key: key, Value: value}); res.Err != nil {
+		c.T.Fatalf("put %s on node %d: %v\n%s", key, id, res.Err, c.describe())
 	}
 }
 
-// want reads on a node, linearizably, and compares.
-func (c *simCluster) want(id uint64, key, value string) {
-	c.t.Helper()
-	res, it := c.do(0, id, history.Input{Kind: history.Get, Key: key})
+// Want reads on a node, linearizably, and compares.
+func (c *simCluster) Want(id uint64, key, value string) {
+	c.T.Helper()
+	res, it := c.Do(0, id, history.Input{Kind: history.Get, Key: key})
 	if res.Err != nil || it == nil || string(it.Value) != value {
-		c.t.Fatalf("get %s on node %d: %+v, %v; want %q\n%s", key, id, it, res.Err, value, c.describe())
+		c.T.Fatalf("get %s on node %d: %+v, %v; want %q\n%s", key, id, it, res.Err, value, c.describe())
 	}
 }
 
 // hash is that of a node's whole replicated state, with the index it is of.
-func (n *simNode) hash() (hash string, index uint64) {
-	n.srv.kv.mu.Lock()
-	st := n.srv.kv.state.Copy()
-	n.srv.kv.mu.Unlock()
+func (n *simPlace) hash() (hash string, index uint64) {
+	n.Life.kv.mu.Lock()
+	st := n.Life.kv.state.Copy()
+	n.Life.kv.mu.Unlock()
 	h := sha256.New()
 	if err := state.Write(h, st); err != nil {
 		return err.Error(), st.Index
@@ -463,51 +463,51 @@ func (n *simNode) hash() (hash string, index uint64) {
 	return string(h.Sum(nil)), st.Index
 }
 
-// check is the end of every test: the network is healed and every node that
+// Check is the end of every test: the network is healed and every node that
 // belongs to the cluster is started. Then all converge to the same state at the
 // same index, and the history must be linearizable, which includes that every
 // acknowledged write is there.
-func (c *simCluster) check() {
-	c.t.Helper()
-	c.net.heal()
-	for id, n := range c.nodes {
+func (c *simCluster) Check() {
+	c.T.Helper()
+	c.Net.Heal()
+	for id, n := range c.Nodes {
 		switch {
-		case n.srv == nil && !c.gone(id):
-			c.start(id)
-		case n.srv != nil && c.gone(id):
-			if err := c.ended(id); !errors.Is(err, problem.ErrRemoved) {
-				c.t.Errorf("removed node %d ended with: %v", id, err)
+		case n.Life == nil && !c.gone(id):
+			c.Start(id)
+		case n.Life != nil && c.gone(id):
+			if err := c.Ended(id); !errors.Is(err, problem.ErrRemoved) {
+				c.T.Errorf("removed node %d ended with: %v", id, err)
 			}
 		}
 	}
-	if len(c.up()) == 0 {
+	if len(c.Up()) == 0 {
 		return
 	}
-	leader := c.leader()
-	c.put(leader, "check", c.value())
+	leader := c.Leader()
+	c.Put(leader, "check", c.Value())
 	c.readAll()
-	c.await("convergence", func() bool {
+	c.Await("convergence", func() bool {
 		hashes := make(map[string]bool)
-		for _, id := range c.up() {
-			h, index := c.nodes[id].hash()
+		for _, id := range c.Up() {
+			h, index := c.Nodes[id].hash()
 			hashes[h+strconv.FormatUint(index, 10)] = true
 		}
 		return len(hashes) == 1
 	})
-	c.net.checkLeaders()
+	c.Net.checkLeaders()
 	c.checkRefusals()
-	for _, id := range c.up() {
-		if err := c.nodes[id].srv.kv.Sound(); err != nil {
-			c.t.Errorf("node %d: %v", id, err)
+	for _, id := range c.Up() {
+		if err := c.Nodes[id].Life.kv.Sound(); err != nil {
+			c.T.Errorf("node %d: %v", id, err)
 		}
-		c.undoubted(c.nodes[id])
+		c.undoubted(c.Nodes[id])
 	}
-	if !porcupine.CheckOperations(history.Model, c.history) {
-		c.t.Errorf("the history of %d operations is not linearizable", len(c.history))
+	if !porcupine.CheckOperations(history.Model, c.History) {
+		c.T.Errorf("the history of %d operations is not linearizable", len(c.History))
 	}
-	for _, id := range c.up() {
-		if n := c.nodes[id]; n.err != nil {
-			c.t.Errorf("node %d: %v", id, n.err)
+	for _, id := range c.Up() {
+		if n := c.Nodes[id]; n.Err != nil {
+			c.T.Errorf("node %d: %v", id, n.Err)
 		}
 	}
 }
@@ -515,13 +515,13 @@ func (c *simCluster) check() {
 // readAll reads every key of the history on every node.
 func (c *simCluster) readAll() {
 	keys := make(map[string]bool)
-	for _, op := range c.history {
+	for _, op := range c.History {
 		keys[op.Input.(history.Input).Key] = true
 	}
 	for key := range keys {
-		for _, id := range c.up() {
-			c.await("a read of "+key, func() bool {
-				res, _ := c.do(1000, id, history.Input{Kind: history.Get, Key: key})
+		for _, id := range c.Up() {
+			c.Await("a read of "+key, func() bool {
+				res, _ := c.Do(1000, id, history.Input{Kind: history.Get, Key: key})
 				return res.Err == nil
 			})
 		}
@@ -530,8 +530,8 @@ func (c *simCluster) readAll() {
 
 // gone reports whether a node was removed, as any running node knows.
 func (c *simCluster) gone(id uint64) bool {
-	for _, up := range c.up() {
-		if c.nodes[up].srv.kv.isRemoved(id) {
+	for _, up := range c.Up() {
+		if c.Nodes[up].Life.kv.isRemoved(id) {
 			return true
 		}
 	}

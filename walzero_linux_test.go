@@ -8,19 +8,19 @@ import (
 // clock.
 func TestSimZeroesSegments(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
-		c.leader()
-		st := c.nodes[1].srv.storage
+		c.Leader()
+		st := c.Nodes[1].Life.storage
 		for range 20 {
-			c.put(1, "k", c.value())
+			c.Put(1, "k", c.Value())
 		}
-		c.stop(1)
+		c.Stop(1)
 		if !st.Next.Off && st.Next.At == 0 {
 			t.Error("not one piece")
 		}
 		if st.Next.File != nil {
 			t.Error("the file is still open")
 		}
-		c.start(1)
-		c.leader()
+		c.Start(1)
+		c.Leader()
 	})
 }
