@@ -17,6 +17,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
+	"raftkv/internal/sim"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage/storagetest"
@@ -81,7 +82,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 	if err := c.Ended(3); !errors.Is(err, problem.ErrRemoved) {
 		c.T.Fatalf("the removed node ended with: %v", err)
 	}
-	c.fixtureChange(reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)}) // it never comes up
+	c.fixtureChange(reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: sim.URL(4)}) // it never comes up
 	fixtureWrites(c, "kept/")
 
 	for _, id := range c.Up() {
@@ -96,8 +97,8 @@ func fixtureNode(c *simCluster) (*server, string) {
 	c.fixtureChange(reconfig.Request{Op: membership.OpRemove, ID: 5, Force: true})
 	c.fixturePut("last", []byte("the last write"))
 	c.Await("rest", func() bool {
-		one, at1 := c.Nodes[1].hash()
-		two, at2 := c.Nodes[2].hash()
+		one, at1 := c.Nodes[1].Life.Hash()
+		two, at2 := c.Nodes[2].Life.Hash()
 		return at1 == at2 && one == two
 	})
 	time.Sleep(time.Minute)

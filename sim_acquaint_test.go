@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/refusal"
+	"raftkv/internal/sim"
 	"slices"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ func (c *simCluster) replace(old, id uint64) {
 	if err := c.change(via(), addRequest(id)); err != nil {
 		c.T.Fatal(err)
 	}
-	c.join(id)
+	c.Join(id)
 	c.awaitVoter(id, id)
 	if err := c.change(via(), reconfig.Request{Op: membership.OpRemove, ID: old}); err != nil {
 		c.T.Fatal(err)
@@ -86,7 +87,7 @@ func TestSimSleeperAsksMembers(t *testing.T) {
 				if err := c.change(leader, addRequest(4)); err != nil {
 					t.Fatal(err)
 				}
-				c.join(4)
+				c.Join(4)
 				c.awaitVoter(4, 4)
 				if _, err := c.Nodes[leader].Life.members.LetLead(context.Background(), 4); err != nil {
 					t.Fatal(err)
@@ -121,7 +122,7 @@ func TestSimStranger(t *testing.T) {
 			node := c.Nodes[id].Life.node
 			asked := node.known.AskPeer
 			node.known.AskPeer = func(ctx context.Context, url string) (reconfig.ClusterInfo, error) {
-				if url != simURL(1) && url != simURL(2) && url != simURL(3) {
+				if url != sim.URL(1) && url != sim.URL(2) && url != sim.URL(3) {
 					t.Errorf("node %d asks %s", id, url)
 				}
 				return asked(ctx, url)
@@ -179,7 +180,7 @@ func TestSimTermDrivenUp(t *testing.T) {
 		if err := c.change(c.Leader(), addRequest(4)); err != nil {
 			t.Fatal(err)
 		}
-		c.join(4)
+		c.Join(4)
 		c.awaitVoter(4, 4)
 		c.Want(4, "k", v)
 		if c.Refusals(refusal.RefusedTerm) == 0 {

@@ -143,7 +143,7 @@ func TestSimChecksAmongChanges(t *testing.T) {
 			if err := c.change(via, addRequest(id)); err != nil {
 				t.Fatal(err)
 			}
-			c.join(id)
+			c.Join(id)
 			c.awaitVoter(via, id)
 			c.Crash(id)
 			time.Sleep(time.Duration(c.Rng.Int64N(int64(time.Second))))

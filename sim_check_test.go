@@ -86,12 +86,6 @@ func (c *simCluster) awaitFault(want error, ids ...uint64) {
 	})
 }
 
-// giveUp ends a test whose cluster cannot serve any more.
-func (c *simCluster) giveUp() {
-	c.Close()
-	c.Nodes, c.History = map[uint64]*simPlace{}, nil
-}
-
 // wantRefused asks a node for everything that needs its state.
 func (c *simCluster) wantRefused(id uint64) {
 	c.T.Helper()
@@ -162,7 +156,7 @@ func TestSimAlteredReplica(t *testing.T) {
 				if err := c.change(others[0], addRequest(4)); err != nil {
 					t.Fatal(err)
 				}
-				c.join(4)
+				c.Join(4)
 				c.awaitVoter(others[0], 4)
 				c.Want(4, "k", v)
 				c.awaitFault(nil, c.Up()...)
@@ -288,7 +282,7 @@ func TestSimNoMajority(t *testing.T) {
 				for _, id := range c.Up() {
 					c.wantRefused(id)
 				}
-				c.giveUp()
+				c.GiveUp()
 			})
 		})
 	}

@@ -3,29 +3,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"raftkv/internal/durable"
 	"raftkv/internal/problem"
-	"raftkv/internal/room"
 	"sync/atomic"
 	"testing"
 	"time"
 )
-
-// diskTeller stands in for the peer route by which nodes tell of their disks.
-func (s *simNet) diskTeller(from uint64) func(context.Context, string, uint64, room.Note) error {
-	return func(_ context.Context, url string, _ uint64, n room.Note) error {
-		time.Sleep(simDelay)
-		srv, err := s.Reach(from, url)
-		if err == nil {
-			srv.room.Hear(n)
-			s.notes.Add(1)
-		}
-		return err
-	}
-}
 
 // simDisks are disks of which so much is free, by node.
 type simDisks map[uint64]*atomic.Int64
@@ -61,7 +46,7 @@ func TestSimDiskFull(t *testing.T) {
 		c.Put(1, "k", c.Value())
 		c.wantWrites(nil)
 		time.Sleep(time.Minute)
-		if n := c.Net.notes.Load(); n != 0 {
+		if n := c.notes.Load(); n != 0 {
 			t.Errorf("%d notes between nodes that have room", n)
 		}
 		follower := c.Followers()[0]
@@ -93,9 +78,9 @@ func TestSimDiskFull(t *testing.T) {
 		d[follower].Store(1 << 40)
 		c.wantWrites(nil)
 		c.Put(1, "k", c.Value())
-		before := c.Net.notes.Load()
+		before := c.notes.Load()
 		time.Sleep(time.Minute)
-		if n := c.Net.notes.Load() - before; n > 4 {
+		if n := c.notes.Load() - before; n > 4 {
 			t.Errorf("%d notes after the disk is free", n)
 		}
 	})

@@ -12,8 +12,8 @@ import (
 	"raftkv/internal/history"
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
+	"raftkv/internal/sim"
 	"raftkv/internal/state"
-	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
 	"slices"
 	"strings"
@@ -22,77 +22,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3"
-	"go.etcd.io/raft/v3/raftpb"
 )
-
-// simDisk is the disk of a node: as slow as it is told to be at each sync of the
-// log.
-type simDisk struct {
-	mu      sync.Mutex
-	slow    time.Duration
-	changed chan struct{} // closed when slow changes
-}
-
-const simHang = time.Duration(-1) // no sync returns
-
-// Set makes the disk as slow as that from now on, for syncs under way too.
-func (d *simDisk) Set(slow time.Duration) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.slow = slow
-	if d.changed != nil {
-		close(d.changed)
-	}
-	d.changed = make(chan struct{})
-}
-
-// sync takes its time.
-func (d *simDisk) sync() {
-	began := time.Now()
-	for {
-		d.mu.Lock()
-		slow, changed := d.slow, d.changed
-		d.mu.Unlock()
-		var done <-chan time.Time
-		switch {
-		case slow != simHang && time.Since(began) >= slow:
-			return
-		case slow != simHang:
-			done = time.After(slow - time.Since(began))
-		}
-		select {
-		case <-changed:
-		case <-done:
-		}
-	}
-}
-
-// Under returns a log on that disk.
-func (d *simDisk) Under(log storage.WriteAheadLog) storage.WriteAheadLog {
-	if d.changed == nil {
-		d.Set(0)
-	}
-	return slowLog{log, d}
-}
-
-type slowLog struct {
-	storage.WriteAheadLog
-	disk *simDisk
-}
-
-func (l slowLog) Save(hard *raftpb.HardState, entries []*raftpb.Entry) error {
-	if !raft.IsEmptyHardState(hard) || len(entries) > 0 {
-		l.disk.sync()
-	}
-	return l.WriteAheadLog.Save(hard, entries)
-}
-
-func (l slowLog) SaveSnapshot(s *walpb.Snapshot) error {
-	l.disk.sync()
-	return l.WriteAheadLog.SaveSnapshot(s)
-}
 
 // ready reports whether a node says that it is ready.
 func (c *simCluster) ready(id uint64) bool {
@@ -135,7 +66,7 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 				return true
 			})
 			disk := &c.Nodes[old].Disk
-			disk.Set(simHang)
+			disk.Set(sim.Hang)
 			// One write, which nothing follows: also then the others have to be
 			// found fit.
 			lost := make(chan state.Result)
@@ -204,7 +135,7 @@ func TestSimDiskHangsWhereNobodyCanTakeOver(t *testing.T) {
 				_, term, _ := c.Nodes[leader].Life.node.leaders.Get()
 				ids := hung(c, leader)
 				for _, id := range ids {
-					c.Nodes[id].Disk.Set(simHang)
+					c.Nodes[id].Disk.Set(sim.Hang)
 				}
 				for _, id := range c.Up() {
 					go c.http(id, http.MethodPut, fmt.Sprintf("from-%d", id))
@@ -250,7 +181,7 @@ func TestSimDiskHangsOnAFollower(t *testing.T) {
 		c.awaitReady(1, 2, 3)
 		leader, victim := c.Leader(), c.Followers()[0]
 		_, term, _ := c.Nodes[leader].Life.node.leaders.Get()
-		c.Nodes[victim].Disk.Set(simHang)
+		c.Nodes[victim].Disk.Set(sim.Hang)
 		c.Put(leader, "k", c.Value())
 		time.Sleep(3 * time.Second)
 		if c.ready(victim) {
@@ -393,7 +324,7 @@ func TestSimDiskHangIsBounded(t *testing.T) {
 			d := node.disk
 			d.Room, d.Moved = room, d.Tick // as if it had just come to lead, it stays for a while
 		}))
-		c.Nodes[leader].Disk.Set(simHang)
+		c.Nodes[leader].Disk.Set(sim.Hang)
 		value := []byte(strings.Repeat("x", 32<<10))
 		var wg sync.WaitGroup
 		for i := range 16 {

@@ -179,7 +179,7 @@ func TestSimSaysWhoComesAndGoes(t *testing.T) {
 	simulateEvents(t, func(c *simCluster, logs simLogs) {
 		leader := logs.settled(c)
 		c.mustChange(leader, addRequest(4))
-		c.join(4)
+		c.Join(4)
 		c.Await("node 4 to be a voter", func() bool {
 			m := c.member(leader, 4)
 			return m.ID == 4 && !m.Learner

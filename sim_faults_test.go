@@ -74,9 +74,7 @@ func TestSimWipedFounderAmongStrangers(t *testing.T) {
 			t.Errorf("the wiped node ended with: %v", err)
 		}
 		// What is left has two histories, of which no check can make one.
-		c.Close()
-		c.Nodes = map[uint64]*simPlace{}
-		c.History = nil
+		c.GiveUp()
 	})
 }
 
@@ -88,7 +86,7 @@ func TestSimWipedJoiner(t *testing.T) {
 		if err := c.change(c.Leader(), addRequest(4)); err != nil {
 			t.Fatal(err)
 		}
-		c.join(4)
+		c.Join(4)
 		leader := c.Leader()
 		c.Await("the leader to have replicated to node 4", func() bool {
 			return c.Nodes[leader].Life.members.LeaderView(context.Background())[4].Match > 0
@@ -155,8 +153,8 @@ func TestSimSnapshotForANewcomer(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		c.join(2)
-		c.join(3)
+		c.Join(2)
+		c.Join(3)
 		if err := c.change(1, reconfig.Request{Op: membership.OpRemove, ID: 4}); err != nil {
 			t.Fatal(err)
 		}

@@ -10,9 +10,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
-	"raftkv/internal/address"
 	"raftkv/internal/peerport"
 	"raftkv/internal/refusal"
+	"raftkv/internal/sim"
 	"raftkv/internal/state"
 	"raftkv/internal/suspect"
 	"raftkv/internal/testkit"
@@ -404,16 +404,13 @@ func fuzzProcess(t *testing.T, data []byte) {
 	dir := t.TempDir()
 	defer func() { testkit.Must(t, os.RemoveAll(dir)) }() // a soak strikes ten thousand times in one test
 	testkit.InBubble(t, func(t *testing.T) {
-		c := newSimCluster(t, dir, 1, 0, func(c *simCluster) {
-			c.Attacked = true
-			c.wire = func(srv *server) { // whoever leads vouches for it, as programs that do not know the question
-				srv.node.doubts.AskStand = func(context.Context, string, uint64, uint64) (suspect.Stand, error) { return suspect.Stand{}, nil }
-			}
-		})
+		c := newSimCluster(sim.New[*server](t, dir, 1))
 		defer c.Close()
-		for id := range uint64(3) {
-			c.Peers = append(c.Peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
+		c.Attacked = true
+		c.wire = func(srv *server) { // whoever leads vouches for it, as programs that do not know the question
+			srv.node.doubts.AskStand = func(context.Context, string, uint64, uint64) (suspect.Stand, error) { return suspect.Stand{}, nil }
 		}
+		c.Peers = sim.Peers(3)
 		c.Nodes[1] = &simPlace{ID: 1, Dir: c.NodeDir(1, 0)}
 		c.Start(1)
 		c.Nodes[1].Life.node.known.Gate.Open.Store(true)
@@ -482,8 +479,7 @@ func FuzzProcess(f *testing.F) {
 
 // The same with messages drawn at random.
 func TestSoakHostileMessages(t *testing.T) {
-	seed := simSeed(t)
-	t.Logf("RAFTKV_SIM_SEED=%d", seed)
+	seed := sim.Seed(t)
 	rng := rand.New(rand.NewPCG(seed, 7))
 	for range testkit.SoakOr(20, 10000) {
 		data := randomBytes(rng, 6000)

@@ -26,8 +26,8 @@ func TestSimInspectTellsReplicasAlike(t *testing.T) {
 		for _, id := range c.Up() {
 			node := c.Nodes[id]
 			c.Await("all applied", func() bool {
-				h, at := node.hash()
-				lh, lat := c.Nodes[c.Leader()].hash()
+				h, at := node.Life.Hash()
+				lh, lat := c.Nodes[c.Leader()].Life.Hash()
 				return h == lh && at == lat
 			})
 		}

@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
+	"raftkv/internal/sim"
 	"raftkv/internal/state"
 	"slices"
 	"testing"
@@ -23,14 +24,7 @@ func (c *simCluster) change(via uint64, r reconfig.Request) error {
 }
 
 func addRequest(id uint64) reconfig.Request {
-	return reconfig.Request{Op: membership.OpAdd, ID: id, PeerURL: simURL(id)}
-}
-
-// join starts a new node that joins.
-func (c *simCluster) join(id uint64) {
-	c.T.Helper()
-	c.Nodes[id] = &simPlace{ID: id, Join: true, Dir: c.NodeDir(id, 0)}
-	c.Start(id)
+	return reconfig.Request{Op: membership.OpAdd, ID: id, PeerURL: sim.URL(id)}
 }
 
 func (c *simCluster) awaitVoter(via, id uint64) {
@@ -54,7 +48,7 @@ func TestSimAddAndRemove(t *testing.T) {
 		if err := c.change(via, addRequest(4)); err != nil {
 			t.Errorf("adding the same node again: %v", err)
 		}
-		c.join(4)
+		c.Join(4)
 		victim := c.Followers()[1]
 		if victim == 4 {
 			victim = c.Followers()[2]
@@ -86,10 +80,10 @@ func TestSimRefusedChanges(t *testing.T) {
 			r    reconfig.Request
 			want error
 		}{
-			{reconfig.Request{Op: membership.OpAdd, ID: 3, PeerURL: simURL(3)}, problem.ErrMemberRemoved},
-			{reconfig.Request{Op: membership.OpAdd, ID: 2, PeerURL: simURL(9)}, problem.ErrMemberExists},
-			{reconfig.Request{Op: membership.OpAdd, ID: 9, PeerURL: simURL(2)}, problem.ErrMemberExists},
-			{reconfig.Request{Op: membership.OpAdd, ID: 9, PeerURL: simURL(9) + "/"}, problem.ErrBadPeerURL},
+			{reconfig.Request{Op: membership.OpAdd, ID: 3, PeerURL: sim.URL(3)}, problem.ErrMemberRemoved},
+			{reconfig.Request{Op: membership.OpAdd, ID: 2, PeerURL: sim.URL(9)}, problem.ErrMemberExists},
+			{reconfig.Request{Op: membership.OpAdd, ID: 9, PeerURL: sim.URL(2)}, problem.ErrMemberExists},
+			{reconfig.Request{Op: membership.OpAdd, ID: 9, PeerURL: sim.URL(9) + "/"}, problem.ErrBadPeerURL},
 			{reconfig.Request{Op: membership.OpRemove, ID: 9}, problem.ErrMemberUnknown},
 			{reconfig.Request{Op: membership.OpRemove, ID: 3}, nil},
 		}
@@ -207,7 +201,7 @@ func TestSimConcurrentChanges(t *testing.T) {
 			t.Errorf("members: %+v", m.Sorted())
 		}
 		for i := range uint64(3) {
-			c.join(4 + i)
+			c.Join(4 + i)
 		}
 		for i := range uint64(3) {
 			c.awaitVoter(1, 4+i)
@@ -223,7 +217,7 @@ func TestSimRestartAfterChanges(t *testing.T) {
 		if err := c.change(c.Leader(), addRequest(4)); err != nil {
 			t.Fatal(err)
 		}
-		c.join(4)
+		c.Join(4)
 		c.awaitVoter(c.Leader(), 4)
 		for range 60 {
 			c.Put(c.Leader(), "k", c.Value())

@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
+	"raftkv/internal/sim"
 	"slices"
 	"sync"
 	"testing"
@@ -31,7 +32,7 @@ func (c *simCluster) changeFor(via uint64, r reconfig.Request) (uint64, error) {
 func (c *simCluster) mustChange(via uint64, r reconfig.Request) {
 	c.T.Helper()
 	if err := c.change(via, r); err != nil {
-		c.T.Fatalf("%+v via node %d: %v\n%s", r, via, err, c.describe())
+		c.T.Fatalf("%+v via node %d: %v\n%s", r, via, err, c.Describe())
 	}
 }
 
@@ -150,10 +151,10 @@ func TestSimLeaderCrashWhileAdding(t *testing.T) {
 func TestSimPinnedLearner(t *testing.T) {
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 	simulateWith(t, 3, small, func(c *simCluster) {
-		c.mustChange(c.Leader(), reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
-		c.join(4)
+		c.mustChange(c.Leader(), reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: sim.URL(4)})
+		c.Join(4)
 		c.mustChange(c.Leader(), addRequest(5))
-		c.join(5)
+		c.Join(5)
 		c.awaitVoter(c.Leader(), 5) // by then 4 could have been one
 		for range 40 {
 			c.Put(c.Leader(), "k", c.Value())
@@ -226,18 +227,18 @@ func TestSimRoles(t *testing.T) {
 func TestSimAddVoter(t *testing.T) {
 	simulate(t, 1, func(c *simCluster) {
 		c.Leader()
-		r := reconfig.Request{Op: membership.OpAddVoter, ID: 2, PeerURL: simURL(2)}
+		r := reconfig.Request{Op: membership.OpAddVoter, ID: 2, PeerURL: sim.URL(2)}
 		if err := c.change(1, r); !errors.Is(err, problem.ErrWouldLose) {
 			t.Errorf("a second voter that is not up: %v", err)
 		}
 		r.Force = true
 		c.mustChange(1, r)
-		c.join(2)
+		c.Join(2)
 		c.awaitVoter(2, 2)
 		c.awaitState(2)
 		c.Put(2, "k", c.Value())
-		c.mustChange(2, reconfig.Request{Op: membership.OpAddVoter, PeerURL: simURL(3), Force: true})
-		c.join(3)
+		c.mustChange(2, reconfig.Request{Op: membership.OpAddVoter, PeerURL: sim.URL(3), Force: true})
+		c.Join(3)
 		c.awaitVoter(3, 3)
 		c.awaitState(3)
 		c.Put(3, "k", c.Value())
@@ -248,8 +249,8 @@ func TestSimAddVoter(t *testing.T) {
 // cannot lead.
 func TestSimMoveLeadership(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
-		c.mustChange(c.Leader(), reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: simURL(4)})
-		c.join(4)
+		c.mustChange(c.Leader(), reconfig.Request{Op: membership.OpAddLearner, ID: 4, PeerURL: sim.URL(4)})
+		c.Join(4)
 		c.awaitState(4)
 		for to := range uint64(3) {
 			for _, via := range []uint64{4, 1, 2, 3} {
@@ -366,9 +367,10 @@ func TestSimMovePeer(t *testing.T) {
 			c.Crash(id)
 			c.Nodes[id].URL = freshURL(i)
 			c.Start(id)
-			c.Put(id, "k", c.Value())
+			v := c.Value()
+			c.Put(id, "k", v)
 			for _, via := range c.Up() {
-				c.Want(via, "k", "v"+fmt.Sprint(c.values))
+				c.Want(via, "k", v)
 				if mem := c.member(via, id); mem.PeerURL != freshURL(i) || mem.Learner {
 					t.Errorf("node %d has %+v", via, mem)
 				}
@@ -383,104 +385,36 @@ func TestSimMovePeer(t *testing.T) {
 func TestSimReplaceEveryNode(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		c.Leader()
-		load := c.startSimLoad(8)
+		load := c.StartLoad(8)
 		for id := uint64(4); id <= 5; id++ {
-			c.mustChange(load.any(), addRequest(id))
-			c.lives <- struct{}{}
-			c.join(id)
-			<-c.lives
+			c.mustChange(c.Followers()[0], addRequest(id))
+			c.Lives.Lock()
+			c.Join(id)
+			c.Lives.Unlock()
 			c.awaitVoter(id, id)
 		}
 		for old := uint64(1); old <= 3; old++ {
 			if old == 3 {
-				c.mustChange(load.any(), addRequest(6))
-				c.lives <- struct{}{}
-				c.join(6)
-				<-c.lives
+				c.mustChange(c.Followers()[0], addRequest(6))
+				c.Lives.Lock()
+				c.Join(6)
+				c.Lives.Unlock()
 				c.awaitVoter(6, 6)
 			}
-			c.mustChange(load.any(), reconfig.Request{Op: membership.OpRemove, ID: old})
+			c.mustChange(c.Followers()[0], reconfig.Request{Op: membership.OpRemove, ID: old})
 			if err := <-c.EndOf(old); !errors.Is(err, problem.ErrRemoved) {
 				t.Errorf("node %d ended with: %v", old, err)
 			}
-			c.lives <- struct{}{}
+			c.Lives.Lock()
 			_ = c.Ended(old)
-			<-c.lives
+			c.Lives.Unlock()
 		}
-		load.finish()
+		load.Finish()
 		m, _ := c.Nodes[4].Life.kv.Membership()
 		if !slices.Equal(m.Voters(), []uint64{4, 5, 6}) {
 			t.Errorf("voters %v", m.Voters())
 		}
 	})
-}
-
-// EndOf tells why a node has ended by itself, once it has.
-func (c *simCluster) EndOf(id uint64) <-chan error {
-	n := c.Nodes[id]
-	why := make(chan error, 1)
-	go func() {
-		<-n.ended
-		why <- n.Err
-	}()
-	return why
-}
-
-// simLoad is clients that write and read on any node, and go to the next when
-// one fails them.
-type simLoad struct {
-	c    *simCluster
-	stop chan struct{}
-	wg   sync.WaitGroup
-}
-
-func (c *simCluster) startSimLoad(clients int) *simLoad {
-	l := &simLoad{c: c, stop: make(chan struct{})}
-	for i := range clients {
-		l.wg.Go(func() {
-			for n := 0; ; n++ {
-				select {
-				case <-l.stop:
-					return
-				case <-time.After(5 * time.Millisecond):
-				}
-				in := history.Input{Kind: history.Put, Key: fmt.Sprint("k", i%4), Value: c.Value()}
-				if n%3 == 0 {
-					in = history.Input{Kind: history.Get, Key: in.Key}
-				}
-				if err := l.request(i, n, in); err != nil {
-					c.T.Errorf("client %d, request %d: %v", i, n, err)
-				}
-			}
-		})
-	}
-	return l
-}
-
-func (l *simLoad) request(client, n int, in history.Input) (err error) {
-	deadline := time.Now().Add(10 * time.Second)
-	for try := client + n; time.Now().Before(deadline); try++ {
-		l.c.lives <- struct{}{}
-		up := l.c.Up()
-		srv := l.c.Nodes[up[try%len(up)]].Life
-		<-l.c.lives
-		res, _ := l.c.DoOn(client, srv, in)
-		if err = res.Err; err == nil {
-			return nil
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	return err
-}
-
-// any returns a node that runs and does not lead.
-func (l *simLoad) any() uint64 {
-	return l.c.Followers()[0]
-}
-
-func (l *simLoad) finish() {
-	close(l.stop)
-	l.wg.Wait()
 }
 
 // Any changes, on any node, over a bad network and with nodes that crash: what
@@ -495,10 +429,10 @@ func TestSimChangesUnderFaults(t *testing.T) {
 			rng := rand.New(rand.NewPCG(c.Seed, i))
 			wg.Go(func() {
 				for n := range 15 {
-					c.lives <- struct{}{}
+					c.Lives.Lock()
 					up := c.Up()
 					srv := c.Nodes[up[rng.IntN(len(up))]].Life
-					<-c.lives
+					c.Lives.Unlock()
 					r := randomRequest(rng, srv, fmt.Sprintf("http://10.2.%d.%d:2380", i, n))
 					id, err := srv.members.Change(context.Background(), r)
 					if m, _ := srv.kv.Membership(); err == nil && r.Op.Adds() && m.Members[id].PeerURL != r.PeerURL && !m.Removed[id] {
@@ -513,10 +447,10 @@ func TestSimChangesUnderFaults(t *testing.T) {
 		for range 6 {
 			time.Sleep(time.Duration(c.Rng.Int64N(int64(3 * time.Second))))
 			victim := uint64(c.Rng.Int64N(5)) + 1
-			c.lives <- struct{}{}
+			c.Lives.Lock()
 			c.Crash(victim)
 			c.Start(victim)
-			<-c.lives
+			c.Lives.Unlock()
 		}
 		wg.Wait()
 		c.Net.Heal()

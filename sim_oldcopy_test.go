@@ -209,9 +209,9 @@ func TestSimTwoHistories(t *testing.T) {
 				if res.Err == nil {
 					t.Error("a write was acknowledged that only one node has")
 				}
-				sent := c.Net.transfers
+				sent := c.Net.Transfers()
 				time.Sleep(time.Minute)
-				if n := c.Net.transfers - sent; n > 70 {
+				if n := c.Net.Transfers() - sent; n > 70 {
 					t.Errorf("%d snapshots were sent in a minute to a node that takes none", n)
 				}
 				c.Start(third)

@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/history"
 	"raftkv/internal/problem"
+	"raftkv/internal/sim"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage"
@@ -98,9 +99,7 @@ func TestSimRestore(t *testing.T) {
 	simulate(t, 0, func(c *simCluster) {
 		old := statetest.Full(t, 5, 77)
 		file := storagetest.BackupFile(t, old)
-		for id := range uint64(3) {
-			c.Peers = append(c.Peers, address.Peer{ID: id + 1, URL: simURL(id + 1)})
-		}
+		c.Peers = sim.Peers(3)
 		for _, p := range c.Peers {
 			n := &simPlace{ID: p.ID, Dir: c.NodeDir(p.ID, 0)}
 			if code, out, errs := runCommand(t, "restore", file, "--id", fmt.Sprint(p.ID), "--data-dir", n.Dir, "--cluster", address.FormatPeers(c.Peers)); code != config.ExitOK {

@@ -44,7 +44,7 @@ func TestSimSnapshotSpoiled(t *testing.T) {
 		c.Net.SpoilSnapshots(1)
 		c.Start(follower)
 		before := c.Nodes[follower].Life.storage.SnapIndex.Load()
-		c.Await("transfers to fail, in both ways", func() bool { return c.transfers() >= 12 })
+		c.Await("transfers to fail, in both ways", func() bool { return c.Net.Transfers() >= 12 })
 		if at := c.Nodes[follower].Life.storage.SnapIndex.Load(); at != before {
 			t.Errorf("node %d has a snapshot at %d, and none came whole", follower, at)
 		}
@@ -69,8 +69,7 @@ func TestSimSnapshotCrashMidway(t *testing.T) {
 				c.lagBehind(follower)
 				crashed := make(chan uint64, 1)
 				var once sync.Once
-				c.Net.mu.Lock()
-				c.Net.midway = func(from, to uint64) {
+				c.Net.Midway(func(from, to uint64) {
 					once.Do(func() {
 						victim := from
 						if who == "receiver" {
@@ -79,8 +78,7 @@ func TestSimSnapshotCrashMidway(t *testing.T) {
 						c.Crash(victim)
 						crashed <- victim
 					})
-				}
-				c.Net.mu.Unlock()
+				})
 				c.Start(follower)
 				victim := <-crashed
 				if who == "receiver" {
@@ -101,23 +99,15 @@ func TestSimSnapshotCrashMidway(t *testing.T) {
 	}
 }
 
-func (c *simCluster) transfers() int {
-	c.Net.mu.Lock()
-	defer c.Net.mu.Unlock()
-	return c.Net.transfers
-}
-
 // slowTransfer makes the next snapshots stand still in the middle, the first for
 // a time.
 func (c *simCluster) slowTransfer(first time.Duration) {
-	c.Net.mu.Lock()
-	defer c.Net.mu.Unlock()
 	var slept atomic.Bool
-	c.Net.midway = func(uint64, uint64) {
+	c.Net.Midway(func(uint64, uint64) {
 		if slept.CompareAndSwap(false, true) {
 			time.Sleep(first)
 		}
-	}
+	})
 }
 
 // While a snapshot is on its way, the log behind it is kept, although it grows
@@ -132,7 +122,7 @@ func TestSimSnapshotSlow(t *testing.T) {
 		}
 		c.slowTransfer(8 * time.Second) // many election timeouts
 		c.Start(follower)
-		c.Await("the transfer to begin", func() bool { return c.transfers() == 1 })
+		c.Await("the transfer to begin", func() bool { return c.Net.Transfers() == 1 })
 		for range 240 {
 			c.Put(c.Leader(), "k", c.Value())
 			time.Sleep(30 * time.Millisecond)
@@ -140,7 +130,7 @@ func TestSimSnapshotSlow(t *testing.T) {
 		v := c.Value()
 		c.Put(follower, "k", v)
 		c.Want(follower, "k", v)
-		if n := c.transfers(); n != 1 {
+		if n := c.Net.Transfers(); n != 1 {
 			t.Errorf("it took %d transfers", n)
 		}
 	})
@@ -157,7 +147,7 @@ func TestSimSnapshotStalled(t *testing.T) {
 		c.slowTransfer(10 * time.Minute)
 		c.Start(follower)
 		time.Sleep(transport.StallLimit - 2*time.Second)
-		if n := c.transfers(); n != 1 {
+		if n := c.Net.Transfers(); n != 1 {
 			t.Errorf("%d transfers while one stood still", n)
 		}
 		v := c.Value()

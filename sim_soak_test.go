@@ -40,9 +40,9 @@ func TestSoakSimCrashes(t *testing.T) {
 						return
 					case <-time.After(time.Millisecond):
 					}
-					c.lives <- struct{}{}
+					c.Lives.Lock()
 					srv := c.Nodes[uint64(i)+1].Life
-					<-c.lives
+					c.Lives.Unlock()
 					if srv != nil {
 						srv.proposals.Propose(context.Background(), state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("k", i), []byte("v")))
 					}

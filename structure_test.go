@@ -22,13 +22,13 @@ var layers = [][]string{
 	{"liveness", "logging", "membership", "memory", "statefile", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/walroom"},
 	{"checker", "contact", "rounds", "state/statetest", "storage"},
-	{"diskhang", "limits", "observe", "offline", "reconfig", "room", "storage/storagetest", "suspect", "transport"},
+	{"diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
 	{"api", "peerport"},
 	{"boot"},
 }
 
 // forTests are packages that only tests import. DESIGN.md's tree leaves them out.
-var forTests = []string{"history", "testkit", "state/statetest", "storage/storagetest"}
+var forTests = []string{"history", "sim", "testkit", "state/statetest", "storage/storagetest"}
 
 // exports are how many functions, types, variables and constants, without methods
 // and fields, a package may show to others. A package that needs more is to be
@@ -59,6 +59,7 @@ var exports = map[string]int{
 	"refusal":             14,
 	"room":                13,
 	"rounds":              10,
+	"sim":                 15,
 	"state":               54,
 	"state/statetest":     16,
 	"statefile":           6,
@@ -81,7 +82,7 @@ var exports = map[string]int{
 var onlyFor = map[string][]string{
 	"go.etcd.io/etcd/server/v3/storage/wal":                   {"storage", "storage/walroom", "walfile", "storage/storagetest"},
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp":       {"transport"},
-	"go.etcd.io/etcd/server/v3/etcdserver/api/snap":           {"transport", "storage"},
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap":           {"transport", "storage", "sim"},
 	"github.com/prometheus/client_golang/prometheus/promhttp": {"api"},
 }
 

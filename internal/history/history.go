@@ -1,6 +1,6 @@
 // Package history has the model against which histories of clients are judged: a
 // register for each key, whose reads and conditional writes must be linearizable.
-// The simulator and the tests of the program share it.
+// Package sim and the tests of the program share it.
 package history
 
 import (
