@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"raftkv/internal/api"
 	"raftkv/internal/checker"
 	"raftkv/internal/contact"
 	"raftkv/internal/liveness"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/version"
 	"strings"
 	"testing"
@@ -133,4 +137,94 @@ func TestAPIDiskHangs(t *testing.T) {
 	at.want(at.do("GET", "/k", ""), 200, "v")
 	at.want(at.do("DELETE", "/v1/kv/k", ""), 204, "")
 	at.want(at.do("GET", "/livez", ""), 200, "ok\n")
+}
+
+// Guarantee: /v1/status has the version and the revision of --version.
+func TestStatusNamesTheBuild(t *testing.T) {
+	at := newAPITest(t)
+	var got struct {
+		Version       string `json:"version"`
+		BuildRevision string `json:"build_revision"`
+	}
+	w := at.do("GET", "/v1/status", "")
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if b := version.This(); got.Version != b.Version || got.BuildRevision != b.Revision {
+		t.Errorf("%s, want version %q and build_revision %q", w.Body, b.Version, b.Revision)
+	}
+}
+
+func TestProfiles(t *testing.T) {
+	at := newAPITest(t)
+	at.problem("not asked for", at.do("GET", "/debug/pprof/heap", ""), 400, "bad_request")
+	at.problem("not asked for", at.do("GET", "/debug/pprof", ""), 400, "bad_request")
+	at.a.profiles = true
+	for _, target := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/goroutine?debug=1", "/debug/pprof/cmdline", "/debug/pprof/symbol"} {
+		if w := at.do("GET", target, ""); w.Code != 200 || w.Body.Len() == 0 {
+			t.Errorf("GET %s: %d", target, w.Code)
+		}
+	}
+	if w := at.do("GET", "/debug/pprof", ""); w.Code != 307 || w.Header().Get("Location") != "/debug/pprof/" {
+		t.Errorf("without the slash: %d to %q", w.Code, w.Header().Get("Location"))
+	}
+	at.problem("another path", at.do("GET", "/debug/else", ""), 400, "bad_request")
+	at.problem("another path", at.do("GET", "/debug/pprofelse", ""), 400, "bad_request")
+	if detail := at.problem("no such profile", at.do("GET", "/debug/pprof/else?debug=1", ""), 404, "no_such_path"); strings.Contains(detail, "key") {
+		t.Errorf("no such profile: %s", detail)
+	}
+	// go tool pprof shows its user what the library says.
+	w := at.do("GET", "/debug/pprof/heap?seconds=x", "")
+	if w.Code != 400 || w.Header().Get("X-Go-Pprof") == "" || !strings.Contains(w.Body.String(), "seconds") {
+		t.Errorf("bad seconds: %d %q", w.Code, w.Body)
+	}
+	if w := at.do("PUT", "/debug/pprof/heap", ""); w.Code != 405 {
+		t.Errorf("PUT: %d", w.Code)
+	}
+}
+
+// Guarantee: while a node ends by a fault, every request is told so, the one
+// under way too, and whether it may have happened. One that is stopped as asked
+// is stopping.
+func TestAPINodeEnds(t *testing.T) {
+	disk := fmt.Errorf("cannot store: %w", errors.New("input/output error"))
+	for _, tt := range []struct {
+		ends, fails     error
+		status          int
+		code, outcome   string
+		meanwhile       string
+		statusMeanwhile int
+	}{
+		{disk, problem.ErrOutcomeUnknown, 500, "internal", "not_applied", "unknown", 500},
+		{disk, problem.ErrStopping, 500, "internal", "not_applied", "not_applied", 500},
+		{disk, problem.ErrNoLeader, 500, "internal", "not_applied", "not_applied", 500},
+		{disk, problem.ErrPrecondition, 500, "internal", "not_applied", "not_applied", 412},
+		{problem.ErrRemoved, problem.ErrStopping, 503, "stopping", "not_applied", "not_applied", 503},
+		{context.Canceled, problem.ErrStopping, 503, "stopping", "not_applied", "not_applied", 503},
+	} {
+		at := newAPITest(t)
+		life, end := context.WithCancelCause(t.Context())
+		at.a.life = life
+		at.a.propose = func(context.Context, []byte) state.Result {
+			at.proposed++
+			end(tt.ends)
+			at.a.stop() // as server.run does then
+			return state.Result{Err: tt.fails}
+		}
+		w := at.do("PUT", "/k", "v")
+		if w.Code != tt.statusMeanwhile || !strings.Contains(w.Body.String(), `"outcome":"`+tt.meanwhile+`"`) {
+			t.Errorf("%v, %v: meanwhile %d %s, want %d, %s", tt.ends, tt.fails, w.Code, w.Body, tt.statusMeanwhile, tt.meanwhile)
+		}
+		for _, method := range []string{"PUT", "GET", "DELETE"} {
+			w := at.do(method, "/v1/kv/k", "")
+			at.problem(method, w, tt.status, tt.code)
+			if w.Header().Get("Connection") != "close" || !strings.Contains(w.Body.String(), `"outcome":"`+tt.outcome+`"`) ||
+				tt.ends == disk && !strings.Contains(w.Body.String(), "input/output error") {
+				t.Errorf("%v: afterwards %v %s, want %s, the reason, and no more requests", tt.ends, w.Header(), w.Body, tt.outcome)
+			}
+		}
+		if at.proposed != 1 {
+			t.Errorf("%d proposals", at.proposed)
+		}
+	}
 }
