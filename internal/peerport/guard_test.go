@@ -316,7 +316,7 @@ type endless struct {
 
 func newEndless() endless {
 	ctx, stop := context.WithCancel(context.Background())
-	return endless{readerFunc2(func(p []byte) (int, error) {
+	return endless{readerFunc(func(p []byte) (int, error) {
 		select {
 		case <-time.After(time.Millisecond):
 			return min(len(p), 100), nil
@@ -326,9 +326,9 @@ func newEndless() endless {
 	}), stop}
 }
 
-type readerFunc2 func([]byte) (int, error)
+type readerFunc func([]byte) (int, error)
 
-func (f readerFunc2) Read(p []byte) (int, error) { return f(p) }
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // One snapshot comes in at a time. A newer one takes its place; another of the
 // same term, which only a forger has, does not; and a new term ends it.
@@ -410,7 +410,7 @@ func TestUploadsRoom(t *testing.T) {
 	g := newGuardedNode(t)
 	free := uint64(least + 3*roomEvery)
 	g.uploads.freeSpace = func(string) (uint64, error) { free -= roomEvery; return free, nil }
-	file := readerFunc2(func(p []byte) (int, error) { return len(p), nil })
+	file := readerFunc(func(p []byte) (int, error) { return len(p), nil })
 	if got := g.send(t, "POST", "/raft/snapshot", snapshotUpload(t, 2, 5, file)); got == 204 {
 		t.Error("a file without an end was taken")
 	}
