@@ -95,6 +95,11 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := a.kv.Sound(); err != nil && !aboutItself(path) {
 		return err
 	}
+	// A leader could still confirm a read, with the heartbeats of a node that
+	// disputes its history; and what it takes in can come of nothing.
+	if err := a.disputed(); err != nil && !aboutItself(path) && r.URL.Query().Get("consistency") != "stale" {
+		return err
+	}
 	first, _, _ := strings.Cut(path, "/")
 	switch {
 	case path == "":

@@ -133,7 +133,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: w.life,
 		disputed: node.doubts.Disputed,
 	}
-	s.api.addRoutes(&api.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.readyNotes}, s.live)
+	s.api.addRoutes(&api.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
 	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.Memory)
 	return s
 }

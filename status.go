@@ -44,25 +44,17 @@ func (s *server) role(role raft.StateType) string {
 func (s *server) readyChecks() []api.Check {
 	m, _ := s.kv.Membership()
 	_, isMember := m.Members[s.cfg.ID]
-	return []api.Check{
+	fault, disputed := s.kv.Sound(), s.node.doubts.Disputed()
+	return []api.Check{ // those first for which others fail
+		{Name: "agrees with the other replicas", Ok: fault == nil, Why: fault},
+		{Name: "has a history that no other disputes", Ok: disputed == nil, Why: disputed},
 		{Name: "has a leader", Ok: s.node.status.Load().Leader != 0},
 		{Name: "is a member", Ok: isMember},
 		{Name: "has caught up", Ok: s.caughtUp.Load()},
 		{Name: "has loaded its data", Ok: !s.kv.loading.Load()},
-		{Name: "agrees with the other replicas", Ok: s.kv.Sound() == nil},
-		{Name: "has a history that no other disputes", Ok: s.node.doubts.Disputed() == nil},
 		{Name: "has a disk that answers", Ok: !s.node.disk.Hanging.Load()},
 		{Name: "is not loading a snapshot", Ok: !s.kv.pulse.Loading()},
 	}
-}
-
-// readyNotes are lines for the operator beside the checks.
-func (s *server) readyNotes() string {
-	notes := s.room.Notes()
-	if err := s.node.doubts.Disputed(); err != nil {
-		notes += "note " + err.Error() + "\n"
-	}
-	return notes
 }
 
 // copyState returns the state as of now, in constant time.

@@ -62,6 +62,7 @@ func (s *StatusAPI) ServeStatus(w http.ResponseWriter, _ *http.Request) error {
 type Check struct {
 	Name string // as the answer has it: "has a leader"
 	Ok   bool
+	Why  error // why it fails, and what to do, if there is more to say; else nil
 }
 
 // ServeReady answers GET /readyz. If a check fails, it returns problem.ErrNotReady
@@ -81,11 +82,20 @@ func (s *StatusAPI) ServeReady(w http.ResponseWriter, r *http.Request) error {
 		if verbose || !c.Ok {
 			text += mark + " " + c.Name + "\n"
 		}
-		if !c.Ok && !verbose {
+		switch {
+		case c.Ok || verbose:
+		case c.Why != nil:
+			return fmt.Errorf("%w: not yet true: %s: %w", problem.ErrNotReady, c.Name, c.Why)
+		default:
 			return fmt.Errorf("%w: not yet true: %s", problem.ErrNotReady, c.Name)
 		}
 	}
 	if verbose {
+		for _, c := range s.Checks() {
+			if c.Why != nil {
+				text += "note " + c.Why.Error() + "\n"
+			}
+		}
 		text += s.Notes()
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/durable"
 	"raftkv/internal/membership"
+	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
@@ -122,6 +123,9 @@ func (p *printer) directory(f *storage.Findings, busy bool) {
 	}
 	for _, name := range foreign {
 		p.line("not raftkv's", "%s", name)
+	}
+	if f.OldCopy {
+		p.line("OLD COPY", "%v", problem.ErrOldCopy)
 	}
 	for _, err := range f.Damage {
 		name := "DAMAGED"

@@ -138,6 +138,20 @@ func TestInspectDamaged(t *testing.T) {
 	}
 }
 
+// An older copy is named as such, also to who would make a cluster of it.
+func TestInspectOldCopy(t *testing.T) {
+	dir := storagetest.Old(t)
+	testkit.Must(t, storage.NoteOldCopy(dir))
+	out := inspected(t, dir, config.ExitOK)
+	wantLines(t, out, "OLD COPY +this node's data directory is an older copy.*")
+	if strings.Contains(out, "not raftkv's") {
+		t.Error(out)
+	}
+	if _, out, errs := runCommand(t, "recover", "--data-dir", dir); !strings.Contains(out, "OLD COPY") {
+		t.Errorf("recover does not say so:\n%s%s", out, errs)
+	}
+}
+
 // Guarantee: inspect works beside a running node, and what is no data directory
 // is exit 1.
 func TestInspectInUseAndElsewhere(t *testing.T) {

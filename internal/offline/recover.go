@@ -253,6 +253,9 @@ func sayLosses(out io.Writer, f *storage.Findings, me membership.Member, st *sta
 	if f.Tail.NonZero {
 		p.line("", "its last write was torn by a crash; nothing that was synced is lost of it")
 	}
+	if f.OldCopy {
+		p.line("OLD COPY", "its node has found out that it has forgotten what it acknowledged: take another node's directory if there is one")
+	}
 	p.line("keys", "%d, at revision %d", st.Keys(), st.Revision)
 	for _, m := range st.Membership.Sorted() {
 		switch {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
+	"raftkv/internal/logging"
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
@@ -64,8 +65,10 @@ const (
 	// Trusted is how long what was heard counts.
 	Trusted = 3 * time.Second
 	// compactEvery is how often a node that is short asks itself for a snapshot,
-	// which lets go of the log before it.
+	// which lets go of the log before it, and compactSoon how often if the log is
+	// larger than what a snapshot would take.
 	compactEvery = time.Minute
+	compactSoon  = 5 * time.Second
 	// roomMargin: this part of the reserve more must be free for a shortage to end.
 	roomMargin = 16
 	// SnapshotReserve is what a snapshot that comes in leaves of the disk, until
@@ -238,12 +241,8 @@ func (r *Keeper) look() time.Duration {
 		r.sayShort(was, now, d)
 		r.tellAnew()
 	}
-	if now > Plenty && time.Since(r.compacted) > compactEvery {
-		// The log before a snapshot can go.
-		r.compacted = time.Now()
-		if r.storage.Tail.Grown.Load() > walroom.LogSlack {
-			r.store.AskForSnapshot(r.applied.Get())
-		}
+	if now > Plenty {
+		r.compact()
 	}
 	switch {
 	case d.Free < 2*reserve:
@@ -254,13 +253,23 @@ func (r *Keeper) look() time.Duration {
 	return roomFirst
 }
 
-func (r *Keeper) sayShort(was, now Shortage, d durable.Disk) {
-	say := r.log.Warn
-	if now < was {
-		say = r.log.Info
+// compact asks for a snapshot from time to time, since the log before it can go.
+func (r *Keeper) compact() {
+	grown, since := r.storage.Tail.Grown.Load(), time.Since(r.compacted)
+	small := r.store.Used("").Bytes < uint64(max(grown, 0))
+	if grown > walroom.LogSlack && (since > compactEvery || small && since > compactSoon) {
+		r.compacted = time.Now()
+		r.store.AskForSnapshot(r.applied.Get())
 	}
-	say("how short the disk is of room has changed", zap.Stringer("now", now), zap.Stringer("before", was),
-		zap.Int64("free", d.Free), zap.Int64("min-free", r.reserve.Load()))
+}
+
+func (r *Keeper) sayShort(was, now Shortage, d durable.Disk) {
+	about := []zap.Field{logging.News, zap.Stringer("now", now), zap.Stringer("before", was), zap.Int64("free", d.Free), zap.Int64("min-free", r.reserve.Load())}
+	if now < was {
+		r.log.Info("the disk is less short of room", about...)
+	} else {
+		r.log.Warn("the disk has become short of room", about...)
+	}
 }
 
 func (s Shortage) String() string {
@@ -307,7 +316,7 @@ func (r *Keeper) rule(ctx context.Context, now time.Time) {
 	changed := old == nil || old.Refuse != refuse || !slices.Equal(old.full, full)
 	r.ruled.Store(&ruling{refuse, full, now.Add(Trusted)})
 	if changed {
-		r.log.Warn("the leader has judged what is to be refused, by how full the disks are",
+		r.log.Warn("the leader has judged what is to be refused, by how full the disks are", logging.News,
 			zap.Stringer("room", refuse), zap.Uint64s("full", full))
 		r.tellAnew()
 	}

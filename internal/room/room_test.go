@@ -1,6 +1,11 @@
 package room
 
 import (
+	"raftkv/internal/membership"
+	"raftkv/internal/state"
+	"raftkv/internal/storage"
+	"raftkv/internal/testkit"
+	"raftkv/internal/wait"
 	"testing"
 	"time"
 )
@@ -80,4 +85,47 @@ func TestRoomDecide(t *testing.T) {
 			t.Errorf("%d voters, %v: %v by what is too old, or not by this node's own disk", tt.voters, tt.short, got)
 		}
 	}
+}
+
+// forgetfulStore is a store that counts who asks for snapshots.
+type forgetfulStore struct {
+	held  uint64
+	asked int
+}
+
+func (s *forgetfulStore) Membership() (membership.Membership, uint64) {
+	return membership.Membership{}, 0
+}
+
+func (s *forgetfulStore) Used(string) state.Holding { return state.Holding{Bytes: s.held} }
+
+func (s *forgetfulStore) AskForSnapshot(uint64) { s.asked++ }
+
+// A node that is short of room asks for a snapshot again and again, soon if that would
+// free more than it takes. Without this a store that was emptied is refused writes for
+// a minute, because of a log that nobody needs.
+func TestRoomCompacts(t *testing.T) {
+	testkit.InBubble(t, func(t *testing.T) {
+		store := &forgetfulStore{held: 50 << 20}
+		r := &Keeper{store: store, storage: &storage.Storage{}, applied: wait.NewIndex(7)}
+		looks := func(d time.Duration) (asked int) {
+			before := store.asked
+			for range d / roomOften {
+				r.compact()
+				time.Sleep(roomOften)
+			}
+			return store.asked - before
+		}
+		if n := looks(2 * time.Minute); n != 0 {
+			t.Errorf("asked %d times although there is no log to free", n)
+		}
+		r.storage.Tail.Grown.Store(30 << 20)
+		if n := looks(3 * time.Minute); n != 3 {
+			t.Errorf("asked %d times in three minutes for a snapshot that is larger than the log", n)
+		}
+		store.held = 3 << 10
+		if n := looks(time.Minute); n < 10 || n > 12 {
+			t.Errorf("asked %d times in a minute for a small one", n)
+		}
+	})
 }

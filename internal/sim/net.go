@@ -52,6 +52,7 @@ func (s *Net[N]) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.leaders)
+	s.twoLead = false
 }
 
 func (s *Net[N]) attach(life N) {

@@ -23,6 +23,7 @@ type Findings struct {
 	Mark     *watermark.Mark
 	Tail     walfile.Tail // how the last segment of the log ends
 	Identity *Identity
+	OldCopy  bool             // the node has ended because an older copy was put in place
 	NoLog    bool             // there is none: its directory is missing
 	Log      walfile.Contents // as far as it can be read
 	// Snapshot is the state of the snapshot that counts. A node that joins and
@@ -55,6 +56,7 @@ func Examine(dir string) (*Findings, error) {
 
 // findings judges the entries, too, as a start would take them.
 func (j *judgement) findings() *Findings {
+	j.OldCopy = Exists(filepath.Join(j.Dir, oldCopyName))
 	facts := logFacts{Published: make(map[uint64]uint64)}
 	j.entries(func(e *raftpb.Entry) error { return facts.note(0, e) })
 	return j.Findings
@@ -135,7 +137,7 @@ func (f *Findings) Leftovers() (temporary, foreign []string, err error) {
 			name := file.Name()
 			_, _, segment := walfile.ParseSegmentName(name)
 			switch {
-			case sub == "" && (name == "lock" || name == "mark" || name == "wal" || name == "snap"):
+			case sub == "" && (name == "lock" || name == "mark" || name == "wal" || name == "snap" || name == oldCopyName):
 			case sub == "" && (isFileSystems(file) || IsSetAside(file)):
 			case sub == "wal" && segment, sub == "snap" && name == counts:
 			case sub == "" && durable.IsTemp(name, "mark"), sub == "snap", sub == "wal" && strings.HasSuffix(name, ".tmp"):

@@ -16,6 +16,9 @@ type disputes struct {
 	// looks is how many looks in a row have found a dispute with a member; won stands
 	// for one whose history is out.
 	looks map[uint64]int
+	// index is how far this node's state had come at the latest look at a member that
+	// found neither history out.
+	index map[uint64]uint64
 	open  atomic.Bool // published: a dispute that has lasted
 }
 
@@ -32,6 +35,22 @@ func (p *disputes) note(id uint64) (begins bool) {
 	n := max(p.looks[id], 0) + 1
 	p.set(id, n)
 	return n == disputeLooks
+}
+
+// goesOn reports whether this node has applied more since it last looked at a member
+// whose history contradicts its own. Nothing is committed in a dispute, so there is
+// none then, and the looks are counted anew.
+func (p *disputes) goesOn(id, index uint64) bool {
+	before, again := p.index[id]
+	if p.index == nil {
+		p.index = make(map[uint64]uint64)
+	}
+	p.index[id] = index
+	if !again || index <= before {
+		return false
+	}
+	p.set(id, 0)
+	return true
 }
 
 // win notes that a member's history is out. It returns true the first time.

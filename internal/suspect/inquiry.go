@@ -283,7 +283,11 @@ func (d *Doubts) loses(m membership.Membership, other uint64, states map[uint64]
 	mine, theirs, voters := states[d.ID], states[other], m.Voters()
 	switch {
 	case isOut(voters, states, mine, theirs):
+		d.disputes.settleAll()
 		return true
+	case d.disputes.goesOn(other, mine.Index):
+		// A majority acknowledges what this node leads with: the others are slow to
+		// answer, and the next look tells.
 	case isOut(voters, states, theirs, mine):
 		if d.disputes.win(other) {
 			d.Say.Error("a member holds another history than the majority, and will serve nothing: remove it, and join under a new ID with an empty data directory",
@@ -297,9 +301,15 @@ func (d *Doubts) loses(m membership.Membership, other uint64, states map[uint64]
 	return false
 }
 
-// part has the raft loop know what was found, and reports whether it does.
+// part has the raft loop know what was found, and reports whether it does. A leader
+// whose history is out gives leadership up.
 func (d *Doubts) part(ctx context.Context, found finding) bool {
-	return d.Call(ctx, func(*raft.RawNode) { d.Split = d.Split || found == histories }) == nil
+	return d.Call(ctx, func(rn *raft.RawNode) {
+		if found == histories {
+			d.Split = true
+			d.resign(rn)
+		}
+	}) == nil
 }
 
 // vouch lets pass what a leader sends, and what it has sent.

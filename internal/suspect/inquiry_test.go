@@ -91,6 +91,11 @@ func TestDisputeBeginsAndEnds(t *testing.T) {
 	look(true, nil) // a majority is with this one
 	delete(answers, "c")
 	look(false, nil)
+	mine.Index++ // a majority acknowledges what this one leads with, and only answers slowly
+	look(false, nil)
+	mine.Index++
+	look(false, nil)
+	look(false, nil)
 	look(false, problem.ErrDisputed)
 	answers["b"] = Stand{ClusterID: 7, ID: 2, Commit: 47, State: &mine}
 	look(false, nil) // it began anew, and has not got what it knows to be committed

@@ -266,6 +266,20 @@ func (d *Doubts) leave(rn *raft.RawNode, m *raftpb.Message) {
 	}
 }
 
+// resign has a leader follow nobody in the next term. raft knows no resignation, so
+// it hears of that term; a leader that only fell silent would still be heard when it
+// sends again what it could not commit.
+func (d *Doubts) resign(rn *raft.RawNode) {
+	st := rn.BasicStatus()
+	if st.RaftState != raft.StateLeader {
+		return
+	}
+	over := &raftpb.Message{Type: raftpb.MsgHeartbeatResp.Enum(), From: new(d.ID), To: new(d.ID), Term: new(st.GetTerm() + 1)}
+	if err := rn.Step(over); err != nil {
+		d.Say.Error("cannot give leadership up", zap.Error(err))
+	}
+}
+
 // Sift keeps from raft what contradicts this node's log, and has it looked into.
 // A node that is split hears no leader: an acknowledgement would speak for
 // entries that it does not have. It still votes, which concerns the end of its
