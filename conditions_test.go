@@ -93,7 +93,7 @@ func TestAPICacheControl(t *testing.T) {
 	}
 	l, err := listen("127.0.0.1:0", newClientServer(time.Second, zap.NewNop())) // that of a node that starts
 	testkit.Must(t, err)
-	defer func() { testkit.Must(t, l.cut()) }()
+	defer func() { testkit.Must(t, l.close()) }()
 	for path, status := range map[string]int{"/livez": 200, "/k": 503} {
 		resp, err := http.Get(fmt.Sprintf("http://%s%s", l.Addr(), path))
 		testkit.Must(t, err)

@@ -63,7 +63,7 @@ others reach it.
 	room.Keeper's sender, one a peer   nothing                       ends when the peer has answered
 	main's, for the signals            nothing                       ends with the process
 	awaitEnd and stopWithin, at a stop nothing                       left behind when a disk hangs
-	two listeners (listener.go)        their HTTP servers            stop, cut
+	two listeners (listener.go)        their HTTP servers            shutdown, close
 	HTTP handlers                      their request
 
 Locks are held for moments, never while waiting or writing to disk, with three

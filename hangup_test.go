@@ -64,7 +64,7 @@ func newHangUpTest(t *testing.T) *hangUpTest {
 		at.a.ServeHTTP(w, r)
 	})
 	l.handler.Store(&h)
-	t.Cleanup(func() { testkit.Must(t, l.cut()) })
+	t.Cleanup(func() { testkit.Must(t, l.close()) })
 	return ht
 }
 
@@ -160,7 +160,7 @@ func TestHungUp(t *testing.T) {
 func TestHungUpByWrite(t *testing.T) {
 	l, err := listen("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()))
 	testkit.Must(t, err)
-	defer func() { testkit.Must(t, l.cut()) }()
+	defer func() { testkit.Must(t, l.close()) }()
 	gone, ended := make(chan struct{}), make(chan bool, 1)
 	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done() // net/http has met the FIN

@@ -81,7 +81,7 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := a.origin.Check(r); err != nil {
 		return err
 	}
-	if err := a.fault(); err != nil {
+	if err := a.ending(); err != nil {
 		return err
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/")
@@ -92,7 +92,7 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Connection", "close")
 		return problem.ErrStopping
 	}
-	if err := a.kv.Sound(); err != nil && !aboutItself(path) {
+	if err := a.kv.Fault(); err != nil && !aboutItself(path) {
 		return err
 	}
 	// A leader could still confirm a read, with the heartbeats of a node that
@@ -331,7 +331,7 @@ func (a *httpKVAPI) write(w http.ResponseWriter, r *http.Request, cmd []byte) er
 		return problem.ErrNotReady
 	}
 	res := a.propose(r.Context(), cmd)
-	if err := a.kv.Sound(); err != nil {
+	if err := a.kv.Fault(); err != nil {
 		return problem.PerhapsDone(err) // the write may have happened, but what this node says of it is not to be trusted
 	}
 	h := w.Header()
@@ -362,9 +362,9 @@ func (a *httpKVAPI) readValue(w http.ResponseWriter, r *http.Request, cmd []byte
 	return cmd, web.BodyError(err)
 }
 
-// fault returns the error that is ending this node. It is nil while the node runs,
+// ending returns the error that is ending this node. It is nil while the node runs,
 // and when it was stopped or removed on purpose.
-func (a *httpKVAPI) fault() error {
+func (a *httpKVAPI) ending() error {
 	if a.life.Err() == nil {
 		return nil
 	}
@@ -379,7 +379,7 @@ func (a *httpKVAPI) fault() error {
 // its node does, which may be that it is stopping, or that the outcome is unknown.
 // Where nothing could be confirmed in time, it adds why.
 func (a *httpKVAPI) explain(h http.Header, err error) error {
-	fault := a.fault()
+	fault := a.ending()
 	p := problem.Of(err)
 	if p.Status < http.StatusInternalServerError {
 		return err

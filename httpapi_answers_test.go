@@ -104,7 +104,7 @@ func TestAPIDivergedMeanwhile(t *testing.T) {
 	at := newAPITest(t)
 	propose := at.a.propose
 	at.a.propose = func(ctx context.Context, cmd []byte) state.Result {
-		defer at.kv.agreement.Fault.Store(&checker.Fault{Err: problem.ErrDiverged})
+		defer at.kv.agreement.Verdict.Store(&checker.Verdict{Err: problem.ErrDiverged})
 		return propose(ctx, cmd)
 	}
 	for _, outcome := range []string{"unknown", "not_applied"} {

@@ -84,8 +84,8 @@ func (kv *kvstore) View(look func(*state.State)) {
 	look(kv.state)
 }
 
-// Sound returns nil, or why this node must not serve; see agreement.
-func (kv *kvstore) Sound() error { return kv.agreement.Sound() }
+// Fault returns nil, or why this node must not serve; see agreement.
+func (kv *kvstore) Fault() error { return kv.agreement.Fault() }
 
 // dropItems drops the items, of which a check may have a copy, too.
 func (kv *kvstore) dropItems() {

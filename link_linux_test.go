@@ -30,7 +30,7 @@ func TestLinkSocketOptions(t *testing.T) {
 	t.Parallel()
 	l, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
 	testkit.Must(t, err)
-	defer func() { testkit.Must(t, l.cut()) }()
+	defer func() { testkit.Must(t, l.close()) }()
 	ls := transport.NewLinks(zap.NewNop(), 1, 7, time.Millisecond, 1500*time.Millisecond)
 	options := make(chan [2]int, 1)
 	look := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

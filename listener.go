@@ -113,11 +113,11 @@ func (l *stoppableListener) count(_ net.Conn, state http.ConnState) {
 	}
 }
 
-// stop takes no more requests, and waits for those that are being served. But a
+// shutdown takes no more requests, and waits for those that are being served. But a
 // connection that is closed just when its client sends a request leaves the
 // client in doubt; so for as long as linger, while there are connections, the
 // handler answers still. It is expected to refuse, with "Connection: close".
-func (l *stoppableListener) stop(ctx context.Context, linger time.Duration) error {
+func (l *stoppableListener) shutdown(ctx context.Context, linger time.Duration) error {
 	poll := time.NewTicker(lameDuckPoll)
 	defer poll.Stop()
 	for end := time.Now().Add(linger); l.conns.Load() > 0 && time.Now().Before(end) && ctx.Err() == nil; {
@@ -129,8 +129,8 @@ func (l *stoppableListener) stop(ctx context.Context, linger time.Duration) erro
 	return l.server.Shutdown(ctx)
 }
 
-// cut ends everything at once.
-func (l *stoppableListener) cut() error {
+// close ends everything at once.
+func (l *stoppableListener) close() error {
 	err := l.server.Close()
 	<-l.ended
 	return err

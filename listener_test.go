@@ -44,7 +44,7 @@ func newTestListener(t *testing.T) *testListener {
 	served := make(chan error)
 	go func() { served <- l.serve(h) }()
 	t.Cleanup(func() {
-		testkit.Must(t, l.cut())
+		testkit.Must(t, l.close())
 		testkit.Must(t, <-served)
 	})
 	return tl
@@ -61,7 +61,7 @@ func TestListenerAnswersWhileItStops(t *testing.T) {
 	}
 	l.refuse.Store(true)
 	stopped := make(chan error)
-	go func() { stopped <- l.stop(t.Context(), time.Hour) }()
+	go func() { stopped <- l.shutdown(t.Context(), time.Hour) }()
 	for _, c := range conns {
 		select {
 		case err := <-stopped:
@@ -88,10 +88,10 @@ func TestListenerStopsWithIdleConnections(t *testing.T) {
 			if name == "context" {
 				cancel()
 			}
-			if err := l.stop(ctx, linger); err != nil && name == "linger" {
+			if err := l.shutdown(ctx, linger); err != nil && name == "linger" {
 				t.Fatal(err)
 			}
-			testkit.Must(t, l.cut())
+			testkit.Must(t, l.close())
 			if _, err := c.R.ReadByte(); !errors.Is(err, io.EOF) {
 				t.Errorf("the connection is open: %v", err)
 			}

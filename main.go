@@ -118,7 +118,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, clients.cut()) }()
+	defer func() { err = errors.Join(err, clients.close()) }()
 	refusal, err := limits.TooManyConns()
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, peers.cut()) }()
+	defer func() { err = errors.Join(err, peers.close()) }()
 	peers.limitTo(limits.PeerConns(durable.MaxFiles()), log.Named("peer-http"), "")
 	lock, err := storage.Lock(cfg.DataDir)
 	if err != nil {

@@ -109,8 +109,8 @@ type raftNode struct {
 type nodeStore interface {
 	// isRemoved reports whether an ID was removed from the cluster.
 	isRemoved(id uint64) bool
-	// Sound returns nil, or why this node must not serve.
-	Sound() error
+	// Fault returns nil, or why this node must not serve.
+	Fault() error
 	// AskForSnapshot has a snapshot of an index, or a later one, taken soon.
 	AskForSnapshot(index uint64)
 }
@@ -196,7 +196,7 @@ func (n *raftNode) maySend(to uint64) error {
 	if !n.known.Gate.Passes(to) {
 		return transport.ErrNotSent
 	}
-	return n.kv.Sound() // what a node holds that has diverged must not spread
+	return n.kv.Fault() // what a node holds that has diverged must not spread
 }
 
 // alone reports whether this node is the only voter.

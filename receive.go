@@ -20,7 +20,7 @@ import (
 func (n *raftNode) Process(ctx context.Context, m *raftpb.Message) error {
 	n.links.Hear(m.GetFrom())
 	err := n.admission.Admit(m)
-	if err == nil && m.GetType() == raftpb.MsgSnap && errors.Is(n.kv.Sound(), problem.ErrHistories) {
+	if err == nil && m.GetType() == raftpb.MsgSnap && errors.Is(n.kv.Fault(), problem.ErrHistories) {
 		err = refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.NotHostile, Reason: problem.ErrHistories.Error()}
 	}
 	if m.GetType() == raftpb.MsgSnap {

@@ -123,7 +123,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		Store: kv, Found: kv.agreement, Leaders: w.leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
 	})
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
-	fresh := &api.Freshness{Confirm: reads.Confirm, Sound: kv.Sound, Applied: w.applied, Contacts: &node.contacts}
+	fresh := &api.Freshness{Confirm: reads.Confirm, Fault: kv.Fault, Applied: w.applied, Contacts: &node.contacts}
 	quota := limits.NewQuota(log, cfg, kv)
 	s.api = &httpKVAPI{
 		log: log, kv: kv, propose: proposals.Propose, fresh: fresh, metrics: api.NewMetrics(s.status),
@@ -237,7 +237,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	}
 	s.end()
 	// Streams between peers are endless, so they are cut, not awaited.
-	cerr := errors.Join(clients.cut(), peers.cut())
+	cerr := errors.Join(clients.close(), peers.close())
 	return s.remember(errors.Join(s.awaitEnd(limit), cerr))
 }
 
@@ -283,7 +283,7 @@ func (s *server) finish(clients *stoppableListener, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	s.api.stop()
-	if err := clients.stop(ctx, lameDuck); err != nil {
+	if err := clients.shutdown(ctx, lameDuck); err != nil {
 		s.log.Warn("some requests did not finish in time", zap.Error(err))
 	}
 }

@@ -89,7 +89,7 @@ func TestSimSleeperAsksMembers(t *testing.T) {
 				}
 				c.Join(4)
 				c.awaitVoter(4, 4)
-				if _, err := c.Nodes[leader].Life.members.LetLead(context.Background(), 4); err != nil {
+				if _, err := c.Nodes[leader].Life.members.MoveLeader(context.Background(), 4); err != nil {
 					t.Fatal(err)
 				}
 				v := c.Value()

@@ -82,7 +82,7 @@ func (c *simCluster) awaitCheck(ids ...uint64) {
 func (c *simCluster) awaitFault(want error, ids ...uint64) {
 	c.T.Helper()
 	c.Await(fmt.Sprint("nodes ", ids, " to find: ", want), func() bool {
-		return !slices.ContainsFunc(ids, func(id uint64) bool { return !errors.Is(c.Nodes[id].Life.kv.Sound(), want) })
+		return !slices.ContainsFunc(ids, func(id uint64) bool { return !errors.Is(c.Nodes[id].Life.kv.Fault(), want) })
 	})
 }
 
@@ -220,7 +220,7 @@ func TestSimFlippedInMemory(t *testing.T) {
 				c.flip(3, "k")
 				c.Put(1, "other", c.Value())
 				c.awaitCheck(1, 2, 3)
-				if err := c.Nodes[3].Life.kv.Sound(); err != nil {
+				if err := c.Nodes[3].Life.kv.Fault(); err != nil {
 					t.Fatalf("a check of the sum alone says: %v", err)
 				}
 				if overwritten {

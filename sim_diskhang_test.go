@@ -54,7 +54,7 @@ func TestSimDiskHangsOnTheLeader(t *testing.T) {
 		for round := range 3 {
 			// Also one that was asked to lead just before.
 			old := c.Followers()[0]
-			if _, err := c.Nodes[c.Leader()].Life.members.LetLead(context.Background(), old); err != nil {
+			if _, err := c.Nodes[c.Leader()].Life.members.MoveLeader(context.Background(), old); err != nil {
 				t.Fatal(err)
 			}
 			c.Await("all to know that it leads", func() bool {

@@ -125,8 +125,8 @@ func (s *server) Hash() (hash string, index uint64) {
 	return string(h.Sum(nil)), st.Index
 }
 
-// Sound implements sim.Node.
-func (s *server) Sound() error { return s.kv.Sound() }
+// Fault implements sim.Node.
+func (s *server) Fault() error { return s.kv.Fault() }
 
 // Refused implements sim.Node.
 func (s *server) Refused(kind refusal.Kind) uint64 { return s.node.refusals.Count(kind) }

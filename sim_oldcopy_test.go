@@ -187,15 +187,15 @@ func TestSimTwoHistories(t *testing.T) {
 				c.Put(forgot, "new", c.Value())
 				c.Start(knows)
 				srv := c.Nodes[knows].Life
-				c.Await("the node that knows more notices", func() bool { return srv.kv.Sound() != nil })
-				if err := srv.kv.Sound(); !errors.Is(err, problem.ErrHistories) || problem.CodeOf(err) != "diverged" {
+				c.Await("the node that knows more notices", func() bool { return srv.kv.Fault() != nil })
+				if err := srv.kv.Fault(); !errors.Is(err, problem.ErrHistories) || problem.CodeOf(err) != "diverged" {
 					t.Errorf("it says %v", err)
 				}
 				// The majority's leader hears what it lacks, if the other one's log does
 				// not reach back far enough; then the third node takes over.
 				c.Await("a sound leader", func() bool {
 					leader := c.Leader()
-					return leader != knows && c.Nodes[leader].Life.kv.Sound() == nil
+					return leader != knows && c.Nodes[leader].Life.kv.Fault() == nil
 				})
 				for range 10 {
 					c.Put(c.Leader(), "new", c.Value())
@@ -273,7 +273,7 @@ func TestSimLeaderThatForgot(t *testing.T) {
 		if err := node.Process(context.Background(), m); err != nil {
 			t.Fatal(err)
 		}
-		c.Await("it notices", func() bool { return errors.Is(c.Nodes[leader].Life.kv.Sound(), problem.ErrHistories) })
+		c.Await("it notices", func() bool { return errors.Is(c.Nodes[leader].Life.kv.Fault(), problem.ErrHistories) })
 		c.Await("another leads", func() bool { return c.Leader() != leader })
 		c.Crash(leader)
 		c.Put(follower, "k", c.Value())
@@ -381,7 +381,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 						}
 					})
 				}
-				c.Await("the forgotten one notices", func() bool { return errors.Is(srv.kv.Sound(), problem.ErrHistories) })
+				c.Await("the forgotten one notices", func() bool { return errors.Is(srv.kv.Fault(), problem.ErrHistories) })
 				c.Await("another leads", func() bool {
 					leader, _, _ := c.Nodes[third].Life.node.leaders.Get()
 					return leader != 0 && leader != knows
@@ -389,7 +389,7 @@ func TestSimTwoHistoriesOfOneTerm(t *testing.T) {
 				clients.Wait()
 				for _, id := range []uint64{forgot, third} {
 					c.Put(id, "k", c.Value())
-					if err := c.Nodes[id].Life.kv.Sound(); err != nil {
+					if err := c.Nodes[id].Life.kv.Fault(); err != nil {
 						t.Errorf("node %d, of the majority, says %v", id, err)
 					}
 				}
@@ -461,7 +461,7 @@ func TestSimDisputedHistories(t *testing.T) {
 			if status, body := c.probe(id, "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "raftkv recover") {
 				t.Errorf("/readyz of node %d: %d %s", id, status, body)
 			}
-			if s := srv.status(); !s.Disputed || s.Diverged || srv.kv.Sound() != nil {
+			if s := srv.status(); !s.Disputed || s.Diverged || srv.kv.Fault() != nil {
 				t.Errorf("the status of node %d: %+v", id, s)
 			}
 		}
@@ -473,7 +473,7 @@ func TestSimDisputedHistories(t *testing.T) {
 				t.Errorf("node %d, when a majority is with it: %+v", id, s)
 			}
 		}
-		c.Await("the one that a majority forgot to notice", func() bool { return errors.Is(c.Nodes[knows].Life.kv.Sound(), problem.ErrHistories) })
+		c.Await("the one that a majority forgot to notice", func() bool { return errors.Is(c.Nodes[knows].Life.kv.Fault(), problem.ErrHistories) })
 		if status, body := c.probe(knows, "/readyz?verbose"); c.Nodes[knows].Life.status().Disputed || strings.Contains(body, "too few voters") || !strings.Contains(body, "DELETE /ID") {
 			t.Errorf("the one that is out says: %d %s", status, body)
 		}
@@ -510,7 +510,7 @@ func TestSimWaitingWhenOut(t *testing.T) {
 				t.Errorf("%s: %d %s after %v", a.method, a.status, a.body, a.took)
 			}
 		}
-		if srv.kv.Sound() == nil {
+		if srv.kv.Fault() == nil {
 			t.Error("it has not noticed")
 		}
 		c.Crash(knows)
@@ -562,7 +562,7 @@ func TestSimDisputePutRight(t *testing.T) {
 					}
 				}
 				c.putBack(a, truth)
-				c.Await("the leader to find itself out", func() bool { return errors.Is(c.Nodes[b].Life.kv.Sound(), problem.ErrHistories) })
+				c.Await("the leader to find itself out", func() bool { return errors.Is(c.Nodes[b].Life.kv.Fault(), problem.ErrHistories) })
 				began := time.Now()
 				c.awaitReady(a, other)
 				if took := time.Since(began); took > 10*time.Second {

@@ -23,7 +23,7 @@ func (s *server) status() api.NodeStatus {
 		CommitIndex: max(rs.Commit, ks.Index), AppliedIndex: ks.Index,
 		SnapshotIndex: s.storage.SnapIndex.Load(), Revision: ks.Revision, Keys: ks.Keys, Bytes: ks.Bytes,
 		Version: version.This().Version, BuildRevision: version.This().Revision, UptimeSeconds: int64(time.Since(s.began).Seconds()),
-		Diverged: s.kv.Sound() != nil, Disputed: s.node.doubts.Disputed() != nil, CheckedIndex: ks.Checked, CheckedAt: s.kv.agreement.Seen.Load(), Level: ks.Level,
+		Diverged: s.kv.Fault() != nil, Disputed: s.node.doubts.Disputed() != nil, CheckedIndex: ks.Checked, CheckedAt: s.kv.agreement.Seen.Load(), Level: ks.Level,
 	}
 }
 
@@ -44,7 +44,7 @@ func (s *server) role(role raft.StateType) string {
 func (s *server) readyChecks() []api.Check {
 	m, _ := s.kv.Membership()
 	_, isMember := m.Members[s.cfg.ID]
-	fault, disputed := s.kv.Sound(), s.node.doubts.Disputed()
+	fault, disputed := s.kv.Fault(), s.node.doubts.Disputed()
 	return []api.Check{ // those first for which others fail
 		{Name: "agrees with the other replicas", Ok: fault == nil, Why: fault},
 		{Name: "has a history that no other disputes", Ok: disputed == nil, Why: disputed},

@@ -43,7 +43,7 @@ func TestAPIStopping(t *testing.T) {
 func TestAPIDiverged(t *testing.T) {
 	for _, found := range []error{problem.ErrDiverged, problem.ErrNoMajority, problem.ErrMemory} {
 		at := newAPITest(t)
-		at.kv.agreement.Fault.Store(&checker.Fault{Err: found})
+		at.kv.agreement.Verdict.Store(&checker.Verdict{Err: found})
 		for _, tt := range []string{
 			"GET /k", "GET /k?consistency=stale", "HEAD /k", "PUT /k", "DELETE /v1/kv/k", "POST /4", "DELETE /4", "GET /",
 			"GET /v1/members", "GET /v1/members?consistency=stale", "GET /v1/nothing", "GET /v1/status/",

@@ -22,7 +22,7 @@ func TestWho(t *testing.T) {
 	ask := peerclient.New()
 	l, err := listenAs("127.0.0.1:0", newPeerServer(zap.NewNop()), ask.Process)
 	testkit.Must(t, err)
-	defer l.cut()
+	defer l.close()
 	url := "http://" + l.Addr().String()
 	for range 2 {
 		if got, err := ask.Who(t.Context(), url); err != nil || got != ask.Process || got == 0 {
@@ -53,7 +53,7 @@ func TestWho(t *testing.T) {
 func TestListenError(t *testing.T) {
 	taken, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
 	testkit.Must(t, err)
-	defer taken.cut()
+	defer taken.close()
 	for addr, want := range map[string]string{
 		taken.Addr().String():       "using the port",
 		"no-such-name.invalid:0":    "the name has no address",

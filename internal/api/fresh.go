@@ -22,8 +22,8 @@ import (
 type Freshness struct {
 	// Confirm waits until this node has applied all that was acknowledged before.
 	Confirm func(ctx context.Context) error
-	// Sound returns nil, or why this node must not serve.
-	Sound    func() error
+	// Fault returns nil, or why this node must not serve.
+	Fault    func() error
 	Applied  *wait.Index // up to where this node has applied the log
 	Contacts *contact.Contacts
 }
@@ -33,7 +33,7 @@ type Freshness struct {
 // wrong with it.
 func (f *Freshness) Now(ctx context.Context) error {
 	err := f.Confirm(ctx)
-	return cmp.Or(f.Sound(), err) // what is wrong with this node says more
+	return cmp.Or(f.Fault(), err) // what is wrong with this node says more
 }
 
 // Prepare makes sure that what this node has applied is as fresh as the request

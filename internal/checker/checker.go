@@ -34,7 +34,7 @@ type Agreement struct {
 	self uint64
 	// own passes to the reporter the newest of what is to be reported.
 	own     chan *state.OwnCheck
-	Fault   atomic.Pointer[Fault]     // why this node must not serve; nil: it may
+	Verdict atomic.Pointer[Verdict]   // why this node must not serve; nil: it may
 	Unsound atomic.Bool               // found by a full check of its own; ends with the process
 	split   atomic.Bool               // another history contradicts this node's; package suspect
 	Decided atomic.Uint64             // checks that were decided in this life
@@ -46,9 +46,9 @@ type Agreement struct {
 	accused int    // how many members had diverged
 }
 
-// Fault holds what the newest verdict of the checks says against this node:
+// Verdict holds what the newest verdict of the checks says against this node:
 // problem.ErrDiverged or problem.ErrNoMajority.
-type Fault struct{ Err error }
+type Verdict struct{ Err error }
 
 // NewAgreement returns what a node knows that starts with a state in which
 // checked was the newest decided check, and worked the last entry of others.
@@ -65,13 +65,13 @@ func (a *Agreement) Divide() {
 	}
 }
 
-// Sound returns nil, or why this node must not serve: problem.ErrDiverged,
+// Fault returns nil, or why this node must not serve: problem.ErrDiverged,
 // problem.ErrHistories, problem.ErrNoMajority or problem.ErrMemory.
-func (a *Agreement) Sound() error {
+func (a *Agreement) Fault() error {
 	if a.split.Load() {
 		return problem.ErrHistories
 	}
-	f := a.Fault.Load()
+	f := a.Verdict.Load()
 	if a.Unsound.Load() && (f == nil || f.Err == problem.ErrNoMajority) {
 		return problem.ErrMemory // says more
 	}
@@ -102,15 +102,15 @@ func (a *Agreement) Note(c *state.Checks) {
 	}
 	a.accused = len(c.Diverged)
 	err := c.Verdict(a.self)
-	old := a.Fault.Load()
+	old := a.Verdict.Load()
 	switch {
 	case err == nil && old == nil, err != nil && old != nil && err == old.Err:
 		return
 	case err == nil:
-		a.Fault.Store(nil)
+		a.Verdict.Store(nil)
 		a.log.Info("the replicas agree again; this node serves", zap.Uint64("checkpoint", c.Checked))
 	default:
-		a.Fault.Store(&Fault{err})
+		a.Verdict.Store(&Verdict{err})
 		a.log.Error("this node stops serving: "+err.Error(), zap.Uint64("checkpoint", c.Index), zap.Uint64("id", a.self))
 	}
 }
@@ -323,7 +323,7 @@ func (c *Checker) see() {
 // Replication does not depend on the leader's state, but what only the leader
 // decides does, and snapshots.
 func (c *Checker) giveUp(ctx context.Context) {
-	err := c.Found.Sound()
+	err := c.Found.Fault()
 	if err == nil || errors.Is(err, problem.ErrNoMajority) {
 		return // without a majority nobody is fitter
 	}

@@ -16,8 +16,8 @@ import (
 // try lasts, up to an election timeout, raft takes no proposals.
 const maxTransfers = 3
 
-// LetLead hands leadership to a voter, or with id 0 to the best one.
-func (ms *Members) LetLead(ctx context.Context, id uint64) (Reply, error) {
+// MoveLeader hands leadership to a voter, or with id 0 to the best one.
+func (ms *Members) MoveLeader(ctx context.Context, id uint64) (Reply, error) {
 	m, _, err := ms.freshMembership(ctx)
 	if err != nil {
 		return Reply{}, err

@@ -55,8 +55,8 @@ type memberStore interface {
 	// Membership returns the members as applied here, and the index at which
 	// they were so.
 	Membership() (m membership.Membership, index uint64)
-	// Sound returns nil, or why this node must not serve.
-	Sound() error
+	// Fault returns nil, or why this node must not serve.
+	Fault() error
 }
 
 // Config is what a Members needs of others.
@@ -243,7 +243,7 @@ func (ms *Members) lead(ctx context.Context, r Request) (Reply, error) {
 		return Reply{}, problem.ErrStopping
 	}
 	if r.Op == membership.OpLead {
-		return ms.LetLead(ctx, r.ID)
+		return ms.MoveLeader(ctx, r.ID)
 	}
 	for {
 		reply, err := ms.makeChange(ctx, r)
@@ -311,7 +311,7 @@ func (ms *Members) freshMembership(ctx context.Context) (membership.Membership, 
 	if leader, _, _ := ms.Leaders.Get(); leader != ms.ID {
 		return membership.Membership{}, 0, problem.ErrElsewhere
 	}
-	if ms.Store.Sound() != nil {
+	if ms.Store.Fault() != nil {
 		return membership.Membership{}, 0, problem.ErrElsewhere // it is giving up leadership
 	}
 	if err := ms.Confirm(ctx); err != nil {

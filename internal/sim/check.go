@@ -44,7 +44,7 @@ func (c *Cluster[N]) Check() {
 	c.Net.checkLeaders()
 	c.checkRefusals()
 	for _, id := range c.Up() {
-		if err := c.Nodes[id].Life.Sound(); err != nil {
+		if err := c.Nodes[id].Life.Fault(); err != nil {
 			c.T.Errorf("node %d: %v", id, err)
 		}
 		c.undoubted(c.Nodes[id])

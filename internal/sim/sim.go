@@ -70,8 +70,8 @@ type Node interface {
 	IsRemoved(id uint64) bool
 	// Hash is that of its whole replicated state, with the index it is of.
 	Hash() (hash string, index uint64)
-	// Sound returns nil, or why it must not serve.
-	Sound() error
+	// Fault returns nil, or why it must not serve.
+	Fault() error
 	// Refused is how many messages it has refused for one reason.
 	Refused(kind refusal.Kind) uint64
 }

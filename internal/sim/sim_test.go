@@ -57,7 +57,7 @@ func (n *toy) Claim(uint64, string)          {}
 func (n *toy) MeetAgain()                    {}
 func (n *toy) Leader() uint64                { return 1 }
 func (n *toy) IsRemoved(uint64) bool         { return false }
-func (n *toy) Sound() error                  { return n.unsound }
+func (n *toy) Fault() error                  { return n.unsound }
 func (n *toy) Refused(k refusal.Kind) uint64 { return n.refused[k] }
 
 func (n *toy) Unreachable(uint64) {
