@@ -429,6 +429,14 @@ func TestSimLeaderVouchesByItsState(t *testing.T) {
 // The third voter settles it. Without this a leader that can commit nothing calls
 // itself ready.
 func TestSimDisputedHistories(t *testing.T) {
+	for name, gone := range map[string]bool{"both stay": false, "the other one goes": true} {
+		t.Run(name, func(t *testing.T) { simDispute(t, gone) })
+	}
+}
+
+// simDispute is such a dispute. If gone, the node that a majority forgot is down again
+// when the third voter comes.
+func simDispute(t *testing.T, gone bool) {
 	const check = "has a history that no other disputes"
 	small := func(cfg *config.Config) { cfg.SnapshotCount = 20 }
 	simulateWith(t, 3, small, func(c *simCluster) {
@@ -465,6 +473,9 @@ func TestSimDisputedHistories(t *testing.T) {
 				t.Errorf("the status of node %d: %+v", id, s)
 			}
 		}
+		if gone {
+			c.Crash(knows)
+		}
 		c.Start(third)
 		c.awaitReady(forgot, third)
 		c.Put(forgot, "new", c.Value())
@@ -472,6 +483,9 @@ func TestSimDisputedHistories(t *testing.T) {
 			if s := c.Nodes[id].Life.status(); s.Disputed || s.Diverged {
 				t.Errorf("node %d, when a majority is with it: %+v", id, s)
 			}
+		}
+		if gone {
+			c.Start(knows)
 		}
 		c.Await("the one that a majority forgot to notice", func() bool { return errors.Is(c.Nodes[knows].Life.kv.Fault(), problem.ErrHistories) })
 		if status, body := c.probe(knows, "/readyz?verbose"); c.Nodes[knows].Life.status().Disputed || strings.Contains(body, "too few voters") || !strings.Contains(body, "DELETE /ID") {

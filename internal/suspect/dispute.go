@@ -13,7 +13,7 @@ import (
 // disputes is with whom this node's history is in dispute. All but the published
 // flag is of Inquire's goroutine alone.
 type disputes struct {
-	// looks is how many looks in a row have found a dispute with a member; won stands
+	// looks is how many looks in a row have found a dispute with a member; out stands
 	// for one whose history is out.
 	looks map[uint64]int
 	// index is how far this node's state had come at the latest look at a member that
@@ -26,8 +26,12 @@ type disputes struct {
 // voters may just have been slow to answer.
 const disputeLooks = 2
 
-// won marks a member whose history a majority does not share.
-const won = -1
+// out marks a member whose history a majority does not share.
+const out = -1
+
+func newDisputes() disputes {
+	return disputes{looks: make(map[uint64]int), index: make(map[uint64]uint64)}
+}
 
 // note counts a look at which neither history is out. It returns true the first time
 // that makes a dispute.
@@ -42,9 +46,6 @@ func (p *disputes) note(id uint64) (begins bool) {
 // none then, and the looks are counted anew.
 func (p *disputes) goesOn(id, index uint64) bool {
 	before, again := p.index[id]
-	if p.index == nil {
-		p.index = make(map[uint64]uint64)
-	}
 	p.index[id] = index
 	if !again || index <= before {
 		return false
@@ -55,15 +56,12 @@ func (p *disputes) goesOn(id, index uint64) bool {
 
 // win notes that a member's history is out. It returns true the first time.
 func (p *disputes) win(id uint64) (first bool) {
-	first = p.looks[id] != won
-	p.set(id, won)
+	first = !p.won(id)
+	p.set(id, out)
 	return first
 }
 
 func (p *disputes) set(id uint64, looks int) {
-	if p.looks == nil {
-		p.looks = make(map[uint64]int)
-	}
 	p.looks[id] = looks
 	p.publish()
 }
@@ -77,22 +75,15 @@ func (p *disputes) settle(id uint64) {
 // settleAll ends all disputes: under another leader they are found anew.
 func (p *disputes) settleAll() {
 	for id, n := range p.looks {
-		if n != won {
+		if n != out {
 			delete(p.looks, id)
 		}
 	}
 	p.publish()
 }
 
-// any reports whether the latest looks have found one, however short.
-func (p *disputes) any() bool {
-	for _, n := range p.looks {
-		if n != won {
-			return true
-		}
-	}
-	return false
-}
+// won reports whether a member's history was found to be out.
+func (p *disputes) won(id uint64) bool { return p.looks[id] == out }
 
 func (p *disputes) publish() {
 	open := false

@@ -285,14 +285,14 @@ func (d *Doubts) loses(m membership.Membership, other uint64, states map[uint64]
 	case isOut(voters, states, mine, theirs):
 		d.disputes.settleAll()
 		return true
-	case d.disputes.goesOn(other, mine.Index):
-		// A majority acknowledges what this node leads with: the others are slow to
-		// answer, and the next look tells.
 	case isOut(voters, states, theirs, mine):
 		if d.disputes.win(other) {
 			d.Say.Error("a member holds another history than the majority, and will serve nothing: remove it, and join under a new ID with an empty data directory",
 				zap.Uint64("member", other), zap.Any("its state", theirs), zap.Any("own state", mine))
 		}
+	case d.disputes.goesOn(other, mine.Index):
+		// A majority acknowledges what this node leads with: the others are slow to
+		// answer, and the next look tells.
 	default:
 		if d.disputes.note(other) {
 			d.Say.Error(problem.ErrDisputed.Error(), zap.Uint64("member", other), zap.Any("its state", theirs), zap.Any("own state", mine))
@@ -384,19 +384,26 @@ func (d *Doubts) meetFollowers(ctx context.Context, m membership.Membership) (fo
 	states, mine := statesOf(answers), d.Standing()
 	states[d.ID] = mine
 	forAll = 1+len(answers) > len(m.Voters())/2 && d.whole(answers)
+	with := 0 // this one's history, this node among them
 	for _, id := range m.Voters() {
 		theirs, known := states[id]
 		switch {
 		case !known:
 		case mine.IsOneHistoryWith(theirs):
+			with++
 			d.disputes.settle(id)
 		case d.loses(m, id, states):
 			d.Say.Error("this node's state is of another history than the majority's", zap.Uint64("member", id),
 				zap.Any("its state", theirs), zap.Any("own state", mine))
 			return histories, d.part(ctx, histories)
+		default:
+			forAll = forAll && d.disputes.won(id)
 		}
 	}
-	return noFinding, forAll && !d.disputes.any()
+	if with > len(m.Voters())/2 {
+		d.disputes.settleAll() // they can commit, also when the other one does not answer any more
+	}
+	return noFinding, forAll
 }
 
 // whole reports whether the states cover what their nodes knew to be committed when

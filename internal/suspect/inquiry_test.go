@@ -91,6 +91,13 @@ func TestDisputeBeginsAndEnds(t *testing.T) {
 	look(true, nil) // a majority is with this one
 	delete(answers, "c")
 	look(false, nil)
+	look(false, problem.ErrDisputed)
+	answers["c"] = Stand{ClusterID: 7, ID: 3, Commit: 9, State: &mine}
+	delete(answers, "b")
+	look(true, nil) // the other one is gone, and a majority is with this one
+	delete(answers, "c")
+	answers["b"] = Stand{ClusterID: 7, ID: 2, Commit: 60, State: &theirs}
+	look(false, nil)
 	mine.Index++ // a majority acknowledges what this one leads with, and only answers slowly
 	look(false, nil)
 	mine.Index++

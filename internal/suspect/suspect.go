@@ -112,7 +112,7 @@ type Doubts struct {
 
 // New returns doubts about nobody.
 func New(c Config) *Doubts {
-	return &Doubts{Config: c, signs: make(chan sign, 1), reopened: make(chan struct{}, 1), goals: make(map[uint64]uint64)}
+	return &Doubts{Config: c, signs: make(chan sign, 1), reopened: make(chan struct{}, 1), goals: make(map[uint64]uint64), disputes: newDisputes()}
 }
 
 // maxHeld bounds the messages that wait for a leader to vouch. What is lost beside
