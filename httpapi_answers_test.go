@@ -54,7 +54,7 @@ func TestAPIProblems(t *testing.T) {
 		{problem.ErrElsewhere, 503, "not_leader", "not_applied", problem.RetrySoon},
 		{problem.ErrDiverged, 503, "diverged", "not_applied", problem.NoRetry},
 		{problem.ErrHistories, 503, "diverged", "not_applied", problem.NoRetry},
-		{problem.ErrDisputed, 503, "unavailable", "not_applied", problem.RetryLater},
+		{problem.ErrDisputed, 503, "disputed", "not_applied", problem.RetryLater},
 		{problem.ErrNoMajority, 503, "diverged", "not_applied", problem.RetryLater},
 		{problem.ErrMemory, 503, "diverged", "not_applied", problem.NoRetry},
 		{problem.PerhapsDone(problem.ErrDiverged), 503, "diverged", "unknown", problem.NoRetry},

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
 
@@ -115,6 +116,20 @@ func (kv *kvstore) standing() state.Standing {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
 	return kv.state.Standing()
+}
+
+// standingWith is how far the state would come with entries behind it.
+func (kv *kvstore) standingWith(tail []*raftpb.Entry) state.Standing {
+	st := kv.copyState()
+	for _, e := range tail {
+		if e.GetIndex() != st.Index+1 {
+			continue // it is applied by now
+		}
+		if err := st.Replay(e); err != nil {
+			break // a newer program's, which this one cannot apply either
+		}
+	}
+	return st.Standing()
 }
 
 // isRemoved reports whether an ID was removed from the cluster, as far as

@@ -32,6 +32,9 @@ func (n *raftNode) persist(ctx context.Context) error {
 				return err
 			}
 			n.storage.Room.Tend()
+			if err := n.persistPulse.Excused(liveness.WaitsForDisk, func() error { return n.storage.Rest(n.tick) }); err != nil {
+				return fmt.Errorf("cannot store: %w", err)
+			}
 		case msgs := <-n.appendC:
 			if err := n.persistPulse.Excused(liveness.WaitsForDisk, func() error { return n.store(ctx, msgs) }); err != nil {
 				return fmt.Errorf("cannot store: %w", err)
@@ -123,6 +126,7 @@ func (n *raftNode) noteNeeds() {
 			needed = min(needed, from)
 		})
 	}
+	n.doubts.Applied(st.Applied)
 	t.Applied.Store(st.Applied)
 	t.Needed.Store(needed)
 }

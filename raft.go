@@ -166,7 +166,9 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	n.loop = raftLoop{rn: rn, notices: contact.NewNotices()}
-	n.doubts.Last, n.doubts.BegunAt = n.storage.Last, n.storage.Hard.GetCommit()
+	if err := n.doubts.Started(n.storage.Last, n.storage.Hard.GetCommit(), c.Applied); err != nil {
+		return err
+	}
 	n.publish()
 	if n.alone() {
 		// Nobody to wait for: no need to sit out the election timeout.
@@ -422,6 +424,7 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 // append queues a storage message. A new commit index alone does not wake the
 // persist loop but goes with what comes next, or at the next tick: it needs no
 // fsync, since a node that starts again learns it from the others (thesis §3.8).
+// Where nothing comes behind it, it gets one all the same (Storage.Rest).
 func (n *raftNode) append(m *raftpb.Message) {
 	n.loop.restored = max(n.loop.restored, m.GetSnapshot().GetMetadata().GetIndex())
 	n.doubts.Appended(m)

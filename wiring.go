@@ -114,11 +114,15 @@ func (w *wiring) raftNode(kv *kvstore, reads *rounds.Reader) *raftNode {
 	})
 	n.doubts = suspect.New(suspect.Config{
 		Say: w.log, ID: cfg.ID, Cluster: cluster, Log: w.st.Mem, Call: n.call, Leaders: w.leaders, Refusals: n.refusals,
-		Members: kv.members, URLOf: n.known.URL, Asked: w.number.Asked, Standing: kv.standing, Again: n.step,
+		Members: kv.members, URLOf: n.known.URL, Asked: w.number.Asked, Standing: kv.standing, StandingWith: kv.standingWith, Again: n.step,
 		Divide: func() {
 			kv.agreement.Divide()
 			kv.proposals.Release(problem.ErrHistories)
 			reads.Release(problem.ErrHistories)
+		},
+		Dispute: func() {
+			kv.proposals.Release(problem.ErrDisputed)
+			reads.Release(problem.ErrDisputed)
 		},
 		Tick: w.tick, CommittedTerm: func() uint64 { return n.loop.committedTerm },
 	})

@@ -124,3 +124,19 @@ func SyncAbove(dir string) error {
 	}
 	return err
 }
+
+// Wipe overwrites a file with zeros from an offset on, to its end. Durable on return.
+func Wipe(path string, from int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	zeros := make([]byte, 1<<20)
+	for err == nil && from < size {
+		n := min(int64(len(zeros)), size-from)
+		_, err = f.WriteAt(zeros[:n], from)
+		from += n
+	}
+	return errors.Join(err, f.Sync(), f.Close())
+}

@@ -104,7 +104,7 @@ var (
 			"To keep the history of the others, remove this node through one of them (DELETE /ID) and join under a new ID with an empty "+
 			"data directory. To keep this node's, stop all nodes and make a new cluster of its directory (raftkv recover)")
 	// ErrDisputed: a request can end for it, and a node not be ready; it accuses nobody.
-	ErrDisputed = declare(http.StatusServiceUnavailable, "unavailable", NotApplied, RetryLater,
+	ErrDisputed = declare(http.StatusServiceUnavailable, "disputed", NotApplied, RetryLater,
 		"the histories of this node and of another member contradict each other, and too few voters answer to tell which one "+
 			"the majority keeps: nothing can be committed before that. Start the voters that are down. If they are lost, choose one node's "+
 			"history, stop all nodes, and make a new cluster of that node's directory (raftkv recover)")

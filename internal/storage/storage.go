@@ -75,6 +75,8 @@ type Storage struct {
 
 	Hard      *raftpb.HardState // as the WAL has it; commits its newest snapshot at least
 	Last      uint64            // index of the last entry in the WAL
+	unsynced  bool              // a new commit index, which the WAL holds back (Rest)
+	savedAt   time.Time         // when anything was written last
 	Tail      logTail
 	Snapshots snapshots.Stats
 	Trouble   snapshots.Trouble               // with the last snapshot
@@ -150,6 +152,24 @@ func (s *Storage) saveWAL(hard *raftpb.HardState, entries []*raftpb.Entry) error
 	}
 	s.noteSync(began)
 	s.Room.Saved(size)
+	if len(entries) > 0 || !raft.IsEmptyHardState(hard) {
+		s.unsynced, s.savedAt = !raft.MustSync(hard, s.Hard, len(entries)), time.Now()
+	}
+	return nil
+}
+
+// Rest makes a new commit index durable, which the WAL writes no sooner than what comes
+// behind it. A node that knows after a crash what was committed recognizes another
+// history when it meets one. Rest is called again and again, and syncs once when nothing
+// was written for a while.
+func (s *Storage) Rest(while time.Duration) error {
+	if !s.unsynced || time.Since(s.savedAt) < while {
+		return nil
+	}
+	s.unsynced = false
+	if err := s.Wal.Sync(); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
 	return nil
 }
 

@@ -3,7 +3,6 @@ package storage
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"raftkv/internal/durable"
@@ -104,7 +103,7 @@ func (o *Opened) open() error {
 	}
 	if o.end.NonZero {
 		o.log.Warn("the log ends in a torn write, as a crash leaves it; wiping it out", zap.String("file", o.end.File))
-		if err := wipe(o.end.File, o.end.End); err != nil {
+		if err := durable.Wipe(o.end.File, o.end.End); err != nil {
 			return fmt.Errorf("write-ahead log: %w", err)
 		}
 	}
@@ -151,23 +150,6 @@ func openToEnd(log *zap.Logger, walDir string, from *walpb.Snapshot) (*wal.WAL, 
 		return nil, nil, errors.Join(err, room.Close(w.Close))
 	}
 	return w, room, nil
-}
-
-// wipe overwrites a file with zeros from an offset on, as the WAL itself does
-// with what it makes.
-func wipe(path string, from int64) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	size, err := f.Seek(0, io.SeekEnd)
-	zeros := make([]byte, 1<<20)
-	for err == nil && from < size {
-		n := min(int64(len(zeros)), size-from)
-		_, err = f.WriteAt(zeros[:n], from)
-		from += n
-	}
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // begin makes durable what this life starts from.

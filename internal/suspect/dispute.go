@@ -10,8 +10,8 @@ import (
 // can be committed either, and whoever waits has to hear why. A dispute ends when
 // more voters answer, or when the two are of one history after all.
 
-// disputes is with whom this node's history is in dispute. All but the published
-// flag is of Inquire's goroutine alone.
+// disputes is with whom this node's history is in dispute. All but what is published
+// is of Inquire's goroutine alone.
 type disputes struct {
 	// looks is how many looks in a row have found a dispute with a member; out stands
 	// for one whose history is out.
@@ -19,7 +19,8 @@ type disputes struct {
 	// index is how far this node's state had come at the latest look at a member that
 	// found neither history out.
 	index map[uint64]uint64
-	open  atomic.Bool // published: a dispute that has lasted
+	// open is published: with whom there is a dispute that has lasted.
+	open atomic.Pointer[map[uint64]bool]
 }
 
 // disputeLooks is how many looks in a row make a dispute: at a single one the other
@@ -72,7 +73,7 @@ func (p *disputes) settle(id uint64) {
 	p.publish()
 }
 
-// settleAll ends all disputes: under another leader they are found anew.
+// settleAll ends all disputes: this node is out, or a majority can commit.
 func (p *disputes) settleAll() {
 	for id, n := range p.looks {
 		if n != out {
@@ -86,17 +87,25 @@ func (p *disputes) settleAll() {
 func (p *disputes) won(id uint64) bool { return p.looks[id] == out }
 
 func (p *disputes) publish() {
-	open := false
-	for _, n := range p.looks {
-		open = open || n >= disputeLooks
+	open := make(map[uint64]bool)
+	for id, n := range p.looks {
+		if n >= disputeLooks {
+			open[id] = true
+		}
 	}
-	p.open.Store(open)
+	p.open.Store(&open)
+}
+
+// with reports whether there is a dispute with a member.
+func (p *disputes) with(id uint64) bool {
+	open := p.open.Load()
+	return open != nil && (*open)[id]
 }
 
 // Disputed returns problem.ErrDisputed while this node's history and another
 // member's contradict each other and it is not known which one is out.
 func (d *Doubts) Disputed() error {
-	if d.disputes.open.Load() {
+	if open := d.disputes.open.Load(); open != nil && len(*open) > 0 {
 		return problem.ErrDisputed
 	}
 	return nil

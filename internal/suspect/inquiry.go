@@ -51,6 +51,22 @@ type Stand struct {
 	EntryTerm uint64 `json:"entry_term"`
 	// State is how far its state has come. Programs before this one leave it out.
 	State *state.Standing `json:"state,omitempty"`
+	// Log is how far a leader's history has come with all of its log, and Prints are
+	// the fingerprints of its entries behind the index asked about.
+	Log    *state.Standing `json:"log,omitempty"`
+	Prints []Print         `json:"prints,omitempty"`
+	// Disputes: its history and that of the node that asks are in dispute.
+	Disputes bool `json:"disputes,omitempty"`
+}
+
+// history is how far the history has come that a node stands for, as another one in a
+// term sees it, whose own is mine: that of its state, or of all its log if it leads and
+// only that contradicts.
+func (s Stand) history(term uint64, mine state.Standing) state.Standing {
+	if s.Leads && s.Term == term && s.Log != nil && mine.IsOneHistoryWith(*s.State) {
+		return *s.Log
+	}
+	return *s.State
 }
 
 // StandFor answers node's question, also about an entry at index. A leader whose
@@ -74,14 +90,18 @@ func (d *Doubts) StandFor(ctx context.Context, node, index uint64) (s Stand, err
 // own disk has no entry of its term: until then, what the disk has may be about to
 // be overwritten.
 func (d *Doubts) standNow(rn *raft.RawNode, node, index uint64) (s Stand, durable bool) {
-	st, at := rn.BasicStatus(), d.Standing()
+	st, at := rn.BasicStatus(), d.stands()
 	s = Stand{
 		ClusterID: d.Cluster, ID: d.ID, Term: st.GetTerm(), Commit: st.GetCommit(),
 		Leads: st.RaftState == raft.StateLeader, Settled: d.CommittedTerm() == st.GetTerm(), State: &at,
+		Disputes: d.disputes.with(node),
 	}
 	if !s.Leads {
 		return s, true
 	}
+	log := d.standing()
+	s.Log, s.Prints = &log, d.own.behind(index)
+	d.askedBy(node, st.GetTerm())
 	var own uint64
 	rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 		switch id {
@@ -104,6 +124,24 @@ func (d *Doubts) standNow(rn *raft.RawNode, node, index uint64) (s Stand, durabl
 	}
 	s.MatchTerm, s.EntryTerm = termAt(s.Match), termAt(index)
 	return s, true
+}
+
+// maxAsks is how often a follower asks its leader in a term at most, if all is well:
+// when it hears of it, and when either has opened its streams again.
+const maxAsks = 3
+
+// askedBy notes that a follower asks the leader. One that asks again and again does not
+// find what it looks for, so the leader asks it, too.
+func (d *Doubts) askedBy(node, term uint64) {
+	if d.asks == nil || d.asksIn != term {
+		d.asks, d.asksIn = make(map[uint64]int), term
+	}
+	if _, known := d.asks[node]; !known && len(d.asks) >= maxPrints {
+		return // so many nodes there are not
+	}
+	if d.asks[node]++; d.asks[node] > maxAsks {
+		d.MeetAgain()
+	}
 }
 
 // vouches reports whether a leader covers what this node has committed: its log
@@ -145,7 +183,11 @@ func (d *Doubts) weigh(rn *raft.RawNode, s Stand, commit, index uint64) finding 
 	st := rn.BasicStatus()
 	term := st.GetTerm()
 	switch {
-	case s.State != nil && !d.Standing().IsOneHistoryWith(*s.State):
+	case s.State != nil && !d.stands().IsOneHistoryWith(s.history(term, d.stands())):
+		return histories
+	case s.Leads && d.own.contradicts(s.Prints) > 0:
+		mine := d.standing() // the entries that the leader does not have are of this node's history
+		d.forked.Store(&mine)
 		return histories
 	case st.RaftState == raft.StateLeader:
 		if s.Term == term && !s.Leads && s.Commit > d.Last {
@@ -181,7 +223,6 @@ func (d *Doubts) Inquire(ctx context.Context) error {
 		if now := (leaderInTerm{leader, term}); now != seen {
 			// A new leader need not wait: without its answer nothing is acknowledged.
 			seen, pending = now, nil
-			d.disputes.settleAll()
 			clear(d.goals)
 			if soon := asked.Add(d.Tick); soon.Before(next) {
 				next = soon
@@ -237,7 +278,7 @@ func (d *Doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 		return noFinding, false
 	}
 	var commit uint64
-	before := d.Standing()
+	before := d.stands()
 	err := d.Call(ctx, func(rn *raft.RawNode) {
 		commit = rn.BasicStatus().GetCommit()
 		if s.index == 0 {
@@ -251,15 +292,23 @@ func (d *Doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	if !ok {
 		return noFinding, false
 	}
-	var mine state.Standing
+	var mine, theirs state.Standing
+	vouched := false
 	err = d.Call(ctx, func(rn *raft.RawNode) {
-		found, mine = d.weigh(rn, answer, commit, s.index), d.Standing()
+		found, mine = d.weigh(rn, answer, commit, s.index), d.stands()
+		if answer.State != nil {
+			theirs = answer.history(rn.BasicStatus().GetTerm(), mine)
+		}
 		if found == noFinding && answer.vouches(s.index, commit) && answer.Term == rn.BasicStatus().GetTerm() {
 			d.vouch(leaderInTerm{s.from, answer.Term})
+			vouched = true
 		}
 	})
 	if err != nil {
 		return noFinding, false
+	}
+	if vouched {
+		d.disputes.settleAll() // a majority can commit behind this leader
 	}
 	if found == noFinding {
 		d.disputes.settle(s.from)
@@ -267,7 +316,7 @@ func (d *Doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	}
 	if found == histories && answer.State != nil {
 		states := statesOf(d.askAll(ctx, m, s.from))
-		states[d.ID], states[s.from] = mine, *answer.State
+		states[d.ID], states[s.from] = mine, theirs
 		if !d.loses(m, s.from, states) {
 			return noFinding, false // its sender has not vouched, and is asked again
 		}
@@ -294,11 +343,27 @@ func (d *Doubts) loses(m membership.Membership, other uint64, states map[uint64]
 		// A majority acknowledges what this node leads with: the others are slow to
 		// answer, and the next look tells.
 	default:
-		if d.disputes.note(other) {
-			d.Say.Error(problem.ErrDisputed.Error(), zap.Uint64("member", other), zap.Any("its state", theirs), zap.Any("own state", mine))
-		}
+		d.disputed(other, mine, theirs)
 	}
 	return false
+}
+
+// disputed counts a look at which neither this node's history is out nor a member's.
+func (d *Doubts) disputed(other uint64, mine, theirs state.Standing) {
+	if d.disputes.note(other) {
+		d.Say.Error(problem.ErrDisputed.Error(), zap.Uint64("member", other), zap.Any("its state", theirs), zap.Any("own state", mine))
+		d.Dispute()
+	}
+}
+
+// stands is how far the history has come that this node stands for: that of its state,
+// or of its log if that is proven to be of another history than a leader's.
+func (d *Doubts) stands() state.Standing {
+	at := d.Standing()
+	if f := d.forked.Load(); f != nil && f.Index > at.Index {
+		return *f
+	}
+	return at
 }
 
 // part has the raft loop know what was found, and reports whether it does. A leader
@@ -329,7 +394,7 @@ func (d *Doubts) ask(ctx context.Context, id uint64, url string, index uint64) (
 	asking, cancel := context.WithTimeout(ctx, standTimeout)
 	defer cancel()
 	answer, err := d.AskStand(asking, url, d.ID, index)
-	if err == nil && answer == (Stand{}) {
+	if err == nil && answer.ID == 0 && answer.ClusterID == 0 {
 		answer = d.oldProgram(ctx, id)
 	}
 	if err != nil || answer.ID != id || answer.ClusterID != d.Cluster {
@@ -381,14 +446,27 @@ func statesOf(answers map[uint64]Stand) map[uint64]state.Standing {
 // to vouch; so it has to leave.
 func (d *Doubts) meetFollowers(ctx context.Context, m membership.Membership) (found finding, forAll bool) {
 	answers := d.askAll(ctx, m, d.ID)
-	states, mine := statesOf(answers), d.Standing()
-	states[d.ID] = mine
+	states := statesOf(answers)
+	var known, all state.Standing // of this node, by its state and by all its log
+	if err := d.Call(ctx, func(*raft.RawNode) { known, all = d.Standing(), d.standing() }); err != nil {
+		return noFinding, false
+	}
 	forAll = 1+len(answers) > len(m.Voters())/2 && d.whole(answers)
 	with := 0 // this one's history, this node among them
 	for _, id := range m.Voters() {
-		theirs, known := states[id]
+		theirs, answered := states[id]
+		mine := known // or all the log, if only that contradicts
+		if answered && known.IsOneHistoryWith(theirs) {
+			mine = all
+		}
+		states[d.ID] = mine
 		switch {
-		case !known:
+		case id == d.ID:
+			with++
+		case !answered:
+		case mine.IsOneHistoryWith(theirs) && answers[id].Disputes:
+			forAll = false // it knows of entries that this node does not stand for
+			d.disputed(id, mine, theirs)
 		case mine.IsOneHistoryWith(theirs):
 			with++
 			d.disputes.settle(id)

@@ -8,6 +8,8 @@ import (
 	"raftkv/internal/state"
 	"testing"
 
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
 
@@ -59,8 +61,10 @@ func TestDisputeBeginsAndEnds(t *testing.T) {
 	}
 	empty := state.Standing{Index: 1}
 	mine, theirs := state.Standing{Index: 9, Windows: window(10)}, state.Standing{Index: 47, Windows: window(11)}
-	answers := make(map[string]Stand)
+	answers, told := make(map[string]Stand), 0
 	d := New(Config{
+		Call:         func(_ context.Context, f func(*raft.RawNode)) error { f(nil); return nil },
+		StandingWith: func([]*raftpb.Entry) state.Standing { return mine }, Dispute: func() { told++ },
 		Say: zap.NewNop(), ID: 1, Cluster: 7, Standing: func() state.Standing { return mine },
 		AskStand: func(_ context.Context, url string, _, _ uint64) (Stand, error) {
 			answer, ok := answers[url]
@@ -109,4 +113,10 @@ func TestDisputeBeginsAndEnds(t *testing.T) {
 	clear(d.goals)   // as when it opens its streams again
 	answers["b"] = Stand{ClusterID: 7, ID: 2, Commit: 9, State: &mine}
 	look(true, nil)
+	answers["b"] = Stand{ClusterID: 7, ID: 2, Commit: 9, State: &mine, Disputes: true}
+	look(false, nil) // it has found what its state does not show
+	look(false, problem.ErrDisputed)
+	if told != 4 {
+		t.Errorf("told of %d disputes, want 4", told)
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"raftkv/internal/wait"
 	"raftkv/internal/walfile"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -49,9 +50,11 @@ type sign struct {
 	index uint64 // of an entry that the two have in different terms; 0: not that
 }
 
-// terms is the log, as far as the terms of its entries are known.
-type terms interface {
+// logReader is raft's log.
+type logReader interface {
 	Term(index uint64) (uint64, error)
+	FirstIndex() (uint64, error)
+	Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error)
 }
 
 // Config is what a Doubts needs of others.
@@ -59,7 +62,7 @@ type Config struct {
 	Say     *zap.Logger // the log for people
 	ID      uint64
 	Cluster uint64
-	Log     terms // raft's log
+	Log     logReader // raft's log
 	// Call runs a function where the state of raft is, and returns when it is done.
 	Call     func(ctx context.Context, f func(*raft.RawNode)) error
 	Leaders  *wait.Leadership
@@ -73,12 +76,16 @@ type Config struct {
 	Asked func(context []byte) bool
 	// AskStand asks the peer at a URL where its log stands against node's.
 	AskStand func(ctx context.Context, peerURL string, node, index uint64) (Stand, error)
-	// Standing is how far this node's state has come.
-	Standing func() state.Standing
+	// Standing is how far this node's state has come, and StandingWith how far with
+	// entries behind that, in their order.
+	Standing     func() state.Standing
+	StandingWith func(tail []*raftpb.Entry) state.Standing
 	// Again gives raft a message that was held back. It runs on the raft loop.
 	Again func(m *raftpb.Message)
-	// Divide is told that there is another history beside this node's.
-	Divide func()
+	// Divide is told that this node's history is out, Dispute that it is not known
+	// whether it is.
+	Divide  func()
+	Dispute func()
 	// CommittedTerm is the term of the last entry known to be committed. It is
 	// asked on the raft loop.
 	CommittedTerm func() uint64
@@ -94,13 +101,22 @@ type Doubts struct {
 	reopened chan struct{} // a peer reads from this node anew: it may have started again
 
 	disputes disputes
-	goals    map[uint64]uint64 // of Inquire alone: the commit index that a voter has first answered (whole)
+	// forked is how far this node's history has come with entries of its log that are
+	// proven to be of another history than a leader's; nil: there are none.
+	forked atomic.Pointer[state.Standing]
+	goals  map[uint64]uint64 // of Inquire alone: the commit index that a voter has first answered (whole)
 
 	// Of the raft loop alone:
 	// Last is the index of the last entry that was given to the persist loop.
 	Last uint64
 	// BegunAt is the commit index with which this life began.
 	BegunAt uint64
+	// own is the end of this node's log.
+	own ownLog
+	// asks is how often each node has asked this one in the term asksIn, in which it
+	// leads.
+	asks   map[uint64]int
+	asksIn uint64
 	// Split: another history contradicts this node's, which has no majority.
 	Split bool
 	// vouched is the leader, in its term, that is known to have what this node has
@@ -133,12 +149,18 @@ func (d *Doubts) MeetAgain() {
 
 // Appended notes a storage message for the persist loop.
 func (d *Doubts) Appended(m *raftpb.Message) {
+	if m.GetSnapshot() != nil {
+		d.Last = m.GetSnapshot().GetMetadata().GetIndex()
+		d.own.replace()
+	}
 	if entries := m.GetEntries(); len(entries) > 0 {
 		d.Last = walfile.LastIndex(entries)
-	} else if m.GetSnapshot() != nil {
-		d.Last = m.GetSnapshot().GetMetadata().GetIndex()
+		d.own.add(entries)
 	}
 }
+
+// Applied lets go of the entries up to an index, which the state has applied.
+func (d *Doubts) Applied(index uint64) { d.own.trim(index) }
 
 // contradicts looks for a sign in a message from a peer. If there is one, the
 // message must not get to raft. It runs on the raft loop.
@@ -228,6 +250,11 @@ func (d *Doubts) unvouched(rn *raft.RawNode, m *raftpb.Message) bool {
 	default:
 		return false
 	}
+	return d.unproven(rn, m)
+}
+
+// unproven reports whether a message comes from a leader that has not vouched yet.
+func (d *Doubts) unproven(rn *raft.RawNode, m *raftpb.Message) bool {
 	if m.GetTerm() < rn.BasicStatus().GetTerm() || d.settled(rn) <= state.FirstIndex {
 		return false // it is late; or this node has nothing to lose
 	}
@@ -303,6 +330,12 @@ func (d *Doubts) Sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
 	case d.unvouched(rn, m):
 		d.hold(rn, m)
 	default:
+		if m.GetType() == raftpb.MsgHeartbeat && len(m.GetContext()) > 0 && d.unproven(rn, m) {
+			// What its leader reads is confirmed by those who share its history. That
+			// it is heard is no confirmation: without the context of the round it
+			// does not count for one.
+			m.Context = nil
+		}
 		return true
 	}
 	select {
