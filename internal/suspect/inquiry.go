@@ -445,6 +445,7 @@ func statesOf(answers map[uint64]Stand) map[uint64]state.Standing {
 // of a history that a majority does not share, its followers wait for ever for it
 // to vouch; so it has to leave.
 func (d *Doubts) meetFollowers(ctx context.Context, m membership.Membership) (found finding, forAll bool) {
+	leader, term, _ := d.Leaders.Get()
 	answers := d.askAll(ctx, m, d.ID)
 	states := statesOf(answers)
 	var known, all state.Standing // of this node, by its state and by all its log
@@ -456,7 +457,8 @@ func (d *Doubts) meetFollowers(ctx context.Context, m membership.Membership) (fo
 	for _, id := range m.Voters() {
 		theirs, answered := states[id]
 		mine := known // or all the log, if only that contradicts
-		if answered && known.IsOneHistoryWith(theirs) {
+		// In a later term another leader may lawfully have overwritten this log's end.
+		if answered && leader == d.ID && answers[id].Term <= term && known.IsOneHistoryWith(theirs) {
 			mine = all
 		}
 		states[d.ID] = mine

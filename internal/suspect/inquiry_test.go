@@ -6,6 +6,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/wait"
 	"testing"
 
 	"go.etcd.io/raft/v3"
@@ -63,6 +64,7 @@ func TestDisputeBeginsAndEnds(t *testing.T) {
 	mine, theirs := state.Standing{Index: 9, Windows: window(10)}, state.Standing{Index: 47, Windows: window(11)}
 	answers, told := make(map[string]Stand), 0
 	d := New(Config{
+		Leaders:      wait.NewLeadership(),
 		Call:         func(_ context.Context, f func(*raft.RawNode)) error { f(nil); return nil },
 		StandingWith: func([]*raftpb.Entry) state.Standing { return mine }, Dispute: func() { told++ },
 		Say: zap.NewNop(), ID: 1, Cluster: 7, Standing: func() state.Standing { return mine },
