@@ -147,7 +147,7 @@ func TestBackupRefused(t *testing.T) {
 		at.problem("no leader", at.do("GET", "/v1/snapshot", ""), 503, "no_leader")
 	}
 	at.fails = nil
-	at.a.fresh.Applied = new(wait.Index)
+	at.a.keys.Fresh.Applied = new(wait.Index)
 	at.problem("a node that joins", at.do("GET", "/v1/snapshot?consistency=stale", ""), 503, "not_ready")
 }
 

@@ -85,8 +85,8 @@ func benchAPI(b *testing.B, keys int) (*httpKVAPI, []string) {
 	st, names := statetest.Filled(b, keys)
 	st.Index, st.Term = 1, 1
 	s := newServer(config.DefaultConfig(), zap.NewNop(), &storage.Opened{Storage: &storage.Storage{}, State: st, Boot: 1}, 9121)
-	s.api.fresh.Confirm = func(context.Context) error { return nil }
-	s.api.propose = func(context.Context, []byte) state.Result { return state.Result{Revision: 12345} }
+	s.api.keys.Fresh.Confirm = func(context.Context) error { return nil }
+	s.api.keys.Writes = proposeFunc(func(context.Context, []byte) state.Result { return state.Result{Revision: 12345} })
 	return s.api, names
 }
 

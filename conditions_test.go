@@ -80,7 +80,7 @@ func TestAPICacheControl(t *testing.T) {
 	check("a deletion", "DELETE", "/v1/kv/k", 204, never)
 	check("a method", "BREW", "/k", 405, never)
 	check("a member", "DELETE", "/3?force=true", 204, never)
-	at.a.fresh.Confirm = func(context.Context) error { return problem.ErrUnavailable }
+	at.a.keys.Fresh.Confirm = func(context.Context) error { return problem.ErrUnavailable }
 	check("unconfirmed", "GET", "/k", 503, never)
 	check("unconfirmed", "GET", "/v1/members", 503, never)
 	at.a.stopping.Store(true)

@@ -24,7 +24,8 @@ type hangUpTest struct {
 	*stoppableListener
 	waiting chan struct{} // gets one for each that waits
 	release chan struct{}
-	gaveUp  chan struct{} // gets one for each whose context ended
+	gaveUp  chan struct{} // gets one for each write whose context ended
+	left    chan struct{} // gets one for each request that was left
 	eof     chan struct{} // gets one each time net/http ends a request's context
 }
 
@@ -32,7 +33,7 @@ func newHangUpTest(t *testing.T) *hangUpTest {
 	at := newAPITest(t)
 	l, err := listen("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()))
 	testkit.Must(t, err)
-	ht := &hangUpTest{at, l, make(chan struct{}, 16), make(chan struct{}), make(chan struct{}, 16), make(chan struct{}, 16)}
+	ht := &hangUpTest{at, l, make(chan struct{}, 16), make(chan struct{}), make(chan struct{}, 16), make(chan struct{}, 16), make(chan struct{}, 16)}
 	wait := func(ctx context.Context) bool {
 		ht.waiting <- struct{}{}
 		select {
@@ -43,14 +44,14 @@ func newHangUpTest(t *testing.T) *hangUpTest {
 			return false
 		}
 	}
-	propose := at.a.propose
-	at.a.propose = func(ctx context.Context, cmd []byte) state.Result {
+	propose := at.a.keys.Writes.(proposeFunc)
+	at.a.keys.Writes = proposeFunc(func(ctx context.Context, cmd []byte) state.Result {
 		if !wait(ctx) {
 			return state.Result{Err: problem.ErrOutcomeUnknown}
 		}
 		return propose(ctx, cmd)
-	}
-	at.a.fresh.Confirm = func(ctx context.Context) error {
+	})
+	at.a.keys.Fresh.Confirm = func(ctx context.Context) error {
 		if !wait(ctx) {
 			return problem.ErrUnavailable
 		}
@@ -62,6 +63,7 @@ func newHangUpTest(t *testing.T) *hangUpTest {
 			ht.eof <- struct{}{}
 		}()
 		at.a.ServeHTTP(w, r)
+		ht.left <- struct{}{}
 	})
 	l.handler.Store(&h)
 	t.Cleanup(func() { testkit.Must(t, l.close()) })
@@ -145,7 +147,7 @@ func TestHungUp(t *testing.T) {
 		testkit.Must(t, c.SetLinger(0)) // so that closing resets the connection
 		testkit.Must(t, c.Close())
 		select {
-		case <-ht.gaveUp:
+		case <-ht.left:
 		case <-time.After(30 * time.Second):
 			t.Fatalf("%q waits on for a client that is gone", request)
 		}

@@ -8,18 +8,16 @@ import (
 	"net/http"
 	"net/url"
 	"raftkv/internal/api"
-	"raftkv/internal/config"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
 	"raftkv/internal/problem"
-	"raftkv/internal/room"
+	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/web"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"go.uber.org/zap"
 )
@@ -28,17 +26,11 @@ import (
 // as it stands: http.ServeMux would clean it and redirect.
 type httpKVAPI struct {
 	log      *zap.Logger
-	kv       *kvstore
-	propose  func(ctx context.Context, cmd []byte) state.Result
-	fresh    *api.Freshness
+	keys     *api.Keys
 	members  *api.MembersAPI
 	metrics  *api.Metrics
 	backups  *api.Backups
 	routes   map[string]web.Methods // by path, those of no resource below it
-	maxValue int64
-	mayWrite func() error // of the log's disk
-	quota    *limits.Quota
-	room     *room.Keeper
 	bodies   *limits.BodyBudget
 	origin   web.OriginGuard
 	profiles bool         // are served
@@ -56,11 +48,13 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r, done := web.UntilHungUp(r)
 	defer done()
 	if err := a.serve(rec, r); err != nil {
-		web.WriteProblem(rec, a.explain(w.Header(), err))
+		err, end := a.explain(err)
+		if end {
+			w.Header()["Connection"] = []string{"close"}
+		}
+		web.WriteProblem(rec, err)
 	}
-	took := time.Since(start)
-	a.metrics.Observe(r.Method, route, rec.Status, took)
-	a.noteRequest(r, route, rec.Status, took)
+	a.count(r.Method, route, rec.Status, time.Since(start))
 }
 
 // addRoutes adds the paths that are no resource of many.
@@ -81,26 +75,17 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := a.origin.Check(r); err != nil {
 		return err
 	}
-	if err := a.ending(); err != nil {
-		return err
-	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/")
 	if !ok {
 		return fmt.Errorf("%w: the path must begin with a slash", problem.ErrBadRequest)
 	}
-	if a.stopping.Load() && path != "livez" {
-		w.Header().Set("Connection", "close")
-		return problem.ErrStopping
-	}
-	if err := a.kv.Fault(); err != nil && !aboutItself(path) {
-		return err
-	}
-	// A leader could still confirm a read, with the heartbeats of a node that
-	// disputes its history; and what it takes in can come of nothing.
-	if err := a.disputed(); err != nil && !aboutItself(path) && r.URL.Query().Get("consistency") != "stale" {
+	if err := a.mayServe(path, r.URL.RawQuery); err != nil {
 		return err
 	}
 	first, _, _ := strings.Cut(path, "/")
+	if key, ok := api.KeyOf(r.Method, path); ok {
+		return a.serveKey(w, r, key)
+	}
 	switch {
 	case path == "":
 		return a.serveRoot(w, r)
@@ -113,14 +98,36 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 			problem.ErrBadRequest, first, url.PathEscape(path))
 	case r.Method == http.MethodPost || r.Method == http.MethodDelete:
 		return a.members.ServeShort(w, r, path)
-	case r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPut:
-		return a.serveKey(w, r, path)
 	}
 	allow := "GET, HEAD, PUT"
 	if _, err := api.ParseMemberID(path); err == nil {
 		allow += ", POST, DELETE" // as a node
 	}
 	return web.NotAllowed(w, allow)
+}
+
+// mayServe returns nil, or why a request is refused without a look at it.
+func (a *httpKVAPI) mayServe(path, query string) error {
+	if err := a.ending(); err != nil {
+		return err
+	}
+	if a.stopping.Load() && path != "livez" {
+		return problem.ErrStopping
+	}
+	if aboutItself(path) {
+		return nil
+	}
+	if err := a.keys.Store.Fault(); err != nil {
+		return err
+	}
+	// A leader could still confirm a read, with the heartbeats of a node that
+	// disputes its history; and what it takes in can come of nothing.
+	if err := a.disputed(); err != nil {
+		if stale, _ := api.ParseQuery(query, true); !stale {
+			return err
+		}
+	}
+	return nil
 }
 
 // aboutItself tells the paths that need nothing of the replicated state, so
@@ -136,12 +143,8 @@ func aboutItself(path string) bool {
 // serveV1 serves the paths that are not short-form keys.
 func (a *httpKVAPI) serveV1(w http.ResponseWriter, r *http.Request, path string) error {
 	if key, ok := strings.CutPrefix(path, "v1/kv/"); ok {
-		if err := checkKey(key); err != nil {
+		if err := api.CheckKey(key); err != nil {
 			return err // by any method
-		}
-		switch r.Method {
-		case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete:
-			return a.serveKey(w, r, key)
 		}
 		return web.NotAllowed(w, "GET, HEAD, PUT, DELETE")
 	}
@@ -188,178 +191,107 @@ The README tells the rest.
 
 // serveKey serves GET, HEAD, PUT and DELETE of a key.
 func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key string) error {
-	if err := checkKey(key); err != nil {
-		return err
+	q := &api.KeyRequest{
+		Method: r.Method, Key: key, Query: r.URL.RawQuery, Length: r.ContentLength,
+		IfMatch: r.Header["If-Match"], IfNoneMatch: r.Header["If-None-Match"],
+		Idempotent: r.Header["Idempotency-Key"] != nil, Partial: r.Header["Content-Range"] != nil,
 	}
-	read := r.Method == http.MethodGet || r.Method == http.MethodHead
-	if r.Header["Idempotency-Key"] != nil {
-		return fmt.Errorf("%w: Idempotency-Key is not supported by this version", problem.ErrBadRequest)
+	if !a.keys.Check(q) {
+		return q.Answer.Err
 	}
-	if r.Method == http.MethodPut && r.Header["Content-Range"] != nil {
-		return fmt.Errorf("%w: a part of a value cannot be written", problem.ErrBadRequest) // RFC 9110 §14.5
-	}
-	stale, err := api.ParseQuery(r, read)
-	if err != nil {
-		return err
-	}
-	pre, err := api.ParsePreconditions(r.Header)
-	if err != nil {
-		return err
-	}
-	if r.Method != http.MethodPut && r.ContentLength != 0 {
+	var err error
+	switch {
+	case q.TakesValue():
+		// What a request announces is not what it sends: the buffer grows with
+		// what comes.
+		q.Command, err = a.bodies.Read(w, r, q.Command, a.keys.MaxValue)
+	case r.Method != http.MethodPut && r.ContentLength != 0:
 		// net/http notices that a client hung up only behind its body.
-		if _, err := io.CopyN(io.Discard, r.Body, api.MaxMemberBytes); err != nil && !errors.Is(err, io.EOF) {
-			return web.BodyError(err)
+		if _, err = io.CopyN(io.Discard, r.Body, api.MaxMemberBytes); errors.Is(err, io.EOF) {
+			err = nil
 		}
 	}
-	if read {
-		return a.get(w, r, key, pre, stale)
-	}
-	cond, err := pre.OfWrite()
-	switch {
-	case errors.Is(err, problem.ErrPrecondition):
-		return a.refuse(w, r, key, err)
-	case err != nil:
-		return err
-	case r.Method == http.MethodPut:
-		return a.put(w, r, key, cond)
-	default:
-		return a.delete(w, r, key, cond)
-	}
-}
-
-func checkKey(key string) error {
-	switch {
-	case key == "":
-		return fmt.Errorf("%w: the key is empty", problem.ErrBadRequest)
-	case len(key) > config.MaxKeyBytes:
-		return fmt.Errorf("%w: the key has %d bytes, %d are allowed", problem.ErrBadRequest, len(key), config.MaxKeyBytes)
-	case !utf8.ValidString(key):
-		return fmt.Errorf("%w: the key is not valid UTF-8", problem.ErrBadRequest)
-	case strings.IndexByte(key, 0) >= 0:
-		return fmt.Errorf("%w: the key has a NUL byte", problem.ErrBadRequest)
-	}
-	return nil
-}
-
-// Header values that every answer to a read shares. Nobody may change them.
-var (
-	headerBytes   = []string{"application/octet-stream"}
-	headerNoSniff = []string{"nosniff"}
-)
-
-// get answers a read.
-func (a *httpKVAPI) get(w http.ResponseWriter, r *http.Request, key string, pre api.Preconditions, stale bool) error {
-	if err := a.fresh.Prepare(w.Header(), r, stale); err != nil {
-		return err
-	}
-	it, revision, err := a.kv.read(key)
 	if err != nil {
-		return err
+		return web.BodyError(err)
+	}
+	done := make(outcome, 1)
+	if a.keys.Start(q, done) {
+		select {
+		case res := <-done:
+			a.keys.Finish(q, res)
+		case <-r.Context().Done():
+			a.keys.GiveUp(q)
+		}
 	}
 	h := w.Header()
-	h["Raftkv-Revision"] = []string{strconv.FormatUint(revision, 10)}
-	if it != nil {
-		api.SetETag(h, it.ModRevision)
+	for _, f := range q.Answer.Fields() {
+		h[f.Name] = []string{f.Value}
 	}
-	unchanged, err := pre.OfRead(it)
-	if err != nil {
-		return err
+	if q.Answer.Err != nil {
+		return q.Answer.Err
 	}
-	h["Cache-Control"] = web.CacheAsk
-	if unchanged {
-		w.WriteHeader(http.StatusNotModified)
+	if q.Answer.Status == http.StatusOK {
+		h["Content-Length"] = []string{strconv.Itoa(len(q.Answer.Body))}
+	}
+	w.WriteHeader(q.Answer.Status)
+	if r.Method == http.MethodHead || len(q.Answer.Body) == 0 {
 		return nil
 	}
-	if it == nil {
-		return problem.ErrNotFound
-	}
-	h["Content-Type"], h["X-Content-Type-Options"] = headerBytes, headerNoSniff
-	h["Content-Length"] = []string{strconv.Itoa(len(it.Value))}
-	if r.Method == http.MethodHead {
-		return nil
-	}
-	_, err = w.Write(it.Value)
+	_, err = w.Write(q.Answer.Body)
 	return web.IgnoreWriteError(err)
 }
 
-// refuse answers a write whose condition cannot hold, and costs no log entry
-// therefore, with the current ETag like every other 412.
-func (a *httpKVAPI) refuse(w http.ResponseWriter, r *http.Request, key string, why error) error {
-	if err := a.fresh.Now(r.Context()); err != nil {
-		return err
+// outcome is where a handler waits for what becomes of its request.
+type outcome chan state.Result
+
+// Done implements rounds.Waiter.
+func (o outcome) Done(res state.Result) { o <- res }
+
+// plainRequests serves the requests for keys that the front has read. It refuses and
+// counts them as ServeHTTP does.
+type plainRequests struct{ *httpKVAPI }
+
+// Allows implements front.Handler.
+func (a plainRequests) Allows(host string) bool { return a.origin.CheckHost(host) == nil }
+
+// Hold implements front.Handler.
+func (a plainRequests) Hold(n int64) (release func(), ok bool) { return a.bodies.Try(n) }
+
+// Begin implements front.Handler.
+func (a plainRequests) Begin(q *api.KeyRequest, body []byte, w rounds.Waiter) (waits bool) {
+	a.metrics.InFlight.Inc()
+	if err := a.mayServe("", q.Query); err != nil {
+		q.Answer.Err = err
+	} else if a.keys.Check(q) {
+		if q.TakesValue() {
+			q.Command = append(q.Command, body...)
+		}
+		waits = a.keys.Start(q, w)
 	}
-	if it, _ := a.kv.get(key); it != nil {
-		api.SetETag(w.Header(), it.ModRevision)
+	if q.Answer.Err != nil {
+		q.Answer.Err, q.Answer.Close = a.explain(q.Answer.Err)
 	}
-	return why
+	return waits
 }
 
-// put answers a write.
-func (a *httpKVAPI) put(w http.ResponseWriter, r *http.Request, key string, cond state.Condition) error {
-	if err := a.mayWrite(); err != nil {
-		return err
+// Finish implements front.Handler.
+func (a plainRequests) Finish(q *api.KeyRequest, res state.Result) {
+	if a.keys.Finish(q, res); q.Answer.Err != nil {
+		q.Answer.Err, q.Answer.Close = a.explain(q.Answer.Err)
 	}
-	head := make([]byte, 0, state.WriteOverhead+len(key)+int(min(max(r.ContentLength, 0), limits.BodyFirst)))
-	head = state.AppendWriteHead(head, state.KindPut, cond, key)
-	cmd, err := a.readValue(w, r, head)
-	if err != nil {
-		return err
-	}
-	if err := a.room.Admit(key, len(cmd)-len(head)); err != nil {
-		return err
-	}
-	release, err := a.quota.Reserve(key, len(cmd)-len(head))
-	if err != nil {
-		return err
-	}
-	defer release()
-	return a.write(w, r, cmd)
 }
 
-func (a *httpKVAPI) delete(w http.ResponseWriter, r *http.Request, key string, cond state.Condition) error {
-	if err := a.room.Admit(key, -1); err != nil {
-		return err
-	}
-	return a.write(w, r, state.EncodeWrite(state.KindDelete, cond, key, nil))
-}
+// GiveUp implements front.Handler.
+func (a plainRequests) GiveUp(q *api.KeyRequest) { a.keys.GiveUp(q) }
 
-func (a *httpKVAPI) write(w http.ResponseWriter, r *http.Request, cmd []byte) error {
-	if a.kv.applied.Get() == 0 {
-		// It joins. The snapshot that it gets could cover the write, and
-		// then nobody could tell what became of it.
-		return problem.ErrNotReady
+// Answered implements front.Handler.
+func (a plainRequests) Answered(q *api.KeyRequest, began time.Time) {
+	a.metrics.InFlight.Dec()
+	status := q.Answer.Status
+	if q.Answer.Err != nil {
+		status = problem.Of(q.Answer.Err).Status
 	}
-	res := a.propose(r.Context(), cmd)
-	if err := a.kv.Fault(); err != nil {
-		return problem.PerhapsDone(err) // the write may have happened, but what this node says of it is not to be trusted
-	}
-	h := w.Header()
-	if res.Err != nil {
-		api.SetETag(h, res.Revision)
-		return res.Err
-	}
-	if res.Revision == 0 {
-		h["Raftkv-Revision"] = []string{strconv.FormatUint(res.Deletion, 10)}
-	} else { // the key's revision is the store's: one text
-		tag := api.ETag(res.Revision)
-		both := [...]string{tag, tag[1 : len(tag)-1]}
-		h["Etag"], h["Raftkv-Revision"] = both[:1:1], both[1:]
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-// readValue appends the request's body to cmd. What is too large is refused
-// before it is read whole.
-func (a *httpKVAPI) readValue(w http.ResponseWriter, r *http.Request, cmd []byte) ([]byte, error) {
-	if r.ContentLength > a.maxValue {
-		return nil, fmt.Errorf("%w: %d bytes, %d are allowed", problem.ErrTooLarge, r.ContentLength, a.maxValue)
-	}
-	// What a request announces is not what it sends: the buffer grows with
-	// what comes.
-	cmd, err := a.bodies.Read(w, r, cmd, a.maxValue)
-	return cmd, web.BodyError(err)
+	a.count(q.Method, "kv", status, time.Since(began))
 }
 
 // ending returns the error that is ending this node. It is nil while the node runs,
@@ -377,25 +309,25 @@ func (a *httpKVAPI) ending() error {
 
 // explain gives the cause in place of the error that a request ends in because
 // its node does, which may be that it is stopping, or that the outcome is unknown.
-// Where nothing could be confirmed in time, it adds why.
-func (a *httpKVAPI) explain(h http.Header, err error) error {
+// Where nothing could be confirmed in time, it adds why. With end the connection is of
+// no more use.
+func (a *httpKVAPI) explain(err error) (_ error, end bool) {
 	fault := a.ending()
 	p := problem.Of(err)
 	if p.Status < http.StatusInternalServerError {
-		return err
+		return err, false
 	}
 	if fault == nil {
 		late := errors.Is(err, problem.ErrNoLeader) || errors.Is(err, problem.ErrUnavailable) || errors.Is(err, problem.ErrOutcomeUnknown)
 		if why := a.disputed(); why != nil && late {
-			return fmt.Errorf("%w; %w", err, why)
+			return fmt.Errorf("%w; %w", err, why), false
 		}
-		return err
+		return err, errors.Is(err, problem.ErrStopping)
 	}
-	h.Set("Connection", "close")
 	if p.Outcome == problem.MaybeApplied {
-		return problem.PerhapsDone(fault)
+		return problem.PerhapsDone(fault), true
 	}
-	return fault
+	return fault, true
 }
 
 // slowRequestAfter is how long a request may take before an operator should hear
@@ -403,11 +335,12 @@ func (a *httpKVAPI) explain(h http.Header, err error) error {
 // timeout.
 const slowRequestAfter = time.Second
 
-// noteRequest says that a request was slow. Which key it was of is nobody's
+// count counts a request, and says if it was slow. Which key it was of is nobody's
 // business. How long a download takes is up to who takes it.
-func (a *httpKVAPI) noteRequest(r *http.Request, route string, status int, took time.Duration) {
+func (a *httpKVAPI) count(method, route string, status int, took time.Duration) {
+	a.metrics.Observe(method, route, status, took)
 	if took > slowRequestAfter && route != "snapshot" && route != "pprof" {
-		a.log.Warn("slow request", zap.String("method", web.MethodLabel(r.Method)), zap.String("route", route),
+		a.log.Warn("slow request", zap.String("method", web.MethodLabel(method)), zap.String("route", route),
 			zap.Int("status", status), zap.Duration("took", took))
 	}
 }

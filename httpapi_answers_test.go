@@ -102,11 +102,11 @@ func TestAPIProblems(t *testing.T) {
 // under way is not that it did not happen.
 func TestAPIDivergedMeanwhile(t *testing.T) {
 	at := newAPITest(t)
-	propose := at.a.propose
-	at.a.propose = func(ctx context.Context, cmd []byte) state.Result {
+	propose := at.a.keys.Writes.(proposeFunc)
+	at.a.keys.Writes = proposeFunc(func(ctx context.Context, cmd []byte) state.Result {
 		defer at.kv.agreement.Verdict.Store(&checker.Verdict{Err: problem.ErrDiverged})
 		return propose(ctx, cmd)
-	}
+	})
 	for _, outcome := range []string{"unknown", "not_applied"} {
 		w := at.do("PUT", "/k", "v")
 		at.problem("PUT", w, 503, "diverged")

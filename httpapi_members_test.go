@@ -83,7 +83,7 @@ func TestAPIMemberOrKey(t *testing.T) {
 	at.do("PUT", "/77", "a key that is no node's")
 	// This node has not heard of the key yet: only a linearizable read finds it.
 	at.kv.state.Items.Delete("2")
-	at.a.fresh.Confirm = func(context.Context) error {
+	at.a.keys.Fresh.Confirm = func(context.Context) error {
 		at.asked++
 		at.kv.state.Items.Set("2", &state.Item{ModRevision: 1})
 		return at.fails

@@ -11,10 +11,12 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
+	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
 	"raftkv/internal/testkit"
@@ -44,6 +46,23 @@ type apiTest struct {
 	leader func(r reconfig.Request) (reconfig.Reply, error)
 }
 
+// proposeFunc is what becomes of the writes of a node without a cluster.
+type proposeFunc func(ctx context.Context, cmd []byte) state.Result
+
+func (f proposeFunc) Start(cmd []byte, w rounds.Waiter) (giveUp func(), err error) {
+	ctx, giveUp := context.WithCancel(context.Background())
+	go func() { w.Done(f(ctx, cmd)) }()
+	return giveUp, nil
+}
+
+// confirmBy has reads of keys confirmed as all others are, by Confirm.
+func confirmBy(f *api.Freshness) {
+	f.Start = func(w rounds.Waiter) error {
+		go func() { w.Done(state.Result{Err: f.Confirm(context.Background())}) }()
+		return nil
+	}
+}
+
 func newAPITest(t *testing.T) *apiTest {
 	cfg := config.DefaultConfig()
 	cfg.AllowedHosts = []string{"kv.example"}
@@ -56,11 +75,12 @@ func newAPITest(t *testing.T) *apiTest {
 	s.node.status.Store(&contact.RaftStatus{Term: 1, Commit: 1, Leader: 2, Role: raft.StateFollower})
 	at.leaders.Set(2, 1)
 	s.caughtUp.Store(true)
-	s.api.fresh.Confirm = func(context.Context) error {
+	s.api.keys.Fresh.Confirm = func(context.Context) error {
 		at.asked++
 		return at.fails
 	}
-	s.api.propose = func(_ context.Context, cmd []byte) state.Result {
+	confirmBy(s.api.keys.Fresh)
+	s.api.keys.Writes = proposeFunc(func(_ context.Context, cmd []byte) state.Result {
 		at.proposed++
 		if at.fails != nil {
 			return state.Result{Err: at.fails}
@@ -74,7 +94,7 @@ func newAPITest(t *testing.T) *apiTest {
 		res := at.kv.state.Apply(c)
 		at.kv.publishSize()
 		return res
-	}
+	})
 	at.leader = func(reconfig.Request) (reconfig.Reply, error) { return reconfig.Reply{}, nil }
 	s.members.Ask = func(_ context.Context, _ string, _ uint64, r reconfig.Request) (reconfig.Reply, error) {
 		return at.leader(r)
@@ -371,7 +391,7 @@ func TestAPIStaleRead(t *testing.T) {
 	if ms, err := strconv.Atoi(w.Header().Get("Raftkv-Leader-Contact")); err != nil || ms < 3000 || ms > 60000 {
 		t.Errorf("leader contact %v", w.Header())
 	}
-	at.a.fresh.Applied = new(wait.Index) // a node that joins and has got nothing yet
+	at.a.keys.Fresh.Applied = new(wait.Index) // a node that joins and has got nothing yet
 	at.problem("stale too early", at.do("GET", "/k?consistency=stale", ""), 503, "not_ready")
 }
 
@@ -417,7 +437,7 @@ func TestAPITooLarge(t *testing.T) {
 		if w.Code != tt.status || body.n > tt.maxRead || (at.proposed == 1) != (tt.status == 204) {
 			t.Errorf("%+v: %d after %d bytes, %d proposals", tt, w.Code, body.n, at.proposed)
 		}
-		if it, _ := at.kv.get("k"); it != nil && len(it.Value) != tt.size {
+		if it, _ := at.kv.Get("k"); it != nil && len(it.Value) != tt.size {
 			t.Errorf("%+v: stored %d bytes", tt, len(it.Value))
 		}
 	}

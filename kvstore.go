@@ -50,17 +50,17 @@ type kvstore struct {
 	sizeNow, keysNow atomic.Uint64 // the state's bytes and keys, as last published
 }
 
-// get returns a key's item, nil if there is none, and the store's revision.
+// Get returns a key's item, nil if there is none, and the store's revision.
 // The caller decides beforehand how fresh the answer must be (package rounds).
-func (kv *kvstore) get(key string) (it *state.Item, revision uint64) {
+func (kv *kvstore) Get(key string) (it *state.Item, revision uint64) {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
 	return kv.state.Get(key), kv.state.Revision
 }
 
-// read is get for a client, who must not take a state without items for an empty
+// Read is Get for a client, who must not take a state without items for an empty
 // one.
-func (kv *kvstore) read(key string) (it *state.Item, revision uint64, err error) {
+func (kv *kvstore) Read(key string) (it *state.Item, revision uint64, err error) {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
 	if kv.loading.Load() {
@@ -71,7 +71,7 @@ func (kv *kvstore) read(key string) (it *state.Item, revision uint64, err error)
 
 // has reports whether there is a key of that name.
 func (kv *kvstore) has(key string) bool {
-	it, _ := kv.get(key)
+	it, _ := kv.Get(key)
 	return it != nil
 }
 

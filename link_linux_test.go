@@ -42,7 +42,7 @@ func TestLinkSocketOptions(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle("/raft/", look)
 	mux.Handle("/raft/stream/", ls.HoldStreams(look))
-	go func() { _ = l.serve(mux) }()
+	go func() { _ = l.serve(mux, nil) }()
 	for path, want := range map[string][2]int{
 		"/raft/stream/msgapp/2":    {3000, 1},
 		"/raft/stream/msgapp/none": {0, 1},

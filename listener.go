@@ -7,15 +7,20 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"raftkv/internal/address"
+	"raftkv/internal/config"
+	"raftkv/internal/front"
 	"raftkv/internal/limits"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/web"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 )
 
 // Time limits of both HTTP servers.
@@ -41,8 +46,10 @@ const (
 type stoppableListener struct {
 	*net.TCPListener
 	server  *http.Server
+	front   *front.Server // reads connections before server does; nil for peers
+	behind  *handedOver   // what front gives to server
 	handler atomic.Pointer[http.Handler]
-	conns   atomic.Int64 // that are open
+	conns   atomic.Int64 // of server that are open
 	limit   atomic.Pointer[limits.ConnLimit]
 	ended   chan struct{} // closed when the server has ended
 	err     error         // why; read after ended is closed
@@ -51,28 +58,120 @@ type stoppableListener struct {
 
 // listen opens addr, host and port, and starts to serve.
 func listen(addr string, server *http.Server) (*stoppableListener, error) {
-	return listenAs(addr, server, nil)
+	l, err := openListener(addr, server)
+	if err != nil {
+		return nil, err
+	}
+	l.start(l.serveHTTP)
+	return l, nil
 }
 
-// listenAs is listen for peers, to whom who tells which process this is.
-func listenAs(addr string, server *http.Server, who http.Handler) (*stoppableListener, error) {
+// listenForPeers is listen for peers, to whom who tells which process this is.
+func listenForPeers(addr string, server *http.Server, who http.Handler) (*stoppableListener, error) {
+	l, err := openListener(addr, server)
+	if err != nil {
+		return nil, err
+	}
+	l.who = who
+	l.start(l.serveHTTP)
+	return l, nil
+}
+
+// listenForClients is listen for clients, with the front unless it is switched off.
+func listenForClients(cfg config.Config, log *zap.Logger) (*stoppableListener, error) {
+	addr, server := address.JoinHostPort(cfg.Host, cfg.Port), newClientServer(cfg.RequestTimeout, log)
+	if !cfg.Front {
+		return listen(addr, server)
+	}
+	return listenWithFront(addr, server, cfg.MaxValueSize, log)
+}
+
+// listenWithFront is listen for clients whose plain requests the front reads.
+func listenWithFront(addr string, server *http.Server, maxValue int64, log *zap.Logger) (*stoppableListener, error) {
+	l, err := openListener(addr, server)
+	if err != nil {
+		return nil, err
+	}
+	l.behind = &handedOver{addr: l.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}
+	l.front = front.New(log, front.Limits{
+		Head: server.ReadHeaderTimeout, Idle: server.IdleTimeout, Answer: server.WriteTimeout, Value: maxValue,
+	}, l.behind.give)
+	l.start(func() error {
+		var both errgroup.Group
+		both.Go(func() error { return server.Serve(web.HangUpListener{Listener: l.behind}) })
+		both.Go(func() error {
+			err := l.front.Serve(l)
+			if err != nil {
+				_ = l.behind.Close() // so that both end; it never fails
+			}
+			return err
+		})
+		return both.Wait()
+	})
+	return l, nil
+}
+
+func openListener(addr string, server *http.Server) (*stoppableListener, error) {
 	lc := net.ListenConfig{KeepAlive: keepAlivePeriod}
 	l, err := lc.Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, listenError(addr, err)
 	}
-	s := &stoppableListener{TCPListener: l.(*net.TCPListener), server: server, ended: make(chan struct{}), who: who}
+	s := &stoppableListener{TCPListener: l.(*net.TCPListener), server: server, ended: make(chan struct{})}
 	server.Handler = s
 	server.ConnState = s.count
 	server.ConnContext = web.ConnContext
-	go func() {
-		defer close(s.ended)
-		if err := server.Serve(web.HangUpListener{Listener: s}); !errors.Is(err, http.ErrServerClosed) {
-			s.err = fmt.Errorf("listener %s: %w", addr, err)
-		}
-	}()
 	return s, nil
 }
+
+// start serves until the listener is stopped.
+func (l *stoppableListener) start(serve func() error) {
+	go func() {
+		defer close(l.ended)
+		if err := serve(); !errors.Is(err, http.ErrServerClosed) {
+			l.err = fmt.Errorf("listener %s: %w", l.Addr(), err)
+		}
+	}()
+}
+
+func (l *stoppableListener) serveHTTP() error { return l.server.Serve(web.HangUpListener{Listener: l}) }
+
+// handedOver is where the net/http server takes the connections that the front gives
+// it.
+type handedOver struct {
+	addr   net.Addr
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+// give passes a connection on, or closes it where nobody takes any.
+func (h *handedOver) give(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.closed:
+		_ = c.Close() // the node is stopping
+	}
+}
+
+// Accept implements net.Listener.
+func (h *handedOver) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (h *handedOver) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (h *handedOver) Addr() net.Addr { return h.addr }
 
 // ServeHTTP serves with the node's handler, once there is one.
 func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -95,10 +194,13 @@ func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve lets h answer from now on, and returns when the listener has ended:
-// with nil when it was stopped.
-func (l *stoppableListener) serve(h http.Handler) error {
+// serve lets h answer from now on, and plain what the front reads. It returns when
+// the listener has ended: with nil when it was stopped.
+func (l *stoppableListener) serve(h http.Handler, plain front.Handler) error {
 	l.handler.Store(&h)
+	if l.front != nil {
+		l.front.Handle(plain)
+	}
 	<-l.ended
 	return l.err
 }
@@ -113,6 +215,14 @@ func (l *stoppableListener) count(_ net.Conn, state http.ConnState) {
 	}
 }
 
+// open returns how many connections there are.
+func (l *stoppableListener) open() int64 {
+	if l.front == nil {
+		return l.conns.Load()
+	}
+	return l.conns.Load() + l.front.Open()
+}
+
 // shutdown takes no more requests, and waits for those that are being served. But a
 // connection that is closed just when its client sends a request leaves the
 // client in doubt; so for as long as linger, while there are connections, the
@@ -120,19 +230,39 @@ func (l *stoppableListener) count(_ net.Conn, state http.ConnState) {
 func (l *stoppableListener) shutdown(ctx context.Context, linger time.Duration) error {
 	poll := time.NewTicker(lameDuckPoll)
 	defer poll.Stop()
-	for end := time.Now().Add(linger); l.conns.Load() > 0 && time.Now().Before(end) && ctx.Err() == nil; {
+	for end := time.Now().Add(linger); l.open() > 0 && time.Now().Before(end) && ctx.Err() == nil; {
 		select {
 		case <-poll.C:
 		case <-ctx.Done():
 		}
 	}
-	return l.server.Shutdown(ctx)
+	if l.front == nil {
+		return l.server.Shutdown(ctx)
+	}
+	// The front first: it may still hand connections over.
+	err := ignoreClosed(l.TCPListener.Close())
+	return errors.Join(err, l.front.Shutdown(ctx), l.server.Shutdown(ctx))
 }
 
 // close ends everything at once.
 func (l *stoppableListener) close() error {
-	err := l.server.Close()
+	var err error
+	if l.front != nil {
+		err = ignoreClosed(l.TCPListener.Close())
+	}
+	err = errors.Join(err, l.server.Close())
+	if l.front != nil {
+		l.front.Close() // not before: a connection that is handed over waits for the server
+	}
 	<-l.ended
+	return err
+}
+
+// ignoreClosed: what is closed twice is closed.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
 	return err
 }
 
@@ -176,7 +306,7 @@ func (l *stoppableListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.TCPListener.Accept()
 		limit := l.limit.Load()
-		if err != nil || limit == nil || limit.Admits(l.conns.Load()) {
+		if err != nil || limit == nil || limit.Admits(l.open()) {
 			return conn, err
 		}
 		limit.Refuse(conn)

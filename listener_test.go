@@ -42,7 +42,7 @@ func newTestListener(t *testing.T) *testListener {
 	})
 	l.handler.Store(&h) // serve does so too, but later
 	served := make(chan error)
-	go func() { served <- l.serve(h) }()
+	go func() { served <- l.serve(h, nil) }()
 	t.Cleanup(func() {
 		testkit.Must(t, l.close())
 		testkit.Must(t, <-served)

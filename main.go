@@ -114,7 +114,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 // else happens, then the data directory, calls serving, and serves until ctx ends
 // or the node cannot go on.
 func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving func()) (err error) {
-	clients, err := listen(address.JoinHostPort(cfg.Host, cfg.Port), newClientServer(cfg.RequestTimeout, log))
+	clients, err := listenForClients(cfg, log)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	}
 	clients.limitTo(limits.ClientConns(durable.MaxFiles()), log, refusal)
 	ask := peerclient.New()
-	peers, err := listenAs(cfg.PeerListener(), newPeerServer(log), ask.Process)
+	peers, err := listenForPeers(cfg.PeerListener(), newPeerServer(log), ask.Process)
 	if err != nil {
 		return err
 	}

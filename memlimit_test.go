@@ -59,7 +59,7 @@ func TestQuotaFromMemory(t *testing.T) {
 // Without this many small keys take several times the memory that their bytes do.
 func TestQuotaCountsKeys(t *testing.T) {
 	at := newAPITest(t)
-	at.a.quota.Room = 3 * (memory.KeyCost + 10)
+	at.a.keys.Quota.Room = 3 * (memory.KeyCost + 10)
 	put := func(key string, n, status int) {
 		t.Helper()
 		if w := at.do(http.MethodPut, "/"+key, strings.Repeat("x", n)); w.Code != status {
@@ -78,7 +78,7 @@ func TestQuotaCountsKeys(t *testing.T) {
 	put("b", 19, http.StatusInsufficientStorage)
 	at.want(at.do(http.MethodDelete, "/v1/kv/b", ""), http.StatusNoContent, "")
 	put("d", 8, http.StatusNoContent)
-	if q := at.a.quota; q.Reserved.Load() != 0 || q.NewKeys.Load() != 0 {
+	if q := at.a.keys.Quota; q.Reserved.Load() != 0 || q.NewKeys.Load() != 0 {
 		t.Errorf("%d bytes and %d keys stay reserved", q.Reserved.Load(), q.NewKeys.Load())
 	}
 }
@@ -93,7 +93,7 @@ func TestReadsWhileASnapshotIsLoaded(t *testing.T) {
 			t.Errorf("GET %s: %d", path, w.Code)
 		}
 	}
-	if _, _, err := at.kv.read("k"); !errors.Is(err, problem.ErrNotReady) {
+	if _, _, err := at.kv.Read("k"); !errors.Is(err, problem.ErrNotReady) {
 		t.Errorf("read: %v", err)
 	}
 	if _, err := at.kv.CopyWhole(); !errors.Is(err, problem.ErrNotReady) {

@@ -261,7 +261,7 @@ func TestMetricsOfRequests(t *testing.T) {
 		t.Errorf("only the routes %v were counted", slices.Sorted(maps.Keys(seen)))
 	}
 	// While one is served.
-	at.a.fresh.Confirm = func(ctx context.Context) error {
+	at.a.keys.Fresh.Confirm = func(ctx context.Context) error {
 		families, err := s.Gather()
 		for _, f := range families {
 			if f.GetName() == "raftkv_requests_in_flight" && f.GetMetric()[0].GetGauge().GetValue() != 1 {

@@ -584,7 +584,7 @@ func takeOver(t *testing.T, tb *table, answer <-chan *http.Response) string {
 	settle(tb.nodes...)
 	tb.row("node 1 is started again, and has caught up")
 	for _, n := range tb.nodes {
-		it, revision := n.srv.kv.get(oneKey)
+		it, revision := n.srv.kv.Get(oneKey)
 		if it == nil || string(it.Value) != oneValue || it.Version != 1 || revision != before+1 {
 			t.Errorf("node %d: the item is %+v, at revision %d", n.id, it, revision)
 		}

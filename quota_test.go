@@ -20,7 +20,7 @@ import (
 // every node at once; or a full one cannot be read, changed or emptied.
 func TestQuota(t *testing.T) {
 	at := newAPITest(t)
-	at.a.quota.Limit = 100
+	at.a.keys.Quota.Limit = 100
 	put := func(key string, n, status int) {
 		t.Helper()
 		w := at.do(http.MethodPut, "/"+key, strings.Repeat("x", n))
@@ -46,30 +46,30 @@ func TestQuota(t *testing.T) {
 	at.want(at.do(http.MethodGet, "/a", ""), http.StatusOK, strings.Repeat("x", 10))
 	at.want(at.do(http.MethodDelete, "/v1/kv/b", ""), http.StatusNoContent, "")
 	put("d", 39, http.StatusNoContent)
-	if at.a.quota.Reserved.Load() != 0 {
-		t.Errorf("%d bytes stay reserved", at.a.quota.Reserved.Load())
+	if at.a.keys.Quota.Reserved.Load() != 0 {
+		t.Errorf("%d bytes stay reserved", at.a.keys.Quota.Reserved.Load())
 	}
 }
 
 // Without this many writes at once get past the quota together.
 func TestQuotaConcurrent(t *testing.T) {
 	at := newAPITest(t)
-	at.a.quota.Limit = 100
+	at.a.keys.Quota.Limit = 100
 	inside := 0
-	at.a.propose = func(context.Context, []byte) state.Result {
+	at.a.keys.Writes = proposeFunc(func(context.Context, []byte) state.Result {
 		inside++
 		at.problem("PUT while another is on its way", at.do(http.MethodPut, "/b", strings.Repeat("x", 50)),
 			http.StatusInsufficientStorage, "quota_exceeded")
 		return state.Result{Err: problem.ErrOutcomeUnknown}
-	}
+	})
 	at.problem("PUT", at.do(http.MethodPut, "/a", strings.Repeat("x", 50)), http.StatusGatewayTimeout, "outcome_unknown")
 	if inside != 1 {
 		t.Errorf("%d writes were proposed", inside)
 	}
-	if _, err := at.a.quota.Reserve("b", 99); err != nil {
+	if _, err := at.a.keys.Quota.Reserve("b", 99); err != nil {
 		t.Errorf("after a write that did not make it: %v", err)
 	}
-	if _, err := at.a.quota.Reserve("c", 1); !errors.Is(err, problem.ErrQuota) {
+	if _, err := at.a.keys.Quota.Reserve("c", 1); !errors.Is(err, problem.ErrQuota) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -79,7 +79,7 @@ func TestQuotaConcurrent(t *testing.T) {
 func TestQuotaReservedAtOnce(t *testing.T) {
 	const limit, size, writers, rounds = 800, 499, 64, 2000 // with its key, 500 bytes: one fits
 	at := newAPITest(t)
-	at.a.quota.Limit = limit
+	at.a.keys.Quota.Limit = limit
 	for range rounds {
 		var begin, done sync.WaitGroup
 		var admitted atomic.Int64
@@ -88,7 +88,7 @@ func TestQuotaReservedAtOnce(t *testing.T) {
 		for i := range writers {
 			done.Go(func() {
 				begin.Wait()
-				if release, err := at.a.quota.Reserve("k", size); err == nil {
+				if release, err := at.a.keys.Quota.Reserve("k", size); err == nil {
 					admitted.Add(1)
 					releases[i] = release
 				}
@@ -105,7 +105,7 @@ func TestQuotaReservedAtOnce(t *testing.T) {
 			}
 		}
 	}
-	if n := at.a.quota.Reserved.Load(); n != 0 {
+	if n := at.a.keys.Quota.Reserved.Load(); n != 0 {
 		t.Errorf("%d bytes stay reserved", n)
 	}
 }
@@ -115,12 +115,12 @@ func TestQuotaReservedAtOnce(t *testing.T) {
 func TestRoomRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at := newAPITest(t)
-		at.a.quota.Limit = 0
+		at.a.keys.Quota.Limit = 0
 		big, small := strings.Repeat("x", 50), "x"
-		rule := func(s room.Shortage) { at.a.room.Hear(room.Note{From: 2, Leads: true, Refuse: s, Full: []uint64{3}}) }
+		rule := func(s room.Shortage) { at.a.keys.Room.Hear(room.Note{From: 2, Leads: true, Refuse: s, Full: []uint64{3}}) }
 		statuses := func() (codes []int) {
 			for _, key := range []string{"/a", "/b", "/c"} {
-				if w := at.do("PUT", key, big[:10]); at.a.room.Refusing().Refuse == room.Plenty && w.Code != 204 {
+				if w := at.do("PUT", key, big[:10]); at.a.keys.Room.Refusing().Refuse == room.Plenty && w.Code != 204 {
 					t.Fatalf("PUT: %d", w.Code)
 				}
 			}
@@ -156,8 +156,8 @@ func TestRoomRefuses(t *testing.T) {
 		if before := at.proposed; at.do("PUT", "/more", small).Code != 507 || at.proposed != before {
 			t.Error("it was proposed")
 		}
-		at.a.room.Hear(room.Note{From: 3, Leads: true, Refuse: room.Plenty}) // does not lead
-		at.a.room.Hear(room.Note{From: 3, Short: room.Plenty})
+		at.a.keys.Room.Hear(room.Note{From: 3, Leads: true, Refuse: room.Plenty}) // does not lead
+		at.a.keys.Room.Hear(room.Note{From: 3, Short: room.Plenty})
 		if got := at.do("PUT", "/more", small).Code; got != 507 {
 			t.Errorf("%d after the word of one who does not lead", got)
 		}

@@ -504,5 +504,5 @@ func (n *raftNode) serveRaft(l *stoppableListener, rafthttp http.Handler, guard 
 	for pattern, h := range own {
 		mux.HandleFunc(pattern, h)
 	}
-	return l.serve(peerport.WithoutBrowsers(n.url, mux))
+	return l.serve(peerport.WithoutBrowsers(n.url, mux), nil)
 }

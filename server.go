@@ -123,29 +123,31 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		Store: kv, Found: kv.agreement, Leaders: w.leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
 	})
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
-	fresh := &api.Freshness{Confirm: reads.Confirm, Fault: kv.Fault, Applied: w.applied, Contacts: &node.contacts}
+	fresh := &api.Freshness{Confirm: reads.Confirm, Start: reads.Start, Fault: kv.Fault, Applied: w.applied, Contacts: &node.contacts}
 	quota := limits.NewQuota(log, cfg, kv)
 	s.api = &httpKVAPI{
-		log: log, kv: kv, propose: proposals.Propose, fresh: fresh, metrics: api.NewMetrics(s.status),
+		log: log, metrics: api.NewMetrics(s.status),
+		keys: &api.Keys{
+			Store: kv, Fresh: fresh, Writes: proposals, Applied: w.applied, MaxValue: cfg.MaxValueSize, MayWrite: node.disk.MayWrite,
+			Room: s.room, Quota: quota,
+		},
 		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
-		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), maxValue: cfg.MaxValueSize, mayWrite: node.disk.MayWrite,
-		quota: quota, room: s.room, bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
+		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
 		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: w.life,
 		disputed: node.doubts.Disputed,
 	}
 	s.api.addRoutes(&api.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
+	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
+	logging.RegisterDropped(s.api.metrics.Registry, log)
 	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.Memory)
 	return s
 }
 
 // register adds what the parts have to count.
 func (s *server) register(parts ...registrant) {
-	reg := s.api.metrics.Registry
 	for _, part := range parts {
-		part.Register(reg)
+		part.Register(s.api.metrics.Registry)
 	}
-	s.storage.Snapshots.Register(reg, s.storage.Trouble.Lost.Load)
-	logging.RegisterDropped(reg, s.log)
 }
 
 // connect gives the node its transport, and tells that of the members: those
@@ -220,9 +222,12 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 		s.node.transport.Stop()
 		return s.remember(errors.Join(err, s.storage.Close()))
 	}
+	if clients.front != nil {
+		s.register(clients.front)
+	}
 	s.group.Go(func() error { return s.node.serveRaft(peers, s.rafthttp, s.guardConfig(), s.peerRoutes()) })
 	s.group.Go(func() error { return s.node.links.Watch(s.life) })
-	s.group.Go(func() error { return clients.serve(s.api) })
+	s.group.Go(func() error { return clients.serve(s.api, plainRequests{s.api}) })
 	s.sayStarted(clients.Addr().String(), peers.Addr().String())
 
 	limit := stopLimit

@@ -36,7 +36,7 @@ func TestSimIsolatedLeader(t *testing.T) {
 		old := c.Leader()
 		c.Put(old, "k", c.Value())
 		for _, id := range c.Up() {
-			if ms, ok := c.Nodes[id].Life.api.fresh.LeaderContact(); !ok || ms > 250 { // two heartbeats, and how long messages take
+			if ms, ok := c.Nodes[id].Life.api.keys.Fresh.LeaderContact(); !ok || ms > 250 { // two heartbeats, and how long messages take
 				t.Errorf("node %d has heard from a leader %d ms ago, %t", id, ms, ok)
 			}
 		}
@@ -46,7 +46,7 @@ func TestSimIsolatedLeader(t *testing.T) {
 		// itself for the leader and later.
 		contact := func() {
 			t.Helper()
-			ms, ok := c.Nodes[old].Life.api.fresh.LeaderContact()
+			ms, ok := c.Nodes[old].Life.api.keys.Fresh.LeaderContact()
 			if since := time.Since(isolated).Milliseconds(); !ok || ms < since {
 				t.Errorf("cut off for %d ms, it says %d, %t", since, ms, ok)
 			}
@@ -208,7 +208,7 @@ func TestSimSingleNodeReadsAfterCrash(t *testing.T) {
 			c.Crash(1)
 			c.Start(1)
 			c.Want(1, "k", v)
-			if ms, ok := c.Nodes[1].Life.api.fresh.LeaderContact(); ms != 0 || !ok {
+			if ms, ok := c.Nodes[1].Life.api.keys.Fresh.LeaderContact(); ms != 0 || !ok {
 				t.Fatalf("alone, it has heard from a leader %d ms ago, %t", ms, ok)
 			}
 		}

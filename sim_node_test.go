@@ -92,7 +92,7 @@ func (s *server) Do(ctx context.Context, in history.Input) (res state.Result, it
 	switch in.Kind {
 	case history.Get:
 		if res.Err = s.reads.Confirm(ctx); res.Err == nil {
-			it, _ = s.kv.get(in.Key)
+			it, _ = s.kv.Get(in.Key)
 		}
 	case history.Delete:
 		res = s.proposals.Propose(ctx, state.EncodeWrite(state.KindDelete, state.Condition{}, in.Key, nil))

@@ -115,7 +115,7 @@ func TestSimRestore(t *testing.T) {
 		}
 		old.Scan(func(key string, it *state.Item) bool {
 			for _, id := range c.Up() {
-				if got, _ := c.Nodes[id].Life.kv.get(key); got == nil || string(got.Value) != string(it.Value) || got.ModRevision != it.ModRevision {
+				if got, _ := c.Nodes[id].Life.kv.Get(key); got == nil || string(got.Value) != string(it.Value) || got.ModRevision != it.ModRevision {
 					t.Errorf("node %d has %+v under %q", id, got, key)
 				}
 			}

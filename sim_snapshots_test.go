@@ -153,7 +153,7 @@ func TestSimSnapshotStalled(t *testing.T) {
 		v := c.Value()
 		c.Put(c.Leader(), "k", v)
 		c.Await("the follower to catch up", func() bool {
-			it, _ := c.Nodes[follower].Life.kv.get("k")
+			it, _ := c.Nodes[follower].Life.kv.Get("k")
 			return it != nil && string(it.Value) == v
 		})
 		time.Sleep(10 * time.Minute) // the goroutine that stood still ends

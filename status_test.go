@@ -205,12 +205,12 @@ func TestAPINodeEnds(t *testing.T) {
 		at := newAPITest(t)
 		life, end := context.WithCancelCause(t.Context())
 		at.a.life = life
-		at.a.propose = func(context.Context, []byte) state.Result {
+		at.a.keys.Writes = proposeFunc(func(context.Context, []byte) state.Result {
 			at.proposed++
 			end(tt.ends)
 			at.a.stop() // as server.run does then
 			return state.Result{Err: tt.fails}
-		}
+		})
 		w := at.do("PUT", "/k", "v")
 		if w.Code != tt.statusMeanwhile || !strings.Contains(w.Body.String(), `"outcome":"`+tt.meanwhile+`"`) {
 			t.Errorf("%v, %v: meanwhile %d %s, want %d, %s", tt.ends, tt.fails, w.Code, w.Body, tt.statusMeanwhile, tt.meanwhile)

@@ -191,7 +191,7 @@ func TestTransportRoutes(t *testing.T) {
 	lag.put(t, "k", "end")
 	testkit.Eventually(t, "the same state everywhere", func() bool {
 		for _, w := range nodes {
-			if it, _ := w.kv.get("k"); it == nil || string(it.Value) != "end" {
+			if it, _ := w.kv.Get("k"); it == nil || string(it.Value) != "end" {
 				return false
 			}
 		}

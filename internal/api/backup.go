@@ -54,7 +54,7 @@ func NewBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *Fresh
 // ServeSnapshot answers GET /v1/snapshot with a state file (package
 // statefile) of what this node has applied.
 func (b *Backups) ServeSnapshot(w http.ResponseWriter, r *http.Request) error {
-	stale, err := ParseQuery(r, true)
+	stale, err := ParseQuery(r.URL.RawQuery, true)
 	if err != nil {
 		return err
 	}

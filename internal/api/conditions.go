@@ -2,7 +2,6 @@ package api
 
 import (
 	"fmt"
-	"net/http"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/web"
@@ -45,12 +44,12 @@ func (t entityTag) revision() (uint64, bool) {
 	return rev, err == nil && strconv.FormatUint(rev, 10) == t.opaque
 }
 
-// ParsePreconditions reads If-Match and If-None-Match.
-func ParsePreconditions(h http.Header) (p Preconditions, err error) {
-	if p.match, err = parseTags(h, "If-Match"); err != nil {
+// ParsePreconditions reads the lines of a request's If-Match and If-None-Match.
+func ParsePreconditions(match, noneMatch []string) (p Preconditions, err error) {
+	if p.match, err = parseTags("If-Match", match); err != nil {
 		return p, err
 	}
-	p.noneMatch, err = parseTags(h, "If-None-Match")
+	p.noneMatch, err = parseTags("If-None-Match", noneMatch)
 	return p, err
 }
 
@@ -58,8 +57,7 @@ func ParsePreconditions(h http.Header) (p Preconditions, err error) {
 // one list (RFC 9110 §5.3). A header that is empty is refused, although the RFC
 // would let it pass: somebody's variable was empty, and what was to be
 // conditional must not happen without its condition.
-func parseTags(h http.Header, name string) (*tagList, error) {
-	lines := h[name]
+func parseTags(name string, lines []string) (*tagList, error) {
 	if lines == nil {
 		return nil, nil
 	}
@@ -153,11 +151,3 @@ func (p Preconditions) OfWrite() (state.Condition, error) {
 
 // ETag returns the entity tag of a key at a revision: the number in quotes.
 func ETag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
-
-// SetETag sets the ETag of an answer. Revision 0 means that there is no such key, and
-// sets nothing.
-func SetETag(h http.Header, revision uint64) {
-	if revision != 0 {
-		h["Etag"] = []string{ETag(revision)}
-	}
-}

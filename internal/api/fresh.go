@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/contact"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
+	"raftkv/internal/rounds"
 	"raftkv/internal/wait"
 	"strconv"
 	"time"
@@ -22,6 +23,8 @@ import (
 type Freshness struct {
 	// Confirm waits until this node has applied all that was acknowledged before.
 	Confirm func(ctx context.Context) error
+	// Start has w told what Confirm would return.
+	Start func(w rounds.Waiter) error
 	// Fault returns nil, or why this node must not serve.
 	Fault    func() error
 	Applied  *wait.Index // up to where this node has applied the log
@@ -39,25 +42,31 @@ func (f *Freshness) Now(ctx context.Context) error {
 // Prepare makes sure that what this node has applied is as fresh as the request
 // wants it, and says in the headers which it was.
 func (f *Freshness) Prepare(h http.Header, r *http.Request, stale bool) error {
-	if !stale {
-		h["Raftkv-Consistency"] = headerLinearizable
-		return f.Now(r.Context())
+	if stale {
+		return f.asOf(h.Set)
 	}
+	h.Set("Raftkv-Consistency", linearizable)
+	return f.Now(r.Context())
+}
+
+// Values of Raftkv-Consistency.
+const (
+	linearizable = "linearizable"
+	asItIs       = "stale"
+)
+
+// asOf says in the header of a stale read how old it may be. The error is
+// problem.ErrNotReady where there is nothing to read yet.
+func (f *Freshness) asOf(set func(name, value string)) error {
 	if f.Applied.Get() == 0 {
 		return problem.ErrNotReady // it joins, and has not got anything yet
 	}
-	h["Raftkv-Consistency"] = headerStale
+	set("Raftkv-Consistency", asItIs)
 	if ms, ok := f.LeaderContact(); ok {
-		h["Raftkv-Leader-Contact"] = []string{strconv.FormatInt(ms, 10)}
+		set("Raftkv-Leader-Contact", strconv.FormatInt(ms, 10))
 	}
 	return nil
 }
-
-// Header values that every answer to a read shares. Nobody may change them.
-var (
-	headerLinearizable = []string{"linearizable"}
-	headerStale        = []string{"stale"}
-)
 
 // LeaderContact returns how long ago, in milliseconds, this node last heard
 // from a leader or, leading, from a majority that follows it. False: never.
@@ -86,11 +95,14 @@ func (f *Freshness) Register(reg prometheus.Registerer) {
 
 // ParseQuery reads the query parameters. Anything that is not understood is
 // refused: a misspelt consistency must not silently become another one.
-func ParseQuery(r *http.Request, read bool) (stale bool, err error) {
-	if r.URL.RawQuery == "" && !r.URL.ForceQuery {
+func ParseQuery(query string, read bool) (stale bool, err error) {
+	switch {
+	case query == "":
 		return false, nil
+	case read && query == "consistency=stale": // what url.ParseQuery makes of it costs time
+		return true, nil
 	}
-	q, err := url.ParseQuery(r.URL.RawQuery)
+	q, err := url.ParseQuery(query)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
 	}

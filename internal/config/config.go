@@ -122,6 +122,9 @@ type Config struct {
 	// make the store grow are refused on all nodes.
 	MinFree int64
 
+	// Front reads plain requests for keys with a reader of its own, which takes less
+	// than net/http does. Default true.
+	Front bool
 	// Pprof serves profiles of the process, of its CPU and memory, under
 	// /debug/pprof/ of the client API. Default false: whoever asks for one
 	// slows the node down, and reads keys and values in what they show.
@@ -165,6 +168,7 @@ func DefaultConfig() Config {
 		MaxValueSize:      1 << 20,
 		Quota:             QuotaFromMemory,
 		MinFree:           128 << 20,
+		Front:             true,
 		LogLevel:          "info",
 		LogFormat:         "console",
 	}
@@ -202,6 +206,7 @@ func (c *Config) Settings(list *string) []Setting {
 		{"max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", Into(&c.MaxValueSize, parseSize, "a size in bytes, KiB, MiB or GiB, as in 1048576 or 1MiB")},
 		{"quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (by the memory, at most 2GiB)", Into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")},
 		{"min-free", "SIZE", "kept free on the disk: bytes, KiB, MiB or GiB; 0 for none (128MiB)", Into(&c.MinFree, parseSize, "a size in bytes, KiB, MiB or GiB, as in 128MiB")},
+		{"front", "", "read plain requests for keys by the fast path, in place of net/http (true)", Into(&c.Front, strconv.ParseBool, "true or false")},
 		{"pprof", "", "serve profiles under /debug/pprof/ of the client API (false)", Into(&c.Pprof, strconv.ParseBool, "true or false")},
 		{"log-level", "LEVEL", "debug, info, warn or error; also for one voice: info,rafthttp=debug (info)", Into(&c.LogLevel, ParseText, "")},
 		{"log-format", "FORMAT", "console or json (console)", Into(&c.LogFormat, ParseText, "")},

@@ -111,6 +111,7 @@ var settingTests = []struct {
 	{"max-value-size", "512KiB", func(c Config) any { return c.MaxValueSize }, int64(512 << 10)},
 	{"quota", "3GiB", func(c Config) any { return c.Quota }, int64(3 << 30)},
 	{"min-free", "0", func(c Config) any { return c.MinFree }, int64(0)},
+	{"front", "false", func(c Config) any { return c.Front }, false},
 	{"pprof", "true", func(c Config) any { return c.Pprof }, true},
 	{"log-level", "debug", func(c Config) any { return c.LogLevel }, "debug"},
 	{"log-format", "json", func(c Config) any { return c.LogFormat }, "json"},

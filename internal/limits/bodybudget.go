@@ -79,6 +79,21 @@ func (b *BodyBudget) take(h *heldBody, n int64) error {
 	}
 }
 
+// Try holds n bytes, if there is room for them now, until they are released.
+func (b *BodyBudget) Try(n int64) (release func(), ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.used+n > b.most {
+		return nil, false
+	}
+	b.used += n
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.giveBack(n)
+	}, true
+}
+
 // errTooManyBodies: more bodies are on their way than there is memory for.
 var errTooManyBodies = fmt.Errorf("%w: more bodies are under way than it has memory for", problem.ErrOverloaded)
 
@@ -105,13 +120,18 @@ func (b *BodyBudget) done(h *heldBody) (cut bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if h.held > 0 {
-		b.used -= h.held
-		h.held = 0
 		b.bodies = slices.DeleteFunc(b.bodies, func(o *heldBody) bool { return o == h })
-		close(b.changed)
-		b.changed = make(chan struct{})
+		b.giveBack(h.held)
+		h.held = 0
 	}
 	return h.isCut
+}
+
+// giveBack tells those who wait that there is room. The caller holds mu.
+func (b *BodyBudget) giveBack(n int64) {
+	b.used -= n
+	close(b.changed)
+	b.changed = make(chan struct{})
 }
 
 // Read appends a request's body to buf: all that it announces or, if it does not

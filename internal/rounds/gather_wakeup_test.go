@@ -66,8 +66,8 @@ func (rt *readTest) mustGather() {
 	if r.waiting == nil || asked >= maxReadRounds {
 		return
 	}
-	if pause, _ := r.gather.hold(r.waiting.readers, asked, now); pause == 0 {
-		rt.Fatalf("run sleeps, but %d readers may go beside %d rounds: enough %d, %+v", r.waiting.readers, asked, r.enough, r.gather)
+	if pause, _ := r.gather.hold(len(r.waiting.readers), asked, now); pause == 0 {
+		rt.Fatalf("run sleeps, but %d readers may go beside %d rounds: enough %d, %+v", len(r.waiting.readers), asked, r.enough, r.gather)
 	}
 }
 

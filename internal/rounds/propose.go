@@ -38,20 +38,35 @@ const (
 	dropRetry = 20 * time.Millisecond
 )
 
-// request is one command on its way, and the handler waiting for it.
+// Waiter is who waits for what becomes of a request.
+type Waiter interface {
+	// Done tells it. It is called once, on a goroutine of the node, which it must not
+	// keep waiting.
+	Done(res state.Result)
+}
+
+// outcome is a Waiter for a goroutine that has nothing else to do.
+type outcome chan state.Result
+
+func newOutcome() outcome { return make(outcome, 1) }
+
+// Done implements Waiter.
+func (o outcome) Done(res state.Result) { o <- res }
+
+// request is one command on its way, and who waits for it.
 type request struct {
 	cmd      []byte // encoded
 	deadline time.Time
-	canceled bool              // the client hung up; guarded by Proposer.mu
-	answered bool              // guarded by Proposer.mu while its batch is in flight
-	done     chan state.Result // buffered: answering never blocks
+	canceled bool // the client hung up; guarded by Proposer.mu
+	answered bool // guarded by Proposer.mu while its batch is in flight
+	waiter   Waiter
 }
 
-// answer tells the waiting handler, once.
+// answer tells who waits, once.
 func (r *request) answer(res state.Result) {
 	if !r.answered {
 		r.answered = true
-		r.done <- res
+		r.waiter.Done(res)
 	}
 }
 
@@ -123,19 +138,33 @@ func NewProposer(log *zap.Logger, cfg config.Config, l Life, proposeC chan<- Pro
 // when it did not happen, problem.ErrOutcomeUnknown when it may have happened, else
 // the outcome of the command itself.
 func (p *Proposer) Propose(ctx context.Context, cmd []byte) state.Result {
-	r := &request{cmd: cmd, done: make(chan state.Result, 1)}
-	if err := p.enqueue(r); err != nil {
+	done := newOutcome()
+	giveUp, err := p.Start(cmd, done)
+	if err != nil {
 		return state.Result{Err: err}
 	}
 	select {
-	case res := <-r.done:
+	case res := <-done:
 		return res
 	case <-ctx.Done():
-		p.mu.Lock()
-		r.canceled = true
-		p.mu.Unlock()
+		giveUp()
 		return state.Result{Err: problem.ErrOutcomeUnknown}
 	}
+}
+
+// Start hands a command to the cluster, and has w told what became of it, as Propose
+// returns it; the time limit is the proposer's. With an error it did not happen, and w
+// is told nothing. Who calls giveUp may or may not be told.
+func (p *Proposer) Start(cmd []byte, w Waiter) (giveUp func(), err error) {
+	r := &request{cmd: cmd, waiter: w}
+	if err := p.enqueue(r); err != nil {
+		return nil, err
+	}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		r.canceled = true
+	}, nil
 }
 
 func (p *Proposer) enqueue(r *request) error {

@@ -98,7 +98,7 @@ func TestProposeBatchBounds(t *testing.T) {
 		queue := func(n, size int) {
 			cmd := make([]byte, size)
 			for range n {
-				if err := pt.p.enqueue(&request{cmd: cmd, deadline: time.Now().Add(testTimeout), done: make(chan state.Result, 1)}); err != nil {
+				if err := pt.p.enqueue(&request{cmd: cmd, deadline: time.Now().Add(testTimeout), waiter: newOutcome()}); err != nil {
 					pt.Fatal(err)
 				}
 			}
@@ -129,7 +129,7 @@ func TestProposeOverload(t *testing.T) {
 		testProposer(t, func(pt *proposeTest) {
 			cmd := make([]byte, tt.size)
 			for range tt.n {
-				if err := pt.p.enqueue(&request{cmd: cmd, deadline: time.Now().Add(testTimeout), done: make(chan state.Result, 1)}); err != nil {
+				if err := pt.p.enqueue(&request{cmd: cmd, deadline: time.Now().Add(testTimeout), waiter: newOutcome()}); err != nil {
 					pt.Fatal(err)
 				}
 			}

@@ -265,13 +265,14 @@ func TestProposeDeadlinesOutOfOrder(t *testing.T) {
 	for _, stop := range []bool{true, false} {
 		t.Run(fmt.Sprintf("stop=%v", stop), func(t *testing.T) {
 			testProposer(t, func(pt *proposeTest) {
-				var rs []*request
+				var rs []outcome
 				for _, d := range []time.Duration{testSlack + time.Millisecond, time.Millisecond} {
-					r := &request{cmd: []byte("w"), deadline: time.Now().Add(testTimeout + d), done: make(chan state.Result, 1)}
+					done := newOutcome()
+					r := &request{cmd: []byte("w"), deadline: time.Now().Add(testTimeout + d), waiter: done}
 					if err := pt.p.enqueue(r); err != nil {
 						pt.Fatal(err)
 					}
-					rs = append(rs, r)
+					rs = append(rs, done)
 				}
 				pt.leaders.Set(1, 1)
 				pt.next().Done(true, 1, true)
@@ -280,8 +281,8 @@ func TestProposeDeadlinesOutOfOrder(t *testing.T) {
 				} else {
 					time.Sleep(2 * testTimeout)
 				}
-				for _, r := range rs {
-					pt.want(r.done, state.Result{Err: problem.ErrOutcomeUnknown})
+				for _, done := range rs {
+					pt.want(done, state.Result{Err: problem.ErrOutcomeUnknown})
 				}
 			})
 		})

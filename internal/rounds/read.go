@@ -3,10 +3,10 @@ package rounds
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"raftkv/internal/config"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/wait"
 	"slices"
 	"sync"
@@ -49,12 +49,15 @@ type Reader struct {
 	stopped bool
 }
 
+// readWait is one reader that waits.
+type readWait struct {
+	waiter   Waiter
+	deadline time.Time
+}
+
 // readRound is the readers that share one answer.
 type readRound struct {
-	done     chan struct{} // closed when err is set
-	err      error
-	deadline time.Time // of the reader whose time is up first
-	readers  int
+	readers  []readWait // in the order of their deadlines
 	began    time.Time
 	attempts []uint64 // each a context that raft may answer
 	retryAt  time.Time
@@ -75,41 +78,35 @@ func NewReader(cfg config.Config, l Life, roundC chan<- []byte, leaders *wait.Le
 // acknowledged anywhere before the call; problem.ErrNoLeader, problem.ErrUnavailable or
 // problem.ErrStopping when that could not be established.
 func (r *Reader) Confirm(ctx context.Context) error {
-	deadline := time.Now().Add(r.timeout)
-	for {
-		err := r.round(ctx, deadline)
-		retry := errors.Is(err, problem.ErrNoLeader) || errors.Is(err, problem.ErrUnavailable)
-		if !retry || ctx.Err() != nil || !time.Now().Before(deadline) {
-			return err
-		}
-		// The round's time was up, but that was another reader's.
+	done := newOutcome()
+	if err := r.Start(done); err != nil {
+		return err
 	}
-}
-
-// round waits for the next round to end.
-func (r *Reader) round(ctx context.Context, deadline time.Time) error {
-	r.mu.Lock()
-	if r.stopped {
-		r.mu.Unlock()
-		return problem.ErrStopping
-	}
-	if r.waiting == nil {
-		r.waiting = &readRound{done: make(chan struct{}), deadline: deadline}
-	}
-	round := r.waiting
-	if round.readers++; round.readers == 1 || round.readers == r.enough {
-		r.wake()
-	}
-	if deadline.Before(round.deadline) {
-		round.deadline = deadline
-	}
-	r.mu.Unlock()
 	select {
-	case <-round.done:
-		return round.err
+	case res := <-done:
+		return res.Err
 	case <-ctx.Done():
 		return problem.ErrUnavailable
 	}
+}
+
+// Start has w told what Confirm returns, as the error of a result; the time limit is
+// the reader's. With an error w is told nothing.
+func (r *Reader) Start(w Waiter) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return problem.ErrStopping
+	}
+	if r.waiting == nil {
+		r.waiting = &readRound{}
+	}
+	// Under the lock, so that readers are in the order of their deadlines.
+	r.waiting.readers = append(r.waiting.readers, readWait{w, time.Now().Add(r.timeout)})
+	if n := len(r.waiting.readers); n == 1 || n == r.enough {
+		r.wake()
+	}
+	return nil
 }
 
 // Run asks for rounds until ctx ends. Then everyone who waits is told.
@@ -166,10 +163,10 @@ func (r *Reader) next() (context []byte, pause time.Duration) {
 	if r.waiting == nil || asked >= maxReadRounds {
 		return nil, never
 	}
-	if pause, r.enough = r.gather.hold(r.waiting.readers, asked, now); pause > 0 {
+	if pause, r.enough = r.gather.hold(len(r.waiting.readers), asked, now); pause > 0 {
 		return nil, pause
 	}
-	r.gather.begin(r.waiting.readers, asked, now)
+	r.gather.begin(len(r.waiting.readers), asked, now)
 	round := r.waiting
 	round.began = now
 	r.waiting = nil
@@ -212,9 +209,9 @@ func (r *Reader) find(attempt uint64) *readRound {
 			round.indexed = true
 			waiting := 0
 			if r.waiting != nil {
-				waiting = r.waiting.readers
+				waiting = len(r.waiting.readers)
 			}
-			r.gather.end(round.began, round.readers, waiting, time.Now())
+			r.gather.end(round.began, len(round.readers), waiting, time.Now())
 			return round
 		}
 	}
@@ -247,7 +244,7 @@ func (r *Reader) catchUp() {
 		switch {
 		case round.index == 0:
 		case round.index <= applied:
-			close(round.done)
+			round.end(nil)
 			continue
 		case r.watched == 0 || round.index < r.watched:
 			r.watched = round.index
@@ -271,7 +268,7 @@ func (r *Reader) retryAll() {
 	}
 }
 
-// expire ends the rounds of which a reader has waited long enough.
+// expire ends the wait of those who have waited long enough.
 func (r *Reader) expire(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -279,25 +276,38 @@ func (r *Reader) expire(now time.Time) {
 	if leader, _, _ := r.leaders.Get(); leader == 0 {
 		err = problem.ErrNoLeader
 	}
-	if r.waiting != nil && !now.Before(r.waiting.deadline) {
-		r.waiting.fail(err)
+	if r.waiting != nil && !r.waiting.expire(now, err) {
 		r.waiting = nil
 	}
 	kept := r.rounds[:0]
 	for _, round := range r.rounds {
-		if now.Before(round.deadline) {
+		if round.expire(now, err) {
 			kept = append(kept, round)
-		} else {
-			round.fail(err)
 		}
 	}
 	clear(r.rounds[len(kept):])
 	r.rounds = kept
 }
 
-func (round *readRound) fail(err error) {
-	round.err = err
-	close(round.done)
+// expire ends the wait of the readers whose time is up, and reports whether there are
+// others.
+func (round *readRound) expire(now time.Time, err error) bool {
+	n := 0
+	for n < len(round.readers) && !now.Before(round.readers[n].deadline) {
+		round.readers[n].waiter.Done(state.Result{Err: err})
+		n++
+	}
+	clear(round.readers[:n])
+	round.readers = round.readers[n:]
+	return len(round.readers) > 0
+}
+
+// end ends the wait of all readers of a round.
+func (round *readRound) end(err error) {
+	for _, r := range round.readers {
+		r.waiter.Done(state.Result{Err: err})
+	}
+	round.readers = nil
 }
 
 func (r *Reader) stop() {
@@ -312,10 +322,10 @@ func (r *Reader) Release(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, round := range r.rounds {
-		round.fail(err)
+		round.end(err)
 	}
 	if r.waiting != nil {
-		r.waiting.fail(err)
+		r.waiting.end(err)
 	}
 	r.rounds, r.waiting = nil, nil
 }
@@ -331,10 +341,10 @@ func (r *Reader) backlog() (readers int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.waiting != nil {
-		readers = r.waiting.readers
+		readers = len(r.waiting.readers)
 	}
 	for _, round := range r.rounds {
-		readers += round.readers
+		readers += len(round.readers)
 	}
 	return readers
 }

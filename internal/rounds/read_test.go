@@ -436,11 +436,12 @@ func TestReadRoundsThatExpire(t *testing.T) {
 	applied := wait.NewIndex(10)
 	r := NewReader(config.Config{ID: 1}, NewLife(1, 7), nil, wait.NewLeadership(), applied)
 	begin := time.Now()
-	await := func(index uint64, deadline time.Time) *readRound {
-		round := &readRound{done: make(chan struct{}), deadline: deadline, indexed: true}
+	await := func(index uint64, deadline time.Time) outcome {
+		done := newOutcome()
+		round := &readRound{readers: []readWait{{done, deadline}}, indexed: true}
 		r.rounds = append(r.rounds, round)
 		r.await(round, index)
-		return round
+		return done
 	}
 	for i := range uint64(1000) {
 		await(11+i%100, begin)
@@ -450,14 +451,10 @@ func TestReadRoundsThatExpire(t *testing.T) {
 		t.Errorf("%d callbacks wait for the state", n)
 	}
 	later := begin.Add(time.Hour)
-	rounds := []*readRound{await(15, later), await(12, later), await(30, later), await(12, later)}
+	rounds := []outcome{await(15, later), await(12, later), await(30, later), await(12, later)}
 	answered := func() (n int) {
-		for _, round := range rounds {
-			select {
-			case <-round.done:
-				n++
-			default:
-			}
+		for _, done := range rounds {
+			n += len(done)
 		}
 		return n
 	}

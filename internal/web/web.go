@@ -4,9 +4,11 @@
 package web
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -15,19 +17,19 @@ import (
 	"strings"
 )
 
-// WriteProblem answers with an error (RFC 9457).
-func WriteProblem(w http.ResponseWriter, err error) {
+// Field is a field of an HTTP header.
+type Field struct{ Name, Value string }
+
+// Problem returns what tells a client of an error (RFC 9457): the status, the fields
+// that it has beside Cache-Control, and the body.
+func Problem(err error) (status int, fields []Field, body []byte) {
 	p := problem.Of(err)
-	h := w.Header()
-	h.Set("Content-Type", "application/problem+json")
-	if h["Cache-Control"] == nil {
-		h["Cache-Control"] = CacheNever
-	}
+	fields = append(fields, Field{"Content-Type", "application/problem+json"})
 	if p.Retry == problem.RetrySoon {
-		h.Set("Retry-After", "1")
+		fields = append(fields, Field{"Retry-After", "1"})
 	}
-	w.WriteHeader(p.Status)
-	body := struct {
+	var text bytes.Buffer
+	writeBody(&text, struct {
 		Type    string          `json:"type"`
 		Title   string          `json:"title"`
 		Status  int             `json:"status"`
@@ -35,8 +37,23 @@ func WriteProblem(w http.ResponseWriter, err error) {
 		Code    string          `json:"code"`
 		Outcome problem.Outcome `json:"outcome"`
 		Retry   bool            `json:"retry"`
-	}{"about:blank", http.StatusText(p.Status), p.Status, err.Error(), p.Code, p.Outcome, p.Retry != problem.NoRetry}
-	writeBody(w, body)
+	}{"about:blank", http.StatusText(p.Status), p.Status, err.Error(), p.Code, p.Outcome, p.Retry != problem.NoRetry})
+	return p.Status, fields, text.Bytes()
+}
+
+// WriteProblem answers with an error.
+func WriteProblem(w http.ResponseWriter, err error) {
+	status, fields, body := Problem(err)
+	h := w.Header()
+	for _, f := range fields {
+		h.Set(f.Name, f.Value)
+	}
+	if h["Cache-Control"] == nil {
+		h["Cache-Control"] = CacheNever
+	}
+	w.WriteHeader(status)
+	_, werr := w.Write(body)
+	_ = IgnoreWriteError(werr)
 }
 
 // WriteJSON answers with a status and v as JSON. It drops errors: the client may have
@@ -49,7 +66,7 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 
 // writeBody encodes v as the body of an answer. A client that has gone away
 // is no concern of ours.
-func writeBody(w http.ResponseWriter, v any) {
+func writeBody(w io.Writer, v any) {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(v)
@@ -105,7 +122,7 @@ type OriginGuard struct {
 // problem.ErrWrongHost or problem.ErrCrossOrigin.
 func (g OriginGuard) Check(r *http.Request) error {
 	if r.Host != "" { // else it is HTTP/1.0, and no browser
-		if err := g.checkHost(r.Host); err != nil {
+		if err := g.CheckHost(r.Host); err != nil {
 			return err
 		}
 	}
@@ -115,8 +132,8 @@ func (g OriginGuard) Check(r *http.Request) error {
 	return nil
 }
 
-// checkHost refuses a Host header that is not one of this node's names.
-func (g OriginGuard) checkHost(header string) error {
+// CheckHost returns problem.ErrWrongHost if a Host header is not one of this node's names.
+func (g OriginGuard) CheckHost(header string) error {
 	host := header
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
@@ -155,14 +172,13 @@ func Clip(s string) string {
 	return s
 }
 
-// What caches between may do with an answer. Nobody may change these.
-var (
-	// CacheAsk: a copy is good only for as long as this node says so, for which
-	// the ETag makes it cheap to ask; and the bytes stay as they are.
-	CacheAsk = []string{"no-cache, no-transform"}
-	// CacheNever is for all that is not the value of a key, or its absence.
-	CacheNever = []string{"no-store"}
-)
+// CacheAsk is what caches between may do with the value of a key, or its absence: a
+// copy is good only for as long as this node says so, for which the ETag makes it cheap
+// to ask; and the bytes stay as they are.
+const CacheAsk = "no-cache, no-transform"
+
+// CacheNever is for all other answers. Nobody may change it.
+var CacheNever = []string{"no-store"}
 
 // ParseForce reads ?force=true, where that is allowed, from a request that
 // changes a member. A member has no ETag, so a condition cannot hold; who gives

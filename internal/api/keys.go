@@ -1,0 +1,326 @@
+package api
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/http"
+	"raftkv/internal/config"
+	"raftkv/internal/limits"
+	"raftkv/internal/problem"
+	"raftkv/internal/room"
+	"raftkv/internal/rounds"
+	"raftkv/internal/state"
+	"raftkv/internal/wait"
+	"raftkv/internal/web"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Keys serves requests for keys. What such a request means and what its answer is
+// stands here alone, however the request came.
+type Keys struct {
+	Store    keyStore
+	Fresh    *Freshness
+	Writes   writer
+	Applied  *wait.Index  // up to where this node has applied the log
+	MaxValue int64        // bytes
+	MayWrite func() error // of the log's disk
+	Room     *room.Keeper
+	Quota    *limits.Quota
+}
+
+// keyStore is what Keys needs of the state.
+type keyStore interface {
+	// Read returns a key's item, nil if there is none, and the store's revision; an
+	// error where the state is not to be read.
+	Read(key string) (it *state.Item, revision uint64, err error)
+	// Get is Read of whatever there is.
+	Get(key string) (it *state.Item, revision uint64)
+	// Fault returns nil, or why this node must not serve.
+	Fault() error
+}
+
+// writer hands commands to the cluster; see rounds.Proposer.
+type writer interface {
+	Start(cmd []byte, w rounds.Waiter) (giveUp func(), err error)
+}
+
+// KeyRequest is a request for a key on its way to its answer. Of its methods, Check
+// comes first, then Start and, where that says so, Finish.
+type KeyRequest struct {
+	Method      string // GET, HEAD, PUT or DELETE
+	Key         string
+	Query       string // as it stands in the URL, without its question mark
+	IfMatch     []string
+	IfNoneMatch []string
+	Idempotent  bool  // has an Idempotency-Key
+	Partial     bool  // has a Content-Range
+	Length      int64 // of the body; -1: unknown
+
+	// Command gets the value of a PUT appended, between Check and Start.
+	Command []byte
+	// Answer is the request's once Check or Start say so, or Finish was called.
+	Answer Answer
+
+	size    int // of the command without the value
+	stale   bool
+	pre     Preconditions
+	cond    state.Condition
+	refused error  // why no state of the key can fulfil the condition of a write
+	giveUp  func() // ends the wait of a write
+	release func() // gives back what the write holds of the quota
+}
+
+// Answer is what is to be sent for a request.
+type Answer struct {
+	Status int
+	Err    error // if there is one, the answer is a problem, beside the fields
+	Close  bool  // with Err: the connection ends behind it
+	Body   []byte
+	fields [7]web.Field
+	n      int
+}
+
+// Fields returns the header, without what every answer has, a problem's own and
+// Content-Length.
+func (a *Answer) Fields() []web.Field { return a.fields[:a.n] }
+
+func (a *Answer) add(name, value string) {
+	a.fields[a.n] = web.Field{Name: name, Value: value}
+	a.n++
+}
+
+// reads reports whether the request changes nothing.
+func (q *KeyRequest) reads() bool { return q.Method == http.MethodGet || q.Method == http.MethodHead }
+
+// fail makes the answer an error. It returns false: there is nothing to wait for.
+func (q *KeyRequest) fail(err error) bool {
+	q.Answer.Err = err
+	return false
+}
+
+// KeyOf returns the key that a request is about, if it is about one. The path is
+// without its escapes and its first slash. In the short form POST and DELETE are about
+// nodes.
+func KeyOf(method, path string) (key string, ok bool) {
+	read := method == http.MethodGet || method == http.MethodHead || method == http.MethodPut
+	if key, ok := strings.CutPrefix(path, "v1/kv/"); ok {
+		return key, read || method == http.MethodDelete
+	}
+	first, _, _ := strings.Cut(path, "/")
+	return path, read && path != "" && !web.Reserved(first)
+}
+
+// CheckKey returns problem.ErrBadRequest if there can be no such key.
+func CheckKey(key string) error {
+	switch {
+	case key == "":
+		return fmt.Errorf("%w: the key is empty", problem.ErrBadRequest)
+	case len(key) > config.MaxKeyBytes:
+		return fmt.Errorf("%w: the key has %d bytes, %d are allowed", problem.ErrBadRequest, len(key), config.MaxKeyBytes)
+	case !utf8.ValidString(key):
+		return fmt.Errorf("%w: the key is not valid UTF-8", problem.ErrBadRequest)
+	case strings.IndexByte(key, 0) >= 0:
+		return fmt.Errorf("%w: the key has a NUL byte", problem.ErrBadRequest)
+	}
+	return nil
+}
+
+// Check reads what the head of a request asks for. False: there is an answer already.
+func (k *Keys) Check(q *KeyRequest) bool {
+	if err := k.check(q); err != nil {
+		return q.fail(err)
+	}
+	return true
+}
+
+func (k *Keys) check(q *KeyRequest) (err error) {
+	if err := CheckKey(q.Key); err != nil {
+		return err
+	}
+	if q.Idempotent {
+		return fmt.Errorf("%w: Idempotency-Key is not supported by this version", problem.ErrBadRequest)
+	}
+	if q.Partial && q.Method == http.MethodPut {
+		return fmt.Errorf("%w: a part of a value cannot be written", problem.ErrBadRequest) // RFC 9110 §14.5
+	}
+	if q.stale, err = ParseQuery(q.Query, q.reads()); err != nil {
+		return err
+	}
+	if q.pre, err = ParsePreconditions(q.IfMatch, q.IfNoneMatch); err != nil || q.reads() {
+		return err
+	}
+	if q.cond, err = q.pre.OfWrite(); errors.Is(err, problem.ErrPrecondition) {
+		q.refused = err
+		return nil
+	}
+	if err != nil || q.Method != http.MethodPut {
+		return err
+	}
+	if err := k.MayWrite(); err != nil {
+		return err
+	}
+	if q.Length > k.MaxValue {
+		return fmt.Errorf("%w: %d bytes, %d are allowed", problem.ErrTooLarge, q.Length, k.MaxValue)
+	}
+	head := make([]byte, 0, state.WriteOverhead+len(q.Key)+int(min(max(q.Length, 0), limits.BodyFirst)))
+	q.Command = state.AppendWriteHead(head, state.KindPut, q.cond, q.Key)
+	q.size = len(q.Command)
+	return nil
+}
+
+// TakesValue reports whether the body of a request that was checked is a value that
+// Start needs.
+func (q *KeyRequest) TakesValue() bool { return q.Method == http.MethodPut && q.refused == nil }
+
+// Start asks the cluster for what the request needs of it. True: w will be told what
+// came of that, which is for Finish. False: the answer is there.
+func (k *Keys) Start(q *KeyRequest, w rounds.Waiter) (waits bool) {
+	if q.reads() && q.stale {
+		if err := k.Fresh.asOf(q.Answer.add); err != nil {
+			return q.fail(err)
+		}
+		k.found(q)
+		return false
+	}
+	if q.reads() {
+		q.Answer.add("Raftkv-Consistency", linearizable)
+	}
+	start := k.write
+	if q.reads() || q.refused != nil {
+		start = k.confirm
+	}
+	if err := start(q, w); err != nil {
+		return q.fail(err)
+	}
+	return true
+}
+
+// confirm has w told when this node is fresh enough for the request.
+func (k *Keys) confirm(_ *KeyRequest, w rounds.Waiter) error {
+	return k.Fresh.Start(w)
+}
+
+// write proposes a write that may be.
+func (k *Keys) write(q *KeyRequest, w rounds.Waiter) (err error) {
+	growth := -1
+	if q.Method == http.MethodPut {
+		growth = len(q.Command) - q.size
+	} else {
+		q.Command = state.EncodeWrite(state.KindDelete, q.cond, q.Key, nil)
+	}
+	if err := k.Room.Admit(q.Key, growth); err != nil {
+		return err
+	}
+	if growth >= 0 {
+		if q.release, err = k.Quota.Reserve(q.Key, growth); err != nil {
+			return err
+		}
+	}
+	if k.Applied.Get() == 0 {
+		// It joins. The snapshot that it gets could cover the write, and
+		// then nobody could tell what became of it.
+		err = problem.ErrNotReady
+	} else {
+		q.giveUp, err = k.Writes.Start(q.Command, w)
+	}
+	if err != nil {
+		q.done()
+	}
+	return err
+}
+
+// done gives back what a write held.
+func (q *KeyRequest) done() {
+	if q.release != nil {
+		q.release()
+	}
+	q.Command, q.release, q.giveUp = nil, nil, nil
+}
+
+// Finish makes the answer of a request that has waited for res.
+func (k *Keys) Finish(q *KeyRequest, res state.Result) {
+	defer q.done()
+	fault := k.Store.Fault() // what is wrong with this node says more than res
+	switch {
+	case q.reads() || q.refused != nil:
+		if err := cmp.Or(fault, res.Err); err != nil {
+			q.fail(err)
+			return
+		}
+		k.found(q)
+	case fault != nil:
+		q.fail(problem.PerhapsDone(fault)) // the write may have happened, but what this node says of it is not to be trusted
+	case res.Err != nil:
+		if res.Revision != 0 {
+			q.Answer.add("Etag", ETag(res.Revision))
+		}
+		q.fail(res.Err)
+	default:
+		q.Answer.Status = http.StatusNoContent
+		if res.Revision == 0 {
+			q.Answer.add("Raftkv-Revision", strconv.FormatUint(res.Deletion, 10))
+			return
+		}
+		tag := ETag(res.Revision) // the key's revision is the store's: one text
+		q.Answer.add("Etag", tag)
+		q.Answer.add("Raftkv-Revision", tag[1:len(tag)-1])
+	}
+}
+
+// GiveUp makes the answer of a request whose client has hung up while it waited, for
+// what is counted. Who waited for it may or may not be told yet.
+func (k *Keys) GiveUp(q *KeyRequest) {
+	err := problem.ErrUnavailable
+	if q.giveUp != nil {
+		q.giveUp()
+		err = problem.ErrOutcomeUnknown
+	}
+	k.Finish(q, state.Result{Err: err})
+}
+
+// found answers with what the state has now: a read, or a write whose condition
+// cannot hold, and which costs no log entry therefore.
+func (k *Keys) found(q *KeyRequest) {
+	a := &q.Answer
+	if q.refused != nil {
+		if it, _ := k.Store.Get(q.Key); it != nil {
+			a.add("Etag", ETag(it.ModRevision))
+		}
+		q.fail(q.refused)
+		return
+	}
+	it, revision, err := k.Store.Read(q.Key)
+	if err != nil {
+		q.fail(err)
+		return
+	}
+	if it != nil && it.ModRevision == revision {
+		tag := ETag(revision)
+		a.add("Etag", tag)
+		a.add("Raftkv-Revision", tag[1:len(tag)-1])
+	} else {
+		a.add("Raftkv-Revision", strconv.FormatUint(revision, 10))
+		if it != nil {
+			a.add("Etag", ETag(it.ModRevision))
+		}
+	}
+	unchanged, err := q.pre.OfRead(it)
+	if err != nil {
+		q.fail(err)
+		return
+	}
+	a.add("Cache-Control", web.CacheAsk)
+	switch {
+	case unchanged:
+		a.Status = http.StatusNotModified
+	case it == nil:
+		q.fail(problem.ErrNotFound)
+	default:
+		a.Status, a.Body = http.StatusOK, it.Value
+		a.add("Content-Type", "application/octet-stream")
+		a.add("X-Content-Type-Options", "nosniff")
+	}
+}

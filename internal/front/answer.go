@@ -1,0 +1,192 @@
+package front
+
+import (
+	"net"
+	"net/http"
+	"raftkv/internal/state"
+	"raftkv/internal/web"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+)
+
+// answers are the connections whose requests are to be answered. Whoever ends a round
+// puts all of them in; the answering goroutine takes all that there are.
+type answers struct {
+	mu   sync.Mutex
+	due  []*conn
+	kick chan struct{}
+}
+
+// Done implements rounds.Waiter.
+func (c *conn) Done(res state.Result) {
+	c.res = res
+	c.srv.answers.put(c)
+}
+
+func (a *answers) put(c *conn) {
+	a.mu.Lock()
+	a.due = append(a.due, c)
+	first := len(a.due) == 1
+	a.mu.Unlock()
+	if !first {
+		return
+	}
+	select {
+	case a.kick <- struct{}{}:
+	default:
+	}
+}
+
+// take returns all that is due, and keeps spare for what comes next.
+func (a *answers) take(spare []*conn) []*conn {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	due := a.due
+	a.due = spare[:0]
+	return due
+}
+
+// answer answers, until the server is closed.
+func (s *Server) answer() {
+	var due []*conn
+	w := newWriter()
+	for {
+		select {
+		case <-s.answers.kick:
+		case <-s.closed:
+			return
+		}
+		due = s.answers.take(due)
+		for _, c := range due {
+			c.reply(w)
+		}
+		clear(due)
+	}
+}
+
+// reply answers a request that has waited. It never waits for the client.
+func (c *conn) reply(w *writer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer func() {
+		if p := recover(); p != nil {
+			c.caught(p)
+			c.waits, c.broken = false, true
+			c.rouse()
+		}
+	}()
+	if !c.waits {
+		return // the client has hung up
+	}
+	h := *c.srv.handler.Load()
+	h.Finish(&c.req, c.res)
+	var value []byte
+	w.out, value = c.render(w.out[:0])
+	h.Answered(&c.req, c.began)
+	sent, err := w.try(c.raw, w.out)
+	if err == nil && sent == len(w.out) && len(value) > 0 {
+		var more int
+		more, err = w.try(c.raw, value)
+		sent += more
+	}
+	c.waits = false
+	switch {
+	case err != nil:
+		c.broken = true
+	case sent < len(w.out):
+		c.rest = net.Buffers{slices.Clone(w.out[sent:]), value}
+	case sent < len(w.out)+len(value):
+		c.rest = net.Buffers{value[sent-len(w.out):]}
+	case !c.closing:
+		c.clock.enter(idle, c.srv.until(c.srv.limits.Idle))
+		if c.sleeps {
+			c.rouse()
+		}
+		return
+	}
+	c.rouse()
+}
+
+// render appends the request's answer to out, but for a value that is too large to be
+// copied, which it returns.
+func (c *conn) render(out []byte) (head, value []byte) {
+	a := &c.req.Answer
+	status, body := a.Status, a.Body
+	var more []web.Field
+	if a.Err != nil {
+		status, more, body = web.Problem(a.Err)
+		c.closing = c.closing || a.Close
+	}
+	c.srv.served.Add(1)
+	out = append(out, "HTTP/1.1 "...)
+	out = strconv.AppendInt(out, int64(status), 10)
+	out = append(out, ' ')
+	out = append(out, http.StatusText(status)...)
+	out = append(out, "\r\nDate: "...)
+	out = append(out, *c.srv.date.Load()...)
+	asks := false
+	for _, fields := range [...][]web.Field{a.Fields(), more} {
+		for _, f := range fields {
+			asks = asks || f.Name == "Cache-Control"
+			out = appendField(out, f.Name, f.Value)
+		}
+	}
+	if !asks {
+		out = appendField(out, "Cache-Control", web.CacheNever[0])
+	}
+	if c.closing {
+		out = appendField(out, "Connection", "close")
+	}
+	if status != http.StatusNoContent && status != http.StatusNotModified {
+		out = append(out, "\r\nContent-Length: "...)
+		out = strconv.AppendInt(out, int64(len(body)), 10)
+	}
+	out = append(out, "\r\n\r\n"...)
+	switch {
+	case c.req.Method == http.MethodHead:
+		return out, nil
+	case len(body) > maxInline:
+		return out, body
+	}
+	return append(out, body...), nil
+}
+
+func appendField(out []byte, name, value string) []byte {
+	out = append(out, "\r\n"...)
+	out = append(out, name...)
+	out = append(out, ": "...)
+	return append(out, value...)
+}
+
+// writer writes to connections without waiting for them.
+type writer struct {
+	out []byte // what is written to one connection after the other
+
+	p   []byte
+	n   int
+	err error
+	one func(fd uintptr) bool // made once, as are its operands
+}
+
+func newWriter() *writer {
+	w := new(writer)
+	w.one = func(fd uintptr) bool {
+		w.n, w.err = writeOnce(fd, w.p)
+		return true // also if it would have had to wait
+	}
+	return w
+}
+
+// try writes as much of p as there is room for now, which is none where raw is nil.
+func (w *writer) try(raw syscall.RawConn, p []byte) (n int, err error) {
+	if raw == nil {
+		return 0, nil
+	}
+	w.p, w.n, w.err = p, 0, nil
+	if err := raw.Write(w.one); err != nil {
+		return 0, err
+	}
+	return w.n, w.err
+}

@@ -1,0 +1,422 @@
+package front
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"raftkv/internal/api"
+	"raftkv/internal/state"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// conn is a connection, and the request on it that is being served. But for what is
+// guarded by mu, it belongs to its own goroutine.
+type conn struct {
+	srv *Server
+	nc  net.Conn
+	raw syscall.RawConn // nil where one cannot write without waiting
+
+	buf     []byte
+	n       int  // buf[:n] has come, and is not used up
+	ended   bool // the client sends nothing more
+	head    head
+	host    string // the last that was allowed
+	release func() // gives back what the body holds of the memory for all; or nil
+
+	clock clock
+
+	mu      sync.Mutex
+	req     api.KeyRequest
+	res     state.Result // what req waited for; written before the answering goroutine has the connection
+	began   time.Time
+	waits   bool        // req is not answered yet
+	closing bool        // the connection ends behind the answer
+	broken  bool        // nothing can be written
+	rest    net.Buffers // what is left to write of the answer
+	sleeps  bool        // the connection's goroutine waits for wake
+	wake    chan struct{}
+}
+
+// phase is what a connection is doing, for what may take too long.
+type phase int64
+
+const (
+	busy   phase = iota // without a limit here
+	idle                // until the next request
+	first               // until the first request begins, or the rest of a head comes
+	late                // until the rest of a body comes
+	taking              // until the client takes an answer
+	over                // the time was up
+
+	phases = 8
+)
+
+// clock is a phase, and the sweep that ends it. Who wants to change it has to see
+// whether its time was up before.
+type clock struct{ at atomic.Int64 }
+
+// enter begins a phase. False: the time of the one before was up.
+func (c *clock) enter(p phase, until int64) bool {
+	return phase(c.at.Swap(until*phases+int64(p))%phases) != over
+}
+
+// due reports whether a phase's time is up.
+func (c *clock) due(tick int64) bool {
+	at := c.at.Load()
+	p := phase(at % phases)
+	return p != busy && p != over && at/phases <= tick
+}
+
+// end ends a phase whose time is up, and returns it; else busy.
+func (c *clock) end(tick int64) phase {
+	at := c.at.Load()
+	if c.due(tick) && c.at.CompareAndSwap(at, int64(over)) {
+		return phase(at % phases)
+	}
+	return busy
+}
+
+// until returns the sweep after which so much time has passed.
+func (s *Server) until(limit time.Duration) int64 {
+	return s.tick.Load() + 1 + int64((limit+sweepEvery-1)/sweepEvery)
+}
+
+// past is a deadline that gets a goroutine out of a read.
+var past = time.Unix(1, 0)
+
+// sweep ends what has taken too long.
+func (c *conn) sweep(tick int64) {
+	if !c.clock.due(tick) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch c.clock.end(tick) {
+	case busy:
+	case late:
+		_ = c.nc.SetReadDeadline(past) // fails where the connection is closed
+	default:
+		_ = c.nc.Close() // likewise
+	}
+}
+
+// endIdle closes a connection on which no request has begun.
+func (c *conn) endIdle() {
+	at := c.clock.at.Load()
+	if phase(at%phases) == idle && c.clock.at.CompareAndSwap(at, int64(over)) {
+		_ = c.nc.Close() // nothing is lost
+	}
+}
+
+// cut ends a connection at once.
+func (c *conn) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.broken = true
+	_ = c.nc.Close() // what is lost was not acknowledged
+	c.rouse()
+}
+
+// rouse gets the connection's goroutine to look at what is guarded by mu. The caller
+// holds that.
+func (c *conn) rouse() {
+	if c.sleeps {
+		c.sleeps = false
+		c.wake <- struct{}{}
+		return
+	}
+	_ = c.nc.SetReadDeadline(past) // fails where it is closed, which ends the read as well
+}
+
+// serve is the connection's goroutine.
+func (c *conn) serve() {
+	defer c.srv.leave(c)
+	handed := false
+	defer func() {
+		c.caught(recover())
+		if !handed {
+			_ = c.nc.Close() // for the second time perhaps
+		}
+	}()
+	c.clock.enter(first, c.srv.until(c.srv.limits.Head))
+	for {
+		why, ok := c.read()
+		if !ok {
+			return
+		}
+		if why != plain {
+			handed = true
+			c.handOver(why)
+			return
+		}
+		if !c.exchange() {
+			return
+		}
+	}
+}
+
+// caught counts and logs a panic. The connection ends by it, since its state is not
+// known.
+func (c *conn) caught(panicked any) {
+	if panicked == nil {
+		return
+	}
+	c.srv.panics.Add(1)
+	c.srv.log.Error("a request has met a fault in the program; its connection ends", zap.Any("panic", panicked), zap.StackSkip("stack", 2))
+	_ = c.nc.Close() // the fault is told already
+}
+
+// fill reads once. An error says that the client is gone, or, if it is
+// os.ErrDeadlineExceeded, that there is something to look at.
+func (c *conn) fill() error {
+	n, err := c.nc.Read(c.buf[c.n:])
+	c.n += n
+	if errors.Is(err, io.EOF) {
+		c.ended = true
+		return nil
+	}
+	return err
+}
+
+// read reads until there is a whole request that is plain, or one that is not. False:
+// there is no client any more.
+func (c *conn) read() (why reason, ok bool) {
+	if why, ok = c.readHead(); !ok || why != plain {
+		return why, ok
+	}
+	if why = c.admit(); why != plain {
+		return why, true
+	}
+	if whole := c.head.bytes + int(c.head.length); c.n < whole {
+		why = c.readBody(whole)
+	}
+	if why == plain && !c.clock.enter(busy, 0) {
+		return slow, true // where the connection is closed, nothing comes of it
+	}
+	return why, true
+}
+
+// readHead reads until there is a whole head.
+func (c *conn) readHead() (why reason, ok bool) {
+	for begun := c.req.Method == ""; ; {
+		if c.n > 0 {
+			if why := c.head.parse(c.buf[:c.n]); why != more {
+				return why, true
+			}
+			if !begun && !c.clock.enter(first, c.srv.until(c.srv.limits.Head)) {
+				return plain, false
+			}
+			begun = true
+		}
+		switch {
+		case c.ended && c.n == 0:
+			return plain, false
+		case c.ended:
+			return form, true // broken off
+		case c.n == len(c.buf):
+			return size, true
+		}
+		if err := c.fill(); err != nil {
+			return plain, false
+		}
+	}
+}
+
+// admit decides what the head does not tell by itself.
+func (c *conn) admit() reason {
+	h := c.srv.handler.Load()
+	switch {
+	case h == nil:
+		return starting
+	case c.head.length > c.srv.limits.Value:
+		return size
+	case c.host == string(c.head.host):
+		return plain
+	case !(*h).Allows(string(c.head.host)):
+		return host
+	}
+	c.host = string(c.head.host)
+	return plain
+}
+
+// readBody reads until there is a whole request.
+func (c *conn) readBody(whole int) reason {
+	if whole > bufferSize {
+		release, ok := (*c.srv.handler.Load()).Hold(c.head.length)
+		if !ok {
+			return size
+		}
+		c.release = release
+		buf := make([]byte, whole)
+		copy(buf, c.buf[:c.n])
+		c.buf = buf
+	}
+	c.clock.enter(late, c.srv.until(patience))
+	for c.n < whole {
+		switch err := c.fill(); {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return slow
+		case err != nil, c.ended:
+			return form // broken off
+		}
+	}
+	return plain
+}
+
+// let gives back what a body held of all bodies' memory.
+func (c *conn) let() {
+	if c.release != nil {
+		c.release()
+		c.release = nil
+	}
+}
+
+// exchange serves the request that was read. False: the connection ends.
+func (c *conn) exchange() bool {
+	waits := c.begin()
+	c.let()
+	used := c.head.bytes + int(c.head.length)
+	c.n = copy(c.buf, c.buf[used:c.n])
+	if len(c.buf) > bufferSize { // then nothing was behind the request
+		c.buf = make([]byte, bufferSize)
+	}
+	if waits {
+		return c.await()
+	}
+	scratch := c.srv.scratch.Get().(*[]byte)
+	defer c.srv.scratch.Put(scratch)
+	out, value := c.render((*scratch)[:0])
+	*scratch = out[:0]
+	(*c.srv.handler.Load()).Answered(&c.req, c.began)
+	return c.write(net.Buffers{out, value})
+}
+
+// begin begins the request that was read, and reports whether it waits.
+func (c *conn) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := &c.head
+	c.req = api.KeyRequest{Method: h.method, Key: h.key, Query: h.query, IfMatch: h.match, IfNoneMatch: h.noneMatch, Length: h.length}
+	c.began, c.closing = time.Now(), h.close
+	c.waits = (*c.srv.handler.Load()).Begin(&c.req, c.buf[h.bytes:h.bytes+int(h.length)], c)
+	return c.waits
+}
+
+// write writes what is left of an answer, and waits for the client with it.
+func (c *conn) write(rest net.Buffers) bool {
+	c.clock.enter(taking, c.srv.until(c.srv.limits.Answer))
+	_, err := rest.WriteTo(c.nc)
+	return c.clock.enter(idle, c.srv.until(c.srv.limits.Idle)) && err == nil && !c.closing
+}
+
+// await reads on until the request is answered. False: the connection ends.
+func (c *conn) await() bool {
+	for reads := true; ; {
+		var err error
+		if reads && c.n < len(c.buf) && !c.ended {
+			err = c.fill()
+		}
+		rest, next := c.settle(err)
+		switch next {
+		case goOn:
+			return true
+		case writeOn:
+			return c.write(rest)
+		case end:
+			return false
+		case sleep:
+			// Something came, or the client has ended its side. What more may come
+			// can wait until there is an answer.
+			reads = false
+			<-c.wake
+		}
+	}
+}
+
+// next is what a connection's goroutine does while its request is served.
+type next int
+
+const (
+	readOn next = iota
+	sleep
+	goOn    // with the next request
+	writeOn // the rest of the answer
+	end
+)
+
+// settle looks at what became of the request, after a read that ended in err.
+func (c *conn) settle(err error) (rest net.Buffers, _ next) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	roused := errors.Is(err, os.ErrDeadlineExceeded)
+	switch {
+	case err != nil && !roused || c.broken:
+		if c.waits { // and nobody does any more
+			c.waits = false
+			h := *c.srv.handler.Load()
+			h.GiveUp(&c.req)
+			h.Answered(&c.req, c.began)
+		}
+		return nil, end
+	case roused && c.nc.SetReadDeadline(time.Time{}) != nil:
+		return nil, end
+	case c.waits && roused:
+		return nil, readOn
+	case c.waits:
+		c.sleeps = true
+		return nil, sleep
+	case c.rest != nil:
+		rest, c.rest = c.rest, nil
+		return rest, writeOn
+	case c.closing:
+		return nil, end
+	}
+	return nil, goOn
+}
+
+// handOver gives the connection to the net/http server, with what was read.
+func (c *conn) handOver(why reason) {
+	c.let()
+	c.mu.Lock()
+	c.clock.enter(busy, 0)
+	err := c.nc.SetReadDeadline(time.Time{})
+	c.mu.Unlock()
+	if err != nil {
+		_ = c.nc.Close() // it is broken
+		return
+	}
+	c.srv.handed[why].Add(1)
+	c.srv.handOver(&resumed{Conn: c.nc, ahead: c.buf[:c.n]})
+}
+
+// resumed is a connection of which something was read already.
+type resumed struct {
+	net.Conn
+	ahead []byte
+}
+
+// Read reads first what was read already.
+func (r *resumed) Read(p []byte) (int, error) {
+	if len(r.ahead) == 0 {
+		return r.Conn.Read(p)
+	}
+	n := copy(p, r.ahead)
+	if r.ahead = r.ahead[n:]; len(r.ahead) == 0 {
+		r.ahead = nil // and its buffer
+	}
+	return n, nil
+}
+
+// CloseWrite lets net/http end its side of the connection first.
+func (r *resumed) CloseWrite() error {
+	if half, ok := r.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
