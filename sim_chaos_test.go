@@ -25,9 +25,14 @@ func TestSimChaos(t *testing.T) {
 }
 
 // simChaos is one such run.
-func simChaos(t *testing.T) {
-	small := func(cfg *config.Config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
-	simulateWith(t, 3, small, func(c *simCluster) {
+func simChaos(t *testing.T) { simChaosOn(t, func(*simCluster) {}) }
+
+func simChaosOn(t *testing.T, set func(*simCluster)) {
+	small := func(c *simCluster) {
+		c.tweak = func(cfg *config.Config) { cfg.SnapshotCount, cfg.CheckInterval = 20, 100*time.Millisecond }
+		set(c)
+	}
+	simulateSet(t, 3, small, func(c *simCluster) {
 		c.Leader()
 		c.Net.SpoilSnapshots(0.3)
 		var clients sync.WaitGroup
@@ -37,6 +42,7 @@ func simChaos(t *testing.T) {
 		done := make(chan struct{})
 		go func() { clients.Wait(); close(done) }()
 		c.RandomFaults(done)
+		c.Ask = nil // the global check asks the nodes themselves
 	})
 }
 

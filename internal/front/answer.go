@@ -96,9 +96,9 @@ func (c *conn) reply(w *writer) {
 	case err != nil:
 		c.broken = true
 	case sent < len(w.out):
-		c.rest = net.Buffers{slices.Clone(w.out[sent:]), value}
+		c.rest = buffers(slices.Clone(w.out[sent:]), value)
 	case sent < len(w.out)+len(value):
-		c.rest = net.Buffers{value[sent-len(w.out):]}
+		c.rest = buffers(value[sent-len(w.out):], nil)
 	case !c.closing:
 		c.clock.enter(idle, c.srv.until(c.srv.limits.Idle))
 		if c.sleeps {
@@ -107,6 +107,14 @@ func (c *conn) reply(w *writer) {
 		return
 	}
 	c.rouse()
+}
+
+// buffers returns what is to be written, the second only if there is anything.
+func buffers(a, b []byte) net.Buffers {
+	if len(b) == 0 {
+		return net.Buffers{a}
+	}
+	return net.Buffers{a, b}
 }
 
 // render appends the request's answer to out, but for a value that is too large to be

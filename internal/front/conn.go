@@ -40,6 +40,7 @@ type conn struct {
 	broken  bool        // nothing can be written
 	rest    net.Buffers // what is left to write of the answer
 	sleeps  bool        // the connection's goroutine waits for wake
+	roused  bool        // its read was ended by a deadline
 	wake    chan struct{}
 }
 
@@ -131,6 +132,7 @@ func (c *conn) rouse() {
 		c.wake <- struct{}{}
 		return
 	}
+	c.roused = true
 	_ = c.nc.SetReadDeadline(past) // fails where it is closed, which ends the read as well
 }
 
@@ -294,7 +296,7 @@ func (c *conn) exchange() bool {
 	out, value := c.render((*scratch)[:0])
 	*scratch = out[:0]
 	(*c.srv.handler.Load()).Answered(&c.req, c.began)
-	return c.write(net.Buffers{out, value})
+	return c.write(buffers(out, value))
 }
 
 // begin begins the request that was read, and reports whether it waits.
@@ -354,9 +356,9 @@ const (
 func (c *conn) settle(err error) (rest net.Buffers, _ next) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	roused := errors.Is(err, os.ErrDeadlineExceeded)
+	late := errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
-	case err != nil && !roused || c.broken:
+	case err != nil && !late || c.broken:
 		if c.waits { // and nobody does any more
 			c.waits = false
 			h := *c.srv.handler.Load()
@@ -364,9 +366,12 @@ func (c *conn) settle(err error) (rest net.Buffers, _ next) {
 			h.Answered(&c.req, c.began)
 		}
 		return nil, end
-	case roused && c.nc.SetReadDeadline(time.Time{}) != nil:
+	case c.roused && c.nc.SetReadDeadline(time.Time{}) != nil:
 		return nil, end
-	case c.waits && roused:
+	}
+	c.roused = false
+	switch {
+	case c.waits && late:
 		return nil, readOn
 	case c.waits:
 		c.sleeps = true

@@ -34,6 +34,8 @@ type Cluster[N Node] struct {
 	// Open makes the next life of a node from the directory of its place, which may
 	// be empty, and connects it with Net. The life does not run yet.
 	Open func(p *Place[N]) (N, error)
+	// Ask carries out operations in place of Node.Do, if it is set.
+	Ask func(ctx context.Context, life N, in history.Input) (state.Result, *state.Item)
 
 	// Lives is held while a node of a random test changes its life.
 	Lives Turn
@@ -298,8 +300,12 @@ func (c *Cluster[N]) Do(client int, id uint64, in history.Input) (state.Result, 
 
 // DoOn is Do, on a life that may be over.
 func (c *Cluster[N]) DoOn(client int, life N, in history.Input) (state.Result, *state.Item) {
+	ask := c.Ask
+	if ask == nil {
+		ask = func(ctx context.Context, life N, in history.Input) (state.Result, *state.Item) { return life.Do(ctx, in) }
+	}
 	call := c.now()
-	res, it := life.Do(context.Background(), in)
+	res, it := ask(context.Background(), life, in)
 	end := c.now()
 	out := history.Output{OK: res.Err == nil}
 	if it != nil {

@@ -1,0 +1,591 @@
+package front
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"raftkv/internal/api"
+	"raftkv/internal/problem"
+	"raftkv/internal/rounds"
+	"raftkv/internal/state"
+	"raftkv/internal/testkit"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// store is a Handler that keeps values in a map. Its answers can be told to wait.
+type store struct {
+	mu      sync.Mutex
+	values  map[string]string
+	held    bool            // requests wait for release
+	waiting []rounds.Waiter // that wait
+	bodies  int64           // bytes that may be held
+	begun   int
+	gaveUp  int
+	counted int
+}
+
+func newStore() *store { return &store{values: map[string]string{}, bodies: 1 << 20} }
+
+func (s *store) Allows(host string) bool { return strings.HasPrefix(host, "localhost") }
+
+func (s *store) Hold(n int64) (release func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bodies < n {
+		return nil, false
+	}
+	s.bodies -= n
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.bodies += n
+	}, true
+}
+
+func (s *store) Begin(q *api.KeyRequest, body []byte, w rounds.Waiter) (waits bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun++
+	if q.Key == "panic-at-once" {
+		panic("a fault in the program")
+	}
+	q.Command = append([]byte(nil), body...)
+	if q.Query != "" { // a stale read
+		s.read(q)
+		return false
+	}
+	if s.held {
+		s.waiting = append(s.waiting, w)
+	} else {
+		go w.Done(state.Result{})
+	}
+	return true
+}
+
+func (s *store) read(q *api.KeyRequest) {
+	value, ok := s.values[q.Key]
+	if q.Answer.Status, q.Answer.Body = http.StatusOK, []byte(value); !ok {
+		q.Answer.Err = problem.ErrNotFound
+	}
+}
+
+func (s *store) Finish(q *api.KeyRequest, res state.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case res.Err != nil:
+		q.Answer.Err, q.Answer.Close = res.Err, errors.Is(res.Err, problem.ErrStopping)
+	case q.Key == "panic-late":
+		panic("a fault in the program")
+	case q.Method == http.MethodPut:
+		s.values[q.Key] = string(q.Command)
+		q.Answer.Status = http.StatusNoContent
+	case q.Method == http.MethodDelete:
+		delete(s.values, q.Key)
+		q.Answer.Status = http.StatusNoContent
+	default:
+		s.read(q)
+	}
+}
+
+func (s *store) GiveUp(*api.KeyRequest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gaveUp++
+}
+
+func (s *store) Answered(*api.KeyRequest, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counted++
+}
+
+// release lets n requests go on, the last first.
+func (s *store) release(n int, res state.Result) {
+	s.mu.Lock()
+	ws := s.waiting
+	s.waiting = nil
+	s.mu.Unlock()
+	for i := range n {
+		ws[len(ws)-1-i].Done(res)
+	}
+}
+
+// frontTest is a server of connections to a store.
+type frontTest struct {
+	*testing.T
+	*Server
+	store  *store
+	handed chan net.Conn
+	l      *listener
+	limits Limits
+}
+
+// listener is one within the process.
+type listener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *listener) Close() error   { close(l.closed); return nil }
+func (l *listener) Addr() net.Addr { return &net.TCPAddr{} }
+
+var testLimits = Limits{Head: 5 * time.Second, Idle: 3 * time.Minute, Answer: time.Minute, Value: 1 << 20}
+
+// inFront runs a test on connections within the process, in virtual time.
+func inFront(t *testing.T, test func(ft *frontTest)) {
+	t.Helper()
+	testkit.InBubble(t, func(t *testing.T) {
+		ft := &frontTest{T: t, store: newStore(), handed: make(chan net.Conn, 100), l: &listener{make(chan net.Conn), make(chan struct{})}}
+		ft.Server = New(zap.NewNop(), testLimits, func(c net.Conn) { ft.handed <- c })
+		ft.Handle(ft.store)
+		ended := make(chan error, 1)
+		go func() { ended <- ft.Serve(ft.l) }()
+		test(ft)
+		testkit.Must(t, ft.l.Close())
+		testkit.Must(t, <-ended)
+		ft.Close()
+		synctest.Wait()
+		if n := ft.Open(); n != 0 {
+			t.Errorf("%d connections are left", n)
+		}
+	})
+}
+
+// client is the other side of a connection.
+type client struct {
+	*frontTest
+	net.Conn
+	in *bufio.Reader
+}
+
+func (ft *frontTest) dial() *client {
+	ours, theirs := net.Pipe()
+	ft.l.conns <- theirs
+	c := &client{ft, ours, bufio.NewReader(ours)}
+	ft.Cleanup(func() { _ = ours.Close() })
+	return c
+}
+
+// send begins to send text, in pieces of so many bytes, for as long as somebody reads.
+func (c *client) send(text string, pieces int) {
+	go func() {
+		for err := error(nil); len(text) > 0 && err == nil; {
+			n := min(pieces, len(text))
+			_, err = io.WriteString(c.Conn, text[:n])
+			text = text[n:]
+		}
+	}()
+}
+
+// gets wants an answer.
+func (c *client) gets(method string, status int, body string) *http.Response {
+	c.Helper()
+	resp, err := http.ReadResponse(c.in, &http.Request{Method: method})
+	testkit.Must(c, err)
+	got, err := io.ReadAll(resp.Body)
+	if resp.StatusCode != status || string(got) != body && body != "*" || err != nil {
+		c.Fatalf("%s: %d %q, %v; want %d %q", method, resp.StatusCode, got, err, status, body)
+	}
+	return resp
+}
+
+// isClosed wants the connection to be closed, with nothing more to read.
+func (c *client) isClosed() {
+	c.Helper()
+	if b, err := io.ReadAll(c.in); len(b) > 0 || err != nil {
+		c.Fatalf("%q, %v; want the end of the connection", b, err)
+	}
+}
+
+const hostLine = " HTTP/1.1\r\nHost: localhost\r\n"
+
+func put(key, value string) string {
+	return fmt.Sprintf("PUT /%s%sContent-Length: %d\r\n\r\n%s", key, hostLine, len(value), value)
+}
+
+func get(key string) string { return "GET /" + key + hostLine + "\r\n" }
+
+// Guarantee: requests are answered in their order, in whatever pieces they come, with
+// bodies up to the bound.
+func TestFrontPieces(t *testing.T) {
+	inFront(t, func(ft *frontTest) {
+		for _, pieces := range []int{1, 2, 3, 7, 50, 100000} {
+			c := ft.dial()
+			long := strings.Repeat("x", maxInline+1)
+			c.send(put("a", "one")+get("a")+put("a", "")+get("a")+put("b", long)+get("b")+"HEAD /b"+hostLine+"\r\n"+
+				get("nothing")+get("b?consistency=stale")+"DELETE /v1/kv/b"+hostLine+"\r\n"+get("b"), pieces)
+			c.gets("PUT", 204, "")
+			c.gets("GET", 200, "one")
+			c.gets("PUT", 204, "")
+			c.gets("GET", 200, "")
+			c.gets("PUT", 204, "")
+			c.gets("GET", 200, long)
+			if got := c.gets("HEAD", 200, "").ContentLength; got != int64(len(long)) {
+				t.Errorf("HEAD tells of %d bytes", got)
+			}
+			c.gets("GET", 404, "*")
+			c.gets("GET", 200, long)
+			c.gets("DELETE", 204, "")
+			c.gets("GET", 404, "*")
+		}
+		if n := ft.served.Load(); n != 6*11 || ft.store.counted != 6*11 {
+			t.Errorf("%d requests were served, %d counted", n, ft.store.counted)
+		}
+	})
+}
+
+// Guarantee: what is handed over is all that came and was not answered, and nothing
+// more, at the bounds of head and body as elsewhere.
+func TestFrontHandsOver(t *testing.T) {
+	inFront(t, func(ft *frontTest) {
+		longHead := "GET /" + strings.Repeat("k", bufferSize)
+		for text, want := range map[string]reason{
+			"POST /a" + hostLine + "\r\n":                                                    method,
+			"GET /v1/status" + hostLine + "\r\n":                                             target,
+			"GET /a HTTP/1.0\r\n\r\n":                                                        version,
+			"GET /a?wait=1" + hostLine + "\r\n":                                              query,
+			"GET /a" + hostLine + "Range: bytes=0-1\r\n\r\n":                                 field,
+			"GET /a HTTP/1.1\r\nHost: evil\r\n\r\n":                                          host,
+			"GET /a HTTP/1.1\nHost: localhost\n\n":                                           form,
+			"PUT /a" + hostLine + "\r\n":                                                     body,
+			longHead[:bufferSize]:                                                            size,
+			fmt.Sprintf("PUT /a%sContent-Length: %d\r\n\r\n", hostLine, MaxBody+1) + "begin": size,
+		} {
+			was := ft.Server.handed[want].Load()
+			c := ft.dial()
+			c.send(put("a", "1")+text, 1000)
+			c.gets("PUT", 204, "")
+			got := make([]byte, len(text))
+			if _, err := io.ReadFull(<-ft.handed, got); err != nil || string(got) != text {
+				t.Errorf("%q was handed over as %q, %v", text, got, err)
+			}
+			if ft.Server.handed[want].Load() != was+1 {
+				t.Errorf("%q was handed over for another reason", text)
+			}
+		}
+		c := ft.dial()
+		c.send(put("a", strings.Repeat("v", MaxBody)), 1000)
+		c.gets("PUT", 204, "")
+		c.send("PUT /a"+hostLine+"Content-Length: 5\r\n\r\nab", 1000)
+		nc := <-ft.handed // after a moment
+		if ft.Server.handed[slow].Load() != 1 {
+			t.Error("a body that does not come was handed over for another reason")
+		}
+		c.send("cde", 10)
+		if got, err := io.ReadAll(io.LimitReader(nc, int64(len("PUT /a"+hostLine+"Content-Length: 5\r\n\r\nabcde")))); err != nil || !strings.HasSuffix(string(got), "abcde") {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
+// Guarantee: bodies that are under way are bounded together, and what they hold is
+// given back, however they end.
+func TestFrontBodies(t *testing.T) {
+	inFront(t, func(ft *frontTest) {
+		ft.store.bodies = 3 * MaxBody
+		begin := fmt.Sprintf("PUT /a%sContent-Length: %d\r\n\r\n", hostLine, MaxBody)
+		var cs []*client
+		for range 3 {
+			c := ft.dial()
+			c.send(begin, 1000)
+			cs = append(cs, c)
+		}
+		synctest.Wait()
+		if ft.store.bodies != 0 || len(ft.handed) > 0 {
+			t.Fatalf("%d bytes are left, %d connections handed over", ft.store.bodies, len(ft.handed))
+		}
+		c := ft.dial()
+		c.send(begin, 1000)
+		if <-ft.handed; ft.Server.handed[size].Load() != 1 {
+			t.Error("one body too many was not handed over for its size")
+		}
+		cs[0].send(strings.Repeat("x", MaxBody), MaxBody) // one comes whole
+		cs[0].gets("PUT", 204, "")
+		testkit.Must(t, cs[1].Close()) // one breaks off
+		<-ft.handed                    // and one takes too long
+		synctest.Wait()
+		if ft.store.bodies != 3*MaxBody {
+			t.Errorf("%d bytes are held for ever", 3*MaxBody-ft.store.bodies)
+		}
+	})
+}
+
+// Guarantee: a client has as long as with net/http, and no longer.
+func TestFrontTimeLimits(t *testing.T) {
+	inFront(t, func(ft *frontTest) {
+		closes := func(c *client, want time.Duration) {
+			t.Helper()
+			began := time.Now()
+			c.isClosed()
+			if took := time.Since(began); took < want || took > want+3*sweepEvery {
+				t.Errorf("closed after %v, want %v", took, want)
+			}
+		}
+		closes(ft.dial(), testLimits.Head) // nothing comes
+		c := ft.dial()
+		c.send("GET /a HT", 100)
+		closes(c, testLimits.Head)
+		c = ft.dial()
+		c.send(put("a", strings.Repeat("v", 1000)), 1000)
+		c.gets("PUT", 204, "")
+		time.Sleep(testLimits.Idle - time.Second)
+		c.send(get("a"), 100)
+		c.gets("GET", 200, "*")
+		closes(c, testLimits.Idle)
+		c = ft.dial()
+		c.send(get("a"), 100)
+		c.gets("GET", 200, "*")
+		c.send("GET", 100)
+		closes(c, testLimits.Head)
+		for _, query := range []string{"", "?consistency=stale"} { // which another goroutine answers
+			c = ft.dial()
+			c.send(get("a"+query), 1000)
+			began := time.Now()
+			for open := int64(1); open > 0; open = ft.Open() { // it takes no answer
+				time.Sleep(time.Second)
+			}
+			if took := time.Since(began); took < testLimits.Answer || took > testLimits.Answer+3*time.Second {
+				t.Errorf("who takes no answer was closed after %v", took)
+			}
+		}
+		ft.store.held = true
+		c = ft.dial()
+		c.send(get("a"), 100)
+		time.Sleep(time.Hour) // how long a request may wait for the cluster is not known here
+		ft.store.release(1, state.Result{})
+		c.gets("GET", 200, "*")
+	})
+}
+
+// Guarantee: a client that has gone is not waited for; one that only sends nothing
+// more gets its answers.
+func TestFrontHangUp(t *testing.T) {
+	ft, addr := overTCP(t)
+	ft.store.held = true
+	dial := func(text string) *net.TCPConn {
+		c, err := net.Dial("tcp", addr)
+		testkit.Must(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+		_, err = io.WriteString(c, text)
+		testkit.Must(t, err)
+		return c.(*net.TCPConn)
+	}
+	waits := func(n int) func() bool {
+		return func() bool {
+			ft.store.mu.Lock()
+			defer ft.store.mu.Unlock()
+			return len(ft.store.waiting) == n
+		}
+	}
+	half := dial(get("a") + get("b"))
+	testkit.Must(t, half.CloseWrite())
+	testkit.Eventually(t, "a request waits", waits(1))
+	gone := dial(get("a"))
+	testkit.Eventually(t, "both wait", waits(2))
+	testkit.Must(t, gone.SetLinger(0)) // closing resets the connection
+	testkit.Must(t, gone.Close())
+	testkit.Eventually(t, "who has gone is given up", func() bool {
+		ft.store.mu.Lock()
+		defer ft.store.mu.Unlock()
+		return ft.store.gaveUp == 1 && ft.store.counted == 1
+	})
+	ft.store.release(2, state.Result{}) // the one that was given up, too
+	testkit.Eventually(t, "the second request waits", waits(1))
+	ft.store.release(1, state.Result{})
+	answers, err := io.ReadAll(half)
+	if n := bytes.Count(answers, []byte("HTTP/1.1 404")); n != 2 || err != nil {
+		t.Errorf("%d answers, %v: %s", n, err, answers)
+	}
+}
+
+// overTCP serves real connections.
+func overTCP(t *testing.T) (ft *frontTest, addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	testkit.Must(t, err)
+	ft = &frontTest{T: t, store: newStore(), handed: make(chan net.Conn, 100)}
+	ft.Server = New(zap.NewNop(), testLimits, func(c net.Conn) { ft.handed <- c })
+	ft.Handle(ft.store)
+	ended := make(chan error, 1)
+	go func() { ended <- ft.Serve(l) }()
+	t.Cleanup(func() {
+		testkit.Must(t, l.Close())
+		testkit.Must(t, <-ended)
+		ft.Close()
+	})
+	return ft, l.Addr().String()
+}
+
+// Guarantee: clients that take no answer keep nobody waiting, and get all of it when
+// they take it.
+func TestFrontNeverRead(t *testing.T) {
+	ft, addr := overTCP(t)
+	const big, clients = 8 << 20, 20
+	ft.store.values["big"], ft.store.values["small"] = strings.Repeat("v", big), "value"
+	var deaf []net.Conn
+	for range clients {
+		c, err := net.Dial("tcp", addr)
+		testkit.Must(t, err)
+		defer func() { _ = c.Close() }()
+		_, err = io.WriteString(c, get("big"))
+		testkit.Must(t, err)
+		deaf = append(deaf, c)
+	}
+	testkit.Eventually(t, "all are being answered", func() bool { return ft.served.Load() == clients })
+	c, err := net.Dial("tcp", addr)
+	testkit.Must(t, err)
+	defer func() { _ = c.Close() }()
+	testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+	in := bufio.NewReader(c)
+	for range 100 {
+		_, err = io.WriteString(c, get("small"))
+		testkit.Must(t, err)
+		resp, err := http.ReadResponse(in, nil)
+		testkit.Must(t, err)
+		_, err = io.Copy(io.Discard, resp.Body)
+		testkit.Must(t, err)
+	}
+	for _, c := range deaf {
+		testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		testkit.Must(t, err)
+		if n, err := io.Copy(io.Discard, resp.Body); n != big || err != nil {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+	}
+}
+
+// Guarantee: a fault in the program ends the connection on which it showed, is counted,
+// and ends nothing else.
+func TestFrontPanics(t *testing.T) {
+	inFront(t, func(ft *frontTest) {
+		for n, key := range []string{"panic-at-once", "panic-late"} {
+			c := ft.dial()
+			c.send(get(key), 1000)
+			c.isClosed()
+			if got := ft.panics.Load(); got != uint64(n+1) {
+				t.Errorf("%d panics are counted, not %d", got, n+1)
+			}
+		}
+		c := ft.dial()
+		c.send(put("a", "1"), 1000)
+		c.gets("PUT", 204, "")
+	})
+}
+
+// Guarantee: who asks for the end of the connection gets it, and so do those that were
+// told that the node is stopping; in both cases behind the answer.
+func TestFrontCloses(t *testing.T) {
+	inFront(t, func(ft *frontTest) {
+		for _, query := range []string{"", "?consistency=stale"} {
+			c := ft.dial()
+			c.send("GET /a"+query+hostLine+"Connection: close\r\n\r\n", 1000)
+			if resp := c.gets("GET", 404, "*"); !resp.Close {
+				t.Error("no Connection: close")
+			}
+			c.isClosed()
+		}
+		ft.store.held = true
+		c := ft.dial()
+		c.send(get("a")+get("b"), 1000)
+		synctest.Wait()
+		ft.store.release(1, state.Result{Err: problem.ErrStopping})
+		if resp := c.gets("GET", 503, "*"); !resp.Close {
+			t.Error("no Connection: close")
+		}
+		c.isClosed()
+	})
+}
+
+// Guarantee: a stop closes who has no request, lets the others have their answer, and
+// ends.
+func TestFrontShutdown(t *testing.T) {
+	inFront(t, func(ft *frontTest) {
+		resting, asking := ft.dial(), ft.dial()
+		resting.send(put("a", "1"), 1000)
+		resting.gets("PUT", 204, "")
+		ft.store.held = true
+		asking.send(get("a"), 1000)
+		synctest.Wait()
+		var stopped atomic.Bool
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			testkit.Must(t, ft.Shutdown(ft.Context()))
+			stopped.Store(true)
+		}()
+		resting.isClosed()
+		time.Sleep(time.Minute)
+		if stopped.Load() {
+			t.Fatal("it has stopped with a request under way")
+		}
+		ft.store.release(1, state.Result{})
+		asking.gets("GET", 200, "1")
+		asking.isClosed()
+		<-done
+		late, theirs := net.Pipe()
+		ft.l.conns <- theirs
+		if _, err := late.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("a connection after the stop: %v", err)
+		}
+	})
+}
+
+// Guarantee: a stop does not wait for longer than it was told to, and closing ends
+// everything at once, with requests that wait.
+func TestFrontClose(t *testing.T) {
+	inFront(t, func(ft *frontTest) {
+		ft.store.held = true
+		reads, sleeps := ft.dial(), ft.dial()
+		reads.send(get("a"), 1000)
+		sleeps.send(get("a")+get("b"), 1000) // more came than is being served
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(ft.Context(), time.Second)
+		defer cancel()
+		if err := ft.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("shutdown: %v", err)
+		}
+		ft.Server.Close()
+		reads.isClosed()
+		sleeps.isClosed()
+		if ft.store.gaveUp != 2 || ft.store.counted != 2 {
+			t.Errorf("%d were given up, %d counted", ft.store.gaveUp, ft.store.counted)
+		}
+		ft.store.release(2, state.Result{}) // nobody is there any more
+	})
+}
+
+// Guarantee: until there is a handler all is handed over.
+func TestFrontStarting(t *testing.T) {
+	inFront(t, func(ft *frontTest) {
+		ft.handler.Store(nil)
+		c := ft.dial()
+		c.send(get("a"), 1000)
+		if <-ft.handed; ft.Server.handed[starting].Load() != 1 {
+			t.Error("it was handed over for another reason")
+		}
+	})
+}
