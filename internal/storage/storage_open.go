@@ -169,6 +169,7 @@ func (o *Opened) begin() error {
 	if err := o.Wal.Sync(); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
+	o.unsynced = false
 	return o.Mark.Start(watermark.Mark{Boot: o.Boot, Index: o.Last, Term: o.Hard.GetTerm(), Vote: o.Hard.GetVote()})
 }
 
