@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -39,6 +40,9 @@ var procBinary = sync.OnceValues(func() (string, error) {
 	}
 	return procBuild("raftkv-under-test")
 })
+
+// procFront is a flag: a variable of the environment would be taken from the nodes.
+var procFront = flag.Bool("front", true, "let net/http alone serve the nodes' clients, if false")
 
 // procBuild builds the server, with more arguments for go build than usual.
 func procBuild(name string, more ...string) (string, error) {
@@ -220,19 +224,23 @@ func (c *procCluster) launch(i int) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if n.bin != "" {
+	args := n.args
+	switch {
+	case n.bin != "":
 		bin = n.bin
+	case !*procFront:
+		args = append(slices.Clip(args), "--front=false")
 	}
 	log, err := os.OpenFile(n.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	defer log.Close()
-	fmt.Fprintf(log, "=== %s raftkv %s\n", time.Now().Format("15:04:05.000"), strings.Join(n.args, " "))
+	fmt.Fprintf(log, "=== %s raftkv %s\n", time.Now().Format("15:04:05.000"), strings.Join(args, " "))
 	if info, err := log.Stat(); err == nil {
 		n.logStart = info.Size()
 	}
-	cmd := exec.Command(bin, n.args...)
+	cmd := exec.Command(bin, args...)
 	cmd.Dir = c.dir
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "RAFTKV_") })
 	cmd.Stdout, cmd.Stderr = log, log
