@@ -29,7 +29,10 @@ var plainFields = map[string]func(h *head, value []byte) bool{
 	"origin":         func(h *head, _ []byte) bool { h.origin = true; return true },
 	"sec-fetch-site": (*head).setSite,
 
-	"accept": ignore, "accept-encoding": ignore, "accept-language": ignore, "cache-control": ignore, "content-type": ignore,
+	// Who does not take any type may want an item in place of its value one day.
+	"accept": func(_ *head, v []byte) bool { return bytes.Contains(v, []byte("*/*")) },
+
+	"accept-encoding": ignore, "accept-language": ignore, "cache-control": ignore, "content-type": ignore,
 	"dnt": ignore, "pragma": ignore, "priority": ignore, "referer": ignore, "sec-ch-ua": ignore, "sec-ch-ua-mobile": ignore,
 	"sec-ch-ua-platform": ignore, "sec-fetch-dest": ignore, "sec-fetch-mode": ignore, "sec-gpc": ignore, "user-agent": ignore,
 	"traceparent": ignore, "tracestate": ignore, "x-forwarded-for": ignore, "x-forwarded-host": ignore, "x-forwarded-proto": ignore,
@@ -226,6 +229,11 @@ func (h *head) setHost(value []byte) bool {
 	if h.host != nil || len(value) == 0 {
 		return false
 	}
+	for _, c := range value { // net/http refuses others, also in what should be a port
+		if (!inPath[c] || c == '/' || c == '@') && c != '[' && c != ']' {
+			return false
+		}
+	}
 	h.host = value
 	return true
 }
@@ -267,11 +275,10 @@ func (h *head) setSite(value []byte) bool {
 
 // judge decides what the lines tell only together.
 func (h *head) judge() reason {
-	writes := h.method == http.MethodPut || h.method == http.MethodDelete
 	switch {
 	case h.host == nil:
 		return host
-	case writes && (h.site == 2 || h.site == 0 && h.origin):
+	case h.site == 2, h.site == 0 && h.origin:
 		return field // a browser's, which may have been tricked
 	case h.method == http.MethodPut && !h.hasLength, h.method != http.MethodPut && h.length > 0:
 		return body
