@@ -1,0 +1,353 @@
+package front
+
+import (
+	"raftkv/internal/config"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const local = "Host: localhost\r\n"
+
+// shape is a plain request, and what the front reads in it.
+type shape struct {
+	line, fields string
+	want         head
+}
+
+func list(s ...string) []string { return s }
+
+func shapes() []shape {
+	long := strings.Repeat("k", config.MaxKeyBytes)
+	at := func(method, key string) head { return head{method: method, key: key, host: []byte("localhost")} }
+	with := func(h head, set func(h *head)) head { set(&h); return h }
+	put := with(at("PUT", "k"), func(h *head) { h.hasLength = true })
+	ss := []shape{
+		// Methods, and both forms of a key.
+		{"GET /k", local, at("GET", "k")},
+		{"HEAD /k", local, at("HEAD", "k")},
+		{"PUT /k", local + "Content-Length: 0\r\n", put},
+		{"GET /v1/kv/k", local, at("GET", "k")},
+		{"HEAD /v1/kv/k", local, at("HEAD", "k")},
+		{"PUT /v1/kv/k", local + "Content-Length: 0\r\n", put},
+		{"DELETE /v1/kv/k", local, at("DELETE", "k")},
+		{"DELETE /v1/kv/k", local + "Content-Length: 0\r\n", with(at("DELETE", "k"), func(h *head) { h.hasLength = true })},
+		{"GET /k", local + "Content-Length: 0\r\n", with(at("GET", "k"), func(h *head) { h.hasLength = true })},
+
+		// Keys stand as they are, and are decoded once.
+		{"GET //", local, at("GET", "/")},
+		{"GET //a", local, at("GET", "/a")},
+		{"GET /a/", local, at("GET", "a/")},
+		{"GET /a//b", local, at("GET", "a//b")},
+		{"GET /a/../b", local, at("GET", "a/../b")},
+		{"GET /..", local, at("GET", "..")},
+		{"GET /a%2Fb", local, at("GET", "a/b")},
+		{"GET /a%2fb", local, at("GET", "a/b")},
+		{"GET /%2F", local, at("GET", "/")},
+		{"GET /a%252Fb", local, at("GET", "a%2Fb")},
+		{"GET /a+b", local, at("GET", "a+b")},
+		{"GET /a%20b%3Fc", local, at("GET", "a b?c")},
+		{"GET /%e2%82%ac", local, at("GET", "€")},
+		{"GET /-._~!$&'()*+,;=:@", local, at("GET", "-._~!$&'()*+,;=:@")},
+		{"GET /0123456789", local, at("GET", "0123456789")},
+		{"GET /azAZ", local, at("GET", "azAZ")},
+		{"GET /V1/x", local, at("GET", "V1/x")},
+		{"GET /v1x", local, at("GET", "v1x")},
+		{"GET /metrics2", local, at("GET", "metrics2")},
+		{"GET /v1/kv/metrics", local, at("GET", "metrics")},
+		{"GET /v1/kv//a", local, at("GET", "/a")},
+		{"GET /%76%31/kv/k", local, at("GET", "k")},
+		{"GET /v1%2Fkv%2Fk", local, at("GET", "k")},
+		{"GET /" + long, local, at("GET", long)},
+		{"GET /v1/kv/" + long, local, at("GET", long)},
+		// There can be no such keys, which package api says.
+		{"GET /" + long + "k", local, at("GET", long+"k")},
+		{"GET /v1/kv/", local, at("GET", "")},
+		{"GET /%00", local, at("GET", "\x00")},
+		{"GET /%FF", local, at("GET", "\xff")},
+
+		// Parameters.
+		{"GET /k?consistency=stale", local, with(at("GET", "k"), func(h *head) { h.query = "consistency=stale" })},
+		{"HEAD /v1/kv/k?consistency=linearizable", local, with(at("HEAD", "k"), func(h *head) { h.query = "consistency=linearizable" })},
+
+		// Conditions.
+		{"GET /k", local + "If-None-Match: \"17\"\r\n", with(at("GET", "k"), func(h *head) { h.noneMatch = list(`"17"`) })},
+		{"GET /k", local + "if-match:*\r\n", with(at("GET", "k"), func(h *head) { h.match = list("*") })},
+		{"GET /k", local + "IF-MATCH: \r\n", with(at("GET", "k"), func(h *head) { h.match = list("") })}, // is refused, as any other that is wrong
+		{"PUT /k", local + "If-Match: \"1\"\r\nIf-None-Match: *\r\nContent-Length: 0\r\n",
+			with(put, func(h *head) { h.match, h.noneMatch = list(`"1"`), list("*") })},
+		{"GET /k", local + "If-None-Match: W/\"1\", \"2\"\r\n", with(at("GET", "k"), func(h *head) { h.noneMatch = list(`W/"1", "2"`) })},
+
+		// Bodies.
+		{"PUT /k", local + "Content-Length: 5\r\n", with(put, func(h *head) { h.length = 5 })},
+		{"PUT /k", local + "content-length:65536\r\n", with(put, func(h *head) { h.length = MaxBody })},
+		{"PUT /k", local + "Content-Length: 999999\r\n", with(put, func(h *head) { h.length = 999999 })}, // admit hands it over
+		{"PUT /k", local + "Content-Length:\t 10 \t\r\n", with(put, func(h *head) { h.length = 10 })},
+
+		// Connections.
+		{"GET /k", local + "Connection: keep-alive\r\n", with(at("GET", "k"), func(h *head) { h.connection = true })},
+		{"GET /k", local + "Connection: Keep-Alive\r\n", with(at("GET", "k"), func(h *head) { h.connection = true })},
+		{"GET /k", local + "connection: close\r\n", with(at("GET", "k"), func(h *head) { h.connection, h.close = true, true })},
+		{"GET /k", local + "Connection: CLOSE \r\n", with(at("GET", "k"), func(h *head) { h.connection, h.close = true, true })},
+
+		// Names and white space.
+		{"GET /k", "host:localhost\r\n", at("GET", "k")},
+		{"GET /k", "HOST: \t localhost \t \r\n", at("GET", "k")},
+		{"GET /k", "User-Agent: a\tb (c; d) \"e\"\r\n" + local + "aCCEPT: */*\r\n", at("GET", "k")},
+		{"GET /k", local + "User-Agent:\r\n", at("GET", "k")},
+		{"GET /k", local + "User-Agent: a\r\nUser-Agent: b\r\n", at("GET", "k")},
+
+		// Browsers, of the same site.
+		{"PUT /k", local + "Origin: http://localhost\r\nSec-Fetch-Site: same-origin\r\nContent-Length: 0\r\n",
+			with(put, func(h *head) { h.origin, h.site = true, 1 })},
+		{"GET /k", local + "Sec-Fetch-Site: none\r\n", with(at("GET", "k"), func(h *head) { h.site = 1 })},
+	}
+	for _, name := range []string{"127.0.0.1", "127.0.0.1:9121", "[::1]:9121", "kv.example", "evil.example", "localhost."} { // whose they are, admit asks
+		ss = append(ss, shape{"GET /k", "Host: " + name + "\r\n", head{method: "GET", key: "k", host: []byte(name)}})
+	}
+	return ss
+}
+
+func (s shape) text() string { return s.line + " HTTP/1.1\r\n" + s.fields + "\r\n" }
+
+// Guarantee: the plain shapes are read as they are meant, whatever comes behind them, and
+// what has come of one is waited on.
+func TestHeadPlain(t *testing.T) {
+	for _, s := range shapes() {
+		text := s.text()
+		s.want.bytes = len(text)
+		for _, behind := range []string{"", "\r\n", "GET /", "\x00\n\n", text} {
+			var got head
+			if why := got.parse([]byte(text + behind)); why != plain || !reflect.DeepEqual(got, s.want) {
+				t.Errorf("%.80q and %.10q: %v %+v, want %+v", text, behind, why, got, s.want)
+			}
+		}
+		for n := range len(text) {
+			var h head
+			if why := h.parse([]byte(text[:n])); why != more {
+				t.Fatalf("of %.80q the first %d bytes: %d, want more", text, n, why)
+			}
+		}
+	}
+}
+
+// Guarantee: what is not plain is handed over, whatever it is.
+func TestHeadNotPlain(t *testing.T) {
+	const length = "Content-Length: 0\r\n"
+	for _, tt := range []struct {
+		why          reason
+		line, fields string
+	}{
+		{method, "POST /k", local}, {method, "OPTIONS /k", local}, {method, "PATCH /k", local}, {method, "CONNECT k:1", local},
+		{method, "get /k", local}, {method, "GET\t/k", local}, {method, "PUTT /k", local}, {method, " GET /k", local}, {method, "", local},
+		{method, "\r\nGET /k", local}, {method, "\x00GET /k", local}, {method, "PRI *", ""},
+
+		{target, "GET /", local}, {target, "GET *", local}, {target, "GET k", local}, {target, "GET http://localhost/k", local}, {target, "GET  /k", local},
+		{target, "GET /k /l", local}, {target, "GET /a b", local}, {target, "GET /k#f", local}, {target, "GET /k\t", local}, {target, "GET /k ", local},
+		{target, "GET /a\\b", local}, {target, "GET /a|b", local}, {target, "GET /a\"b", local}, {target, "GET /<a>", local}, {target, "GET /[a]", local},
+		{target, "GET /{a}", local}, {target, "GET /a^b", local}, {target, "GET /a`b", local}, {target, "GET /\x7f", local}, {target, "GET /\x00", local},
+		{target, "GET /\xe2\x82\xac", local}, {target, "GET /a%", local}, {target, "GET /a%2", local}, {target, "GET /a%zz", local}, {target, "GET /a%+1", local},
+		{target, "DELETE /k", local}, {target, "DELETE /7", local}, // a node
+		{target, "GET /v1", local}, {target, "GET /v1/", local}, {target, "GET /v1/kv", local}, {target, "GET /v1/members", local}, {target, "GET /v1/Kv/k", local},
+		{target, "GET /ui", local}, {target, "GET /ui/x", local}, {target, "GET /metrics", local}, {target, "GET /metrics/x", local}, {target, "GET /livez", local},
+		{target, "GET /readyz", local}, {target, "GET /debug", local}, {target, "GET /debug/pprof/", local}, {target, "GET /%75i", local}, {target, "GET /ui%2Fx", local},
+		{target, "PUT /v1/members/1", local + length}, {target, "GET ?consistency=stale", local},
+
+		{query, "GET /k?", local}, {query, "GET /k?consistency", local}, {query, "GET /k?consistency=", local}, {query, "GET /k?consistency=Stale", local},
+		{query, "GET /k?Consistency=stale", local}, {query, "GET /k?consistency=stale&consistency=stale", local}, {query, "GET /k?consistency=stale&", local},
+		{query, "GET /k?&consistency=stale", local}, {query, "GET /k?consistency=stale;x", local}, {query, "GET /k?consistency=st%61le", local},
+		{query, "GET /k?consistency=stale#", local}, {query, "GET /k?consistency=stale?", local}, {query, "GET /k?x", local}, {query, "GET /k?x=1", local},
+		{query, "PUT /k?consistency=stale", local + length}, {query, "DELETE /v1/kv/k?consistency=linearizable", local}, {query, "PUT /k?", local + length},
+
+		{field, "GET /k", local + local}, {field, "GET /k", "Host: localhost\r\nhost: other\r\n"}, {field, "GET /k", "Host:\r\n"}, {field, "GET /k", "Host: \t\r\n"},
+		{host, "GET /k", ""}, {host, "PUT /k", length},
+
+		{field, "PUT /k", local + length + length}, {field, "PUT /k", local + "Content-Length: 0\r\nContent-Length: 5\r\n"},
+		{field, "GET /k", local + "If-Match: *\r\nIf-Match: *\r\n"}, {field, "GET /k", local + "If-None-Match: \"1\"\r\nIf-None-Match: \"2\"\r\n"},
+		{field, "GET /k", local + "If-Match: \r\nIf-Match: *\r\n"},
+		{field, "GET /k", local + "Connection: close\r\nConnection: close\r\n"}, {field, "GET /k", local + "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n"},
+
+		{field, "GET /k", local + "Connection: upgrade\r\n"}, {field, "GET /k", local + "Connection: close, te\r\n"}, {field, "GET /k", local + "Connection: keep-alive, close\r\n"},
+		{field, "GET /k", local + "Connection:\r\n"},
+
+		{field, "GET /k", local + " folded\r\n"}, {field, "GET /k", local + "User-Agent: a\r\n b\r\n"}, {field, "GET /k", local + "User-Agent: a\r\n\tb\r\n"},
+		{field, "PUT /k", local + "Content-Length: 1\r\n 0\r\n"}, {field, "GET /k", " " + local}, {field, "GET /k", "\t" + local},
+		{field, "GET /k", "Host : localhost\r\n"}, {field, "GET /k", "Host\t: localhost\r\n"}, {field, "GET /k", local + "Accept\x00: */*\r\n"},
+		{field, "GET /k", local + "no colon\r\n"}, {field, "GET /k", local + "Accept\r\n"}, {field, "GET /k", local + ": x\r\n"}, {field, "GET /k", local + ":\r\n"},
+		{field, "GET /k", local + "X-Unknown: x\r\n"}, {field, "GET /k", local + "sec-ch-ua-platform-version: \"1\"\r\n"}, {field, "GET /k", local + "\xc3\x84: x\r\n"},
+		{field, "GET /k", local + "If_Match: *\r\n"}, {field, "GET /k", local + strings.Repeat("a", longestField) + ": x\r\n"},
+		{field, "GET /k", local + strings.Repeat("a", 3000) + ": x\r\n"},
+
+		{form, "GET /k", local + "User-Agent: a\rb\r\n"}, {form, "GET /k", local + "User-Agent: a\x00\r\n"}, {form, "GET /k", local + "User-Agent: \x7f\r\n"},
+		{form, "GET /k", local + "User-Agent: \xe2\x82\xac\r\n"}, {form, "GET /k", local + "User-Agent: a\nHost: b\r\n"}, {form, "GET /k", "Host: local\x0bhost\r\n"},
+		{form, "GET /k", local + "User-Agent: a\r\r\n"}, {form, "PUT /k", local + "Content-Length: 0\n\r\n"},
+
+		{body, "PUT /k", local}, {body, "GET /k", local + "Content-Length: 1\r\n"}, {body, "HEAD /k", local + "Content-Length: 999999\r\n"},
+		{body, "DELETE /v1/kv/k", local + "Content-Length: 3\r\n"},
+
+		{field, "GET /k", "Host: localhost:/\r\n"}, {field, "GET /k", "Host: localhost:@\r\n"}, {field, "GET /k", "Host: localhost:a b\r\n"},
+		{field, "GET /k", "Host: localhost:\"\r\n"}, {field, "GET /k", "Host: [::1%25lo]\r\n"}, {field, "GET /k", "Host: localhost:<\r\n"},
+		{field, "GET /k", "Host: localhost:#\r\n"}, {field, "GET /k", "Host: localhost:?\r\n"}, {field, "GET /k", "Host: localhost:\\\r\n"},
+
+		{field, "GET /k", local + "Accept: application/json\r\nAccept: */*\r\n"}, {field, "GET /k", local + "Accept:\r\n"},
+
+		{field, "GET /k", local + "Origin: http://localhost\r\n"}, {field, "HEAD /k", local + "Sec-Fetch-Site: cross-site\r\n"},
+		{field, "PUT /k", local + length + "Origin: http://localhost\r\n"}, {field, "PUT /k", local + length + "Origin: null\r\n"},
+		{field, "PUT /k", local + length + "Origin:\r\n"}, {field, "DELETE /v1/kv/k", local + "Origin: http://localhost\r\n"},
+		{field, "PUT /k", local + length + "Sec-Fetch-Site: cross-site\r\n"}, {field, "DELETE /v1/kv/k", local + "Sec-Fetch-Site: same-site\r\n"},
+		{field, "PUT /k", local + length + "Sec-Fetch-Site:\r\n"}, {field, "PUT /k", local + length + "Sec-Fetch-Site: None\r\n"},
+		{field, "PUT /k", local + length + "Sec-Fetch-Site: x\r\nOrigin: http://localhost\r\n"},
+	} {
+		text := shape{line: tt.line, fields: tt.fields}.text()
+		var h head
+		if why := h.parse([]byte(text)); why != tt.why {
+			t.Errorf("%.80q: %d, want %v", text, why, tt.why)
+		}
+	}
+	for _, v := range []string{"", " ", " HTTP/1.0", " HTTP/0.9", " HTTP/2.0", " HTTP/1.2", " http/1.1", " HTTP/1.1 ", " HTTP/1.10", " HTTP/01.1", "\tHTTP/1.1", " HTTP/1.1\x00", " HTTP/1.1\r", " HTTP/1.1\n"} {
+		var h head
+		if why := h.parse([]byte("GET /k" + v + "\r\n" + local + "\r\n")); why != version {
+			t.Errorf("the version %q: %d", v, why)
+		}
+	}
+	for _, n := range []string{"", "+1", "-0", "-1", "0x1", "1_0", "01", "00", "1.0", "1,1", "1, 1", "1 1", "1;", "a", "1000000", "0000000", "9223372036854775808", "\"1\"", "\uff11"} {
+		var h head
+		if why := h.parse([]byte("PUT /k HTTP/1.1\r\n" + local + "Content-Length: " + n + "\r\n\r\n")); why != field && (n != "\uff11" || why != form) {
+			t.Errorf("Content-Length: %q: %d", n, why)
+		}
+	}
+}
+
+// Guarantee: nobody is kept waiting by the beginning of what cannot become plain.
+func TestHeadBegins(t *testing.T) {
+	get := "GET /k HTTP/1.1\r\nHost: localhost"
+	for text, want := range map[string]reason{
+		"": more, "G": more, "GET ": more, "H": more, "P": more, "PU": more, "DELETE": more, get: more, get + "\r": more, get + "\r\n": more, get + "\r\n\r": more,
+		"X": method, "g": method, "\r": method, "\n": method, "\x00": method, "\x16\x03\x01": method, " ": method, "PO": method, "PRI": method, "GETT": method,
+		"GET\t": method, "DELETE/": method, "GET\n": method, "GET\r\n": method,
+		"GET \n": form, "GET /k HTTP/1.1\n": form, get + "\n": form, get + "\r\n\n": form, get + "\n\r\n": form, get + "\r\nA: b\nC": form,
+	} {
+		var h head
+		if got := h.parse([]byte(text)); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}
+
+// Guarantee: each entry of the table can be found.
+func TestHeadFields(t *testing.T) {
+	longest := 0
+	for name := range plainFields {
+		longest = max(longest, len(name))
+		if name != strings.ToLower(name) {
+			t.Errorf("%s is never found", name)
+		}
+	}
+	if longest != longestField {
+		t.Errorf("the longest name has %d bytes, not %d", longest, longestField)
+	}
+}
+
+// contractFields are the fields of requests that the API has, or is to have, with a value
+// that means something. Those that are understood are plain for some methods.
+var contractFields = []struct {
+	name, value string
+	plain       []string // methods for which it is, for it is understood
+}{
+	{"Host", "", list("GET", "HEAD", "PUT", "DELETE")}, // every request here has it
+	{"Content-Length", "5", list("PUT")},
+	{"Connection", "close", list("GET", "HEAD", "PUT", "DELETE")},
+	{"If-Match", `"7"`, list("GET", "HEAD", "PUT", "DELETE")},
+	{"If-None-Match", "*", list("GET", "HEAD", "PUT", "DELETE")},
+	{"Origin", "https://other.example", nil},
+	{"Sec-Fetch-Site", "cross-site", nil},
+	{"Sec-Fetch-Site", "same-site", nil},
+	{"Accept", "*/*", list("GET", "HEAD", "PUT", "DELETE")},
+	{"Accept", "application/json, text/plain, */*", list("GET", "HEAD", "PUT", "DELETE")},
+	{"Accept", "application/json", nil},
+	{"Accept", "application/x-ndjson", nil},
+	{"Accept", "text/event-stream", nil},
+	{"Idempotency-Key", `"a"`, nil},
+	{"Idempotency-Key", `"a";keep=60`, nil},
+	{"Authorization", "Bearer t", nil},
+	{"Last-Event-ID", "7", nil},
+	{"Transfer-Encoding", "chunked", nil},
+	{"Expect", "100-continue", nil},
+	{"Upgrade", "h2c", nil},
+	{"HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA", nil},
+	{"Access-Control-Request-Method", "PUT", nil},
+	{"Access-Control-Request-Headers", "if-match", nil},
+	{"Access-Control-Request-Private-Network", "true", nil},
+	{"Cookie", "a=b", nil},
+	// They are in HTTP, mean something there for reads or writes of a value, and package
+	// api refuses some.
+	{"Content-Range", "bytes 0-1/2", nil},
+	{"Content-Encoding", "gzip", nil},
+	{"Range", "bytes=0-1", nil},
+	{"If-Range", `"7"`, nil},
+	{"If-Modified-Since", "Thu, 01 Jan 1970 00:00:00 GMT", nil},
+	{"If-Unmodified-Since", "Thu, 01 Jan 1970 00:00:00 GMT", nil},
+	{"TE", "trailers", nil},
+	{"Trailer", "Digest", nil},
+	{"X-HTTP-Method-Override", "DELETE", nil},
+	// Those of answers, should a client send them.
+	{"ETag", `"7"`, nil},
+	{"Vary", "Accept", nil},
+	{"Retry-After", "1", nil},
+	{"Location", "/k", nil},
+	{"Allow", "GET", nil},
+	{"Idempotent-Replayed", "true", nil},
+	{"Raftkv-Consistency", "stale", nil},
+	{"Raftkv-Revision", "7", nil},
+	{"Raftkv-Leader-Contact", "7", nil},
+	{"Raftkv-Cluster-Id", "7", nil},
+}
+
+// contractParams are the parameters that the API has, or is to have.
+var contractParams = []string{
+	"consistency=stale", "consistency=linearizable", // the one that is plain, for reads
+	"key=k", "prefix=p", "limit=10", "start_after=k", "start=a", "end=b", "reverse=true", "keys_only=true", "count=true", "delimiter=/",
+	"all=true", "ttl=30s", "lease=1", "min_revision=7", "max_age=500ms", "wait=30s", "after_revision=7", "as=text", "values=base64", "force=true",
+	"types=put", "state=true", "verbose", "verbose=true", "id=2", "role=voter", "keep=60", "peer_url=http://a:1", "seconds=1", "debug=1",
+}
+
+// Guarantee: of what a request asks for nothing is ignored here, also if it is asked for
+// in a way that is not there yet.
+func TestHeadIgnoresNothingThatMeansSomething(t *testing.T) {
+	ask := func(method, query, fields string) (reason, head) {
+		if method == "PUT" && !strings.Contains(strings.ToLower(fields), "content-length") {
+			fields += "Content-Length: 0\r\n"
+		}
+		if query != "" {
+			query = "?" + query
+		}
+		var h head
+		return h.parse([]byte(method + " /v1/kv/k" + query + " HTTP/1.1\r\n" + local + fields + "\r\n")), h
+	}
+	for _, m := range []string{"GET", "HEAD", "PUT", "DELETE"} {
+		for _, f := range contractFields {
+			line := f.name + ": " + f.value + "\r\n"
+			if f.name == "Host" {
+				line = ""
+			}
+			for _, line := range []string{line, strings.ToLower(line), strings.ToUpper(line)} {
+				if why, _ := ask(m, "", line); (why == plain) != slices.Contains(f.plain, m) {
+					t.Errorf("%s with %q: %d", m, line, why)
+				}
+			}
+		}
+		for _, p := range contractParams {
+			want := strings.HasPrefix(p, "consistency=") && (m == "GET" || m == "HEAD")
+			if why, h := ask(m, p, ""); (why == plain) != want || want && h.query != p {
+				t.Errorf("%s ?%s: %d", m, p, why)
+			}
+			if why, _ := ask(m, "consistency=stale&"+p, ""); why != query {
+				t.Errorf("%s ?consistency=stale&%s: %d", m, p, why)
+			}
+			if why, _ := ask(m, p+"&consistency=stale", ""); why != query {
+				t.Errorf("%s ?%s&consistency=stale: %d", m, p, why)
+			}
+		}
+	}
+}
