@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -12,6 +13,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
 	"raftkv/internal/wait"
+	"slices"
 	"strconv"
 	"time"
 
@@ -106,7 +108,8 @@ func ParseQuery(query string, read bool) (stale bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
 	}
-	for name, values := range q {
+	for _, name := range slices.Sorted(maps.Keys(q)) { // of two faults always the same is told
+		values := q[name]
 		switch {
 		case name != "consistency" || !read:
 			return false, fmt.Errorf("%w: unknown query parameter %q", problem.ErrBadRequest, name)

@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"raftkv/internal/problem"
+	"slices"
 	"strings"
 )
 
@@ -191,7 +193,8 @@ func ParseForce(r *http.Request, allowed bool) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
 	}
-	for name, values := range q {
+	for _, name := range slices.Sorted(maps.Keys(q)) { // of two faults always the same is told
+		values := q[name]
 		if name != "force" || !allowed || len(values) != 1 || values[0] != "true" {
 			return false, fmt.Errorf("%w: unknown query parameter %s=%s", problem.ErrBadRequest, name, strings.Join(values, ","))
 		}
