@@ -117,7 +117,9 @@ func TestRoomRefuses(t *testing.T) {
 		at := newAPITest(t)
 		at.a.keys.Quota.Limit = 0
 		big, small := strings.Repeat("x", 50), "x"
-		rule := func(s room.Shortage) { at.a.keys.Room.Hear(room.Note{From: 2, Leads: true, Refuse: s, Full: []uint64{3}}) }
+		rule := func(s room.Shortage) {
+			at.a.keys.Room.Hear(room.Note{From: 2, Leads: true, Refuse: s, Full: []uint64{3}})
+		}
 		statuses := func() (codes []int) {
 			for _, key := range []string{"/a", "/b", "/c"} {
 				if w := at.do("PUT", key, big[:10]); at.a.keys.Room.Refusing().Refuse == room.Plenty && w.Code != 204 {

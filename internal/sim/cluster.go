@@ -302,7 +302,9 @@ func (c *Cluster[N]) Do(client int, id uint64, in history.Input) (state.Result, 
 func (c *Cluster[N]) DoOn(client int, life N, in history.Input) (state.Result, *state.Item) {
 	ask := c.Ask
 	if ask == nil {
-		ask = func(ctx context.Context, life N, in history.Input) (state.Result, *state.Item) { return life.Do(ctx, in) }
+		ask = func(ctx context.Context, life N, in history.Input) (state.Result, *state.Item) {
+			return life.Do(ctx, in)
+		}
 	}
 	call := c.now()
 	res, it := ask(context.Background(), life, in)
