@@ -262,6 +262,8 @@ func (ls *Links) HoldStreams(next http.Handler) http.Handler {
 		}
 		ls.Opened()
 		defer ls.hold(uint64(id), &heldStream{path.Dir(r.URL.Path), conn})()
+		w, end := gather(w, r)
+		defer end()
 		next.ServeHTTP(w, r)
 	})
 }

@@ -38,6 +38,7 @@ type HangUpConn struct {
 	net.Conn
 	life   context.Context // made by ConnContext, before anything is read
 	hungUp context.CancelFunc
+	out    io.Writer // what Write writes to; nil: Conn
 }
 
 // Read ends the connection's context on an error, such as a reset. A FIN or a passed
@@ -52,9 +53,17 @@ func (c *HangUpConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteThrough has Write write to out, which stands before the connection; nil has it
+// write to the connection again. Only who may write may call it.
+func (c *HangUpConn) WriteThrough(out io.Writer) { c.out = out }
+
 // Write ends the connection's context on any error.
 func (c *HangUpConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
+	out := c.out
+	if out == nil {
+		out = c.Conn
+	}
+	n, err := out.Write(p)
 	if err != nil {
 		c.hungUp()
 	}
