@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io"
 	"raftkv/internal/address"
 	"raftkv/internal/liveness"
 	"raftkv/internal/logging"
@@ -26,10 +26,16 @@ type commit struct {
 	entries []*raftpb.Entry
 	// install is a state file that was received, verified and recorded in
 	// the WAL.
-	install *os.File
+	install stateFile
 	// applied tells raft that the state machine has taken this in. It must
 	// be called once.
 	applied func()
+}
+
+// stateFile is a state file that is open.
+type stateFile interface {
+	io.ReadCloser
+	Name() string
 }
 
 // reconfigure tells raft and the transport of a membership change. It is
@@ -224,7 +230,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 // install replaces the state by that of a snapshot from the leader. Memory need
 // not hold both: the old items are let go first, and until the new ones are there
 // nobody reads (loading).
-func (kv *kvstore) install(file *os.File, reconf reconfigure) error {
+func (kv *kvstore) install(file stateFile, reconf reconfigure) error {
 	began := time.Now()
 	kv.dropItems()
 	var s *state.State

@@ -327,7 +327,7 @@ func newTable(nodes []*oneNode) *table {
 func (tb *table) row(station string) {
 	fmt.Fprintf(&tb.b, "%-47s|", station)
 	for i, n := range tb.nodes {
-		dir := n.dir
+		dir := n.storage.Dir
 		if i == 0 && tb.dead != "" {
 			dir = tb.dead
 		}
@@ -553,7 +553,7 @@ func killedBeforeItsAnswer(t *testing.T, blocks map[string]string) {
 func takeOver(t *testing.T, tb *table, answer <-chan *http.Response) string {
 	t.Helper()
 	one, two, three := tb.nodes[0], tb.nodes[1], tb.nodes[2]
-	tb.dead = testkit.Crashed(t, one.dir)
+	tb.dead = testkit.Crashed(t, one.storage.Dir)
 	one.take()
 	two.take()
 	three.take()

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"raftkv/internal/liveness"
-	"raftkv/internal/storage"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -16,7 +14,7 @@ import (
 // stored is the persist loop's answer.
 type stored struct {
 	responses []*raftpb.Message // for this node's own raft
-	installed []*os.File        // state files of snapshots that are now recorded
+	installed []stateFile       // state files of snapshots that are now recorded
 }
 
 // persist is the persist loop: it takes everything that waits, makes it
@@ -78,8 +76,8 @@ func (n *raftNode) answer(msgs []*raftpb.Message) (stored, error) {
 	for _, m := range msgs {
 		if snap := m.GetSnapshot(); !raft.IsEmptySnap(snap) {
 			meta := snap.GetMetadata()
-			// Open, because the next snapshot may remove it before it is read.
-			f, err := os.Open(storage.StatePath(n.dir, meta.GetTerm(), meta.GetIndex()))
+			// Open, because with the next snapshot it may go before it is read.
+			f, err := n.storage.OpenState(meta.GetTerm(), meta.GetIndex())
 			if err != nil && meta.GetIndex() == n.storage.SnapIndex.Load() {
 				return s, fmt.Errorf("received snapshot: %w", err)
 			}

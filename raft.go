@@ -61,7 +61,6 @@ type raftNode struct {
 	id              uint64
 	url             string // at which it was started for its peers
 	cluster         uint64
-	dir             string
 	tick            time.Duration
 	electionTimeout time.Duration
 

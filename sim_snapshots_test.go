@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"raftkv/internal/config"
@@ -158,4 +159,64 @@ func TestSimSnapshotStalled(t *testing.T) {
 		})
 		time.Sleep(10 * time.Minute) // the goroutine that stood still ends
 	})
+}
+
+// stateNames are the names of the state files in a node's snap directory.
+func (c *simCluster) stateNames(id uint64) []string {
+	c.T.Helper()
+	names, err := filepath.Glob(filepath.Join(c.Nodes[id].Dir, "snap", "*.state"))
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	return names
+}
+
+// A snapshot is on its way to a slow follower while two newer ones are taken: its
+// file stays until the follower has it, and goes then. When the sender is killed
+// meanwhile, its next start removes it.
+func TestSimSnapshotOutlivesNewerOnes(t *testing.T) {
+	for _, killed := range []bool{false, true} {
+		t.Run(fmt.Sprint("killed=", killed), func(t *testing.T) {
+			small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
+			simulateWith(t, 3, small, func(c *simCluster) {
+				follower := c.Followers()[0]
+				c.lagBehind(follower)
+				leader := c.Leader()
+				begun, goOn := make(chan []string, 1), make(chan struct{})
+				var once sync.Once
+				c.Net.Midway(func(uint64, uint64) {
+					once.Do(func() {
+						begun <- c.stateNames(leader)
+						<-goOn
+					})
+				})
+				c.Start(follower)
+				sent := (<-begun)[0]
+				st := c.Nodes[leader].Life.storage
+				for range 2 {
+					at := st.SnapIndex.Load()
+					for st.SnapIndex.Load() == at {
+						c.Put(leader, "k", c.Value())
+					}
+				}
+				time.Sleep(transport.StallLimit / 2) // for all that goes by itself
+				if names := c.stateNames(leader); len(names) != 2 || names[0] != sent {
+					t.Errorf("while %s is on its way: %v", sent, names)
+				}
+				if killed {
+					c.Crash(leader)
+				}
+				close(goOn)
+				if killed {
+					c.Start(leader)
+				}
+				v := c.Value()
+				c.Put(c.Leader(), "k", v)
+				c.Want(follower, "k", v)
+				for _, id := range c.Up() {
+					c.wantOneStateFile(id)
+				}
+			})
+		})
+	}
 }

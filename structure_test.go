@@ -19,7 +19,7 @@ import (
 // packages of layers below its own.
 var layers = [][]string{
 	{"address", "durable", "history", "meter", "problem", "record", "refusal", "version", "wait"},
-	{"liveness", "logging", "membership", "memory", "statefile", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
+	{"liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/walroom"},
 	{"checker", "contact", "rounds", "state/statetest", "storage"},
 	{"diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
@@ -41,7 +41,7 @@ var exports = map[string]int{
 	"config":              22,
 	"contact":             5,
 	"diskhang":            3,
-	"durable":             17,
+	"durable":             19,
 	"history":             10,
 	"limits":              13,
 	"liveness":            8,
@@ -64,7 +64,8 @@ var exports = map[string]int{
 	"state/statetest":     16,
 	"statefile":           6,
 	"storage":             35,
-	"storage/snapshots":   7,
+	"storage/disposal":    4,
+	"storage/snapshots":   9,
 	"storage/storagetest": 12,
 	"storage/walroom":     15,
 	"suspect":             6,

@@ -85,7 +85,7 @@ func (w *wiring) raftNode(kv *kvstore, reads *rounds.Reader) *raftNode {
 	cfg, cluster := w.cfg, w.st.Identity.ClusterID
 	n := &raftNode{
 		pulse: liveness.NewPulse("raft"), persistPulse: liveness.NewPulse("persist"),
-		log: w.log, id: cfg.ID, url: cfg.PeerURL, cluster: cluster, dir: cfg.DataDir, tick: w.tick, electionTimeout: cfg.ElectionTimeout,
+		log: w.log, id: cfg.ID, url: cfg.PeerURL, cluster: cluster, tick: w.tick, electionTimeout: cfg.ElectionTimeout,
 		storage: w.st.Storage, leaders: w.leaders, kv: kv, applied: w.applied, reads: reads,
 		proposeC: w.proposeC, commitC: w.commitC, roundC: w.roundC,
 		recvC:    make(chan *raftpb.Message, recvBuffer),

@@ -6,6 +6,7 @@ package durable
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -84,7 +85,7 @@ func (f *steadyFile) Write(b []byte) (int, error) {
 
 // RemoveTemp removes a temporary file. That there is none is an error, too.
 func RemoveTemp(name string) error {
-	if err := os.Remove(name); err != nil {
+	if err := Free(context.Background(), name); err != nil {
 		return fmt.Errorf("remove temporary file: %w", err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/disposal"
 	"raftkv/internal/watermark"
 	"strings"
 
@@ -237,7 +238,7 @@ func checkNewSnaps(dir string) error {
 		if name == first || durable.IsTemp(name, first) {
 			continue
 		}
-		if _, kind := parseSnapName(name); kind == ".state" {
+		if _, kind := parseSnapName(name); kind == ".state" || disposal.IsGone(name) {
 			return noLog(dir)
 		}
 		return foreign(dir, filepath.Join("snap", name))

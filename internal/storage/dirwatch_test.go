@@ -104,7 +104,7 @@ func TestWatchRaisesNoFalseAlarm(t *testing.T) {
 		if round%4 == 3 {
 			index += 10
 			testkit.Must(t, o.Append([]*raftpb.Message{received(t, o.Storage, someState(t, 2, index), 2, 1)}))
-			testkit.Must(t, o.clean(index))
+			testkit.Must(t, o.clean(t.Context(), index))
 			continue
 		}
 		takeSnapshot(t, o, someState(t, 2, index-3))

@@ -108,7 +108,7 @@ func takeSnapshot(t *testing.T, o *Opened, st *state.State) {
 	t.Helper()
 	writeSomeState(t, o.Dir, st)
 	testkit.Must(t, o.Written(st))
-	testkit.Must(t, o.clean(st.Index))
+	testkit.Must(t, o.clean(t.Context(), st.Index))
 }
 
 func snapMessage(term, index uint64) *raftpb.Message {

@@ -1,9 +1,11 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"raftkv/internal/durable"
 	"raftkv/internal/state"
 	"raftkv/internal/statefile"
@@ -29,7 +31,8 @@ func NewInbox(log *zap.Logger, s *Storage) *Inbox {
 }
 
 // Take takes in the file that came with a snapshot message, so that raft never
-// sees a snapshot that this node could not load. Whatever it refuses is
+// sees a snapshot that this node could not load. Whatever it refuses
+// is
 // removed: of several files for one index rafthttp keeps the first, so a bad
 // one would stand in the way of every later one. The caller passes on refused,
 // if it has a reason of its own to refuse the message, and up to where raft has
@@ -44,19 +47,26 @@ func (b *Inbox) Take(m *raftpb.Message, committed uint64, refused error) error {
 	known := index <= max(committed, b.storage.SnapIndex.Load()) || Exists(incomingPath(dir, term, index))
 	switch {
 	case came && (refused != nil || known):
-		return errors.Join(refused, os.Remove(path))
+		return errors.Join(refused, b.drop(path))
 	case refused != nil || known:
 		return refused // nil for one that is known: raft answers where it stands
 	case !came:
 		return fmt.Errorf("no file came with it: %w", err)
 	}
 	if err := verifyState(path, meta); err != nil {
-		return errors.Join(err, os.Remove(path))
+		return errors.Join(err, b.drop(path))
 	}
 	if err := os.Rename(path, incomingPath(dir, term, index)); err != nil {
 		return err
 	}
 	return durable.SyncDir(b.storage.snapDir())
+}
+
+// drop removes a file that came in. It does not leave that to others, which may be
+// busy while more of them come.
+func (b *Inbox) drop(path string) error {
+	snaps := b.storage.Snaps
+	return errors.Join(snaps.Discard(filepath.Base(path)), snaps.Free(context.Background()))
 }
 
 // Exists reports whether there is a file or directory at path. It is false, too, if

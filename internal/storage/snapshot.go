@@ -25,7 +25,7 @@ func (s *Storage) WriteSnapshots(ctx context.Context, states <-chan *state.State
 	clean := func() {
 		index := s.SnapIndex.Load()
 		newer, cleanAgain = s.Recorded.Channel(index+1), nil
-		if err := s.clean(index); err != nil {
+		if err := s.clean(ctx, index); err != nil && ctx.Err() == nil {
 			s.log.Warn("cannot remove files that are of no more use; trying again", zap.Error(err))
 			cleanAgain = time.After(snapshots.MostRest)
 		}
@@ -33,6 +33,8 @@ func (s *Storage) WriteSnapshots(ctx context.Context, states <-chan *state.State
 	for {
 		select {
 		case <-newer:
+			clean()
+		case <-s.Snaps.More():
 			clean()
 		case <-cleanAgain:
 			clean()
@@ -73,14 +75,14 @@ func (s *Storage) writeSnapshot(ctx context.Context, st *state.State, writtenC c
 	if err == nil {
 		err = durable.WriteFile(StatePath(s.Dir, st.Term, st.Index), func(w io.Writer) error {
 			w = s.Trouble.Bounded(s.Dir, w)
-			return state.Write(&restingWriter{ctx: ctx, w: w, began: time.Now(), since: time.Now(), pace: pace, overtaken: overtaken}, st)
+			return state.Write(snapshots.NewRestingWriter(ctx, w, pace, overtaken), st)
 		})
 	}
 	if ctx.Err() != nil {
 		return nil // stopping: the half-written file is gone again
 	}
 	s.Snapshots.Wrote(began, err)
-	if errors.Is(err, errOvertaken) {
+	if errors.Is(err, snapshots.ErrOvertaken) {
 		return nil // it must not keep the former state in memory
 	}
 	if err != nil {
@@ -93,29 +95,9 @@ func (s *Storage) writeSnapshot(ctx context.Context, st *state.State, writtenC c
 	return nil
 }
 
-// restingWriter keeps a snapshot from standing in the way of requests: it rests
-// several times as long as it works, less if somebody waits for it, and not at
-// all if the disk is too slow for that or the log grows too fast. It fails once
-// its context has ended.
-type restingWriter struct {
-	ctx     context.Context
-	w       io.Writer
-	began   time.Time
-	written int64
-	since   time.Time // when the present spell of work began
-
-	// How many times as long as it worked it rests.
-	pace func() time.Duration
-	// overtaken: one from the leader has come. nil: never.
-	overtaken func() bool
-}
-
 const (
-	paceSpell   = 2 * time.Millisecond // of work before a rest; shorter ones cannot be timed
-	paceRest    = 8                    // times as long as the work
-	paceAwaited = 1                    // the same, if a follower can go on only with this snapshot
-	paceLimit   = 100 * time.Millisecond
-	paceFloor   = 8 << 20 // bytes a second below which it does not rest
+	paceRest    = 8 // times as long as the work
+	paceAwaited = 1 // the same, if a follower can go on only with this snapshot
 )
 
 // snapshotPace is how many times as long as it works the writing of a state of
@@ -129,36 +111,3 @@ func (t *logTail) snapshotPace(size uint64) time.Duration {
 	}
 	return paceRest
 }
-
-func (p *restingWriter) Write(b []byte) (int, error) {
-	if err := p.ctx.Err(); err != nil {
-		return 0, err
-	}
-	if p.overtaken != nil && p.overtaken() {
-		return 0, errOvertaken
-	}
-	n, err := p.w.Write(b)
-	now := time.Now()
-	worked := now.Sub(p.since) // on what is written, too, before it came here
-	p.written += int64(n)
-	if err != nil || worked < paceSpell {
-		return n, err
-	}
-	pace := p.pace()
-	if pace == 0 || float64(p.written) < paceFloor*now.Sub(p.began).Seconds() {
-		p.since = now
-		return n, nil
-	}
-	rest := time.NewTimer(min(pace*worked, paceLimit))
-	defer rest.Stop()
-	select {
-	case <-rest.C:
-	case <-p.ctx.Done():
-		return n, p.ctx.Err()
-	}
-	p.since = time.Now()
-	return n, nil
-}
-
-// errOvertaken ends the writing of a snapshot that would not count any more.
-var errOvertaken = errors.New("a newer snapshot has come")

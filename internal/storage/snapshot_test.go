@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/testkit"
 	"testing"
 	"time"
@@ -38,8 +39,7 @@ func TestSnapshotPace(t *testing.T) {
 				tail.Awaited.Store(c.awaited)
 				tail.Grown.Store(c.grown)
 				began := time.Now()
-				w := &restingWriter{ctx: t.Context(), w: slowDisk{each}, began: began, since: began,
-					pace: func() time.Duration { return tail.snapshotPace(size) }}
+				w := snapshots.NewRestingWriter(t.Context(), slowDisk{each}, func() time.Duration { return tail.snapshotPace(size) }, func() bool { return false })
 				const writes = 8
 				for range writes {
 					if n, err := w.Write(make([]byte, c.block)); n != c.block || err != nil {

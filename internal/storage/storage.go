@@ -15,6 +15,7 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/logging"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/disposal"
 	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/storage/walroom"
 	"raftkv/internal/wait"
@@ -47,7 +48,8 @@ import (
 //     names; it is removed at the next start.
 //  3. The WAL's record of it is synced before any older file, segment or log
 //     entry is dropped. A crash between leaves files that the next snapshot
-//     removes.
+//     removes. A state file goes in steps (package disposal), and what a crash
+//     leaves of one has a name that the next start removes.
 //
 // One loader, Open, decides which snapshot counts, and gives raft and
 // the kvstore the same one.
@@ -72,6 +74,8 @@ type Storage struct {
 	Room *walroom.Room       // keeps room on the disk for the log
 	Mem  *raft.MemoryStorage // the end of the log, as raft reads it
 	Mark *watermark.Keeper   // how far the log was synced
+	// Snaps are the files of snap/: who reads them, and how they go.
+	Snaps *disposal.Files
 
 	Hard      *raftpb.HardState // as the WAL has it; commits its newest snapshot at least
 	Last      uint64            // index of the last entry in the WAL
@@ -261,18 +265,14 @@ func (s *Storage) record(hard *raftpb.HardState, index, term uint64, cs *raftpb.
 // complete: it records the snapshot, and drops what it makes superfluous.
 func (s *Storage) Written(st *state.State) error {
 	if at := s.SnapIndex.Load(); st.Index < at {
-		// Overtaken by one from the leader.
-		if err := os.Remove(StatePath(s.Dir, st.Term, st.Index)); !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return nil
+		return s.Snaps.Discard(stateName(st.Term, st.Index)) // overtaken by one from the leader
 	} else if st.Index == at {
 		return nil
 	}
 	cs := st.Membership.ConfState()
 	if !s.Room.Admits(walroom.StateRecord+walroom.SnapRecord, false) {
 		time.AfterFunc(s.Trouble.Failed(fmt.Errorf("recording it: %w", walroom.ErrNoRoom), st.Index), s.Redo)
-		return os.Remove(StatePath(s.Dir, st.Term, st.Index))
+		return s.Snaps.Discard(stateName(st.Term, st.Index))
 	}
 	if err := s.record(s.Hard, st.Index, st.Term, cs); err != nil {
 		return err
@@ -310,40 +310,48 @@ func (s *Storage) release(index uint64) error {
 }
 
 // clean removes files that nothing needs once the snapshot of index counts.
-// What is on its way in, or being written, its maker removes if need be. The
+// What is on its way in, or being written, its maker removes if need be; and what
+// somebody still reads stays until it is called again (disposal.Files.More). The
 // persist loop does not wait for it: it takes a while to free a large file.
-func (s *Storage) clean(index uint64) error {
+func (s *Storage) clean(ctx context.Context, index uint64) error {
 	if err := removeSegments(filepath.Join(s.Dir, "wal"), index); err != nil {
 		return err
 	}
-	return s.removeSnaps(func(name string) bool {
-		at, kind := parseSnapName(name)
-		return kind == ".state" && at < index || kind == ".incoming" && at <= index
+	err := s.eachSnap(func(name string) error {
+		if at, kind := parseSnapName(name); kind == ".state" && at < index || kind == ".incoming" && at <= index {
+			return s.Snaps.Discard(name)
+		}
+		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return s.Snaps.Free(ctx)
 }
 
-// sweep is clean at the start, when nothing is on its way: all that a crash
-// left half-done goes.
+// sweep is clean at the start, when nothing is on its way, and nothing waits for
+// the disk: all that a crash left half-done goes.
 func (s *Storage) sweep(newest *raftpb.Snapshot) error {
 	index, term := newest.GetMetadata().GetIndex(), newest.GetMetadata().GetTerm()
 	if err := errors.Join(removeMarkTemps(s.Dir), removeSegments(filepath.Join(s.Dir, "wal"), index)); err != nil {
 		return err
 	}
-	counts := filepath.Base(StatePath(s.Dir, term, index))
-	return s.removeSnaps(func(name string) bool { return name != counts })
+	return s.eachSnap(func(name string) error {
+		if name == stateName(term, index) {
+			return nil
+		}
+		return os.Remove(filepath.Join(s.snapDir(), name))
+	})
 }
 
-// removeSnaps removes the files of snap/ that go.
-func (s *Storage) removeSnaps(goes func(name string) bool) error {
+// eachSnap calls a function for the name of each file in snap/.
+func (s *Storage) eachSnap(visit func(name string) error) error {
 	files, err := os.ReadDir(s.snapDir())
 	if err != nil {
 		return err
 	}
 	for _, f := range files {
-		if !goes(f.Name()) {
-			continue
-		}
-		if err := os.Remove(filepath.Join(s.snapDir(), f.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := visit(f.Name()); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
@@ -388,7 +396,15 @@ func (s *Storage) snapDir() string { return filepath.Join(s.Dir, "snap") }
 
 // StatePath returns the path, in data directory dir, of the state file of a snapshot.
 func StatePath(dir string, term, index uint64) string {
-	return filepath.Join(dir, "snap", fmt.Sprintf("%016x-%016x.state", term, index))
+	return filepath.Join(dir, "snap", stateName(term, index))
+}
+
+func stateName(term, index uint64) string { return fmt.Sprintf("%016x-%016x.state", term, index) }
+
+// OpenState opens the state file of a snapshot for reading. Until it is closed it
+// stays as it is, though a newer one may count.
+func (s *Storage) OpenState(term, index uint64) (*disposal.File, error) {
+	return s.Snaps.Open(stateName(term, index))
 }
 
 func incomingPath(dir string, term, index uint64) string {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/durable"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/disposal"
 	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/storage/walroom"
 	"raftkv/internal/wait"
@@ -82,6 +83,7 @@ func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, che
 	s := &Storage{
 		log: log, Dir: dir, Mem: raft.NewMemoryStorage(), Hard: c.Hard, Last: c.Last(), Recorded: new(wait.Index),
 		Tail: logTail{Limit: tailLimit, scarce: tailLimit < TailWeight, weight: l.weight}, Trouble: snapshots.Trouble{Log: log, Disk: durable.DiskOf},
+		Snaps: disposal.New(filepath.Join(dir, "snap")),
 	}
 	s.SnapIndex.Store(c.Snapshot.GetIndex())
 	if err := errors.Join(s.noteSnapshot(c.Snapshot), l.fill(s.Mem, c.Hard)); err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"raftkv/internal/logging"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
@@ -193,7 +192,7 @@ func (c *Courier) transfer(m *raftpb.Message) error {
 	}
 	m.Snapshot = meta
 	term, index := meta.GetMetadata().GetTerm(), meta.GetMetadata().GetIndex()
-	f, err := os.Open(storage.StatePath(c.Storage.Dir, term, index))
+	f, err := c.Storage.OpenState(term, index)
 	if err != nil {
 		return err // a newer snapshot has taken its place
 	}
@@ -233,7 +232,7 @@ func (c *Courier) transfer(m *raftpb.Message) error {
 // waits for a peer that takes nothing, a goroutine of its own stays until the
 // kernel gives that peer up.
 type snapshotBody struct {
-	file  *os.File
+	file  io.ReadCloser
 	moved atomic.Int64 // when bytes last moved, in Unix nanoseconds
 	ended atomic.Bool  // every byte has been read
 	once  sync.Once
