@@ -47,7 +47,7 @@ func (n *raftNode) persist(ctx context.Context) error {
 				return nil
 			}
 			_ = n.persistPulse.Excused(liveness.WaitsForDisk, func() error {
-				n.storage.Next.Step() // now that nobody waits for it
+				n.storage.Zeros.Step(n.storage.Room.InUse()) // now that nobody waits for it
 				return nil
 			})
 		case st := <-n.writtenC:

@@ -41,7 +41,7 @@ var exports = map[string]int{
 	"config":              22,
 	"contact":             5,
 	"diskhang":            3,
-	"durable":             19,
+	"durable":             20,
 	"history":             10,
 	"limits":              13,
 	"liveness":            8,
@@ -73,7 +73,7 @@ var exports = map[string]int{
 	"transport":           15,
 	"version":             1,
 	"wait":                6,
-	"walfile":             18,
+	"walfile":             19,
 	"watermark":           9,
 	"web":                 24,
 }

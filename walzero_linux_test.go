@@ -14,11 +14,11 @@ func TestSimZeroesSegments(t *testing.T) {
 			c.Put(1, "k", c.Value())
 		}
 		c.Stop(1)
-		if !st.Next.Off && st.Next.At == 0 {
+		if !st.Zeros.Off && st.Zeros.Written == 0 {
 			t.Error("not one piece")
 		}
-		if st.Next.File != nil {
-			t.Error("the file is still open")
+		if st.Zeros.Next.File != nil || st.Zeros.Use.File != nil {
+			t.Error("a file is still open")
 		}
 		c.Start(1)
 		c.Leader()

@@ -2,6 +2,7 @@ package durable
 
 import (
 	"errors"
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -44,4 +45,15 @@ func ZeroingPays(dir string) bool {
 		return false
 	}
 	return st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC
+}
+
+// FirstWritten returns the first offset in a file, from one on, at which something
+// may have been written: what was only reserved reads as zeros. math.MaxInt64: there
+// is none. It moves the file's own offset.
+func FirstWritten(f *os.File, from int64) (int64, error) {
+	at, err := unix.Seek(int(f.Fd()), from, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return math.MaxInt64, nil
+	}
+	return at, os.NewSyscallError("lseek", err)
 }

@@ -67,13 +67,13 @@ type WriteAheadLog interface {
 // After Open it belongs to the persist loop, except Mem, which locks
 // for itself.
 type Storage struct {
-	log  *zap.Logger
-	Dir  string // the data directory
-	Wal  WriteAheadLog
-	Next *walfile.Zeroer     // writes zeros to the next segment of the log
-	Room *walroom.Room       // keeps room on the disk for the log
-	Mem  *raft.MemoryStorage // the end of the log, as raft reads it
-	Mark *watermark.Keeper   // how far the log was synced
+	log   *zap.Logger
+	Dir   string // the data directory
+	Wal   WriteAheadLog
+	Zeros *walfile.Zeroer     // writes zeros before the log gets there
+	Room  *walroom.Room       // keeps room on the disk for the log
+	Mem   *raft.MemoryStorage // the end of the log, as raft reads it
+	Mark  *watermark.Keeper   // how far the log was synced
 	// Snaps are the files of snap/: who reads them, and how they go.
 	Snaps *disposal.Files
 
@@ -388,7 +388,7 @@ func removeSegments(walDir string, index uint64) error {
 
 // Close flushes and closes the log.
 func (s *Storage) Close() error {
-	s.Next.Close()
+	s.Zeros.Close()
 	return errors.Join(s.Room.Close(s.Wal.Close), s.Mark.Close())
 }
 

@@ -87,7 +87,7 @@ func (h *diskHistory) step() {
 		testkit.Must(h.t, h.o.Append(h.run))
 		h.run = nil
 		if h.rnd.IntN(2) == 0 {
-			h.o.Next.Step()
+			h.o.Zeros.Step(h.o.Room.InUse())
 		}
 	case n < 13:
 		flushMark(h.t, h.o)

@@ -133,7 +133,7 @@ func (o *Opened) open() error {
 		return Refused(o.Dir, fmt.Errorf("write-ahead log: %w", err))
 	}
 	room.Begin(o.end)
-	o.Wal, o.Room, o.Next = w, room, walfile.NewZeroer(o.log, walDir, wal.SegmentSizeBytes)
+	o.Wal, o.Room, o.Zeros = w, room, walfile.NewZeroer(o.log, walDir, wal.SegmentSizeBytes)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"raftkv/internal/testkit"
@@ -20,23 +21,33 @@ import (
 func zeroingDisk(t *testing.T, dir string) *Opened {
 	t.Helper()
 	o := openDisk(t, dir)
-	o.Next.Off = false
+	o.Zeros.Off = false
 	return o
 }
 
-// zeroTo has the next segment zeroed up to some offset or further. The WAL
-// makes it in a goroutine of its own.
+// zeroTo has the next segment zeroed up to some offset or further, as if the one in
+// use were full. The WAL makes it in a goroutine of its own.
 func zeroTo(t *testing.T, o *Opened, to int64) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); o.Next.File == nil || o.Next.At < to; {
-		if o.Next.Step(); o.Next.Off {
+	path, _ := o.Room.InUse()
+	o.Zeros.Step(path, 0) // if it finds the next one now, it begins to count here
+	for end := time.Now().Add(10 * time.Second); o.Zeros.Next.File == nil || o.Zeros.Next.At < to; {
+		if o.Zeros.Next.File == nil {
+			o.Zeros.Step(path, 0)
+		} else {
+			o.Zeros.Step(path, wal.SegmentSizeBytes)
+		}
+		if o.Zeros.Off {
 			t.Fatal("given up")
 		}
 		if time.Now().After(end) {
-			t.Fatalf("zeros up to %d only", o.Next.At)
+			t.Fatalf("zeros up to %d only", o.Zeros.Next.At)
 		}
 	}
 }
+
+// stepOf is what the persist loop does after a save.
+func stepOf(o *Opened) func() { return func() { o.Zeros.Step(o.Room.InUse()) } }
 
 // diskLog appends entries one by one, and has all that it appended.
 type diskLog struct {
@@ -91,12 +102,12 @@ func TestSegmentZeroedIsWhole(t *testing.T) {
 		l.want()
 	}
 	for _, size := range []int{1 << 10, 40 << 10, 300 << 10} {
-		l.cut(size, o.Next.Step) // as the persist loop does
+		l.cut(size, stepOf(o)) // as the persist loop does
 		l.want()
 		l.append(10)
 		l.want()
 	}
-	if o.Next.Off {
+	if o.Zeros.Off {
 		t.Error("given up")
 	}
 }
@@ -116,7 +127,7 @@ func TestZeroesNeverReachASegment(t *testing.T) {
 			l.append(100 << 10) // over the place where the zeros ended
 		}
 		for range wal.SegmentSizeBytes / walfile.ZeroPiece {
-			o.Next.Step()
+			o.Zeros.Step(o.Room.InUse())
 		}
 		l.want()
 	}
@@ -139,23 +150,30 @@ func TestZeroesFillTheFile(t *testing.T) {
 		}
 		zeros := func(n int) string { return string(make([]byte, n)) }
 		fill(old[:size-1])
+		use := filepath.Join(dir, "use") // as full as it gets
+		testkit.Must(t, os.WriteFile(use, nil, 0o600))
 		z := &walfile.Zeroer{Log: zap.NewNop(), Dir: dir, Size: size}
-		z.Step()
+		step := func() { z.Step(use, size) }
+		step()
 		want(old[:size-1])
 		fill(old)
+		z.Step(use, 0) // here it is found
 		for _, at := range []int{walfile.ZeroPiece, 2 * walfile.ZeroPiece, size, size} {
-			z.Step()
+			step()
 			want(zeros(at) + old[at:])
 		}
 		// Another file of the same name, as after a cut.
 		testkit.Must(t, os.Rename(path, filepath.Join(dir, "segment")))
 		fill(old)
-		z.Step()
+		use = filepath.Join(dir, "segment")
+		z.Step(use, 0)
+		step()
 		want(zeros(walfile.ZeroPiece) + old[walfile.ZeroPiece:])
 		if z.Off {
 			t.Error("given up")
 		}
 		z.Close()
+		testkit.Must(t, errors.Join(os.Remove(path), os.Remove(use)))
 	}
 }
 
@@ -168,10 +186,10 @@ func TestZeroedSegmentLeftOver(t *testing.T) {
 	l := &diskLog{t: t, o: o}
 	l.append(100)
 	zeroTo(t, o, 2*walfile.ZeroPiece)
-	name := filepath.Base(o.Next.File.Name())
+	name := filepath.Base(o.Zeros.Next.File.Name())
 	for _, crash := range []string{"while it is zeroed", "in the midst of a cut"} {
 		for how, between := range map[string]func(o *Opened){
-			"zeroing": func(o *Opened) { o.Next.Step() },
+			"zeroing": func(o *Opened) { o.Zeros.Step(o.Room.InUse()) },
 			"not":     func(*Opened) {},
 		} {
 			t.Run(crash+", then "+how, func(t *testing.T) {
@@ -199,22 +217,22 @@ func TestZeroesRefused(t *testing.T) {
 	t.Parallel()
 	o := zeroingDisk(t, newDisk(t))
 	core, logs := observer.New(zap.WarnLevel)
-	o.Next.Log = zap.New(core)
+	o.Zeros.Log = zap.New(core)
 	l := &diskLog{t: t, o: o}
 	zeroTo(t, o, walfile.ZeroPiece)
-	o.Next.Close()
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Skipf("no /dev/full here: %v", err)
 	}
-	o.Next.File = full
-	o.Next.Info, err = full.Stat()
+	testkit.Must(t, o.Zeros.Next.File.Close())
+	o.Zeros.Next.File = full
+	o.Zeros.Next.Info, err = full.Stat()
 	testkit.Must(t, err)
 	for range 2 {
-		l.cut(100<<10, o.Next.Step)
+		l.cut(100<<10, stepOf(o))
 		l.want()
 	}
-	if got := logs.All(); len(got) != 1 || o.Next.File != nil {
-		t.Errorf("logged: %v; file %v", got, o.Next.File)
+	if got := logs.All(); len(got) != 1 || o.Zeros.Next.File != nil {
+		t.Errorf("logged: %v; file %v", got, o.Zeros.Next.File)
 	}
 }

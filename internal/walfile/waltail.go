@@ -38,7 +38,9 @@ import (
 //     record. Only a hard state that moves nothing but commit may stay unsynced.
 //   - A segment gets its name after its head is synced: a CRC record, the
 //     metadata, in segment 0 also the empty snapshot. So are by then the zeros
-//     that walzero.go writes into it.
+//     that walzero.go writes into it. What it writes into the segment in use are
+//     zeros over blocks that are reserved only, which read as zeros: before they
+//     are on the disk and after, they are the same bytes.
 //   - The WAL is synced (wal.Sync) after ReadAll, before it is written to. So
 //     what an earlier process left, and the zeroing of an earlier tear, are
 //     durable, and before a sector is written it holds zeros.

@@ -99,6 +99,9 @@ func (g *Room) Begin(end walfile.Tail) {
 	g.publish()
 }
 
+// InUse is the segment in use, and about where the log ends in it.
+func (g *Room) InUse() (path string, end int64) { return g.tail, g.At }
+
 func (g *Room) lock(turn int) (*fileutil.LockedFile, error) {
 	path := filepath.Join(g.dir, fmt.Sprintf("%d.tmp", turn%2))
 	f, err := fileutil.TryLockFile(path, os.O_WRONLY|os.O_CREATE, fileutil.PrivateFileMode)
