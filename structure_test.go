@@ -20,7 +20,7 @@ import (
 var layers = [][]string{
 	{"address", "durable", "history", "meter", "problem", "record", "refusal", "version", "wait"},
 	{"liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
-	{"config", "peerclient", "state", "storage/walroom"},
+	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "rounds", "state/statetest", "storage"},
 	{"diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
 	{"api", "peerport"},
@@ -63,7 +63,8 @@ var exports = map[string]int{
 	"state":               54,
 	"state/statetest":     16,
 	"statefile":           6,
-	"storage":             35,
+	"storage":             34,
+	"storage/dirwatch":    5,
 	"storage/disposal":    4,
 	"storage/snapshots":   9,
 	"storage/storagetest": 12,

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/dirwatch"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -54,12 +55,12 @@ func TestWatchNoticesWhatIsGone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o, w := watched(t)
 			c.do(t, o.Dir, testkit.Segments(t, o.Dir))
-			err := w.check(context.Background())
+			err := w.Check(context.Background())
 			if c.want == "" {
 				testkit.Must(t, err)
 				return
 			}
-			if !errors.Is(err, errDirLost) || !strings.Contains(err.Error(), c.want) {
+			if !errors.Is(err, dirwatch.ErrLost) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
 		})
@@ -67,14 +68,14 @@ func TestWatchNoticesWhatIsGone(t *testing.T) {
 }
 
 // watched is a storage with several segments, and a watch that has looked at it.
-func watched(t *testing.T) (*Opened, *dirWatch) {
+func watched(t *testing.T) (*Opened, *dirwatch.Watch) {
 	t.Helper()
 	o := openDisk(t, newDisk(t))
 	for i := uint64(2); len(testkit.Segments(t, o.Dir)) < 4; i++ {
 		testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(2, 1, i, testkit.Entries(2, i, i, 300<<10)...)}))
 	}
-	w := newDirWatch(o.Storage)
-	testkit.Must(t, w.check(context.Background()))
+	w := o.newWatch()
+	testkit.Must(t, w.Check(context.Background()))
 	return o, w
 }
 
@@ -87,7 +88,7 @@ func TestWatchRaisesNoFalseAlarm(t *testing.T) {
 	looks, ended := 0, make(chan error)
 	go func() {
 		for ctx.Err() == nil {
-			if err := w.check(context.Background()); err != nil {
+			if err := w.Check(context.Background()); err != nil {
 				ended <- err
 				return
 			}

@@ -15,6 +15,7 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/logging"
 	"raftkv/internal/state"
+	"raftkv/internal/storage/dirwatch"
 	"raftkv/internal/storage/disposal"
 	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/storage/walroom"
@@ -384,6 +385,19 @@ func removeSegments(walDir string, index uint64) error {
 		}
 	}
 	return nil
+}
+
+// Watch looks at the data directory until ctx ends.
+func (s *Storage) Watch(ctx context.Context) error { return s.newWatch().Run(ctx) }
+
+func (s *Storage) newWatch() *dirwatch.Watch {
+	return dirwatch.New(dirwatch.Config{Dir: s.Dir, Released: s.SnapIndex.Load, Newest: func() string {
+		meta := s.Newest.Load().GetMetadata()
+		if meta.GetIndex() == 0 {
+			return ""
+		}
+		return StatePath(s.Dir, meta.GetTerm(), meta.GetIndex())
+	}})
 }
 
 // Close flushes and closes the log.

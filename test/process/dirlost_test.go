@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/config"
-	"raftkv/internal/storage"
+	"raftkv/internal/storage/dirwatch"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -34,7 +34,7 @@ func TestProcDirectoryLost(t *testing.T) {
 			if r := c.do(http.MethodPut, 1, "/k", []byte("v")); r.status != http.StatusNoContent {
 				t.Fatalf("PUT: %v", r)
 			}
-			time.Sleep(2 * storage.WatchInterval) // it has looked at what there is, and goes on
+			time.Sleep(2 * dirwatch.Interval) // it has looked at what there is, and goes on
 			testkit.Must(t, do(c.nodes[1].dataDir))
 			out := c.waitExit(1, config.ExitFault, procStopWithin)
 			for _, want := range []string{"changed under the running node", c.nodes[1].dataDir} {

@@ -1,4 +1,6 @@
-package storage
+// Package dirwatch answers: are the files of the data directory still those that this
+// process writes to? It looks at names, and reads nothing.
+package dirwatch
 
 import (
 	"context"
@@ -16,37 +18,46 @@ import (
 // still have the names under which it would look for them.
 
 const (
-	// WatchInterval is how often; what it costs is a dozen system calls.
-	WatchInterval = 500 * time.Millisecond
-	// watchLooks is how often in a row it must look wrong: a look takes several
+	// Interval is how often; what it costs is a dozen system calls.
+	Interval = 500 * time.Millisecond
+	// lookAgain is how often in a row it must look wrong: a look takes several
 	// calls, and in between the log goes to a new segment, or a snapshot comes.
-	watchLooks = 3
-	watchPause = 20 * time.Millisecond
+	lookAgain = 3
+	lookPause = 20 * time.Millisecond
 )
 
-// errDirLost ends a node whose files are not its own any more.
-var errDirLost = errors.New("the data directory was changed under the running node")
+// ErrLost ends a node whose files are not its own any more.
+var ErrLost = errors.New("the data directory was changed under the running node")
 
-// dirWatch knows the files that have to stay, by name.
-type dirWatch struct {
-	s     *Storage
+// Config is what a Watch needs to know.
+type Config struct {
+	Dir string // the data directory
+	// Newest is the state file of the newest snapshot; empty if there is none.
+	Newest func() string
+	// Released is the index of the newest snapshot that the log records.
+	Released func() uint64
+}
+
+// Watch knows the files that have to stay, by name.
+type Watch struct {
+	Config
 	files map[string]fs.FileInfo // of the directories, the mark and the segments, as first seen
 	// first and last are the lowest and the highest segment at the last look.
 	first, last uint64
 	begun       bool // there was one
 }
 
-func newDirWatch(s *Storage) *dirWatch {
-	return &dirWatch{s: s, files: make(map[string]fs.FileInfo)}
+// New returns a watch that has not looked yet.
+func New(c Config) *Watch {
+	return &Watch{Config: c, files: make(map[string]fs.FileInfo)}
 }
 
-// Watch looks at the data directory until ctx ends.
-func (s *Storage) Watch(ctx context.Context) error {
-	w := newDirWatch(s)
-	tick := time.NewTicker(WatchInterval)
+// Run looks at the data directory until ctx ends.
+func (w *Watch) Run(ctx context.Context) error {
+	tick := time.NewTicker(Interval)
 	defer tick.Stop()
 	for {
-		if err := w.check(ctx); err != nil {
+		if err := w.Check(ctx); err != nil {
 			return err
 		}
 		select {
@@ -57,18 +68,18 @@ func (s *Storage) Watch(ctx context.Context) error {
 	}
 }
 
-// check looks until all is well, or has looked wrong often enough.
-func (w *dirWatch) check(ctx context.Context) error {
+// Check looks until all is well, or has looked wrong often enough.
+func (w *Watch) Check(ctx context.Context) error {
 	for n := 1; ; n++ {
 		err := w.look()
 		if err == nil {
 			return nil
 		}
-		if n == watchLooks {
-			return fmt.Errorf("%w: %w; what was written since is lost with the files that this node still has open", errDirLost, err)
+		if n == lookAgain {
+			return fmt.Errorf("%w: %w; what was written since is lost with the files that this node still has open", ErrLost, err)
 		}
 		select {
-		case <-time.After(watchPause):
+		case <-time.After(lookPause):
 		case <-ctx.Done():
 			return nil
 		}
@@ -77,9 +88,9 @@ func (w *dirWatch) check(ctx context.Context) error {
 
 // look compares what is there with what must be. An error of the disk is no news
 // of the names: it is left to those who need the files.
-func (w *dirWatch) look() error {
-	walDir := filepath.Join(w.s.Dir, "wal")
-	for _, path := range []string{w.s.Dir, w.s.snapDir(), walDir, filepath.Join(w.s.Dir, "mark")} {
+func (w *Watch) look() error {
+	walDir := filepath.Join(w.Dir, "wal")
+	for _, path := range []string{w.Dir, filepath.Join(w.Dir, "snap"), walDir, filepath.Join(w.Dir, "mark")} {
 		if err := w.same(path); err != nil {
 			return err
 		}
@@ -88,24 +99,24 @@ func (w *dirWatch) look() error {
 		return err
 	}
 	// The older one goes when a newer one counts.
-	meta := w.s.Newest.Load().GetMetadata()
-	if meta.GetIndex() == 0 {
+	newest := w.Newest()
+	if newest == "" {
 		return nil
 	}
-	_, err := os.Stat(StatePath(w.s.Dir, meta.GetTerm(), meta.GetIndex()))
+	_, err := os.Stat(newest)
 	return missing(err)
 }
 
 // segments looks whether all segments are there that the newest snapshot needs:
 // none is missing between the first and the last, and none behind those that were
 // there before.
-func (w *dirWatch) segments(walDir string) error {
+func (w *Watch) segments(walDir string) error {
 	segments, _, err := walfile.Segments(walDir)
 	if err != nil {
 		return missing(err)
 	}
 	// Behind the listing: what had gone by then, an older snapshot released.
-	released := w.s.SnapIndex.Load()
+	released := w.Released()
 	there := make(map[string]bool)
 	var start, next, last uint64
 	for _, s := range segments {
@@ -142,7 +153,7 @@ func (w *dirWatch) segments(walDir string) error {
 }
 
 // same reports whether a path leads to the file to which it led at first.
-func (w *dirWatch) same(path string) error {
+func (w *Watch) same(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return missing(err)
