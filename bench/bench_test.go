@@ -73,23 +73,26 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-// Ensure that targets compare the lanes that they name, and that a lane with
-// errors meets none.
-func TestJudge(t *testing.T) {
-	lane := func(name string, ops int64, took time.Duration) *laneResult {
-		l := &laneResult{name: name, result: newResult()}
-		for range ops {
-			l.record(took)
-		}
-		l.seconds = 1
-		return l
+// testLane returns a lane with turns of these rates, each 1000 / rate ms long and
+// with as many us of CPU.
+func testLane(name string, rates ...float64) *laneResult {
+	l := &laneResult{name: name, result: newResult()}
+	for _, rate := range rates {
+		l.turns = append(l.turns, turnFigures{rate: rate, p50: 1000 / rate, p99: 1000 / rate, cpu: 1000 / rate})
 	}
-	fast, slow := lane("fast", 300, time.Millisecond), lane("slow", 100, 4*time.Millisecond)
+	return l
+}
+
+// Ensure that a target is judged by the median of the ratios of turns that were
+// neighbours, and that a lane with errors meets none.
+func TestJudge(t *testing.T) {
+	fast, slow := testLane("fast", 300, 900, 320, 310, 10), testLane("slow", 100, 300, 100, 100, 100)
 	m := &measured{lanes: []*laneResult{fast, slow}, row: row{targets: []target{
 		{lane: "fast", figure: figureRate, least: 3, rival: "slow"},
-		{lane: "fast", figure: figureRate, least: 3.1, rival: "slow"},
-		{lane: "fast", figure: figureP50, most: 0.3, rival: "slow"},
-		{lane: "fast", figure: figureP99, most: 0.2, rival: "slow"},
+		{lane: "fast", figure: figureRate, least: 3.01, rival: "slow"},
+		{lane: "fast", figure: figureP50, most: 0.34, rival: "slow"},
+		{lane: "fast", figure: figureP99, most: 0.33, rival: "slow"},
+		{lane: "fast", figure: figureCPU, most: 0.34, rival: "slow"},
 		{lane: "fast", figure: figureRate, least: 1, rival: "not measured"},
 	}}}
 	met := func() (out []bool) {
@@ -98,12 +101,79 @@ func TestJudge(t *testing.T) {
 		}
 		return out
 	}
-	if got, want := met(), []bool{true, false, true, false}; !slices.Equal(got, want) {
+	if got, want := met(), []bool{true, false, true, false, true}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+	v := m.judge()[0]
+	if want := []float64{3, 3, 3.2, 3.1, 0.1}; !slices.Equal(v.Turns, want) || v.Median != 3 || v.Lowest != 0.1 || v.Highest != 3.2 {
+		t.Errorf("got %+v, want turns of %v", v, want)
+	}
 	slow.fail(errors.New("refused"))
-	if got, want := met(), []bool{false, false, false, false}; !slices.Equal(got, want) {
-		t.Errorf("with an error: got %v, want %v", got, want)
+	if got := met(); slices.Contains(got, true) {
+		t.Errorf("with an error: got %v", got)
+	}
+}
+
+// Ensure that a turn in which nothing succeeded meets no target, and can be written
+// as JSON.
+func TestNothingToDivideBy(t *testing.T) {
+	m := &measured{lanes: []*laneResult{testLane("a", 5), {name: "b", result: newResult(), turns: make([]turnFigures, 1)}},
+		row: row{rate: 10, targets: []target{{lane: "a", figure: figureP99, most: 1, rival: "b"}}}}
+	for _, l := range m.lanes {
+		l.seconds = 1
+	}
+	var r report
+	r.add([]outcome{m.outcome()})
+	if err := r.write(filepath.Join(t.TempDir(), "r.json")); err != nil {
+		t.Error(err)
+	}
+	if len(r.Targets) != 1 || r.Targets[0].Met {
+		t.Errorf("%+v", r.Targets)
+	}
+}
+
+// Ensure that each target can be computed from its own row.
+func TestTargetsNameLanesOfTheirRow(t *testing.T) {
+	for _, r := range rateRows() {
+		for _, target := range r.targets {
+			if !slices.Contains(r.lanes, target.lane) || !slices.Contains(r.lanes, target.rival) {
+				t.Errorf("%s: %+v", r.name, target)
+			}
+			if (target.least == 0) == (target.most == 0) {
+				t.Errorf("%s: %+v has not one bound", r.name, target)
+			}
+		}
+	}
+}
+
+// Ensure that the summary has what a target is about, its median, its spread and
+// what became of it, and that it comes back from the file.
+func TestSummary(t *testing.T) {
+	o := outcome{Row: "the row", Targets: []verdict{
+		atLeast("rate of a / b", 2, 2.5, 1.75, 3.25),
+		atMost("bytes a key", 500, 501),
+		atMost("never measured", 1),
+	}}
+	var r report
+	r.add([]outcome{o})
+	path := filepath.Join(t.TempDir(), "r.json")
+	if err := r.write(path); err != nil {
+		t.Fatal(err)
+	}
+	back, err := readReport(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	printTargets(&text, back.Targets)
+	for _, want := range []string{
+		"met      2.50 (1.75 to 3.25)    at least 2     the row: rate of a / b\n",
+		"NOT MET  501.00                 at most 500    the row: bytes a key\n",
+		"NOT MET  0.00                   at most 1      the row: never measured\n",
+	} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %q in\n%s", want, text.String())
+		}
 	}
 }
 
@@ -116,6 +186,44 @@ func TestChosen(t *testing.T) {
 	rows = chosen(rateRows(), any, regexp.MustCompile("raftkv"), false)
 	if len(rows) != len(rateRows()) || !slices.Equal(rows[0].lanes, []string{raftkvLeader, raftkvFollower}) {
 		t.Errorf("lanes: %+v", rows)
+	}
+}
+
+// Ensure that the lanes of a system that is not installed are left out, that their
+// row says so, and that other rows are as they were.
+func TestWithoutASystem(t *testing.T) {
+	for i, r := range without(rateRows(), settings{}, redisSystem, errors.New("it is not there")) {
+		was := rateRows()[i].lanes
+		had := slices.Contains(was, redisLane)
+		if slices.Contains(r.lanes, redisLane) || had != slices.Equal(r.notes, []string{"skipped: redis: it is not there"}) {
+			t.Errorf("%s: %q, %q", r.name, r.lanes, r.notes)
+		}
+		if had != (len(r.lanes) == len(was)-1) || !had && len(r.notes) > 0 {
+			t.Errorf("%s: %q of %q, %q", r.name, r.lanes, was, r.notes)
+		}
+	}
+}
+
+// Ensure that a lane with connections of its own has them, and that rows with more
+// to do in a turn have longer ones.
+func TestTurnsOfARow(t *testing.T) {
+	s := settings{warm: time.Second, length: 2 * time.Second}
+	if got := (row{stretch: 2}).turnSettings(s); got.warm != 2*time.Second || got.length != 4*time.Second {
+		t.Errorf("%+v", got)
+	}
+	if got := (row{}).turnSettings(s); got != s {
+		t.Errorf("%+v", got)
+	}
+	for _, r := range rateRows() {
+		for _, name := range r.lanes {
+			l := s.lane(name)
+			if want := map[bool]int{true: 256}[name == raftkvAt256]; l.conns != want {
+				t.Errorf("%s has %d connections of its own, want %d", name, l.conns, want)
+			}
+			if l.system == bareSystem && name != bareHandlerLane {
+				t.Errorf("%s is not known", name)
+			}
+		}
 	}
 }
 
@@ -263,6 +371,76 @@ func TestSplit(t *testing.T) {
 	during, without := split(samples, []window{{at(10), at(20)}})
 	if during.ops != 3 || without.ops != 2 {
 		t.Errorf("%d during, %d without; want 3 and 2", during.ops, without.ops)
+	}
+}
+
+// Ensure that a scenario that fails ends no other, that what it has measured before
+// counts, and that an end that was asked for ends all.
+func TestFailureEndsOneScenario(t *testing.T) {
+	b := &bench{options: options{rows: regexp.MustCompile("a|b|d")}}
+	ctx, cancel := context.WithCancel(t.Context())
+	var ran []string
+	part := func(name string, err error, last bool) scenario {
+		return scenario{rows: []string{name}, measure: func(context.Context) ([]outcome, error) {
+			ran = append(ran, name)
+			if last {
+				cancel()
+			}
+			return []outcome{{Row: name}}, err
+		}}
+	}
+	failure := errors.New("it failed")
+	out, err := b.measureAll(ctx, []scenario{
+		part("a", failure, false), part("c", nil, false), part("b", nil, true), part("d", nil, false)})
+	if !errors.Is(err, failure) || !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if want := []string{"a", "b"}; !slices.Equal(ran, want) || len(out) != 2 {
+		t.Errorf("ran %q with outcomes %v, want %q", ran, out, want)
+	}
+}
+
+// Ensure that the picture of a file has the lanes that were measured, at their
+// rates, and no others.
+func TestPicture(t *testing.T) {
+	dir := t.TempDir()
+	o := options{from: filepath.Join(dir, "r.json"), picture: filepath.Join(dir, "p.svg")}
+	r := report{Machine: machine{Cores: 2}}
+	r.add([]outcome{{Row: "PUT, 64 connections", Lines: []line{
+		{Name: raftkvLeader, Turns: []float64{30_100, 31_900}, Figures: []figure{{Name: "rate/s", Value: 31_000}}},
+		{Name: grpcLeader, Turns: []float64{8_100}, Figures: []figure{{Name: "rate/s", Value: 8_123}}},
+	}}, skipped("GET, stale, 64 connections", errors.New("no reason"))})
+	if err := r.write(o.from); err != nil {
+		t.Fatal(err)
+	}
+	if err := drawFrom(o); err != nil {
+		t.Fatal(err)
+	}
+	svg, err := os.ReadFile(o.picture)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{
+		">raftkv<": true, ">31k<": true, ">etcd, gRPC<": true, ">8.1k<": true, ">PUT, 64<": true,
+		"Redis": false, ">etcd, HTTP gateway<": false, "256": false,
+	} {
+		if strings.Contains(string(svg), text) != want {
+			t.Errorf("%q is in it: %t", text, !want)
+		}
+	}
+	if b := r.bars(raftkvLeader, []string{"another row", "PUT, 64 connections"}); len(b) != 1 || b[0] != (bar{1, 31_000, 30_100, 31_900}) {
+		t.Errorf("%+v", b)
+	}
+	if err := (&report{}).draw(o.picture); err == nil {
+		t.Error("a picture of nothing, and no error")
+	}
+}
+
+func TestThousands(t *testing.T) {
+	for rate, want := range map[float64]string{999: "999", 1000: "1.0k", 8123: "8.1k", 9949: "9.9k", 9950: "10k", 31_400: "31k"} {
+		if got := thousands(rate); got != want {
+			t.Errorf("%v: %s, want %s", rate, got, want)
+		}
 	}
 }
 

@@ -31,7 +31,7 @@ type protocol struct {
 	unpack   func(body []byte) ([]byte, error) // takes the value out of an answer
 }
 
-// request is a whole HTTP request with places for a key and a value's head.
+// request is a whole request with places for a key and a value's head.
 type request struct {
 	bytes   []byte
 	value   []byte // as it is before encoding; nil without one
@@ -57,6 +57,12 @@ func (r *request) set(key uint64) {
 	} else {
 		base64.StdEncoding.Encode(r.bytes[r.valueAt:], r.value[:headSize])
 	}
+}
+
+// clone returns a copy for another connection.
+func (r request) clone() request {
+	r.bytes, r.value = bytes.Clone(r.bytes), bytes.Clone(r.value)
+	return r
 }
 
 // dialRaftkv makes clients of raftkv's API.
@@ -139,23 +145,31 @@ func unpackRange(body []byte) ([]byte, error) {
 func dialHTTP(addr string, n int, limit time.Duration, p protocol) ([]client, error) {
 	var clients []client
 	for range n {
-		conn, err := net.Dial("tcp", addr)
+		conn, err := dialTCP(addr, limit)
 		if err != nil {
 			closeAll(clients)
 			return nil, err
 		}
-		// One deadline for all requests costs nothing while they are sent.
-		if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
-			closeAll(clients)
-			return nil, errors.Join(err, conn.Close())
-		}
 		own := p
 		for i, r := range p.requests {
-			own.requests[i].bytes, own.requests[i].value = bytes.Clone(r.bytes), bytes.Clone(r.value)
+			own.requests[i] = r.clone()
 		}
 		clients = append(clients, &httpClient{protocol: own, conn: conn, in: bufio.NewReader(conn)})
 	}
 	return clients, nil
+}
+
+// dialTCP connects, for at most so long: one deadline for all requests costs
+// nothing while they are sent.
+func dialTCP(addr string, limit time.Duration) (net.Conn, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }
 
 func closeAll(clients []client) {

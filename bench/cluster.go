@@ -26,15 +26,17 @@ type cluster struct {
 
 // node is one of them.
 type node struct {
-	id     int
-	client string // host:port for clients
-	peer   string // host:port for the other nodes
-	dir    string
-	joined bool // it came later
+	id      int
+	size    int    // of the cluster at its start
+	client  string // host:port for clients
+	peer    string // host:port for the other nodes
+	monitor string // host:port for questions about the node, where a system has one
+	dir     string
+	joined  bool // it came later
 	*process
 }
 
-// system is what differs between raftkv, etcd and the bare handler.
+// system is what differs between raftkv, its rivals and the bare handler.
 type system interface {
 	// command returns the command line of a node.
 	command(c *cluster, n *node) []string
@@ -60,6 +62,7 @@ func newCluster(ctx context.Context, s system, name, dir string, size int) (*clu
 		}
 	}
 	for _, n := range c.nodes {
+		n.size = size
 		if err := c.start(n); err != nil {
 			return c, err
 		}
@@ -72,7 +75,7 @@ func (c *cluster) addNode() error {
 	n := &node{id: len(c.nodes) + 1}
 	n.dir = filepath.Join(c.dir, strconv.Itoa(n.id))
 	c.nodes = append(c.nodes, n)
-	for _, addr := range []*string{&n.client, &n.peer} {
+	for _, addr := range []*string{&n.client, &n.peer, &n.monitor} {
 		free, err := c.freeAddr()
 		if err != nil {
 			return err
@@ -89,7 +92,7 @@ func (c *cluster) freeAddr() (string, error) {
 	const first, count, tries = 10000, 20000, 1000
 	for range tries {
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(count)))
-		if slices.ContainsFunc(c.nodes, func(n *node) bool { return n.client == addr || n.peer == addr }) {
+		if slices.ContainsFunc(c.nodes, func(n *node) bool { return n.client == addr || n.peer == addr || n.monitor == addr }) {
 			continue
 		}
 		if l, err := net.Listen("tcp", addr); err == nil {

@@ -15,7 +15,7 @@ func TestNodesHavePortsOfTheirOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := c.nodes[len(c.nodes)-1]
-		for _, addr := range []string{n.client, n.peer} {
+		for _, addr := range []string{n.client, n.peer, n.monitor} {
 			_, text, err := net.SplitHostPort(addr)
 			if err != nil {
 				t.Fatal(err)

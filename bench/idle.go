@@ -75,7 +75,7 @@ func idleOutcome(clusters []*cluster, before, after map[*node]time.Duration) ([]
 		o.Lines = append(o.Lines, line{Name: c.name, Figures: []figure{
 			{Name: "CPU % of a core", Value: cpu, decimals: 2}, {Name: "resident MiB", Value: mib, decimals: 1}}})
 		if c.name == "raftkv" {
-			o.Targets = []verdict{atMost("CPU of an idle node, % of a core,", cpu, 1), atMost("resident MiB", mib, 40)}
+			o.Targets = []verdict{atMost("CPU of an idle node, % of a core", 1, cpu), atMost("resident MiB", 40, mib)}
 		}
 	}
 	return []outcome{o}, nil

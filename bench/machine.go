@@ -1,13 +1,14 @@
 package main
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"go.etcd.io/etcd/api/v3/version"
 )
 
@@ -22,6 +23,8 @@ type machine struct {
 	Commit string   `json:"commit"`
 	Flags  []string `json:"raftkv_flags,omitempty"`
 	Etcd   string   `json:"etcd"`
+	NATS   string   `json:"nats"`
+	Redis  string   `json:"redis,omitempty"` // empty: it is not installed
 }
 
 // describe returns what can be found out; what cannot stays empty.
@@ -36,12 +39,14 @@ func (b *bench) describe() machine {
 		Commit: output(b.source, "git", "describe", "--always", "--dirty"),
 		Flags:  b.raftkv.flags,
 		Etcd:   version.Version,
+		NATS:   server.VERSION,
+		Redis:  b.redis.version(),
 	}
 }
 
 func (m machine) String() string {
-	return fmt.Sprintf("%d cores of %s, %s, Linux %s\nraftkv %s, etcd %s, %s",
-		m.Cores, m.CPU, m.Memory, m.Kernel, m.Commit, m.Etcd, m.Go)
+	return fmt.Sprintf("%d cores of %s, %s, Linux %s\nraftkv %s, etcd %s, NATS %s, Redis %s, %s",
+		m.Cores, m.CPU, m.Memory, m.Kernel, m.Commit, m.Etcd, m.NATS, cmp.Or(m.Redis, "none"), m.Go)
 }
 
 // afterColon returns the value of the first line of a file that begins so.
@@ -61,16 +66,4 @@ func output(dir, name string, args ...string) string {
 	cmd.Dir = dir
 	text, _ := cmd.Output()
 	return strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", ", ")
-}
-
-// writeJSON writes all results into a file.
-func writeJSON(path string, m machine, outcomes []outcome) error {
-	text, err := json.MarshalIndent(struct {
-		Machine machine   `json:"machine"`
-		Rows    []outcome `json:"rows"`
-	}{m, outcomes}, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(text, '\n'), 0o644)
 }

@@ -22,6 +22,7 @@ import (
 const (
 	etcdCommand = "serve-etcd"
 	bareCommand = "serve-bare"
+	natsCommand = "serve-nats"
 )
 
 func main() {
@@ -49,9 +50,15 @@ func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == bareCommand {
 		return serveBare(ctx, args[1:])
 	}
+	if len(args) > 0 && args[0] == natsCommand {
+		return serveNATS(ctx, args[1:])
+	}
 	o, err := parseOptions(args)
 	if err != nil {
 		return err
+	}
+	if o.from != "" {
+		return drawFrom(o)
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
@@ -70,6 +77,8 @@ type options struct {
 	binary      string
 	dir         string
 	json        string
+	picture     string // file of the picture of the results
+	from        string // file with results, to draw in place of measuring
 	timeout     time.Duration
 	settings
 
@@ -79,6 +88,9 @@ type options struct {
 	mostKeys     uint64
 	snapshotRate float64
 	snapshotTime time.Duration
+	largeKeys    uint64
+	largeTime    time.Duration
+	idleConns    int
 }
 
 func parseOptions(args []string) (o options, err error) {
@@ -96,10 +108,15 @@ func parseOptions(args []string) (o options, err error) {
 	fs.Uint64Var(&o.mostKeys, "most-keys", 10_000_000, "keys up to which growth is measured")
 	fs.Float64Var(&o.snapshotRate, "snapshot-rate", 4000, "PUTs a second beside snapshots")
 	fs.DurationVar(&o.snapshotTime, "snapshot-time", 3*time.Minute, "for how long")
+	fs.Uint64Var(&o.largeKeys, "large-keys", 20_000, "keys of 16 KiB, at most, in the row about the removal of large state files")
+	fs.DurationVar(&o.largeTime, "large-time", 20*time.Second, "time of a turn of that row")
+	fs.IntVar(&o.idleConns, "idle-conns", 10_000, "idle connections in the row about them")
 	fs.StringVar(&o.dir, "dir", os.TempDir(), "directory for the servers' files, on the disk that is to be measured")
 	fs.StringVar(&o.json, "json", "", "file for the results in JSON")
+	fs.StringVar(&o.picture, "picture", "", "file for a picture of the results, SVG")
+	fs.StringVar(&o.from, "from", "", "instead of measuring, take the results for the picture from a file that -json has written")
 	fs.DurationVar(&o.timeout, "timeout", time.Hour, "limit for the whole run")
-	fs.IntVar(&o.turns, "turns", 3, "turns of each lane")
+	fs.IntVar(&o.turns, "turns", 5, "turns of each lane")
 	fs.DurationVar(&o.warm, "warm", 300*time.Millisecond, "time at the beginning of a turn that does not count")
 	fs.DurationVar(&o.length, "length", 1500*time.Millisecond, "time of a turn that counts")
 	fs.IntVar(&o.workersPer, "workers-per-conn", 16, "workers that share a connection of etcd's gRPC client")
@@ -109,10 +126,13 @@ func parseOptions(args []string) (o options, err error) {
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
-	if o.turns < 1 || o.length <= 0 || o.warm < 0 || o.workersPer < 1 || o.keys < 1 {
-		return o, errors.New("-turns, -length, -workers-per-conn and -keys must be positive")
+	if o.turns < 1 || o.length <= 0 || o.warm < 0 || o.workersPer < 1 || o.keys < 1 || o.largeKeys < 1 || o.largeTime <= 0 || o.idleConns < 1 {
+		return o, errors.New("-turns, -length, -workers-per-conn, -keys, -large-keys, -large-time and -idle-conns must be positive")
 	}
-	if o.json != "" { // rather now than after twenty minutes
+	if o.from != "" && o.picture == "" {
+		return o, errors.New("-from needs -picture")
+	}
+	if o.json != "" { // rather now than after half an hour
 		if err := os.WriteFile(o.json, nil, 0o644); err != nil {
 			return o, err
 		}

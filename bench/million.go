@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -13,7 +14,6 @@ import (
 const (
 	emptySettle  = 5 * time.Second  // before the memory of an empty node is looked at
 	filledSettle = 30 * time.Second // before that of a full one is
-	restarts     = 5
 )
 
 // millionTable are these rows, as they fill.
@@ -29,73 +29,81 @@ type full struct {
 }
 
 // millionRows measures memory, writes beside snapshots, restart and join.
-func (b *bench) millionRows(ctx context.Context) ([]outcome, error) {
+func (b *bench) millionRows(ctx context.Context) (_ []outcome, err error) {
 	t := &millionTable{
 		memory: outcome{Row: memoryName, Notes: []string{fmt.Sprintf("%d keys", b.keys),
 			fmt.Sprintf("resident memory above that of an empty node, by key, %v after the last write; the largest of three nodes", filledSettle)}},
 		snapshot: outcome{Row: snapshotName},
 		restart: outcome{Row: restartName, Notes: []string{
-			"a follower, killed and started; until it says that it is ready and has applied what its leader had"}},
+			"a follower, killed and started; until it says that it is ready and has applied what its leader had",
+			"the systems in turns; before each turn but the first a tenth of the keys is written again, in both"}},
 		join: outcome{Row: joinName, Notes: []string{"a fourth node, from its start until it votes, is ready and has applied what the leader had"}},
 	}
-	if b.lanes.MatchString("raftkv") {
-		if err := b.fullCluster(ctx, t, "raftkv", b.raftkv, dialRaftkv); err != nil {
-			return nil, err
+	var all []*full
+	defer func() {
+		for _, f := range all {
+			err = errors.Join(err, f.stop())
+		}
+	}()
+	var failed error // of one system, which ends nothing for the other
+	for _, who := range []struct {
+		name, lane string
+		system     system
+		dial       dialer
+	}{
+		{"raftkv", "raftkv", b.raftkv, dialRaftkv},
+		{"etcd", "etcd gRPC", b.etcd, dialGRPC(b.workersPer)},
+	} {
+		if !b.lanes.MatchString(who.lane) {
+			continue
+		}
+		c, err := newCluster(ctx, who.system, who.name, b.temp, 3)
+		f := &full{bench: b, cluster: c, dial: who.dial, keys: keyRange{count: b.keys}}
+		if err == nil {
+			err = f.fill(ctx, t)
+		}
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s with %d keys: %w", who.name, b.keys, err), f.stop())
+			continue
+		}
+		all = append(all, f)
+	}
+	if b.wanted(restartName) { // while both systems have had the same writes
+		failed = errors.Join(failed, b.restartInTurns(ctx, t, all))
+	}
+	for _, f := range slices.Backward(all) { // raftkv is alone at last
+		if err := f.alone(ctx, t); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s with %d keys: %w", f.name, b.keys, err))
 		}
 	}
-	if b.lanes.MatchString("etcd gRPC") {
-		if err := b.fullCluster(ctx, t, "etcd", b.etcd, dialGRPC(b.workersPer)); err != nil {
-			return nil, err
-		}
-	}
-	t.judgeRestart()
+	slices.Reverse(t.join.Lines)
+	return t.outcomes(b), failed
+}
+
+// outcomes returns the rows that are wanted and have figures.
+func (t *millionTable) outcomes(b *bench) []outcome {
 	var out []outcome
 	for _, o := range []outcome{t.memory, t.snapshot, t.restart, t.join} {
 		if b.wanted(o.Row) && len(o.Lines) > 0 {
 			out = append(out, o)
 		}
 	}
-	return out, nil
+	return out
 }
 
-// judgeRestart compares the two systems.
-func (t *millionTable) judgeRestart() {
-	if len(t.restart.Lines) == 2 {
-		own, rival := t.restart.Lines[0].Figures[0].Value, t.restart.Lines[1].Figures[0].Value
-		t.restart.Targets = append(t.restart.Targets, atMost("median of raftkv / etcd", own/rival, 0.5))
-	}
-}
-
-// fullCluster starts a cluster, fills it, and measures the rows that are wanted.
-func (b *bench) fullCluster(ctx context.Context, t *millionTable, name string, s system, dial dialer) (err error) {
-	c, err := newCluster(ctx, s, name, b.temp, 3)
-	defer func() { err = errors.Join(err, c.stop()) }()
-	if err != nil {
-		return err
-	}
-	f := &full{bench: b, cluster: c, dial: dial, keys: keyRange{count: b.keys}}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("%s with %d keys: %w", name, b.keys, err)
-		}
-	}()
-	if err := f.fill(ctx, t); err != nil {
-		return err
-	}
-	if b.wanted(restartName) { // while both systems have had the same writes
-		if err := f.restart(ctx, t); err != nil {
-			return err
-		}
-	}
-	if name == "raftkv" && b.wanted(snapshotName) { // etcd has no such moments: its backend is a database on disk
+// alone measures what needs no rival, and stops the cluster.
+func (f *full) alone(ctx context.Context, t *millionTable) error {
+	if f.name == "raftkv" && f.wanted(snapshotName) { // etcd has no such moments: its backend is a database on disk
 		if err := f.besideSnapshots(ctx, t); err != nil {
 			return err
 		}
 	}
-	if b.wanted(joinName) {
-		return f.join(ctx, t)
+	if f.wanted(joinName) {
+		if err := f.join(ctx, t); err != nil {
+			return err
+		}
 	}
-	return nil
+	return f.stop()
 }
 
 // fill writes the keys, and notes what memory they take.
@@ -123,7 +131,7 @@ func (f *full) fill(ctx context.Context, t *millionTable) (err error) {
 		{Name: "bytes a key", Value: perKey}, {Name: "MiB in all", Value: float64(size.largest()) / (1 << 20)},
 		{Name: "MiB empty", Value: float64(f.empty.largest()) / (1 << 20), decimals: 1}}})
 	if f.name == "raftkv" {
-		t.memory.Targets = append(t.memory.Targets, atMost("bytes a key at rest", perKey, 500))
+		t.memory.Targets = append(t.memory.Targets, atMost("bytes a key at rest", 500, perKey))
 	}
 	return nil
 }
@@ -137,29 +145,55 @@ func (f *full) perKey(size memory) float64 {
 	return float64(most) / float64(f.keys.count)
 }
 
-// restart kills a follower and starts it again, some times.
-func (f *full) restart(ctx context.Context, t *millionTable) error {
-	var seconds []float64
-	for range restarts {
-		n, err := f.follower(ctx)
-		if err != nil {
-			return err
-		}
-		took, err := f.restartNode(ctx, n)
-		if err != nil {
-			return err
-		}
-		seconds = append(seconds, took)
-		f.detailf("  %-24s restarted in %.2f s", f.name, took)
-		if err := sleep(ctx, time.Second); err != nil {
-			return err
+// restartInTurns restarts a follower of each system, then of each again. How long
+// it takes depends on how much log there is behind the last snapshot, so there is
+// more of it each time.
+func (b *bench) restartInTurns(ctx context.Context, t *millionTable, all []*full) error {
+	seconds := make([][]float64, len(all))
+	for turn := range b.turns {
+		for i, f := range all {
+			took, err := f.restartOnce(ctx, turn)
+			if err != nil {
+				return fmt.Errorf("%s, restart %d: %w", f.name, turn+1, err)
+			}
+			f.detailf("  %-24s restarted in %.2f s", f.name, took)
+			seconds[i] = append(seconds[i], took)
 		}
 	}
-	t.restart.Lines = append(t.restart.Lines, line{Name: f.name, Turns: seconds, Figures: []figure{
-		{Name: "median s", Value: quantile(seconds, 0.5), decimals: 2},
-		{Name: "min s", Value: quantile(seconds, 0), decimals: 2},
-		{Name: "max s", Value: quantile(seconds, 1), decimals: 2}}})
+	for i, f := range all {
+		s := seconds[i]
+		t.restart.Lines = append(t.restart.Lines, line{Name: f.name, Turns: s, Figures: []figure{
+			{Name: "median s", Value: quantile(s, 0.5), decimals: 2},
+			{Name: "min s", Value: quantile(s, 0), decimals: 2},
+			{Name: "max s", Value: quantile(s, 1), decimals: 2}}})
+	}
+	if len(all) == 2 {
+		var parts []float64
+		for turn, own := range seconds[0] {
+			parts = append(parts, ratio(own, seconds[1][turn]))
+		}
+		t.restart.Targets = append(t.restart.Targets, atMost("raftkv / etcd", 0.4, parts...))
+	}
 	return nil
+}
+
+// restartOnce kills a follower and starts it again, after some more writes.
+func (f *full) restartOnce(ctx context.Context, turn int) (float64, error) {
+	if again := f.keys.count / 10; turn > 0 && again > 0 {
+		keys := keyRange{first: uint64(turn%10) * again, count: again}
+		if err := fillCluster(ctx, f.cluster, f.dial, usualSize, keys); err != nil {
+			return 0, err
+		}
+	}
+	n, err := f.follower(ctx)
+	if err != nil {
+		return 0, err
+	}
+	took, err := f.restartNode(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	return took, sleep(ctx, time.Second)
 }
 
 // restartNode kills a node and starts it, and returns how many seconds it took

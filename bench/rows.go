@@ -1,6 +1,11 @@
 package main
 
-import "regexp"
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+)
 
 // row is one workload of the table, and who is put under it.
 type row struct {
@@ -13,9 +18,19 @@ type row struct {
 	// atHalf has it run open loop, at half of the rate that etcd's gRPC reaches
 	// with this row's load in a closed loop.
 	atHalf  bool
+	rate    float64 // of an open loop; 0 is a closed one, or what atHalf will find
+	stretch int     // turns are so many times as long as others; 0 is 1
 	lanes   []string
 	quick   bool // it belongs to the short table
 	targets []target
+	notes   []string
+}
+
+// turnSettings returns the settings of this row's turns.
+func (r row) turnSettings(s settings) settings {
+	s.warm *= time.Duration(max(1, r.stretch))
+	s.length *= time.Duration(max(1, r.stretch))
+	return s
 }
 
 // target is what is to be reached: a figure of a lane, relative to the same
@@ -35,18 +50,62 @@ const (
 	grpcLeader      = "etcd gRPC, leader"
 	grpcFollower    = "etcd gRPC, follower"
 	bareHandlerLane = "bare net/http"
+	natsLane        = "NATS KV, leader"
+	redisLane       = "Redis, ONE node"
+	// raftkvAt256 has 256 connections, whatever its row has.
+	raftkvAt256 = "raftkv, leader, at 256"
 )
 
 var (
 	allLanes    = []string{raftkvLeader, raftkvFollower, gatewayLeader, gatewayFollower, grpcLeader, grpcFollower, bareHandlerLane}
 	leaderLanes = []string{raftkvLeader, gatewayLeader, grpcLeader, bareHandlerLane}
+	// The gateway is left out where it is one more hop to the same limit.
+	crowdLanes = []string{raftkvLeader, raftkvAt256, grpcLeader, bareHandlerLane}
 )
+
+// The systems: what a cluster is of.
+const (
+	raftkvSystem = "raftkv"
+	etcdSystem   = "etcd"
+	natsSystem   = "nats"
+	redisSystem  = "redis"
+	bareSystem   = "bare"
+)
+
+// lane says which system is put under load, and how.
+type lane struct {
+	system   string
+	dial     dialer
+	follower bool // through a follower
+	conns    int  // 0: as many as the row has
+}
+
+// lane returns the lane of a name.
+func (s settings) lane(name string) lane {
+	switch name {
+	case raftkvLeader, raftkvFollower:
+		return lane{system: raftkvSystem, dial: dialRaftkv, follower: name == raftkvFollower}
+	case raftkvAt256:
+		return lane{system: raftkvSystem, dial: dialRaftkv, conns: 256}
+	case gatewayLeader, gatewayFollower:
+		return lane{system: etcdSystem, dial: dialGateway, follower: name == gatewayFollower}
+	case grpcLeader, grpcFollower:
+		return lane{system: etcdSystem, dial: dialGRPC(s.workersPer), follower: name == grpcFollower}
+	case natsLane:
+		return lane{system: natsSystem, dial: dialNATS(s.workersPer)}
+	case redisLane:
+		return lane{system: redisSystem, dial: dialRedis}
+	default:
+		return lane{system: bareSystem, dial: dialRaftkv}
+	}
+}
 
 // The figures of a lane.
 const (
 	figureRate = "rate"
 	figureP50  = "p50"
 	figureP99  = "p99"
+	figureCPU  = "server CPU of an operation"
 )
 
 // The keys of rows with values of unlike sizes are apart, so that a read always
@@ -65,34 +124,44 @@ func rateRows() []row {
 	atLeast := func(lane string, ratio float64, rival string) target {
 		return target{lane: lane, figure: figureRate, least: ratio, rival: rival}
 	}
+	beside := func(lanes []string, more ...string) []string { return slices.Concat(lanes, more) }
 	return []row{
-		put(row{name: "PUT, 64 connections", conns: 64, lanes: allLanes, quick: true, targets: []target{
+		put(row{name: "PUT, 64 connections", conns: 64, lanes: beside(allLanes, natsLane, redisLane), quick: true, targets: []target{
 			atLeast(raftkvLeader, 5, gatewayLeader),
 			atLeast(raftkvLeader, 3.5, grpcLeader),
-			atLeast(raftkvLeader, 0.5, bareHandlerLane),
-			atLeast(raftkvFollower, 0.8, raftkvLeader),
+			atLeast(raftkvLeader, 0.6, bareHandlerLane),
+			atLeast(raftkvFollower, 0.9, raftkvLeader),
 		}}),
-		put(row{name: "PUT, 256 connections", conns: 256, lanes: allLanes, targets: []target{
+		put(row{name: "PUT, 256 connections", conns: 256, lanes: beside(allLanes, natsLane, redisLane), targets: []target{
 			atLeast(raftkvLeader, 4, grpcLeader),
+			atLeast(raftkvLeader, 0.8, bareHandlerLane),
+			{lane: raftkvLeader, figure: figureCPU, most: 1.1, rival: bareHandlerLane},
 		}}),
-		put(row{name: "PUT, 1 connection", conns: 1, lanes: allLanes, targets: []target{
+		put(row{name: "PUT, 4,096 connections", conns: 4096, stretch: 2, lanes: crowdLanes}),
+		put(row{name: "PUT, 1 connection", conns: 1, lanes: beside(allLanes, natsLane, redisLane), targets: []target{
 			{lane: raftkvLeader, figure: figureP50, most: 0.7, rival: grpcLeader},
 		}}),
-		{name: "GET, linearizable, 64 connections", read: get, conns: 64, lanes: allLanes, quick: true, targets: []target{
+		{name: "GET, linearizable, 64 connections", read: get, conns: 64, lanes: beside(allLanes, redisLane), quick: true, targets: []target{
 			atLeast(raftkvLeader, 5, gatewayLeader),
 			atLeast(raftkvLeader, 3, grpcLeader),
-			atLeast(raftkvLeader, 0.7, bareHandlerLane),
+			atLeast(raftkvLeader, 1, bareHandlerLane),
 		}},
-		{name: "GET, stale, 64 connections", read: getStale, conns: 64, lanes: leaderLanes, quick: true, targets: []target{
-			atLeast(raftkvLeader, 0.9, bareHandlerLane),
+		{name: "GET, linearizable, 4,096 connections", read: get, conns: 4096, stretch: 2, lanes: crowdLanes, targets: []target{
+			atLeast(raftkvLeader, 0.6, raftkvAt256),
+			{lane: raftkvLeader, figure: figureP99, most: 0.3, rival: bareHandlerLane},
+		}},
+		{name: "GET, stale, 64 connections", read: getStale, conns: 64, lanes: beside(leaderLanes, natsLane), quick: true, targets: []target{
+			atLeast(raftkvLeader, 1.2, bareHandlerLane),
 		}},
 		{name: "half PUT, half GET, 64 connections", writes: 0.5, read: get, conns: 64, lanes: leaderLanes},
+		{name: "1 PUT to 9 GET, 64 connections", writes: 0.1, read: get, conns: 64, lanes: leaderLanes},
 		put(row{name: "PUT of 1 KiB, 64 connections", conns: 64, size: 1 << 10, keys: middleKeys, lanes: leaderLanes}),
-		put(row{name: "PUT of 64 KiB, 64 connections", conns: 64, size: 64 << 10, keys: largeKeys, lanes: leaderLanes}),
+		// Before the row of 64 KiB, whose state files are removed long after it.
 		put(row{name: "PUT at half of etcd's maximum, open loop", conns: 64, atHalf: true,
 			lanes: leaderLanes, targets: []target{
 				{lane: raftkvLeader, figure: figureP99, most: 0.5, rival: grpcLeader},
 			}}),
+		put(row{name: "PUT of 64 KiB, 64 connections", conns: 64, size: 64 << 10, keys: largeKeys, lanes: leaderLanes}),
 	}
 }
 
@@ -109,12 +178,27 @@ func chosen(rows []row, names, lanes *regexp.Regexp, quick bool) []row {
 		}
 		var some []string
 		for _, lane := range r.lanes {
-			short := lane != gatewayFollower && lane != grpcFollower
+			short := lane != gatewayFollower && lane != grpcFollower && lane != natsLane && lane != redisLane
 			if lanes.MatchString(lane) && (short || !quick) {
 				some = append(some, lane)
 			}
 		}
 		r.lanes = some
+		out = append(out, r)
+	}
+	return out
+}
+
+// without returns the rows without the lanes of a system that is not there, and
+// a note in its place.
+func without(rows []row, s settings, system string, why error) []row {
+	var out []row
+	for _, r := range rows {
+		all := len(r.lanes)
+		r.lanes = slices.DeleteFunc(slices.Clone(r.lanes), func(name string) bool { return s.lane(name).system == system })
+		if len(r.lanes) < all {
+			r.notes = append(slices.Clone(r.notes), fmt.Sprintf("skipped: %s: %v", system, why))
+		}
 		out = append(out, r)
 	}
 	return out

@@ -135,15 +135,16 @@ func (f *full) reportSnapshots(t *millionTable, res *result, seen watched, moves
 	}
 	if during.ops == 0 {
 		t.snapshot.Notes = append(t.snapshot.Notes, "NO SNAPSHOT WAS SEEN: measure longer, with -snapshot-time")
+		t.snapshot.Targets = []verdict{atMost("p99 during / without", 2)}
 		return
 	}
-	ratio := atMost("p99 during / without", during.ms(99)/without.ms(99), 2)
-	ratio.Met = ratio.Met && res.errors == 0
-	t.snapshot.Targets = []verdict{ratio, atMost("leader changes", float64(moves), 0)}
+	p99 := atMost("p99 during / without", 2, ratio(during.ms(99), without.ms(99)))
+	p99.Met = p99.Met && res.errors == 0
+	t.snapshot.Targets = []verdict{p99, atMost("leader changes", 0, float64(moves))}
 
 	perKey := f.perKey(seen.peak)
 	t.memory.Lines = append(t.memory.Lines, line{Name: "raftkv, in a snapshot", Figures: []figure{
 		{Name: "bytes a key", Value: perKey}, {Name: "MiB in all", Value: float64(seen.peak.largest()) / (1 << 20)},
 		{Name: "MiB empty", Value: float64(f.empty.largest()) / (1 << 20), decimals: 1}}})
-	t.memory.Targets = append(t.memory.Targets, atMost("bytes a key in a snapshot", perKey, 650))
+	t.memory.Targets = append(t.memory.Targets, atMost("bytes a key in a snapshot", 650, perKey))
 }

@@ -30,6 +30,14 @@ func reserve(f *os.File, size int64) error {
 // syncData makes what was written to a file durable.
 func syncData(f *os.File) error { return syscall.Fdatasync(int(f.Fd())) }
 
+// fileLimit returns how many files a process may have open: a Go program, and
+// Redis, raise what they have to that.
+func fileLimit() (uint64, error) {
+	var limit syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	return limit.Max, err
+}
+
 // checkOnDisk refuses a directory in memory, where a sync costs nothing.
 func checkOnDisk(dir string) error {
 	const tmpfs = 0x01021994

@@ -12,14 +12,15 @@ type outcome struct {
 	Row     string    `json:"row"`
 	Notes   []string  `json:"notes,omitempty"` // how it was measured
 	Lines   []line    `json:"lines"`
-	Targets []verdict `json:"targets,omitempty"`
+	Targets []verdict `json:"-"` // all are together at the end of a report
 }
 
 // line is what one system did in a row.
 type line struct {
 	Name    string    `json:"name"`
 	Figures []figure  `json:"figures"`
-	Turns   []float64 `json:"turns,omitempty"` // the rate of each turn
+	Turns   []float64 `json:"turns,omitempty"`     // the rate of each turn
+	P99     []float64 `json:"p99_turns,omitempty"` // likewise, ms
 	Remarks []string  `json:"remarks,omitempty"`
 }
 
@@ -30,20 +31,50 @@ type figure struct {
 	decimals int
 }
 
-// verdict is a target, what was measured, and whether that is enough.
+// verdict is a target, what was measured, and whether that is enough: the median
+// of the turns, if there were any, which stand beside it with their extremes.
 type verdict struct {
-	Target string  `json:"target"`
-	Value  float64 `json:"value"`
-	Met    bool    `json:"met"`
+	Row     string    `json:"row"`
+	What    string    `json:"what"` // for most a ratio
+	Median  float64   `json:"median"`
+	Lowest  float64   `json:"lowest"`
+	Highest float64   `json:"highest"`
+	Turns   []float64 `json:"turns,omitempty"` // in their order
+	Target  string    `json:"target"`
+	Met     bool      `json:"met"`
 }
 
-// atMost and atLeast judge a value.
-func atMost(what string, value, most float64) verdict {
-	return verdict{fmt.Sprintf("%s at most %g", what, most), value, value <= most}
+// atMost and atLeast judge the median of values.
+func atMost(what string, most float64, values ...float64) verdict {
+	v := judged(what, fmt.Sprintf("at most %g", most), values)
+	v.Met = len(values) > 0 && v.Median <= most
+	return v
 }
 
-func atLeast(what string, value, least float64) verdict {
-	return verdict{fmt.Sprintf("%s at least %g", what, least), value, value >= least}
+func atLeast(what string, least float64, values ...float64) verdict {
+	v := judged(what, fmt.Sprintf("at least %g", least), values)
+	v.Met = len(values) > 0 && v.Median >= least
+	return v
+}
+
+func judged(what, target string, values []float64) verdict {
+	v := verdict{What: what, Target: target}
+	if len(values) > 0 {
+		v.Median, v.Lowest, v.Highest = quantile(values, 0.5), slices.Min(values), slices.Max(values)
+	}
+	if len(values) > 1 {
+		v.Turns = values
+	}
+	return v
+}
+
+// value says what was measured, with its spread if there is one.
+func (v verdict) value() string {
+	text := fmt.Sprintf("%.2f", v.Median)
+	if len(v.Turns) > 0 {
+		text += fmt.Sprintf(" (%.2f to %.2f)", v.Lowest, v.Highest)
+	}
+	return text
 }
 
 // print writes an outcome for people.
@@ -67,7 +98,7 @@ func (o outcome) print(w io.Writer) {
 		fmt.Fprintln(w, strings.Join(append([]string{""}, l.Remarks...), "  "))
 	}
 	for _, v := range o.Targets {
-		fmt.Fprintf(w, "  target: %s: %.2f, %s\n", v.Target, v.Value, v.word())
+		fmt.Fprintf(w, "  target: %s %s: %s, %s\n", v.What, v.Target, v.value(), v.word())
 	}
 }
 
@@ -80,32 +111,46 @@ func (v verdict) word() string {
 	return "NOT MET"
 }
 
-// printTargets writes all targets once more, at the end of a long table.
-func printTargets(w io.Writer, outcomes []outcome) {
-	title := "\nTargets\n"
+// targets returns the targets of all rows.
+func targets(outcomes []outcome) []verdict {
+	var all []verdict
 	for _, o := range outcomes {
 		for _, v := range o.Targets {
-			fmt.Fprintf(w, "%s  %-8s %8.2f  %s: %s\n", title, v.word(), v.Value, o.Row, v.Target)
-			title = ""
+			v.Row = o.Row
+			all = append(all, v)
 		}
+	}
+	return all
+}
+
+// printTargets writes all targets once more, at the end of a long table.
+func printTargets(w io.Writer, all []verdict) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\nTargets: the median of the turns (the lowest and the highest)\n")
+	for _, v := range all {
+		fmt.Fprintf(w, "  %-8s %-22s %-13s  %s: %s\n", v.word(), v.value(), v.Target, v.Row, v.What)
 	}
 }
 
 // outcome turns what the lanes of a row did into a part of the table.
 func (m *measured) outcome() outcome {
-	o := outcome{Row: m.row.name, Notes: []string{"values of " + bytesText(m.row.size)}, Targets: m.judge()}
-	if m.rate > 0 {
-		o.Notes = append(o.Notes, fmt.Sprintf("%.0f requests/s, latency from when a request was due", m.rate))
+	notes := append([]string{"values of " + bytesText(m.row.size)}, m.row.notes...)
+	o := outcome{Row: m.row.name, Notes: notes, Targets: m.judge()}
+	if m.row.rate > 0 {
+		o.Notes = append(o.Notes, fmt.Sprintf("%.0f requests/s, latency from when a request was due", m.row.rate))
 	}
 	for _, l := range m.lanes {
 		first := m.lanes[0] // raftkv's, if it was measured
-		ratio := figure{Name: "first is x", Value: first.rate() / max(1, l.rate()), decimals: 2}
-		if m.rate > 0 {
-			ratio = figure{Name: "first's p99 is x", Value: first.ms(99) / l.ms(99), decimals: 2}
+		ratio := figure{Name: "first is x", Value: quantile(ratios(first, l, figureRate), 0.5), decimals: 2}
+		if m.row.rate > 0 {
+			ratio = figure{Name: "first's p99 is x", Value: quantile(ratios(first, l, figureP99), 0.5), decimals: 2}
 		}
-		o.Lines = append(o.Lines, line{Name: l.name, Turns: l.turnRates, Remarks: l.remarks(), Figures: []figure{
+		rates := l.figures(figureRate)
+		o.Lines = append(o.Lines, line{Name: l.name, Turns: rates, P99: l.figures(figureP99), Remarks: l.remarks(), Figures: []figure{
 			{Name: "rate/s", Value: l.rate()},
-			{Name: "+- %", Value: 100 * spread(l.turnRates)},
+			{Name: "+- %", Value: 100 * spread(rates)},
 			{Name: "p50 ms", Value: l.ms(50), decimals: 2},
 			{Name: "p99 ms", Value: l.ms(99), decimals: 2},
 			{Name: "p99.9 ms", Value: l.ms(99.9), decimals: 2},
@@ -126,16 +171,38 @@ func (m *measured) judge() []verdict {
 		if own == nil || rival == nil {
 			continue
 		}
-		ratio := own.figure(t.figure) / rival.figure(t.figure)
+		all := ratios(own, rival, t.figure)
 		what := fmt.Sprintf("%s of %s / %s", t.figure, t.lane, t.rival)
-		v := atLeast(what, ratio, t.least)
+		v := atLeast(what, t.least, all...)
 		if t.most > 0 {
-			v = atMost(what, ratio, t.most)
+			v = atMost(what, t.most, all...)
 		}
-		v.Met = v.Met && own.errors == 0 && rival.errors == 0
+		v.Met = v.Met && own.errors == 0 && rival.errors == 0 && v.Lowest > 0
 		out = append(out, v)
 	}
 	return out
+}
+
+// ratios returns a figure of one lane, relative to that of another, turn by
+// turn. Where there is nothing to divide it is 0.
+func ratios(own, rival *laneResult, name string) []float64 {
+	var out []float64
+	theirs := rival.figures(name)
+	for i, value := range own.figures(name) {
+		if i < len(theirs) {
+			out = append(out, ratio(value, theirs[i]))
+		}
+	}
+	return out
+}
+
+// ratio returns a / b, and 0 where there is nothing to divide by: JSON has no
+// word for infinity.
+func ratio(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return a / b
 }
 
 func (m *measured) lane(name string) *laneResult {
@@ -146,15 +213,22 @@ func (m *measured) lane(name string) *laneResult {
 	return m.lanes[i]
 }
 
-// figure returns a figure of a lane by its name.
-func (l *laneResult) figure(name string) float64 {
-	switch name {
-	case figureP50:
-		return l.ms(50)
-	case figureP99:
-		return l.ms(99)
+// figures returns a figure of a lane by its name, of each turn.
+func (l *laneResult) figures(name string) []float64 {
+	var out []float64
+	for _, t := range l.turns {
+		switch name {
+		case figureP50:
+			out = append(out, t.p50)
+		case figureP99:
+			out = append(out, t.p99)
+		case figureCPU:
+			out = append(out, t.cpu)
+		default:
+			out = append(out, t.rate)
+		}
 	}
-	return l.rate()
+	return out
 }
 
 // remarks says what casts doubt on a lane.
@@ -187,8 +261,11 @@ func mean(values []float64) float64 {
 }
 
 // quantile returns the smallest value that so large a part of the values does
-// not exceed.
+// not exceed; of none, 0.
 func quantile(values []float64, part float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
 	sorted := slices.Sorted(slices.Values(values))
 	i := int(part * float64(len(sorted)))
 	if float64(i) == part*float64(len(sorted)) {
