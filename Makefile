@@ -14,7 +14,7 @@ RACE ?= $(shell go build -race runtime/cgo 2>/dev/null && echo -race)
 TIMEOUT ?= 15m
 TESTFLAGS ?=
 
-.PHONY: help build run test soak soak-links soak-faults soak-sim check bench bench-quick bench-growth fmt clean
+.PHONY: help build run test soak soak-links soak-faults soak-sim check bench bench-quick bench-picture bench-growth fmt clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -68,11 +68,14 @@ check: ## formatting, vet, staticcheck, errcheck, go mod tidy, generated code
 # part of the server. BENCHFLAGS as in `make bench BENCHFLAGS='-rows PUT -v'`.
 BENCHFLAGS ?=
 
-bench: ## raftkv beside etcd, the whole table; docs/performance.md tells more
+bench: ## raftkv beside etcd, the whole table in 35 minutes; docs/performance.md tells more
 	cd bench && go run . -json bench.json $(BENCHFLAGS)
 
 bench-quick: ## its PUT and GET rows, in under two minutes
-	cd bench && go run . -quick $(BENCHFLAGS)
+	cd bench && go run . -quick -turns 3 $(BENCHFLAGS)
+
+bench-picture: ## the picture in docs/, of the last make bench
+	cd bench && go run . -from bench.json -picture ../docs/performance.svg
 
 bench-growth: ## how cost grows; makes the plots in docs/
 	cd bench && go run . -growth ../docs $(BENCHFLAGS)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -201,6 +202,38 @@ func TestWithoutASystem(t *testing.T) {
 		if had != (len(r.lanes) == len(was)-1) || !had && len(r.notes) > 0 {
 			t.Errorf("%s: %q of %q, %q", r.name, r.lanes, was, r.notes)
 		}
+	}
+}
+
+// Ensure that the rows that are measured another time still have their lanes.
+func TestWithoutASystemOnce(t *testing.T) {
+	rows := rateRows()
+	for _, r := range without(rows, settings{}, etcdSystem, errors.New("it is not there")) {
+		if slices.Contains(r.lanes, grpcLeader) {
+			t.Errorf("%s: %q", r.name, r.lanes)
+		}
+	}
+	for _, r := range rows {
+		if !slices.Contains(r.lanes, grpcLeader) || slices.Contains(r.lanes, "") {
+			t.Errorf("%s: afterwards it has %q", r.name, r.lanes)
+		}
+	}
+}
+
+// Ensure that a turn of a row that asks for longer ones is as long, and that what it
+// wrote is checked.
+func TestTurnIsAsLongAsItsRowSays(t *testing.T) {
+	addr, stop := serveTestBare(t)
+	defer stop()
+	n := &node{id: 1, client: addr, process: &process{cmd: &exec.Cmd{Process: &os.Process{Pid: os.Getpid()}}}}
+	m := &measurer{settings: settings{length: 20 * time.Millisecond}}
+	r := row{conns: 2, size: usualSize, keys: usualKeys, writes: 1, stretch: 3}
+	res, err := m.once(t.Context(), &cluster{nodes: []*node{n}}, n, dialRaftkv, r, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (60 * time.Millisecond).Seconds(); res.seconds != want || res.ops == 0 || len(res.written) == 0 {
+		t.Errorf("%v s with %d requests, want %v s; written %v", res.seconds, res.ops, want, res.written)
 	}
 }
 

@@ -66,13 +66,19 @@ func TestQuiet(t *testing.T) {
 	for _, step := range []struct {
 		name  string
 		quiet bool
-	}{{"", true}, {"1.state", true}, {"2.state.tmp3", false}} {
+	}{{"", true}, {"1.state", true}, {"2.state", false}} {
 		if step.name != "" {
 			write(step.name)
 		}
 		if err := quiet([]*node{n}); (err == nil) != step.quiet {
 			t.Errorf("with %q: %v", step.name, err)
 		}
+	}
+	if err := os.Rename(filepath.Join(n.dir, "snap", "2.state"), filepath.Join(n.dir, "snap", "2.state.tmp3")); err != nil {
+		t.Fatal(err)
+	}
+	if err := quiet([]*node{n}); err == nil {
+		t.Error("with a temporary file")
 	}
 }
 
