@@ -14,7 +14,7 @@ RACE ?= $(shell go build -race runtime/cgo 2>/dev/null && echo -race)
 TIMEOUT ?= 15m
 TESTFLAGS ?=
 
-.PHONY: help build run test soak soak-links soak-faults soak-sim check bench bench-quick bench-picture bench-growth fmt clean
+.PHONY: help build run test soak soak-links soak-faults soak-sim soak-front check bench bench-quick bench-picture bench-growth fmt clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -33,9 +33,11 @@ test: ## all tests, with the race detector where there is a C compiler (TESTFLAG
 	@echo "test: $(if $(RACE),with the race detector,WITHOUT the race detector: it needs cgo and a C compiler)"
 	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) $$(go list ./... | grep -v /test/process$$)
 	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./test/process
+	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) -run '^Test(API|Quota|Room)' . -front
+	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) -run '^TestProcAcknowledgedIsSynced|^TestChaos' ./test/process -front=false
 
-# Three parts, which make -j3 runs beside each other.
-soak: soak-links soak-faults soak-sim ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
+# Four parts, which make -j4 runs beside each other.
+soak: soak-links soak-faults soak-sim soak-front ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
 	@echo "soak: passed on $$(git rev-parse --short HEAD)"
 
 SOAK = RAFTKV_SOAK=1 go test $(RACE) -timeout 6h -count=1 -v $(TESTFLAGS)
@@ -49,6 +51,13 @@ soak-faults:
 soak-sim:
 	$(SOAK) -run 'TestSoak(Sim|Hostile)' .
 	go test -run '^$$' -fuzz '^FuzzProcess$$' -fuzztime 10m -fuzzminimizetime 10x .
+	go test -run '^$$' -fuzz '^FuzzFront$$' -fuzztime 10m -fuzzminimizetime 10x .
+
+# All that clients can notice, without the fast path and, in one process, through it.
+soak-front:
+	$(SOAK) . -run '^Test(API|Quota|Room|Conditions|Status|Members)' -front
+	$(SOAK) ./test/process -run '^Test(Proc|Readme)' -front=false
+	$(SOAK) ./test/process -run '^TestChaos' -front=false
 
 # What git sees, to compare before and after go generate.
 STATE = { git status --porcelain; git diff; } 2>/dev/null | git hash-object --stdin

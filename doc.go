@@ -9,8 +9,8 @@ Raftkv is a replicated key-value server on go.etcd.io/raft/v3.
 	                        (a read)              │
 	                                            state         receive.go ◄─ transport ◄─ peers
 
-Package names stand beside files of this directory. httpapi.go turns the request
-into a command. A rounds.Proposer gathers the commands that are waiting into one
+Package names stand beside files of this directory. httpapi.go has package api turn the
+request into a command; plain requests come there by package front. A rounds.Proposer gathers the commands that are waiting into one
 batch and offers it to raft over proposeC. On the leader, raft.go appends it to the log; on a
 follower, raft sends it to the leader, where receive.go takes it in. persist.go has
 package storage make it durable here, while the others do the same; when a majority
@@ -65,6 +65,10 @@ others reach it.
 	awaitEnd and stopWithin, at a stop nothing                       left behind when a disk hangs
 	two listeners (listener.go)        their HTTP servers            shutdown, close
 	HTTP handlers                      their request
+	front.conn.serve, one for each     what it reads                 its lock, for who answers
+	connection that is plain so far
+	front.Server.answer                the answers of a round        put, by who ends the round
+	front.Server.sweep                 nothing                       each connection's clock
 
 Locks are held for moments, never while waiting or writing to disk, with three
 exceptions: the mark keeper's, so that the mark can be lowered in time, the

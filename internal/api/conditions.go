@@ -13,8 +13,8 @@ import (
 // of its last change, in quotes. It is a strong one: two answers with the same
 // tag are the same bytes.
 
-// Preconditions are what a request's If-Match and If-None-Match ask of the key.
-type Preconditions struct {
+// preconditions are what a request's If-Match and If-None-Match ask of the key.
+type preconditions struct {
 	match, noneMatch *tagList // nil: the request has no such header
 }
 
@@ -44,8 +44,8 @@ func (t entityTag) revision() (uint64, bool) {
 	return rev, err == nil && strconv.FormatUint(rev, 10) == t.opaque
 }
 
-// ParsePreconditions reads the lines of a request's If-Match and If-None-Match.
-func ParsePreconditions(match, noneMatch []string) (p Preconditions, err error) {
+// parsePreconditions reads the lines of a request's If-Match and If-None-Match.
+func parsePreconditions(match, noneMatch []string) (p preconditions, err error) {
 	if p.match, err = parseTags("If-Match", match); err != nil {
 		return p, err
 	}
@@ -112,7 +112,7 @@ func (l *tagList) has(it *state.Item, weakly bool) bool {
 
 // OfRead decides the conditions of a read: problem.ErrPrecondition for 412, and whether
 // the client has the value already.
-func (p Preconditions) OfRead(it *state.Item) (unchanged bool, err error) {
+func (p preconditions) OfRead(it *state.Item) (unchanged bool, err error) {
 	if p.match != nil && !p.match.has(it, false) {
 		return false, problem.ErrPrecondition
 	}
@@ -122,7 +122,7 @@ func (p Preconditions) OfRead(it *state.Item) (unchanged bool, err error) {
 // OfWrite puts the conditions of a write into the form in which they are decided
 // in the log. An error that is problem.ErrPrecondition says that no state of the key can
 // fulfil them.
-func (p Preconditions) OfWrite() (state.Condition, error) {
+func (p preconditions) OfWrite() (state.Condition, error) {
 	switch {
 	case p.noneMatch != nil && !p.noneMatch.any:
 		return state.Condition{}, fmt.Errorf("%w: If-None-Match on a write takes only *", problem.ErrBadRequest)
@@ -149,5 +149,5 @@ func (p Preconditions) OfWrite() (state.Condition, error) {
 	return state.Condition{Kind: state.IfAtRevision, Revision: rev}, nil
 }
 
-// ETag returns the entity tag of a key at a revision: the number in quotes.
-func ETag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
+// etag returns the entity tag of a key at a revision: the number in quotes.
+func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }

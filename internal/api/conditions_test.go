@@ -93,7 +93,7 @@ func TestPreconditions(t *testing.T) {
 			name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
 			h.Add(name, value)
 		}
-		pre, perr := ParsePreconditions(h["If-Match"], h["If-None-Match"])
+		pre, perr := parsePreconditions(h["If-Match"], h["If-None-Match"])
 		for it, want := range map[*state.Item]string{{ModRevision: 7}: tt.there, nil: tt.notThere} {
 			unchanged, err := pre.OfRead(it)
 			got := ok

@@ -66,7 +66,7 @@ type KeyRequest struct {
 
 	size    int // of the command without the value
 	stale   bool
-	pre     Preconditions
+	pre     preconditions
 	cond    state.Condition
 	refused error  // why no state of the key can fulfil the condition of a write
 	giveUp  func() // ends the wait of a write
@@ -149,7 +149,7 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if q.stale, err = ParseQuery(q.Query, q.reads()); err != nil {
 		return err
 	}
-	if q.pre, err = ParsePreconditions(q.IfMatch, q.IfNoneMatch); err != nil || q.reads() {
+	if q.pre, err = parsePreconditions(q.IfMatch, q.IfNoneMatch); err != nil || q.reads() {
 		return err
 	}
 	if q.cond, err = q.pre.OfWrite(); errors.Is(err, problem.ErrPrecondition) {
@@ -255,7 +255,7 @@ func (k *Keys) Finish(q *KeyRequest, res state.Result) {
 		q.fail(problem.PerhapsDone(fault)) // the write may have happened, but what this node says of it is not to be trusted
 	case res.Err != nil:
 		if res.Revision != 0 {
-			q.Answer.add("Etag", ETag(res.Revision))
+			q.Answer.add("Etag", etag(res.Revision))
 		}
 		q.fail(res.Err)
 	default:
@@ -264,7 +264,7 @@ func (k *Keys) Finish(q *KeyRequest, res state.Result) {
 			q.Answer.add("Raftkv-Revision", strconv.FormatUint(res.Deletion, 10))
 			return
 		}
-		tag := ETag(res.Revision) // the key's revision is the store's: one text
+		tag := etag(res.Revision) // the key's revision is the store's: one text
 		q.Answer.add("Etag", tag)
 		q.Answer.add("Raftkv-Revision", tag[1:len(tag)-1])
 	}
@@ -287,7 +287,7 @@ func (k *Keys) found(q *KeyRequest) {
 	a := &q.Answer
 	if q.refused != nil {
 		if it, _ := k.Store.Get(q.Key); it != nil {
-			a.add("Etag", ETag(it.ModRevision))
+			a.add("Etag", etag(it.ModRevision))
 		}
 		q.fail(q.refused)
 		return
@@ -298,13 +298,13 @@ func (k *Keys) found(q *KeyRequest) {
 		return
 	}
 	if it != nil && it.ModRevision == revision {
-		tag := ETag(revision)
+		tag := etag(revision)
 		a.add("Etag", tag)
 		a.add("Raftkv-Revision", tag[1:len(tag)-1])
 	} else {
 		a.add("Raftkv-Revision", strconv.FormatUint(revision, 10))
 		if it != nil {
-			a.add("Etag", ETag(it.ModRevision))
+			a.add("Etag", etag(it.ModRevision))
 		}
 	}
 	unchanged, err := q.pre.OfRead(it)
