@@ -33,8 +33,8 @@ test: ## all tests, with the race detector where there is a C compiler (TESTFLAG
 	@echo "test: $(if $(RACE),with the race detector,WITHOUT the race detector: it needs cgo and a C compiler)"
 	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) $$(go list ./... | grep -v /test/process$$)
 	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./test/process
-	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) -run '^Test(API|Quota|Room)' . -front
-	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) -run '^TestProcAcknowledgedIsSynced|^TestChaos' ./test/process -front=false
+	go run tools/test.go $(RACE) -timeout $(TIMEOUT) -run '^Test(API|Quota|Room)' $(TESTFLAGS) . -front
+	go run tools/test.go $(RACE) -timeout $(TIMEOUT) -run '^TestProcAcknowledgedIsSynced|^TestChaos' $(TESTFLAGS) ./test/process -front=false
 
 # Four parts, which make -j4 runs beside each other.
 soak: soak-links soak-faults soak-sim soak-front ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
