@@ -130,7 +130,6 @@ type frontTest struct {
 	store  *store
 	handed chan net.Conn
 	l      *listener
-	limits Limits
 }
 
 // listener is one within the process.

@@ -470,3 +470,26 @@ func TestReadRoundsThatExpire(t *testing.T) {
 		t.Errorf("%d callbacks and %d rounds are left", n, len(r.rounds))
 	}
 }
+
+// Guarantee: in a round that takes long, each reader waits for as long as it may and no
+// shorter: the one whose time is up takes nobody along.
+func TestReadersOfARoundExpireAlone(t *testing.T) {
+	testReader(t, func(rt *readTest) {
+		early := rt.read() // there is no leader yet
+		time.Sleep(testTimeout / 2)
+		late := rt.read()
+		rt.leaders.Set(2, 1)
+		round, over := rt.next(), time.After(testTimeout/2+testSlack)
+		for again := true; again; { // raft takes in the further attempts, and answers none
+			select {
+			case <-rt.roundC:
+			case <-over:
+				again = false
+			}
+		}
+		rt.want(early, problem.ErrUnavailable)
+		rt.waits(late)
+		rt.r.Confirmed(round, 10)
+		rt.want(late, nil)
+	})
+}
