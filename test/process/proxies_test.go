@@ -188,6 +188,17 @@ func (p *procProxy) wantOneNodeLess() {
 	requests("back")
 }
 
+// nginxAround makes a whole configuration of nginx of what goes into its http block.
+func nginxAround(dir, conf string) string {
+	user := ""
+	if os.Geteuid() == 0 {
+		user = "user root;\n" // its workers write below dir
+	}
+	return fmt.Sprintf("%sdaemon off;\nworker_processes 1;\npid %[2]s/pid;\nerror_log stderr;\nevents {}\nhttp {\naccess_log off;\n"+
+		"client_body_temp_path %[2]s/body;\nproxy_temp_path %[2]s/proxy;\nfastcgi_temp_path %[2]s/f;\nuwsgi_temp_path %[2]s/u;\nscgi_temp_path %[2]s/s;\n%[3]s}\n",
+		user, dir, conf)
+}
+
 // Guarantee: with the lines of docs/proxies.md, nginx and HAProxy change nothing: keys, conditions, values, errors.
 func TestProcProxies(t *testing.T) {
 	t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
@@ -195,16 +206,7 @@ func TestProcProxies(t *testing.T) {
 	c.start()
 	t.Run("nginx", func(t *testing.T) {
 		testkit.NeedTools(t, "nginx")
-		around := func(dir, conf string) string {
-			user := ""
-			if os.Geteuid() == 0 {
-				user = "user root;\n" // its workers write below dir
-			}
-			return fmt.Sprintf("%sdaemon off;\nworker_processes 1;\npid %[2]s/pid;\nerror_log stderr;\nevents {}\nhttp {\naccess_log off;\n"+
-				"client_body_temp_path %[2]s/body;\nproxy_temp_path %[2]s/proxy;\nfastcgi_temp_path %[2]s/f;\nuwsgi_temp_path %[2]s/u;\nscgi_temp_path %[2]s/s;\n%[3]s}\n",
-				user, dir, conf)
-		}
-		p := newProcProxy(t, c, "nginx", around, func(file string) []string { return []string{"nginx", "-c", file, "-e", "stderr"} })
+		p := newProcProxy(t, c, "nginx", nginxAround, func(file string) []string { return []string{"nginx", "-c", file, "-e", "stderr"} })
 		p.wantLiteralKeys()
 		p.wantConditions()
 		p.wantBodies()
