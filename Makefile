@@ -49,7 +49,7 @@ soak-faults:
 	$(SOAK) -run 'TestSoak(Proc|Memory)|TestChaos' ./test/process
 
 soak-sim:
-	$(SOAK) -run 'TestSoak(Sim|Hostile)' .
+	$(SOAK) -run 'TestSoak(Sim|Hostile|Front)' .
 	go test -run '^$$' -fuzz '^FuzzProcess$$' -fuzztime 10m -fuzzminimizetime 10x .
 	go test -run '^$$' -fuzz '^FuzzFront$$' -fuzztime 10m -fuzzminimizetime 10x .
 

@@ -2,9 +2,12 @@ package main
 
 import (
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"raftkv/internal/config"
 	"raftkv/internal/front"
+	"raftkv/internal/sim"
+	"raftkv/internal/testkit"
 	"slices"
 	"strconv"
 	"strings"
@@ -266,5 +269,75 @@ func TestFrontAnySplit(t *testing.T) {
 		if counts := r.compareInPieces(t, split); counts["served"] != 2 {
 			t.Errorf("split at %d: %d requests are served, want those before the one that is handed over", split, counts["served"])
 		}
+	}
+}
+
+// frontMixer makes requests of the lines of all others.
+type frontMixer struct {
+	*rand.Rand
+	lines, fields []string
+}
+
+func newFrontMixer(t testing.TB, seed uint64) *frontMixer {
+	t.Helper()
+	m := &frontMixer{Rand: rand.New(rand.NewPCG(seed, 11))}
+	for _, c := range frontCorpus(t) {
+		for line := range strings.SplitSeq(c.sent, "\r\n") {
+			switch {
+			case line == "", len(line) > 500:
+			case strings.Contains(line, " HTTP/1.1"):
+				m.lines = append(m.lines, line)
+			default:
+				m.fields = append(m.fields, line)
+			}
+		}
+	}
+	return m
+}
+
+func (m *frontMixer) one(of []string) string { return of[m.IntN(len(of))] }
+
+// request returns one that is mostly in order: else few would get past their first fault.
+func (m *frontMixer) request() string {
+	often := func() bool { return m.IntN(10) < 9 }
+	line := m.one([]string{"GET /k", "PUT /k", "HEAD /v1/kv/k", "DELETE /v1/kv/k", "GET /large", "PUT /v1/kv/n"}) + " HTTP/1.1"
+	if !often() {
+		line = m.one(m.lines)
+	}
+	fields := []string{line}
+	if often() {
+		fields = append(fields, "Host: localhost")
+	}
+	body := ""
+	if strings.HasPrefix(line, "PUT") == often() {
+		body = strings.Repeat("v", m.IntN(10))
+		if !often() {
+			body = strings.Repeat("v", m.IntN(6000)) // more than a buffer has room for
+		}
+		fields = append(fields, "Content-Length: "+strconv.Itoa(len(body)))
+	}
+	for m.IntN(2) == 0 {
+		fields = append(fields, m.one(m.fields))
+	}
+	m.Shuffle(len(fields)-1, func(i, j int) { fields[i+1], fields[j+1] = fields[j+1], fields[i+1] })
+	return strings.Join(fields, "\r\n") + "\r\n\r\n" + body
+}
+
+// Guarantee: that of TestFrontCorpus, for what nobody has thought of.
+func TestSoakFrontMixes(t *testing.T) {
+	m := newFrontMixer(t, sim.Seed(t))
+	requests, served := 0, 0
+	for range testkit.SoakOr(300, 100_000) {
+		var sent strings.Builder
+		for range 1 + m.IntN(4) {
+			sent.WriteString(m.request())
+		}
+		r := newReference(t, []byte(sent.String()))
+		requests += len(r.requests)
+		served += r.compare(t, m.IntN(sent.Len()))["served"]
+	}
+	t.Logf("%d requests, of which the front has served %d", requests, served)
+	if served*3 < requests {
+		t.Error("most are handed over: that is no test")
 	}
 }

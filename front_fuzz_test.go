@@ -428,7 +428,8 @@ func (r *reference) compareWith(n *frontNode, how string, raw []byte) {
 	}
 }
 
-// frontClients are what real clients have sent, by their names.
+// frontClients are what real clients have sent, by their names. It was recorded between
+// each of them and a node.
 func frontClients(t testing.TB) map[string][]byte {
 	t.Helper()
 	data, err := os.ReadFile("testdata/front/clients.txt")
