@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"raftkv/internal/front"
 	"raftkv/internal/membership"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/web"
@@ -20,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
+	"go.uber.org/zap"
 )
 
 // gathered returns a node's own metrics by name.
@@ -72,6 +74,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		leader := c.Nodes[c.Leader()].Life
 		time.Sleep(time.Second)
 		leader.api.metrics.Observe(http.MethodGet, "kv", 200, time.Millisecond)
+		leader.register(front.New(zap.NewNop(), front.Limits{}, nil)) // as server.run does
 		found := make(map[string]string)
 		var families []*dto.MetricFamily
 		for name, f := range gathered(t, leader) {
