@@ -44,18 +44,24 @@ var procBinary = sync.OnceValues(func() (string, error) {
 // procFront is a flag: a variable of the environment would be taken from the nodes.
 var procFront = flag.Bool("front", true, "let net/http alone serve the nodes' clients, if false")
 
-// procBuild builds the server, with more arguments for go build than usual.
-func procBuild(name string, more ...string) (string, error) {
+// procBuildDir returns where the programs of a run go.
+func procBuildDir() (string, error) {
 	// go test removes the directory of the test binary when it is done: the one place that needs no clean-up.
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Dir(self)
-	if !strings.Contains(dir, "go-build") {
-		if dir, err = os.MkdirTemp("", "raftkv-test-"); err != nil {
-			return "", err
-		}
+	if dir := filepath.Dir(self); strings.Contains(dir, "go-build") {
+		return dir, nil
+	}
+	return os.MkdirTemp("", "raftkv-test-")
+}
+
+// procBuild builds the server, with more arguments for go build than usual.
+func procBuild(name string, more ...string) (string, error) {
+	dir, err := procBuildDir()
+	if err != nil {
+		return "", err
 	}
 	bin := filepath.Join(dir, name)
 	args := append([]string{"build", "-buildvcs=false", "-o", bin}, more...)

@@ -5,6 +5,7 @@ package process
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -58,39 +59,78 @@ func procTree(t testing.TB, dir string) map[string][sha256.Size]byte {
 	return tree
 }
 
-// upgradeFrom is the commit of the program that a running cluster can be upgraded from, node by node.
-const upgradeFrom = "df375bdddc242708c7de31a34d13b58d0909112d"
+// landing is a program that runs somewhere: what a cluster is upgraded from, node by node, and goes back to.
+type landing struct {
+	commit string
+	level  uint64 // what it knows
+	// build builds it from the history, once for all tests of the run.
+	build func() (string, error)
+}
+
+func newLanding(commit string, level uint64) landing {
+	return landing{commit, level, sync.OnceValues(func() (string, error) { return procBuildOld(commit) })}
+}
+
+// landings are the programs to upgrade from. Each landing adds its row: what has been released stays in use.
+var landings = map[string]landing{
+	"df375bd": newLanding("df375bdddc242708c7de31a34d13b58d0909112d", state.CheckLevel), // batches are not named, nobody vouches
+	"b358d59": newLanding("b358d59d723be8612f201cf9ffb14b6ba3a538bc", state.LifeLevel),  // two histories vouch, and do not dispute
+	"3d3ebaf": newLanding("3d3ebaf600ff3313904e87fbbb2fb17298f27286", state.LifeLevel),
+}
+
+// errShallow is why a shallow clone has no older program.
+var errShallow = errors.New("this is a shallow clone without the program to upgrade from: git fetch --unshallow")
+
+// program returns the program of a landing. A shallow clone has none, and skips the test.
+func (l landing) program(t testing.TB) string {
+	t.Helper()
+	bin, err := l.build()
+	switch {
+	case errors.Is(err, errShallow):
+		t.Skipf("%v, or git fetch origin %s", err, l.commit)
+	case errors.Is(err, errNoRepository):
+		testkit.CannotRun(t, err.Error())
+	case err != nil:
+		t.Fatal(err)
+	}
+	return bin
+}
+
+// errNoRepository is why an unpacked archive has none.
+var errNoRepository = errors.New("the program to upgrade from is in the git history, and this is no git repository")
 
 // procBuildOld builds the program of a commit from the history.
-func procBuildOld(t testing.TB, commit string) string {
-	t.Helper()
+func procBuildOld(commit string) (bin string, err error) {
 	git := func(args ...string) (string, error) {
 		out, err := exec.Command("git", args...).CombinedOutput()
 		return strings.TrimSpace(string(out)), err
 	}
 	if out, err := git("cat-file", "-e", commit+"^{commit}"); err != nil {
-		if shallow, err := git("rev-parse", "--is-shallow-repository"); err == nil && shallow == "true" {
-			t.Skipf("this is a shallow clone without the program to upgrade from: git fetch --unshallow, or git fetch origin %s", commit)
-		} else if err != nil {
-			testkit.CannotRun(t, "the program to upgrade from is in the git history, and this is no git repository: "+shallow)
+		if shallow, err := git("rev-parse", "--is-shallow-repository"); err != nil {
+			return "", fmt.Errorf("%w: %s", errNoRepository, shallow)
+		} else if shallow == "true" {
+			return "", errShallow
 		}
-		t.Fatalf("the history lacks %s: %s", commit, out)
+		return "", fmt.Errorf("the history lacks %s: %s", commit, out)
 	}
-	tree, bin := filepath.Join(t.TempDir(), "tree"), filepath.Join(t.TempDir(), "raftkv-of-"+commit[:7])
+	dir, err := procBuildDir()
+	if err != nil {
+		return "", err
+	}
+	bin = filepath.Join(dir, "raftkv-of-"+commit[:7])
+	tree := bin + ".tree"
 	if out, err := git("worktree", "add", "--quiet", "--detach", tree, commit); err != nil {
-		t.Fatalf("git worktree add: %v\n%s", err, out)
+		return "", fmt.Errorf("git worktree add: %w\n%s", err, out)
 	}
-	t.Cleanup(func() {
-		if out, err := git("worktree", "remove", "--force", tree); err != nil {
-			t.Errorf("git worktree remove: %v\n%s", err, out)
-		}
-	})
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, ".")
 	build.Dir = tree
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build of %s: %v\n%s", commit, err, out)
+	if out, failed := build.CombinedOutput(); failed != nil {
+		err = fmt.Errorf("go build of %s: %w\n%s", commit, failed, out)
 	}
-	return bin
+	if out, failed := git("worktree", "remove", "--force", tree); failed != nil {
+		err = errors.Join(err, fmt.Errorf("git worktree remove: %w\n%s", failed, out))
+	}
+	return bin, err
 }
 
 // upgradeLoad is a crowd of clients that move on to the next node when one does not serve them. Each key is written once.
@@ -221,13 +261,22 @@ func (c *procCluster) learnFrom(leader, i int, bin string) {
 	}
 }
 
-// Guarantee: a running cluster of the last version is upgraded node by node, under load, and can go back as long as not
+// Guarantee: a running cluster of an older version is upgraded node by node, under load, and can go back as long as not
 // every member has been upgraded: no write is lost, no request fails at clients that move on, and the replicas agree all
-// the while. Snapshots go from either program to the other. Once every member runs the new program the level rises; behind
-// that the older one refuses to start and to join, and leaves the data as it was.
+// the while. Snapshots go from either program to the other. Once every member runs the new program the level rises, if
+// that knows a higher one; behind that the older one refuses to start and to join, and leaves the data as it was. If not,
+// it can come back then, too.
 func TestProcUpgrade(t *testing.T) {
 	t.Parallel()
-	old := procBuildOld(t, upgradeFrom)
+	for name, from := range landings {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			procUpgrade(t, from.program(t), from.level)
+		})
+	}
+}
+
+func procUpgrade(t *testing.T, old string, before uint64) {
 	c := newProcCluster(t, 3, "--check-interval", "100ms", "--snapshot-count", "200")
 	for _, n := range c.nodes {
 		n.bin = old
@@ -235,16 +284,7 @@ func TestProcUpgrade(t *testing.T) {
 	c.start()
 	load := c.startUpgradeLoad(4, 1, 2, 3)
 	defer load.stop()
-	procEventually(t, procReadyWithin, "the old nodes check each other", func() error {
-		if s := c.checks(1); s.CheckedIndex == 0 {
-			return fmt.Errorf("%+v", s)
-		}
-		return nil
-	})
-	before := c.checks(1).Level
-	if before >= state.ProgramLevel {
-		t.Fatalf("the old program is of level %d, this one of level %d: there is nothing to raise", before, state.ProgramLevel)
-	}
+	c.waitLevel(before)
 	c.wantAgreement("before", before, 1, 2, 3)
 
 	c.restartAs(1, "")
@@ -263,6 +303,10 @@ func TestProcUpgrade(t *testing.T) {
 	c.wantAgreement("all but one upgraded", before, 1, 2, 3, 4, 5)
 	c.restartAs(1, "")
 	c.wantAgreement("all upgraded", state.ProgramLevel, 1, 2, 3, 4, 5)
+	if before == state.ProgramLevel {
+		c.restartAs(2, old)
+		c.wantAgreement("one back from a level that has not risen", before, 1, 2, 3, 4, 5)
+	}
 
 	acked := load.stop()
 	for _, what := range load.failed {
@@ -275,7 +319,9 @@ func TestProcUpgrade(t *testing.T) {
 	for key, value := range acked {
 		c.wantGet(1+len(key+value)%5, key, value)
 	}
-	c.wantOlderRefused(old, 1, 6)
+	if before < state.ProgramLevel {
+		c.wantOlderRefused(old, 1, 6)
+	}
 }
 
 // wantOlderRefused checks that an older program neither starts in the directory of node i nor joins as node joiner.
