@@ -50,7 +50,11 @@ func TestProcFrontClients(t *testing.T) {
 			continue
 		}
 		t.Run(fmt.Sprintf("front=%v", fronted), func(t *testing.T) {
-			c := newProcCluster(t, 1, fmt.Sprintf("--front=%v", fronted))
+			var flags []string
+			if !fronted && *procFront {
+				flags = []string{"--front=false"} // which the test's own flag adds itself
+			}
+			c := newProcCluster(t, 1, flags...)
 			c.start()
 			// rises runs a client, and checks that the front has served both its requests.
 			rises := func(t *testing.T, base string, client func(url, value string) (string, error)) {
