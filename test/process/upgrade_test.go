@@ -26,6 +26,7 @@ import (
 // procChecks is what a node says of the checks in its status.
 type procChecks struct {
 	Diverged     bool   `json:"diverged"`
+	Disputed     bool   `json:"disputed"`
 	CheckedIndex uint64 `json:"checked_index"`
 	Level        uint64 `json:"level"`
 	Leader       int    `json:"leader"`
