@@ -27,7 +27,7 @@ import (
 // Guarantee: what clients see through the front, over connections that break at any
 // byte, is linearizable, whatever happens to the cluster meanwhile.
 func TestSimFront(t *testing.T) {
-	for round := range 4 {
+	for round := range 2 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			f := &simFronts{T: t, of: map[*server]*pipeListener{}}
 			simChaosOn(t, func(c *simCluster) {
