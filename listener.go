@@ -49,7 +49,7 @@ type stoppableListener struct {
 	front   *front.Server // reads connections before server does; nil for peers
 	behind  *handedOver   // what front gives to server
 	handler atomic.Pointer[http.Handler]
-	conns   atomic.Int64 // of server that are open
+	conns   atomic.Int64 // of server that are open; unused where there is a front
 	limit   atomic.Pointer[limits.ConnLimit]
 	ended   chan struct{} // closed when the server has ended
 	err     error         // why; read after ended is closed
@@ -92,6 +92,7 @@ func listenWithFront(addr string, server *http.Server, maxValue int64, log *zap.
 	if err != nil {
 		return nil, err
 	}
+	server.ConnState = nil // the front counts
 	l.behind = &handedOver{addr: l.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}
 	l.front = front.New(log, front.Limits{
 		Head: server.ReadHeaderTimeout, Idle: server.IdleTimeout, Answer: server.WriteTimeout, Value: maxValue,
@@ -220,7 +221,7 @@ func (l *stoppableListener) open() int64 {
 	if l.front == nil {
 		return l.conns.Load()
 	}
-	return l.conns.Load() + l.front.Open()
+	return l.front.Open()
 }
 
 // shutdown takes no more requests, and waits for those that are being served. But a

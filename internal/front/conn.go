@@ -144,6 +144,7 @@ func (c *conn) serve() {
 		c.caught(recover())
 		if !handed {
 			_ = c.nc.Close() // for the second time perhaps
+			c.srv.open.Add(-1)
 		}
 	}()
 	c.clock.enter(first, c.srv.until(c.srv.limits.Head))
@@ -392,18 +393,28 @@ func (c *conn) handOver(why reason) {
 	c.clock.enter(busy, 0)
 	err := c.nc.SetReadDeadline(time.Time{})
 	c.mu.Unlock()
+	r := &resumed{Conn: c.nc, ahead: c.buf[:c.n], closed: func() { c.srv.open.Add(-1) }}
 	if err != nil {
-		_ = c.nc.Close() // it is broken
+		_ = r.Close() // it is broken
 		return
 	}
 	c.srv.handed[why].Add(1)
-	c.srv.handOver(&resumed{Conn: c.nc, ahead: c.buf[:c.n]})
+	c.srv.handOver(r)
 }
 
 // resumed is a connection of which something was read already.
 type resumed struct {
 	net.Conn
-	ahead []byte
+	ahead  []byte
+	once   sync.Once
+	closed func() // called once
+}
+
+// Close implements net.Conn.
+func (r *resumed) Close() error {
+	err := r.Conn.Close()
+	r.once.Do(r.closed)
+	return err
 }
 
 // Read reads first what was read already.

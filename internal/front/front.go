@@ -84,6 +84,7 @@ type Server struct {
 	date     atomic.Pointer[string] // as it stands in a header
 	tick     atomic.Int64           // counts sweeps
 
+	open    atomic.Int64 // connections, those that were handed over included
 	served  atomic.Uint64
 	handed  [reasons]atomic.Uint64
 	panics  atomic.Uint64
@@ -150,6 +151,7 @@ func (s *Server) take(nc net.Conn) {
 	c := &conn{srv: s, nc: nc, buf: make([]byte, bufferSize), wake: make(chan struct{}, 1)}
 	c.raw = rawConn(nc)
 	s.conns[c] = struct{}{}
+	s.open.Add(1)
 	s.running.Go(c.serve)
 }
 
@@ -160,12 +162,9 @@ func (s *Server) leave(c *conn) {
 	delete(s.conns, c)
 }
 
-// Open returns how many connections there are.
-func (s *Server) Open() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return int64(len(s.conns))
-}
+// Open returns how many connections there are. One that was handed over counts until it
+// is closed, so that it is counted once at every moment of its way.
+func (s *Server) Open() int64 { return s.open.Load() }
 
 // Shutdown takes no more connections, closes those that wait for a request, and the
 // others once they were answered. It returns when none is left, or ctx's error.

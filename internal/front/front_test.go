@@ -157,7 +157,14 @@ func inFront(t *testing.T, test func(ft *frontTest)) {
 	t.Helper()
 	testkit.InBubble(t, func(t *testing.T) {
 		ft := &frontTest{T: t, store: newStore(), handed: make(chan net.Conn, 100), l: &listener{make(chan net.Conn), make(chan struct{})}}
-		ft.Server = New(zap.NewNop(), testLimits, func(c net.Conn) { ft.handed <- c })
+		var given []net.Conn
+		var mu sync.Mutex
+		ft.Server = New(zap.NewNop(), testLimits, func(c net.Conn) {
+			mu.Lock()
+			defer mu.Unlock()
+			given = append(given, c)
+			ft.handed <- c
+		})
 		ft.Handle(ft.store)
 		ended := make(chan error, 1)
 		go func() { ended <- ft.Serve(ft.l) }()
@@ -166,8 +173,35 @@ func inFront(t *testing.T, test func(ft *frontTest)) {
 		testkit.Must(t, <-ended)
 		ft.Close()
 		synctest.Wait()
+		for _, c := range given {
+			_ = c.Close() // perhaps it was closed by the test
+		}
 		if n := ft.Open(); n != 0 {
 			t.Errorf("%d connections are left", n)
+		}
+	})
+}
+
+// A connection counts once at every moment between its begin and its end, whoever
+// serves it. Else there are more of them than a node can take, or fewer.
+func TestFrontCountsConnectionsOnce(t *testing.T) {
+	inFront(t, func(ft *frontTest) {
+		var now int64 // as it was when a connection was given away
+		give := ft.handOver
+		ft.handOver = func(c net.Conn) { now = ft.Open(); give(c) }
+		plain, other := ft.dial(), ft.dial()
+		plain.send(get("a"), 1000)
+		other.send("POST /a HTTP/1.1\r\nHost: n\r\n\r\n", 1000)
+		synctest.Wait()
+		if after := ft.Open(); now != 2 || after != 2 {
+			t.Errorf("of 2 connections one was handed over; at that moment there were %d, afterwards %d", now, after)
+		}
+		c := <-ft.handed
+		testkit.Must(t, c.Close())
+		_ = c.Close() // as net/http does
+		synctest.Wait()
+		if n := ft.Open(); n != 1 {
+			t.Errorf("of 2 connections one was closed, twice; there are %d", n)
 		}
 	})
 }
