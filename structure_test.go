@@ -75,8 +75,8 @@ var exports = map[string]int{
 	"transport":           15,
 	"version":             1,
 	"wait":                6,
-	"walfile":             19,
-	"watermark":           9,
+	"walfile":             23,
+	"watermark":           11,
 	"web":                 26,
 }
 

@@ -176,7 +176,7 @@ func removeLeftovers(dir string) error {
 			return err
 		}
 	}
-	return removeMarkTemps(dir)
+	return watermark.RemoveTemps(dir)
 }
 
 // CheckNew refuses to make a directory anew that is not new: one that has lost
@@ -244,17 +244,6 @@ func checkNewSnaps(dir string) error {
 		return foreign(dir, filepath.Join("snap", name))
 	}
 	return nil
-}
-
-// removeMarkTemps removes what a crash left of making the mark.
-func removeMarkTemps(dir string) error {
-	files, err := os.ReadDir(dir)
-	for _, f := range files {
-		if durable.IsTemp(f.Name(), "mark") {
-			err = errors.Join(err, os.Remove(filepath.Join(dir, f.Name())))
-		}
-	}
-	return err
 }
 
 // createLog makes a WAL that begins at st.

@@ -45,7 +45,7 @@ func Examine(dir string) (*Findings, error) {
 	}
 	// The mark first: beside a running node, what it claims was in the log by
 	// then.
-	m, err := peekMark(filepath.Join(dir, "mark"))
+	m, err := watermark.Peek(filepath.Join(dir, "mark"))
 	if err != nil {
 		j := judge(dir, nil, true)
 		j.Damage = append([]error{err}, j.Damage...)
@@ -80,20 +80,6 @@ func CheckHasData(dir string) error {
 		}
 	}
 	return fmt.Errorf("%s: %w", dir, errNoDataDir)
-}
-
-// peekMark reads a mark file that it may not be allowed to write.
-func peekMark(path string) (watermark.Mark, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return watermark.Mark{}, err
-	}
-	defer func() { _ = f.Close() }() // only read from
-	mf, err := watermark.Read(f)
-	if err != nil {
-		return watermark.Mark{}, fmt.Errorf("mark file %s: %w", path, err)
-	}
-	return mf.Last, nil
 }
 
 // Replay returns the state after the entries up to an index, as the apply loop

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
 
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -29,13 +31,17 @@ type judgement struct {
 // judge reads a directory up to the entries of its log. m is what its mark says, and
 // nil if that cannot be read.
 func judge(dir string, m *watermark.Mark, whole bool) *judgement {
-	j := &judgement{Findings: &Findings{Dir: dir, Mark: m}, whole: whole, walDir: filepath.Join(dir, "wal")}
+	j := newJudgement(dir, m, whole)
 	for _, step := range []func() (goOn bool){j.end, j.log, j.identity, j.snapshot, j.reach} {
 		if !step() {
 			break
 		}
 	}
 	return j
+}
+
+func newJudgement(dir string, m *watermark.Mark, whole bool) *judgement {
+	return &judgement{Findings: &Findings{Dir: dir, Mark: m}, whole: whole, walDir: filepath.Join(dir, "wal")}
 }
 
 // passes notes a fault, and reports whether to read on.
@@ -89,14 +95,20 @@ func (j *judgement) snapshot() bool {
 		return true
 	}
 	j.File = StatePath(j.Dir, snap.GetTerm(), snap.GetIndex())
-	st, digest, err := state.ReadFile(j.File)
-	if err == nil && (st.Index != snap.GetIndex() || st.Term != snap.GetTerm()) {
-		err = fmt.Errorf("state file %s holds another state, of term %d and index %d", j.File, st.Term, st.Index)
-	}
+	st, digest, err := readState(j.File, snap)
 	if err == nil {
 		j.Snapshot, j.Digest = st, digest
 	}
 	return j.passes(err)
+}
+
+// readState loads the state file of a snapshot.
+func readState(file string, of *walpb.Snapshot) (st *state.State, digest [sha256.Size]byte, err error) {
+	st, digest, err = state.ReadFile(file)
+	if err == nil && (st.Index != of.GetIndex() || st.Term != of.GetTerm()) {
+		err = fmt.Errorf("state file %s holds another state, of term %d and index %d", file, st.Term, st.Index)
+	}
+	return st, digest, err
 }
 
 // reach compares the log with the mark.

@@ -63,6 +63,11 @@ func (l *logLoader) take(e *raftpb.Entry) error {
 	if err := l.facts.note(l.id, e); err != nil {
 		return err
 	}
+	return l.add(e)
+}
+
+// add is take without what the entry tells.
+func (l *logLoader) add(e *raftpb.Entry) error {
 	if removes(e, l.id) {
 		l.commit = min(l.commit, e.GetIndex()-1) // how this node ends is the apply loop's business
 	}

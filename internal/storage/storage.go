@@ -315,7 +315,7 @@ func (s *Storage) release(index uint64) error {
 // somebody still reads stays until it is called again (disposal.Files.More). The
 // persist loop does not wait for it: it takes a while to free a large file.
 func (s *Storage) clean(ctx context.Context, index uint64) error {
-	if err := removeSegments(filepath.Join(s.Dir, "wal"), index); err != nil {
+	if err := walfile.RemoveSegments(filepath.Join(s.Dir, "wal"), index); err != nil {
 		return err
 	}
 	err := s.eachSnap(func(name string) error {
@@ -334,7 +334,7 @@ func (s *Storage) clean(ctx context.Context, index uint64) error {
 // the disk: all that a crash left half-done goes.
 func (s *Storage) sweep(newest *raftpb.Snapshot) error {
 	index, term := newest.GetMetadata().GetIndex(), newest.GetMetadata().GetTerm()
-	if err := errors.Join(removeMarkTemps(s.Dir), removeSegments(filepath.Join(s.Dir, "wal"), index)); err != nil {
+	if err := errors.Join(watermark.RemoveTemps(s.Dir), walfile.RemoveSegments(filepath.Join(s.Dir, "wal"), index)); err != nil {
 		return err
 	}
 	return s.eachSnap(func(name string) error {
@@ -366,25 +366,6 @@ func parseSnapName(name string) (index uint64, kind string) {
 		return 0, ""
 	}
 	return index, filepath.Ext(name)
-}
-
-// removeSegments removes the WAL segments that end before index. Each removal is
-// durable before the next: after a power failure one that was undone, before one
-// that was not, would look like a log with a hole.
-func removeSegments(walDir string, index uint64) error {
-	segments, foreign, err := walfile.Segments(walDir)
-	if err == nil && len(foreign) > 0 {
-		err = fmt.Errorf("unexpected file %s", foreign[0])
-	}
-	if err != nil {
-		return err
-	}
-	for i := 0; i+1 < len(segments) && segments[i+1].First < index; i++ {
-		if err := errors.Join(os.Remove(segments[i].Path), durable.SyncDir(walDir)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Watch looks at the data directory until ctx ends.

@@ -170,6 +170,9 @@ func (h *diskHistory) restart() {
 func (h *diskHistory) reopen(dir string) {
 	h.t.Helper()
 	h.o.Close()
+	if !wantSameBothWays(h.t, dir, []int64{1, 100 << 10, TailWeight}[h.rnd.IntN(3)]) {
+		h.t.Error("the log is not read in one go")
+	}
 	h.o = openDisk(h.t, dir)
 	h.boot++
 	if h.o.Boot != h.boot {

@@ -15,7 +15,6 @@ import (
 	"raftkv/internal/watermark"
 	"syscall"
 
-	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3"
@@ -68,15 +67,14 @@ func OpenTail(log *zap.Logger, dir string, tailLimit int64, check func(Identity,
 
 // inspect reads everything, judges it, and fills raft's view of it.
 func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, check func(Identity, bool) error) (*Opened, error) {
-	j := judge(dir, &m, false)
+	j, l, err := followLog(dir, m, tailLimit)
+	if err != nil {
+		j, l = loadLog(dir, m, tailLimit)
+	}
 	if len(j.Damage) > 0 {
 		return nil, Refused(dir, j.Damage[0])
 	}
 	c, id := j.Log, *j.Identity
-	l := newLogLoader(id.Node, j.Snapshot, c.Hard.GetCommit(), tailLimit)
-	if j.entries(l.take); len(j.Damage) > 0 {
-		return nil, Refused(dir, j.Damage[0])
-	}
 	if err := check(id, l.facts.Reconfigured); err != nil {
 		return nil, err
 	}
@@ -94,13 +92,24 @@ func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, che
 	}, nil
 }
 
+// loadLog reads the log twice: first to judge it, then for its entries.
+func loadLog(dir string, m watermark.Mark, tailLimit int64) (*judgement, *logLoader) {
+	j := judge(dir, &m, false)
+	if len(j.Damage) > 0 {
+		return j, nil
+	}
+	l := newLogLoader(j.Identity.Node, j.Snapshot, j.Log.Hard.GetCommit(), tailLimit)
+	j.entries(l.take)
+	return j, l
+}
+
 // open opens the WAL for appending. A torn frame at the very end is wiped out:
 // nothing that was synced lies there, as inspect has seen.
 func (o *Opened) open() error {
 	walDir := filepath.Join(o.Dir, "wal")
 	// The WAL reuses half-made segments without emptying them, and what is
 	// left in one would look like the remains of a torn write.
-	if err := removeTemps(walDir); err != nil {
+	if err := walfile.RemoveTemps(walDir); err != nil {
 		return err
 	}
 	if o.end.NonZero {
@@ -173,14 +182,6 @@ func (o *Opened) begin() error {
 	}
 	o.unsynced = false
 	return o.Mark.Start(watermark.Mark{Boot: o.Boot, Index: o.Last, Term: o.Hard.GetTerm(), Vote: o.Hard.GetVote()})
-}
-
-func removeTemps(walDir string) error {
-	names, err := fileutil.ReadDir(walDir, fileutil.WithExt(".tmp"))
-	for _, name := range names {
-		err = errors.Join(err, os.Remove(filepath.Join(walDir, name)))
-	}
-	return err
 }
 
 // noteSnapshot notes which snapshot counts.

@@ -8,6 +8,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
+	"raftkv/internal/walfile"
 	"strings"
 	"testing"
 
@@ -119,7 +120,7 @@ func TestStorageCrashDuringRemoval(t *testing.T) {
 	old := testkit.Segments(t, dir)
 	testkit.Must(t, o.record(o.Hard, 12, 3, membership.New(diskPeers()).ConfState()))
 	recorded := testkit.Crashed(t, dir)
-	testkit.Must(t, removeSegments(filepath.Join(dir, "wal"), 12))
+	testkit.Must(t, walfile.RemoveSegments(filepath.Join(dir, "wal"), 12))
 	keep := len(testkit.Segments(t, dir))
 	if len(old) < 4 || keep == len(old) {
 		t.Fatalf("only %d segments, and %d after removal", len(old), keep)

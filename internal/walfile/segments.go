@@ -1,10 +1,14 @@
 package walfile
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"raftkv/internal/durable"
 	"strings"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 )
 
 // Segment is one file of a log.
@@ -38,4 +42,32 @@ func ParseSegmentName(name string) (seq, first uint64, ok bool) {
 		return 0, 0, false
 	}
 	return seq, first, name == fmt.Sprintf("%016x-%016x.wal", seq, first)
+}
+
+// RemoveSegments removes the WAL segments that end before index. Each removal is
+// durable before the next: after a power failure one that was undone, before one
+// that was not, would look like a log with a hole.
+func RemoveSegments(walDir string, index uint64) error {
+	segments, foreign, err := Segments(walDir)
+	if err == nil && len(foreign) > 0 {
+		err = fmt.Errorf("unexpected file %s", foreign[0])
+	}
+	if err != nil {
+		return err
+	}
+	for i := 0; i+1 < len(segments) && segments[i+1].First < index; i++ {
+		if err := errors.Join(os.Remove(segments[i].Path), durable.SyncDir(walDir)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RemoveTemps removes what the WAL has begun to make and not named.
+func RemoveTemps(walDir string) error {
+	names, err := fileutil.ReadDir(walDir, fileutil.WithExt(".tmp"))
+	for _, name := range names {
+		err = errors.Join(err, os.Remove(filepath.Join(walDir, name)))
+	}
+	return err
 }

@@ -28,6 +28,7 @@ type Contents struct {
 	// Entries are those of which shape is the shape, if they were asked for.
 	Entries []*raftpb.Entry
 	keep    bool
+	follow  *follower // nil: nobody takes the entries while they are read
 
 	// Proven is where the part ends that a mark vouches for. A mark is behind
 	// the log, so what it speaks of was synced with all that lies before it.
@@ -62,6 +63,44 @@ func Survey(walDir string, marked uint64) (Contents, error) {
 	c := newWALContents()
 	err := c.read(walDir, marked)
 	return c, err
+}
+
+// Follow is Survey, and passes on the entries behind an index in the same reading: in
+// their order, and each once. committed gets those of which the log itself says that
+// they are committed, as soon as it says so; rest gets the others, at the end. meta is
+// what heads every segment.
+//
+// It does not read every log. ErrCannotFollow is no news of damage, nor is what was
+// passed on worth anything then: Survey and Each read the log that cannot be followed.
+// from has to be the index of the snapshot that turns out to count.
+func Follow(walDir string, marked, from uint64, committed, rest func(meta []byte, e *raftpb.Entry) error) (Contents, error) {
+	c := newWALContents()
+	with := func(take func([]byte, *raftpb.Entry) error) func(*raftpb.Entry) error {
+		return func(e *raftpb.Entry) error { return take(c.Meta, e) }
+	}
+	f := &follower{from: from, done: from, take: with(committed)}
+	c.follow = f
+	if err := c.read(walDir, marked); err != nil {
+		return c, err
+	}
+	c.follow = nil
+	if c.Snapshot.GetIndex() != from {
+		return c, fmt.Errorf("%w: the snapshot that counts is of entry %d, not %d", ErrCannotFollow, c.Snapshot.GetIndex(), from)
+	}
+	if err := f.committed(c.Hard.GetCommit()); err != nil {
+		return c, err
+	}
+	if f.done > c.Hard.GetCommit() {
+		return c, fmt.Errorf("%w: entry %d was committed, and is not any more", ErrCannotFollow, f.done)
+	}
+	f.take = with(rest)
+	if err := f.committed(math.MaxUint64); err != nil {
+		return c, err
+	}
+	if f.done != c.Last() {
+		return c, fmt.Errorf("%w: the log ends at entry %d, not %d", ErrCannotFollow, c.Last(), f.done)
+	}
+	return c, nil
 }
 
 func newWALContents() Contents {
@@ -198,6 +237,7 @@ func (c *Contents) add(rec *walpb.Record, d wal.Decoder, at Place, marked uint64
 			return errors.New("a hard state lacks a field")
 		}
 		c.Hard = hard
+		return c.follow.committed(hard.GetCommit())
 	case wal.EntryType:
 		e := &raftpb.Entry{}
 		if err := DecodeRecord(rec, e); err != nil {
@@ -210,7 +250,10 @@ func (c *Contents) add(rec *walpb.Record, d wal.Decoder, at Place, marked uint64
 		if e.GetIndex() == marked {
 			c.Proven = at
 		}
-		return c.addEntry(e)
+		if err := c.addEntry(e); err != nil {
+			return err
+		}
+		return c.follow.entry(e)
 	case wal.SnapshotType:
 		s := &walpb.Snapshot{}
 		if err := DecodeRecord(rec, s); err != nil {
@@ -267,6 +310,7 @@ func (c *Contents) addSnapshot(s *walpb.Snapshot) (replaced bool) {
 	}
 	c.shape.clear()
 	c.Entries = nil
+	c.follow.clear()
 	return true
 }
 

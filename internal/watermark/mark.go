@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"path/filepath"
 	"raftkv/internal/durable"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
@@ -70,6 +71,31 @@ func Create(path string, m Mark) error {
 		_, err := w.Write(append(encodeSlot(1, m), encodeSlot(2, m)...))
 		return err
 	})
+}
+
+// Peek reads a mark file that it may not be allowed to write.
+func Peek(path string) (Mark, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Mark{}, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	mf, err := Read(f)
+	if err != nil {
+		return Mark{}, fmt.Errorf("mark file %s: %w", path, err)
+	}
+	return mf.Last, nil
+}
+
+// RemoveTemps removes what a crash left in dir of making the mark.
+func RemoveTemps(dir string) error {
+	files, err := os.ReadDir(dir)
+	for _, f := range files {
+		if durable.IsTemp(f.Name(), "mark") {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, f.Name())))
+		}
+	}
+	return err
 }
 
 // OpenFile opens the file at path and returns its newest value. A missing file
