@@ -141,3 +141,15 @@ func Wipe(path string, from int64) error {
 	}
 	return errors.Join(err, f.Sync(), f.Close())
 }
+
+// RealDir is the directory itself, not a link to it: it is renamed.
+func RealDir(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if to, err := filepath.EvalSymlinks(dir); !errors.Is(err, os.ErrNotExist) {
+		return to, err
+	}
+	return dir, nil
+}

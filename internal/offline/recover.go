@@ -57,7 +57,7 @@ func runRecover(o call) error {
 	if err := r.Verdict(); err != nil {
 		return err
 	}
-	if dir, err = storage.RealDir(dir); err != nil {
+	if dir, err = durable.RealDir(dir); err != nil {
 		return err
 	}
 	rec, err := newRecovery(dir)

@@ -178,10 +178,9 @@ type Outcome struct {
 // belong to the checks. After record.ErrMalformed the entry counts as one without
 // commands; after another error nothing may be applied any more.
 func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error) {
-	if e.GetIndex() != s.Index+1 {
-		return o, 0, fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.Index)
+	if err := s.goTo(e); err != nil {
+		return o, 0, err
 	}
-	s.Index, s.Term = e.GetIndex(), e.GetTerm()
 	if len(e.GetData()) == 0 {
 		return o, 0, nil // a new leader's first entry (thesis §6.4, step 1)
 	}
@@ -194,6 +193,15 @@ func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error)
 	}
 	results, _ := s.ApplyBatch(id, cmds)
 	return Outcome{id, e.GetData(), results}, countWork(cmds), nil
+}
+
+// goTo makes the state that of an entry which is about to be applied.
+func (s *State) goTo(e *raftpb.Entry) error {
+	if e.GetIndex() != s.Index+1 {
+		return fmt.Errorf("raft handed over entry %d after entry %d", e.GetIndex(), s.Index)
+	}
+	s.Index, s.Term = e.GetIndex(), e.GetTerm()
+	return nil
 }
 
 // DecodeConfEntry takes the membership change out of its entry.
@@ -229,6 +237,15 @@ func (s *State) ReplayCounting(e *raftpb.Entry) (commands int, err error) {
 		return 0, err
 	}
 	return 0, nil // a refused change is void
+}
+
+// ReplayBatch is ReplayCounting for an entry that DecodeBatch has taken apart.
+func (s *State) ReplayBatch(e *raftpb.Entry, id BatchID, cmds []Command) (commands int, err error) {
+	if err := s.goTo(e); err != nil {
+		return 0, err
+	}
+	s.ApplyBatch(id, cmds)
+	return countWork(cmds), nil
 }
 
 // DigestOf returns the checksum at the end of the file that Write makes.

@@ -12,13 +12,12 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/storage/disposal"
+	"raftkv/internal/walfile"
 	"raftkv/internal/watermark"
 	"strings"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
-	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
-	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
 
@@ -81,7 +80,7 @@ func CheckInterrupted(dir string) error {
 	if Exists(filepath.Join(dir, RestoringName)) {
 		return fmt.Errorf("data directory %s is one that raftkv restore did not complete: run that again, or remove the directory", dir)
 	}
-	real, err := RealDir(dir)
+	real, err := durable.RealDir(dir)
 	if err != nil {
 		return err
 	}
@@ -252,19 +251,7 @@ func createLog(log *zap.Logger, dir string, id Identity, st *state.State) error 
 	if err != nil {
 		return err
 	}
-	w, err := wal.Create(log.Named("wal"), dir, meta)
-	if err != nil {
-		return err
-	}
-	if st.Index > 0 {
-		err = errors.Join(
-			w.Save(&raftpb.HardState{Term: new(st.Term), Vote: new(uint64(0)), Commit: new(st.Index)}, nil),
-			w.SaveSnapshot(&walpb.Snapshot{
-				Index: new(st.Index), Term: new(st.Term), ConfState: st.Membership.ConfState(),
-			}),
-		)
-	}
-	return errors.Join(err, w.Close())
+	return walfile.Create(log, dir, meta, &walpb.Snapshot{Index: new(st.Index), Term: new(st.Term), ConfState: st.Membership.ConfState()})
 }
 
 // makeDirAll makes a directory and those above it, and makes their names durable:
@@ -280,7 +267,7 @@ func makeDirAll(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	path, err := RealDir(dir) // a link is its maker's business
+	path, err := durable.RealDir(dir) // a link is its maker's business
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,10 @@ func Examine(dir string) (*Findings, error) {
 func (j *judgement) findings() *Findings {
 	j.OldCopy = Exists(filepath.Join(j.Dir, oldCopyName))
 	facts := logFacts{Published: make(map[uint64]uint64)}
-	j.entries(func(e *raftpb.Entry) error { return facts.note(0, e) })
+	j.entries(func(e *raftpb.Entry) error {
+		_, err := facts.note(0, e)
+		return err
+	})
 	return j.Findings
 }
 
@@ -134,18 +137,6 @@ func (f *Findings) Leftovers() (temporary, foreign []string, err error) {
 		}
 	}
 	return temporary, foreign, nil
-}
-
-// RealDir is the directory itself, not a link to it: it is renamed.
-func RealDir(dir string) (string, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	if to, err := filepath.EvalSymlinks(dir); !errors.Is(err, os.ErrNotExist) {
-		return to, err
-	}
-	return dir, nil
 }
 
 // BesideDir is where the new directory is made, unless that is within dir.

@@ -20,8 +20,11 @@ import (
 // nothing about: it forgets what it has, and reads again step by step (loadLog), which
 // judges, and says what is wrong.
 
-// followPart is how much of the log is handed over at once.
-const followPart = 256 << 10
+const (
+	followPart = 256 << 10 // bytes of the log that are handed over at once
+	// commandWeight is about what a command that is taken apart takes beside its data.
+	commandWeight = 200
+)
 
 // followLog is loadLog in one reading. An error says that it could not be done so, and
 // no more.
@@ -79,7 +82,7 @@ type replay struct {
 
 // logPart is a piece of the log.
 type logPart struct {
-	entries []*raftpb.Entry
+	entries []logEntry
 	weight  int64
 	pending bool   // it is not known to be committed
 	node    uint64 // whose it is
@@ -159,7 +162,8 @@ func (r *replay) take(meta []byte, e *raftpb.Entry, pending bool) error {
 		}
 		r.j.Identity = &id
 	}
-	if err := r.facts.note(r.j.Identity.Node, e); err != nil {
+	n, err := r.facts.note(r.j.Identity.Node, e)
+	if err != nil {
 		return err
 	}
 	if r.part.weight >= r.most || r.part.pending != pending {
@@ -168,8 +172,8 @@ func (r *replay) take(meta []byte, e *raftpb.Entry, pending bool) error {
 		}
 	}
 	r.part.pending, r.part.node = pending, r.j.Identity.Node
-	r.part.entries = append(r.part.entries, e)
-	r.part.weight += weightOf(e)
+	r.part.entries = append(r.part.entries, n)
+	r.part.weight += weightOf(e) + int64(len(n.cmds))*commandWeight
 	return nil
 }
 

@@ -60,20 +60,22 @@ func newLogLoader(id uint64, st *state.State, commit uint64, limit int64) *logLo
 
 // take takes in the next entry.
 func (l *logLoader) take(e *raftpb.Entry) error {
-	if err := l.facts.note(l.id, e); err != nil {
+	n, err := l.facts.note(l.id, e)
+	if err != nil {
 		return err
 	}
-	return l.add(e)
+	return l.add(n)
 }
 
 // add is take without what the entry tells.
-func (l *logLoader) add(e *raftpb.Entry) error {
+func (l *logLoader) add(n logEntry) error {
+	e := n.Entry
 	if removes(e, l.id) {
 		l.commit = min(l.commit, e.GetIndex()-1) // how this node ends is the apply loop's business
 	}
 	l.due.Bytes += uint64(len(e.GetData())) + snapshots.LogOverhead
 	if e.GetIndex() <= l.commit {
-		commands, err := l.state.ReplayCounting(e)
+		commands, err := n.replay(l.state)
 		if err != nil {
 			return err
 		}
@@ -95,36 +97,45 @@ func (l *logLoader) add(e *raftpb.Entry) error {
 	return nil
 }
 
-// note takes in what an entry tells, and refuses what a newer version wrote,
-// before anything is changed.
-func (f *logFacts) note(id uint64, e *raftpb.Entry) error {
-	f.Reconfigured = f.Reconfigured || e.GetType() != raftpb.EntryNormal
-	f.OwnURL = cmp.Or(membership.NewURLOf(id, e), f.OwnURL)
-	return notePublished(e, f.Published)
+// logEntry is an entry with its batch taken apart; cmds is nil if it is none.
+type logEntry struct {
+	*raftpb.Entry
+	id   state.BatchID
+	cmds []state.Command
 }
 
-// notePublished notes the instances that an entry tells of, and refuses what a
-// newer version wrote, before anything is changed.
-func notePublished(e *raftpb.Entry, published map[uint64]uint64) error {
+// note takes in what an entry tells, and refuses what a newer version wrote, before
+// anything is changed.
+func (f *logFacts) note(node uint64, e *raftpb.Entry) (n logEntry, err error) {
+	n.Entry = e
+	f.Reconfigured = f.Reconfigured || e.GetType() != raftpb.EntryNormal
+	f.OwnURL = cmp.Or(membership.NewURLOf(node, e), f.OwnURL)
 	if e.GetType() != raftpb.EntryNormal {
 		if _, _, err := state.DecodeConfEntry(e); errors.Is(err, record.ErrUnknownCommand) {
-			return fmt.Errorf("log %w: %w", durable.ErrNewer, err)
+			return n, fmt.Errorf("log %w: %w", durable.ErrNewer, err)
 		}
-		return nil
+		return n, nil
 	}
 	if len(e.GetData()) == 0 {
-		return nil
+		return n, nil
 	}
-	_, cmds, err := state.DecodeBatch(e.GetData())
-	if errors.Is(err, record.ErrUnknownCommand) {
-		return fmt.Errorf("log %w: entry %d: %w; upgrade this node", durable.ErrNewer, e.GetIndex(), err)
+	if n.id, n.cmds, err = state.DecodeBatch(e.GetData()); errors.Is(err, record.ErrUnknownCommand) {
+		return n, fmt.Errorf("log %w: entry %d: %w; upgrade this node", durable.ErrNewer, e.GetIndex(), err)
 	}
-	for _, c := range cmds {
+	for _, c := range n.cmds {
 		if c.Kind == state.KindPublish || c.Kind == state.KindAnnounce {
-			published[c.Member] = c.Instance
+			f.Published[c.Member] = c.Instance
 		}
 	}
-	return nil
+	return n, nil
+}
+
+// replay applies the entry.
+func (n logEntry) replay(st *state.State) (commands int, err error) {
+	if n.cmds == nil {
+		return st.ReplayCounting(n.Entry)
+	}
+	return st.ReplayBatch(n.Entry, n.id, n.cmds)
 }
 
 // removes reports whether an entry removes a member, if it comes to that.

@@ -9,6 +9,10 @@ import (
 	"strings"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 )
 
 // Segment is one file of a log.
@@ -16,6 +20,20 @@ type Segment struct {
 	Path  string
 	Seq   uint64 // its place in the order of segments
 	First uint64 // the index from which on its entries are, as its name announces
+}
+
+// Create makes a WAL whose segments are headed by meta, and that begins at a snapshot,
+// unless its index is 0.
+func Create(log *zap.Logger, dir string, meta []byte, at *walpb.Snapshot) error {
+	w, err := wal.Create(log.Named("wal"), dir, meta)
+	if err != nil {
+		return err
+	}
+	if at.GetIndex() > 0 {
+		hard := &raftpb.HardState{Term: new(at.GetTerm()), Vote: new(uint64(0)), Commit: new(at.GetIndex())}
+		err = errors.Join(w.Save(hard, nil), w.SaveSnapshot(at))
+	}
+	return errors.Join(err, w.Close())
 }
 
 // Segments returns the segments of a log in their order, and beside them the files
