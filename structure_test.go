@@ -61,7 +61,7 @@ var exports = map[string]int{
 	"room":                13,
 	"rounds":              11,
 	"sim":                 15,
-	"state":               54,
+	"state":               56,
 	"state/statetest":     16,
 	"statefile":           6,
 	"storage":             33,

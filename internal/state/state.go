@@ -118,13 +118,7 @@ type Result struct {
 // Commands from a node that is not a member do nothing either: nobody waits
 // for them, and a removed node must not leave a window behind.
 func (s *State) ApplyBatch(id BatchID, cmds []Command) (results []Result, first bool) {
-	if _, ok := s.Membership.Members[id.Node]; !ok {
-		return nil, false
-	}
-	w := s.Windows[id.Node]
-	first = w.Admit(id)
-	s.Windows[id.Node] = w
-	if !first {
+	if !s.admit(id) {
 		return nil, false
 	}
 	results = make([]Result, len(cmds))
@@ -132,6 +126,17 @@ func (s *State) ApplyBatch(id BatchID, cmds []Command) (results []Result, first 
 		results[i] = s.Apply(c)
 	}
 	return results, true
+}
+
+// admit reports whether a batch is of a member, and had not been applied.
+func (s *State) admit(id BatchID) bool {
+	if _, ok := s.Membership.Members[id.Node]; !ok {
+		return false
+	}
+	w := s.Windows[id.Node]
+	first := w.Admit(id)
+	s.Windows[id.Node] = w
+	return first
 }
 
 // Apply applies one command, whose kind DecodeCommand has known.
@@ -237,15 +242,6 @@ func (s *State) ReplayCounting(e *raftpb.Entry) (commands int, err error) {
 		return 0, err
 	}
 	return 0, nil // a refused change is void
-}
-
-// ReplayBatch is ReplayCounting for an entry that DecodeBatch has taken apart.
-func (s *State) ReplayBatch(e *raftpb.Entry, id BatchID, cmds []Command) (commands int, err error) {
-	if err := s.goTo(e); err != nil {
-		return 0, err
-	}
-	s.ApplyBatch(id, cmds)
-	return countWork(cmds), nil
 }
 
 // DigestOf returns the checksum at the end of the file that Write makes.

@@ -127,6 +127,7 @@ func (r *replay) apply(tailLimit int64) error {
 			}
 		}
 	}
+	r.loader.replay.Flush()
 	return nil
 }
 

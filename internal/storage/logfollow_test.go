@@ -1,9 +1,11 @@
 package storage
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
 	"raftkv/internal/watermark"
@@ -64,9 +66,25 @@ func TestStorageReadInOneGo(t *testing.T) {
 		testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(2, 1, uint64(max(i-3, 1)), e)}))
 	}
 	takeSnapshot(t, o, someState(t, 2, 20))
+	puts := putEntries(2, 61, 90)
+	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(2, 1, 85, puts...)}))
 	for _, limit := range []int64{1, 100 << 10, TailWeight} {
 		if !wantSameBothWays(t, testkit.Crashed(t, dir), limit) {
 			t.Errorf("a log behind a snapshot is not read in one go, with a tail of %d", limit)
+		}
+	}
+	for _, load := range []func() (*judgement, *logLoader){
+		func() (*judgement, *logLoader) { return loadLog(dir, markOf(t, dir), TailWeight) },
+		func() (*judgement, *logLoader) {
+			j, l, err := followLog(dir, markOf(t, dir), TailWeight)
+			testkit.Must(t, err)
+			return j, l
+		},
+	} {
+		_, l := load()
+		if l.state.Index != 85 || l.state.Get("key/85") == nil || l.state.Get("key/86") != nil || l.due.Commands != 25 || l.worked != 85 {
+			t.Errorf("the state is of entry %d and has %v, after %d commands, the last one in entry %d",
+				l.state.Index, l.state.Get("key/85"), l.due.Commands, l.worked)
 		}
 	}
 	// A newer state that the log does not name.
@@ -85,4 +103,14 @@ func TestStorageReadInOneGo(t *testing.T) {
 		t.Error("read in one go with a state of another term")
 	}
 	wantRefused(t, crash, "no such file")
+}
+
+// putEntries are entries of node 1 that each put a key.
+func putEntries(term, from, to uint64) (entries []*raftpb.Entry) {
+	for i := from; i <= to; i++ {
+		data := state.AppendBatchHeader(nil, state.BatchID{Node: 1, Boot: 1, Seq: i})
+		data = state.AppendCommand(data, state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("key/", i), []byte("value")))
+		entries = append(entries, &raftpb.Entry{Term: new(term), Index: new(i), Data: data})
+	}
+	return entries
 }

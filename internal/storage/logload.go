@@ -23,6 +23,8 @@ import (
 type logLoader struct {
 	id    uint64
 	state *state.State // as of the snapshot, and then as of the last entry applied
+	// replay applies entries to state, a little later: it is to be flushed at the end.
+	replay *state.Replay
 	// commit is up to where the entries are applied here; the rest raft hands
 	// over, once it knows that it is committed.
 	commit uint64
@@ -53,7 +55,7 @@ type logFacts struct {
 
 func newLogLoader(id uint64, st *state.State, commit uint64, limit int64) *logLoader {
 	return &logLoader{
-		id: id, state: st, commit: commit, limit: limit, base: st.Index, term: st.Term, worked: st.Index,
+		id: id, state: st, replay: state.NewReplay(st, int(limit/4)), commit: commit, limit: limit, base: st.Index, term: st.Term, worked: st.Index,
 		facts: logFacts{Reconfigured: st.Membership.Changes > 0, Published: make(map[uint64]uint64)},
 	}
 }
@@ -75,7 +77,7 @@ func (l *logLoader) add(n logEntry) error {
 	}
 	l.due.Bytes += uint64(len(e.GetData())) + snapshots.LogOverhead
 	if e.GetIndex() <= l.commit {
-		commands, err := n.replay(l.state)
+		commands, err := n.replay(l.replay)
 		if err != nil {
 			return err
 		}
@@ -131,11 +133,11 @@ func (f *logFacts) note(node uint64, e *raftpb.Entry) (n logEntry, err error) {
 }
 
 // replay applies the entry.
-func (n logEntry) replay(st *state.State) (commands int, err error) {
+func (n logEntry) replay(r *state.Replay) (commands int, err error) {
 	if n.cmds == nil {
-		return st.ReplayCounting(n.Entry)
+		return r.Entry(n.Entry)
 	}
-	return st.ReplayBatch(n.Entry, n.id, n.cmds)
+	return r.Batch(n.Entry, n.id, n.cmds)
 }
 
 // removes reports whether an entry removes a member, if it comes to that.

@@ -100,6 +100,7 @@ func loadLog(dir string, m watermark.Mark, tailLimit int64) (*judgement, *logLoa
 	}
 	l := newLogLoader(j.Identity.Node, j.Snapshot, j.Log.Hard.GetCommit(), tailLimit)
 	j.entries(l.take)
+	l.replay.Flush()
 	return j, l
 }
 
