@@ -318,11 +318,13 @@ func (c *conn) write(rest net.Buffers) bool {
 	return c.clock.enter(idle, c.srv.until(c.srv.limits.Idle)) && err == nil && !c.closing
 }
 
-// await reads on until the request is answered. False: the connection ends.
+// await reads on until the request is answered. False: the connection ends. If the next
+// request has come already it does not read: nobody gets it out of a read whose request
+// was answered, and the client may have nothing more to send.
 func (c *conn) await() bool {
-	for reads := true; ; {
+	for reads := c.n == 0; ; {
 		var err error
-		if reads && c.n < len(c.buf) && !c.ended {
+		if reads && !c.ended {
 			err = c.fill()
 		}
 		rest, next := c.settle(err)
