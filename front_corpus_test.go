@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"raftkv/internal/config"
-	"raftkv/internal/front"
+	"raftkv/internal/front/plain"
 	"raftkv/internal/sim"
 	"raftkv/internal/testkit"
 	"slices"
@@ -121,8 +121,8 @@ func frontCalls() (cases []frontCase) {
 	add("methods", get("/k"), frontRequest("OPTIONS /k"), frontRequest("PATCH /k"), frontRequest("TRACE /k"), frontRequest("get /k"), get("/k"))
 	add("a node", frontRequest("POST /4", "Content-Length: 21", "http://127.0.0.1:9999"), get("/v1/members"), rm("/4"), rm("/k"))
 	add("sizes", frontPut("/k", strings.Repeat("s", 3000)), get("/k"), frontPut("/k", strings.Repeat("s", 4096)), get("/k"), frontPut("/k", strings.Repeat("m", 20_000)), get("/k"),
-		frontRequest("HEAD /k"), frontPut("/k", strings.Repeat("l", front.MaxBody-1)), get("/k"), frontPut("/k", strings.Repeat("l", front.MaxBody)), get("/k"))
-	add("larger", frontPut("/k", strings.Repeat("l", front.MaxBody+1)), get("/k"))
+		frontRequest("HEAD /k"), frontPut("/k", strings.Repeat("l", plain.MaxBody-1)), get("/k"), frontPut("/k", strings.Repeat("l", plain.MaxBody)), get("/k"))
+	add("larger", frontPut("/k", strings.Repeat("l", plain.MaxBody+1)), get("/k"))
 	add("largest", frontPut("/k", strings.Repeat("l", frontMaxValue)), get("/k"))
 	add("too large", frontPut("/k", strings.Repeat("l", frontMaxValue+1)), get("/k"))
 	add("large and a condition", frontPut("/k", strings.Repeat("l", 20_000), `If-Match: "99"`), frontPut("/k", strings.Repeat("l", 20_000), "If-Match:"), get("/k"))

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"raftkv/internal/front"
+	"raftkv/internal/front/plain"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
@@ -36,7 +37,7 @@ import (
 const (
 	// frontMaxValue is above what the front reads itself: there are bodies that it hands
 	// over, and some that nobody takes.
-	frontMaxValue = front.MaxBody + 1000
+	frontMaxValue = plain.MaxBody + 1000
 	frontPatience = 30 * time.Second // with an answer
 )
 
@@ -84,13 +85,14 @@ func (n *frontNode) serveBy(l *stoppableListener) (end func()) {
 	return func() { testkit.Must(n, l.close()) }
 }
 
-// tcp sends the pieces over TCP and returns all that comes back.
-func (n *frontNode) tcp(l *stoppableListener, pieces ...[]byte) []byte {
+// tcp sends the pieces over TCP and returns all that comes back. It does not end its side
+// before the answers to the requests have come: who waits for that keeps a client waiting.
+func (n *frontNode) tcp(l *stoppableListener, requests []*http.Request, pieces ...[]byte) []byte {
 	c, err := net.Dial("tcp", l.Addr().String())
 	testkit.Must(n, err)
 	defer c.Close()
 	testkit.Must(n, c.SetDeadline(time.Now().Add(frontPatience)))
-	sent := make(chan struct{})
+	sent, answered := make(chan struct{}), make(chan struct{})
 	go func() { // beside reading: neither side may wait for the other
 		defer close(sent)
 		for _, p := range pieces {
@@ -98,37 +100,53 @@ func (n *frontNode) tcp(l *stoppableListener, pieces ...[]byte) []byte {
 				return // it has been refused, which shows in the answer
 			}
 		}
+		<-answered
 		_ = c.(*net.TCPConn).CloseWrite() // likewise
 	}()
 	defer func() { <-sent }()
-	return n.readAll(c)
+	var got bytes.Buffer
+	in := bufio.NewReader(io.TeeReader(c, &got))
+	for len(requests) > 0 {
+		resp, err := http.ReadResponse(in, requests[0])
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+		}
+		if err != nil {
+			break // it will show again in what came
+		}
+		if resp.StatusCode != http.StatusContinue {
+			requests = requests[1:]
+		}
+	}
+	close(answered)
+	n.readAll(in)
+	return got.Bytes()
 }
 
 // readAll reads to the end. Where a server closes a connection behind an answer, without
 // having read all that was sent, TCP says so with a reset. Whether it had read it is a
 // matter of time, so that is an end like others.
-func (n *frontNode) readAll(r io.Reader) []byte {
-	got, err := io.ReadAll(r)
-	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+func (n *frontNode) readAll(r io.Reader) {
+	n.Helper()
+	if got, err := io.ReadAll(r); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		n.Fatalf("behind %q: %v", got, err)
 	}
-	return got
 }
 
 // withoutFront sends data to the node as net/http alone serves it.
-func (n *frontNode) withoutFront(data []byte) []byte {
+func (n *frontNode) withoutFront(requests []*http.Request, data []byte) []byte {
 	l, err := listen("127.0.0.1:0", n.server())
 	testkit.Must(n, err)
 	defer n.serveBy(l)()
-	return n.tcp(l, data)
+	return n.tcp(l, requests, data)
 }
 
 // withFront sends the pieces to the node as the front serves it.
-func (n *frontNode) withFront(pieces ...[]byte) []byte {
+func (n *frontNode) withFront(requests []*http.Request, pieces ...[]byte) []byte {
 	l, err := listenWithFront("127.0.0.1:0", n.server(), frontMaxValue, zap.NewNop())
 	testkit.Must(n, err)
 	defer n.serveBy(l)()
-	return n.tcp(l, pieces...)
+	return n.tcp(l, requests, pieces...)
 }
 
 // inPieces is withFront on a connection from which no read gets more than a piece. TCP
@@ -241,20 +259,20 @@ func (c *pieceConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *pieceConn) LocalAddr() net.Addr              { return new(net.TCPAddr) }
 func (c *pieceConn) RemoteAddr() net.Addr             { return new(net.TCPAddr) }
 
-// sentRequests are the requests in data, as far as there are any, and how many bytes are
-// behind them.
-func sentRequests(data []byte) (sent []*http.Request, rest int) {
+// sentRequests are the requests in data, as far as there are any, how many of them are
+// whole, and how many bytes are behind them.
+func sentRequests(data []byte) (sent []*http.Request, whole, rest int) {
 	all := bytes.NewReader(data)
 	r := bufio.NewReader(all)
 	for {
 		rest = all.Len() + r.Buffered()
 		req, err := http.ReadRequest(r)
 		if err != nil {
-			return sent, rest
+			return sent, len(sent), rest
 		}
 		sent = append(sent, req)
 		if _, err := io.Copy(io.Discard, req.Body); err != nil {
-			return sent, 0
+			return sent, len(sent) - 1, 0
 		}
 	}
 }
@@ -364,6 +382,7 @@ func (n *frontNode) frontCounts() map[string]int {
 type reference struct {
 	sent     []byte
 	requests []*http.Request
+	whole    int // of the requests
 	rest     int // bytes behind the last request
 	answers  []frontAnswer
 	left     string
@@ -373,8 +392,8 @@ func newReference(t *testing.T, sent []byte) *reference {
 	t.Helper()
 	n := newFrontNode(t)
 	r := &reference{sent: sent}
-	r.requests, r.rest = sentRequests(sent)
-	r.answers = answersIn(n.withoutFront(sent), r.requests)
+	r.requests, r.whole, r.rest = sentRequests(sent)
+	r.answers = answersIn(n.withoutFront(r.requests[:r.whole], sent), r.requests)
 	r.left = n.left()
 	return r
 }
@@ -384,7 +403,7 @@ func newReference(t *testing.T, sent []byte) *reference {
 func (r *reference) compare(t *testing.T, split int) map[string]int {
 	t.Helper()
 	n := newFrontNode(t)
-	r.compareWith(n, fmt.Sprintf("over TCP, split at %d", split), n.withFront(r.sent[:split], r.sent[split:]))
+	r.compareWith(n, fmt.Sprintf("over TCP, split at %d", split), n.withFront(r.requests[:r.whole], r.sent[:split], r.sent[split:]))
 	counts := n.frontCounts()
 	if other := r.compareInPieces(t, split); other["served"] != counts["served"] {
 		t.Fatalf("split at %d: of %.2000q %d are served over TCP, and in pieces %d", split, r.sent, counts["served"], other["served"])

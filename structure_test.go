@@ -18,13 +18,14 @@ import (
 // layers are the packages of internal/ from the ground up. A package imports only
 // packages of layers below its own.
 var layers = [][]string{
-	{"address", "durable", "history", "meter", "problem", "record", "refusal", "version", "wait"},
+	{"address", "durable", "front/nowait", "history", "meter", "problem", "record", "refusal", "version", "wait"},
 	{"liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "rounds", "state/statetest", "storage"},
 	{"diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
 	{"api", "peerport"},
-	{"boot", "front"},
+	{"boot", "front/plain"},
+	{"front"},
 }
 
 // forTests are packages that only tests import. DESIGN.md's tree leaves them out.
@@ -42,7 +43,9 @@ var exports = map[string]int{
 	"contact":             5,
 	"diskhang":            3,
 	"durable":             21,
-	"front":               5,
+	"front":               4,
+	"front/nowait":        3,
+	"front/plain":         17,
 	"history":             10,
 	"limits":              13,
 	"liveness":            8,
@@ -108,9 +111,10 @@ const (
 
 // small are packages that are less than leastLines long.
 var small = map[string]string{
-	"meter":   "three functions that every part with a metric calls",
-	"history": "the simulator and the tests of the program share it",
-	"version": "what a build is called is nobody else's business",
+	"front/nowait": "the only code that goes around package net to the system",
+	"meter":        "three functions that every part with a metric calls",
+	"history":      "the simulator and the tests of the program share it",
+	"version":      "what a build is called is nobody else's business",
 }
 
 // source is a file of the program, without tests.

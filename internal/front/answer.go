@@ -3,12 +3,12 @@ package front
 import (
 	"net"
 	"net/http"
+	"raftkv/internal/front/nowait"
 	"raftkv/internal/state"
 	"raftkv/internal/web"
 	"slices"
 	"strconv"
 	"sync"
-	"syscall"
 )
 
 // answers are the connections whose requests are to be answered. Whoever ends a round
@@ -48,10 +48,16 @@ func (a *answers) take(spare []*conn) []*conn {
 	return due
 }
 
+// writer is what the answering goroutine writes with.
+type writer struct {
+	*nowait.Writer
+	out []byte // what is written to one connection after the other
+}
+
 // answer answers, until the server is closed.
 func (s *Server) answer() {
 	var due []*conn
-	w := newWriter()
+	w := &writer{Writer: nowait.NewWriter()}
 	for {
 		select {
 		case <-s.answers.kick:
@@ -85,10 +91,10 @@ func (c *conn) reply(w *writer) {
 	var value []byte
 	w.out, value = c.render(w.out[:0])
 	h.Answered(&c.req, c.began)
-	sent, err := w.try(c.raw, w.out)
+	sent, err := w.Try(c.raw, w.out)
 	if err == nil && sent == len(w.out) && len(value) > 0 {
 		var more int
-		more, err = w.try(c.raw, value)
+		more, err = w.Try(c.raw, value)
 		sent += more
 	}
 	c.waits = false
@@ -166,35 +172,4 @@ func appendField(out []byte, name, value string) []byte {
 	out = append(out, name...)
 	out = append(out, ": "...)
 	return append(out, value...)
-}
-
-// writer writes to connections without waiting for them.
-type writer struct {
-	out []byte // what is written to one connection after the other
-
-	p   []byte
-	n   int
-	err error
-	one func(fd uintptr) bool // made once, as are its operands
-}
-
-func newWriter() *writer {
-	w := new(writer)
-	w.one = func(fd uintptr) bool {
-		w.n, w.err = writeOnce(fd, w.p)
-		return true // also if it would have had to wait
-	}
-	return w
-}
-
-// try writes as much of p as there is room for now, which is none where raw is nil.
-func (w *writer) try(raw syscall.RawConn, p []byte) (n int, err error) {
-	if raw == nil {
-		return 0, nil
-	}
-	w.p, w.n, w.err = p, 0, nil
-	if err := raw.Write(w.one); err != nil {
-		return 0, err
-	}
-	return w.n, w.err
 }

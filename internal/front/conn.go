@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"raftkv/internal/api"
+	"raftkv/internal/front/plain"
 	"raftkv/internal/state"
 	"sync"
 	"sync/atomic"
@@ -25,7 +26,7 @@ type conn struct {
 	buf     []byte
 	n       int  // buf[:n] has come, and is not used up
 	ended   bool // the client sends nothing more
-	head    head
+	head    plain.Head
 	host    string // the last that was allowed
 	release func() // gives back what the body holds of the memory for all; or nil
 
@@ -153,7 +154,7 @@ func (c *conn) serve() {
 		if !ok {
 			return
 		}
-		if why != plain {
+		if why != plain.Yes {
 			handed = true
 			c.handOver(why)
 			return
@@ -189,71 +190,71 @@ func (c *conn) fill() error {
 
 // read reads until there is a whole request that is plain, or one that is not. False:
 // there is no client any more.
-func (c *conn) read() (why reason, ok bool) {
-	if why, ok = c.readHead(); !ok || why != plain {
+func (c *conn) read() (why plain.Reason, ok bool) {
+	if why, ok = c.readHead(); !ok || why != plain.Yes {
 		return why, ok
 	}
-	if why = c.admit(); why != plain {
+	if why = c.admit(); why != plain.Yes {
 		return why, true
 	}
-	if whole := c.head.bytes + int(c.head.length); c.n < whole {
+	if whole := c.head.Bytes + int(c.head.Length); c.n < whole {
 		why = c.readBody(whole)
 	}
-	if why == plain && !c.clock.enter(busy, 0) {
-		return slow, true // where the connection is closed, nothing comes of it
+	if why == plain.Yes && !c.clock.enter(busy, 0) {
+		return plain.Slow, true // where the connection is closed, nothing comes of it
 	}
 	return why, true
 }
 
 // readHead reads until there is a whole head.
-func (c *conn) readHead() (why reason, ok bool) {
+func (c *conn) readHead() (why plain.Reason, ok bool) {
 	for begun := c.req.Method == ""; ; {
 		if c.n > 0 {
-			if why := c.head.parse(c.buf[:c.n]); why != more {
+			if why := c.head.Parse(c.buf[:c.n]); why != plain.More {
 				return why, true
 			}
 			if !begun && !c.clock.enter(first, c.srv.until(c.srv.limits.Head)) {
-				return plain, false
+				return plain.Yes, false
 			}
 			begun = true
 		}
 		switch {
 		case c.ended && c.n == 0:
-			return plain, false
+			return plain.Yes, false
 		case c.ended:
-			return form, true // broken off
+			return plain.Form, true // broken off
 		case c.n == len(c.buf):
-			return size, true
+			return plain.Size, true
 		}
 		if err := c.fill(); err != nil {
-			return plain, false
+			return plain.Yes, false
 		}
 	}
 }
 
 // admit decides what the head does not tell by itself.
-func (c *conn) admit() reason {
+func (c *conn) admit() plain.Reason {
 	h := c.srv.handler.Load()
 	switch {
 	case h == nil:
-		return starting
-	case c.head.length > c.srv.limits.Value:
-		return size
-	case c.host == string(c.head.host):
-		return plain
-	case !(*h).Allows(string(c.head.host)):
-		return host
+		return plain.Starting
+	case c.head.Length > c.srv.limits.Value:
+		return plain.Size
+	case c.host == string(c.head.Host):
+		return plain.Yes
+	case !(*h).Allows(string(c.head.Host)):
+		return plain.Host
 	}
-	c.host = string(c.head.host)
-	return plain
+	c.host = string(c.head.Host)
+	return plain.Yes
 }
 
 // readBody reads until there is a whole request.
-func (c *conn) readBody(whole int) reason {
+func (c *conn) readBody(whole int) plain.Reason {
 	if whole > bufferSize {
-		release, ok := (*c.srv.handler.Load()).Hold(c.head.length)
+		release, ok := (*c.srv.handler.Load()).Hold(c.head.Length)
 		if !ok {
-			return size
+			return plain.Size
 		}
 		c.release = release
 		buf := make([]byte, whole)
@@ -264,12 +265,12 @@ func (c *conn) readBody(whole int) reason {
 	for c.n < whole {
 		switch err := c.fill(); {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return slow
+			return plain.Slow
 		case err != nil, c.ended:
-			return form // broken off
+			return plain.Form // broken off
 		}
 	}
-	return plain
+	return plain.Yes
 }
 
 // let gives back what a body held of all bodies' memory.
@@ -284,7 +285,7 @@ func (c *conn) let() {
 func (c *conn) exchange() bool {
 	waits := c.begin()
 	c.let()
-	used := c.head.bytes + int(c.head.length)
+	used := c.head.Bytes + int(c.head.Length)
 	c.n = copy(c.buf, c.buf[used:c.n])
 	if len(c.buf) > bufferSize { // then nothing was behind the request
 		c.buf = make([]byte, bufferSize)
@@ -305,9 +306,9 @@ func (c *conn) begin() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := &c.head
-	c.req = api.KeyRequest{Method: h.method, Key: h.key, Query: h.query, IfMatch: h.match, IfNoneMatch: h.noneMatch, Length: h.length}
-	c.began, c.closing = time.Now(), h.close
-	c.waits = (*c.srv.handler.Load()).Begin(&c.req, c.buf[h.bytes:h.bytes+int(h.length)], c)
+	c.req = api.KeyRequest{Method: h.Method, Key: h.Key, Query: h.Query, IfMatch: h.Match, IfNoneMatch: h.NoneMatch, Length: h.Length}
+	c.began, c.closing = time.Now(), h.Close
+	c.waits = (*c.srv.handler.Load()).Begin(&c.req, c.buf[h.Bytes:h.Bytes+int(h.Length)], c)
 	return c.waits
 }
 
@@ -389,7 +390,7 @@ func (c *conn) settle(err error) (rest net.Buffers, _ next) {
 }
 
 // handOver gives the connection to the net/http server, with what was read.
-func (c *conn) handOver(why reason) {
+func (c *conn) handOver(why plain.Reason) {
 	c.let()
 	c.mu.Lock()
 	c.clock.enter(busy, 0)

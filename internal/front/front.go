@@ -1,10 +1,10 @@
-// Package front answers: which requests need no more than a glance? It reads the plain
+// Package front answers: which connections need no more than a glance? It reads the plain
 // shapes of GET, HEAD, PUT and DELETE of a key, which are nearly all that a store
 // gets, at a fraction of what net/http takes. What a request means and what its answer
 // is, package api says for both.
 //
 // The rule: when in doubt, hand over. A connection on which anything comes that is not
-// in the table of plain shapes (head.go) goes to the net/http server, with the bytes
+// in the table of plain shapes (package plain) goes to the net/http server, with the bytes
 // that were read, and stays there. So what is rare, unusual, wrong or slow is read by
 // one reader alone, and nothing is ever ignored here that means something there.
 //
@@ -21,6 +21,8 @@ import (
 	"net"
 	"net/http"
 	"raftkv/internal/api"
+	"raftkv/internal/front/nowait"
+	"raftkv/internal/front/plain"
 	"raftkv/internal/meter"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
@@ -58,8 +60,6 @@ type Limits struct {
 }
 
 const (
-	// MaxBody bounds the bodies that are read here.
-	MaxBody = 64 << 10
 	// bufferSize is what a connection has to read into. A longer head is handed over.
 	bufferSize = 4 << 10
 	// maxInline is how much of a value is copied behind its header, to write both at once.
@@ -86,7 +86,7 @@ type Server struct {
 
 	open    atomic.Int64 // connections, those that were handed over included
 	served  atomic.Uint64
-	handed  [reasons]atomic.Uint64
+	handed  [plain.Reasons]atomic.Uint64
 	panics  atomic.Uint64
 	closed  chan struct{}
 	running sync.WaitGroup // goroutines of connections
@@ -100,7 +100,7 @@ type Server struct {
 
 // New returns a server that gives what is not plain to handOver.
 func New(log *zap.Logger, l Limits, handOver func(net.Conn)) *Server {
-	l.Value = min(l.Value, MaxBody)
+	l.Value = min(l.Value, plain.MaxBody)
 	s := &Server{
 		log: log, limits: l, handOver: handOver, closed: make(chan struct{}), conns: make(map[*conn]struct{}),
 		answers: answers{kick: make(chan struct{}, 1)},
@@ -149,7 +149,7 @@ func (s *Server) take(nc net.Conn) {
 		return
 	}
 	c := &conn{srv: s, nc: nc, buf: make([]byte, bufferSize), wake: make(chan struct{}, 1)}
-	c.raw = rawConn(nc)
+	c.raw = nowait.RawConn(nc)
 	s.conns[c] = struct{}{}
 	s.open.Add(1)
 	s.running.Go(c.serve)
@@ -233,7 +233,7 @@ func (s *Server) sweep() {
 func (s *Server) Register(reg prometheus.Registerer) {
 	values := map[string]func() uint64{"served": s.served.Load}
 	for r := range s.handed {
-		values[reason(r).String()] = s.handed[r].Load
+		values[plain.Reason(r).String()] = s.handed[r].Load
 	}
 	meter.Counters(reg, "raftkv_front_requests_total",
 		"Requests that the fast path has served, and connections that it has handed over to net/http, by what was not plain.", "result", values)

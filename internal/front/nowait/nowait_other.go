@@ -1,13 +1,13 @@
 //go:build !unix
 
-package front
+package nowait
 
 import (
 	"net"
 	"syscall"
 )
 
-// rawConn returns nil: here all writing is left to the connections' own goroutines.
-func rawConn(net.Conn) syscall.RawConn { return nil }
+// RawConn returns nil: here all writing is left to the connections' own goroutines.
+func RawConn(net.Conn) syscall.RawConn { return nil }
 
 func writeOnce(uintptr, []byte) (int, error) { return 0, nil }

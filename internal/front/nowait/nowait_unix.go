@@ -1,6 +1,6 @@
 //go:build unix
 
-package front
+package nowait
 
 import (
 	"errors"
@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// rawConn returns what writeOnce needs of a connection; nil if it is none of the
+// RawConn returns what writeOnce needs of a connection; nil if it is none of the
 // system's.
-func rawConn(nc net.Conn) syscall.RawConn {
+func RawConn(nc net.Conn) syscall.RawConn {
 	tcp, ok := nc.(*net.TCPConn)
 	if !ok {
 		return nil

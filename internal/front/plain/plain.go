@@ -1,4 +1,6 @@
-package front
+// Package plain answers: is a request for a key one of the plain shapes, and what does its
+// head say? Its table lists the shapes. Whatever is not in it is not plain.
+package plain
 
 import (
 	"bytes"
@@ -8,6 +10,9 @@ import (
 	"slices"
 	"strings"
 )
+
+// MaxBody bounds the body of a plain request, in bytes.
+const MaxBody = 64 << 10
 
 // The table of plain shapes. Whoever adds a parameter or a header to requests for keys
 // in package api enters it here, or it is handed over.
@@ -20,17 +25,17 @@ var plainParams = map[string][]string{"consistency": {"linearizable", "stale"}}
 
 // plainFields are the fields of a header, in lower case, and what is done with each.
 // Those that are ignored mean nothing to package api and to net/http either.
-var plainFields = map[string]func(h *head, value []byte) bool{
-	"host":           (*head).setHost,
-	"content-length": (*head).setLength,
-	"connection":     (*head).setConnection,
-	"if-match":       func(h *head, v []byte) bool { return setOnce(&h.match, v) },
-	"if-none-match":  func(h *head, v []byte) bool { return setOnce(&h.noneMatch, v) },
-	"origin":         func(h *head, _ []byte) bool { h.origin = true; return true },
-	"sec-fetch-site": (*head).setSite,
+var plainFields = map[string]func(h *Head, value []byte) bool{
+	"host":           (*Head).setHost,
+	"content-length": (*Head).setLength,
+	"connection":     (*Head).setConnection,
+	"if-match":       func(h *Head, v []byte) bool { return setOnce(&h.Match, v) },
+	"if-none-match":  func(h *Head, v []byte) bool { return setOnce(&h.NoneMatch, v) },
+	"origin":         func(h *Head, _ []byte) bool { h.origin = true; return true },
+	"sec-fetch-site": (*Head).setSite,
 
 	// Who does not take any type may want an item in place of its value one day.
-	"accept": func(_ *head, v []byte) bool { return bytes.Contains(v, []byte("*/*")) },
+	"accept": func(_ *Head, v []byte) bool { return bytes.Contains(v, []byte("*/*")) },
 
 	"accept-encoding": ignore, "accept-language": ignore, "cache-control": ignore, "content-type": ignore,
 	"dnt": ignore, "pragma": ignore, "priority": ignore, "referer": ignore, "sec-ch-ua": ignore, "sec-ch-ua-mobile": ignore,
@@ -42,64 +47,65 @@ var plainFields = map[string]func(h *head, value []byte) bool{
 // longestField is the length of the longest name in plainFields.
 const longestField = 18
 
-// reason says why a request is not plain.
-type reason int
+// Reason says why a request is not plain.
+type Reason int
 
+// The reasons.
 const (
-	starting reason = iota // the node does not serve yet
-	method
-	target
-	query
-	version
-	field // of the header
-	body
-	size    // of the head, or of the body
-	form    // anything else in how it is written
-	host    // is not one of this node's, or is missing
-	slow    // the body does not come
-	reasons = int(iota)
+	Starting Reason = iota // the node does not serve yet
+	Method
+	Target
+	Query
+	Version
+	Field // of the header
+	Body
+	Size    // of the head, or of the body
+	Form    // anything else in how it is written
+	Host    // is not one of this node's, or is missing
+	Slow    // the body does not come
+	Reasons = int(iota)
 
-	plain reason = -1 // it is
-	more  reason = -2 // more of it has to come to tell
+	Yes  Reason = -1 // it is
+	More Reason = -2 // more of it has to come to tell
 )
 
-func (r reason) String() string {
-	return [reasons]string{"starting", "method", "target", "query", "version", "header", "body", "size", "form", "host", "slow"}[r]
+func (r Reason) String() string {
+	return [Reasons]string{"starting", "method", "target", "query", "version", "header", "body", "size", "form", "host", "slow"}[r]
 }
 
-// head is the plain head of a request.
-type head struct {
-	method           string
-	key, query       string
-	host             []byte // within what was read
-	match, noneMatch []string
-	length           int64 // of the body
+// Head is the plain head of a request.
+type Head struct {
+	Method           string
+	Key, Query       string
+	Host             []byte // within what was read
+	Match, NoneMatch []string
+	Length           int64 // of the body
 	hasLength        bool
 	connection       bool // has Connection
-	close            bool // which is close
+	Close            bool // which is close
 	origin           bool // has Origin
 	site             int8 // Sec-Fetch-Site: 0 has none, 1 is the same site, 2 is another
-	bytes            int  // of the head
+	Bytes            int  // of the head
 }
 
 var endOfHead = []byte("\r\n\r\n")
 
-// parse reads the head at the beginning of b: plain, more, or the reason why it is not
-// plain.
-func (h *head) parse(b []byte) reason {
-	*h = head{}
+// Parse reads the head at the beginning of b: plain, more, or the reason why it is not
+// Yes.
+func (h *Head) Parse(b []byte) Reason {
+	*h = Head{}
 	end := bytes.Index(b, endOfHead)
 	if end < 0 {
 		return begins(b)
 	}
-	h.bytes = end + len(endOfHead)
+	h.Bytes = end + len(endOfHead)
 	line, rest, _ := bytes.Cut(b[:end+2], []byte("\r\n")) // each line of rest has its end
-	if why := h.parseLine(line); why != plain {
+	if why := h.parseLine(line); why != Yes {
 		return why
 	}
 	for len(rest) > 0 {
 		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
-		if why := h.parseField(line); why != plain {
+		if why := h.parseField(line); why != Yes {
 			return why
 		}
 	}
@@ -108,44 +114,44 @@ func (h *head) parse(b []byte) reason {
 
 // begins tells whether b may be the beginning of a plain head. What never becomes one
 // must not be waited for.
-func begins(b []byte) reason {
+func begins(b []byte) Reason {
 	if !slices.ContainsFunc(plainMethods, func(m string) bool {
 		n := min(len(m), len(b))
 		return m[:n] == string(b[:n])
 	}) {
-		return method
+		return Method
 	}
 	for i := 0; ; i++ {
 		n := bytes.IndexByte(b[i:], '\n')
 		if n < 0 {
-			return more
+			return More
 		}
 		if i += n; b[i-1] != '\r' { // not at the beginning: there stands a method
-			return form
+			return Form
 		}
 	}
 }
 
 // parseLine reads the request line.
-func (h *head) parseLine(line []byte) reason {
+func (h *Head) parseLine(line []byte) Reason {
 	i := slices.IndexFunc(plainMethods, func(m string) bool { return len(line) > len(m) && string(line[:len(m)]) == m })
 	if i < 0 {
-		return method
+		return Method
 	}
-	h.method = strings.TrimSuffix(plainMethods[i], " ")
+	h.Method = strings.TrimSuffix(plainMethods[i], " ")
 	line = line[len(plainMethods[i]):]
 	url, ok := bytes.CutSuffix(line, []byte(" HTTP/1.1"))
 	if !ok {
-		return version
+		return Version
 	}
 	path, params, hasQuery := bytes.Cut(url, []byte("?"))
 	if !h.setKey(path) {
-		return target
+		return Target
 	}
 	if hasQuery && !h.setQuery(params) {
-		return query
+		return Query
 	}
-	return plain
+	return Yes
 }
 
 // inPath are the bytes that stand for themselves in a path (RFC 3986 §3.3).
@@ -159,7 +165,7 @@ var inPath = func() (set [256]bool) {
 	return set
 }()
 
-func (h *head) setKey(path []byte) bool {
+func (h *Head) setKey(path []byte) bool {
 	escaped := false
 	for _, c := range path {
 		if escaped = escaped || c == '%'; !inPath[c] && c != '%' {
@@ -173,25 +179,25 @@ func (h *head) setKey(path []byte) bool {
 	if escaped {
 		text, err = url.PathUnescape(text)
 	}
-	key, ok := api.KeyOf(h.method, text)
-	h.key = key
+	key, ok := api.KeyOf(h.Method, text)
+	h.Key = key
 	return ok && err == nil
 }
 
-func (h *head) setQuery(params []byte) bool {
-	h.query = string(params)
-	if h.method != http.MethodGet && h.method != http.MethodHead {
+func (h *Head) setQuery(params []byte) bool {
+	h.Query = string(params)
+	if h.Method != http.MethodGet && h.Method != http.MethodHead {
 		return false
 	}
-	name, value, _ := strings.Cut(h.query, "=") // more than one is not plain yet
+	name, value, _ := strings.Cut(h.Query, "=") // more than one is not plain yet
 	return slices.Contains(plainParams[name], value)
 }
 
 // parseField reads a line of the header.
-func (h *head) parseField(line []byte) reason {
+func (h *Head) parseField(line []byte) Reason {
 	name, value, ok := bytes.Cut(line, []byte(":"))
 	if !ok || len(name) > longestField {
-		return field
+		return Field
 	}
 	var lower [longestField]byte
 	for i, c := range name {
@@ -202,20 +208,20 @@ func (h *head) parseField(line []byte) reason {
 	}
 	set := plainFields[string(lower[:len(name)])]
 	if set == nil {
-		return field
+		return Field
 	}
 	for _, c := range value {
 		if (c < ' ' || c > '~') && c != '\t' {
-			return form
+			return Form
 		}
 	}
 	if !set(h, bytes.Trim(value, " \t")) {
-		return field
+		return Field
 	}
-	return plain
+	return Yes
 }
 
-func ignore(*head, []byte) bool { return true }
+func ignore(*Head, []byte) bool { return true }
 
 func setOnce(lines *[]string, value []byte) bool {
 	if *lines != nil {
@@ -225,8 +231,8 @@ func setOnce(lines *[]string, value []byte) bool {
 	return true
 }
 
-func (h *head) setHost(value []byte) bool {
-	if h.host != nil || len(value) == 0 {
+func (h *Head) setHost(value []byte) bool {
+	if h.Host != nil || len(value) == 0 {
 		return false
 	}
 	for _, c := range value { // net/http refuses others, also in what should be a port
@@ -234,12 +240,12 @@ func (h *head) setHost(value []byte) bool {
 			return false
 		}
 	}
-	h.host = value
+	h.Host = value
 	return true
 }
 
 // setLength takes what net/http could take in one way alone.
-func (h *head) setLength(value []byte) bool {
+func (h *Head) setLength(value []byte) bool {
 	const digits = 6 // as many has MaxBody, and one more
 	if h.hasLength || len(value) == 0 || len(value) > digits || len(value) > 1 && value[0] == '0' {
 		return false
@@ -249,21 +255,21 @@ func (h *head) setLength(value []byte) bool {
 		if c < '0' || c > '9' {
 			return false
 		}
-		h.length = h.length*10 + int64(c-'0')
+		h.Length = h.Length*10 + int64(c-'0')
 	}
 	return true
 }
 
-func (h *head) setConnection(value []byte) bool {
+func (h *Head) setConnection(value []byte) bool {
 	if h.connection {
 		return false
 	}
 	h.connection = true
-	h.close = bytes.EqualFold(value, []byte("close"))
-	return h.close || bytes.EqualFold(value, []byte("keep-alive"))
+	h.Close = bytes.EqualFold(value, []byte("close"))
+	return h.Close || bytes.EqualFold(value, []byte("keep-alive"))
 }
 
-func (h *head) setSite(value []byte) bool {
+func (h *Head) setSite(value []byte) bool {
 	if h.site != 0 {
 		return false
 	}
@@ -274,14 +280,14 @@ func (h *head) setSite(value []byte) bool {
 }
 
 // judge decides what the lines tell only together.
-func (h *head) judge() reason {
+func (h *Head) judge() Reason {
 	switch {
-	case h.host == nil:
-		return host
+	case h.Host == nil:
+		return Host
 	case h.site == 2, h.site == 0 && h.origin:
-		return field // a browser's, which may have been tricked
-	case h.method == http.MethodPut && !h.hasLength, h.method != http.MethodPut && h.length > 0:
-		return body
+		return Field // a browser's, which may have been tricked
+	case h.Method == http.MethodPut && !h.hasLength, h.Method != http.MethodPut && h.Length > 0:
+		return Body
 	}
-	return plain
+	return Yes
 }

@@ -1,4 +1,4 @@
-package front
+package plain
 
 import (
 	"raftkv/internal/config"
@@ -13,16 +13,16 @@ const local = "Host: localhost\r\n"
 // shape is a plain request, and what the front reads in it.
 type shape struct {
 	line, fields string
-	want         head
+	want         Head
 }
 
 func list(s ...string) []string { return s }
 
 func shapes() []shape {
 	long := strings.Repeat("k", config.MaxKeyBytes)
-	at := func(method, key string) head { return head{method: method, key: key, host: []byte("localhost")} }
-	with := func(h head, set func(h *head)) head { set(&h); return h }
-	put := with(at("PUT", "k"), func(h *head) { h.hasLength = true })
+	at := func(method, key string) Head { return Head{Method: method, Key: key, Host: []byte("localhost")} }
+	with := func(h Head, set func(h *Head)) Head { set(&h); return h }
+	put := with(at("PUT", "k"), func(h *Head) { h.hasLength = true })
 	ss := []shape{
 		// Methods, and both forms of a key.
 		{"GET /k", local, at("GET", "k")},
@@ -32,8 +32,8 @@ func shapes() []shape {
 		{"HEAD /v1/kv/k", local, at("HEAD", "k")},
 		{"PUT /v1/kv/k", local + "Content-Length: 0\r\n", put},
 		{"DELETE /v1/kv/k", local, at("DELETE", "k")},
-		{"DELETE /v1/kv/k", local + "Content-Length: 0\r\n", with(at("DELETE", "k"), func(h *head) { h.hasLength = true })},
-		{"GET /k", local + "Content-Length: 0\r\n", with(at("GET", "k"), func(h *head) { h.hasLength = true })},
+		{"DELETE /v1/kv/k", local + "Content-Length: 0\r\n", with(at("DELETE", "k"), func(h *Head) { h.hasLength = true })},
+		{"GET /k", local + "Content-Length: 0\r\n", with(at("GET", "k"), func(h *Head) { h.hasLength = true })},
 
 		// Keys stand as they are, and are decoded once.
 		{"GET //", local, at("GET", "/")},
@@ -68,28 +68,28 @@ func shapes() []shape {
 		{"GET /%FF", local, at("GET", "\xff")},
 
 		// Parameters.
-		{"GET /k?consistency=stale", local, with(at("GET", "k"), func(h *head) { h.query = "consistency=stale" })},
-		{"HEAD /v1/kv/k?consistency=linearizable", local, with(at("HEAD", "k"), func(h *head) { h.query = "consistency=linearizable" })},
+		{"GET /k?consistency=stale", local, with(at("GET", "k"), func(h *Head) { h.Query = "consistency=stale" })},
+		{"HEAD /v1/kv/k?consistency=linearizable", local, with(at("HEAD", "k"), func(h *Head) { h.Query = "consistency=linearizable" })},
 
 		// Conditions.
-		{"GET /k", local + "If-None-Match: \"17\"\r\n", with(at("GET", "k"), func(h *head) { h.noneMatch = list(`"17"`) })},
-		{"GET /k", local + "if-match:*\r\n", with(at("GET", "k"), func(h *head) { h.match = list("*") })},
-		{"GET /k", local + "IF-MATCH: \r\n", with(at("GET", "k"), func(h *head) { h.match = list("") })}, // is refused, as any other that is wrong
+		{"GET /k", local + "If-None-Match: \"17\"\r\n", with(at("GET", "k"), func(h *Head) { h.NoneMatch = list(`"17"`) })},
+		{"GET /k", local + "if-match:*\r\n", with(at("GET", "k"), func(h *Head) { h.Match = list("*") })},
+		{"GET /k", local + "IF-MATCH: \r\n", with(at("GET", "k"), func(h *Head) { h.Match = list("") })}, // is refused, as any other that is wrong
 		{"PUT /k", local + "If-Match: \"1\"\r\nIf-None-Match: *\r\nContent-Length: 0\r\n",
-			with(put, func(h *head) { h.match, h.noneMatch = list(`"1"`), list("*") })},
-		{"GET /k", local + "If-None-Match: W/\"1\", \"2\"\r\n", with(at("GET", "k"), func(h *head) { h.noneMatch = list(`W/"1", "2"`) })},
+			with(put, func(h *Head) { h.Match, h.NoneMatch = list(`"1"`), list("*") })},
+		{"GET /k", local + "If-None-Match: W/\"1\", \"2\"\r\n", with(at("GET", "k"), func(h *Head) { h.NoneMatch = list(`W/"1", "2"`) })},
 
 		// Bodies.
-		{"PUT /k", local + "Content-Length: 5\r\n", with(put, func(h *head) { h.length = 5 })},
-		{"PUT /k", local + "content-length:65536\r\n", with(put, func(h *head) { h.length = MaxBody })},
-		{"PUT /k", local + "Content-Length: 999999\r\n", with(put, func(h *head) { h.length = 999999 })}, // admit hands it over
-		{"PUT /k", local + "Content-Length:\t 10 \t\r\n", with(put, func(h *head) { h.length = 10 })},
+		{"PUT /k", local + "Content-Length: 5\r\n", with(put, func(h *Head) { h.Length = 5 })},
+		{"PUT /k", local + "content-length:65536\r\n", with(put, func(h *Head) { h.Length = MaxBody })},
+		{"PUT /k", local + "Content-Length: 999999\r\n", with(put, func(h *Head) { h.Length = 999999 })}, // admit hands it over
+		{"PUT /k", local + "Content-Length:\t 10 \t\r\n", with(put, func(h *Head) { h.Length = 10 })},
 
 		// Connections.
-		{"GET /k", local + "Connection: keep-alive\r\n", with(at("GET", "k"), func(h *head) { h.connection = true })},
-		{"GET /k", local + "Connection: Keep-Alive\r\n", with(at("GET", "k"), func(h *head) { h.connection = true })},
-		{"GET /k", local + "connection: close\r\n", with(at("GET", "k"), func(h *head) { h.connection, h.close = true, true })},
-		{"GET /k", local + "Connection: CLOSE \r\n", with(at("GET", "k"), func(h *head) { h.connection, h.close = true, true })},
+		{"GET /k", local + "Connection: keep-alive\r\n", with(at("GET", "k"), func(h *Head) { h.connection = true })},
+		{"GET /k", local + "Connection: Keep-Alive\r\n", with(at("GET", "k"), func(h *Head) { h.connection = true })},
+		{"GET /k", local + "connection: close\r\n", with(at("GET", "k"), func(h *Head) { h.connection, h.Close = true, true })},
+		{"GET /k", local + "Connection: CLOSE \r\n", with(at("GET", "k"), func(h *Head) { h.connection, h.Close = true, true })},
 
 		// Names and white space.
 		{"GET /k", "host:localhost\r\n", at("GET", "k")},
@@ -100,11 +100,11 @@ func shapes() []shape {
 
 		// Browsers, of the same site.
 		{"PUT /k", local + "Origin: http://localhost\r\nSec-Fetch-Site: same-origin\r\nContent-Length: 0\r\n",
-			with(put, func(h *head) { h.origin, h.site = true, 1 })},
-		{"GET /k", local + "Sec-Fetch-Site: none\r\n", with(at("GET", "k"), func(h *head) { h.site = 1 })},
+			with(put, func(h *Head) { h.origin, h.site = true, 1 })},
+		{"GET /k", local + "Sec-Fetch-Site: none\r\n", with(at("GET", "k"), func(h *Head) { h.site = 1 })},
 	}
 	for _, name := range []string{"127.0.0.1", "127.0.0.1:9121", "[::1]:9121", "kv.example", "evil.example", "localhost."} { // whose they are, admit asks
-		ss = append(ss, shape{"GET /k", "Host: " + name + "\r\n", head{method: "GET", key: "k", host: []byte(name)}})
+		ss = append(ss, shape{"GET /k", "Host: " + name + "\r\n", Head{Method: "GET", Key: "k", Host: []byte(name)}})
 	}
 	return ss
 }
@@ -116,16 +116,16 @@ func (s shape) text() string { return s.line + " HTTP/1.1\r\n" + s.fields + "\r\
 func TestHeadPlain(t *testing.T) {
 	for _, s := range shapes() {
 		text := s.text()
-		s.want.bytes = len(text)
+		s.want.Bytes = len(text)
 		for _, behind := range []string{"", "\r\n", "GET /", "\x00\n\n", text} {
-			var got head
-			if why := got.parse([]byte(text + behind)); why != plain || !reflect.DeepEqual(got, s.want) {
+			var got Head
+			if why := got.Parse([]byte(text + behind)); why != Yes || !reflect.DeepEqual(got, s.want) {
 				t.Errorf("%.80q and %.10q: %v %+v, want %+v", text, behind, why, got, s.want)
 			}
 		}
 		for n := range len(text) {
-			var h head
-			if why := h.parse([]byte(text[:n])); why != more {
+			var h Head
+			if why := h.Parse([]byte(text[:n])); why != More {
 				t.Fatalf("of %.80q the first %d bytes: %d, want more", text, n, why)
 			}
 		}
@@ -136,84 +136,84 @@ func TestHeadPlain(t *testing.T) {
 func TestHeadNotPlain(t *testing.T) {
 	const length = "Content-Length: 0\r\n"
 	for _, tt := range []struct {
-		why          reason
+		why          Reason
 		line, fields string
 	}{
-		{method, "POST /k", local}, {method, "OPTIONS /k", local}, {method, "PATCH /k", local}, {method, "CONNECT k:1", local},
-		{method, "get /k", local}, {method, "GET\t/k", local}, {method, "PUTT /k", local}, {method, " GET /k", local}, {method, "", local},
-		{method, "\r\nGET /k", local}, {method, "\x00GET /k", local}, {method, "PRI *", ""},
+		{Method, "POST /k", local}, {Method, "OPTIONS /k", local}, {Method, "PATCH /k", local}, {Method, "CONNECT k:1", local},
+		{Method, "get /k", local}, {Method, "GET\t/k", local}, {Method, "PUTT /k", local}, {Method, " GET /k", local}, {Method, "", local},
+		{Method, "\r\nGET /k", local}, {Method, "\x00GET /k", local}, {Method, "PRI *", ""},
 
-		{target, "GET /", local}, {target, "GET *", local}, {target, "GET k", local}, {target, "GET http://localhost/k", local}, {target, "GET  /k", local},
-		{target, "GET /k /l", local}, {target, "GET /a b", local}, {target, "GET /k#f", local}, {target, "GET /k\t", local}, {target, "GET /k ", local},
-		{target, "GET /a\\b", local}, {target, "GET /a|b", local}, {target, "GET /a\"b", local}, {target, "GET /<a>", local}, {target, "GET /[a]", local},
-		{target, "GET /{a}", local}, {target, "GET /a^b", local}, {target, "GET /a`b", local}, {target, "GET /\x7f", local}, {target, "GET /\x00", local},
-		{target, "GET /\xe2\x82\xac", local}, {target, "GET /a%", local}, {target, "GET /a%2", local}, {target, "GET /a%zz", local}, {target, "GET /a%+1", local},
-		{target, "DELETE /k", local}, {target, "DELETE /7", local}, // a node
-		{target, "GET /v1", local}, {target, "GET /v1/", local}, {target, "GET /v1/kv", local}, {target, "GET /v1/members", local}, {target, "GET /v1/Kv/k", local},
-		{target, "GET /ui", local}, {target, "GET /ui/x", local}, {target, "GET /metrics", local}, {target, "GET /metrics/x", local}, {target, "GET /livez", local},
-		{target, "GET /readyz", local}, {target, "GET /debug", local}, {target, "GET /debug/pprof/", local}, {target, "GET /%75i", local}, {target, "GET /ui%2Fx", local},
-		{target, "PUT /v1/members/1", local + length}, {target, "GET ?consistency=stale", local},
+		{Target, "GET /", local}, {Target, "GET *", local}, {Target, "GET k", local}, {Target, "GET http://localhost/k", local}, {Target, "GET  /k", local},
+		{Target, "GET /k /l", local}, {Target, "GET /a b", local}, {Target, "GET /k#f", local}, {Target, "GET /k\t", local}, {Target, "GET /k ", local},
+		{Target, "GET /a\\b", local}, {Target, "GET /a|b", local}, {Target, "GET /a\"b", local}, {Target, "GET /<a>", local}, {Target, "GET /[a]", local},
+		{Target, "GET /{a}", local}, {Target, "GET /a^b", local}, {Target, "GET /a`b", local}, {Target, "GET /\x7f", local}, {Target, "GET /\x00", local},
+		{Target, "GET /\xe2\x82\xac", local}, {Target, "GET /a%", local}, {Target, "GET /a%2", local}, {Target, "GET /a%zz", local}, {Target, "GET /a%+1", local},
+		{Target, "DELETE /k", local}, {Target, "DELETE /7", local}, // a node
+		{Target, "GET /v1", local}, {Target, "GET /v1/", local}, {Target, "GET /v1/kv", local}, {Target, "GET /v1/members", local}, {Target, "GET /v1/Kv/k", local},
+		{Target, "GET /ui", local}, {Target, "GET /ui/x", local}, {Target, "GET /metrics", local}, {Target, "GET /metrics/x", local}, {Target, "GET /livez", local},
+		{Target, "GET /readyz", local}, {Target, "GET /debug", local}, {Target, "GET /debug/pprof/", local}, {Target, "GET /%75i", local}, {Target, "GET /ui%2Fx", local},
+		{Target, "PUT /v1/members/1", local + length}, {Target, "GET ?consistency=stale", local},
 
-		{query, "GET /k?", local}, {query, "GET /k?consistency", local}, {query, "GET /k?consistency=", local}, {query, "GET /k?consistency=Stale", local},
-		{query, "GET /k?Consistency=stale", local}, {query, "GET /k?consistency=stale&consistency=stale", local}, {query, "GET /k?consistency=stale&", local},
-		{query, "GET /k?&consistency=stale", local}, {query, "GET /k?consistency=stale;x", local}, {query, "GET /k?consistency=st%61le", local},
-		{query, "GET /k?consistency=stale#", local}, {query, "GET /k?consistency=stale?", local}, {query, "GET /k?x", local}, {query, "GET /k?x=1", local},
-		{query, "PUT /k?consistency=stale", local + length}, {query, "DELETE /v1/kv/k?consistency=linearizable", local}, {query, "PUT /k?", local + length},
+		{Query, "GET /k?", local}, {Query, "GET /k?consistency", local}, {Query, "GET /k?consistency=", local}, {Query, "GET /k?consistency=Stale", local},
+		{Query, "GET /k?Consistency=stale", local}, {Query, "GET /k?consistency=stale&consistency=stale", local}, {Query, "GET /k?consistency=stale&", local},
+		{Query, "GET /k?&consistency=stale", local}, {Query, "GET /k?consistency=stale;x", local}, {Query, "GET /k?consistency=st%61le", local},
+		{Query, "GET /k?consistency=stale#", local}, {Query, "GET /k?consistency=stale?", local}, {Query, "GET /k?x", local}, {Query, "GET /k?x=1", local},
+		{Query, "PUT /k?consistency=stale", local + length}, {Query, "DELETE /v1/kv/k?consistency=linearizable", local}, {Query, "PUT /k?", local + length},
 
-		{field, "GET /k", local + local}, {field, "GET /k", "Host: localhost\r\nhost: other\r\n"}, {field, "GET /k", "Host:\r\n"}, {field, "GET /k", "Host: \t\r\n"},
-		{host, "GET /k", ""}, {host, "PUT /k", length},
+		{Field, "GET /k", local + local}, {Field, "GET /k", "Host: localhost\r\nhost: other\r\n"}, {Field, "GET /k", "Host:\r\n"}, {Field, "GET /k", "Host: \t\r\n"},
+		{Host, "GET /k", ""}, {Host, "PUT /k", length},
 
-		{field, "PUT /k", local + length + length}, {field, "PUT /k", local + "Content-Length: 0\r\nContent-Length: 5\r\n"},
-		{field, "GET /k", local + "If-Match: *\r\nIf-Match: *\r\n"}, {field, "GET /k", local + "If-None-Match: \"1\"\r\nIf-None-Match: \"2\"\r\n"},
-		{field, "GET /k", local + "If-Match: \r\nIf-Match: *\r\n"},
-		{field, "GET /k", local + "Connection: close\r\nConnection: close\r\n"}, {field, "GET /k", local + "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n"},
+		{Field, "PUT /k", local + length + length}, {Field, "PUT /k", local + "Content-Length: 0\r\nContent-Length: 5\r\n"},
+		{Field, "GET /k", local + "If-Match: *\r\nIf-Match: *\r\n"}, {Field, "GET /k", local + "If-None-Match: \"1\"\r\nIf-None-Match: \"2\"\r\n"},
+		{Field, "GET /k", local + "If-Match: \r\nIf-Match: *\r\n"},
+		{Field, "GET /k", local + "Connection: close\r\nConnection: close\r\n"}, {Field, "GET /k", local + "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n"},
 
-		{field, "GET /k", local + "Connection: upgrade\r\n"}, {field, "GET /k", local + "Connection: close, te\r\n"}, {field, "GET /k", local + "Connection: keep-alive, close\r\n"},
-		{field, "GET /k", local + "Connection:\r\n"},
+		{Field, "GET /k", local + "Connection: upgrade\r\n"}, {Field, "GET /k", local + "Connection: close, te\r\n"}, {Field, "GET /k", local + "Connection: keep-alive, close\r\n"},
+		{Field, "GET /k", local + "Connection:\r\n"},
 
-		{field, "GET /k", local + " folded\r\n"}, {field, "GET /k", local + "User-Agent: a\r\n b\r\n"}, {field, "GET /k", local + "User-Agent: a\r\n\tb\r\n"},
-		{field, "PUT /k", local + "Content-Length: 1\r\n 0\r\n"}, {field, "GET /k", " " + local}, {field, "GET /k", "\t" + local},
-		{field, "GET /k", "Host : localhost\r\n"}, {field, "GET /k", "Host\t: localhost\r\n"}, {field, "GET /k", local + "Accept\x00: */*\r\n"},
-		{field, "GET /k", local + "no colon\r\n"}, {field, "GET /k", local + "Accept\r\n"}, {field, "GET /k", local + ": x\r\n"}, {field, "GET /k", local + ":\r\n"},
-		{field, "GET /k", local + "X-Unknown: x\r\n"}, {field, "GET /k", local + "sec-ch-ua-platform-version: \"1\"\r\n"}, {field, "GET /k", local + "\xc3\x84: x\r\n"},
-		{field, "GET /k", local + "If_Match: *\r\n"}, {field, "GET /k", local + strings.Repeat("a", longestField) + ": x\r\n"},
-		{field, "GET /k", local + strings.Repeat("a", 3000) + ": x\r\n"},
+		{Field, "GET /k", local + " folded\r\n"}, {Field, "GET /k", local + "User-Agent: a\r\n b\r\n"}, {Field, "GET /k", local + "User-Agent: a\r\n\tb\r\n"},
+		{Field, "PUT /k", local + "Content-Length: 1\r\n 0\r\n"}, {Field, "GET /k", " " + local}, {Field, "GET /k", "\t" + local},
+		{Field, "GET /k", "Host : localhost\r\n"}, {Field, "GET /k", "Host\t: localhost\r\n"}, {Field, "GET /k", local + "Accept\x00: */*\r\n"},
+		{Field, "GET /k", local + "no colon\r\n"}, {Field, "GET /k", local + "Accept\r\n"}, {Field, "GET /k", local + ": x\r\n"}, {Field, "GET /k", local + ":\r\n"},
+		{Field, "GET /k", local + "X-Unknown: x\r\n"}, {Field, "GET /k", local + "sec-ch-ua-platform-version: \"1\"\r\n"}, {Field, "GET /k", local + "\xc3\x84: x\r\n"},
+		{Field, "GET /k", local + "If_Match: *\r\n"}, {Field, "GET /k", local + strings.Repeat("a", longestField) + ": x\r\n"},
+		{Field, "GET /k", local + strings.Repeat("a", 3000) + ": x\r\n"},
 
-		{form, "GET /k", local + "User-Agent: a\rb\r\n"}, {form, "GET /k", local + "User-Agent: a\x00\r\n"}, {form, "GET /k", local + "User-Agent: \x7f\r\n"},
-		{form, "GET /k", local + "User-Agent: \xe2\x82\xac\r\n"}, {form, "GET /k", local + "User-Agent: a\nHost: b\r\n"}, {form, "GET /k", "Host: local\x0bhost\r\n"},
-		{form, "GET /k", local + "User-Agent: a\r\r\n"}, {form, "PUT /k", local + "Content-Length: 0\n\r\n"},
+		{Form, "GET /k", local + "User-Agent: a\rb\r\n"}, {Form, "GET /k", local + "User-Agent: a\x00\r\n"}, {Form, "GET /k", local + "User-Agent: \x7f\r\n"},
+		{Form, "GET /k", local + "User-Agent: \xe2\x82\xac\r\n"}, {Form, "GET /k", local + "User-Agent: a\nHost: b\r\n"}, {Form, "GET /k", "Host: local\x0bhost\r\n"},
+		{Form, "GET /k", local + "User-Agent: a\r\r\n"}, {Form, "PUT /k", local + "Content-Length: 0\n\r\n"},
 
-		{body, "PUT /k", local}, {body, "GET /k", local + "Content-Length: 1\r\n"}, {body, "HEAD /k", local + "Content-Length: 999999\r\n"},
-		{body, "DELETE /v1/kv/k", local + "Content-Length: 3\r\n"},
+		{Body, "PUT /k", local}, {Body, "GET /k", local + "Content-Length: 1\r\n"}, {Body, "HEAD /k", local + "Content-Length: 999999\r\n"},
+		{Body, "DELETE /v1/kv/k", local + "Content-Length: 3\r\n"},
 
-		{field, "GET /k", "Host: localhost:/\r\n"}, {field, "GET /k", "Host: localhost:@\r\n"}, {field, "GET /k", "Host: localhost:a b\r\n"},
-		{field, "GET /k", "Host: localhost:\"\r\n"}, {field, "GET /k", "Host: [::1%25lo]\r\n"}, {field, "GET /k", "Host: localhost:<\r\n"},
-		{field, "GET /k", "Host: localhost:#\r\n"}, {field, "GET /k", "Host: localhost:?\r\n"}, {field, "GET /k", "Host: localhost:\\\r\n"},
+		{Field, "GET /k", "Host: localhost:/\r\n"}, {Field, "GET /k", "Host: localhost:@\r\n"}, {Field, "GET /k", "Host: localhost:a b\r\n"},
+		{Field, "GET /k", "Host: localhost:\"\r\n"}, {Field, "GET /k", "Host: [::1%25lo]\r\n"}, {Field, "GET /k", "Host: localhost:<\r\n"},
+		{Field, "GET /k", "Host: localhost:#\r\n"}, {Field, "GET /k", "Host: localhost:?\r\n"}, {Field, "GET /k", "Host: localhost:\\\r\n"},
 
-		{field, "GET /k", local + "Accept: application/json\r\nAccept: */*\r\n"}, {field, "GET /k", local + "Accept:\r\n"},
+		{Field, "GET /k", local + "Accept: application/json\r\nAccept: */*\r\n"}, {Field, "GET /k", local + "Accept:\r\n"},
 
-		{field, "GET /k", local + "Origin: http://localhost\r\n"}, {field, "HEAD /k", local + "Sec-Fetch-Site: cross-site\r\n"},
-		{field, "PUT /k", local + length + "Origin: http://localhost\r\n"}, {field, "PUT /k", local + length + "Origin: null\r\n"},
-		{field, "PUT /k", local + length + "Origin:\r\n"}, {field, "DELETE /v1/kv/k", local + "Origin: http://localhost\r\n"},
-		{field, "PUT /k", local + length + "Sec-Fetch-Site: cross-site\r\n"}, {field, "DELETE /v1/kv/k", local + "Sec-Fetch-Site: same-site\r\n"},
-		{field, "PUT /k", local + length + "Sec-Fetch-Site:\r\n"}, {field, "PUT /k", local + length + "Sec-Fetch-Site: None\r\n"},
-		{field, "PUT /k", local + length + "Sec-Fetch-Site: x\r\nOrigin: http://localhost\r\n"},
+		{Field, "GET /k", local + "Origin: http://localhost\r\n"}, {Field, "HEAD /k", local + "Sec-Fetch-Site: cross-site\r\n"},
+		{Field, "PUT /k", local + length + "Origin: http://localhost\r\n"}, {Field, "PUT /k", local + length + "Origin: null\r\n"},
+		{Field, "PUT /k", local + length + "Origin:\r\n"}, {Field, "DELETE /v1/kv/k", local + "Origin: http://localhost\r\n"},
+		{Field, "PUT /k", local + length + "Sec-Fetch-Site: cross-site\r\n"}, {Field, "DELETE /v1/kv/k", local + "Sec-Fetch-Site: same-site\r\n"},
+		{Field, "PUT /k", local + length + "Sec-Fetch-Site:\r\n"}, {Field, "PUT /k", local + length + "Sec-Fetch-Site: None\r\n"},
+		{Field, "PUT /k", local + length + "Sec-Fetch-Site: x\r\nOrigin: http://localhost\r\n"},
 	} {
 		text := shape{line: tt.line, fields: tt.fields}.text()
-		var h head
-		if why := h.parse([]byte(text)); why != tt.why {
+		var h Head
+		if why := h.Parse([]byte(text)); why != tt.why {
 			t.Errorf("%.80q: %d, want %v", text, why, tt.why)
 		}
 	}
 	for _, v := range []string{"", " ", " HTTP/1.0", " HTTP/0.9", " HTTP/2.0", " HTTP/1.2", " http/1.1", " HTTP/1.1 ", " HTTP/1.10", " HTTP/01.1", "\tHTTP/1.1", " HTTP/1.1\x00", " HTTP/1.1\r", " HTTP/1.1\n"} {
-		var h head
-		if why := h.parse([]byte("GET /k" + v + "\r\n" + local + "\r\n")); why != version {
+		var h Head
+		if why := h.Parse([]byte("GET /k" + v + "\r\n" + local + "\r\n")); why != Version {
 			t.Errorf("the version %q: %d", v, why)
 		}
 	}
 	for _, n := range []string{"", "+1", "-0", "-1", "0x1", "1_0", "01", "00", "1.0", "1,1", "1, 1", "1 1", "1;", "a", "1000000", "0000000", "9223372036854775808", "\"1\"", "\uff11"} {
-		var h head
-		if why := h.parse([]byte("PUT /k HTTP/1.1\r\n" + local + "Content-Length: " + n + "\r\n\r\n")); why != field && (n != "\uff11" || why != form) {
+		var h Head
+		if why := h.Parse([]byte("PUT /k HTTP/1.1\r\n" + local + "Content-Length: " + n + "\r\n\r\n")); why != Field && (n != "\uff11" || why != Form) {
 			t.Errorf("Content-Length: %q: %d", n, why)
 		}
 	}
@@ -222,14 +222,14 @@ func TestHeadNotPlain(t *testing.T) {
 // Guarantee: nobody is kept waiting by the beginning of what cannot become plain.
 func TestHeadBegins(t *testing.T) {
 	get := "GET /k HTTP/1.1\r\nHost: localhost"
-	for text, want := range map[string]reason{
-		"": more, "G": more, "GET ": more, "H": more, "P": more, "PU": more, "DELETE": more, get: more, get + "\r": more, get + "\r\n": more, get + "\r\n\r": more,
-		"X": method, "g": method, "\r": method, "\n": method, "\x00": method, "\x16\x03\x01": method, " ": method, "PO": method, "PRI": method, "GETT": method,
-		"GET\t": method, "DELETE/": method, "GET\n": method, "GET\r\n": method,
-		"GET \n": form, "GET /k HTTP/1.1\n": form, get + "\n": form, get + "\r\n\n": form, get + "\n\r\n": form, get + "\r\nA: b\nC": form,
+	for text, want := range map[string]Reason{
+		"": More, "G": More, "GET ": More, "H": More, "P": More, "PU": More, "DELETE": More, get: More, get + "\r": More, get + "\r\n": More, get + "\r\n\r": More,
+		"X": Method, "g": Method, "\r": Method, "\n": Method, "\x00": Method, "\x16\x03\x01": Method, " ": Method, "PO": Method, "PRI": Method, "GETT": Method,
+		"GET\t": Method, "DELETE/": Method, "GET\n": Method, "GET\r\n": Method,
+		"GET \n": Form, "GET /k HTTP/1.1\n": Form, get + "\n": Form, get + "\r\n\n": Form, get + "\n\r\n": Form, get + "\r\nA: b\nC": Form,
 	} {
-		var h head
-		if got := h.parse([]byte(text)); got != want {
+		var h Head
+		if got := h.Parse([]byte(text)); got != want {
 			t.Errorf("%q: %d, want %d", text, got, want)
 		}
 	}
@@ -315,15 +315,15 @@ var contractParams = []string{
 // Guarantee: of what a request asks for nothing is ignored here, also if it is asked for
 // in a way that is not there yet.
 func TestHeadIgnoresNothingThatMeansSomething(t *testing.T) {
-	ask := func(method, query, fields string) (reason, head) {
+	ask := func(method, query, fields string) (Reason, Head) {
 		if method == "PUT" && !strings.Contains(strings.ToLower(fields), "content-length") {
 			fields += "Content-Length: 0\r\n"
 		}
 		if query != "" {
 			query = "?" + query
 		}
-		var h head
-		return h.parse([]byte(method + " /v1/kv/k" + query + " HTTP/1.1\r\n" + local + fields + "\r\n")), h
+		var h Head
+		return h.Parse([]byte(method + " /v1/kv/k" + query + " HTTP/1.1\r\n" + local + fields + "\r\n")), h
 	}
 	for _, m := range []string{"GET", "HEAD", "PUT", "DELETE"} {
 		for _, f := range contractFields {
@@ -332,20 +332,20 @@ func TestHeadIgnoresNothingThatMeansSomething(t *testing.T) {
 				line = ""
 			}
 			for _, line := range []string{line, strings.ToLower(line), strings.ToUpper(line)} {
-				if why, _ := ask(m, "", line); (why == plain) != slices.Contains(f.plain, m) {
+				if why, _ := ask(m, "", line); (why == Yes) != slices.Contains(f.plain, m) {
 					t.Errorf("%s with %q: %d", m, line, why)
 				}
 			}
 		}
 		for _, p := range contractParams {
 			want := strings.HasPrefix(p, "consistency=") && (m == "GET" || m == "HEAD")
-			if why, h := ask(m, p, ""); (why == plain) != want || want && h.query != p {
+			if why, h := ask(m, p, ""); (why == Yes) != want || want && h.Query != p {
 				t.Errorf("%s ?%s: %d", m, p, why)
 			}
-			if why, _ := ask(m, "consistency=stale&"+p, ""); why != query {
+			if why, _ := ask(m, "consistency=stale&"+p, ""); why != Query {
 				t.Errorf("%s ?consistency=stale&%s: %d", m, p, why)
 			}
-			if why, _ := ask(m, p+"&consistency=stale", ""); why != query {
+			if why, _ := ask(m, p+"&consistency=stale", ""); why != Query {
 				t.Errorf("%s ?%s&consistency=stale: %d", m, p, why)
 			}
 		}
