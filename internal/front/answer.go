@@ -86,11 +86,10 @@ func (c *conn) reply(w *writer) {
 	if !c.waits {
 		return // the client has hung up
 	}
-	h := *c.srv.handler.Load()
-	h.Finish(&c.req, c.res)
+	(*c.srv.handler.Load()).Finish(&c.req, c.res)
 	var value []byte
 	w.out, value = c.render(w.out[:0])
-	h.Answered(&c.req, c.began)
+	c.count()
 	sent, err := w.Try(c.raw, w.out)
 	if err == nil && sent == len(w.out) && len(value) > 0 {
 		var more int
@@ -107,8 +106,8 @@ func (c *conn) reply(w *writer) {
 		c.rest = buffers(value[sent-len(w.out):], nil)
 	case !c.closing:
 		c.clock.enter(idle, c.srv.until(c.srv.limits.Idle))
-		if c.sleeps {
-			c.rouse()
+		if c.sleeps || c.more {
+			c.rouse() // else what comes next does
 		}
 		return
 	}

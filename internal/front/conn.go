@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"raftkv/internal/api"
 	"raftkv/internal/front/plain"
@@ -36,7 +37,9 @@ type conn struct {
 	req     api.KeyRequest
 	res     state.Result // what req waited for; written before the answering goroutine has the connection
 	began   time.Time
+	counted bool        // req began, and its end is not counted yet
 	waits   bool        // req is not answered yet
+	more    bool        // something has come behind req
 	closing bool        // the connection ends behind the answer
 	broken  bool        // nothing can be written
 	rest    net.Buffers // what is left to write of the answer
@@ -51,7 +54,8 @@ type phase int64
 const (
 	busy   phase = iota // without a limit here
 	idle                // until the next request
-	first               // until the first request begins, or the rest of a head comes
+	first               // until there is the head of the first request
+	again               // until there is the rest of a further head
 	late                // until the rest of a body comes
 	taking              // until the client takes an answer
 	over                // the time was up
@@ -108,10 +112,11 @@ func (c *conn) sweep(tick int64) {
 	}
 }
 
-// endIdle closes a connection on which no request has begun.
+// endIdle closes a connection that has had its answers, and on which no further request
+// has come whole.
 func (c *conn) endIdle() {
 	at := c.clock.at.Load()
-	if phase(at%phases) == idle && c.clock.at.CompareAndSwap(at, int64(over)) {
+	if p := phase(at % phases); (p == idle || p == again) && c.clock.at.CompareAndSwap(at, int64(over)) {
 		_ = c.nc.Close() // nothing is lost
 	}
 }
@@ -146,6 +151,7 @@ func (c *conn) serve() {
 		if !handed {
 			_ = c.nc.Close() // for the second time perhaps
 			c.srv.open.Add(-1)
+			c.buf = nil // what req waits for may know of c for as long as it would have waited
 		}
 	}()
 	c.clock.enter(first, c.srv.until(c.srv.limits.Head))
@@ -174,6 +180,16 @@ func (c *conn) caught(panicked any) {
 	c.srv.panics.Add(1)
 	c.srv.log.Error("a request has met a fault in the program; its connection ends", zap.Any("panic", panicked), zap.StackSkip("stack", 2))
 	_ = c.nc.Close() // the fault is told already
+	c.req.Answer.Status = http.StatusInternalServerError
+	c.count()
+}
+
+// count counts the request, once.
+func (c *conn) count() {
+	if c.counted {
+		c.counted = false
+		(*c.srv.handler.Load()).Answered(&c.req, c.began)
+	}
 }
 
 // fill reads once. An error says that the client is gone, or, if it is
@@ -213,7 +229,7 @@ func (c *conn) readHead() (why plain.Reason, ok bool) {
 			if why := c.head.Parse(c.buf[:c.n]); why != plain.More {
 				return why, true
 			}
-			if !begun && !c.clock.enter(first, c.srv.until(c.srv.limits.Head)) {
+			if !begun && !c.clock.enter(again, c.srv.until(c.srv.limits.Head)) {
 				return plain.Yes, false
 			}
 			begun = true
@@ -283,9 +299,8 @@ func (c *conn) let() {
 
 // exchange serves the request that was read. False: the connection ends.
 func (c *conn) exchange() bool {
-	waits := c.begin()
-	c.let()
 	used := c.head.Bytes + int(c.head.Length)
+	waits := c.begin(c.n > used)
 	c.n = copy(c.buf, c.buf[used:c.n])
 	if len(c.buf) > bufferSize { // then nothing was behind the request
 		c.buf = make([]byte, bufferSize)
@@ -297,17 +312,19 @@ func (c *conn) exchange() bool {
 	defer c.srv.scratch.Put(scratch)
 	out, value := c.render((*scratch)[:0])
 	*scratch = out[:0]
-	(*c.srv.handler.Load()).Answered(&c.req, c.began)
+	c.count()
 	return c.write(buffers(out, value))
 }
 
 // begin begins the request that was read, and reports whether it waits.
-func (c *conn) begin() bool {
+func (c *conn) begin(more bool) bool {
+	defer c.let()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := &c.head
 	c.req = api.KeyRequest{Method: h.Method, Key: h.Key, Query: h.Query, IfMatch: h.Match, IfNoneMatch: h.NoneMatch, Length: h.Length}
 	c.began, c.closing = time.Now(), h.Close
+	c.counted, c.more = true, more
 	c.waits = (*c.srv.handler.Load()).Begin(&c.req, c.buf[h.Bytes:h.Bytes+int(h.Length)], c)
 	return c.waits
 }
@@ -319,13 +336,12 @@ func (c *conn) write(rest net.Buffers) bool {
 	return c.clock.enter(idle, c.srv.until(c.srv.limits.Idle)) && err == nil && !c.closing
 }
 
-// await reads on until the request is answered. False: the connection ends. If the next
-// request has come already it does not read: nobody gets it out of a read whose request
-// was answered, and the client may have nothing more to send.
+// await reads on until the request is answered, into what is left of the buffer. False:
+// the connection ends.
 func (c *conn) await() bool {
-	for reads := c.n == 0; ; {
+	for {
 		var err error
-		if reads && !c.ended {
+		if c.hasRoom() {
 			err = c.fill()
 		}
 		rest, next := c.settle(err)
@@ -337,13 +353,13 @@ func (c *conn) await() bool {
 		case end:
 			return false
 		case sleep:
-			// Something came, or the client has ended its side. What more may come
-			// can wait until there is an answer.
-			reads = false
 			<-c.wake
 		}
 	}
 }
+
+// hasRoom reports whether there is something to read, and room for it.
+func (c *conn) hasRoom() bool { return c.n < len(c.buf) && !c.ended }
 
 // next is what a connection's goroutine does while its request is served.
 type next int
@@ -365,9 +381,8 @@ func (c *conn) settle(err error) (rest net.Buffers, _ next) {
 	case err != nil && !late || c.broken:
 		if c.waits { // and nobody does any more
 			c.waits = false
-			h := *c.srv.handler.Load()
-			h.GiveUp(&c.req)
-			h.Answered(&c.req, c.began)
+			(*c.srv.handler.Load()).GiveUp(&c.req)
+			c.count()
 		}
 		return nil, end
 	case c.roused && c.nc.SetReadDeadline(time.Time{}) != nil:
@@ -375,7 +390,8 @@ func (c *conn) settle(err error) (rest net.Buffers, _ next) {
 	}
 	c.roused = false
 	switch {
-	case c.waits && late:
+	case c.waits && c.hasRoom():
+		c.more = c.n > 0
 		return nil, readOn
 	case c.waits:
 		c.sleeps = true

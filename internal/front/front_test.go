@@ -453,16 +453,20 @@ func TestFrontHangUp(t *testing.T) {
 	half := dial(get("a") + get("b"))
 	testkit.Must(t, half.CloseWrite())
 	testkit.Eventually(t, "a request waits", waits(1))
-	gone := dial(get("a"))
-	testkit.Eventually(t, "both wait", waits(2))
-	testkit.Must(t, gone.SetLinger(0)) // closing resets the connection
-	testkit.Must(t, gone.Close())
+	gone := []*net.TCPConn{dial(get("a")), dial(get("a") + get("b")), dial(get("a"))}
+	testkit.Eventually(t, "all wait", waits(4))
+	_, err := io.WriteString(gone[2], get("b")) // while the first waits
+	testkit.Must(t, err)
+	for _, c := range gone {
+		testkit.Must(t, c.SetLinger(0)) // closing resets the connection
+		testkit.Must(t, c.Close())
+	}
 	testkit.Eventually(t, "who has gone is given up", func() bool {
 		ft.store.mu.Lock()
 		defer ft.store.mu.Unlock()
-		return ft.store.gaveUp == 1 && ft.store.counted == 1
+		return ft.store.gaveUp == 3 && ft.store.counted == 3
 	})
-	ft.store.release(2, state.Result{}) // the one that was given up, too
+	ft.store.release(4, state.Result{}) // those that were given up, too
 	testkit.Eventually(t, "the second request waits", waits(1))
 	ft.store.release(1, state.Result{})
 	answers, err := io.ReadAll(half)
@@ -562,8 +566,9 @@ func TestFrontPanics(t *testing.T) {
 			c := ft.dial()
 			c.send(get(key), 1000)
 			c.isClosed()
-			if got := ft.panics.Load(); got != uint64(n+1) {
-				t.Errorf("%d panics are counted, not %d", got, n+1)
+			synctest.Wait()
+			if got := ft.panics.Load(); got != uint64(n+1) || ft.store.counted != ft.store.begun {
+				t.Errorf("%d panics are counted, not %d; of %d requests the end of %d", got, n+1, ft.store.begun, ft.store.counted)
 			}
 		}
 		c := ft.dial()
@@ -600,9 +605,11 @@ func TestFrontCloses(t *testing.T) {
 // ends.
 func TestFrontShutdown(t *testing.T) {
 	inFront(t, func(ft *frontTest) {
-		resting, asking := ft.dial(), ft.dial()
+		resting, beginning, asking := ft.dial(), ft.dial(), ft.dial()
 		resting.send(put("a", "1"), 1000)
 		resting.gets("PUT", 204, "")
+		beginning.send(put("a", "1")+"GET /a HT", 1000)
+		beginning.gets("PUT", 204, "")
 		ft.store.held = true
 		asking.send(get("a"), 1000)
 		synctest.Wait()
@@ -614,6 +621,10 @@ func TestFrontShutdown(t *testing.T) {
 			stopped.Store(true)
 		}()
 		resting.isClosed()
+		began := time.Now()
+		if beginning.isClosed(); time.Since(began) > time.Second {
+			t.Error("it has waited for the rest of a head")
+		}
 		time.Sleep(time.Minute)
 		if stopped.Load() {
 			t.Fatal("it has stopped with a request under way")
