@@ -122,7 +122,7 @@ func openOne(t *testing.T, id uint64, dir string) *oneNode {
 	c.ID, c.Applied = id, n.applied.Get()
 	rn, err := raft.NewRawNode(c)
 	testkit.Must(t, err)
-	n.loop = raftLoop{rn: rn, notices: contact.NewNotices()}
+	n.loop = raftLoop{rn: rn, outbox: contact.NewOutbox(time.Second)}
 	n.doubts.Last, n.doubts.BegunAt = st.Last, st.Storage.Hard.GetCommit()
 	n.publish()
 	n.group.Go(func() error { return srv.proposals.Run(n.life) })
@@ -192,8 +192,14 @@ func (n *oneNode) take() []*raftpb.Message {
 	return sent
 }
 
-// tell sends the notices that are held.
-func (n *oneNode) tell() { n.send(n.loop.notices.Flush()) }
+// tell sends the notices that are held, once it is time.
+func (n *oneNode) tell() {
+	select {
+	case <-n.loop.outbox.Due.C:
+	case <-time.After(4 * contact.NoticeDelay): // there are none
+	}
+	n.send(n.loop.outbox.Flush())
+}
 
 // leads reports whether the node leads.
 func (n *oneNode) leads() bool { return n.status.Load().Role == raft.StateLeader }

@@ -120,7 +120,7 @@ type raftLoop struct {
 	appends    []*raftpb.Message // for the persist loop
 	urgent     bool              // appends hold more than a new commit index
 	term, vote uint64            // as last given to the persist loop
-	notices    *contact.Notices
+	outbox     *contact.Outbox
 	commits    []commit            // for the apply loop
 	held       []*raftpb.Message   // MsgReadIndex that must wait; see readIndex
 	rounds     peerport.ReadRounds // of heartbeats that this node has sent
@@ -164,7 +164,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	n.loop = raftLoop{rn: rn, notices: contact.NewNotices()}
+	n.loop = raftLoop{rn: rn, outbox: contact.NewOutbox(n.tick)}
 	if err := n.doubts.Started(n.storage.Last, n.storage.Hard.GetCommit(), c.Applied); err != nil {
 		return err
 	}
@@ -238,8 +238,8 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 			}
 			n.noteNeeds()
 			n.loop.urgent = len(n.loop.appends) > 0
-		case <-n.loop.notices.Due.C:
-			n.send(n.loop.notices.Flush())
+		case <-n.loop.outbox.Due.C:
+			n.send(n.loop.outbox.Flush())
 		case appendC <- n.loop.appends:
 			n.loop.appends, n.loop.urgent = nil, false
 			n.disk.Hand()
@@ -295,14 +295,12 @@ func (n *raftNode) step(m *raftpb.Message) {
 		return
 	}
 	n.contacts.Note(m, n.status.Load(), n.id, n.loop.rn)
+	n.loop.outbox.Note(m)
 	if n.room.DropsEntries(m) || !n.doubts.Sift(n.loop.rn, m) {
 		return
 	}
 	n.disk.NoteAck(m, n.status.Load())
-	if !n.disk.TakesIn(m) {
-		return
-	}
-	if n.goesBack(m) {
+	if !n.disk.TakesIn(m) || n.goesBack(m) {
 		return
 	}
 	if m.GetType() == raftpb.MsgReadIndex {
@@ -412,7 +410,7 @@ func (n *raftNode) route(msgs []*raftpb.Message) {
 			n.courier.Deliver(n.loop.rn, m)
 		default:
 			n.disk.Tag(m)
-			out = n.loop.notices.Add(out, m)
+			out = n.loop.outbox.Add(out, m, n.loop.rn)
 		}
 	}
 	if len(out) > 0 {
@@ -434,7 +432,7 @@ func (n *raftNode) append(m *raftpb.Message) {
 		n.loop.term, n.loop.vote = m.GetTerm(), m.GetVote()
 	}
 	if n.status.Load().Role == raft.StateLeader {
-		n.loop.notices.Appended(m.GetEntries())
+		n.loop.outbox.Appended(m.GetEntries())
 	}
 }
 

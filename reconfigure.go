@@ -76,7 +76,7 @@ func (n *raftNode) dropPeers(m membership.Membership) {
 		n.reports.put(func(*raft.RawNode) {
 			n.contacts.Forget(id)
 			n.courier.Forget(id)
-			n.loop.notices.Forget(id)
+			n.loop.outbox.Forget(id)
 		})
 	}
 }

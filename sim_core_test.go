@@ -153,6 +153,37 @@ func TestSimReadsWhileALeaderBegins(t *testing.T) {
 	})
 }
 
+// A round of reads asks no more followers than it takes. When one of these hears nothing
+// any more, reads go on, late by a few milliseconds once.
+func TestSimReadsAskAQuorum(t *testing.T) {
+	for _, size := range []int{3, 5} {
+		simulate(t, size, func(c *simCluster) {
+			leader, v := c.Leader(), c.Value()
+			c.Put(leader, "k", v)
+			const reads = 200
+			before := c.Net.ReadQuestions()
+			for range reads {
+				c.Want(leader, "k", v)
+			}
+			asked, least := c.Net.ReadQuestions()-before, reads*(size/2)
+			if asked < least || asked > least*3/2 {
+				t.Errorf("%d reads of %d nodes asked %d times, %d would do", reads, size, asked, least)
+			}
+			for _, id := range c.Followers() {
+				c.Net.Isolate(id, c.Up()...)
+				for range 3 {
+					began := time.Now()
+					c.Want(leader, "k", v)
+					if took := time.Since(began); took > 50*time.Millisecond { // a tenth of retryAfter
+						t.Errorf("with node %d cut off, a read took %v", id, took)
+					}
+				}
+				c.Net.Heal()
+			}
+		})
+	}
+}
+
 // Without a majority a request ends, in time and with the right error, and
 // nothing that was refused happens later.
 func TestSimNoQuorum(t *testing.T) {

@@ -1,7 +1,6 @@
 // Package contact answers: what was heard of whom, and what must others still hear?
 // Contacts notes when messages came, for the age of stale reads and to judge peers;
-// Notices holds back the news of a commit where nobody waits for it, so that it goes
-// with the next entries.
+// Outbox holds back what they need not hear at once, and often not at all.
 package contact
 
 import (

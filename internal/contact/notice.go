@@ -11,7 +11,7 @@ import (
 // committed, where nobody waits for them.
 const NoticeDelay = 5 * time.Millisecond
 
-// Notices decides when followers hear of a new commit index. raft tells them at
+// notices decides when followers hear of a new commit index. raft tells them at
 // once, in a message without entries that each must take in, write down and
 // answer: half of all that is sent for a write, though only the leader, which
 // knows already, has a client waiting. Mostly the next entries, which carry the
@@ -20,28 +20,20 @@ const NoticeDelay = 5 * time.Millisecond
 // through it, or for a read whose index it was told.
 //
 // To raft a notice that is held is a slow message, and one that is replaced by
-// a newer one a lost message; both it must expect. The raft loop owns this.
-type Notices struct {
+// a newer one a lost message; both it must expect.
+type notices struct {
 	told    map[uint64]uint64 // by node: the highest commit index sent to it
 	awaited map[uint64]uint64 // by node: up to here somebody may wait there
 	all     uint64            // up to here somebody may wait on any node
 	held    map[uint64]*raftpb.Message
-	Due     *time.Timer // when what is held then goes
+	due     time.Time // when what is held then goes; zero: nothing is held
 }
 
-// NewNotices returns notices of which none is held, with the timer Due stopped.
-func NewNotices() *Notices {
-	n := &Notices{
-		told: make(map[uint64]uint64), awaited: make(map[uint64]uint64),
-		held: make(map[uint64]*raftpb.Message), Due: time.NewTimer(0),
-	}
-	n.Due.Stop()
-	return n
+func newNotices() *notices {
+	return &notices{told: make(map[uint64]uint64), awaited: make(map[uint64]uint64), held: make(map[uint64]*raftpb.Message)}
 }
 
-// Appended notes where somebody waits for entries that go into a leader's log:
-// on the node that proposed them, and, for all but batches, everywhere.
-func (n *Notices) Appended(entries []*raftpb.Entry) {
+func (n *notices) appended(entries []*raftpb.Entry) {
 	for _, e := range entries {
 		if node := proposerOf(e); node != 0 {
 			n.awaited[node] = e.GetIndex()
@@ -59,8 +51,8 @@ func proposerOf(e *raftpb.Entry) uint64 {
 	return state.BatchNode(e.GetData())
 }
 
-// Add appends m to out, the messages to send now, or holds it.
-func (n *Notices) Add(out []*raftpb.Message, m *raftpb.Message) []*raftpb.Message {
+// add appends m to out, the messages to send now, or holds it.
+func (n *notices) add(out []*raftpb.Message, m *raftpb.Message) []*raftpb.Message {
 	to, commit := m.GetTo(), m.GetCommit()
 	switch m.GetType() {
 	case raftpb.MsgReadIndexResp:
@@ -71,14 +63,14 @@ func (n *Notices) Add(out []*raftpb.Message, m *raftpb.Message) []*raftpb.Messag
 	case raftpb.MsgApp, raftpb.MsgHeartbeat:
 		if m.GetType() == raftpb.MsgApp && len(m.GetEntries()) == 0 && n.canWait(to, commit) {
 			if len(n.held) == 0 {
-				n.Due.Reset(NoticeDelay)
+				n.due = time.Now().Add(NoticeDelay)
 			}
 			n.held[to] = m
 			return out
 		}
 		n.told[to] = max(n.told[to], commit)
 		if commit >= n.held[to].GetCommit() {
-			delete(n.held, to)
+			n.drop(to)
 		}
 	}
 	return append(out, m)
@@ -87,27 +79,35 @@ func (n *Notices) Add(out []*raftpb.Message, m *raftpb.Message) []*raftpb.Messag
 // canWait reports whether a message without entries is a notice of commit that
 // nobody waits for. A message without entries and without a new commit index is a probe
 // of raft's, and is sent.
-func (n *Notices) canWait(to, commit uint64) bool {
+func (n *notices) canWait(to, commit uint64) bool {
 	told := n.told[to]
 	return commit > told && n.awaited[to] <= told && n.all <= told
 }
 
-// Forget drops what is known of a former member.
-func (n *Notices) Forget(node uint64) {
+// forget drops what is known of a former member.
+func (n *notices) forget(node uint64) {
 	delete(n.told, node)
 	delete(n.awaited, node)
-	delete(n.held, node)
+	n.drop(node)
 }
 
 // take gives back what was held.
-func (n *Notices) take(m *raftpb.Message) *raftpb.Message {
+func (n *notices) take(m *raftpb.Message) *raftpb.Message {
 	n.told[m.GetTo()] = m.GetCommit()
-	delete(n.held, m.GetTo())
+	n.drop(m.GetTo())
 	return m
 }
 
-// Flush gives back all that is held.
-func (n *Notices) Flush() (out []*raftpb.Message) {
+// drop drops what is held for a node.
+func (n *notices) drop(node uint64) {
+	delete(n.held, node)
+	if len(n.held) == 0 {
+		n.due = time.Time{}
+	}
+}
+
+// flush gives back all that is held.
+func (n *notices) flush() (out []*raftpb.Message) {
 	for _, m := range n.held {
 		out = append(out, n.take(m))
 	}

@@ -14,15 +14,15 @@ import (
 // been sent after each.
 type noticeTest struct {
 	*testing.T
-	n    *Notices
+	n    *notices
 	sent []*raftpb.Message
 }
 
-func newNoticeTest(t *testing.T) *noticeTest { return &noticeTest{T: t, n: NewNotices()} }
+func newNoticeTest(t *testing.T) *noticeTest { return &noticeTest{T: t, n: newNotices()} }
 
 func (nt *noticeTest) add(m *raftpb.Message) {
 	m.To = new(uint64(2))
-	nt.sent = nt.n.Add(nt.sent, m)
+	nt.sent = nt.n.add(nt.sent, m)
 }
 
 // wants checks what was sent since the last call, each by its type and its
@@ -59,14 +59,14 @@ func batchFrom(node, index uint64) []*raftpb.Entry {
 
 func TestNoticeWaitsForEntries(t *testing.T) {
 	nt := newNoticeTest(t)
-	nt.n.Appended(batchFrom(1, 10))
+	nt.n.appended(batchFrom(1, 10))
 	nt.add(appends(9))
 	nt.wants(appends(9))
 	nt.add(notice(10))
 	nt.wants()
 	nt.add(appends(10)) // tells it
 	nt.wants(appends(10))
-	if left := nt.n.Flush(); left != nil {
+	if left := nt.n.flush(); left != nil {
 		t.Errorf("still held: %v", left)
 	}
 }
@@ -75,7 +75,7 @@ func TestNoticeGoesAtLast(t *testing.T) {
 	nt := newNoticeTest(t)
 	nt.add(notice(10))
 	nt.add(notice(11))
-	nt.sent = nt.n.Flush()
+	nt.sent = nt.n.flush()
 	nt.wants(notice(11)) // the newer tells what the older would
 }
 
@@ -86,7 +86,7 @@ func TestNoticeOutlivesOlderNews(t *testing.T) {
 	older := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Commit: new(uint64(8))}
 	nt.add(older)
 	nt.wants(older)
-	nt.sent = nt.n.Flush()
+	nt.sent = nt.n.flush()
 	nt.wants(notice(10))
 }
 
@@ -107,7 +107,7 @@ func TestNoticeWhereSomebodyWaits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			nt := newNoticeTest(t)
 			nt.add(appends(9))
-			nt.n.Appended(entries)
+			nt.n.appended(entries)
 			nt.add(notice(10))
 			nt.wants(appends(9), notice(10))
 			nt.add(notice(11)) // it has heard of what it waited for
@@ -132,15 +132,15 @@ func TestNoticeBeforeReadsAnswer(t *testing.T) {
 func TestNoticesForget(t *testing.T) {
 	nt := newNoticeTest(t)
 	nt.add(appends(1))
-	nt.n.Appended(batchFrom(2, 1))
+	nt.n.appended(batchFrom(2, 1))
 	nt.add(notice(3))
 	nt.add(notice(4))
-	nt.n.Forget(2)
-	nt.n.Forget(3)
+	nt.n.forget(2)
+	nt.n.forget(3)
 	if n := nt.n; len(n.told)+len(n.awaited)+len(n.held) != 0 {
 		t.Errorf("it keeps %v, %v, %v", n.told, n.awaited, n.held)
 	}
-	if out := nt.n.Flush(); len(out) > 0 {
+	if out := nt.n.flush(); len(out) > 0 {
 		t.Errorf("it sends %v", out)
 	}
 }

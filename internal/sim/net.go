@@ -32,6 +32,7 @@ type Net[N Node] struct {
 	spoil     float64               // how often a snapshot breaks off, or comes with a bit flipped
 	transfers int                   // snapshots that were sent
 	empty     int                   // appends without entries that were sent
+	asked     int                   // heartbeats that ask for a confirmation of reads
 	midway    func(from, to uint64) // called, if not nil, in the middle of each snapshot
 	slowest   time.Duration
 	cut       map[[2]uint64]bool // from, to
@@ -119,6 +120,13 @@ func (s *Net[N]) EmptyAppends() int {
 	return s.empty
 }
 
+// ReadQuestions is how many heartbeats were sent that ask for a confirmation of reads.
+func (s *Net[N]) ReadQuestions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
+}
+
 // Transfers is how many snapshots were sent.
 func (s *Net[N]) Transfers() int {
 	s.mu.Lock()
@@ -178,6 +186,9 @@ func (s *Net[N]) send(sender N, m *raftpb.Message) {
 		s.leaders[m.GetTerm()] = m.GetFrom()
 		if typ == raftpb.MsgApp && len(m.GetEntries()) == 0 {
 			s.empty++
+		}
+		if typ == raftpb.MsgHeartbeat && len(m.GetContext()) > 0 {
+			s.asked++
 		}
 	}
 	copies := 1
