@@ -1,6 +1,7 @@
 package front
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -112,8 +113,8 @@ func (c *conn) sweep(tick int64) {
 	}
 }
 
-// endIdle closes a connection that has had its answers, and on which no further request
-// has come whole.
+// endIdle closes a connection that has had its answers. What has come of a further
+// request was not begun.
 func (c *conn) endIdle() {
 	at := c.clock.at.Load()
 	if p := phase(at % phases); (p == idle || p == again) && c.clock.at.CompareAndSwap(at, int64(over)) {
@@ -412,7 +413,8 @@ func (c *conn) handOver(why plain.Reason) {
 	c.clock.enter(busy, 0)
 	err := c.nc.SetReadDeadline(time.Time{})
 	c.mu.Unlock()
-	r := &resumed{Conn: c.nc, ahead: c.buf[:c.n], closed: func() { c.srv.open.Add(-1) }}
+	r := &resumed{Conn: c.nc, closed: func() { c.srv.open.Add(-1) }}
+	r.from = io.MultiReader(bytes.NewReader(c.buf[:c.n]), c.nc) // which lets go of the buffer
 	if err != nil {
 		_ = r.Close() // it is broken
 		return
@@ -424,7 +426,7 @@ func (c *conn) handOver(why plain.Reason) {
 // resumed is a connection of which something was read already.
 type resumed struct {
 	net.Conn
-	ahead  []byte
+	from   io.Reader
 	once   sync.Once
 	closed func() // called once
 }
@@ -437,16 +439,7 @@ func (r *resumed) Close() error {
 }
 
 // Read reads first what was read already.
-func (r *resumed) Read(p []byte) (int, error) {
-	if len(r.ahead) == 0 {
-		return r.Conn.Read(p)
-	}
-	n := copy(p, r.ahead)
-	if r.ahead = r.ahead[n:]; len(r.ahead) == 0 {
-		r.ahead = nil // and its buffer
-	}
-	return n, nil
-}
+func (r *resumed) Read(p []byte) (int, error) { return r.from.Read(p) }
 
 // CloseWrite lets net/http end its side of the connection first.
 func (r *resumed) CloseWrite() error {

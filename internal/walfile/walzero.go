@@ -106,9 +106,10 @@ func (z *Zeroer) step(path string, end int64) error {
 			return err
 		}
 	}
-	ready, err := z.find(end)
-	if err != nil {
-		return err
+	if z.Next.File == nil {
+		if err := z.find(end); err != nil {
+			return err
+		}
 	}
 	if z.Use.File != nil {
 		// A piece away from the end, as that is not known to the byte.
@@ -119,10 +120,20 @@ func (z *Zeroer) step(path string, end int64) error {
 			return z.writeAhead()
 		}
 	}
-	if goal := z.goal(end); ready && goal > z.Next.At && (goal == z.Size || goal-z.Next.At >= ZeroPiece) {
-		return z.write(&z.Next, goal)
+	goal := z.goal(end)
+	if goal <= z.Next.At || goal != z.Size && goal-z.Next.At < ZeroPiece || !z.ready() {
+		return nil
 	}
-	return nil
+	return z.write(&z.Next, goal)
+}
+
+// ready reports whether Next is there, and not in use by now without being known to be.
+func (z *Zeroer) ready() bool {
+	if z.Next.File == nil {
+		return false
+	}
+	info, err := os.Stat(z.Next.File.Name())
+	return err == nil && os.SameFile(info, z.Next.Info)
 }
 
 // goal is up to where the next segment is to be zeroed when the log ends somewhere in
@@ -157,28 +168,23 @@ func (z *Zeroer) use(path string, end int64) error {
 	return nil
 }
 
-// find makes Next the next segment, and reports whether that is ready.
-func (z *Zeroer) find(end int64) (ready bool, err error) {
-	if z.Next.File != nil {
-		// Else it is in use by now, and not known to be.
-		info, err := os.Stat(z.Next.File.Name())
-		return err == nil && os.SameFile(info, z.Next.Info), nil
-	}
+// find makes Next the next segment, if that is ready.
+func (z *Zeroer) find(end int64) error {
 	for _, name := range []string{"0.tmp", "1.tmp"} {
 		next, err := openZeroed(filepath.Join(z.Dir, name), 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return false, err
+			return err
 		}
 		if next.Info.Size() == z.Size {
 			z.Next, z.from = next, end
-			return true, nil
+			return nil
 		}
 		next.close() // it is being made, or held back (package walroom)
 	}
-	return false, nil
+	return nil
 }
 
 func openZeroed(path string, at int64) (zeroed, error) {
