@@ -36,7 +36,7 @@ func readAnswer(index uint64) *raftpb.Message {
 // A message that brings a notice along leaves all others where they belong.
 func TestNoticeLosesNoOtherMessage(t *testing.T) {
 	tr := &recordingTransport{}
-	n := &raftNode{transport: tr, known: boot.NewAcquaintances(boot.Config{}), disk: &diskhang.Watch{}, doubts: &suspect.Doubts{}, loop: raftLoop{outbox: contact.NewOutbox(time.Second)}}
+	n := &raftNode{transport: tr, known: boot.NewAcquaintances(boot.Config{}), disk: &diskhang.Watch{}, doubts: &suspect.Doubts{}, loop: raftLoop{outbox: contact.NewOutbox()}}
 	n.known.Gate.Open.Store(true)
 	n.status.Store(&contact.RaftStatus{Role: raft.StateLeader})
 	to := func(node uint64, m *raftpb.Message) *raftpb.Message {

@@ -122,7 +122,7 @@ func openOne(t *testing.T, id uint64, dir string) *oneNode {
 	c.ID, c.Applied = id, n.applied.Get()
 	rn, err := raft.NewRawNode(c)
 	testkit.Must(t, err)
-	n.loop = raftLoop{rn: rn, outbox: contact.NewOutbox(time.Second)}
+	n.loop = raftLoop{rn: rn, outbox: contact.NewOutbox()}
 	n.doubts.Last, n.doubts.BegunAt = st.Last, st.Storage.Hard.GetCommit()
 	n.publish()
 	n.group.Go(func() error { return srv.proposals.Run(n.life) })

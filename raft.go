@@ -164,7 +164,7 @@ func (n *raftNode) startRaft(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	n.loop = raftLoop{rn: rn, outbox: contact.NewOutbox(n.tick)}
+	n.loop = raftLoop{rn: rn, outbox: contact.NewOutbox()}
 	if err := n.doubts.Started(n.storage.Last, n.storage.Hard.GetCommit(), c.Applied); err != nil {
 		return err
 	}
@@ -234,6 +234,7 @@ func (n *raftNode) run(ctx context.Context) (err error) {
 		case <-ticker.C:
 			// A node that is split must not stand for the other history either.
 			if leads := n.status.Load().Role == raft.StateLeader; n.disk.Ticked(n.loop.rn, leads) && !n.doubts.Split {
+				n.loop.outbox.Tick()
 				n.loop.rn.Tick()
 			}
 			n.noteNeeds()

@@ -17,9 +17,9 @@ type Outbox struct {
 	armed   time.Time // when Due fires; zero: not at all
 }
 
-// NewOutbox returns an Outbox that holds nothing, for heartbeats at an interval.
-func NewOutbox(heartbeat time.Duration) *Outbox {
-	o := &Outbox{Due: time.NewTimer(0), notices: newNotices(), reads: newReadQuorum(heartbeat)}
+// NewOutbox returns an Outbox that holds nothing.
+func NewOutbox() *Outbox {
+	o := &Outbox{Due: time.NewTimer(0), notices: newNotices(), reads: newReadQuorum()}
 	o.Due.Stop()
 	return o
 }
@@ -37,6 +37,9 @@ func (o *Outbox) Add(out []*raftpb.Message, m *raftpb.Message, members progress)
 // Appended notes where somebody waits for entries that go into a leader's log:
 // on the node that proposed them, and, for all but batches, everywhere.
 func (o *Outbox) Appended(entries []*raftpb.Entry) { o.notices.appended(entries) }
+
+// Tick notes that raft's clock is about to tick.
+func (o *Outbox) Tick() { o.reads.ticks++ }
 
 // Note notes a message that has come.
 func (o *Outbox) Note(m *raftpb.Message) {

@@ -28,13 +28,13 @@ const (
 // as well, and who answers first is asked from then on.
 //
 // To raft a message that is held is a slow one, and one that is dropped a lost one; both
-// it must expect. Heartbeats are more than such questions: a node that got none for half
-// of the interval between two gets the next, whatever it asks.
+// it must expect. Heartbeats are more than such questions: the first one behind a tick of
+// raft's clock goes to everyone, whatever it asks.
 type readQuorum struct {
-	interval time.Duration        // between heartbeats
-	sent     map[uint64]time.Time // by node: the last heartbeat
-	held     map[uint64]*raftpb.Message
-	due      time.Time // when what is held then goes; zero: nothing is held
+	ticks uint64
+	sent  map[uint64]uint64 // by node: the tick of the last heartbeat
+	held  map[uint64]*raftpb.Message
+	due   time.Time // when what is held then goes; zero: nothing is held
 
 	// raft counts the rounds of a term; an answer to one is an answer to all before.
 	term, newest uint64
@@ -53,8 +53,8 @@ type progress interface {
 	WithProgress(visit func(id uint64, kind raft.ProgressType, p tracker.Progress))
 }
 
-func newReadQuorum(interval time.Duration) *readQuorum {
-	return &readQuorum{interval: interval, sent: make(map[uint64]time.Time), held: make(map[uint64]*raftpb.Message)}
+func newReadQuorum() *readQuorum {
+	return &readQuorum{ticks: 1, sent: make(map[uint64]uint64), held: make(map[uint64]*raftpb.Message)}
 }
 
 // holds reports whether a message is not to be sent now. Then it is kept for flush.
@@ -65,12 +65,12 @@ func (q *readQuorum) holds(m *raftpb.Message, members progress) bool {
 	to, now := m.GetTo(), time.Now()
 	if round := roundOf(m); round > 0 {
 		if m.GetTerm() != q.term {
-			*q = readQuorum{interval: q.interval, sent: q.sent, held: make(map[uint64]*raftpb.Message), term: m.GetTerm()}
+			*q = readQuorum{ticks: q.ticks, sent: q.sent, held: make(map[uint64]*raftpb.Message), term: m.GetTerm()}
 		}
 		if round > q.newest {
 			q.begin(round, m.GetFrom(), members, now)
 		}
-		if q.probe != q.newest && !q.chosen[to] && now.Sub(q.sent[to]) < q.interval/2 {
+		if q.probe != q.newest && !q.chosen[to] && q.sent[to] == q.ticks {
 			if len(q.held) == 0 {
 				q.due = now.Add(q.patience())
 			}
@@ -79,7 +79,7 @@ func (q *readQuorum) holds(m *raftpb.Message, members progress) bool {
 		}
 	}
 	q.drop(to)
-	q.sent[to] = now
+	q.sent[to] = q.ticks
 	return false
 }
 
@@ -158,8 +158,7 @@ func (q *readQuorum) note(m *raftpb.Message) {
 // flush gives back all that is held: those that were asked get nowhere.
 func (q *readQuorum) flush(now time.Time) (out []*raftpb.Message) {
 	q.ask(now)
-	for to, m := range q.held {
-		q.sent[to] = now
+	for _, m := range q.held {
 		out = append(out, m)
 	}
 	clear(q.held)

@@ -14,8 +14,6 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 )
 
-const beat = 100 * time.Millisecond
-
 // members are those of a cluster, as raft tells of them.
 type members struct{ voters, learners []uint64 }
 
@@ -40,7 +38,7 @@ type quorumTest struct {
 func withQuorum(t *testing.T, voters []uint64, f func(qt *quorumTest)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		f(&quorumTest{T: t, q: NewOutbox(beat), m: members{voters: voters}, term: 1})
+		f(&quorumTest{T: t, q: NewOutbox(), m: members{voters: voters}, term: 1})
 	})
 }
 
@@ -143,12 +141,13 @@ func TestReadQuorumHeartbeats(t *testing.T) {
 	withQuorum(t, []uint64{1, 2, 3}, func(qt *quorumTest) {
 		qt.begin(1, 2, 3)
 		qt.answers(1, 2)
-		time.Sleep(beat/2 - 1)
 		qt.begin(2, 2)
 		qt.begin(0, 2, 3) // a plain one goes out, and in place of what was held
 		qt.wants(2 * maxHedge)
-		time.Sleep(beat/2 - 2*maxHedge)
-		qt.begin(3, 2, 3)
+		qt.begin(3, 2)
+		qt.q.Tick()
+		qt.begin(3, 2, 3) // raft asks again with the heartbeats of a tick
+		qt.begin(4, 2)
 	})
 }
 
