@@ -1,188 +1,22 @@
 package front
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"raftkv/internal/api"
 	"raftkv/internal/front/plain"
 	"raftkv/internal/problem"
-	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"go.uber.org/zap"
 )
-
-// store is a Handler that keeps values in a map. Its answers can be told to wait.
-type store struct {
-	mu      sync.Mutex
-	values  map[string]string
-	held    bool            // requests wait for release
-	waiting []rounds.Waiter // that wait
-	bodies  int64           // bytes that may be held
-	begun   int
-	gaveUp  int
-	counted int
-}
-
-func newStore() *store { return &store{values: map[string]string{}, bodies: 1 << 20} }
-
-func (s *store) Allows(host string) bool { return strings.HasPrefix(host, "localhost") }
-
-func (s *store) Hold(n int64) (release func(), ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.bodies < n {
-		return nil, false
-	}
-	s.bodies -= n
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.bodies += n
-	}, true
-}
-
-func (s *store) Begin(q *api.KeyRequest, body []byte, w rounds.Waiter) (waits bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.begun++
-	if q.Key == "panic-at-once" {
-		panic("a fault in the program")
-	}
-	q.Command = append([]byte(nil), body...)
-	if q.Query != "" { // a stale read
-		s.read(q)
-		return false
-	}
-	if s.held {
-		s.waiting = append(s.waiting, w)
-	} else {
-		go w.Done(state.Result{})
-	}
-	return true
-}
-
-func (s *store) read(q *api.KeyRequest) {
-	value, ok := s.values[q.Key]
-	if q.Answer.Status, q.Answer.Body = http.StatusOK, []byte(value); !ok {
-		q.Answer.Err = problem.ErrNotFound
-	}
-}
-
-func (s *store) Finish(q *api.KeyRequest, res state.Result) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case res.Err != nil:
-		q.Answer.Err, q.Answer.Close = res.Err, errors.Is(res.Err, problem.ErrStopping)
-	case q.Key == "panic-late":
-		panic("a fault in the program")
-	case q.Method == http.MethodPut:
-		s.values[q.Key] = string(q.Command)
-		q.Answer.Status = http.StatusNoContent
-	case q.Method == http.MethodDelete:
-		delete(s.values, q.Key)
-		q.Answer.Status = http.StatusNoContent
-	default:
-		s.read(q)
-	}
-}
-
-func (s *store) GiveUp(*api.KeyRequest) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.gaveUp++
-}
-
-func (s *store) Answered(*api.KeyRequest, time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.counted++
-}
-
-// release lets n requests go on, the last first.
-func (s *store) release(n int, res state.Result) {
-	s.mu.Lock()
-	ws := s.waiting
-	s.waiting = nil
-	s.mu.Unlock()
-	for i := range n {
-		ws[len(ws)-1-i].Done(res)
-	}
-}
-
-// frontTest is a server of connections to a store.
-type frontTest struct {
-	*testing.T
-	*Server
-	store  *store
-	handed chan net.Conn
-	l      *listener
-}
-
-// listener is one within the process.
-type listener struct {
-	conns  chan net.Conn
-	closed chan struct{}
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *listener) Close() error   { close(l.closed); return nil }
-func (l *listener) Addr() net.Addr { return &net.TCPAddr{} }
-
-var testLimits = Limits{Head: 5 * time.Second, Idle: 3 * time.Minute, Answer: time.Minute, Value: 1 << 20}
-
-// inFront runs a test on connections within the process, in virtual time.
-func inFront(t *testing.T, test func(ft *frontTest)) {
-	t.Helper()
-	testkit.InBubble(t, func(t *testing.T) {
-		ft := &frontTest{T: t, store: newStore(), handed: make(chan net.Conn, 100), l: &listener{make(chan net.Conn), make(chan struct{})}}
-		var given []net.Conn
-		var mu sync.Mutex
-		ft.Server = New(zap.NewNop(), testLimits, func(c net.Conn) {
-			mu.Lock()
-			defer mu.Unlock()
-			given = append(given, c)
-			ft.handed <- c
-		})
-		ft.Handle(ft.store)
-		ended := make(chan error, 1)
-		go func() { ended <- ft.Serve(ft.l) }()
-		test(ft)
-		testkit.Must(t, ft.l.Close())
-		testkit.Must(t, <-ended)
-		ft.Close()
-		synctest.Wait()
-		for _, c := range given {
-			_ = c.Close() // perhaps it was closed by the test
-		}
-		if n := ft.Open(); n != 0 {
-			t.Errorf("%d connections are left", n)
-		}
-	})
-}
 
 // A connection counts once at every moment between its begin and its end, whoever
 // serves it. Else there are more of them than a node can take, or fewer.
@@ -208,77 +42,10 @@ func TestFrontCountsConnectionsOnce(t *testing.T) {
 	})
 }
 
-// client is the other side of a connection.
-type client struct {
-	*frontTest
-	net.Conn
-	in *bufio.Reader
-}
-
-func (ft *frontTest) dial() *client {
-	ours, theirs := net.Pipe()
-	ft.l.conns <- theirs
-	c := &client{ft, ours, bufio.NewReader(ours)}
-	ft.Cleanup(func() { _ = ours.Close() })
-	return c
-}
-
-// send begins to send text, in pieces of so many bytes, for as long as somebody reads.
-func (c *client) send(text string, pieces int) {
-	go func() {
-		for err := error(nil); len(text) > 0 && err == nil; {
-			n := min(pieces, len(text))
-			_, err = io.WriteString(c.Conn, text[:n])
-			text = text[n:]
-		}
-	}()
-}
-
-// gets wants an answer.
-func (c *client) gets(method string, status int, body string) *http.Response {
-	c.Helper()
-	resp, err := http.ReadResponse(c.in, &http.Request{Method: method})
-	testkit.Must(c, err)
-	got, err := io.ReadAll(resp.Body)
-	if resp.StatusCode != status || string(got) != body && body != "*" || err != nil {
-		c.Fatalf("%s: %d %q, %v; want %d %q", method, resp.StatusCode, got, err, status, body)
-	}
-	return resp
-}
-
-// isClosed wants the connection to be closed, with nothing more to read.
-func (c *client) isClosed() {
-	c.Helper()
-	if b, err := io.ReadAll(c.in); len(b) > 0 || err != nil {
-		c.Fatalf("%q, %v; want the end of the connection", b, err)
-	}
-}
-
-const hostLine = " HTTP/1.1\r\nHost: localhost\r\n"
-
-func put(key, value string) string {
-	return fmt.Sprintf("PUT /%s%sContent-Length: %d\r\n\r\n%s", key, hostLine, len(value), value)
-}
-
-func get(key string) string { return "GET /" + key + hostLine + "\r\n" }
-
 // Guarantee: requests are answered in their order, in whatever pieces they come, with
 // bodies up to the bound.
 func TestFrontPieces(t *testing.T) {
 	inFront(t, func(ft *frontTest) { ft.pieces(ft.dial) })
-}
-
-// Over TCP the answering goroutine writes, and the connection's own one goes on with the
-// requests that came with the first.
-func TestFrontPiecesOverTCP(t *testing.T) {
-	ft, addr := overTCP(t)
-	ft.pieces(func() *client {
-		c, err := net.Dial("tcp", addr)
-		testkit.Must(t, err)
-		t.Cleanup(func() { _ = c.Close() })
-		testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
-		return &client{ft, c, bufio.NewReader(c)}
-	})
 }
 
 func (ft *frontTest) pieces(dial func() *client) {
@@ -473,89 +240,6 @@ func TestFrontHangUp(t *testing.T) {
 	if n := bytes.Count(answers, []byte("HTTP/1.1 404")); n != 2 || err != nil {
 		t.Errorf("%d answers, %v: %s", n, err, answers)
 	}
-}
-
-// overTCP serves real connections.
-func overTCP(t *testing.T) (ft *frontTest, addr string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	testkit.Must(t, err)
-	ft = &frontTest{T: t, store: newStore(), handed: make(chan net.Conn, 100)}
-	ft.Server = New(zap.NewNop(), testLimits, func(c net.Conn) { ft.handed <- c })
-	ft.Handle(ft.store)
-	ended := make(chan error, 1)
-	go func() { ended <- ft.Serve(l) }()
-	t.Cleanup(func() {
-		testkit.Must(t, l.Close())
-		testkit.Must(t, <-ended)
-		ft.Close()
-	})
-	return ft, l.Addr().String()
-}
-
-// Guarantee: clients that take no answer keep nobody waiting, and get all of it when
-// they take it.
-func TestFrontNeverRead(t *testing.T) {
-	ft, addr := overTCP(t)
-	const big, asks, clients = 64 << 10, 128, 100 // more than the system's buffers take
-	ft.store.values["big"], ft.store.values["small"] = strings.Repeat("v", big), "value"
-	alone := ft.slowestOf(addr, 1000)
-	var deaf []net.Conn
-	for range clients {
-		c, err := net.Dial("tcp", addr)
-		testkit.Must(t, err)
-		defer func() { _ = c.Close() }()
-		testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
-		go func() { _, _ = io.WriteString(c, strings.Repeat(get("big"), asks)) }() // waits, or fails where it is closed
-		deaf = append(deaf, c)
-	}
-	stuck := func() (n uint64) {
-		for n = ft.served.Load(); ; n = ft.served.Load() {
-			time.Sleep(50 * time.Millisecond)
-			if ft.served.Load() == n {
-				return n
-			}
-		}
-	}
-	if n := stuck(); n < clients || n >= clients*asks {
-		t.Fatalf("%d answers were made; the clients that read nothing asked for %d", n, clients*asks)
-	}
-	beside := ft.slowestOf(addr, 1000)
-	t.Logf("p99 of others: %v alone, %v beside %d clients that never read", alone, beside, clients)
-	for _, c := range deaf {
-		in := bufio.NewReader(c)
-		for range asks {
-			resp, err := http.ReadResponse(in, nil)
-			testkit.Must(t, err)
-			if n, err := io.Copy(io.Discard, resp.Body); n != big || err != nil {
-				t.Fatalf("%d bytes, %v", n, err)
-			}
-		}
-	}
-}
-
-// slowestOf gets a small value so often, and returns the 99th percentile of how long that
-// took.
-func (ft *frontTest) slowestOf(addr string, n int) time.Duration {
-	ft.Helper()
-	c, err := net.Dial("tcp", addr)
-	testkit.Must(ft, err)
-	defer func() { _ = c.Close() }()
-	testkit.Must(ft, c.SetDeadline(time.Now().Add(time.Minute)))
-	in := bufio.NewReader(c)
-	var took []time.Duration
-	for range n {
-		began := time.Now()
-		_, err = io.WriteString(c, get("small"))
-		testkit.Must(ft, err)
-		resp, err := http.ReadResponse(in, nil)
-		testkit.Must(ft, err)
-		_, err = io.Copy(io.Discard, resp.Body)
-		testkit.Must(ft, err)
-		took = append(took, time.Since(began))
-	}
-	slices.Sort(took)
-	return took[n*99/100]
 }
 
 // Guarantee: a fault in the program ends the connection on which it showed, is counted,

@@ -77,6 +77,7 @@ var landings = map[string]landing{
 	"df375bd": newLanding("df375bdddc242708c7de31a34d13b58d0909112d", state.CheckLevel), // batches are not named, nobody vouches
 	"b358d59": newLanding("b358d59d723be8612f201cf9ffb14b6ba3a538bc", state.LifeLevel),  // two histories vouch, and do not dispute
 	"3d3ebaf": newLanding("3d3ebaf600ff3313904e87fbbb2fb17298f27286", state.LifeLevel),
+	"e21f785": newLanding("e21f785e41cd90647881508481c9bafeacca6954", state.LifeLevel), // the last to ask all followers of a read
 }
 
 // errShallow is why a shallow clone has no older program.

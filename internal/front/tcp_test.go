@@ -1,0 +1,111 @@
+package front
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"raftkv/internal/testkit"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Over TCP the answering goroutine writes, and the connection's own one goes on with the
+// requests that came with the first.
+func TestFrontPiecesOverTCP(t *testing.T) {
+	ft, addr := overTCP(t)
+	ft.pieces(func() *client {
+		c, err := net.Dial("tcp", addr)
+		testkit.Must(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+		return &client{ft, c, bufio.NewReader(c)}
+	})
+}
+
+// overTCP serves real connections.
+func overTCP(t *testing.T) (ft *frontTest, addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	testkit.Must(t, err)
+	ft = &frontTest{T: t, store: newStore(), handed: make(chan net.Conn, 100)}
+	ft.Server = New(zap.NewNop(), testLimits, func(c net.Conn) { ft.handed <- c })
+	ft.Handle(ft.store)
+	ended := make(chan error, 1)
+	go func() { ended <- ft.Serve(l) }()
+	t.Cleanup(func() {
+		testkit.Must(t, l.Close())
+		testkit.Must(t, <-ended)
+		ft.Close()
+	})
+	return ft, l.Addr().String()
+}
+
+// Guarantee: clients that take no answer keep nobody waiting, and get all of it when
+// they take it.
+func TestFrontNeverRead(t *testing.T) {
+	ft, addr := overTCP(t)
+	const big, asks, clients = 64 << 10, 128, 100 // more than the system's buffers take
+	ft.store.values["big"], ft.store.values["small"] = strings.Repeat("v", big), "value"
+	alone := ft.slowestOf(addr, 1000)
+	var deaf []net.Conn
+	for range clients {
+		c, err := net.Dial("tcp", addr)
+		testkit.Must(t, err)
+		defer func() { _ = c.Close() }()
+		testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+		go func() { _, _ = io.WriteString(c, strings.Repeat(get("big"), asks)) }() // waits, or fails where it is closed
+		deaf = append(deaf, c)
+	}
+	stuck := func() (n uint64) {
+		for n = ft.served.Load(); ; n = ft.served.Load() {
+			time.Sleep(50 * time.Millisecond)
+			if ft.served.Load() == n {
+				return n
+			}
+		}
+	}
+	if n := stuck(); n < clients || n >= clients*asks {
+		t.Fatalf("%d answers were made; the clients that read nothing asked for %d", n, clients*asks)
+	}
+	beside := ft.slowestOf(addr, 1000)
+	t.Logf("p99 of others: %v alone, %v beside %d clients that never read", alone, beside, clients)
+	for _, c := range deaf {
+		in := bufio.NewReader(c)
+		for range asks {
+			resp, err := http.ReadResponse(in, nil)
+			testkit.Must(t, err)
+			if n, err := io.Copy(io.Discard, resp.Body); n != big || err != nil {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+		}
+	}
+}
+
+// slowestOf gets a small value so often, and returns the 99th percentile of how long that
+// took.
+func (ft *frontTest) slowestOf(addr string, n int) time.Duration {
+	ft.Helper()
+	c, err := net.Dial("tcp", addr)
+	testkit.Must(ft, err)
+	defer func() { _ = c.Close() }()
+	testkit.Must(ft, c.SetDeadline(time.Now().Add(time.Minute)))
+	in := bufio.NewReader(c)
+	var took []time.Duration
+	for range n {
+		began := time.Now()
+		_, err = io.WriteString(c, get("small"))
+		testkit.Must(ft, err)
+		resp, err := http.ReadResponse(in, nil)
+		testkit.Must(ft, err)
+		_, err = io.Copy(io.Discard, resp.Body)
+		testkit.Must(ft, err)
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[n*99/100]
+}
