@@ -296,7 +296,7 @@ func (n *raftNode) step(m *raftpb.Message) {
 		return
 	}
 	n.contacts.Note(m, n.status.Load(), n.id, n.loop.rn)
-	n.loop.outbox.Note(m)
+	n.loop.outbox.Note(m, n.loop.rn)
 	if n.room.DropsEntries(m) || !n.doubts.Sift(n.loop.rn, m) {
 		return
 	}

@@ -20,7 +20,7 @@ const NoticeDelay = 5 * time.Millisecond
 // through it, or for a read whose index it was told.
 //
 // To raft a notice that is held is a slow message, and one that is replaced by
-// a newer one a lost message; both it must expect.
+// a newer one a lost message; it must expect both.
 type notices struct {
 	told    map[uint64]uint64 // by node: the highest commit index sent to it
 	awaited map[uint64]uint64 // by node: up to here somebody may wait there

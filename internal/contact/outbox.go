@@ -24,8 +24,8 @@ func NewOutbox() *Outbox {
 	return o
 }
 
-// Add appends m to out, the messages to send now, or holds it. Who the members are, it
-// asks of raft.
+// Add appends m to out, the messages to send now, or holds it. It asks raft who the members
+// are.
 func (o *Outbox) Add(out []*raftpb.Message, m *raftpb.Message, members progress) []*raftpb.Message {
 	if !o.reads.holds(m, members) {
 		out = o.notices.add(out, m)
@@ -42,8 +42,8 @@ func (o *Outbox) Appended(entries []*raftpb.Entry) { o.notices.appended(entries)
 func (o *Outbox) Tick() { o.reads.ticks++ }
 
 // Note notes a message that has come.
-func (o *Outbox) Note(m *raftpb.Message) {
-	o.reads.note(m)
+func (o *Outbox) Note(m *raftpb.Message, members progress) {
+	o.reads.note(m, members)
 	o.arm()
 }
 
@@ -51,7 +51,7 @@ func (o *Outbox) Note(m *raftpb.Message) {
 func (o *Outbox) Flush() (out []*raftpb.Message) {
 	now := time.Now()
 	if due := o.reads.due; !due.IsZero() && !now.Before(due) {
-		for _, m := range o.reads.flush(now) {
+		for _, m := range o.reads.flush() {
 			out = o.notices.add(out, m)
 		}
 	}

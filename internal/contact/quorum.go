@@ -12,23 +12,27 @@ import (
 )
 
 const (
-	// minHedge and maxHedge bound how long a round of reads waits for those that were
-	// asked before it asks the others too.
-	minHedge = 2 * time.Millisecond
-	maxHedge = 20 * time.Millisecond
-	// probeEvery is after how many rounds one asks all, to learn who answers first.
+	// minPatience and maxPatience bound how long a round of reads waits for those that were
+	// asked before the others are asked too.
+	minPatience = 2 * time.Millisecond
+	maxPatience = 50 * time.Millisecond
+	// probeEvery: each round after so many is a probe, which asks everyone at once, to learn
+	// who answers first.
 	probeEvery = 16
 )
 
 // readQuorum decides which followers are asked to confirm a round of reads. raft asks
 // all of them, and goes on with the answers of a quorum (thesis §6.4): the others work
 // for nothing, for a quarter of a millisecond a round on a small machine. So only as many
-// are asked as it takes, those that were the first to answer when all were asked the
-// last time. If they get nowhere in three times what it took then, the others are asked
-// as well, and who answers first is asked from then on.
+// are asked as it takes, those that were the first to answer the last probe. If they do
+// not answer within three times what that took, the others are asked as well; and if these
+// answer first, they are asked from then on.
 //
-// To raft a message that is held is a slow one, and one that is dropped a lost one; both
-// it must expect. Heartbeats are more than such questions: the first one behind a tick of
+// The price is paid where answers take now longer, now shorter: one follower that was
+// chosen before is seldom the faster of two.
+//
+// To raft a message that is held is a slow one, and one that is dropped a lost one; it must
+// expect both. Heartbeats are more than such questions: the first one after a tick of
 // raft's clock goes to everyone, whatever it asks.
 type readQuorum struct {
 	ticks uint64
@@ -38,14 +42,15 @@ type readQuorum struct {
 
 	// raft counts the rounds of a term; an answer to one is an answer to all before.
 	term, newest uint64
+	self         uint64            // who leads in that term
 	need         int               // how many voters beside this node make a quorum with it
 	acked        map[uint64]uint64 // by voter beside this node: the newest round it has answered
 	confirmed    uint64            // the newest round that a quorum has answered
 	chosen       map[uint64]bool   // the voters to ask
-	probe        uint64            // the round whose first answers decide who that is; 0: none
-	probed       time.Time         // when that began
+	choice       uint64            // the round whose first answers decide who that is; 0: none
+	probed       time.Time         // when that began; zero: it is no probe
 	rest         int               // rounds until the next probe
-	took         time.Duration     // the last one that was answered
+	took         time.Duration     // how long the last probe took to be answered by a quorum
 }
 
 // progress is what raft tells of the members (raft.RawNode).
@@ -62,17 +67,17 @@ func (q *readQuorum) holds(m *raftpb.Message, members progress) bool {
 	if m.GetType() != raftpb.MsgHeartbeat {
 		return false
 	}
-	to, now := m.GetTo(), time.Now()
+	to := m.GetTo()
 	if round := roundOf(m); round > 0 {
 		if m.GetTerm() != q.term {
-			*q = readQuorum{ticks: q.ticks, sent: q.sent, held: make(map[uint64]*raftpb.Message), term: m.GetTerm()}
+			*q = readQuorum{ticks: q.ticks, sent: q.sent, held: make(map[uint64]*raftpb.Message), term: m.GetTerm(), self: m.GetFrom()}
 		}
 		if round > q.newest {
-			q.begin(round, m.GetFrom(), members, now)
+			q.begin(round, members)
 		}
-		if q.probe != q.newest && !q.chosen[to] && q.sent[to] == q.ticks {
+		if q.choice != q.newest && !q.chosen[to] && q.sent[to] == q.ticks {
 			if len(q.held) == 0 {
-				q.due = now.Add(q.patience())
+				q.due = time.Now().Add(q.patience())
 			}
 			q.held[to] = m
 			return true
@@ -92,14 +97,23 @@ func (q *readQuorum) drop(node uint64) {
 }
 
 // begin begins a round.
-func (q *readQuorum) begin(round, self uint64, members progress, now time.Time) {
+func (q *readQuorum) begin(round uint64, members progress) {
 	q.newest = round
+	q.count(members)
+	q.rest--
+	if q.rest < 0 || len(q.chosen) != q.need {
+		q.choice, q.probed, q.rest = round, time.Now(), probeEvery-1
+	}
+}
+
+// count asks raft who has a vote.
+func (q *readQuorum) count(members progress) {
 	voters, votes, acked := 0, false, make(map[uint64]uint64, len(q.acked))
 	members.WithProgress(func(id uint64, kind raft.ProgressType, _ tracker.Progress) {
 		switch {
 		case kind != raft.ProgressTypePeer:
 			return
-		case id == self:
+		case id == q.self:
 			votes = true
 		default:
 			acked[id] = q.acked[id]
@@ -110,24 +124,20 @@ func (q *readQuorum) begin(round, self uint64, members progress, now time.Time) 
 	if votes {
 		q.need--
 	}
-	q.rest--
-	if q.rest < 0 || len(q.chosen) != q.need {
-		q.ask(now)
-	}
 }
 
-// ask has everyone asked, beginning with the newest round.
-func (q *readQuorum) ask(now time.Time) { q.probe, q.probed, q.rest = q.newest, now, probeEvery-1 }
-
 // patience is how long a round waits for those that were asked.
-func (q *readQuorum) patience() time.Duration { return max(minHedge, min(3*q.took, maxHedge)) }
+func (q *readQuorum) patience() time.Duration { return max(minPatience, min(3*q.took, maxPatience)) }
 
 // note notes a message that has come. What a quorum has answered, nobody else need be
 // asked.
-func (q *readQuorum) note(m *raftpb.Message) {
+func (q *readQuorum) note(m *raftpb.Message, members progress) {
 	from, round := m.GetFrom(), roundOf(m)
-	last, votes := q.acked[from]
-	if m.GetType() != raftpb.MsgHeartbeatResp || m.GetTerm() != q.term || !votes || round <= last {
+	if m.GetType() != raftpb.MsgHeartbeatResp || m.GetTerm() != q.term || round <= q.confirmed {
+		return
+	}
+	q.count(members)
+	if last, votes := q.acked[from]; !votes || round <= last {
 		return
 	}
 	q.acked[from] = round
@@ -137,15 +147,6 @@ func (q *readQuorum) note(m *raftpb.Message) {
 		return
 	}
 	q.confirmed = answers[n]
-	if q.probe > 0 && q.confirmed >= q.probe {
-		q.chosen, q.took = make(map[uint64]bool), time.Since(q.probed)
-		for id, round := range q.acked {
-			if round >= q.probe {
-				q.chosen[id] = true
-			}
-		}
-		q.probe = 0
-	}
 	switch {
 	case q.confirmed >= q.newest:
 		clear(q.held)
@@ -153,11 +154,35 @@ func (q *readQuorum) note(m *raftpb.Message) {
 	case len(q.held) > 0:
 		q.due = time.Now().Add(q.patience())
 	}
+	if q.choice > 0 && q.confirmed >= q.choice {
+		q.choose()
+	}
 }
 
-// flush gives back all that is held: those that were asked get nowhere.
-func (q *readQuorum) flush(now time.Time) (out []*raftpb.Message) {
-	q.ask(now)
+// choose chooses those that have answered.
+func (q *readQuorum) choose() {
+	if !q.probed.IsZero() {
+		q.took = time.Since(q.probed)
+	}
+	q.chosen = make(map[uint64]bool)
+	for id, round := range q.acked {
+		if round < q.choice {
+			continue
+		}
+		q.chosen[id] = true
+		if q.held[id] != nil {
+			q.due = time.Now() // nobody else is asked what that asks
+		}
+	}
+	q.choice = 0
+}
+
+// flush gives back all that is held: those that were asked do not answer. It is no probe, as
+// they had more time than the others.
+func (q *readQuorum) flush() (out []*raftpb.Message) {
+	if q.choice == 0 {
+		q.choice, q.probed = q.newest, time.Time{}
+	}
 	for _, m := range q.held {
 		out = append(out, m)
 	}

@@ -120,6 +120,9 @@ func (z *Zeroer) step(path string, end int64) error {
 			return z.writeAhead()
 		}
 	}
+	if z.Next.File == nil {
+		return nil
+	}
 	goal := z.goal(end)
 	if goal <= z.Next.At || goal != z.Size && goal-z.Next.At < ZeroPiece || !z.ready() {
 		return nil
@@ -127,11 +130,9 @@ func (z *Zeroer) step(path string, end int64) error {
 	return z.write(&z.Next, goal)
 }
 
-// ready reports whether Next is there, and not in use by now without being known to be.
+// ready reports whether Next still has the name that it was found by. If not, the WAL has
+// taken it into use meanwhile.
 func (z *Zeroer) ready() bool {
-	if z.Next.File == nil {
-		return false
-	}
 	info, err := os.Stat(z.Next.File.Name())
 	return err == nil && os.SameFile(info, z.Next.Info)
 }
