@@ -16,8 +16,8 @@ const (
 	// asked before the others are asked too.
 	minPatience = 2 * time.Millisecond
 	maxPatience = 50 * time.Millisecond
-	// probeEvery: each round after so many is a probe, which asks everyone at once, to learn
-	// who answers first.
+	// probeEvery: of so many rounds one is a probe, which asks everyone at once, to learn who
+	// answers first.
 	probeEvery = 16
 )
 
