@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -13,7 +12,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
 	"raftkv/internal/wait"
-	"slices"
+	"raftkv/internal/web"
 	"strconv"
 	"time"
 
@@ -95,31 +94,32 @@ func (f *Freshness) Register(reg prometheus.Registerer) {
 		})
 }
 
-// ParseQuery reads the query parameters. Anything that is not understood is
-// refused: a misspelt consistency must not silently become another one.
+// ParseQuery reads the query of a read; if it is none, there may be no parameters.
 func ParseQuery(query string, read bool) (stale bool, err error) {
 	switch {
 	case query == "":
 		return false, nil
-	case read && query == "consistency=stale": // what url.ParseQuery makes of it costs time
+	case !read:
+		_, err := web.Query(query)
+		return false, err
+	case query == "consistency=stale": // what web.Query makes of it costs time
 		return true, nil
 	}
-	q, err := url.ParseQuery(query)
+	q, err := web.Query(query, "consistency")
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
+		return false, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(q)) { // of two faults always the same is told
-		values := q[name]
-		switch {
-		case name != "consistency" || !read:
-			return false, fmt.Errorf("%w: unknown query parameter %q", problem.ErrBadRequest, name)
-		case len(values) > 1:
-			return false, fmt.Errorf("%w: query parameter %q is given twice", problem.ErrBadRequest, name)
-		case values[0] == "stale":
-			stale = true
-		case values[0] != "linearizable":
-			return false, fmt.Errorf("%w: consistency is %q, not linearizable or stale", problem.ErrBadRequest, values[0])
-		}
+	return consistency(q)
+}
+
+// consistency reads the parameter of this name.
+func consistency(q url.Values) (stale bool, err error) {
+	switch c, ok := q["consistency"]; {
+	case !ok || c[0] == linearizable:
+		return false, nil
+	case c[0] == asItIs:
+		return true, nil
+	default:
+		return false, fmt.Errorf("%w: consistency is %q, not linearizable or stale", problem.ErrBadRequest, web.Clip(c[0]))
 	}
-	return stale, nil
 }

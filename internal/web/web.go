@@ -106,6 +106,27 @@ func NoQuery(r *http.Request) error {
 	return fmt.Errorf("%w: unknown query parameter in ?%s", problem.ErrBadRequest, Clip(r.URL.RawQuery))
 }
 
+// Query reads a query. A parameter that is not among those named is refused, and one
+// that is there twice: a misspelt one must not silently mean nothing.
+func Query(raw string, names ...string) (url.Values, error) {
+	if raw == "" {
+		return nil, nil
+	}
+	q, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(q)) { // of two faults always the same is told
+		switch {
+		case !slices.Contains(names, name):
+			return nil, fmt.Errorf("%w: unknown query parameter %q", problem.ErrBadRequest, Clip(name))
+		case len(q[name]) > 1:
+			return nil, fmt.Errorf("%w: query parameter %q is given twice", problem.ErrBadRequest, name)
+		}
+	}
+	return q, nil
+}
+
 // NotAllowed sets the Allow header to the methods in allow, and returns
 // problem.ErrMethodNotAllowed.
 func NotAllowed(w http.ResponseWriter, allow string) error {
@@ -189,15 +210,16 @@ func ParseForce(r *http.Request, allowed bool) (bool, error) {
 	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
 		return false, fmt.Errorf("%w: If-Match and If-None-Match are for keys, /v1/kv/KEY; this is about a node", problem.ErrBadRequest)
 	}
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
+	var names []string
+	if allowed {
+		names = []string{"force"}
 	}
-	for _, name := range slices.Sorted(maps.Keys(q)) { // of two faults always the same is told
-		values := q[name]
-		if name != "force" || !allowed || len(values) != 1 || values[0] != "true" {
-			return false, fmt.Errorf("%w: unknown query parameter %s=%s", problem.ErrBadRequest, name, strings.Join(values, ","))
-		}
+	q, err := Query(r.URL.RawQuery, names...)
+	if err != nil {
+		return false, err
+	}
+	if force, ok := q["force"]; ok && force[0] != "true" {
+		return false, fmt.Errorf("%w: force is %q, not true", problem.ErrBadRequest, Clip(force[0]))
 	}
 	return len(q) > 0, nil
 }
