@@ -113,8 +113,12 @@ func (kv *kvstore) commit(c commit, reconf reconfigure) error {
 		for n < len(entries) && entries[n].GetType() == raftpb.EntryNormal {
 			n++
 		}
-		if err := kv.applyEntries(entries[:n]); err != nil {
-			return err
+		for run := entries[:n]; len(run) > 0; {
+			done, err := kv.applyEntries(run)
+			if err != nil {
+				return err
+			}
+			run = run[done:]
 		}
 		if n < len(entries) {
 			if err := kv.applyConfEntry(entries[n], reconf); err != nil {
@@ -127,18 +131,22 @@ func (kv *kvstore) commit(c commit, reconf reconfigure) error {
 	return nil
 }
 
-func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
-	if len(entries) == 0 {
-		return nil
-	}
+// maxGoneInStep is how many keys may go at once in a step of apply before readers
+// get their turn.
+const maxGoneInStep = 1000
+
+// applyEntries applies entries until there are no more, or so many keys have gone that
+// others should not wait longer, and returns how many it has applied.
+func (kv *kvstore) applyEntries(entries []*raftpb.Entry) (n int, err error) {
 	var own []state.Outcome // of batches of this node's
 	kv.mu.Lock()
-	for _, e := range entries {
-		o, err := kv.applyEntry(e)
+	for gone := 0; n < len(entries) && gone < maxGoneInStep; n++ {
+		o, err := kv.applyEntry(entries[n])
 		if err != nil {
 			kv.mu.Unlock()
-			return err
+			return n, err
 		}
+		gone += o.Gone
 		if o.ID.Node == kv.self.Node {
 			own = append(own, o)
 		}
@@ -149,16 +157,16 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) error {
 	kv.mu.Unlock()
 
 	if err := kv.checkOwn(own, window); err != nil {
-		return err
+		return n, err
 	}
 	// Only now that readers see the new state may anyone be told of it.
-	kv.applied.Advance(entries[len(entries)-1].GetIndex())
+	kv.applied.Advance(entries[n-1].GetIndex())
 	for _, o := range own {
 		if o.Results != nil {
 			kv.proposals.Applied(o.ID, o.Results)
 		}
 	}
-	return nil
+	return n, nil
 }
 
 // checkOwn returns problem.ErrOldCopy when batches in the log that are marked as this
@@ -178,6 +186,7 @@ func (kv *kvstore) checkOwn(own []state.Outcome, w state.Window) error {
 // publish tells what others look at without the lock. The caller holds kv.mu.
 func (kv *kvstore) publish() {
 	kv.publishSize()
+	kv.levelNow.Store(kv.state.Level)
 	kv.proposals.Named.Store(kv.state.Level >= state.LifeLevel)
 }
 

@@ -45,7 +45,7 @@ func BenchmarkApply(b *testing.B) {
 				index++
 				data = state.AppendBatchHeader(data[:0], state.BatchID{Node: 2, Boot: 1, Seq: index, Low: index})
 				data = append(data, batches[index%uint64(len(batches))]...)
-				if err := kv.applyEntries([]*raftpb.Entry{entryAt(index, data)}); err != nil {
+				if _, err := kv.applyEntries([]*raftpb.Entry{entryAt(index, data)}); err != nil {
 					b.Fatal(err)
 				}
 			}

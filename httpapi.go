@@ -27,6 +27,7 @@ import (
 type httpKVAPI struct {
 	log      *zap.Logger
 	keys     *api.Keys
+	leases   *api.Leases
 	members  *api.MembersAPI
 	metrics  *api.Metrics
 	backups  *api.Backups
@@ -64,6 +65,7 @@ func (a *httpKVAPI) addRoutes(status *api.StatusAPI, live *liveness.Monitor) {
 		"readyz":      {"GET": status.ServeReady},
 		"metrics":     {"GET": web.Bare(a.metrics.Serve)},
 		"v1/status":   {"GET": web.Bare(status.ServeStatus)},
+		"v1/leases":   {"GET": a.leases.ServeList, "POST": web.Bare(a.leases.ServeGrant)},
 		"v1/members":  {"GET": a.members.ServeMembers, "POST": a.members.ServeAddMember},
 		"v1/leader":   {"POST": web.Bare(a.members.ServeLeader)},
 		"v1/snapshot": {"GET": a.backups.ServeSnapshot},
@@ -150,6 +152,9 @@ func (a *httpKVAPI) serveV1(w http.ResponseWriter, r *http.Request, path string)
 	}
 	if id, ok := strings.CutPrefix(path, "v1/members/"); ok {
 		return a.members.ServeMember(w, r, id)
+	}
+	if id, ok := strings.CutPrefix(path, "v1/leases/"); ok {
+		return a.leases.ServeLease(w, r, id)
 	}
 	route, ok := a.routes[path]
 	if !ok && r.Method == http.MethodPut {

@@ -47,7 +47,7 @@ type kvstore struct {
 	// way in. It changes under mu.
 	loading atomic.Bool
 
-	sizeNow, keysNow atomic.Uint64 // the state's bytes and keys, as last published
+	sizeNow, keysNow, levelNow atomic.Uint64 // the state's, as last published
 }
 
 // Get returns a key's item, nil if there is none, and the store's revision.
@@ -67,6 +67,18 @@ func (kv *kvstore) Read(key string) (it *state.Item, revision uint64, err error)
 		return nil, 0, errLoading
 	}
 	return kv.state.Get(key), kv.state.Revision, nil
+}
+
+// look lends the state to a client's request, who must not take a state without items for
+// an empty one.
+func (kv *kvstore) look(look func(*state.State)) error {
+	kv.mu.RLock()
+	defer kv.mu.RUnlock()
+	if kv.loading.Load() {
+		return errLoading
+	}
+	look(kv.state)
+	return nil
 }
 
 // has reports whether there is a key of that name.
@@ -158,8 +170,9 @@ func (kv *kvstore) Size() (bytes, keys uint64) { return kv.sizeNow.Load(), kv.ke
 
 // publishSize tells the quota what the state holds now. The caller holds kv.mu.
 func (kv *kvstore) publishSize() {
-	kv.sizeNow.Store(kv.state.Bytes)
-	kv.keysNow.Store(kv.state.Keys())
+	bytes, keys := kv.state.Weight()
+	kv.sizeNow.Store(bytes)
+	kv.keysNow.Store(keys)
 }
 
 // redoSnapshot has the apply loop take a snapshot in place of one that failed.

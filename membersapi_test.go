@@ -74,7 +74,7 @@ func TestAPIMembers(t *testing.T) {
 		method, target, _ := strings.Cut(tt.request, " ")
 		at.problem(tt.request+" "+tt.body, at.do(method, target, tt.body), 400, "bad_request")
 	}
-	at.problem("a form", at.do("POST", "/v1/members", `{}`, "Content-Type", "application/x-www-form-urlencoded"), 415, "unsupported_media_type")
+	at.problem("a text", at.do("POST", "/v1/members", `{}`, "Content-Type", "text/plain"), 415, "unsupported_media_type")
 	at.problem("a lot", at.do("PATCH", "/v1/members/2", `{"role":"`+strings.Repeat("x", api.MaxMemberBytes)+`"}`), 413, "too_large")
 	at.problem("nobody", at.do("GET", "/v1/members/9", ""), 404, "not_found")
 	at.want(at.do("GET", "/v1/members/2", ""), 200, two)

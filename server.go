@@ -8,6 +8,7 @@ import (
 	"raftkv/internal/api"
 	"raftkv/internal/boot"
 	"raftkv/internal/checker"
+	"raftkv/internal/clock"
 	"raftkv/internal/config"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
@@ -45,6 +46,7 @@ type server struct {
 	proposals *rounds.Proposer
 	members   *reconfig.Members
 	checker   *checker.Checker
+	clock     *clock.Ticker
 	live      *liveness.Monitor
 	watcher   *observe.Watcher
 	room      *room.Keeper
@@ -125,12 +127,14 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
 	fresh := &api.Freshness{Confirm: reads.Confirm, Start: reads.Start, Fault: kv.Fault, Applied: w.applied, Contacts: &node.contacts}
 	quota := limits.NewQuota(log, cfg, kv)
+	admission := api.Admission{Applied: w.applied, MayWrite: node.disk.MayWrite, Room: s.room, Quota: quota, Level: kv.levelNow.Load}
+	s.clock = clock.New(clock.Config{
+		Log: log, ID: cfg.ID, View: kv.View, Leaders: w.leaders, Applied: w.applied, Call: node.call, Propose: node.propose,
+	})
 	s.api = &httpKVAPI{
 		log: log, metrics: api.NewMetrics(s.status),
-		keys: &api.Keys{
-			Store: kv, Fresh: fresh, Writes: proposals, Applied: w.applied, MaxValue: cfg.MaxValueSize, MayWrite: node.disk.MayWrite,
-			Room: s.room, Quota: quota,
-		},
+		keys:    &api.Keys{Store: kv, Fresh: fresh, Writes: proposals, MaxValue: cfg.MaxValueSize, Admission: admission},
+		leases:  &api.Leases{Commands: &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: kv.Fault}, Fresh: fresh, Look: kv.look},
 		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
 		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
 		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: w.life,
@@ -183,6 +187,7 @@ func (s *server) start() error {
 	group.Go(func() error { return s.room.Run(ctx) })
 	group.Go(func() error { return s.checker.Report(ctx) })
 	group.Go(func() error { return s.checker.Lead(ctx) })
+	group.Go(func() error { return s.clock.Run(ctx) })
 	group.Go(func() error { return s.watcher.Run(ctx) })
 	group.Go(func() error { return s.watcher.AskVersions(ctx) })
 	group.Go(func() error { return s.takePart(ctx) })

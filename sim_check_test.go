@@ -57,7 +57,7 @@ func (c *simCluster) flip(id uint64, key string) {
 	if it == nil {
 		c.T.Fatalf("node %d has no %s", id, key)
 	}
-	it.Value[0] ^= 1
+	it.Bytes()[0] ^= 1
 }
 
 // awaitLevel waits until the cluster makes checks.
@@ -188,7 +188,7 @@ func TestSimAlteredOnDisk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		st.Get("k").Value[0] ^= 1
+		st.Get("k").Bytes()[0] ^= 1
 		st.Sum = state.HashItems(&st.Items)
 		if err := durable.WriteFile(files[0], func(w io.Writer) error { return state.Write(w, st) }); err != nil {
 			t.Fatal(err)

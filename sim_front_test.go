@@ -97,7 +97,7 @@ func (f *simFronts) ask(_ context.Context, s *server, in history.Input) (res sta
 	f.keep(s, c)
 	switch {
 	case answer.status == http.StatusOK:
-		return state.Result{}, &state.Item{Value: answer.body}
+		return state.Result{}, &state.Item{Value: string(answer.body)}
 	case answer.status < 300:
 		return state.Result{}, nil
 	}

@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/config"
+	"raftkv/internal/lease"
 	"raftkv/internal/limits"
 	"raftkv/internal/problem"
-	"raftkv/internal/room"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
-	"raftkv/internal/wait"
 	"raftkv/internal/web"
 	"strconv"
 	"strings"
@@ -24,11 +23,8 @@ type Keys struct {
 	Store    keyStore
 	Fresh    *Freshness
 	Writes   writer
-	Applied  *wait.Index  // up to where this node has applied the log
-	MaxValue int64        // bytes
-	MayWrite func() error // of the log's disk
-	Room     *room.Keeper
-	Quota    *limits.Quota
+	MaxValue int64 // bytes
+	Admission
 }
 
 // keyStore is what Keys needs of the state.
@@ -68,9 +64,10 @@ type KeyRequest struct {
 	stale   bool
 	pre     preconditions
 	cond    state.Condition
-	refused error  // why no state of the key can fulfil the condition of a write
-	giveUp  func() // ends the wait of a write
-	release func() // gives back what the write holds of the quota
+	life    state.Lifetime // of the key, once it is written
+	refused error          // why no state of the key can fulfil the condition of a write
+	giveUp  func()         // ends the wait of a write
+	release func()         // gives back what the write holds of the quota
 }
 
 // Answer is what is to be sent for a request.
@@ -146,7 +143,12 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if q.Partial && q.Method == http.MethodPut {
 		return fmt.Errorf("%w: a part of a value cannot be written", problem.ErrBadRequest) // RFC 9110 §14.5
 	}
-	if q.stale, err = ParseQuery(q.Query, q.reads()); err != nil {
+	if q.Method == http.MethodPut {
+		q.life, err = lifetimeOf(q.Query)
+	} else {
+		q.stale, err = ParseQuery(q.Query, q.reads())
+	}
+	if err != nil {
 		return err
 	}
 	if q.pre, err = parsePreconditions(q.IfMatch, q.IfNoneMatch); err != nil || q.reads() {
@@ -165,8 +167,12 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if q.Length > k.MaxValue {
 		return fmt.Errorf("%w: %d bytes, %d are allowed", problem.ErrTooLarge, q.Length, k.MaxValue)
 	}
-	head := make([]byte, 0, state.WriteOverhead+len(q.Key)+int(min(max(q.Length, 0), limits.BodyFirst)))
-	q.Command = state.AppendWriteHead(head, state.KindPut, q.cond, q.Key)
+	head := make([]byte, 0, state.LeasedPutOverhead+len(q.Key)+int(min(max(q.Length, 0), limits.BodyFirst)))
+	if q.life == (state.Lifetime{}) {
+		q.Command = state.AppendWriteHead(head, state.KindPut, q.cond, q.Key)
+	} else {
+		q.Command = state.AppendLeasedPutHead(head, q.cond, q.life, q.Key)
+	}
 	q.size = len(q.Command)
 	return nil
 }
@@ -205,28 +211,22 @@ func (k *Keys) confirm(_ *KeyRequest, w rounds.Waiter) error {
 
 // write proposes a write that may be.
 func (k *Keys) write(q *KeyRequest, w rounds.Waiter) (err error) {
-	growth := -1
+	growth, level := noGrowth, uint64(0)
 	if q.Method == http.MethodPut {
 		growth = len(q.Command) - q.size
 	} else {
 		q.Command = state.EncodeWrite(state.KindDelete, q.cond, q.Key, nil)
 	}
-	if err := k.Room.Admit(q.Key, growth); err != nil {
+	if q.life.Kind != 0 {
+		level = state.LeaseLevel
+	}
+	if q.life.Kind == state.ForTTL {
+		growth += lease.Cost
+	}
+	if q.release, err = k.Admit(q.Key, growth, level); err != nil {
 		return err
 	}
-	if growth >= 0 {
-		if q.release, err = k.Quota.Reserve(q.Key, growth); err != nil {
-			return err
-		}
-	}
-	if k.Applied.Get() == 0 {
-		// It joins. The snapshot that it gets could cover the write, and
-		// then nobody could tell what became of it.
-		err = problem.ErrNotReady
-	} else {
-		q.giveUp, err = k.Writes.Start(q.Command, w)
-	}
-	if err != nil {
+	if q.giveUp, err = k.Writes.Start(q.Command, w); err != nil {
 		q.done()
 	}
 	return err
@@ -319,7 +319,7 @@ func (k *Keys) found(q *KeyRequest) {
 	case it == nil:
 		q.fail(problem.ErrNotFound)
 	default:
-		a.Status, a.Body = http.StatusOK, it.Value
+		a.Status, a.Body = http.StatusOK, it.Bytes()
 		a.add("Content-Type", "application/octet-stream")
 		a.add("X-Content-Type-Options", "nosniff")
 	}

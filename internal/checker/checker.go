@@ -202,7 +202,7 @@ func (c *Checker) answer(ctx context.Context, own *state.OwnCheck) {
 // were altered behind the store's back, and whatever the others report, this
 // node cannot be right, now and until it has loaded its state again.
 func (c *Checker) recompute(own *state.OwnCheck) {
-	if state.HashItems(own.Items) == own.Sum {
+	if own.Sound() {
 		return
 	}
 	c.Found.Unsound.Store(true)

@@ -31,6 +31,20 @@ var (
 	ErrInProgress = declare(http.StatusConflict, "change_in_progress", NotApplied, RetrySoon,
 		"another membership change is in progress")
 
+	// ErrNoSuchLease: a write names a lease that has ended, or never was. Where a request
+	// is about the lease itself it is ErrLeaseUnknown.
+	ErrNoSuchLease = declare(http.StatusConflict, "no_such_lease", NotApplied, NoRetry,
+		"there is no such lease: it has run out, was revoked or never was")
+	ErrLeaseUnknown = declare(http.StatusNotFound, "no_such_lease", NotApplied, NoRetry,
+		"there is no such lease: it has run out, was revoked or never was")
+	ErrLeaseFull = declare(http.StatusConflict, "lease_full", NotApplied, NoRetry,
+		"the lease holds as many keys as a lease may")
+	ErrTooManyLeases = declare(http.StatusInsufficientStorage, "quota_exceeded", NotApplied, RetryLater,
+		"there are as many leases as there may be")
+	// ErrUpgrading: some member runs a program that does not know the request yet.
+	ErrUpgrading = declare(http.StatusServiceUnavailable, "upgrading", NotApplied, RetryLater,
+		"not all members of the cluster run a program yet that knows this")
+
 	// ErrDiskFull: a disk on which the cluster depends is almost full.
 	ErrDiskFull = declare(http.StatusInsufficientStorage, "disk_full", NotApplied, RetryLater,
 		"the disks have no room for this")

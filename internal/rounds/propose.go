@@ -285,6 +285,9 @@ func (p *Proposer) fill(term uint64, now time.Time) *batch {
 		size += len(r.cmd) + 4
 		b.requests = append(b.requests, r)
 		b.deadline = r.deadline // the queue is in the order of deadlines
+		if state.Heavy(r.cmd) {
+			break
+		}
 	}
 	clear(p.queue[:n])
 	p.queue = p.queue[n:]

@@ -89,7 +89,7 @@ func (n *toy) Do(_ context.Context, in history.Input) (res state.Result, it *sta
 	case in.Kind == history.Get && !ok:
 		return res, nil
 	case in.Kind == history.Get:
-		return res, &state.Item{Value: []byte(old)}
+		return res, &state.Item{Value: old}
 	case in.Kind == history.Delete && !ok:
 		res.Err = problem.ErrNotFound
 		return res, nil

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/durable"
 	"raftkv/internal/testkit"
+	"strings"
 	"testing"
 )
 
@@ -57,7 +58,7 @@ func BenchmarkSnapshot(b *testing.B) {
 func BenchmarkItemHash(b *testing.B) {
 	for _, size := range []int{128, 64 << 10} {
 		b.Run(fmt.Sprintf("value=%d", size), func(b *testing.B) {
-			it := &Item{Value: bytes.Repeat([]byte("v"), size), CreateRevision: 1, ModRevision: 2, Version: 2}
+			it := &Item{Value: strings.Repeat("v", size), CreateRevision: 1, ModRevision: 2, Version: 2}
 			b.ReportAllocs()
 			b.SetBytes(int64(size))
 			for b.Loop() {

@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/binary"
 	"maps"
+	"raftkv/internal/lease"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
@@ -65,7 +66,12 @@ type OwnCheck struct {
 	Index           uint64                    // of the checkpoint
 	rest, Sum, keys uint64                    // as stateHash takes them: Sum is that of the items
 	Items           *btree.Map[string, *Item] // a copy, for a full check; else nil
+	leases          lease.Table               // likewise
 }
+
+// Sound computes anew, for a full check, what Hash takes for granted, and reports
+// whether it was right.
+func (o *OwnCheck) Sound() bool { return HashItems(o.Items) == o.Sum && o.leases.Sound() }
 
 // Hash is what this replica reports of its state at the checkpoint. It takes the sum
 // of the items' hashes from Sum, and does not look at Items.
@@ -108,7 +114,7 @@ func (s *State) checkpoint(full bool) {
 	c.Index = s.Index
 	if full {
 		c.Full = s.Index
-		own.Items = s.Items.Copy()
+		own.Items, own.leases = s.Items.Copy(), s.Leases.Copy()
 	}
 	c.Voters, c.Reports = s.Membership.Voters(), make(map[uint64]Report)
 	if c.Diverged == nil {

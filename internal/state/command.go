@@ -1,13 +1,14 @@
 package state
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"raftkv/internal/record"
 )
 
 // A raft entry of type EntryNormal carries one batch: the commands that one
-// node gathered while its previous batch was on its way. The layout is a
+// node gathered while its previous batch was on its way, or is a tick (lease.go). The layout is a
 // format byte, the batch's identity as four uvarints and, in format 2, a number
 // of eight bytes, little-endian, and the commands, each with its length in front:
 //
@@ -40,6 +41,11 @@ const (
 	KindAnnounce   Kind = 4 // a node announces its client URL and its level
 	kindCheckpoint Kind = 5 // every node is to report the hash of its state
 	kindReport     Kind = 6 // a node's report
+
+	kindLeasedPut Kind = 7  // set a key that goes away by itself
+	kindGrant     Kind = 8  // make a lease
+	kindKeep      Kind = 9  // give a lease its whole time again
+	kindRevoke    Kind = 10 // end a lease, with its keys
 )
 
 // kindRow is what there is to know of one kind of command.
@@ -50,6 +56,8 @@ type kindRow struct {
 	// checks: it belongs to the checks themselves. Those alone are no reason for
 	// another check, or an idle cluster would never rest.
 	checks bool
+	// heavy: one of it can change very many keys, so it ends its batch.
+	heavy bool
 }
 
 // kinds has a row for each kind of command. A new one is a file with its encoding
@@ -67,6 +75,17 @@ var kinds = [...]kindRow{
 		s.report(c.Member, c.checkpoint, c.report)
 		return Result{}
 	}},
+	kindLeasedPut: {level: LeaseLevel, decode: decodeLeasedPut, apply: (*State).put},
+	kindGrant:     {level: LeaseLevel, decode: decodeLease, apply: (*State).grant},
+	kindKeep:      {level: LeaseLevel, decode: decodeLease, apply: (*State).keep},
+	kindRevoke:    {level: LeaseLevel, decode: decodeLease, apply: (*State).revoke, heavy: true},
+}
+
+// Heavy reports whether a command may take so long to apply that nothing else should
+// have to wait for it in the same step.
+func Heavy(encoded []byte) bool {
+	row := rowOf(Kind(encoded[0]))
+	return row != nil && row.heavy
 }
 
 // rowOf returns the row of a kind, nil if this program does not know it.
@@ -83,6 +102,8 @@ type Command struct {
 	condition Condition
 	Key       string
 	Value     []byte
+	life      Lifetime // kindLeasedPut: of the key; of a lease's commands its owner alone
+	lease     uint64   // kindKeep, kindRevoke: which one; kindGrant: its time to live, in ms
 
 	Member    uint64 // KindPublish, KindAnnounce, kindReport: who
 	Instance  uint64 // KindPublish, KindAnnounce: with which data directory
@@ -135,6 +156,10 @@ func AppendCommand(b, encoded []byte) []byte {
 func DecodeBatch(data []byte) (BatchID, []Command, error) {
 	r := record.Reader{B: data}
 	format := r.Byte()
+	if format == tickFormat {
+		_, _, err := decodeTick(data)
+		return BatchID{}, nil, cmp.Or(err, record.ErrMalformed) // no batch
+	}
 	if !r.Bad && !knowsFormat(format, ProgramLevel) {
 		return BatchID{}, nil, fmt.Errorf("%w: batch format %d", record.ErrUnknownCommand, format)
 	}

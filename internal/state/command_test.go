@@ -22,6 +22,14 @@ func encodeCommand(c Command) []byte {
 		return EncodeCheckpoint(c.full)
 	case kindReport:
 		return EncodeReport(c.Member, c.checkpoint, c.report)
+	case kindLeasedPut:
+		return append(AppendLeasedPutHead(nil, c.condition, c.life, c.Key), c.Value...)
+	case kindGrant:
+		return EncodeGrant(c.lease, c.life.Owner)
+	case kindKeep:
+		return EncodeKeep(c.lease, c.life.Owner)
+	case kindRevoke:
+		return EncodeRevoke(c.lease, c.life.Owner)
 	}
 	return EncodeWrite(c.Kind, c.condition, c.Key, c.Value)
 }
@@ -69,6 +77,13 @@ var commandSamples = []Command{
 	{Kind: kindCheckpoint, full: true},
 	{Kind: kindReport, Member: 3, checkpoint: 1 << 40, report: Report{Hash: math.MaxUint64}},
 	{Kind: kindReport, Member: math.MaxUint64, report: Report{Void: true}},
+	{Kind: kindLeasedPut, Key: "k", life: Lifetime{Kind: ForTTL, Value: math.MaxUint64}, Value: []byte("v")},
+	{Kind: kindLeasedPut, Key: "k", life: Lifetime{Kind: WithLease, Value: 7, Owner: "web"}, condition: Condition{Kind: IfAtRevision, Revision: 300}},
+	{Kind: kindLeasedPut, condition: Condition{Kind: IfMissing}},
+	{Kind: kindGrant, lease: 1000},
+	{Kind: kindGrant, lease: math.MaxUint64, life: Lifetime{Owner: "web"}},
+	{Kind: kindKeep, lease: 1, life: Lifetime{Owner: "web"}},
+	{Kind: kindRevoke, lease: math.MaxUint64},
 }
 
 // Guarantee: what a client wrote is what every replica applies, byte for byte,
@@ -110,10 +125,14 @@ func TestDecodeBatchStrict(t *testing.T) {
 	}{
 		{"nothing", nil, record.ErrMalformed},
 		{"format 0", append([]byte{0}, head[1:]...), record.ErrUnknownCommand},
-		{"format 3", append([]byte{3}, head[1:]...), record.ErrUnknownCommand},
+		{"format 4", append([]byte{4}, head[1:]...), record.ErrUnknownCommand},
+		{"a tick", EncodeTick(1, 2), record.ErrMalformed}, // no batch
+		{"a tick of another kind", []byte{tickFormat, 2, 1, 1}, record.ErrUnknownCommand},
+		{"a tick and more", append(EncodeTick(1, 2), 0), record.ErrMalformed},
+		{"half a tick", EncodeTick(1, 2)[:3], record.ErrMalformed},
 		{"a life of 0", append(append([]byte{2}, head[1:]...), make([]byte, 8)...), record.ErrMalformed},
 		{"half a life", append(append([]byte{2}, head[1:]...), 1, 2, 3, 4), record.ErrMalformed},
-		{"format 3 alone", []byte{3}, record.ErrUnknownCommand},
+		{"format 4 alone", []byte{4}, record.ErrUnknownCommand},
 		{"half an identity", head[:3], record.ErrMalformed},
 		{"identity overflows", append([]byte{BatchFormat}, over...), record.ErrMalformed},
 		{"command longer than the entry", append(bytes.Clone(head), 200, 1), record.ErrMalformed},
@@ -131,7 +150,11 @@ func TestDecodeBatchStrict(t *testing.T) {
 		{"checkpoint and more", with([]byte{byte(kindCheckpoint), 1, 1}), record.ErrMalformed},
 		{"report cut short", with([]byte{byte(kindReport), 1, 1, 0, 1, 2, 3, 4, 5, 6, 7}), record.ErrMalformed},
 		{"report and more", with([]byte{byte(kindReport), 1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9}), record.ErrMalformed},
-		{"kind 7", with([]byte{7, 0, 1, 'k'}), record.ErrUnknownCommand},
+		{"lease of nothing", with([]byte{byte(kindGrant)}), record.ErrMalformed},
+		{"lease and more", with(append(EncodeKeep(1, ""), 1)), record.ErrMalformed},
+		{"another lifetime", with([]byte{byte(kindLeasedPut), 0, 3, 1, 0, 1, 'k'}), record.ErrUnknownCommand},
+		{"lifetime without a key", with([]byte{byte(kindLeasedPut), 0, 1, 1, 0}), record.ErrMalformed},
+		{"kind 11", with([]byte{11, 0, 1, 'k'}), record.ErrUnknownCommand},
 		{"kind 255", with([]byte{255}), record.ErrUnknownCommand},
 		{"unknown after known", with(good, []byte{77}), record.ErrUnknownCommand},
 		{"malformed after known", with(good, nil), record.ErrMalformed},

@@ -39,6 +39,9 @@ func (s *State) Refound(voters []address.Peer) error {
 	if s.Revision > math.MaxUint64-RevisionJump {
 		return fmt.Errorf("its revision %d is too high to go on from", s.Revision)
 	}
+	if !s.Leases.Jump(RevisionJump) {
+		return fmt.Errorf("its last lease %d is too high to go on from", s.Leases.Last)
+	}
 	for _, p := range parts {
 		p.reset(s)
 	}

@@ -24,12 +24,16 @@ import (
 // itemHash is one item's part of the sum. Key and value are hashed by
 // themselves first, so that no byte can pass from one to the other.
 func itemHash(key string, it *Item) uint64 {
-	var b [40]byte
+	var b [48]byte
 	binary.LittleEndian.PutUint64(b[0:], xxhash.Sum64String(key))
-	binary.LittleEndian.PutUint64(b[8:], xxhash.Sum64(it.Value))
+	binary.LittleEndian.PutUint64(b[8:], xxhash.Sum64String(it.Value))
 	binary.LittleEndian.PutUint64(b[16:], it.CreateRevision)
 	binary.LittleEndian.PutUint64(b[24:], it.ModRevision)
 	binary.LittleEndian.PutUint64(b[32:], it.Version)
+	if it.Lease == 0 {
+		return xxhash.Sum64(b[:40])
+	}
+	binary.LittleEndian.PutUint64(b[40:], it.Lease)
 	return xxhash.Sum64(b[:])
 }
 

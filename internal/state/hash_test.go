@@ -107,16 +107,16 @@ func TestHashSeesEverything(t *testing.T) {
 		"full":       func(s *State) { s.checkpoint(true) },
 		"no key":     func(s *State) { s.Items.Delete("empty"); s.Sum = HashItems(&s.Items) },
 		"value": func(s *State) {
-			setItem(s, "empty", Item{Value: []byte{0}, CreateRevision: 1, ModRevision: 1, Version: 1})
+			setItem(s, "empty", Item{Value: "\x00", CreateRevision: 1, ModRevision: 1, Version: 1})
 		},
 		"create":  func(s *State) { setItem(s, "empty", Item{CreateRevision: 2, ModRevision: 1, Version: 1}) },
 		"mod":     func(s *State) { setItem(s, "empty", Item{CreateRevision: 1, ModRevision: 2, Version: 1}) },
 		"version": func(s *State) { setItem(s, "empty", Item{CreateRevision: 1, ModRevision: 1, Version: 2}) },
 		"other key": func(s *State) {
-			setItem(s, "empt", Item{Value: []byte("y"), CreateRevision: 1, ModRevision: 1, Version: 1})
+			setItem(s, "empt", Item{Value: "y", CreateRevision: 1, ModRevision: 1, Version: 1})
 		},
 		"other split": func(s *State) {
-			setItem(s, "emp", Item{Value: []byte("ty"), CreateRevision: 1, ModRevision: 1, Version: 1})
+			setItem(s, "emp", Item{Value: "ty", CreateRevision: 1, ModRevision: 1, Version: 1})
 		},
 	} {
 		s := base()
@@ -135,11 +135,11 @@ func TestAlteredItemShows(t *testing.T) {
 	for name, touch := range map[string]Command{"put": put("k", "w", Condition{}), "delete": del("k", Condition{})} {
 		s, other := New(testkit.Peers()), New(testkit.Peers())
 		for _, st := range []*State{s, other} {
-			st.Apply(put("k", "v", Condition{}))
-			st.Apply(put("l", "v", Condition{}))
+			st.Apply(put("k", "value", Condition{}))
+			st.Apply(put("l", "value", Condition{}))
 		}
 		it, _ := s.Items.Get("k")
-		it.Value[0] ^= 1
+		it.Bytes()[0] ^= 1
 		if s.hash() != other.hash() || HashItems(&s.Items) == s.Sum {
 			t.Fatalf("%s: altered: the sum is %x, was %x, the items have %x", name, s.Sum, other.Sum, HashItems(&s.Items))
 		}

@@ -20,6 +20,7 @@ import (
 //	level 1  writes, publish, announce, all changes of the membership
 //	level 2  checkpoints and reports (checks.go)
 //	level 3  batches that name the life that sent them (package rounds)
+//	level 4  the replicated clock, times to live and leases (lease.go)
 //
 // What a level adds to the state must leave no trace, in the state file and in
 // the hash of the state, until the level is reached: below it, programs of both
@@ -28,9 +29,10 @@ const (
 	firstLevel = 1
 	CheckLevel = 2 // checkpoints and reports
 	LifeLevel  = 3 // batches that name the life that sent them
+	LeaseLevel = 4 // the replicated clock, times to live, leases
 
 	// ProgramLevel is the highest level of commands that this program knows.
-	ProgramLevel = LifeLevel
+	ProgramLevel = LeaseLevel
 )
 
 // raiseLevel follows a change of what the members have published, or of who

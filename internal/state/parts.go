@@ -12,6 +12,12 @@ type part struct {
 	// write passes on its records, in a fixed order. While it says nothing it has
 	// none, so that it leaves no trace in files and in the hash (level.go).
 	write func(s *State, put func(kind byte, payload []byte) error) error
+	// bulk passes on records that are not in the hash as they stand, since there may be
+	// very many: something in those of write sums them up. nil: there are none.
+	bulk func(s *State, put func(kind byte, payload []byte) error) error
+	// verify says, once all records of a file are read, what is wrong with them. nil:
+	// nothing can be.
+	verify func(s *State) error
 	// restore takes over one record. A short one shows in the reader.
 	restore func(s *State, kind byte, f *record.Reader) error
 	// clone makes the part of to a copy of that of from, which later changes of
@@ -23,7 +29,7 @@ type part struct {
 }
 
 // parts are in the order of their records in a state file, for ever.
-var parts = [...]part{headPart, memberPart, windowPart, checkPart}
+var parts = [...]part{headPart, memberPart, windowPart, checkPart, leasePart}
 
 // partOf returns the part that has records of a kind, nil if there is none.
 func partOf(kind byte) *part {

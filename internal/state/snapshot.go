@@ -24,6 +24,10 @@ const (
 	reportRecord   byte = 7 // node, void, hash
 	divergedRecord byte = 8 // node, index
 	sumRecord      byte = 9 // the sum of the items' hashes; the last record
+
+	leaseRecord      byte = 10 // id, TTL, deadline, private, owner
+	leasedItemRecord byte = 11 // lease, and what itemRecord has
+	leasesRecord     byte = 13 // clock, last ID, how many leases, the sum of their hashes
 )
 
 // Fields behind a semicolon came later: they may be missing at the end of a
@@ -36,27 +40,43 @@ func Write(w io.Writer, s *State) error {
 	if err := s.writeRest(sw.Record); err != nil {
 		return err
 	}
-	var b []byte
-	var err error
-	sum := uint64(0)
-	s.Scan(func(key string, it *Item) bool {
-		b = record.AppendUvarints(b[:0], it.CreateRevision, it.ModRevision, it.Version)
-		b = record.AppendString(b, key)
-		b = append(b, it.Value...)
-		sum += itemHash(key, it)
-		err = sw.Record(itemRecord, b)
-		return err == nil
-	})
-	if err != nil {
-		return err
+	for _, p := range parts {
+		if p.bulk == nil {
+			continue
+		}
+		if err := p.bulk(s, sw.Record); err != nil {
+			return err
+		}
 	}
-	if sum != s.Sum {
-		return problem.ErrMemory // and not onto the disk
+	if err := s.writeItems(sw); err != nil {
+		return err
 	}
 	if err := sw.Record(sumRecord, record.AppendUvarints(nil, s.Sum)); err != nil {
 		return err
 	}
 	return sw.Finish()
+}
+
+// writeItems writes the items, if they are those of which the state has the sum.
+func (s *State) writeItems(sw *statefile.Writer) (err error) {
+	var b []byte
+	sum := uint64(0)
+	s.Scan(func(key string, it *Item) bool {
+		kind := itemRecord
+		if b = b[:0]; it.Lease != 0 {
+			kind, b = leasedItemRecord, record.AppendUvarints(b, it.Lease)
+		}
+		b = record.AppendUvarints(b, it.CreateRevision, it.ModRevision, it.Version)
+		b = record.AppendString(b, key)
+		b = append(b, it.Value...)
+		sum += itemHash(key, it)
+		err = sw.Record(kind, b)
+		return err == nil
+	})
+	if err == nil && sum != s.Sum {
+		return problem.ErrMemory // and not onto the disk
+	}
+	return err
 }
 
 // writeRest passes on the records of all that is not an item, in a fixed order.
@@ -119,16 +139,33 @@ func ScanRecords(sr *statefile.Reader, s *State, each func(key string, it *Item)
 func (s *State) restore(kind byte, payload []byte, each func(key string, it *Item)) error {
 	f := record.Reader{B: payload}
 	switch kind {
-	case itemRecord:
-		it := &Item{CreateRevision: f.Uvarint(), ModRevision: f.Uvarint(), Version: f.Uvarint()}
+	case itemRecord, leasedItemRecord:
+		lease := uint64(0)
+		if kind == leasedItemRecord {
+			lease = f.Uvarint()
+		}
+		it := &Item{CreateRevision: f.Uvarint(), ModRevision: f.Uvarint(), Version: f.Uvarint(), Lease: lease}
 		key := string(f.Bytes())
-		it.Value = append([]byte(nil), f.B...)
+		it.Value = string(f.B)
+		if kind == leasedItemRecord && !f.Bad {
+			if err := s.Leases.Rebind(lease, key); err != nil {
+				return fmt.Errorf("%w: %w", statefile.ErrBad, err)
+			}
+		}
 		each(key, it)
 		s.Bytes += uint64(len(key) + len(it.Value))
 		s.Sum += itemHash(key, it)
 	case sumRecord:
 		if sum := f.Uvarint(); sum != s.Sum {
 			return fmt.Errorf("%w: its items are not those of which it has the hash", statefile.ErrBad)
+		}
+		for _, p := range parts {
+			if p.verify == nil {
+				continue
+			}
+			if err := p.verify(s); err != nil {
+				return err
+			}
 		}
 	default:
 		p := partOf(kind)

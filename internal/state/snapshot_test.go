@@ -16,6 +16,7 @@ import (
 	"raftkv/internal/testkit"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -31,13 +32,13 @@ func fullState(order []int) *State {
 	for _, n := range order {
 		s.Membership.Removed[uint64(100+n)] = true
 		s.Windows[uint64(n)] = Window{Boot: uint64(n), Low: 1 << 30, Applied: math.MaxUint64 - uint64(n)}
-		it := &Item{Value: bytes.Repeat([]byte{byte(n)}, n*50), CreateRevision: uint64(n), ModRevision: uint64(2 * n), Version: 3}
+		it := &Item{Value: strings.Repeat(string(rune(n)), n*50), CreateRevision: uint64(n), ModRevision: uint64(2 * n), Version: 3}
 		key := fmt.Sprint("key/", n)
 		s.Items.Set(key, it)
 		s.Bytes += uint64(len(key) + len(it.Value))
 	}
 	for key, value := range map[string]string{"binary": "\xff\xfe\x00\x80", "\xff\x00 key": "\x00", "empty": "", "große": "\"é\"\n"} {
-		s.Items.Set(key, &Item{Value: []byte(value), CreateRevision: 1, ModRevision: 1, Version: 1})
+		s.Items.Set(key, &Item{Value: value, CreateRevision: 1, ModRevision: 1, Version: 1})
 		s.Bytes += uint64(len(key) + len(value))
 	}
 	s.Sum = HashItems(&s.Items)
@@ -123,7 +124,7 @@ func TestSnapshotRecordsStrict(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := durable.ErrNewer
-		if byte(kind) >= headRecord && byte(kind) <= sumRecord {
+		if byte(kind) == itemRecord || byte(kind) == leasedItemRecord || byte(kind) == sumRecord || partOf(byte(kind)) != nil {
 			want = statefile.ErrBad
 		}
 		if s, err := Read(&b); !errors.Is(err, want) || s != nil {
@@ -209,12 +210,13 @@ func TestPartsKeepEverything(t *testing.T) {
 		Diverged: map[uint64]uint64{3: 9},
 	}
 	s.Checks.Checked, s.Checks.Agreed, s.Checks.NoMajority = 35, 77, 36
+	leaseKeys(s)
 	fields := func(s *State) map[string]any {
 		got := make(map[string]any)
 		v := reflect.ValueOf(s).Elem()
 		for i := range v.NumField() {
 			name := v.Type().Field(i).Name
-			if name == "Items" { // compared by what they hold
+			if name == "Items" || name == "Leases" { // compared by what they hold
 				got[name] = dumpState(s)
 				continue
 			}
@@ -239,6 +241,10 @@ func TestPartsKeepEverything(t *testing.T) {
 	testkit.Must(t, fresh.Refound(voters))
 	first := First(voters)
 	first.Revision, first.Bytes, first.Sum, first.Items = fresh.Revision, fresh.Bytes, fresh.Sum, fresh.Items
+	first.Leases = fresh.Leases
+	if was := s.Leases.Last; fresh.Leases.Last != was+RevisionJump || fresh.Leases.Clock != s.Leases.Clock {
+		t.Errorf("the next lease is after %d, it was %d; the clock is %d", fresh.Leases.Last, was, fresh.Leases.Clock)
+	}
 	if !bytes.Equal(snapshotBytes(t, fresh), snapshotBytes(t, first)) {
 		t.Errorf("a new cluster begins with %+v", fresh)
 	}

@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"raftkv/internal/address"
+	"raftkv/internal/lease"
 	"raftkv/internal/membership"
 	"raftkv/internal/record"
+	"unsafe"
 
 	"github.com/tidwall/btree"
 	"go.etcd.io/raft/v3/raftpb"
@@ -21,11 +23,15 @@ import (
 // Item is one key's value and history. It is immutable: a write makes a new
 // one, so that readers and snapshots may keep the old one without a lock.
 type Item struct {
-	Value          []byte
+	Value          string
 	CreateRevision uint64 // the revision at which the key came to be
 	ModRevision    uint64 // the revision of its last change, its ETag
 	Version        uint64 // how often it was written since it came to be
+	Lease          uint64 // with which it goes; 0: it stays
 }
+
+// Bytes returns the value as bytes, which nobody may change.
+func (it *Item) Bytes() []byte { return unsafe.Slice(unsafe.StringData(it.Value), len(it.Value)) }
 
 // State is the replicated state machine. It is pure: what it becomes depends
 // on the committed entries and on nothing else, no clock, no goroutine, no
@@ -39,6 +45,7 @@ type State struct {
 	Sum         uint64                   // of the items' hashes; hash.go
 	Windows     map[uint64]Window        // by node: which of its batches were applied
 	Membership  membership.Membership
+	Leases      lease.Table
 	Level       uint64 // of the commands that every member knows; level.go
 	Checks      Checks
 }
@@ -75,7 +82,7 @@ func (s *State) Keys() uint64 { return uint64(s.Items.Len()) }
 
 // DropItems lets go of all items, before a snapshot brings others. What is left
 // is no state any more.
-func (s *State) DropItems() { s.Items = btree.Map[string, *Item]{} }
+func (s *State) DropItems() { s.Items, s.Leases = btree.Map[string, *Item]{}, lease.Table{} }
 
 // Summary tells of a state how far and how large it is.
 type Summary struct {
@@ -90,14 +97,21 @@ func (s *State) Summary() Summary {
 
 // Holding is what a state holds, and one key of it.
 type Holding struct {
-	Bytes, Keys uint64 // of the whole state
+	Bytes, Keys uint64 // of the whole state, its leases included
 	Old         uint64 // of the key and its value
 	Exists      bool   // the state holds the key
 }
 
+// Weight is what s holds in bytes and in things that take memory beside them, leases
+// among both.
+func (s *State) Weight() (bytes, keys uint64) {
+	return s.Bytes + s.Leases.Bytes(), s.Keys() + uint64(s.Leases.Len())
+}
+
 // Holding returns how much s holds in all, and whether it holds key.
 func (s *State) Holding(key string) Holding {
-	h := Holding{Bytes: s.Bytes, Keys: s.Keys()}
+	var h Holding
+	h.Bytes, h.Keys = s.Weight()
 	if it := s.Get(key); it != nil {
 		h.Old, h.Exists = uint64(len(key)+len(it.Value)), true
 	}
@@ -110,8 +124,11 @@ type Result struct {
 	// Revision is the mod_revision of the key as it is now: the ETag to
 	// report. 0: there is no such key.
 	Revision uint64
-	// Deletion: the store's revision at which a key was deleted.
+	// Deletion: the store's revision at which keys were deleted.
 	Deletion uint64
+	Deleted  int    // how many, where there may be several
+	Lease    uint64 // the lease that was made or kept alive
+	TTL      uint64 // all its time, in ms
 }
 
 // ApplyBatch applies one batch, or nothing if it was applied before.
@@ -177,6 +194,7 @@ type Outcome struct {
 	ID      BatchID
 	Data    []byte   // the batch itself
 	Results []Result // nil: it was not applied, or before
+	Gone    int      // how many keys a tick, or a command that can delete many, has deleted
 }
 
 // ApplyEntry applies one normal entry, and returns how many of its commands do not
@@ -189,6 +207,10 @@ func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error)
 	if len(e.GetData()) == 0 {
 		return o, 0, nil // a new leader's first entry (thesis §6.4, step 1)
 	}
+	if t, ok, err := decodeTick(e.GetData()); ok && err == nil {
+		o.Gone = s.tick(t)
+		return o, min(1, o.Gone), nil
+	}
 	id, cmds, err := DecodeBatch(e.GetData())
 	if errors.Is(err, record.ErrMalformed) {
 		return o, 0, err
@@ -196,8 +218,12 @@ func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error)
 	if err != nil {
 		return o, 0, fmt.Errorf("entry %d: %w; upgrade this node", e.GetIndex(), err)
 	}
-	results, _ := s.ApplyBatch(id, cmds)
-	return Outcome{id, e.GetData(), results}, countWork(cmds), nil
+	o.ID, o.Data = id, e.GetData()
+	o.Results, _ = s.ApplyBatch(id, cmds)
+	for _, r := range o.Results {
+		o.Gone += r.Deleted
+	}
+	return o, countWork(cmds), nil
 }
 
 // goTo makes the state that of an entry which is about to be applied.

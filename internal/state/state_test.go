@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"raftkv/internal/lease"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
@@ -30,7 +31,12 @@ func dumpState(s *State) string {
 		fmt.Fprintln(&b, node, w)
 	}
 	s.Scan(func(key string, it *Item) bool {
-		fmt.Fprintf(&b, "%q %q %d %d %d\n", key, it.Value, it.CreateRevision, it.ModRevision, it.Version)
+		fmt.Fprintf(&b, "%q %q %d %d %d %d\n", key, it.Value, it.CreateRevision, it.ModRevision, it.Version, it.Lease)
+		return true
+	})
+	fmt.Fprintln(&b, s.Leases.Clock, s.Leases.Last)
+	s.Leases.Scan(func(id uint64, l *lease.Lease) bool {
+		fmt.Fprintln(&b, id, l.TTL, l.Deadline, l.Owner, l.Private, l.Keys, s.Leases.KeysOf(id, "", lease.MaxKeys))
 		return true
 	})
 	return b.String()
@@ -161,7 +167,7 @@ func (d *dumbStore) apply(c Command) Result {
 		delete(d.items, c.Key)
 		return Result{Deletion: d.revision}
 	}
-	it := Item{Value: c.Value, CreateRevision: d.revision, ModRevision: d.revision, Version: 1}
+	it := Item{Value: string(c.Value), CreateRevision: d.revision, ModRevision: d.revision, Version: 1}
 	if exists {
 		it.CreateRevision, it.Version = old.CreateRevision, old.Version+1
 	}
@@ -212,8 +218,7 @@ func TestStateAgreesWithModel(t *testing.T) {
 		}
 		for key, want := range d.items {
 			got, _ := s.Items.Get(key)
-			if !bytes.Equal(got.Value, want.Value) || got.CreateRevision != want.CreateRevision ||
-				got.ModRevision != want.ModRevision || got.Version != want.Version {
+			if *got != want {
 				t.Fatalf("seed %d: %s is %+v, want %+v", seed, key, got, want)
 			}
 		}

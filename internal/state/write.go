@@ -1,7 +1,6 @@
 package state
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"raftkv/internal/problem"
@@ -36,22 +35,32 @@ const WriteOverhead = 2 + 2*binary.MaxVarintLen64
 
 // AppendWriteHead appends a write up to its value, which ends it.
 func AppendWriteHead(b []byte, kind Kind, c Condition, key string) []byte {
-	b = append(b, byte(kind), byte(c.Kind))
+	return record.AppendString(appendCondition(append(b, byte(kind)), c), key)
+}
+
+func appendCondition(b []byte, c Condition) []byte {
+	b = append(b, byte(c.Kind))
 	if c.Kind == IfAtRevision {
 		b = binary.AppendUvarint(b, c.Revision)
 	}
-	b = binary.AppendUvarint(b, uint64(len(key)))
-	return append(b, key...)
+	return b
+}
+
+func decodeCondition(r *record.Reader) (c Condition, err error) {
+	c.Kind = ConditionKind(r.Byte())
+	if c.Kind > IfAtRevision {
+		return c, fmt.Errorf("%w: condition %d", record.ErrUnknownCommand, c.Kind)
+	}
+	if c.Kind == IfAtRevision {
+		c.Revision = r.Uvarint()
+	}
+	return c, nil
 }
 
 // decodeWrite reads the fields of a put or a delete.
-func decodeWrite(r *record.Reader, c *Command) error {
-	c.condition.Kind = ConditionKind(r.Byte())
-	if c.condition.Kind > IfAtRevision {
-		return fmt.Errorf("%w: condition %d", record.ErrUnknownCommand, c.condition.Kind)
-	}
-	if c.condition.Kind == IfAtRevision {
-		c.condition.Revision = r.Uvarint()
+func decodeWrite(r *record.Reader, c *Command) (err error) {
+	if c.condition, err = decodeCondition(r); err != nil {
+		return err
 	}
 	c.Key, c.Value = string(r.Bytes()), r.B
 	if c.Kind == KindDelete && len(c.Value) > 0 {
@@ -61,30 +70,54 @@ func decodeWrite(r *record.Reader, c *Command) error {
 }
 
 func (s *State) put(c Command) Result {
-	if c.condition.Kind != always {
-		if old, _ := s.Items.Get(c.Key); !c.condition.holds(old) {
-			return failed(problem.ErrPrecondition, old)
+	if c.condition.Kind != always || c.life.Kind != forEver {
+		return s.putIf(c)
+	}
+	return s.set(c.Key, c.Value, 0)
+}
+
+// putIf is put where something may be in the way.
+func (s *State) putIf(c Command) Result {
+	old, _ := s.Items.Get(c.Key)
+	if !c.condition.holds(old) {
+		return failed(problem.ErrPrecondition, old)
+	}
+	id := uint64(0)
+	if c.life.Kind != forEver {
+		var err error
+		if id, err = s.bind(c.Key, c.life, old); err != nil {
+			return failed(err, nil)
 		}
 	}
+	return s.set(c.Key, c.Value, id)
+}
+
+// set writes a key that the table of leases has bound to id already; else id is 0, and
+// the key is freed.
+func (s *State) set(key string, value []byte, id uint64) Result {
 	s.Revision++
 	it := &Item{
 		// The command's bytes are a part of its entry's: keeping them
 		// would keep the whole batch in memory.
-		Value:          bytes.Clone(c.Value),
+		Value:          string(value),
 		CreateRevision: s.Revision,
 		ModRevision:    s.Revision,
 		Version:        1,
+		Lease:          id,
 	}
-	old, exists := s.Items.Set(c.Key, it) // nobody sees it before the lock is released
+	old, exists := s.Items.Set(key, it) // nobody sees it before the lock is released
 	if exists {
 		it.CreateRevision, it.Version = old.CreateRevision, old.Version+1
 		s.Bytes -= uint64(len(old.Value))
-		s.Sum -= itemHash(c.Key, old)
+		s.Sum -= itemHash(key, old)
+		if old.Lease != 0 && id == 0 {
+			s.Leases.Unbind(old.Lease, key)
+		}
 	} else {
-		s.Bytes += uint64(len(c.Key))
+		s.Bytes += uint64(len(key))
 	}
 	s.Bytes += uint64(len(it.Value))
-	s.Sum += itemHash(c.Key, it)
+	s.Sum += itemHash(key, it)
 	return Result{Revision: s.Revision}
 }
 
@@ -96,11 +129,19 @@ func (s *State) delete(c Command) Result {
 	if !exists {
 		return failed(problem.ErrNotFound, nil)
 	}
+	if old.Lease != 0 {
+		s.Leases.Unbind(old.Lease, c.Key)
+	}
 	s.Revision++
-	s.Bytes -= uint64(len(c.Key) + len(old.Value))
-	s.Sum -= itemHash(c.Key, old)
-	s.Items.Delete(c.Key)
+	s.remove(c.Key)
 	return Result{Deletion: s.Revision}
+}
+
+// remove takes a key that is bound to no lease any more out of the items.
+func (s *State) remove(key string) {
+	old, _ := s.Items.Delete(key)
+	s.Bytes -= uint64(len(key) + len(old.Value))
+	s.Sum -= itemHash(key, old)
 }
 
 // holds decides a condition for a key whose item is it, nil if there is none.

@@ -18,10 +18,12 @@ import (
 
 // ReadJSON reads the body of a request into the struct at v, strictly: what is
 // not understood exactly is refused, never guessed at. A body without a content
-// type counts as JSON, and an empty one as {}.
+// type counts as JSON, and so does one that curl -d calls a form, since what a browser may
+// have been tricked into sending is refused before (OriginGuard). An empty one is {}.
 func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	if ct := r.Header.Get("Content-Type"); ct != "" {
-		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
+		media, _, err := mime.ParseMediaType(ct)
+		if form := media == "application/x-www-form-urlencoded"; err != nil || media != "application/json" && !form {
 			return fmt.Errorf("%w: %s; send JSON with -H 'Content-Type: application/json'", problem.ErrMediaType, Clip(ct))
 		}
 	}

@@ -8,7 +8,7 @@ import (
 // RouteLabels are the values of the label route: as many as there are kinds of
 // requests, whatever keys there are.
 var RouteLabels = []string{
-	"kv", "member", "members", "leader", "status", "snapshot", "livez", "readyz", "metrics", "pprof", "help", "other",
+	"kv", "member", "members", "leader", "lease", "leases", "status", "snapshot", "livez", "readyz", "metrics", "pprof", "help", "other",
 }
 
 // RouteLabel returns which kind of request this is. Paths that are not known are
@@ -20,13 +20,15 @@ func RouteLabel(method, path string) string {
 		return "help"
 	case "livez", "readyz", "metrics":
 		return path
-	case "v1/status", "v1/members", "v1/leader", "v1/snapshot":
+	case "v1/status", "v1/leases", "v1/members", "v1/leader", "v1/snapshot":
 		return strings.TrimPrefix(path, "v1/")
 	}
 	first, rest, _ := strings.Cut(path, "/")
 	switch {
 	case first == "v1" && strings.HasPrefix(rest, "kv/"):
 		return "kv"
+	case first == "v1" && strings.HasPrefix(rest, "leases/"):
+		return "lease"
 	case first == "v1" && strings.HasPrefix(rest, "members/"):
 		return "member"
 	case first == "debug" && (rest == "pprof" || strings.HasPrefix(rest, "pprof/")):

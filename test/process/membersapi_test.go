@@ -94,8 +94,8 @@ func TestProcMembersAPI(t *testing.T) {
 	} {
 		procWantProblem(t, r.method+" "+r.path+" "+r.body, c.json(r.method, via, r.path, r.body), r.status, r.code)
 	}
-	form := c.do("POST", via, "/v1/leader", []byte(`{"id":1}`), "Content-Type", "application/x-www-form-urlencoded")
-	procWantProblem(t, "what curl -d sends", form, 415, "unsupported_media_type")
+	form := c.do("POST", via, "/v1/leader", []byte(`{"id":1}`), "Content-Type", "text/plain")
+	procWantProblem(t, "a text", form, 415, "unsupported_media_type")
 	if !strings.Contains(form.body, "-H 'Content-Type: application/json'") {
 		t.Errorf("the message does not say what to send: %s", form.body)
 	}

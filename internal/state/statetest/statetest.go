@@ -12,6 +12,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"raftkv/internal/address"
+	"raftkv/internal/lease"
 	"raftkv/internal/membership"
 	"raftkv/internal/record"
 	"raftkv/internal/state"
@@ -224,16 +225,30 @@ func Describe(s *state.State) string {
 		w := s.Windows[id]
 		fmt.Fprintf(&b, "window %d boot %d low %d applied %x\n", id, w.Boot, w.Low, w.Applied)
 	}
+	describeLeases(&b, s)
 	s.Scan(func(key string, it *state.Item) bool {
 		value := fmt.Sprintf("%q", it.Value)
 		if len(it.Value) > 64 {
-			value = fmt.Sprintf("%d bytes, sha256 %x", len(it.Value), sha256.Sum256(it.Value))
+			value = fmt.Sprintf("%d bytes, sha256 %x", len(it.Value), sha256.Sum256(it.Bytes()))
 		}
 		if len(key) > 64 {
 			key = fmt.Sprintf("%d bytes, sha256 %x", len(key), sha256.Sum256([]byte(key)))
 		}
 		fmt.Fprintf(&b, "key %q create %d mod %d version %d value %s\n", key, it.CreateRevision, it.ModRevision, it.Version, value)
+		if it.Lease != 0 {
+			fmt.Fprintf(&b, "key %q lease %d\n", key, it.Lease)
+		}
 		return true
 	})
 	return b.String()
+}
+
+func describeLeases(b *strings.Builder, s *state.State) {
+	if s.Leases.Clock != 0 || s.Leases.Last != 0 {
+		fmt.Fprintf(b, "clock %d last lease %d\n", s.Leases.Clock, s.Leases.Last)
+	}
+	s.Leases.Scan(func(id uint64, l *lease.Lease) bool {
+		fmt.Fprintf(b, "lease %d ttl %d deadline %d private %v owner %q keys %q\n", id, l.TTL, l.Deadline, l.Private, l.Owner, s.Leases.KeysOf(id, "", lease.MaxKeys))
+		return true
+	})
 }

@@ -1,0 +1,250 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"raftkv/internal/config"
+	"raftkv/internal/lease"
+	"raftkv/internal/problem"
+	"raftkv/internal/state"
+	"raftkv/internal/web"
+	"strconv"
+	"strings"
+)
+
+// The routes about leases: keys that go away with whoever made them.
+
+// Pages of answers.
+const (
+	MaxPage     = 10_000 // things in one
+	DefaultPage = 1000
+	MaxPageSize = 8 << 20 // bytes of keys and values, unless the first has more
+)
+
+// Leases serves /v1/leases and what is below it.
+type Leases struct {
+	Commands *Commands
+	Fresh    *Freshness
+	// Look lends the state; the error says why it is not to be read.
+	Look func(look func(*state.State)) error
+}
+
+// leaseJSON is a lease in an answer.
+type leaseJSON struct {
+	ID      uint64  `json:"id"`
+	TTL     float64 `json:"ttl_seconds"`
+	Expires float64 `json:"expires_in_seconds"`
+	Keys    uint32  `json:"key_count"`
+}
+
+func leaseOf(l state.Leased) leaseJSON {
+	return leaseJSON{l.ID, inSeconds(l.TTL), inSeconds(l.Remaining), l.Keys}
+}
+
+// ServeGrant serves POST /v1/leases.
+func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
+	var body struct {
+		TTL *string `json:"ttl"`
+	}
+	if err := noIdempotencyKey(r); err != nil {
+		return err
+	}
+	if err := web.ReadJSON(w, r, MaxMemberBytes, &body); err != nil {
+		return err
+	}
+	if body.TTL == nil {
+		return fmt.Errorf(`%w: ttl is missing, as in {"ttl":"10s"}`, problem.ErrBadRequest)
+	}
+	ttl, err := ParseDuration("ttl", *body.TTL, MinLeaseTTL, MaxTTL)
+	if err != nil {
+		return err
+	}
+	res, err := a.Commands.Do(r.Context(), state.EncodeGrant(inMillis(ttl), ""), lease.Cost, state.LeaseLevel)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", fmt.Sprintf("/v1/leases/%d", res.Lease))
+	web.WriteJSON(w, http.StatusCreated, struct {
+		ID  uint64  `json:"id"`
+		TTL float64 `json:"ttl_seconds"`
+	}{res.Lease, inSeconds(res.TTL)})
+	return nil
+}
+
+// ServeLease serves GET, PUT and DELETE of /v1/leases/ID.
+func (a *Leases) ServeLease(w http.ResponseWriter, r *http.Request, path string) error {
+	id, ok := ParseID(path)
+	if !ok {
+		return fmt.Errorf("%w: /v1/leases/%s: expected the ID of a lease, a positive decimal number", problem.ErrBadRequest, web.Clip(path))
+	}
+	return web.Methods{
+		"GET":    func(w http.ResponseWriter, r *http.Request) error { return a.show(w, r, id) },
+		"PUT":    web.Bare(func(w http.ResponseWriter, r *http.Request) error { return a.keep(w, r, id) }),
+		"DELETE": web.Bare(func(w http.ResponseWriter, r *http.Request) error { return a.revoke(w, r, id) }),
+	}.Serve(w, r)
+}
+
+// keep gives a lease its whole time again, from when the request was sent at least.
+func (a *Leases) keep(w http.ResponseWriter, r *http.Request, id uint64) error {
+	if err := noIdempotencyKey(r); err != nil {
+		return err
+	}
+	res, err := a.Commands.Do(r.Context(), state.EncodeKeep(id, ""), noGrowth, state.LeaseLevel)
+	if err != nil {
+		return err
+	}
+	web.WriteJSON(w, http.StatusOK, struct {
+		ID      uint64  `json:"id"`
+		TTL     float64 `json:"ttl_seconds"`
+		Expires float64 `json:"expires_in_seconds"`
+	}{id, inSeconds(res.TTL), inSeconds(res.TTL)})
+	return nil
+}
+
+// noGrowth is the growth of a command that makes nothing larger.
+const noGrowth = -1
+
+func (a *Leases) revoke(w http.ResponseWriter, r *http.Request, id uint64) error {
+	if err := noIdempotencyKey(r); err != nil {
+		return err
+	}
+	res, err := a.Commands.Do(r.Context(), state.EncodeRevoke(id, ""), noGrowth, state.LeaseLevel)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Raftkv-Revision", strconv.FormatUint(res.Deletion, 10))
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// noIdempotencyKey refuses what would not be kept.
+func noIdempotencyKey(r *http.Request) error {
+	if r.Header["Idempotency-Key"] == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: Idempotency-Key is not supported by this version", problem.ErrBadRequest)
+}
+
+// show answers with a lease and a page of its keys.
+func (a *Leases) show(w http.ResponseWriter, r *http.Request, id uint64) error {
+	q, limit, err := a.prepare(w, r)
+	if err != nil {
+		return err
+	}
+	after := q.Get("start_after")
+	if len(after) > config.MaxKeyBytes {
+		return fmt.Errorf("%w: start_after is longer than a key can be", problem.ErrBadRequest)
+	}
+	var body struct {
+		leaseJSON
+		KeyList []string `json:"keys"`
+		Next    string   `json:"next,omitempty"`
+	}
+	found := false
+	if err := a.Look(func(s *state.State) {
+		var l state.Leased
+		if l, found = s.Lease(id, ""); !found {
+			return
+		}
+		w.Header().Set("Raftkv-Revision", strconv.FormatUint(s.Revision, 10))
+		body.leaseJSON = leaseOf(l)
+		if q.Has("start_after") {
+			after += "\x00" // no key has a NUL, so this is the next that could be
+		}
+		body.KeyList, body.Next = pageOf(s.Leases.KeysOf(id, after, limit+1), limit)
+	}); err != nil {
+		return err
+	}
+	if !found {
+		return fmt.Errorf("%w: %d", problem.ErrLeaseUnknown, id)
+	}
+	web.WriteJSON(w, http.StatusOK, body)
+	return nil
+}
+
+// pageOf cuts keys to a page, and returns after which to go on.
+func pageOf(keys []string, limit int) (page []string, next string) {
+	page, size := keys[:min(limit, len(keys))], 0
+	for i, key := range page {
+		if size += len(key); size > MaxPageSize && i > 0 {
+			page = page[:i]
+			break
+		}
+	}
+	if len(page) < len(keys) {
+		next = page[len(page)-1]
+	}
+	if page == nil {
+		page = []string{}
+	}
+	return page, next
+}
+
+// ServeList serves GET /v1/leases.
+func (a *Leases) ServeList(w http.ResponseWriter, r *http.Request) error {
+	q, limit, err := a.prepare(w, r)
+	if err != nil {
+		return err
+	}
+	after := uint64(0)
+	if q.Has("start_after") {
+		var ok bool
+		if after, ok = ParseID(q.Get("start_after")); !ok {
+			return fmt.Errorf("%w: start_after is %q; expected the ID of a lease", problem.ErrBadRequest, web.Clip(q.Get("start_after")))
+		}
+	}
+	body := struct {
+		Leases []leaseJSON `json:"leases"`
+		Next   uint64      `json:"next,omitempty"`
+	}{Leases: []leaseJSON{}}
+	for from := after + 1; ; {
+		var list []state.Leased
+		var next uint64
+		if err := a.Look(func(s *state.State) {
+			list, next = s.ListLeases(from, limit-len(body.Leases))
+			w.Header().Set("Raftkv-Revision", strconv.FormatUint(s.Revision, 10))
+		}); err != nil {
+			return err
+		}
+		for _, l := range list {
+			body.Leases = append(body.Leases, leaseOf(l))
+		}
+		if from = next; next == 0 || len(body.Leases) == limit {
+			if next != 0 {
+				body.Next = body.Leases[limit-1].ID
+			}
+			break
+		}
+	}
+	web.WriteJSON(w, http.StatusOK, body)
+	return nil
+}
+
+// prepare makes sure that this node is as fresh as a read of a page wants it.
+func (a *Leases) prepare(w http.ResponseWriter, r *http.Request) (q url.Values, limit int, err error) {
+	if q, err = web.Query(r.URL.RawQuery, "consistency", "limit", "start_after"); err != nil {
+		return nil, 0, err
+	}
+	stale, err := consistency(q)
+	if err != nil {
+		return nil, 0, err
+	}
+	if limit, err = pageLimit(q); err != nil {
+		return nil, 0, err
+	}
+	w.Header().Set("Cache-Control", web.CacheAsk)
+	return q, limit, a.Fresh.Prepare(w.Header(), r, stale)
+}
+
+// pageLimit reads the parameter limit.
+func pageLimit(q url.Values) (int, error) {
+	if !q.Has("limit") {
+		return DefaultPage, nil
+	}
+	n, err := strconv.Atoi(q.Get("limit"))
+	if err != nil || n < 1 || n > MaxPage || strings.HasPrefix(q.Get("limit"), "+") {
+		return 0, fmt.Errorf("%w: limit is %q; it may be 1 to %d", problem.ErrBadRequest, web.Clip(q.Get("limit")), MaxPage)
+	}
+	return n, nil
+}

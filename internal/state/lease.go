@@ -1,0 +1,257 @@
+package state
+
+import (
+	"encoding/binary"
+	"fmt"
+	"raftkv/internal/lease"
+	"raftkv/internal/problem"
+	"raftkv/internal/record"
+	"raftkv/internal/statefile"
+	"slices"
+)
+
+// Lifetime says when a key that is written goes away by itself.
+type Lifetime struct {
+	Kind  LifetimeKind
+	Value uint64 // of ForTTL: ms; of WithLease: the lease's ID
+	Owner string // who writes; empty until there are rights
+}
+
+// LifetimeKind says what a Lifetime's value is. The values are on disk.
+type LifetimeKind byte
+
+const (
+	forEver   LifetimeKind = 0
+	ForTTL    LifetimeKind = 1
+	WithLease LifetimeKind = 2
+)
+
+// AppendLeasedPutHead appends a put of a key with a lifetime up to its value, which ends it.
+func AppendLeasedPutHead(b []byte, c Condition, life Lifetime, key string) []byte {
+	b = appendCondition(append(b, byte(kindLeasedPut)), c)
+	b = binary.AppendUvarint(append(b, byte(life.Kind)), life.Value)
+	b = record.AppendString(b, life.Owner)
+	return record.AppendString(b, key)
+}
+
+// LeasedPutOverhead is how much longer than key, owner and value such a put is at most.
+const LeasedPutOverhead = WriteOverhead + 1 + 2*binary.MaxVarintLen64
+
+func decodeLeasedPut(r *record.Reader, c *Command) (err error) {
+	if c.condition, err = decodeCondition(r); err != nil {
+		return err
+	}
+	c.life.Kind = LifetimeKind(r.Byte())
+	if c.life.Kind > WithLease {
+		return fmt.Errorf("%w: lifetime %d", record.ErrUnknownCommand, c.life.Kind)
+	}
+	c.life.Value, c.life.Owner = r.Uvarint(), string(r.Bytes())
+	c.Key, c.Value = string(r.Bytes()), r.B
+	return nil
+}
+
+// EncodeGrant encodes the wish for a lease of ttl, in ms.
+func EncodeGrant(ttl uint64, owner string) []byte {
+	return record.AppendString(record.AppendUvarints([]byte{byte(kindGrant)}, ttl), owner)
+}
+
+// EncodeKeep encodes the wish that a lease gets its whole time again.
+func EncodeKeep(id uint64, owner string) []byte {
+	return record.AppendString(record.AppendUvarints([]byte{byte(kindKeep)}, id), owner)
+}
+
+// EncodeRevoke encodes the wish that a lease ends now, with its keys.
+func EncodeRevoke(id uint64, owner string) []byte {
+	return record.AppendString(record.AppendUvarints([]byte{byte(kindRevoke)}, id), owner)
+}
+
+// decodeLease reads the fields of all commands about a lease itself.
+func decodeLease(r *record.Reader, c *Command) error {
+	c.lease, c.life.Owner = r.Uvarint(), string(r.Bytes())
+	r.End()
+	return nil
+}
+
+func (s *State) grant(c Command) Result {
+	s.beginLeases()
+	id, err := s.Leases.Grant(c.lease, c.life.Owner)
+	return Result{Err: err, Lease: id, TTL: c.lease}
+}
+
+// beginLeases makes the first lease's ID one that no cluster has given from whose state
+// this one was made: while there was none, they tell each other apart by the jumps of
+// the revision.
+func (s *State) beginLeases() { s.Leases.Begin(s.Revision - s.Revision%RevisionJump) }
+
+func (s *State) keep(c Command) Result {
+	ttl, err := s.Leases.Keep(c.lease, c.life.Owner)
+	return Result{Err: err, Lease: c.lease, TTL: ttl}
+}
+
+func (s *State) revoke(c Command) Result {
+	keys, err := s.Leases.Revoke(c.lease, c.life.Owner)
+	if err != nil {
+		return Result{Err: err}
+	}
+	return Result{Deletion: s.drop(keys), Deleted: len(keys)}
+}
+
+// drop deletes keys that are bound to no lease any more, in one revision, and returns
+// the store's.
+func (s *State) drop(keys []string) (revision uint64) {
+	if len(keys) > 0 {
+		s.Revision++
+	}
+	for _, key := range keys {
+		s.remove(key)
+	}
+	return s.Revision
+}
+
+// bind gives a key its lifetime, in place of that which it had with old, and returns
+// the lease. The error is problem.ErrNoSuchLease or problem.ErrLeaseFull, after which
+// nothing has changed.
+func (s *State) bind(key string, life Lifetime, old *Item) (id uint64, err error) {
+	if life.Kind == WithLease {
+		if old != nil && old.Lease == life.Value && s.Leases.Named(life.Value, life.Owner) != nil {
+			return life.Value, nil
+		}
+		if err := s.Leases.Bind(life.Value, key, life.Owner); err != nil {
+			return 0, err
+		}
+		id = life.Value
+	}
+	if old != nil && old.Lease != 0 {
+		s.Leases.Unbind(old.Lease, key)
+	}
+	if life.Kind == ForTTL {
+		s.beginLeases()
+		id = s.Leases.GrantFor(key, life.Value, life.Owner)
+	}
+	return id, nil
+}
+
+// An entry can be a tick of the replicated clock in place of a batch. Nobody waits for
+// it, and it is never offered again: what the clock says is true only where it stands.
+//
+//	3 | kind | term | clock
+const (
+	tickFormat = 3 // from level 4 on
+	kindTick   = 1
+)
+
+// EncodeTick encodes an entry that moves the replicated clock to now, in ms. It counts
+// only in the term in which it was appended.
+func EncodeTick(term, now uint64) []byte {
+	return record.AppendUvarints([]byte{tickFormat, kindTick}, term, now)
+}
+
+// tick is a decoded tick.
+type tick struct{ term, clock uint64 }
+
+// decodeTick decodes an entry. ok: it is a tick.
+func decodeTick(data []byte) (t tick, ok bool, err error) {
+	r := record.Reader{B: data}
+	if r.Byte() != tickFormat || r.Bad {
+		return t, false, nil
+	}
+	kind := r.Byte()
+	if !r.Bad && kind != kindTick {
+		return t, true, fmt.Errorf("%w: tick of kind %d", record.ErrUnknownCommand, kind)
+	}
+	t = tick{r.Uvarint(), r.Uvarint()}
+	if r.End(); r.Bad {
+		err = record.ErrMalformed
+	}
+	return t, true, err
+}
+
+// tick applies a tick, and returns how many keys went. A leader appends its ticks
+// itself, so one of another term was lost and found: what it says may be of the past.
+func (s *State) tick(t tick) (gone int) {
+	if t.term != s.Term || t.clock <= s.Leases.Clock {
+		return 0
+	}
+	keys := s.Leases.Tick(t.clock)
+	s.drop(keys)
+	return len(keys)
+}
+
+// leasePart is the leases. Only their head is in the hash: each lease is hashed into
+// the sum that is in it, and the keys that are bound to them with their items.
+var leasePart = part{
+	records: []byte{leasesRecord, leaseRecord},
+	write: func(s *State, put func(kind byte, payload []byte) error) error {
+		b := s.Leases.AppendHead(nil)
+		if len(b) == 0 {
+			return nil
+		}
+		return put(leasesRecord, b)
+	},
+	bulk: func(s *State, put func(kind byte, payload []byte) error) error {
+		whole, err := s.Leases.Write(func(payload []byte) error { return put(leaseRecord, payload) })
+		if err == nil && !whole {
+			return problem.ErrMemory
+		}
+		return err
+	},
+	restore: func(s *State, kind byte, f *record.Reader) error {
+		if kind == leasesRecord {
+			s.Leases.ReadHead(f)
+			return nil
+		}
+		s.Leases.Read(f)
+		return nil
+	},
+	verify: func(s *State) error {
+		if err := s.Leases.Check(); err != nil {
+			return fmt.Errorf("%w: %w", statefile.ErrBad, err)
+		}
+		return nil
+	},
+	clone: func(from, to *State) { to.Leases = from.Leases.Copy() },
+	reset: func(*State) {},
+}
+
+// Leased is what there is to say of a lease.
+type Leased struct {
+	ID, TTL, Remaining uint64 // TTL and Remaining in ms
+	Keys               uint32 // how many are bound to it
+}
+
+// Lease returns a lease that an owner may name. False: there is none.
+func (s *State) Lease(id uint64, owner string) (Leased, bool) {
+	l := s.Leases.Named(id, owner)
+	if l == nil {
+		return Leased{}, false
+	}
+	return s.leased(id, l), true
+}
+
+func (s *State) leased(id uint64, l *lease.Lease) Leased {
+	return Leased{id, l.TTL, s.Leases.Remaining(l), l.Keys}
+}
+
+// ListLeases returns up to n leases, in the order of their IDs, from one on, and where to
+// go on; 0: at the end.
+func (s *State) ListLeases(from uint64, n int) (list []Leased, next uint64) {
+	ids, next := s.Leases.List(from, n)
+	list = slices.Grow(list, len(ids))
+	for _, id := range ids {
+		list = append(list, s.leased(id, s.Leases.Get(id)))
+	}
+	return list, next
+}
+
+// Lifetime returns the lease with which an item goes, 0 if none or a private one, and how
+// much of its time is left, in ms. False: the item stays.
+func (s *State) Lifetime(it *Item) (id, remaining uint64, ok bool) {
+	l := s.Leases.Get(it.Lease)
+	if l == nil {
+		return 0, 0, false
+	}
+	if !l.Private {
+		id = it.Lease
+	}
+	return id, s.Leases.Remaining(l), true
+}
