@@ -19,10 +19,10 @@ import (
 // packages of layers below its own.
 var layers = [][]string{
 	{"address", "durable", "front/nowait", "history", "meter", "problem", "record", "refusal", "version", "wait"},
-	{"liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
+	{"lease", "liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "rounds", "state/statetest", "storage"},
-	{"diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
+	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
 	{"api", "peerport"},
 	{"boot", "front/plain"},
 	{"front"},
@@ -36,9 +36,10 @@ var forTests = []string{"history", "sim", "testkit", "state/statetest", "storage
 // looked at: its wall may stand in the wrong place.
 var exports = map[string]int{
 	"address":             20,
-	"api":                 21,
+	"api":                 25,
 	"boot":                10,
 	"checker":             7,
+	"clock":               5,
 	"config":              22,
 	"contact":             5,
 	"diskhang":            3,
@@ -47,6 +48,7 @@ var exports = map[string]int{
 	"front/nowait":        3,
 	"front/plain":         17,
 	"history":             10,
+	"lease":               10,
 	"limits":              13,
 	"liveness":            8,
 	"logging":             8,
@@ -57,14 +59,14 @@ var exports = map[string]int{
 	"offline":             2,
 	"peerclient":          16,
 	"peerport":            9,
-	"problem":             53,
+	"problem":             58,
 	"reconfig":            17,
 	"record":              7,
 	"refusal":             14,
 	"room":                13,
 	"rounds":              11,
 	"sim":                 15,
-	"state":               56,
+	"state":               69,
 	"state/statetest":     16,
 	"statefile":           6,
 	"storage":             33,
@@ -96,7 +98,7 @@ var onlyFor = map[string][]string{
 // depend on the log and on nothing else, so they see no clock, no lock and no file
 // but in the file named.
 var (
-	pure       = map[string]string{"state": "file.go", "membership": "", "record": ""}
+	pure       = map[string]string{"state": "file.go", "lease": "", "membership": "", "record": ""}
 	notForPure = []string{"time", "sync", "sync/atomic", "os", "math/rand", "math/rand/v2", "context", "net", "net/http"}
 )
 

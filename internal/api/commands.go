@@ -75,14 +75,14 @@ func (c *Commands) Do(ctx context.Context, cmd []byte, growth int, level uint64)
 
 // Bounds of a time to live.
 const (
-	MinTTL = 100 * time.Millisecond
-	MaxTTL = 365 * 24 * time.Hour
-	// MinLeaseTTL is the least of a lease that is kept alive by requests.
-	MinLeaseTTL = time.Second
+	minTTL = 100 * time.Millisecond
+	maxTTL = 365 * 24 * time.Hour
+	// minLeaseTTL is the least of a lease that is kept alive by requests.
+	minLeaseTTL = time.Second
 )
 
-// ParseDuration reads a parameter that is a duration, as in 30s.
-func ParseDuration(name, text string, least, most time.Duration) (time.Duration, error) {
+// parseDuration reads a parameter that is a duration, as in 30s.
+func parseDuration(name, text string, least, most time.Duration) (time.Duration, error) {
 	d, err := time.ParseDuration(text)
 	if _, number := strconv.ParseFloat(text, 64); err != nil && number == nil {
 		return 0, fmt.Errorf("%w: %s is %q; with a unit, as in %ss", problem.ErrBadRequest, name, web.Clip(text), web.Clip(text))
@@ -96,8 +96,8 @@ func ParseDuration(name, text string, least, most time.Duration) (time.Duration,
 	return d, nil
 }
 
-// ParseID reads the ID of a lease, a positive decimal number without ornaments.
-func ParseID(text string) (uint64, bool) {
+// parseID reads the ID of a lease, a positive decimal number without ornaments.
+func parseID(text string) (uint64, bool) {
 	id, err := strconv.ParseUint(text, 10, 64)
 	return id, err == nil && id > 0 && strconv.FormatUint(id, 10) == text
 }
@@ -114,10 +114,10 @@ func lifetimeOf(query string) (life state.Lifetime, err error) {
 	case timed && leased:
 		return life, fmt.Errorf("%w: a key has a ttl or a lease, not both", problem.ErrBadRequest)
 	case timed:
-		d, err := ParseDuration("ttl", ttl[0], MinTTL, MaxTTL)
+		d, err := parseDuration("ttl", ttl[0], minTTL, maxTTL)
 		return state.Lifetime{Kind: state.ForTTL, Value: inMillis(d)}, err
 	case leased:
-		id, ok := ParseID(lease[0])
+		id, ok := parseID(lease[0])
 		if !ok {
 			return life, fmt.Errorf("%w: lease is %q; expected the ID of a lease, a positive decimal number", problem.ErrBadRequest, web.Clip(lease[0]))
 		}

@@ -18,8 +18,8 @@ import (
 // Pages of answers.
 const (
 	MaxPage     = 10_000 // things in one
-	DefaultPage = 1000
-	MaxPageSize = 8 << 20 // bytes of keys and values, unless the first has more
+	defaultPage = 1000
+	maxPageSize = 8 << 20 // bytes of keys and values, unless the first has more
 )
 
 // Leases serves /v1/leases and what is below it.
@@ -56,7 +56,7 @@ func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
 	if body.TTL == nil {
 		return fmt.Errorf(`%w: ttl is missing, as in {"ttl":"10s"}`, problem.ErrBadRequest)
 	}
-	ttl, err := ParseDuration("ttl", *body.TTL, MinLeaseTTL, MaxTTL)
+	ttl, err := parseDuration("ttl", *body.TTL, minLeaseTTL, maxTTL)
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
 
 // ServeLease serves GET, PUT and DELETE of /v1/leases/ID.
 func (a *Leases) ServeLease(w http.ResponseWriter, r *http.Request, path string) error {
-	id, ok := ParseID(path)
+	id, ok := parseID(path)
 	if !ok {
 		return fmt.Errorf("%w: /v1/leases/%s: expected the ID of a lease, a positive decimal number", problem.ErrBadRequest, web.Clip(path))
 	}
@@ -167,7 +167,7 @@ func (a *Leases) show(w http.ResponseWriter, r *http.Request, id uint64) error {
 func pageOf(keys []string, limit int) (page []string, next string) {
 	page, size := keys[:min(limit, len(keys))], 0
 	for i, key := range page {
-		if size += len(key); size > MaxPageSize && i > 0 {
+		if size += len(key); size > maxPageSize && i > 0 {
 			page = page[:i]
 			break
 		}
@@ -190,7 +190,7 @@ func (a *Leases) ServeList(w http.ResponseWriter, r *http.Request) error {
 	after := uint64(0)
 	if q.Has("start_after") {
 		var ok bool
-		if after, ok = ParseID(q.Get("start_after")); !ok {
+		if after, ok = parseID(q.Get("start_after")); !ok {
 			return fmt.Errorf("%w: start_after is %q; expected the ID of a lease", problem.ErrBadRequest, web.Clip(q.Get("start_after")))
 		}
 	}
@@ -240,7 +240,7 @@ func (a *Leases) prepare(w http.ResponseWriter, r *http.Request) (q url.Values, 
 // pageLimit reads the parameter limit.
 func pageLimit(q url.Values) (int, error) {
 	if !q.Has("limit") {
-		return DefaultPage, nil
+		return defaultPage, nil
 	}
 	n, err := strconv.Atoi(q.Get("limit"))
 	if err != nil || n < 1 || n > MaxPage || strings.HasPrefix(q.Get("limit"), "+") {
