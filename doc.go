@@ -47,6 +47,7 @@ others reach it.
 	boot.Acquaintances.GetAcquainted   nothing                       Ask; asks about strangers
 	checker.Checker.Report             this node's answer            Agreement: the newest only
 	checker.Checker.Lead               when a check is due           its own; gives leadership up
+	clock.Ticker.Run                   when a tick is due            its own; appends on the raft loop
 	liveness.Monitor.Run               nothing                       asks each loop for a sign of life
 	transport.Courier, one for each    the file it reads             ends when sent
 	snapshot that is sent

@@ -32,8 +32,9 @@ const (
 	// MaxOwner is how long the name of an owner is at most, in bytes.
 	MaxOwner = 128
 	// MaxWork bounds what one tick does, so that none takes long: it begins the time of
-	// so many leases at most, and so many end, of which each counts as at least one key.
-	MaxWork = 10_000
+	// so many leases at most, and so many keys go, of which a lease without any counts as
+	// one; or a single lease ends, however many keys it has.
+	MaxWork = 1000
 )
 
 // Lease is one lease. It is immutable: a change makes a new one, so that a copy of the
@@ -269,35 +270,38 @@ func (t *Table) Tick(clock uint64) (keys []string) {
 		return nil
 	}
 	t.Clock = clock
-	for range MaxWork {
-		first, ok := t.first()
-		if !ok || first.deadline != 0 {
-			break
-		}
-		old := t.Get(first.id)
+	for _, id := range t.upTo(0, 0) {
+		old := t.Get(id)
 		begun := *old
 		begun.Deadline = max(clock, clock+min(old.TTL, MaxTTL)+1) // a tick's milliseconds are rounded down
-		t.set(first.id, old, &begun)
+		t.set(id, old, &begun)
 	}
-	for work := 0; ; {
-		first, ok := t.next()
-		if !ok || first.deadline > clock {
-			return keys
+	work := 0
+	for _, id := range t.upTo(1, clock) {
+		l := t.Get(id)
+		cost := max(1, int(l.Keys))
+		if work > 0 && work+cost > MaxWork {
+			break
 		}
-		l := t.Get(first.id)
-		if work += max(1, int(l.Keys)); work > MaxWork {
-			return keys
-		}
-		keys = append(keys, t.end(first.id, l)...)
+		work += cost
+		keys = append(keys, t.end(id, l)...)
 	}
+	return keys
 }
 
-// first returns the lease that a tick has to look at first.
-func (t *Table) first() (first due, ok bool) {
+// upTo returns up to MaxWork leases whose deadlines are within two, in their order.
+func (t *Table) upTo(from, to uint64) (ids []uint64) {
 	if t.queue == nil {
-		return due{}, false
+		return nil
 	}
-	return t.queue.Min()
+	t.queue.Ascend(due{deadline: from}, func(d due) bool {
+		if d.deadline > to || len(ids) == MaxWork {
+			return false
+		}
+		ids = append(ids, d.id)
+		return true
+	})
+	return ids
 }
 
 // next returns the lease that runs out next, of those that have a deadline.

@@ -78,6 +78,7 @@ var landings = map[string]landing{
 	"b358d59": newLanding("b358d59d723be8612f201cf9ffb14b6ba3a538bc", state.LifeLevel),  // two histories vouch, and do not dispute
 	"3d3ebaf": newLanding("3d3ebaf600ff3313904e87fbbb2fb17298f27286", state.LifeLevel),
 	"e21f785": newLanding("e21f785e41cd90647881508481c9bafeacca6954", state.LifeLevel), // the last to ask all followers of a read
+	"5d687c3": newLanding("5d687c3d88596a4f3077da31305ec40c9970c6aa", state.LifeLevel), // the last without leases
 }
 
 // errShallow is why a shallow clone has no older program.
@@ -289,8 +290,13 @@ func procUpgrade(t *testing.T, old string, before uint64) {
 	c.waitLevel(before)
 	c.wantAgreement("before", before, 1, 2, 3)
 
+	held := c.holdLease("before", before, 1, 2, 3)
 	c.restartAs(1, "")
 	c.wantAgreement("one of three upgraded", before, 1, 2, 3)
+	if before < state.LeaseLevel {
+		put := c.do(http.MethodPut, 1, "/v1/kv/timed?ttl=10s", []byte("v"))
+		procWantProblem(t, "a time to live before all know it", put, http.StatusServiceUnavailable, "upgrading")
+	}
 	c.learnFrom(1, 4, old) // a snapshot of the new program, installed by the old one
 	c.learnFrom(2, 5, "")  // and the other way round
 	c.wantAgreement("half-way", before, 1, 2, 3, 4, 5)
@@ -305,6 +311,11 @@ func procUpgrade(t *testing.T, old string, before uint64) {
 	c.wantAgreement("all but one upgraded", before, 1, 2, 3, 4, 5)
 	c.restartAs(1, "")
 	c.wantAgreement("all upgraded", state.ProgramLevel, 1, 2, 3, 4, 5)
+	held = append(held, c.holdLease("after", state.ProgramLevel, 1, 2, 3, 4, 5)...)
+	c.restartAs(3, "")
+	for _, l := range held {
+		l.release(5)
+	}
 	if before == state.ProgramLevel {
 		c.restartAs(2, old)
 		c.wantAgreement("one back from a level that has not risen", before, 1, 2, 3, 4, 5)
@@ -323,6 +334,70 @@ func procUpgrade(t *testing.T, old string, before uint64) {
 	}
 	if before < state.ProgramLevel {
 		c.wantOlderRefused(old, 1, 6)
+	}
+}
+
+// heldLease is a lease that a client keeps alive through the nodes in turn, and the key that is bound to it.
+type heldLease struct {
+	c       *procCluster
+	id      uint64
+	key     string
+	stopped chan struct{}
+	done    sync.WaitGroup
+}
+
+// holdLease begins to hold a lease, if the cluster is at a level that has them.
+func (c *procCluster) holdLease(name string, level uint64, nodes ...int) []*heldLease {
+	c.t.Helper()
+	if level < state.LeaseLevel {
+		return nil
+	}
+	l := &heldLease{c: c, key: "held/" + name, stopped: make(chan struct{})}
+	r := c.do(http.MethodPost, nodes[0], "/v1/leases", []byte(`{"ttl":"10s"}`))
+	var granted struct{ ID uint64 }
+	if err := json.Unmarshal([]byte(r.body), &granted); err != nil || r.status != http.StatusCreated {
+		c.t.Fatalf("POST /v1/leases: %v (%v)", r, err)
+	}
+	l.id = granted.ID
+	if r := c.do(http.MethodPut, nodes[1], fmt.Sprintf("/v1/kv/%s?lease=%d", l.key, l.id), []byte(name)); r.status/100 != 2 {
+		c.t.Fatalf("PUT with lease %d: %v", l.id, r)
+	}
+	var urls []string
+	for _, i := range nodes {
+		urls = append(urls, c.url(i))
+	}
+	l.done.Go(func() {
+		client := procClient(10 * time.Second)
+		defer client.CloseIdleConnections()
+		for n := 0; ; n++ {
+			url := fmt.Sprintf("%s/v1/leases/%d", urls[n%len(urls)], l.id)
+			if r := procDo(client, http.MethodPut, url, nil); r.status == http.StatusNotFound {
+				c.t.Errorf("lease %d was lost: %v", l.id, r)
+				return
+			}
+			select {
+			case <-l.stopped:
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	})
+	return []*heldLease{l}
+}
+
+// release checks that the key is there, ends the lease at node i, and checks that the key goes.
+func (l *heldLease) release(i int) {
+	l.c.t.Helper()
+	close(l.stopped)
+	l.done.Wait()
+	if r := l.c.do(http.MethodGet, i, "/"+l.key, nil); r.status != http.StatusOK {
+		l.c.t.Errorf("%s of lease %d: %v", l.key, l.id, r)
+	}
+	if r := l.c.do(http.MethodDelete, i, fmt.Sprintf("/v1/leases/%d", l.id), nil); r.status != http.StatusNoContent {
+		l.c.t.Errorf("DELETE of lease %d: %v", l.id, r)
+	}
+	if r := l.c.do(http.MethodGet, i, "/"+l.key, nil); r.status != http.StatusNotFound {
+		l.c.t.Errorf("%s of the revoked lease %d: %v", l.key, l.id, r)
 	}
 }
 
