@@ -21,7 +21,7 @@ var layers = [][]string{
 	{"address", "durable", "front/nowait", "history", "meter", "problem", "record", "refusal", "version", "wait"},
 	{"liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
-	{"checker", "contact", "rounds", "state/statetest", "storage"},
+	{"checker", "contact", "list", "rounds", "state/statetest", "storage"},
 	{"diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
 	{"api", "peerport"},
 	{"boot", "front/plain"},
@@ -48,6 +48,7 @@ var exports = map[string]int{
 	"front/plain":         17,
 	"history":             10,
 	"limits":              13,
+	"list":                10,
 	"liveness":            8,
 	"logging":             8,
 	"membership":          21,
@@ -96,7 +97,7 @@ var onlyFor = map[string][]string{
 // depend on the log and on nothing else, so they see no clock, no lock and no file
 // but in the file named.
 var (
-	pure       = map[string]string{"state": "file.go", "membership": "", "record": ""}
+	pure       = map[string]string{"state": "file.go", "membership": "", "record": "", "list": ""}
 	notForPure = []string{"time", "sync", "sync/atomic", "os", "math/rand", "math/rand/v2", "context", "net", "net/http"}
 )
 
