@@ -61,12 +61,19 @@ func (kv *kvstore) Get(key string) (it *state.Item, revision uint64) {
 // Read is Get for a client, who must not take a state without items for an empty
 // one.
 func (kv *kvstore) Read(key string) (it *state.Item, revision uint64, err error) {
+	err = kv.Look(func(s *state.State) { it, revision = s.Get(key), s.Revision })
+	return it, revision, err
+}
+
+// Look is View for a client, likewise.
+func (kv *kvstore) Look(look func(*state.State)) error {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
 	if kv.loading.Load() {
-		return nil, 0, errLoading
+		return errLoading
 	}
-	return kv.state.Get(key), kv.state.Revision, nil
+	look(kv.state)
+	return nil
 }
 
 // has reports whether there is a key of that name.

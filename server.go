@@ -133,6 +133,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		},
 		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
 		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
+		lists:  api.NewLists(log, kv, fresh),
 		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: w.life,
 		disputed: node.doubts.Disputed,
 	}

@@ -36,7 +36,7 @@ var forTests = []string{"history", "sim", "testkit", "state/statetest", "storage
 // looked at: its wall may stand in the wrong place.
 var exports = map[string]int{
 	"address":             20,
-	"api":                 21,
+	"api":                 28,
 	"boot":                10,
 	"checker":             7,
 	"config":              22,
@@ -58,7 +58,7 @@ var exports = map[string]int{
 	"offline":             2,
 	"peerclient":          16,
 	"peerport":            9,
-	"problem":             53,
+	"problem":             54,
 	"reconfig":            17,
 	"record":              7,
 	"refusal":             14,
@@ -81,7 +81,7 @@ var exports = map[string]int{
 	"wait":                6,
 	"walfile":             24,
 	"watermark":           11,
-	"web":                 27,
+	"web":                 28,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to
