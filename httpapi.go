@@ -31,6 +31,7 @@ type httpKVAPI struct {
 	members  *api.MembersAPI
 	metrics  *api.Metrics
 	backups  *api.Backups
+	lists    *api.Lists
 	routes   map[string]web.Methods // by path, those of no resource below it
 	bodies   *limits.BodyBudget
 	origin   web.OriginGuard
@@ -66,6 +67,7 @@ func (a *httpKVAPI) addRoutes(status *api.StatusAPI, live *liveness.Monitor) {
 		"metrics":     {"GET": web.Bare(a.metrics.Serve)},
 		"v1/status":   {"GET": web.Bare(status.ServeStatus)},
 		"v1/leases":   {"GET": a.leases.ServeList, "POST": web.Bare(a.leases.ServeGrant)},
+		"v1/kv":       a.lists.Methods(a.serveKey),
 		"v1/members":  {"GET": a.members.ServeMembers, "POST": a.members.ServeAddMember},
 		"v1/leader":   {"POST": web.Bare(a.members.ServeLeader)},
 		"v1/snapshot": {"GET": a.backups.ServeSnapshot},
@@ -86,11 +88,11 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	first, _, _ := strings.Cut(path, "/")
 	if key, ok := api.KeyOf(r.Method, path); ok {
-		return a.serveKey(w, r, key)
+		return a.serveKey(w, r, key, r.URL.RawQuery)
 	}
 	switch {
 	case path == "":
-		return a.serveRoot(w, r)
+		return api.ServeHelp(w, r)
 	case path == "livez" || path == "readyz" || path == "metrics" || first == "v1":
 		return a.serveV1(w, r, path)
 	case a.profiles && (path == "debug/pprof" || strings.HasPrefix(path, "debug/pprof/")):
@@ -125,7 +127,7 @@ func (a *httpKVAPI) mayServe(path, query string) error {
 	// A leader could still confirm a read, with the heartbeats of a node that
 	// disputes its history; and what it takes in can come of nothing.
 	if err := a.disputed(); err != nil {
-		if stale, _ := api.ParseQuery(query, true); !stale {
+		if !api.AsksStale(query) {
 			return err
 		}
 	}
@@ -170,34 +172,14 @@ func (a *httpKVAPI) serveV1(w http.ResponseWriter, r *http.Request, path string)
 func (a *httpKVAPI) stop() {
 	a.stopping.Store(true)
 	a.backups.End()
+	a.lists.End()
 }
 
-func (a *httpKVAPI) serveRoot(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return web.NotAllowed(w, "GET, HEAD")
-	}
-	if err := web.NoQuery(r); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, err := io.WriteString(w, `raftkv: a replicated key-value store.
-
-  curl -X PUT -d hello http://HOST/my-key     write a key
-  curl http://HOST/my-key                     read it, on any node
-  curl -X DELETE http://HOST/v1/kv/my-key     delete it
-  curl http://HOST/v1/members                 who is in the cluster
-  curl http://HOST/v1/status                  how this node is
-  curl -o FILE http://HOST/v1/snapshot        a backup, for raftkv restore
-
-The README tells the rest.
-`)
-	return web.IgnoreWriteError(err)
-}
-
-// serveKey serves GET, HEAD, PUT and DELETE of a key.
-func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key string) error {
+// serveKey serves GET, HEAD, PUT and DELETE of a key. query is what the request's says
+// beside the key.
+func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key, query string) error {
 	q := &api.KeyRequest{
-		Method: r.Method, Key: key, Query: r.URL.RawQuery, Length: r.ContentLength,
+		Method: r.Method, Key: key, Query: query, Length: r.ContentLength, JSON: api.AcceptsItem(r.Header),
 		IfMatch: r.Header["If-Match"], IfNoneMatch: r.Header["If-None-Match"],
 		Idempotent: r.Header["Idempotency-Key"] != nil, Partial: r.Header["Content-Range"] != nil,
 	}
@@ -344,7 +326,7 @@ const slowRequestAfter = time.Second
 // business. How long a download takes is up to who takes it.
 func (a *httpKVAPI) count(method, route string, status int, took time.Duration) {
 	a.metrics.Observe(method, route, status, took)
-	if took > slowRequestAfter && route != "snapshot" && route != "pprof" {
+	if took > slowRequestAfter && route != "snapshot" && route != "list" && route != "pprof" {
 		a.log.Warn("slow request", zap.String("method", web.MethodLabel(method)), zap.String("route", route),
 			zap.Int("status", status), zap.Duration("took", took))
 	}

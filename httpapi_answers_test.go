@@ -29,6 +29,7 @@ func TestAPIProblems(t *testing.T) {
 		{problem.ErrMemberUnknown, 404, "not_found", "not_applied", problem.NoRetry},
 		{problem.ErrMethodNotAllowed, 405, "method_not_allowed", "not_applied", problem.NoRetry},
 		{problem.ErrRequestTimeout, 408, "request_timeout", "not_applied", problem.RetryLater},
+		{problem.ErrTooSlow, 408, "request_timeout", "not_applied", problem.RetryLater},
 		{problem.ErrAmbiguous, 409, "ambiguous", "not_applied", problem.NoRetry},
 		{problem.ErrMemberExists, 409, "member_exists", "not_applied", problem.NoRetry},
 		{problem.ErrSameNode, 409, "member_exists", "not_applied", problem.NoRetry},
@@ -198,7 +199,7 @@ func TestAPIMethods(t *testing.T) {
 	for target, allow := range map[string]string{
 		"/": "GET, HEAD", "/k": "GET, HEAD, PUT", "/7": "GET, HEAD, PUT, POST, DELETE", "/v1/kv/k": "GET, HEAD, PUT, DELETE", "/v1/kv/7": "GET, HEAD, PUT, DELETE",
 		"/07": "GET, HEAD, PUT", "/0": "GET, HEAD, PUT", "/18446744073709551615": "GET, HEAD, PUT",
-		"/v1/status": "GET, HEAD", "/v1/members": "GET, HEAD, POST", "/v1/members/1": "GET, HEAD, PATCH, DELETE", "/v1/leader": "POST",
+		"/v1/status": "GET, HEAD", "/v1/members": "GET, HEAD, POST", "/v1/members/1": "GET, HEAD, PATCH, DELETE", "/v1/leader": "POST", "/v1/kv": "DELETE, GET, HEAD, PUT",
 		"/livez": "GET, HEAD", "/readyz": "GET, HEAD", "/metrics": "GET, HEAD",
 		"/debug/pprof/": "GET, HEAD, POST", "/debug/pprof/heap": "GET, HEAD, POST",
 	} {

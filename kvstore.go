@@ -61,17 +61,12 @@ func (kv *kvstore) Get(key string) (it *state.Item, revision uint64) {
 // Read is Get for a client, who must not take a state without items for an empty
 // one.
 func (kv *kvstore) Read(key string) (it *state.Item, revision uint64, err error) {
-	kv.mu.RLock()
-	defer kv.mu.RUnlock()
-	if kv.loading.Load() {
-		return nil, 0, errLoading
-	}
-	return kv.state.Get(key), kv.state.Revision, nil
+	err = kv.Look(func(s *state.State) { it, revision = s.Get(key), s.Revision })
+	return it, revision, err
 }
 
-// look lends the state to a client's request, who must not take a state without items for
-// an empty one.
-func (kv *kvstore) look(look func(*state.State)) error {
+// Look is View for a client, likewise.
+func (kv *kvstore) Look(look func(*state.State)) error {
 	kv.mu.RLock()
 	defer kv.mu.RUnlock()
 	if kv.loading.Load() {
@@ -79,6 +74,12 @@ func (kv *kvstore) look(look func(*state.State)) error {
 	}
 	look(kv.state)
 	return nil
+}
+
+// Left returns what an item has left of its time.
+func (kv *kvstore) Left(it *state.Item) (left state.Left) {
+	kv.View(func(s *state.State) { left = s.Left(it) })
+	return left
 }
 
 // has reports whether there is a key of that name.

@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/limits"
+	"raftkv/internal/list"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"raftkv/internal/web"
@@ -111,6 +112,9 @@ func TestReadmeNamesLimits(t *testing.T) {
 		fmt.Sprintf("its headers, up to %d KiB, have %.0f s of them", srv.MaxHeaderBytes>>10, srv.ReadHeaderTimeout.Seconds()),
 		fmt.Sprintf("An answer has %.0f s to be taken", srv.WriteTimeout.Seconds()),
 		fmt.Sprintf("a backup %.0f s for each %d KiB", api.BackupPace.Seconds(), api.BackupPiece>>10),
+		fmt.Sprintf("a streamed list %.0f s for each %d MiB", api.StreamPace.Seconds(), api.StreamPiece>>20),
+		fmt.Sprintf("items on a page, 1 to %d; %d if it is not said. A page also ends at %d MiB", list.MaxItems, list.DefaultItems, list.MaxPageBytes>>20),
+		fmt.Sprintf("A node streams %d lists at once", api.MaxStreams),
 		fmt.Sprintf("take more than %d MiB together, unless there are some that have taken more than %.0f s", limits.BodyBudgetBytes>>20, limits.BodyPatience.Seconds()),
 		fmt.Sprintf("`--min-free` (%d MiB, at most a third of the disk)", config.DefaultConfig().MinFree>>20),
 		fmt.Sprintf("for its files and peers, %d or a quarter", limits.FilesKept),

@@ -134,9 +134,10 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.api = &httpKVAPI{
 		log: log, metrics: api.NewMetrics(s.status),
 		keys:    &api.Keys{Store: kv, Fresh: fresh, Writes: proposals, MaxValue: cfg.MaxValueSize, Admission: admission},
-		leases:  &api.Leases{Commands: &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: kv.Fault}, Fresh: fresh, Look: kv.look},
+		leases:  &api.Leases{Commands: &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: kv.Fault}, Fresh: fresh, Look: kv.Look},
 		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
 		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
+		lists:  api.NewLists(log, kv, fresh),
 		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: w.life,
 		disputed: node.doubts.Disputed,
 	}

@@ -52,6 +52,7 @@ func simDispute(t *testing.T, gone bool) {
 			srv := c.Nodes[id].Life
 			for _, r := range []struct{ method, path string }{
 				{http.MethodPut, "k"}, {http.MethodDelete, "v1/kv/new"}, {http.MethodGet, "new"}, {http.MethodGet, "v1/members"},
+				{http.MethodGet, "v1/kv"}, {http.MethodGet, "v1/kv?key=new"}, {http.MethodPut, "v1/kv?key=new"},
 				{http.MethodGet, "v1/snapshot"}, {http.MethodPost, "v1/leader"}, {http.MethodDelete, "2"},
 			} {
 				status, body := c.http(id, r.method, r.path)
@@ -59,8 +60,10 @@ func simDispute(t *testing.T, gone bool) {
 					t.Errorf("%s %s on node %d: %d %s", r.method, r.path, id, status, body)
 				}
 			}
-			if status, body := c.http(id, http.MethodGet, "base?consistency=stale"); status != http.StatusOK {
-				t.Errorf("a stale read on node %d: %d %s", id, status, body)
+			for _, path := range []string{"base?consistency=stale", "v1/kv?prefix=b&consistency=stale", "v1/kv?consistency=stale&count=true", "v1/kv?key=base&consistency=stale"} {
+				if status, body := c.http(id, http.MethodGet, path); status != http.StatusOK {
+					t.Errorf("a stale read of %s on node %d: %d %s", path, id, status, body)
+				}
 			}
 			if status, body := c.probe(id, "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "raftkv recover") {
 				t.Errorf("/readyz of node %d: %d %s", id, status, body)

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
@@ -54,7 +53,7 @@ func NewBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *Fresh
 // ServeSnapshot answers GET /v1/snapshot with a state file (package
 // statefile) of what this node has applied.
 func (b *Backups) ServeSnapshot(w http.ResponseWriter, r *http.Request) error {
-	stale, err := ParseQuery(r.URL.RawQuery, true)
+	stale, err := parseQuery(r.URL.RawQuery, true)
 	if err != nil {
 		return err
 	}
@@ -106,31 +105,5 @@ func (b *Backups) send(w http.ResponseWriter, st *state.State) error {
 	// A write that hangs must not keep the node from stopping.
 	stop := context.AfterFunc(b.life, func() { _ = conn.SetWriteDeadline(time.Now()) })
 	defer stop()
-	return state.Write(&pacedWriter{ctx: b.life, out: w, conn: conn, pace: b.pace}, st)
-}
-
-// pacedWriter gives each piece that it writes a deadline of its own, in place
-// of the server's for the whole answer.
-type pacedWriter struct {
-	ctx  context.Context
-	out  io.Writer
-	conn *http.ResponseController
-	pace time.Duration
-}
-
-func (p *pacedWriter) Write(b []byte) (n int, err error) {
-	for len(b) > 0 && err == nil {
-		if err := p.conn.SetWriteDeadline(time.Now().Add(p.pace)); err != nil {
-			return n, err
-		}
-		// Behind the deadline: one that was set when the node began to stop
-		// may just have been overwritten.
-		if p.ctx.Err() != nil {
-			return n, problem.ErrStopping
-		}
-		var m int
-		m, err = p.out.Write(b[:min(len(b), BackupPiece)])
-		n, b = n+m, b[m:]
-	}
-	return n, err
+	return state.Write(&pacedWriter{out: w, conn: conn, piece: BackupPiece, pace: b.pace, may: func() error { return stopped(b.life) }}, st)
 }

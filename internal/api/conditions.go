@@ -11,7 +11,7 @@ import (
 
 // Conditional requests (RFC 9110 §13). The entity tag of a key is the revision
 // of its last change, in quotes. It is a strong one: two answers with the same
-// tag are the same bytes.
+// tag and the same Content-Type are the same bytes.
 
 // preconditions are what a request's If-Match and If-None-Match ask of the key.
 type preconditions struct {

@@ -94,8 +94,8 @@ func (f *Freshness) Register(reg prometheus.Registerer) {
 		})
 }
 
-// ParseQuery reads the query of a read; if it is none, there may be no parameters.
-func ParseQuery(query string, read bool) (stale bool, err error) {
+// parseQuery reads the query of a read; if it is none, there may be no parameters.
+func parseQuery(query string, read bool) (stale bool, err error) {
 	switch {
 	case query == "":
 		return false, nil
@@ -110,6 +110,13 @@ func ParseQuery(query string, read bool) (stale bool, err error) {
 		return false, err
 	}
 	return consistency(q)
+}
+
+// AsksStale reports whether a query asks for a stale read, whatever else is in it. That
+// is for the handler to judge.
+func AsksStale(query string) bool {
+	q, err := url.ParseQuery(query)
+	return err == nil && len(q["consistency"]) == 1 && q["consistency"][0] == asItIs
 }
 
 // consistency reads the parameter of this name.

@@ -8,6 +8,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/lease"
 	"raftkv/internal/limits"
+	"raftkv/internal/list"
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
@@ -34,6 +35,8 @@ type keyStore interface {
 	Read(key string) (it *state.Item, revision uint64, err error)
 	// Get is Read of whatever there is.
 	Get(key string) (it *state.Item, revision uint64)
+	// Left returns what an item has left of its time.
+	Left(it *state.Item) state.Left
 	// Fault returns nil, or why this node must not serve.
 	Fault() error
 }
@@ -53,6 +56,7 @@ type KeyRequest struct {
 	IfNoneMatch []string
 	Idempotent  bool  // has an Idempotency-Key
 	Partial     bool  // has a Content-Range
+	JSON        bool  // a read takes the item in JSON, and nothing else
 	Length      int64 // of the body; -1: unknown
 
 	// Command gets the value of a PUT appended, between Check and Start.
@@ -62,6 +66,7 @@ type KeyRequest struct {
 
 	size    int // of the command without the value
 	stale   bool
+	form    list.Form // of the item
 	pre     preconditions
 	cond    state.Condition
 	life    state.Lifetime // of the key, once it is written
@@ -76,7 +81,7 @@ type Answer struct {
 	Err    error // if there is one, the answer is a problem, beside the fields
 	Close  bool  // with Err: the connection ends behind it
 	Body   []byte
-	fields [7]web.Field
+	fields [8]web.Field
 	n      int
 }
 
@@ -114,7 +119,7 @@ func KeyOf(method, path string) (key string, ok bool) {
 func CheckKey(key string) error {
 	switch {
 	case key == "":
-		return fmt.Errorf("%w: the key is empty", problem.ErrBadRequest)
+		return fmt.Errorf("%w: the key is empty; GET /v1/kv?prefix=PREFIX lists keys", problem.ErrBadRequest)
 	case len(key) > config.MaxKeyBytes:
 		return fmt.Errorf("%w: the key has %d bytes, %d are allowed", problem.ErrBadRequest, len(key), config.MaxKeyBytes)
 	case !utf8.ValidString(key):
@@ -143,12 +148,7 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if q.Partial && q.Method == http.MethodPut {
 		return fmt.Errorf("%w: a part of a value cannot be written", problem.ErrBadRequest) // RFC 9110 §14.5
 	}
-	if q.Method == http.MethodPut {
-		q.life, err = lifetimeOf(q.Query)
-	} else {
-		q.stale, err = ParseQuery(q.Query, q.reads())
-	}
-	if err != nil {
+	if err = q.parse(); err != nil {
 		return err
 	}
 	if q.pre, err = parsePreconditions(q.IfMatch, q.IfNoneMatch); err != nil || q.reads() {
@@ -175,6 +175,27 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	}
 	q.size = len(q.Command)
 	return nil
+}
+
+// parse reads the query.
+func (q *KeyRequest) parse() (err error) {
+	if q.Method == http.MethodPut {
+		q.life, err = lifetimeOf(q.Query)
+		return err
+	}
+	if !q.JSON || !q.reads() {
+		q.stale, err = parseQuery(q.Query, q.reads())
+		return err
+	}
+	params, err := web.Query(q.Query, "consistency", "values")
+	if err != nil {
+		return err
+	}
+	if q.form.Base64, err = inBase64(params); err != nil {
+		return err
+	}
+	q.stale, err = consistency(params)
+	return err
 }
 
 // TakesValue reports whether the body of a request that was checked is a value that
@@ -313,14 +334,23 @@ func (k *Keys) found(q *KeyRequest) {
 		return
 	}
 	a.add("Cache-Control", web.CacheAsk)
-	switch {
-	case unchanged:
-		a.Status = http.StatusNotModified
-	case it == nil:
+	if it == nil {
 		q.fail(problem.ErrNotFound)
-	default:
-		a.Status, a.Body = http.StatusOK, it.Bytes()
-		a.add("Content-Type", "application/octet-stream")
-		a.add("X-Content-Type-Options", "nosniff")
+		return
 	}
+	// The bytes and the JSON have the same ETag, because it stands for the key's state,
+	// which is what a write under it depends on. Vary is what keeps a cache between from
+	// giving out one for the other (RFC 9110 §12.5.5).
+	a.add("Vary", "Accept")
+	if unchanged {
+		a.Status = http.StatusNotModified
+		return
+	}
+	a.Status, a.Body = http.StatusOK, it.Bytes()
+	mediaType := "application/octet-stream"
+	if q.JSON {
+		mediaType, a.Body = jsonType, append(q.form.Append(nil, q.Key, it, k.Store.Left(it)), '\n')
+	}
+	a.add("Content-Type", mediaType)
+	a.add("X-Content-Type-Options", "nosniff")
 }

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"raftkv/internal/config"
 	"raftkv/internal/lease"
+	"raftkv/internal/list"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/web"
@@ -14,13 +15,6 @@ import (
 )
 
 // The routes about leases: keys that go away with whoever made them.
-
-// Pages of answers.
-const (
-	MaxPage     = 10_000 // things in one
-	defaultPage = 1000
-	maxPageSize = 8 << 20 // bytes of keys and values, unless the first has more
-)
 
 // Leases serves /v1/leases and what is below it.
 type Leases struct {
@@ -167,7 +161,7 @@ func (a *Leases) show(w http.ResponseWriter, r *http.Request, id uint64) error {
 func pageOf(keys []string, limit int) (page []string, next string) {
 	page, size := keys[:min(limit, len(keys))], 0
 	for i, key := range page {
-		if size += len(key); size > maxPageSize && i > 0 {
+		if size += len(key); size > list.MaxPageBytes && i > 0 {
 			page = page[:i]
 			break
 		}
@@ -199,15 +193,15 @@ func (a *Leases) ServeList(w http.ResponseWriter, r *http.Request) error {
 		Next   uint64      `json:"next,omitempty"`
 	}{Leases: []leaseJSON{}}
 	for from := after + 1; ; {
-		var list []state.Leased
+		var page []state.Leased
 		var next uint64
 		if err := a.Look(func(s *state.State) {
-			list, next = s.ListLeases(from, limit-len(body.Leases))
+			page, next = s.ListLeases(from, limit-len(body.Leases))
 			w.Header().Set("Raftkv-Revision", strconv.FormatUint(s.Revision, 10))
 		}); err != nil {
 			return err
 		}
-		for _, l := range list {
+		for _, l := range page {
 			body.Leases = append(body.Leases, leaseOf(l))
 		}
 		if from = next; next == 0 || len(body.Leases) == limit {
@@ -240,11 +234,11 @@ func (a *Leases) prepare(w http.ResponseWriter, r *http.Request) (q url.Values, 
 // pageLimit reads the parameter limit.
 func pageLimit(q url.Values) (int, error) {
 	if !q.Has("limit") {
-		return defaultPage, nil
+		return list.DefaultItems, nil
 	}
 	n, err := strconv.Atoi(q.Get("limit"))
-	if err != nil || n < 1 || n > MaxPage || strings.HasPrefix(q.Get("limit"), "+") {
-		return 0, fmt.Errorf("%w: limit is %q; it may be 1 to %d", problem.ErrBadRequest, web.Clip(q.Get("limit")), MaxPage)
+	if err != nil || n < 1 || n > list.MaxItems || strings.HasPrefix(q.Get("limit"), "+") {
+		return 0, fmt.Errorf("%w: limit is %q; it may be 1 to %d", problem.ErrBadRequest, web.Clip(q.Get("limit")), list.MaxItems)
 	}
 	return n, nil
 }

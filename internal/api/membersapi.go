@@ -90,7 +90,7 @@ func (a *MembersAPI) ServeMember(w http.ResponseWriter, r *http.Request, path st
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
-		stale, err := ParseQuery(r.URL.RawQuery, true)
+		stale, err := parseQuery(r.URL.RawQuery, true)
 		if err != nil {
 			return err
 		}
@@ -198,7 +198,7 @@ type memberStatus struct {
 // the leader how it sees the members; without an answer it leaves out whether they are
 // reachable and how far their logs match.
 func (a *MembersAPI) ServeMembers(w http.ResponseWriter, r *http.Request) error {
-	stale, err := ParseQuery(r.URL.RawQuery, true)
+	stale, err := parseQuery(r.URL.RawQuery, true)
 	if err != nil {
 		return err
 	}

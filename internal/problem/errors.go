@@ -63,6 +63,9 @@ var (
 		"the body has a type that is not taken here")
 	ErrRequestTimeout = declare(http.StatusRequestTimeout, "request_timeout", NotApplied, RetryLater,
 		"the request did not arrive in time")
+	// ErrTooSlow can only be told at the end of an answer that breaks off.
+	ErrTooSlow = declare(http.StatusRequestTimeout, "request_timeout", NotApplied, RetryLater,
+		"the answer was not taken in time")
 	ErrWrongHost = declare(http.StatusMisdirectedRequest, "wrong_host", NotApplied, NoRetry,
 		"this name is not one of this node's")
 	ErrCrossOrigin = declare(http.StatusForbidden, "cross_origin", NotApplied, NoRetry,

@@ -243,15 +243,25 @@ func (s *State) ListLeases(from uint64, n int) (list []Leased, next uint64) {
 	return list, next
 }
 
-// Lifetime returns the lease with which an item goes, 0 if none or a private one, and how
-// much of its time is left, in ms. False: the item stays.
-func (s *State) Lifetime(it *Item) (id, remaining uint64, ok bool) {
+// Left is what an item has left of its time.
+type Left struct {
+	Goes   bool   // by itself
+	Millis uint64 // until then, by the replicated clock
+	Lease  uint64 // with which it goes; 0: with none that has a name
+}
+
+// Left returns what an item of s has left of its time.
+func (s *State) Left(it *Item) (left Left) {
+	if it.Lease == 0 {
+		return left
+	}
 	l := s.Leases.Get(it.Lease)
 	if l == nil {
-		return 0, 0, false
+		return left // the item is older than s
 	}
 	if !l.Private {
-		id = it.Lease
+		left.Lease = it.Lease
 	}
-	return id, s.Leases.Remaining(l), true
+	left.Goes, left.Millis = true, s.Leases.Remaining(l)
+	return left
 }
