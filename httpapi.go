@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -33,10 +32,9 @@ type httpKVAPI struct {
 	routes   map[string]web.Methods // by path, those of no resource below it
 	bodies   *limits.BodyBudget
 	origin   web.OriginGuard
-	profiles bool         // are served
-	disputed func() error // why nothing may be committed, though this node is not at fault
+	profiles bool // are served
+	ends     api.Endings
 	stopping atomic.Bool
-	life     context.Context // the node's
 }
 
 func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -48,7 +46,7 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r, done := web.UntilHungUp(r)
 	defer done()
 	if err := a.serve(rec, r); err != nil {
-		err, end := a.explain(err)
+		err, end := a.ends.Explain(err)
 		if end {
 			w.Header()["Connection"] = []string{"close"}
 		}
@@ -83,12 +81,12 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	first, _, _ := strings.Cut(path, "/")
-	if key, ok := api.KeyOf(r.Method, path); ok {
-		return a.serveKey(w, r, key)
+	if key, long, ok := api.KeyOf(r.Method, path); ok {
+		return a.serveKey(w, r, key, long)
 	}
 	switch {
 	case path == "":
-		return a.serveRoot(w, r)
+		return api.ServeHelp(w, r)
 	case path == "livez" || path == "readyz" || path == "metrics" || first == "v1":
 		return a.serveV1(w, r, path)
 	case a.profiles && (path == "debug/pprof" || strings.HasPrefix(path, "debug/pprof/")):
@@ -108,7 +106,7 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 
 // mayServe returns nil, or why a request is refused without a look at it.
 func (a *httpKVAPI) mayServe(path, query string) error {
-	if err := a.ending(); err != nil {
+	if err := a.ends.Ending(); err != nil {
 		return err
 	}
 	if a.stopping.Load() && path != "livez" {
@@ -122,7 +120,7 @@ func (a *httpKVAPI) mayServe(path, query string) error {
 	}
 	// A leader could still confirm a read, with the heartbeats of a node that
 	// disputes its history; and what it takes in can come of nothing.
-	if err := a.disputed(); err != nil {
+	if err := a.ends.Disputed(); err != nil {
 		if stale, _ := api.ParseQuery(query, true); !stale {
 			return err
 		}
@@ -167,32 +165,10 @@ func (a *httpKVAPI) stop() {
 	a.backups.End()
 }
 
-func (a *httpKVAPI) serveRoot(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return web.NotAllowed(w, "GET, HEAD")
-	}
-	if err := web.NoQuery(r); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, err := io.WriteString(w, `raftkv: a replicated key-value store.
-
-  curl -X PUT -d hello http://HOST/my-key     write a key
-  curl http://HOST/my-key                     read it, on any node
-  curl -X DELETE http://HOST/v1/kv/my-key     delete it
-  curl http://HOST/v1/members                 who is in the cluster
-  curl http://HOST/v1/status                  how this node is
-  curl -o FILE http://HOST/v1/snapshot        a backup, for raftkv restore
-
-The README tells the rest.
-`)
-	return web.IgnoreWriteError(err)
-}
-
 // serveKey serves GET, HEAD, PUT and DELETE of a key.
-func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key string) error {
+func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key string, long bool) error {
 	q := &api.KeyRequest{
-		Method: r.Method, Key: key, Query: r.URL.RawQuery, Length: r.ContentLength,
+		Method: r.Method, Key: key, Long: long, Query: r.URL.RawQuery, Length: r.ContentLength,
 		IfMatch: r.Header["If-Match"], IfNoneMatch: r.Header["If-None-Match"],
 		Idempotent: r.Header["Idempotency-Key"] != nil, Partial: r.Header["Content-Range"] != nil,
 	}
@@ -269,7 +245,7 @@ func (a plainRequests) Begin(q *api.KeyRequest, body []byte, w rounds.Waiter) (w
 		waits = a.keys.Start(q, w)
 	}
 	if q.Answer.Err != nil {
-		q.Answer.Err, q.Answer.Close = a.explain(q.Answer.Err)
+		q.Answer.Err, q.Answer.Close = a.ends.Explain(q.Answer.Err)
 	}
 	return waits
 }
@@ -277,7 +253,7 @@ func (a plainRequests) Begin(q *api.KeyRequest, body []byte, w rounds.Waiter) (w
 // Finish implements front.Handler.
 func (a plainRequests) Finish(q *api.KeyRequest, res state.Result) {
 	if a.keys.Finish(q, res); q.Answer.Err != nil {
-		q.Answer.Err, q.Answer.Close = a.explain(q.Answer.Err)
+		q.Answer.Err, q.Answer.Close = a.ends.Explain(q.Answer.Err)
 	}
 }
 
@@ -292,42 +268,6 @@ func (a plainRequests) Answered(q *api.KeyRequest, began time.Time) {
 		status = problem.Of(q.Answer.Err).Status
 	}
 	a.count(q.Method, "kv", status, time.Since(began))
-}
-
-// ending returns the error that is ending this node. It is nil while the node runs,
-// and when it was stopped or removed on purpose.
-func (a *httpKVAPI) ending() error {
-	if a.life.Err() == nil {
-		return nil
-	}
-	cause := context.Cause(a.life)
-	if errors.Is(cause, context.Canceled) || errors.Is(cause, problem.ErrRemoved) {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", problem.ErrEnding, cause)
-}
-
-// explain gives the cause in place of the error that a request ends in because
-// its node does, which may be that it is stopping, or that the outcome is unknown.
-// Where nothing could be confirmed in time, it adds why. With end the connection is of
-// no more use.
-func (a *httpKVAPI) explain(err error) (_ error, end bool) {
-	fault := a.ending()
-	p := problem.Of(err)
-	if p.Status < http.StatusInternalServerError {
-		return err, false
-	}
-	if fault == nil {
-		late := errors.Is(err, problem.ErrNoLeader) || errors.Is(err, problem.ErrUnavailable) || errors.Is(err, problem.ErrOutcomeUnknown)
-		if why := a.disputed(); why != nil && late {
-			return fmt.Errorf("%w; %w", err, why), false
-		}
-		return err, errors.Is(err, problem.ErrStopping)
-	}
-	if p.Outcome == problem.MaybeApplied {
-		return problem.PerhapsDone(fault), true
-	}
-	return fault, true
 }
 
 // slowRequestAfter is how long a request may take before an operator should hear

@@ -133,8 +133,8 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		},
 		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
 		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
-		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: w.life,
-		disputed: node.doubts.Disputed,
+		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof,
+		ends: api.Endings{Life: w.life, Disputed: node.doubts.Disputed},
 	}
 	s.api.addRoutes(&api.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
 	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)

@@ -36,7 +36,7 @@ var forTests = []string{"history", "sim", "testkit", "state/statetest", "storage
 // looked at: its wall may stand in the wrong place.
 var exports = map[string]int{
 	"address":             20,
-	"api":                 21,
+	"api":                 23,
 	"boot":                10,
 	"checker":             7,
 	"config":              22,

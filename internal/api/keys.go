@@ -52,6 +52,7 @@ type writer interface {
 type KeyRequest struct {
 	Method      string // GET, HEAD, PUT or DELETE
 	Key         string
+	Long        bool   // it came as /v1/kv/KEY
 	Query       string // as it stands in the URL, without its question mark
 	IfMatch     []string
 	IfNoneMatch []string
@@ -101,16 +102,16 @@ func (q *KeyRequest) fail(err error) bool {
 	return false
 }
 
-// KeyOf returns the key that a request is about, if it is about one. The path is
-// without its escapes and its first slash. In the short form POST and DELETE are about
-// nodes.
-func KeyOf(method, path string) (key string, ok bool) {
-	read := method == http.MethodGet || method == http.MethodHead || method == http.MethodPut
-	if key, ok := strings.CutPrefix(path, "v1/kv/"); ok {
-		return key, read || method == http.MethodDelete
+// KeyOf returns the key that a request is about, if it is about one, and whether it
+// comes in the long form. The path is without its escapes and its first slash. In the
+// short form POST and DELETE are about nodes.
+func KeyOf(method, path string) (key string, long, ok bool) {
+	plain := method == http.MethodGet || method == http.MethodHead || method == http.MethodPut
+	if key, long := strings.CutPrefix(path, "v1/kv/"); long {
+		return key, true, plain || method == http.MethodDelete
 	}
 	first, _, _ := strings.Cut(path, "/")
-	return path, read && path != "" && !web.Reserved(first)
+	return path, false, plain && path != "" && !web.Reserved(first)
 }
 
 // CheckKey returns problem.ErrBadRequest if there can be no such key.
@@ -260,6 +261,9 @@ func (k *Keys) Finish(q *KeyRequest, res state.Result) {
 		q.fail(res.Err)
 	default:
 		q.Answer.Status = http.StatusNoContent
+		if q.Long && res.Created {
+			q.Answer.Status = http.StatusCreated
+		}
 		if res.Revision == 0 {
 			q.Answer.add("Raftkv-Revision", strconv.FormatUint(res.Deletion, 10))
 			return

@@ -112,6 +112,8 @@ type Result struct {
 	Revision uint64
 	// Deletion: the store's revision at which a key was deleted.
 	Deletion uint64
+	// Created: the key was not there before.
+	Created bool
 }
 
 // ApplyBatch applies one batch, or nothing if it was applied before.

@@ -85,7 +85,7 @@ func (s *State) put(c Command) Result {
 	}
 	s.Bytes += uint64(len(it.Value))
 	s.Sum += itemHash(c.Key, it)
-	return Result{Revision: s.Revision}
+	return Result{Revision: s.Revision, Created: !exists}
 }
 
 func (s *State) delete(c Command) Result {

@@ -77,6 +77,7 @@ func (r Reason) String() string {
 type Head struct {
 	Method           string
 	Key, Query       string
+	Long             bool   // the key came as /v1/kv/KEY
 	Host             []byte // within what was read
 	Match, NoneMatch []string
 	Length           int64 // of the body
@@ -179,8 +180,8 @@ func (h *Head) setKey(path []byte) bool {
 	if escaped {
 		text, err = url.PathUnescape(text)
 	}
-	key, ok := api.KeyOf(h.Method, text)
-	h.Key = key
+	ok := false
+	h.Key, h.Long, ok = api.KeyOf(h.Method, text)
 	return ok && err == nil
 }
 

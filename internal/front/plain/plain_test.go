@@ -3,6 +3,7 @@ package plain
 import (
 	"raftkv/internal/config"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ func list(s ...string) []string { return s }
 
 func shapes() []shape {
 	long := strings.Repeat("k", config.MaxKeyBytes)
+	inLongForm := regexp.MustCompile(`^[A-Z]+ /(v1|%76%31)(/|%2F)kv(/|%2F)`)
 	at := func(method, key string) Head { return Head{Method: method, Key: key, Host: []byte("localhost")} }
 	with := func(h Head, set func(h *Head)) Head { set(&h); return h }
 	put := with(at("PUT", "k"), func(h *Head) { h.hasLength = true })
@@ -105,6 +107,9 @@ func shapes() []shape {
 	}
 	for _, name := range []string{"127.0.0.1", "127.0.0.1:9121", "[::1]:9121", "kv.example", "evil.example", "localhost."} { // whose they are, admit asks
 		ss = append(ss, shape{"GET /k", "Host: " + name + "\r\n", Head{Method: "GET", Key: "k", Host: []byte(name)}})
+	}
+	for i := range ss {
+		ss[i].want.Long = inLongForm.MatchString(ss[i].line)
 	}
 	return ss
 }

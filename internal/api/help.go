@@ -1,0 +1,30 @@
+package api
+
+import (
+	"io"
+	"net/http"
+	"raftkv/internal/web"
+)
+
+// ServeHelp answers GET / with a few lines for whoever has found this port.
+func ServeHelp(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return web.NotAllowed(w, "GET, HEAD")
+	}
+	if err := web.NoQuery(r); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err := io.WriteString(w, `raftkv: a replicated key-value store.
+
+  curl -X PUT -d hello http://HOST/my-key     write a key
+  curl http://HOST/my-key                     read it, on any node
+  curl -X DELETE http://HOST/v1/kv/my-key     delete it
+  curl http://HOST/v1/members                 who is in the cluster
+  curl http://HOST/v1/status                  how this node is
+  curl -o FILE http://HOST/v1/snapshot        a backup, for raftkv restore
+
+The README tells the rest.
+`)
+	return web.IgnoreWriteError(err)
+}
