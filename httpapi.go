@@ -121,7 +121,7 @@ func (a *httpKVAPI) mayServe(path, query string) error {
 	// A leader could still confirm a read, with the heartbeats of a node that
 	// disputes its history; and what it takes in can come of nothing.
 	if err := a.ends.Disputed(); err != nil {
-		if stale, _ := api.ParseQuery(query, true); !stale {
+		if !api.WantsLocal(query) {
 			return err
 		}
 	}
@@ -162,6 +162,7 @@ func (a *httpKVAPI) serveV1(w http.ResponseWriter, r *http.Request, path string)
 // stop makes the api refuse requests, and ends those that would last.
 func (a *httpKVAPI) stop() {
 	a.stopping.Store(true)
+	a.keys.Fresh.End()
 	a.backups.End()
 }
 

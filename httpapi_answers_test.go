@@ -38,6 +38,7 @@ func TestAPIProblems(t *testing.T) {
 		{problem.ErrNotVoter, 409, "not_voter", "not_applied", problem.NoRetry},
 		{problem.ErrInProgress, 409, "change_in_progress", "not_applied", problem.RetrySoon},
 		{problem.ErrPrecondition, 412, "precondition_failed", "not_applied", problem.NoRetry},
+		{problem.ErrTooStale, 503, "too_stale", "not_applied", problem.RetrySoon},
 		{problem.ErrTooLarge, 413, "too_large", "not_applied", problem.NoRetry},
 		{problem.ErrMediaType, 415, "unsupported_media_type", "not_applied", problem.NoRetry},
 		{problem.ErrWrongHost, 421, "wrong_host", "not_applied", problem.NoRetry},

@@ -98,6 +98,7 @@ func newAPITest(t *testing.T) *apiTest {
 		defer at.kv.mu.Unlock()
 		res := at.kv.state.Apply(c)
 		at.kv.publishSize()
+		at.kv.revision.Advance(at.kv.state.Revision)
 		return res
 	})
 	at.leader = func(reconfig.Request) (reconfig.Reply, error) { return reconfig.Reply{}, nil }

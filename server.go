@@ -123,7 +123,8 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		Store: kv, Found: kv.agreement, Leaders: w.leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
 	})
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
-	fresh := &api.Freshness{Confirm: reads.Confirm, Start: reads.Start, Fault: kv.Fault, Applied: w.applied, Contacts: &node.contacts}
+	fresh := &api.Freshness{Confirm: reads.Confirm, Start: reads.Start, Fault: kv.Fault, Applied: w.applied, Contacts: &node.contacts,
+		Revision: kv.revision, Timeout: cfg.RequestTimeout}
 	quota := limits.NewQuota(log, cfg, kv)
 	s.api = &httpKVAPI{
 		log: log, metrics: api.NewMetrics(s.status),

@@ -36,7 +36,7 @@ var forTests = []string{"history", "sim", "testkit", "state/statetest", "storage
 // looked at: its wall may stand in the wrong place.
 var exports = map[string]int{
 	"address":             20,
-	"api":                 23,
+	"api":                 27,
 	"boot":                10,
 	"checker":             7,
 	"config":              22,
@@ -57,7 +57,7 @@ var exports = map[string]int{
 	"offline":             2,
 	"peerclient":          16,
 	"peerport":            9,
-	"problem":             53,
+	"problem":             54,
 	"reconfig":            17,
 	"record":              7,
 	"refusal":             14,
@@ -77,10 +77,10 @@ var exports = map[string]int{
 	"testkit":             30,
 	"transport":           15,
 	"version":             1,
-	"wait":                6,
+	"wait":                8,
 	"walfile":             24,
 	"watermark":           11,
-	"web":                 27,
+	"web":                 28,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to

@@ -65,13 +65,14 @@ type KeyRequest struct {
 	// Answer is the request's once Check or Start say so, or Finish was called.
 	Answer Answer
 
-	size    int // of the command without the value
-	stale   bool
+	size    int    // of the command without the value
+	want    Wanted // of a read
+	text    bool   // of a read: the value is to be shown
 	pre     preconditions
 	cond    state.Condition
 	refused error  // why no state of the key can fulfil the condition of a write
 	giveUp  func() // ends the wait of a write
-	release func() // gives back what the write holds of the quota
+	release func() // gives back what the write holds of the quota, or ends what a read waits for
 }
 
 // Answer is what is to be sent for a request.
@@ -80,7 +81,7 @@ type Answer struct {
 	Err    error // if there is one, the answer is a problem, beside the fields
 	Close  bool  // with Err: the connection ends behind it
 	Body   []byte
-	fields [7]web.Field
+	fields [8]web.Field
 	n      int
 }
 
@@ -147,7 +148,7 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if q.Partial && q.Method == http.MethodPut {
 		return fmt.Errorf("%w: a part of a value cannot be written", problem.ErrBadRequest) // RFC 9110 §14.5
 	}
-	if q.stale, err = ParseQuery(q.Query, q.reads()); err != nil {
+	if err := q.parseQuery(); err != nil {
 		return err
 	}
 	if q.pre, err = parsePreconditions(q.IfMatch, q.IfNoneMatch); err != nil || q.reads() {
@@ -172,6 +173,31 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	return nil
 }
 
+// keyParams are the parameters of a read of a key.
+var keyParams = append([]string{"as"}, FreshnessParams...)
+
+// parseQuery reads the parameters. Writes have none.
+func (q *KeyRequest) parseQuery() (err error) {
+	if !q.reads() {
+		_, err = web.Query(q.Query)
+		return err
+	}
+	if q.Query == "" || q.Query == staleAlone {
+		q.want, err = ParseQuery(q.Query)
+		return err
+	}
+	params, err := web.Query(q.Query, keyParams...)
+	if err != nil {
+		return err
+	}
+	if as, ok := params["as"]; ok && as[0] != "text" {
+		return fmt.Errorf("%w: as is %q, not text", problem.ErrBadRequest, web.Clip(as[0]))
+	}
+	q.text = params.Has("as")
+	q.want, err = ParseFreshness(params)
+	return err
+}
+
 // TakesValue reports whether the body of a request that was checked is a value that
 // Start needs.
 func (q *KeyRequest) TakesValue() bool { return q.Method == http.MethodPut && q.refused == nil }
@@ -179,14 +205,15 @@ func (q *KeyRequest) TakesValue() bool { return q.Method == http.MethodPut && q.
 // Start asks the cluster for what the request needs of it. True: w will be told what
 // came of that, which is for Finish. False: the answer is there.
 func (k *Keys) Start(q *KeyRequest, w rounds.Waiter) (waits bool) {
-	if q.reads() && q.stale {
-		if err := k.Fresh.asOf(q.Answer.add); err != nil {
-			return q.fail(err)
+	switch {
+	case q.reads() && q.want.Local:
+		if q.want.ByRevision && k.Fresh.Revision.Get() < q.want.Revision {
+			q.release = k.Fresh.await(q.want.Revision, w)
+			return true
 		}
 		k.found(q)
 		return false
-	}
-	if q.reads() {
+	case q.reads():
 		q.Answer.add("Raftkv-Consistency", linearizable)
 	}
 	start := k.write
@@ -233,7 +260,7 @@ func (k *Keys) write(q *KeyRequest, w rounds.Waiter) (err error) {
 	return err
 }
 
-// done gives back what a write held.
+// done gives back what a request held.
 func (q *KeyRequest) done() {
 	if q.release != nil {
 		q.release()
@@ -296,6 +323,12 @@ func (k *Keys) found(q *KeyRequest) {
 		q.fail(q.refused)
 		return
 	}
+	if q.want.Local {
+		if err := k.Fresh.asOf(a.add, q.want); err != nil {
+			q.fail(err)
+			return
+		}
+	}
 	it, revision, err := k.Store.Read(q.Key)
 	if err != nil {
 		q.fail(err)
@@ -324,7 +357,12 @@ func (k *Keys) found(q *KeyRequest) {
 		q.fail(problem.ErrNotFound)
 	default:
 		a.Status, a.Body = http.StatusOK, it.Value
-		a.add("Content-Type", "application/octet-stream")
 		a.add("X-Content-Type-Options", "nosniff")
+		if !q.text {
+			a.add("Content-Type", "application/octet-stream")
+			return
+		}
+		a.add("Content-Type", "text/plain; charset=utf-8")
+		a.add("Content-Security-Policy", "sandbox") // whatever a browser makes of it, it may do nothing
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"raftkv/internal/problem"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Field is a field of an HTTP header.
@@ -125,6 +126,18 @@ func Query(raw string, names ...string) (url.Values, error) {
 		}
 	}
 	return q, nil
+}
+
+// Duration reads a parameter that is a time with its unit, within bounds.
+func Duration(name, text string, least, most time.Duration) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%w: %s is %q, not a time with its unit, as in 500ms or 30s", problem.ErrBadRequest, name, Clip(text))
+	case d < least || d > most:
+		return 0, fmt.Errorf("%w: %s is %v, and must be %v to %v", problem.ErrBadRequest, name, d, least, most)
+	}
+	return d, nil
 }
 
 // NotAllowed sets the Allow header to the methods in allow, and returns
