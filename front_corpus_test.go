@@ -72,6 +72,11 @@ func frontBrowsers() (cases []frontCase) {
 	add("browser asks first", frontRequest("OPTIONS /k", append(script("cross-site", other, "Origin: "+other, "Access-Control-Request-Method: PUT"), "")...))
 	add("browser writes across", frontPut("/k", "v", script("cross-site", other, "Origin: "+other)...), get())
 	add("browser deletes across", frontRequest("DELETE /v1/kv/k", append(script("same-site", other, "Origin: "+other), "")...))
+	const app = "https://app.example"
+	add("an allowed page asks first", frontRequest("OPTIONS /k", append(script("cross-site", app, "Origin: "+app, "Access-Control-Request-Method: PUT"), "")...))
+	add("an allowed page", get(script("cross-site", app, "Origin: "+app)...), frontPut("/k", "v", script("cross-site", app, "Origin: "+app)...),
+		frontRequest("GET /none", append(script("cross-site", app, "Origin: "+app), "")...), frontRequest("OPTIONS /k", append(script("cross-site", app, "Origin: "+app), "")...))
+	add("embeds", get(slices.Concat(browserFields, []string{"Accept: image/*,*/*", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: image"})...), get())
 	add("old browser writes across", frontPut("/k", "v", "Origin: "+other), get())
 	add("old browser writes", frontPut("/k", "v", "Origin: "+own))
 	add("sandbox writes", frontPut("/k", "v", "Origin: null"))

@@ -32,7 +32,8 @@ type httpKVAPI struct {
 	routes   map[string]web.Methods // by path, those of no resource below it
 	bodies   *limits.BodyBudget
 	origin   web.OriginGuard
-	profiles bool // are served
+	always   []web.Field // of every answer
+	profiles bool        // are served
 	ends     api.Endings
 	stopping atomic.Bool
 }
@@ -43,6 +44,9 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer a.metrics.InFlight.Dec()
 	rec := &web.Recorder{ResponseWriter: w, Status: http.StatusOK}
 	w.Header()["Cache-Control"] = web.CacheNever // unless the handler knows better
+	for _, f := range a.always {
+		w.Header()[f.Name] = []string{f.Value}
+	}
 	r, done := web.UntilHungUp(r)
 	defer done()
 	if err := a.serve(rec, r); err != nil {
@@ -70,7 +74,7 @@ func (a *httpKVAPI) addRoutes(status *api.StatusAPI, live *liveness.Monitor) {
 
 // serve answers a request, or returns the error to answer with.
 func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
-	if err := a.origin.Check(r); err != nil {
+	if answered, err := a.origin.Admit(w, r); answered || err != nil {
 		return err
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/")
@@ -230,6 +234,9 @@ type plainRequests struct{ *httpKVAPI }
 
 // Allows implements front.Handler.
 func (a plainRequests) Allows(host string) bool { return a.origin.CheckHost(host) == nil }
+
+// Always implements front.Handler.
+func (a plainRequests) Always() []web.Field { return a.always }
 
 // Hold implements front.Handler.
 func (a plainRequests) Hold(n int64) (release func(), ok bool) { return a.bodies.Try(n) }

@@ -70,7 +70,7 @@ func confirmBy(f *api.Freshness) {
 
 func newAPITest(t *testing.T) *apiTest {
 	cfg := config.DefaultConfig()
-	cfg.AllowedHosts = []string{"kv.example"}
+	cfg.AllowedHosts, cfg.AllowedOrigins = []string{"kv.example"}, []string{"https://app.example"}
 	cfg.AdvertiseClientURL = "http://node1.example:9121"
 	cfg.MaxValueSize = 100
 	st := state.New(testkit.Peers())

@@ -23,6 +23,7 @@ import (
 	"raftkv/internal/suspect"
 	"raftkv/internal/transport"
 	"raftkv/internal/web"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -134,9 +135,10 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		},
 		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
 		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
-		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof,
+		origin: web.OriginGuard{Hosts: cfg.ClientHosts(port), Origins: cfg.AllowedOrigins}, profiles: cfg.Pprof,
 		ends: api.Endings{Life: w.life, Disputed: node.doubts.Disputed},
 	}
+	s.api.always = append(s.api.origin.Fields(), web.Field{Name: "Raftkv-Cluster-Id", Value: strconv.FormatUint(st.Identity.ClusterID, 16)})
 	s.api.addRoutes(&api.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
 	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
 	logging.RegisterDropped(s.api.metrics.Registry, log)
