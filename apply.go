@@ -160,7 +160,7 @@ func (kv *kvstore) applyEntries(entries []*raftpb.Entry) (n int, err error) {
 		return n, err
 	}
 	// Only now that readers see the new state may anyone be told of it.
-	kv.applied.Advance(entries[n-1].GetIndex())
+	kv.advance(entries[n-1].GetIndex())
 	for _, o := range own {
 		if o.Results != nil {
 			kv.proposals.Applied(o.ID, o.Results)
@@ -188,6 +188,13 @@ func (kv *kvstore) publish() {
 	kv.publishSize()
 	kv.levelNow.Store(kv.state.Level)
 	kv.proposals.Named.Store(kv.state.Level >= state.LifeLevel)
+}
+
+// advance wakes those who wait for the state to come so far, once readers see it. Only
+// the apply loop calls it, which alone changes the revision.
+func (kv *kvstore) advance(index uint64) {
+	kv.applied.Advance(index)
+	kv.revision.Advance(kv.state.Revision)
 }
 
 // applyEntry applies one normal entry. The caller holds kv.mu.
@@ -231,7 +238,7 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 		}
 		return rerr
 	}
-	kv.applied.Advance(e.GetIndex())
+	kv.advance(e.GetIndex())
 	kv.conf.Done(change.Request, err)
 	return nil
 }
@@ -266,7 +273,7 @@ func (kv *kvstore) install(file stateFile, reconf reconfigure) error {
 	if err := reconf(s.Index, nil, m); err != nil {
 		return err
 	}
-	kv.applied.Advance(s.Index)
+	kv.advance(s.Index)
 	kv.proposals.Settle(window)
 	kv.log.Info("snapshot installed", logging.News, zap.Uint64("index", s.Index), zap.Uint64("term", s.Term),
 		zap.Duration("loaded-in", time.Since(began)), zap.String("members", address.FormatPeers(m.Peers())))

@@ -72,6 +72,11 @@ func frontBrowsers() (cases []frontCase) {
 	add("browser asks first", frontRequest("OPTIONS /k", append(script("cross-site", other, "Origin: "+other, "Access-Control-Request-Method: PUT"), "")...))
 	add("browser writes across", frontPut("/k", "v", script("cross-site", other, "Origin: "+other)...), get())
 	add("browser deletes across", frontRequest("DELETE /v1/kv/k", append(script("same-site", other, "Origin: "+other), "")...))
+	const app = "https://app.example"
+	add("an allowed page asks first", frontRequest("OPTIONS /k", append(script("cross-site", app, "Origin: "+app, "Access-Control-Request-Method: PUT"), "")...))
+	add("an allowed page", get(script("cross-site", app, "Origin: "+app)...), frontPut("/k", "v", script("cross-site", app, "Origin: "+app)...),
+		frontRequest("GET /none", append(script("cross-site", app, "Origin: "+app), "")...), frontRequest("OPTIONS /k", append(script("cross-site", app, "Origin: "+app), "")...))
+	add("embeds", get(slices.Concat(browserFields, []string{"Accept: image/*,*/*", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: image"})...), get())
 	add("old browser writes across", frontPut("/k", "v", "Origin: "+other), get())
 	add("old browser writes", frontPut("/k", "v", "Origin: "+own))
 	add("sandbox writes", frontPut("/k", "v", "Origin: null"))
@@ -100,7 +105,12 @@ func frontCalls() (cases []frontCase) {
 	add("empty If-Match", frontPut("/k", "v", "If-Match:"), get("/k"))
 	add("several lines of If-Match", frontPut("/k", "v", `If-Match: "1"`, `If-Match: "2"`), get("/k", `If-None-Match: "98"`, "If-None-Match: *"))
 	add("consistency", get("/k?consistency=stale"), get("/k?consistency=linearizable"), get("/none?consistency=stale"), frontRequest("HEAD /k?consistency=stale"))
-	for _, q := range []string{"?", "?consistency", "?consistency=", "?consistency=Stale", "?consistency=stale&consistency=stale", "?consistency=stale&x=1", "?x", "?ttl=30s", "?consistency=%73tale", "?;", "?%zz", "?consistency=stale#"} {
+	add("min_revision", get("/k?min_revision=1"), get("/none?min_revision=0"), get("/k?min_revision=6&max_age=1h"), get("/k?min_revision=007"), frontRequest("HEAD /k?min_revision=1"))
+	add("as text", get("/k?as=text"), get("/none?as=text"), get("/k?as=text", "If-None-Match: *"), get("/k?as=text&consistency=stale"), get("/k?min_revision=1&as=text"))
+	add("ages", get("/k?consistency=stale&max_age=1h"), get("/k?consistency=stale&max_age=1ms"), get("/k?max_age=1h"), get("/k?consistency=stale&max_age=30"),
+		get("/k?consistency=stale&max_age=0s"), get("/k?consistency=stale&max_age=..s"), get("/k?consistency=stale&max_age=9000h"), get("/k?max_age=1h&consistency=linearizable"))
+	for _, q := range []string{"?min_revision=1&consistency=linearizable", "?min_revision=99999999999999999999", "?min_revision=1&min_revision=1", "?min_revision=x", "?min_revision=", "?as=html", "?as", "?as=text&as=text", "?%61s=text", "?max_age=%31h",
+		"?", "?consistency", "?consistency=", "?consistency=Stale", "?consistency=stale&consistency=stale", "?consistency=stale&x=1", "?x", "?ttl=30s", "?consistency=%73tale", "?;", "?%zz", "?consistency=stale#"} {
 		add("query "+q, get("/k"+q), frontPut("/k"+q, "v"), rm("/v1/kv/k"+q))
 	}
 	long := strings.Repeat("k", config.MaxKeyBytes)

@@ -69,6 +69,7 @@ func (n *frontNode) apply(cmd []byte) state.Result {
 	defer n.kv.mu.Unlock()
 	res := n.kv.state.Apply(c)
 	n.kv.publishSize()
+	n.kv.revision.Advance(n.kv.state.Revision)
 	return res
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -35,10 +34,10 @@ type httpKVAPI struct {
 	routes   map[string]web.Methods // by path, those of no resource below it
 	bodies   *limits.BodyBudget
 	origin   web.OriginGuard
-	profiles bool         // are served
-	disputed func() error // why nothing may be committed, though this node is not at fault
+	always   []web.Field // of every answer
+	profiles bool        // are served
+	ends     api.Endings
 	stopping atomic.Bool
-	life     context.Context // the node's
 }
 
 func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -47,10 +46,13 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer a.metrics.InFlight.Dec()
 	rec := &web.Recorder{ResponseWriter: w, Status: http.StatusOK}
 	w.Header()["Cache-Control"] = web.CacheNever // unless the handler knows better
+	for _, f := range a.always {
+		w.Header()[f.Name] = []string{f.Value}
+	}
 	r, done := web.UntilHungUp(r)
 	defer done()
 	if err := a.serve(rec, r); err != nil {
-		err, end := a.explain(err)
+		err, end := a.ends.Explain(err)
 		if end {
 			w.Header()["Connection"] = []string{"close"}
 		}
@@ -76,7 +78,7 @@ func (a *httpKVAPI) addRoutes(status *api.StatusAPI, live *liveness.Monitor) {
 
 // serve answers a request, or returns the error to answer with.
 func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
-	if err := a.origin.Check(r); err != nil {
+	if answered, err := a.origin.Admit(w, r); answered || err != nil {
 		return err
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/")
@@ -87,8 +89,8 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	first, _, _ := strings.Cut(path, "/")
-	if key, ok := api.KeyOf(r.Method, path); ok {
-		return a.serveKey(w, r, key, r.URL.RawQuery)
+	if key, long, ok := api.KeyOf(r.Method, path); ok {
+		return a.serveKey(w, r, key, r.URL.RawQuery, long)
 	}
 	switch {
 	case path == "":
@@ -112,7 +114,7 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 
 // mayServe returns nil, or why a request is refused without a look at it.
 func (a *httpKVAPI) mayServe(path, query string) error {
-	if err := a.ending(); err != nil {
+	if err := a.ends.Ending(); err != nil {
 		return err
 	}
 	if a.stopping.Load() && path != "livez" {
@@ -126,8 +128,8 @@ func (a *httpKVAPI) mayServe(path, query string) error {
 	}
 	// A leader could still confirm a read, with the heartbeats of a node that
 	// disputes its history; and what it takes in can come of nothing.
-	if err := a.disputed(); err != nil {
-		if !api.AsksStale(query) {
+	if err := a.ends.Disputed(); err != nil {
+		if !api.WantsLocal(query) {
 			return err
 		}
 	}
@@ -171,15 +173,16 @@ func (a *httpKVAPI) serveV1(w http.ResponseWriter, r *http.Request, path string)
 // stop makes the api refuse requests, and ends those that would last.
 func (a *httpKVAPI) stop() {
 	a.stopping.Store(true)
+	a.keys.Fresh.End()
 	a.backups.End()
 	a.lists.End()
 }
 
 // serveKey serves GET, HEAD, PUT and DELETE of a key. query is what the request's says
-// beside the key.
-func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key, query string) error {
+// beside the key; long says that it is not in the short form.
+func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key, query string, long bool) error {
 	q := &api.KeyRequest{
-		Method: r.Method, Key: key, Query: query, Length: r.ContentLength, JSON: api.AcceptsItem(r.Header),
+		Method: r.Method, Key: key, Long: long, Query: query, Length: r.ContentLength, JSON: api.AcceptsItem(r.Header),
 		IfMatch: r.Header["If-Match"], IfNoneMatch: r.Header["If-None-Match"],
 		Idempotent: r.Header["Idempotency-Key"] != nil, Partial: r.Header["Content-Range"] != nil,
 	}
@@ -241,6 +244,9 @@ type plainRequests struct{ *httpKVAPI }
 // Allows implements front.Handler.
 func (a plainRequests) Allows(host string) bool { return a.origin.CheckHost(host) == nil }
 
+// Always implements front.Handler.
+func (a plainRequests) Always() []web.Field { return a.always }
+
 // Hold implements front.Handler.
 func (a plainRequests) Hold(n int64) (release func(), ok bool) { return a.bodies.Try(n) }
 
@@ -256,7 +262,7 @@ func (a plainRequests) Begin(q *api.KeyRequest, body []byte, w rounds.Waiter) (w
 		waits = a.keys.Start(q, w)
 	}
 	if q.Answer.Err != nil {
-		q.Answer.Err, q.Answer.Close = a.explain(q.Answer.Err)
+		q.Answer.Err, q.Answer.Close = a.ends.Explain(q.Answer.Err)
 	}
 	return waits
 }
@@ -264,7 +270,7 @@ func (a plainRequests) Begin(q *api.KeyRequest, body []byte, w rounds.Waiter) (w
 // Finish implements front.Handler.
 func (a plainRequests) Finish(q *api.KeyRequest, res state.Result) {
 	if a.keys.Finish(q, res); q.Answer.Err != nil {
-		q.Answer.Err, q.Answer.Close = a.explain(q.Answer.Err)
+		q.Answer.Err, q.Answer.Close = a.ends.Explain(q.Answer.Err)
 	}
 }
 
@@ -279,42 +285,6 @@ func (a plainRequests) Answered(q *api.KeyRequest, began time.Time) {
 		status = problem.Of(q.Answer.Err).Status
 	}
 	a.count(q.Method, "kv", status, time.Since(began))
-}
-
-// ending returns the error that is ending this node. It is nil while the node runs,
-// and when it was stopped or removed on purpose.
-func (a *httpKVAPI) ending() error {
-	if a.life.Err() == nil {
-		return nil
-	}
-	cause := context.Cause(a.life)
-	if errors.Is(cause, context.Canceled) || errors.Is(cause, problem.ErrRemoved) {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", problem.ErrEnding, cause)
-}
-
-// explain gives the cause in place of the error that a request ends in because
-// its node does, which may be that it is stopping, or that the outcome is unknown.
-// Where nothing could be confirmed in time, it adds why. With end the connection is of
-// no more use.
-func (a *httpKVAPI) explain(err error) (_ error, end bool) {
-	fault := a.ending()
-	p := problem.Of(err)
-	if p.Status < http.StatusInternalServerError {
-		return err, false
-	}
-	if fault == nil {
-		late := errors.Is(err, problem.ErrNoLeader) || errors.Is(err, problem.ErrUnavailable) || errors.Is(err, problem.ErrOutcomeUnknown)
-		if why := a.disputed(); why != nil && late {
-			return fmt.Errorf("%w; %w", err, why), false
-		}
-		return err, errors.Is(err, problem.ErrStopping)
-	}
-	if p.Outcome == problem.MaybeApplied {
-		return problem.PerhapsDone(fault), true
-	}
-	return fault, true
 }
 
 // slowRequestAfter is how long a request may take before an operator should hear

@@ -44,6 +44,7 @@ func TestAPIProblems(t *testing.T) {
 		{problem.ErrTooManyLeases, 507, "quota_exceeded", "not_applied", problem.RetryLater},
 		{problem.ErrUpgrading, 503, "upgrading", "not_applied", problem.RetryLater},
 		{problem.ErrPrecondition, 412, "precondition_failed", "not_applied", problem.NoRetry},
+		{problem.ErrTooStale, 503, "too_stale", "not_applied", problem.RetrySoon},
 		{problem.ErrTooLarge, 413, "too_large", "not_applied", problem.NoRetry},
 		{problem.ErrMediaType, 415, "unsupported_media_type", "not_applied", problem.NoRetry},
 		{problem.ErrWrongHost, 421, "wrong_host", "not_applied", problem.NoRetry},
@@ -145,39 +146,6 @@ func TestAPIHost(t *testing.T) {
 		}
 	}
 	at.problem("absolute form", at.do("GET", "http://evil.example/k", ""), 421, "wrong_host")
-}
-
-// Guarantee: a page of another site cannot make a browser write here.
-func TestAPICrossOrigin(t *testing.T) {
-	at := newAPITest(t)
-	for _, tt := range []struct {
-		headers []string
-		ok      bool
-	}{
-		{nil, true},
-		{[]string{"Sec-Fetch-Site", "same-origin", "Origin", "http://127.0.0.1:9121"}, true},
-		{[]string{"Sec-Fetch-Site", "none"}, true},
-		{[]string{"Origin", "http://127.0.0.1:9121"}, true},
-		{[]string{"Sec-Fetch-Site", "cross-site", "Origin", "http://evil.example"}, false},
-		{[]string{"Sec-Fetch-Site", "same-site"}, false},
-		{[]string{"Origin", "http://evil.example"}, false},
-		{[]string{"Origin", "http://127.0.0.1:8000"}, false},
-		{[]string{"Origin", "null"}, false},
-	} {
-		for method, target := range map[string]string{"PUT": "/k", "POST": "/4", "DELETE": "/v1/kv/k"} {
-			before := at.proposed
-			w := at.do(method, target, "http://d:4", tt.headers...)
-			if tt.ok == (w.Code == 403) {
-				t.Errorf("%s %s with %q: %d", method, target, tt.headers, w.Code)
-			}
-			if !tt.ok {
-				at.problem(method, w, 403, "cross_origin")
-				if at.proposed != before {
-					t.Errorf("%s %s with %q was proposed", method, target, tt.headers)
-				}
-			}
-		}
-	}
 }
 
 // Guarantee: who calls / is told where to go next.

@@ -70,7 +70,7 @@ func confirmBy(f *api.Freshness) {
 
 func newAPITest(t *testing.T) *apiTest {
 	cfg := config.DefaultConfig()
-	cfg.AllowedHosts = []string{"kv.example"}
+	cfg.AllowedHosts, cfg.AllowedOrigins = []string{"kv.example"}, []string{"https://app.example"}
 	cfg.AdvertiseClientURL = "http://node1.example:9121"
 	cfg.MaxValueSize = 100
 	st := state.New(testkit.Peers())
@@ -98,6 +98,7 @@ func newAPITest(t *testing.T) *apiTest {
 		defer at.kv.mu.Unlock()
 		res := at.kv.state.Apply(c)
 		at.kv.publishSize()
+		at.kv.revision.Advance(at.kv.state.Revision)
 		return res
 	})
 	at.leader = func(reconfig.Request) (reconfig.Reply, error) { return reconfig.Reply{}, nil }
@@ -222,7 +223,7 @@ func TestAPIKeysAreLiteral(t *testing.T) {
 		{"http://127.0.0.1:9121/abs", "abs"}, {"http://127.0.0.1:9121//abs", "/abs"},
 	} {
 		at := newAPITest(t)
-		if w := at.do("PUT", tt.target, "value"); w.Code != http.StatusNoContent {
+		if w := at.do("PUT", tt.target, "value"); w.Code != createdBy(tt.target) {
 			t.Errorf("PUT %.60s: %d %s", tt.target, w.Code, w.Body)
 		}
 		var keys []string
@@ -235,6 +236,32 @@ func TestAPIKeysAreLiteral(t *testing.T) {
 		}
 		if w := at.do("DELETE", "/v1/kv/"+url.PathEscape(tt.key), ""); w.Code != http.StatusNoContent || at.kv.state.Keys() != 0 {
 			t.Errorf("DELETE of %.60q: %d", tt.key, w.Code)
+		}
+	}
+}
+
+// createdBy is the status of a PUT that creates the key of a target.
+func createdBy(target string) int {
+	if strings.HasPrefix(target, "/v1/kv/") {
+		return http.StatusCreated
+	}
+	return http.StatusNoContent
+}
+
+// Guarantee: in the long form a PUT says whether it has created the key.
+func TestAPICreated(t *testing.T) {
+	at := newAPITest(t)
+	for _, tt := range []struct {
+		method, target string
+		status         int
+	}{
+		{"PUT", "/v1/kv/k", 201}, {"PUT", "/v1/kv/k", 204}, {"PUT", "/k", 204}, {"DELETE", "/v1/kv/k", 204},
+		{"PUT", "/v1/kv/k", 201}, {"DELETE", "/v1/kv/k", 204}, {"PUT", "/k", 204}, {"PUT", "/v1/kv/k", 204},
+	} {
+		w := at.do(tt.method, tt.target, "v")
+		at.want(w, tt.status, "")
+		if (tt.method == "PUT") != (w.Header().Get("ETag") != "") {
+			t.Errorf("%s %s: %v", tt.method, tt.target, w.Header())
 		}
 	}
 }
@@ -272,7 +299,7 @@ func TestAPIReserved(t *testing.T) {
 			if !ok || err != nil {
 				t.Fatalf("%s: %q, %v", target, detail, err)
 			}
-			if w := at.do("PUT", form, "v"); w.Code != http.StatusNoContent {
+			if w := at.do("PUT", form, "v"); w.Code != http.StatusCreated {
 				t.Errorf("%s: the form %s does not work: %d", target, form, w.Code)
 			}
 			if !at.kv.has(u.Path[1:]) {
@@ -346,7 +373,7 @@ func TestAPIConditions(t *testing.T) {
 		{"PUT", "k", "If-Match", `"1"`, 204, `"2"`},
 		{"PUT", "k", "If-Match", `"2"`, 412, `"1"`},
 		{"PUT", "k", "If-None-Match", `*`, 412, `"1"`},
-		{"PUT", "n", "If-None-Match", `*`, 204, `"2"`},
+		{"PUT", "n", "If-None-Match", `*`, 201, `"2"`},
 		{"PUT", "n", "If-Match", `*`, 412, ""},
 		{"DELETE", "k", "", "", 204, ""},
 		{"DELETE", "k", "If-Match", `"1"`, 204, ""},

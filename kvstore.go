@@ -26,6 +26,7 @@ type kvstore struct {
 	self      boot.Self
 	proposals *rounds.Proposer
 	applied   *wait.Index
+	revision  *wait.Level
 	conf      *wait.Outcomes
 	pulse     *liveness.Pulse // of the apply loop
 

@@ -25,7 +25,7 @@ import (
 func newTestStore() *kvstore {
 	return &kvstore{
 		agreement: checker.NewAgreement(zap.NewNop(), 1, 0, 0),
-		log:       zap.NewNop(), applied: new(wait.Index), conf: wait.NewOutcomes(), state: state.New(testkit.Peers()),
+		log:       zap.NewNop(), applied: new(wait.Index), revision: wait.NewLevel(0), conf: wait.NewOutcomes(), state: state.New(testkit.Peers()),
 		proposals: rounds.NewProposer(zap.NewNop(), config.Config{ID: 1}, rounds.NewLife(1, 1), nil, wait.NewLeadership()),
 	}
 }

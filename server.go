@@ -24,6 +24,7 @@ import (
 	"raftkv/internal/suspect"
 	"raftkv/internal/transport"
 	"raftkv/internal/web"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -125,7 +126,8 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		Store: kv, Found: kv.agreement, Leaders: w.leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
 	})
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
-	fresh := &api.Freshness{Confirm: reads.Confirm, Start: reads.Start, Fault: kv.Fault, Applied: w.applied, Contacts: &node.contacts}
+	fresh := &api.Freshness{Confirm: reads.Confirm, Start: reads.Start, Fault: kv.Fault, Applied: w.applied, Contacts: &node.contacts,
+		Revision: kv.revision, Timeout: cfg.RequestTimeout}
 	quota := limits.NewQuota(log, cfg, kv)
 	admission := api.Admission{Applied: w.applied, MayWrite: node.disk.MayWrite, Room: s.room, Quota: quota, Level: kv.levelNow.Load}
 	s.clock = clock.New(clock.Config{
@@ -138,9 +140,10 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
 		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
 		lists:  api.NewLists(log, kv, fresh),
-		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: w.life,
-		disputed: node.doubts.Disputed,
+		origin: web.OriginGuard{Hosts: cfg.ClientHosts(port), Origins: cfg.AllowedOrigins}, profiles: cfg.Pprof,
+		ends: api.Endings{Life: w.life, Disputed: node.doubts.Disputed},
 	}
+	s.api.always = append(s.api.origin.Fields(), web.Field{Name: "Raftkv-Cluster-Id", Value: strconv.FormatUint(st.Identity.ClusterID, 16)})
 	s.api.addRoutes(&api.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
 	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
 	logging.RegisterDropped(s.api.metrics.Registry, log)

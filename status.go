@@ -3,7 +3,6 @@ package main
 import (
 	"raftkv/internal/address"
 	"raftkv/internal/api"
-	"raftkv/internal/config"
 	"raftkv/internal/state"
 	"raftkv/internal/version"
 	"strconv"
@@ -72,17 +71,6 @@ func (kv *kvstore) CopyWhole() (*state.State, error) {
 		return nil, errLoading
 	}
 	return kv.state.Copy(), nil
-}
-
-// clientHosts returns the names, beside IP literals and localhost, under which
-// clients may address this node.
-func clientHosts(cfg config.Config, port int) map[string]bool {
-	hosts := make(map[string]bool)
-	for _, h := range cfg.AllowedHosts {
-		hosts[h] = true
-	}
-	hosts[address.HostOfURL(cfg.ClientURL(port))] = true
-	return hosts
 }
 
 // sayStarted says what this node is and what it found in its directory.

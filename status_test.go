@@ -204,7 +204,7 @@ func TestAPINodeEnds(t *testing.T) {
 	} {
 		at := newAPITest(t)
 		life, end := context.WithCancelCause(t.Context())
-		at.a.life = life
+		at.a.ends.Life = life
 		at.a.keys.Writes = proposeFunc(func(context.Context, []byte) state.Result {
 			at.proposed++
 			end(tt.ends)

@@ -36,7 +36,7 @@ var forTests = []string{"history", "sim", "testkit", "state/statetest", "storage
 // looked at: its wall may stand in the wrong place.
 var exports = map[string]int{
 	"address":             20,
-	"api":                 31,
+	"api":                 37,
 	"boot":                10,
 	"checker":             7,
 	"clock":               5,
@@ -60,7 +60,7 @@ var exports = map[string]int{
 	"offline":             2,
 	"peerclient":          16,
 	"peerport":            9,
-	"problem":             59,
+	"problem":             60,
 	"reconfig":            17,
 	"record":              7,
 	"refusal":             14,
@@ -80,7 +80,7 @@ var exports = map[string]int{
 	"testkit":             30,
 	"transport":           15,
 	"version":             1,
-	"wait":                6,
+	"wait":                8,
 	"walfile":             24,
 	"watermark":           11,
 	"web":                 28,

@@ -68,7 +68,7 @@ func (w *wiring) store(proposals *rounds.Proposer) *kvstore {
 	kv := &kvstore{
 		log: w.log, pulse: liveness.NewPulse("apply"),
 		self:      boot.Self{Node: w.cfg.ID, Instance: w.st.Identity.Instance},
-		proposals: proposals, applied: w.applied, conf: wait.NewOutcomes(),
+		proposals: proposals, applied: w.applied, revision: wait.NewLevel(w.st.State.Revision), conf: wait.NewOutcomes(),
 		snapshots: w.states, writer: make(chan struct{}, 1), wanted: make(chan struct{}, 1),
 		due:        snapshots.Policy{Every: w.cfg.SnapshotCount, Bytes: w.st.Due.Bytes, Commands: w.st.Due.Commands},
 		state:      w.st.State,

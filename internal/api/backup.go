@@ -53,7 +53,7 @@ func NewBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *Fresh
 // ServeSnapshot answers GET /v1/snapshot with a state file (package
 // statefile) of what this node has applied.
 func (b *Backups) ServeSnapshot(w http.ResponseWriter, r *http.Request) error {
-	stale, err := parseQuery(r.URL.RawQuery, true)
+	want, err := ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (b *Backups) ServeSnapshot(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("%w: a backup needs HTTP/1.1", problem.ErrBadRequest)
 	}
 	if r.Method == http.MethodHead {
-		if err := b.fresh.Prepare(w.Header(), r, stale); err != nil {
+		if err := b.fresh.Prepare(w.Header(), r, want); err != nil {
 			return err
 		}
 		s := b.store.Status()
@@ -75,7 +75,7 @@ func (b *Backups) ServeSnapshot(w http.ResponseWriter, r *http.Request) error {
 	default:
 		return fmt.Errorf("%w: %d backups are under way", problem.ErrOverloaded, MaxBackups)
 	}
-	if err := b.fresh.Prepare(w.Header(), r, stale); err != nil {
+	if err := b.fresh.Prepare(w.Header(), r, want); err != nil {
 		return err
 	}
 	st, err := b.store.CopyWhole()

@@ -81,21 +81,6 @@ const (
 	minLeaseTTL = time.Second
 )
 
-// parseDuration reads a parameter that is a duration, as in 30s.
-func parseDuration(name, text string, least, most time.Duration) (time.Duration, error) {
-	d, err := time.ParseDuration(text)
-	if _, number := strconv.ParseFloat(text, 64); err != nil && number == nil {
-		return 0, fmt.Errorf("%w: %s is %q; with a unit, as in %ss", problem.ErrBadRequest, name, web.Clip(text), web.Clip(text))
-	}
-	if err != nil {
-		return 0, fmt.Errorf("%w: %s is %q, not a duration as in 30s or 1h30m", problem.ErrBadRequest, name, web.Clip(text))
-	}
-	if d < least || d > most {
-		return 0, fmt.Errorf("%w: %s is %v; it may be %v to %v", problem.ErrBadRequest, name, d, least, most)
-	}
-	return d, nil
-}
-
 // parseID reads the ID of a lease, a positive decimal number without ornaments.
 func parseID(text string) (uint64, bool) {
 	id, err := strconv.ParseUint(text, 10, 64)
@@ -114,7 +99,7 @@ func lifetimeOf(query string) (life state.Lifetime, err error) {
 	case timed && leased:
 		return life, fmt.Errorf("%w: a key has a ttl or a lease, not both", problem.ErrBadRequest)
 	case timed:
-		d, err := parseDuration("ttl", ttl[0], minTTL, maxTTL)
+		d, err := web.Duration("ttl", ttl[0], minTTL, maxTTL)
 		return state.Lifetime{Kind: state.ForTTL, Value: inMillis(d)}, err
 	case leased:
 		id, ok := parseID(lease[0])

@@ -51,6 +51,7 @@ type writer interface {
 type KeyRequest struct {
 	Method      string // GET, HEAD, PUT or DELETE
 	Key         string
+	Long        bool   // it came as /v1/kv/KEY
 	Query       string // as it stands in the URL, without its question mark
 	IfMatch     []string
 	IfNoneMatch []string
@@ -64,15 +65,16 @@ type KeyRequest struct {
 	// Answer is the request's once Check or Start say so, or Finish was called.
 	Answer Answer
 
-	size    int // of the command without the value
-	stale   bool
+	size    int       // of the command without the value
+	want    Wanted    // of a read
+	text    bool      // of a read: the value is to be shown
 	form    list.Form // of the item
 	pre     preconditions
 	cond    state.Condition
 	life    state.Lifetime // of the key, once it is written
 	refused error          // why no state of the key can fulfil the condition of a write
 	giveUp  func()         // ends the wait of a write
-	release func()         // gives back what the write holds of the quota
+	release func()         // gives back what the write holds of the quota, or ends what a read waits for
 }
 
 // Answer is what is to be sent for a request.
@@ -103,16 +105,16 @@ func (q *KeyRequest) fail(err error) bool {
 	return false
 }
 
-// KeyOf returns the key that a request is about, if it is about one. The path is
-// without its escapes and its first slash. In the short form POST and DELETE are about
-// nodes.
-func KeyOf(method, path string) (key string, ok bool) {
-	read := method == http.MethodGet || method == http.MethodHead || method == http.MethodPut
-	if key, ok := strings.CutPrefix(path, "v1/kv/"); ok {
-		return key, read || method == http.MethodDelete
+// KeyOf returns the key that a request is about, if it is about one, and whether it
+// comes in the long form. The path is without its escapes and its first slash. In the
+// short form POST and DELETE are about nodes.
+func KeyOf(method, path string) (key string, long, ok bool) {
+	plain := method == http.MethodGet || method == http.MethodHead || method == http.MethodPut
+	if key, long := strings.CutPrefix(path, "v1/kv/"); long {
+		return key, true, plain || method == http.MethodDelete
 	}
 	first, _, _ := strings.Cut(path, "/")
-	return path, read && path != "" && !web.Reserved(first)
+	return path, false, plain && path != "" && !web.Reserved(first)
 }
 
 // CheckKey returns problem.ErrBadRequest if there can be no such key.
@@ -148,7 +150,7 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if q.Partial && q.Method == http.MethodPut {
 		return fmt.Errorf("%w: a part of a value cannot be written", problem.ErrBadRequest) // RFC 9110 §14.5
 	}
-	if err = q.parse(); err != nil {
+	if err := q.parseQuery(); err != nil {
 		return err
 	}
 	if q.pre, err = parsePreconditions(q.IfMatch, q.IfNoneMatch); err != nil || q.reads() {
@@ -177,24 +179,41 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	return nil
 }
 
-// parse reads the query.
-func (q *KeyRequest) parse() (err error) {
-	if q.Method == http.MethodPut {
+// The parameters of a read of a key, and of one that wants an item in JSON.
+var (
+	keyParams  = append([]string{"as"}, FreshnessParams...)
+	itemParams = append([]string{"values"}, FreshnessParams...)
+)
+
+// parseQuery reads the parameters.
+func (q *KeyRequest) parseQuery() (err error) {
+	switch {
+	case q.Method == http.MethodPut:
 		q.life, err = lifetimeOf(q.Query)
 		return err
-	}
-	if !q.JSON || !q.reads() {
-		q.stale, err = parseQuery(q.Query, q.reads())
+	case !q.reads():
+		_, err = web.Query(q.Query)
+		return err
+	case q.Query == "" || q.Query == staleAlone:
+		q.want, err = ParseQuery(q.Query)
 		return err
 	}
-	params, err := web.Query(q.Query, "consistency", "values")
+	names := keyParams
+	if q.JSON {
+		names = itemParams
+	}
+	params, err := web.Query(q.Query, names...)
 	if err != nil {
 		return err
 	}
+	if as, ok := params["as"]; ok && as[0] != "text" {
+		return fmt.Errorf("%w: as is %q, not text", problem.ErrBadRequest, web.Clip(as[0]))
+	}
+	q.text = params.Has("as")
 	if q.form.Base64, err = inBase64(params); err != nil {
 		return err
 	}
-	q.stale, err = consistency(params)
+	q.want, err = ParseFreshness(params)
 	return err
 }
 
@@ -205,14 +224,15 @@ func (q *KeyRequest) TakesValue() bool { return q.Method == http.MethodPut && q.
 // Start asks the cluster for what the request needs of it. True: w will be told what
 // came of that, which is for Finish. False: the answer is there.
 func (k *Keys) Start(q *KeyRequest, w rounds.Waiter) (waits bool) {
-	if q.reads() && q.stale {
-		if err := k.Fresh.asOf(q.Answer.add); err != nil {
-			return q.fail(err)
+	switch {
+	case q.reads() && q.want.Local:
+		if q.want.ByRevision && k.Fresh.Revision.Get() < q.want.Revision {
+			q.release = k.Fresh.await(q.want.Revision, w)
+			return true
 		}
 		k.found(q)
 		return false
-	}
-	if q.reads() {
+	case q.reads():
 		q.Answer.add("Raftkv-Consistency", linearizable)
 	}
 	start := k.write
@@ -253,7 +273,7 @@ func (k *Keys) write(q *KeyRequest, w rounds.Waiter) (err error) {
 	return err
 }
 
-// done gives back what a write held.
+// done gives back what a request held.
 func (q *KeyRequest) done() {
 	if q.release != nil {
 		q.release()
@@ -281,6 +301,9 @@ func (k *Keys) Finish(q *KeyRequest, res state.Result) {
 		q.fail(res.Err)
 	default:
 		q.Answer.Status = http.StatusNoContent
+		if q.Long && res.Created {
+			q.Answer.Status = http.StatusCreated
+		}
 		if res.Revision == 0 {
 			q.Answer.add("Raftkv-Revision", strconv.FormatUint(res.Deletion, 10))
 			return
@@ -312,6 +335,12 @@ func (k *Keys) found(q *KeyRequest) {
 		}
 		q.fail(q.refused)
 		return
+	}
+	if q.want.Local {
+		if err := k.Fresh.asOf(a.add, q.want); err != nil {
+			q.fail(err)
+			return
+		}
 	}
 	it, revision, err := k.Store.Read(q.Key)
 	if err != nil {
@@ -348,8 +377,12 @@ func (k *Keys) found(q *KeyRequest) {
 	}
 	a.Status, a.Body = http.StatusOK, it.Bytes()
 	mediaType := "application/octet-stream"
-	if q.JSON {
+	switch {
+	case q.JSON:
 		mediaType, a.Body = jsonType, append(q.form.Append(nil, q.Key, it, k.Store.Left(it)), '\n')
+	case q.text:
+		mediaType = "text/plain; charset=utf-8"
+		a.add("Content-Security-Policy", "sandbox") // whatever a browser makes of it, it may do nothing
 	}
 	a.add("Content-Type", mediaType)
 	a.add("X-Content-Type-Options", "nosniff")

@@ -50,7 +50,7 @@ func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
 	if body.TTL == nil {
 		return fmt.Errorf(`%w: ttl is missing, as in {"ttl":"10s"}`, problem.ErrBadRequest)
 	}
-	ttl, err := parseDuration("ttl", *body.TTL, minLeaseTTL, maxTTL)
+	ttl, err := web.Duration("ttl", *body.TTL, minLeaseTTL, maxTTL)
 	if err != nil {
 		return err
 	}
@@ -215,12 +215,15 @@ func (a *Leases) ServeList(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// leaseParams are the parameters of reads of leases.
+var leaseParams = append([]string{"limit", "start_after"}, FreshnessParams...)
+
 // prepare makes sure that this node is as fresh as a read of a page wants it.
 func (a *Leases) prepare(w http.ResponseWriter, r *http.Request) (q url.Values, limit int, err error) {
-	if q, err = web.Query(r.URL.RawQuery, "consistency", "limit", "start_after"); err != nil {
+	if q, err = web.Query(r.URL.RawQuery, leaseParams...); err != nil {
 		return nil, 0, err
 	}
-	stale, err := consistency(q)
+	want, err := ParseFreshness(q)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -228,7 +231,7 @@ func (a *Leases) prepare(w http.ResponseWriter, r *http.Request) (q url.Values, 
 		return nil, 0, err
 	}
 	w.Header().Set("Cache-Control", web.CacheAsk)
-	return q, limit, a.Fresh.Prepare(w.Header(), r, stale)
+	return q, limit, a.Fresh.Prepare(w.Header(), r, want)
 }
 
 // pageLimit reads the parameter limit.

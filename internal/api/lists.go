@@ -65,7 +65,7 @@ func NewLists(log *zap.Logger, store listStore, fresh *Freshness) *Lists {
 
 // Methods are those of /v1/kv. serveKey serves a key that the query names; query is what
 // else is in that.
-func (l *Lists) Methods(serveKey func(w http.ResponseWriter, r *http.Request, key, query string) error) web.Methods {
+func (l *Lists) Methods(serveKey func(w http.ResponseWriter, r *http.Request, key, query string, long bool) error) web.Methods {
 	either := func(many func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
 		return func(w http.ResponseWriter, r *http.Request) error {
 			key, rest, ok, err := cutKey(r.URL.RawQuery)
@@ -73,7 +73,7 @@ func (l *Lists) Methods(serveKey func(w http.ResponseWriter, r *http.Request, ke
 			case err != nil:
 				return err
 			case ok:
-				return serveKey(w, r, key, rest)
+				return serveKey(w, r, key, rest, true)
 			}
 			return many(w, r)
 		}
@@ -109,22 +109,26 @@ func AcceptsItem(h http.Header) bool { return web.AcceptsOnly(h, jsonType) }
 // listRequest is what a request for many keys asks for.
 type listRequest struct {
 	list.Query
-	stale, stream bool
+	want   Wanted
+	stream bool
 }
+
+// listParams are the parameters of a read of many keys.
+var listParams = append([]string{"count", "delimiter", "end", "keys_only", "limit", "prefix", "reverse", "start", "start_after", "values"}, FreshnessParams...)
 
 // parseList reads a request for many keys.
 func parseList(r *http.Request) (q listRequest, err error) {
 	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
 		return q, fmt.Errorf("%w: a list has no ETag for If-Match and If-None-Match", problem.ErrBadRequest)
 	}
-	params, err := web.Query(r.URL.RawQuery, "consistency", "count", "delimiter", "end", "keys_only", "limit", "prefix", "reverse", "start", "start_after", "values")
+	params, err := web.Query(r.URL.RawQuery, listParams...)
 	if err != nil {
 		return q, err
 	}
 	q.stream = web.AcceptsOnly(r.Header, ndjsonType)
 	q.Prefix, q.Start, q.End, q.After = params.Get("prefix"), params.Get("start"), params.Get("end"), params.Get("start_after")
 	q.Groups = params.Has("delimiter")
-	if q.stale, err = consistency(params); err != nil {
+	if q.want, err = ParseFreshness(params); err != nil {
 		return q, err
 	}
 	if q.Base64, err = inBase64(params); err != nil {
@@ -199,7 +203,7 @@ func (l *Lists) serve(w http.ResponseWriter, r *http.Request) error {
 	case q.stream:
 		return l.stream(w, r, &q)
 	}
-	if err := l.fresh.Prepare(w.Header(), r, q.stale); err != nil {
+	if err := l.fresh.Prepare(w.Header(), r, q.want); err != nil {
 		return err
 	}
 	if q.Count {
@@ -247,7 +251,7 @@ func (l *Lists) count(w http.ResponseWriter, q *listRequest) error {
 
 // head answers as the GET would, without a body.
 func (l *Lists) head(w http.ResponseWriter, r *http.Request, q *listRequest) error {
-	if err := l.fresh.Prepare(w.Header(), r, q.stale); err != nil {
+	if err := l.fresh.Prepare(w.Header(), r, q.want); err != nil {
 		return err
 	}
 	var revision uint64
@@ -278,7 +282,7 @@ func (l *Lists) stream(w http.ResponseWriter, r *http.Request, q *listRequest) e
 	default:
 		return fmt.Errorf("%w: %d lists are being streamed", problem.ErrOverloaded, MaxStreams)
 	}
-	if err := l.fresh.Prepare(w.Header(), r, q.stale); err != nil {
+	if err := l.fresh.Prepare(w.Header(), r, q.want); err != nil {
 		return err
 	}
 	st, done, err := l.copies.take()

@@ -35,7 +35,7 @@ func FuzzListParameters(f *testing.F) {
 			return
 		}
 		params, err := url.ParseQuery(query)
-		if err != nil || q.Check() != nil || q.Limit < 1 || q.Limit > list.MaxItems || q.stale != AsksStale(query) {
+		if err != nil || q.Check() != nil || q.Limit < 1 || q.Limit > list.MaxItems || q.want.Local != WantsLocal(query) {
 			t.Errorf("%q is %+v: %v", query, q, err)
 		}
 		for name, values := range params {

@@ -90,11 +90,11 @@ func (a *MembersAPI) ServeMember(w http.ResponseWriter, r *http.Request, path st
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
-		stale, err := parseQuery(r.URL.RawQuery, true)
+		want, err := ParseQuery(r.URL.RawQuery)
 		if err != nil {
 			return err
 		}
-		if err := a.Fresh.Prepare(w.Header(), r, stale); err != nil {
+		if err := a.Fresh.Prepare(w.Header(), r, want); err != nil {
 			return err
 		}
 		return a.answerMember(w, r, id, http.StatusOK)
@@ -198,11 +198,11 @@ type memberStatus struct {
 // the leader how it sees the members; without an answer it leaves out whether they are
 // reachable and how far their logs match.
 func (a *MembersAPI) ServeMembers(w http.ResponseWriter, r *http.Request) error {
-	stale, err := parseQuery(r.URL.RawQuery, true)
+	want, err := ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
-	if err := a.Fresh.Prepare(w.Header(), r, stale); err != nil {
+	if err := a.Fresh.Prepare(w.Header(), r, want); err != nil {
 		return err
 	}
 	m := a.Current()

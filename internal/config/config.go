@@ -58,6 +58,11 @@ type Config struct {
 	// work. Default none: a browser may be tricked into using such a name.
 	AllowedHosts []string
 
+	// AllowedOrigins are the origins whose pages may call this node from a browser, as
+	// browsers send them: scheme, host and, unless it is the scheme's own, port. Default
+	// none: pages of other origins are refused.
+	AllowedOrigins []string
+
 	// listenPeer is the host:port where the peer server listens, for containers
 	// and NAT. Default "", which is that of PeerURL: read it with PeerListener.
 	listenPeer string
@@ -194,6 +199,7 @@ func (c *Config) Settings(list *string) []Setting {
 		{"join", "", "join a running cluster: --cluster is some members and this node (false)", Into(&c.Join, strconv.ParseBool, "true or false")},
 		{"host", "HOST", "address of the client API; 0.0.0.0 opens it to the network (127.0.0.1)", Into(&c.Host, address.CheckHost, "")},
 		{"allowed-host", "LIST", "further names for clients to use; may be repeated (none)", c.addAllowedHosts},
+		{"allowed-origin", "LIST", "origins whose pages may call, as https://app.example; may be repeated (none)", c.addAllowedOrigins},
 		{"listen-peer", "HOST:PORT", "where the peer server listens (as in its own peer URL)", Into(&c.listenPeer, ParseText, "")},
 		{"advertise-client-url", "URL", "what others are told of the client API (host and port above, or the peer URL's host)", Into(&c.AdvertiseClientURL, address.CheckURL, "")},
 		{"data-dir", "DIR", "this node's files (raftkv-<id>)", Into(&c.DataDir, ParseText, "")},
@@ -258,14 +264,6 @@ func parseSize(s string) (int64, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 32) // times a unit, this cannot overflow
 	return int64(n) * unit, err
-}
-
-// addAllowedHosts adds the names of a list; validate looks at them.
-func (c *Config) addAllowedHosts(list string) error {
-	for host := range strings.SplitSeq(list, ",") {
-		c.AllowedHosts = append(c.AllowedHosts, strings.ToLower(strings.TrimSpace(host)))
-	}
-	return nil
 }
 
 // ErrHelp is returned by Parse when the user asked for the usage.
@@ -373,7 +371,7 @@ func (r *Review) ReadFlags(args []string, settings []Setting, version *bool) err
 func (r *Review) setter(s Setting) func(string) error {
 	return func(text string) error {
 		err := s.Set(text)
-		if r.Names[s.Flag] != "" && s.Flag != "allowed-host" {
+		if r.Names[s.Flag] != "" && !strings.HasPrefix(s.Flag, "allowed-") {
 			err = errors.New("expected only once")
 		}
 		r.Names[s.Flag] = "--" + s.Flag
@@ -453,6 +451,9 @@ func (c *Config) validate(r *Review) {
 	for _, host := range c.AllowedHosts {
 		_, err := address.CheckHost(host)
 		r.Check("allowed-host", host, err)
+	}
+	for _, origin := range c.AllowedOrigins {
+		r.Check("allowed-origin", origin, checkOrigin(origin))
 	}
 	if c.listenPeer != "" {
 		r.Check("listen-peer", c.listenPeer, address.CheckListen(c.listenPeer))

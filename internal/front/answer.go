@@ -139,6 +139,7 @@ func (c *conn) render(out []byte) (head, value []byte) {
 	out = append(out, http.StatusText(status)...)
 	out = append(out, "\r\nDate: "...)
 	out = append(out, *c.srv.date.Load()...)
+	out = append(out, *c.srv.always.Load()...)
 	asks := false
 	for _, fields := range [...][]web.Field{a.Fields(), more} {
 		for _, f := range fields {

@@ -26,6 +26,7 @@ import (
 	"raftkv/internal/meter"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
+	"raftkv/internal/web"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,8 @@ import (
 type Handler interface {
 	// Allows reports whether clients may address this node by this Host.
 	Allows(host string) bool
+	// Always returns the fields of every answer.
+	Always() []web.Field
 	// Hold holds memory for a body of n bytes that is on its way, if there is any left.
 	Hold(n int64) (release func(), ok bool)
 	// Begin begins a request with this body, of which it keeps nothing. True: w will be
@@ -79,6 +82,7 @@ type Server struct {
 	limits   Limits
 	handOver func(net.Conn)
 	handler  atomic.Pointer[Handler]
+	always   atomic.Pointer[string] // the fields of every answer, each behind its line's end
 	answers  answers
 	scratch  sync.Pool              // of buffers for answers
 	date     atomic.Pointer[string] // as it stands in a header
@@ -111,7 +115,15 @@ func New(log *zap.Logger, l Limits, handOver func(net.Conn)) *Server {
 }
 
 // Handle lets h answer from now on. Until then all connections are handed over.
-func (s *Server) Handle(h Handler) { s.handler.Store(&h) }
+func (s *Server) Handle(h Handler) {
+	var lines []byte
+	for _, f := range h.Always() {
+		lines = appendField(lines, f.Name, f.Value)
+	}
+	always := string(lines)
+	s.always.Store(&always)
+	s.handler.Store(&h)
+}
 
 // Serve takes connections of l until that is closed, and returns nil then. It is called
 // once.

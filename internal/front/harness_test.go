@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
+	"raftkv/internal/web"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +35,8 @@ type store struct {
 }
 
 func newStore() *store { return &store{values: map[string]string{}, bodies: 1 << 20} }
+
+func (s *store) Always() []web.Field { return []web.Field{{Name: "Always", Value: "there"}} }
 
 func (s *store) Allows(host string) bool { return strings.HasPrefix(host, "localhost") }
 

@@ -24,6 +24,8 @@ var (
 		"this node is not ready")
 	ErrUnavailable = declare(http.StatusServiceUnavailable, "unavailable", NotApplied, RetrySoon,
 		"the cluster did not confirm in time that this read is fresh")
+	ErrTooStale = declare(http.StatusServiceUnavailable, "too_stale", NotApplied, RetrySoon,
+		"what this node has is older than was asked for")
 	ErrWouldLose = declare(http.StatusConflict, "would_lose_quorum", NotApplied, RetryLater,
 		"the change would leave the cluster without a reachable majority")
 	ErrQuota = declare(http.StatusInsufficientStorage, "quota_exceeded", NotApplied, RetryLater,

@@ -126,6 +126,7 @@ type Result struct {
 	Revision uint64
 	// Deletion: the store's revision at which keys were deleted.
 	Deletion uint64
+	Created  bool   // the key was not there before
 	Deleted  int    // how many, where there may be several
 	Lease    uint64 // the lease that was made or kept alive
 	TTL      uint64 // all its time, in ms

@@ -61,11 +61,11 @@ func TestConditions(t *testing.T) {
 		want Result
 	}{
 		{"put", put("k", "w", Condition{}), Result{Revision: 2}},
-		{"put new", put("n", "w", Condition{}), Result{Revision: 2}},
+		{"put new", put("n", "w", Condition{}), Result{Revision: 2, Created: true}},
 		{"put if exists", put("k", "w", exists), Result{Revision: 2}},
 		{"put new if exists", put("n", "w", exists), Result{Err: problem.ErrPrecondition}},
 		{"put if missing", put("k", "w", missing), Result{Err: problem.ErrPrecondition, Revision: 1}},
-		{"put new if missing", put("n", "w", missing), Result{Revision: 2}},
+		{"put new if missing", put("n", "w", missing), Result{Revision: 2, Created: true}},
 		{"put at revision", put("k", "w", matching), Result{Revision: 2}},
 		{"put at other revision", put("k", "w", other), Result{Err: problem.ErrPrecondition, Revision: 1}},
 		{"put new at revision", put("n", "w", matching), Result{Err: problem.ErrPrecondition}},
@@ -172,7 +172,7 @@ func (d *dumbStore) apply(c Command) Result {
 		it.CreateRevision, it.Version = old.CreateRevision, old.Version+1
 	}
 	d.items[c.Key] = it
-	return Result{Revision: d.revision}
+	return Result{Revision: d.revision, Created: !exists}
 }
 
 func randomCommand(rnd *rand.Rand, revision uint64) Command {

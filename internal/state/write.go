@@ -118,7 +118,7 @@ func (s *State) set(key string, value []byte, id uint64) Result {
 	}
 	s.Bytes += uint64(len(it.Value))
 	s.Sum += itemHash(key, it)
-	return Result{Revision: s.Revision}
+	return Result{Revision: s.Revision, Created: !exists}
 }
 
 func (s *State) delete(c Command) Result {

@@ -10,13 +10,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"raftkv/internal/problem"
 	"slices"
-	"strings"
+	"strconv"
+	"time"
 )
 
 // Field is a field of an HTTP header.
@@ -127,45 +127,26 @@ func Query(raw string, names ...string) (url.Values, error) {
 	return q, nil
 }
 
+// Duration reads a parameter that is a time with its unit, within bounds.
+func Duration(name, text string, least, most time.Duration) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	_, number := strconv.ParseFloat(text, 64)
+	switch {
+	case err != nil && number == nil:
+		return 0, fmt.Errorf("%w: %s is %q; it needs a unit, as in %ss", problem.ErrBadRequest, name, Clip(text), Clip(text))
+	case err != nil:
+		return 0, fmt.Errorf("%w: %s is %q, not a time with its unit, as in 500ms or 30s", problem.ErrBadRequest, name, Clip(text))
+	case d < least || d > most:
+		return 0, fmt.Errorf("%w: %s is %v, and must be %v to %v", problem.ErrBadRequest, name, d, least, most)
+	}
+	return d, nil
+}
+
 // NotAllowed sets the Allow header to the methods in allow, and returns
 // problem.ErrMethodNotAllowed.
 func NotAllowed(w http.ResponseWriter, allow string) error {
 	w.Header().Set("Allow", allow)
 	return fmt.Errorf("%w; allowed are %s", problem.ErrMethodNotAllowed, allow)
-}
-
-// OriginGuard refuses what a browser may have been tricked into sending: to a
-// name that somebody made point at this node, or on behalf of another site.
-type OriginGuard struct {
-	Hosts map[string]bool             // lower case, beside IP literals and localhost
-	Cross *http.CrossOriginProtection // refuses what a browser sends on behalf of another site
-}
-
-// Check returns nil if the request may be served. Else the error is
-// problem.ErrWrongHost or problem.ErrCrossOrigin.
-func (g OriginGuard) Check(r *http.Request) error {
-	if r.Host != "" { // else it is HTTP/1.0, and no browser
-		if err := g.CheckHost(r.Host); err != nil {
-			return err
-		}
-	}
-	if err := g.Cross.Check(r); err != nil {
-		return fmt.Errorf("%w: %w", problem.ErrCrossOrigin, err)
-	}
-	return nil
-}
-
-// CheckHost returns problem.ErrWrongHost if a Host header is not one of this node's names.
-func (g OriginGuard) CheckHost(header string) error {
-	host := header
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
-	if host != "localhost" && !g.Hosts[host] && net.ParseIP(host) == nil {
-		return fmt.Errorf("%w: %q; name it with --allowed-host to allow it", problem.ErrWrongHost, header)
-	}
-	return nil
 }
 
 // IgnoreWriteError: a client that hangs up while it is answered is no fault.

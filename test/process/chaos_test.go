@@ -102,7 +102,7 @@ func (r *chaosRun) request(hc *http.Client, client, node int, in history.Input, 
 		out.OK, out.Value = true, reply.body
 		r.seen(in.Key, reply.body, reply.header.Get("ETag"))
 	case in.Kind == history.Get && reply.status == 404:
-	case in.Kind != history.Get && reply.status == 204:
+	case in.Kind != history.Get && (reply.status == 204 || reply.status == 201):
 		out.OK = true
 		if method == http.MethodPut {
 			r.seen(in.Key, in.Value, reply.header.Get("ETag"))

@@ -26,7 +26,7 @@ import http.client, sys, urllib.parse
 url = urllib.parse.urlsplit(sys.argv[1])
 c = http.client.HTTPConnection(url.netloc)
 c.request("PUT", url.path, sys.argv[2].encode())
-a = c.getresponse(); a.read(); assert a.status == 204, a.status
+a = c.getresponse(); a.read(); assert a.status == 201, a.status
 c.request("GET", url.path)
 sys.stdout.write(c.getresponse().read().decode())`},
 	"urllib": {"python3", "-c", `
@@ -37,7 +37,7 @@ sys.stdout.write(urllib.request.urlopen(sys.argv[1]).read().decode())`},
 const [url, value] = process.argv.slice(1);
 (async () => {
 	const put = await fetch(url, {method: "PUT", body: value});
-	if (put.status !== 204) throw put.status;
+	if (put.status !== 201) throw put.status;
 	process.stdout.write(await (await fetch(url)).text());
 })()`},
 }
@@ -77,7 +77,7 @@ func TestProcFrontClients(t *testing.T) {
 			inGo := func(url, value string) (string, error) {
 				client := procClient(10 * time.Second)
 				defer client.CloseIdleConnections()
-				if r := procDo(client, http.MethodPut, url, []byte(value)); r.status != http.StatusNoContent {
+				if r := procDo(client, http.MethodPut, url, []byte(value)); r.status != http.StatusCreated {
 					return "", fmt.Errorf("PUT: %v", r)
 				}
 				r := procDo(client, http.MethodGet, url, nil)

@@ -102,7 +102,7 @@ func (p *procProxy) wantLiteralKeys() {
 		"/v1/kv/" + url.PathEscape(strings.Repeat("\u00fc", 4096/2)),
 	}
 	for _, path := range paths {
-		if r := p.do(http.MethodPut, path, []byte(path)); r.status != http.StatusNoContent {
+		if r := p.do(http.MethodPut, path, []byte(path)); r.status/100 != 2 { // of several paths of one key the first creates it
 			p.t.Errorf("PUT %.60s: %v", path, r)
 		}
 	}

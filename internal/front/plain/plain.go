@@ -20,8 +20,22 @@ const MaxBody = 64 << 10
 // plainMethods are the methods, each with the space behind it.
 var plainMethods = []string{"GET ", "HEAD ", "PUT ", "DELETE "}
 
-// plainParams are the parameters of reads in the query, with their values.
-var plainParams = map[string][]string{"consistency": {"linearizable", "stale"}}
+// plainParams are the parameters of reads in the query, with the values that are plain.
+// Each is there once at most.
+var plainParams = []plainParam{
+	{"consistency", func(v string) bool { return v == "linearizable" || v == "stale" }},
+	{"min_revision", func(v string) bool { return only(v, "0123456789") }},
+	{"max_age", func(v string) bool { return only(v, "0123456789.hmsun") }},
+	{"as", func(v string) bool { return v == "text" }},
+}
+
+type plainParam struct {
+	name  string
+	plain func(value string) bool
+}
+
+// only reports whether a value has such characters, and no others.
+func only(value, set string) bool { return value != "" && strings.Trim(value, set) == "" }
 
 // plainFields are the fields of a header, in lower case, and what is done with each.
 // Those that are ignored mean nothing to package api and to net/http either.
@@ -77,6 +91,7 @@ func (r Reason) String() string {
 type Head struct {
 	Method           string
 	Key, Query       string
+	Long             bool   // the key came as /v1/kv/KEY
 	Host             []byte // within what was read
 	Match, NoneMatch []string
 	Length           int64 // of the body
@@ -179,8 +194,8 @@ func (h *Head) setKey(path []byte) bool {
 	if escaped {
 		text, err = url.PathUnescape(text)
 	}
-	key, ok := api.KeyOf(h.Method, text)
-	h.Key = key
+	ok := false
+	h.Key, h.Long, ok = api.KeyOf(h.Method, text)
 	return ok && err == nil
 }
 
@@ -189,8 +204,18 @@ func (h *Head) setQuery(params []byte) bool {
 	if h.Method != http.MethodGet && h.Method != http.MethodHead {
 		return false
 	}
-	name, value, _ := strings.Cut(h.Query, "=") // more than one is not plain yet
-	return slices.Contains(plainParams[name], value)
+	seen := 0 // a bit for each parameter
+	for rest, more := h.Query, true; more; {
+		var param string
+		param, rest, more = strings.Cut(rest, "&")
+		name, value, _ := strings.Cut(param, "=")
+		i := slices.IndexFunc(plainParams, func(p plainParam) bool { return p.name == name })
+		if i < 0 || seen&(1<<i) != 0 || !plainParams[i].plain(value) {
+			return false
+		}
+		seen |= 1 << i
+	}
+	return true
 }
 
 // parseField reads a line of the header.

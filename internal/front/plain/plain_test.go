@@ -3,6 +3,7 @@ package plain
 import (
 	"raftkv/internal/config"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ func list(s ...string) []string { return s }
 
 func shapes() []shape {
 	long := strings.Repeat("k", config.MaxKeyBytes)
+	inLongForm := regexp.MustCompile(`^[A-Z]+ /(v1|%76%31)(/|%2F)kv(/|%2F)`)
 	at := func(method, key string) Head { return Head{Method: method, Key: key, Host: []byte("localhost")} }
 	with := func(h Head, set func(h *Head)) Head { set(&h); return h }
 	put := with(at("PUT", "k"), func(h *Head) { h.hasLength = true })
@@ -71,6 +73,9 @@ func shapes() []shape {
 		{"GET /k?consistency=stale", local, with(at("GET", "k"), func(h *Head) { h.Query = "consistency=stale" })},
 		{"HEAD /v1/kv/k?consistency=linearizable", local, with(at("HEAD", "k"), func(h *Head) { h.Query = "consistency=linearizable" })},
 
+		{"GET /k?min_revision=7&max_age=1.5s&as=text&consistency=stale", local,
+			with(at("GET", "k"), func(h *Head) { h.Query = "min_revision=7&max_age=1.5s&as=text&consistency=stale" })},
+
 		// Conditions.
 		{"GET /k", local + "If-None-Match: \"17\"\r\n", with(at("GET", "k"), func(h *Head) { h.NoneMatch = list(`"17"`) })},
 		{"GET /k", local + "if-match:*\r\n", with(at("GET", "k"), func(h *Head) { h.Match = list("*") })},
@@ -105,6 +110,9 @@ func shapes() []shape {
 	}
 	for _, name := range []string{"127.0.0.1", "127.0.0.1:9121", "[::1]:9121", "kv.example", "evil.example", "localhost."} { // whose they are, admit asks
 		ss = append(ss, shape{"GET /k", "Host: " + name + "\r\n", Head{Method: "GET", Key: "k", Host: []byte(name)}})
+	}
+	for i := range ss {
+		ss[i].want.Long = inLongForm.MatchString(ss[i].line)
 	}
 	return ss
 }
@@ -157,7 +165,8 @@ func TestHeadNotPlain(t *testing.T) {
 		{Query, "GET /k?", local}, {Query, "GET /k?consistency", local}, {Query, "GET /k?consistency=", local}, {Query, "GET /k?consistency=Stale", local},
 		{Query, "GET /k?Consistency=stale", local}, {Query, "GET /k?consistency=stale&consistency=stale", local}, {Query, "GET /k?consistency=stale&", local},
 		{Query, "GET /k?&consistency=stale", local}, {Query, "GET /k?consistency=stale;x", local}, {Query, "GET /k?consistency=st%61le", local},
-		{Query, "GET /k?consistency=stale#", local}, {Query, "GET /k?consistency=stale?", local}, {Query, "GET /k?x", local}, {Query, "GET /k?x=1", local},
+		{Query, "GET /k?consistency=stale#", local}, {Query, "GET /k?consistency=stale?", local}, {Query, "GET /k?min_revision=+7", local}, {Query, "GET /k?min_revision=", local}, {Query, "GET /k?max_age=1%73", local},
+		{Query, "GET /k?max_age=-1s", local}, {Query, "GET /k?as=html", local}, {Query, "GET /k?x", local}, {Query, "GET /k?x=1", local},
 		{Query, "PUT /k?consistency=stale", local + length}, {Query, "DELETE /v1/kv/k?consistency=linearizable", local}, {Query, "PUT /k?", local + length},
 
 		{Field, "GET /k", local + local}, {Field, "GET /k", "Host: localhost\r\nhost: other\r\n"}, {Field, "GET /k", "Host:\r\n"}, {Field, "GET /k", "Host: \t\r\n"},
@@ -306,11 +315,14 @@ var contractFields = []struct {
 
 // contractParams are the parameters that the API has, or is to have.
 var contractParams = []string{
-	"consistency=stale", "consistency=linearizable", // the one that is plain, for reads
+	"consistency=stale", "consistency=linearizable",
 	"key=k", "prefix=p", "limit=10", "start_after=k", "start=a", "end=b", "reverse=true", "keys_only=true", "count=true", "delimiter=/",
 	"all=true", "ttl=30s", "lease=1", "min_revision=7", "max_age=500ms", "wait=30s", "after_revision=7", "as=text", "values=base64", "force=true",
 	"types=put", "state=true", "verbose", "verbose=true", "id=2", "role=voter", "keep=60", "peer_url=http://a:1", "seconds=1", "debug=1",
 }
+
+// plainNames are the parameters that are plain, for reads.
+var plainNames = []string{"consistency", "min_revision", "max_age", "as"}
 
 // Guarantee: of what a request asks for nothing is ignored here, also if it is asked for
 // in a way that is not there yet.
@@ -338,15 +350,15 @@ func TestHeadIgnoresNothingThatMeansSomething(t *testing.T) {
 			}
 		}
 		for _, p := range contractParams {
-			want := strings.HasPrefix(p, "consistency=") && (m == "GET" || m == "HEAD")
-			if why, h := ask(m, p, ""); (why == Yes) != want || want && h.Query != p {
-				t.Errorf("%s ?%s: %d", m, p, why)
-			}
-			if why, _ := ask(m, "consistency=stale&"+p, ""); why != Query {
-				t.Errorf("%s ?consistency=stale&%s: %d", m, p, why)
-			}
-			if why, _ := ask(m, p+"&consistency=stale", ""); why != Query {
-				t.Errorf("%s ?%s&consistency=stale: %d", m, p, why)
+			name, _, _ := strings.Cut(p, "=")
+			for query, want := range map[string]bool{
+				p: true, "consistency=stale&" + p: name != "consistency", p + "&consistency=stale": name != "consistency",
+				p + "&" + p: false, p + "&x=1": false, p + "&": false, "&" + p: false,
+			} {
+				want = want && slices.Contains(plainNames, name) && (m == "GET" || m == "HEAD")
+				if why, h := ask(m, query, ""); (why == Yes) != want || want && h.Query != query || !want && why != Query {
+					t.Errorf("%s ?%s: %d", m, query, why)
+				}
 			}
 		}
 	}
