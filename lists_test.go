@@ -515,8 +515,8 @@ func TestListStreamClientGone(t *testing.T) {
 	})
 }
 
-// Guarantee: lists, items and streams are what they are over real connections, too, HTTP/2
-// among them, beside the front.
+// Guarantee: lists, items and streams are what they are over real connections, too,
+// beside the front.
 func TestListOverConnections(t *testing.T) {
 	at := newAPITest(t)
 	at.fill("a/1", "a/2", "b")

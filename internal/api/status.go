@@ -1,4 +1,4 @@
-// Package api answers the HTTP resources beside the keys: members, status and
+// Package api answers the HTTP resources: keys and lists of them, members, status and
 // health, backups, metrics and profiles, one file each. Freshness, which reads of keys
 // share, says how fresh an answer is. Each resource is told what it needs by the node
 // and knows nothing else of it.
