@@ -8,7 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"raftkv/internal/api"
+	"raftkv/internal/admin"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
@@ -143,7 +143,7 @@ func TestBackupRefused(t *testing.T) {
 		t.Errorf("PUT: %d", w.Code)
 	}
 	at.fails = problem.ErrNoLeader
-	for range api.MaxBackups + 1 { // a refused one holds no slot
+	for range admin.MaxBackups + 1 { // a refused one holds no slot
 		at.problem("no leader", at.do("GET", "/v1/snapshot", ""), 503, "no_leader")
 	}
 	at.fails = nil
@@ -160,12 +160,12 @@ func TestBackupOfAMoment(t *testing.T) {
 		var got bytes.Buffer
 		began := time.Now()
 		for i := 0; ; i++ {
-			_, err := io.CopyN(&got, resp.Body, api.BackupPiece)
+			_, err := io.CopyN(&got, resp.Body, admin.BackupPiece)
 			if errors.Is(err, io.EOF) {
 				break
 			}
 			testkit.Must(t, err)
-			time.Sleep(api.BackupPace / 2)
+			time.Sleep(admin.BackupPace / 2)
 			for _, key := range []string{"key/63", "key/0", fmt.Sprint("new/", i)} {
 				if w := b.do("PUT", "/"+key, "other"); w.Code != http.StatusNoContent {
 					t.Fatalf("a write beside a backup: %d", w.Code)
@@ -200,7 +200,7 @@ func (b *backupTest) cutOff(resp *http.Response) {
 func TestBackupSlowReaders(t *testing.T) {
 	inBackupBubble(t, func(b *backupTest) {
 		var slow []*http.Response
-		for range api.MaxBackups {
+		for range admin.MaxBackups {
 			slow = append(slow, b.open("GET", ""))
 		}
 		resp := b.open("GET", "")
@@ -215,9 +215,9 @@ func TestBackupSlowReaders(t *testing.T) {
 		if w := b.do("PUT", "/k", "v"); w.Code != http.StatusNoContent {
 			t.Errorf("a write beside them: %d", w.Code)
 		}
-		time.Sleep(api.BackupPace - time.Second)
+		time.Sleep(admin.BackupPace - time.Second)
 		synctest.Wait()
-		if n := len(b.a.backups.Slots); n != api.MaxBackups {
+		if n := len(b.a.backups.Slots); n != admin.MaxBackups {
 			t.Errorf("%d backups are under way before their time is up", n)
 		}
 		time.Sleep(2 * time.Second)
@@ -237,7 +237,7 @@ func TestBackupSlowReaders(t *testing.T) {
 func TestBackupEndsWithTheNode(t *testing.T) {
 	inBackupBubble(t, func(b *backupTest) {
 		hangs, reads := b.open("GET", ""), b.open("GET", "")
-		_, err := io.CopyN(io.Discard, reads.Body, api.BackupPiece)
+		_, err := io.CopyN(io.Discard, reads.Body, admin.BackupPiece)
 		testkit.Must(t, err)
 		b.stop()
 		synctest.Wait()

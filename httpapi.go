@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"raftkv/internal/admin"
 	"raftkv/internal/api"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
@@ -27,9 +28,9 @@ type httpKVAPI struct {
 	log      *zap.Logger
 	keys     *api.Keys
 	leases   *api.Leases
-	members  *api.MembersAPI
-	metrics  *api.Metrics
-	backups  *api.Backups
+	members  *admin.MembersAPI
+	metrics  *admin.Metrics
+	backups  *admin.Backups
 	lists    *api.Lists
 	routes   map[string]web.Methods // by path, those of no resource below it
 	bodies   *limits.BodyBudget
@@ -62,7 +63,7 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // addRoutes adds the paths that are no resource of many.
-func (a *httpKVAPI) addRoutes(status *api.StatusAPI, live *liveness.Monitor) {
+func (a *httpKVAPI) addRoutes(status *admin.StatusAPI, live *liveness.Monitor) {
 	a.routes = map[string]web.Methods{
 		"livez":       {"GET": web.Bare(live.Serve)},
 		"readyz":      {"GET": status.ServeReady},
@@ -94,11 +95,11 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch {
 	case path == "":
-		return api.ServeHelp(w, r)
+		return admin.ServeHelp(w, r)
 	case path == "livez" || path == "readyz" || path == "metrics" || first == "v1":
 		return a.serveV1(w, r, path)
 	case a.profiles && (path == "debug/pprof" || strings.HasPrefix(path, "debug/pprof/")):
-		return api.ServeProfiles(w, r)
+		return admin.ServeProfiles(w, r)
 	case web.Reserved(first):
 		return fmt.Errorf("%w: paths under /%s are reserved; for a key of that name use /v1/kv/%s",
 			problem.ErrBadRequest, first, url.PathEscape(path))
@@ -106,7 +107,7 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 		return a.members.ServeShort(w, r, path)
 	}
 	allow := "GET, HEAD, PUT"
-	if _, err := api.ParseMemberID(path); err == nil {
+	if _, err := admin.ParseMemberID(path); err == nil {
 		allow += ", POST, DELETE" // as a node
 	}
 	return web.NotAllowed(w, allow)

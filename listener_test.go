@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"raftkv/internal/admin"
 	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/limits"
@@ -111,7 +112,7 @@ func TestReadmeNamesLimits(t *testing.T) {
 		fmt.Sprintf("A request has %.0f s to arrive, %.0f s and `--request-timeout`", srv.ReadTimeout.Seconds(), (srv.ReadTimeout - wait).Seconds()),
 		fmt.Sprintf("its headers, up to %d KiB, have %.0f s of them", srv.MaxHeaderBytes>>10, srv.ReadHeaderTimeout.Seconds()),
 		fmt.Sprintf("An answer has %.0f s to be taken", srv.WriteTimeout.Seconds()),
-		fmt.Sprintf("a backup %.0f s for each %d KiB", api.BackupPace.Seconds(), api.BackupPiece>>10),
+		fmt.Sprintf("a backup %.0f s for each %d KiB", admin.BackupPace.Seconds(), admin.BackupPiece>>10),
 		fmt.Sprintf("a streamed list %.0f s for each %d MiB", api.StreamPace.Seconds(), api.StreamPiece>>20),
 		fmt.Sprintf("items on a page, 1 to %d; %d if it is not said. A page also ends at %d MiB", list.MaxItems, list.DefaultItems, list.MaxPageBytes>>20),
 		fmt.Sprintf("A node streams %d lists at once", api.MaxStreams),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"raftkv/internal/admin"
 	"raftkv/internal/api"
 	"raftkv/internal/boot"
 	"raftkv/internal/checker"
@@ -134,17 +135,17 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		Log: log, ID: cfg.ID, View: kv.View, Leaders: w.leaders, Applied: w.applied, Call: node.call, Propose: node.propose,
 	})
 	s.api = &httpKVAPI{
-		log: log, metrics: api.NewMetrics(s.status),
+		log: log, metrics: admin.NewMetrics(s.status),
 		keys:    &api.Keys{Store: kv, Fresh: fresh, Writes: proposals, MaxValue: cfg.MaxValueSize, Admission: admission},
 		leases:  &api.Leases{Commands: &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: kv.Fault}, Fresh: fresh, Look: kv.Look},
-		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
-		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
+		members: &admin.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
+		backups: admin.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
 		lists:  api.NewLists(log, kv, fresh),
 		origin: web.OriginGuard{Hosts: cfg.ClientHosts(port), Origins: cfg.AllowedOrigins}, profiles: cfg.Pprof,
 		ends: api.Endings{Life: w.life, Disputed: node.doubts.Disputed},
 	}
 	s.api.always = append(s.api.origin.Fields(), web.Field{Name: "Raftkv-Cluster-Id", Value: strconv.FormatUint(st.Identity.ClusterID, 16)})
-	s.api.addRoutes(&api.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
+	s.api.addRoutes(&admin.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
 	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
 	logging.RegisterDropped(s.api.metrics.Registry, log)
 	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, cfg.Memory)

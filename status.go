@@ -2,7 +2,7 @@ package main
 
 import (
 	"raftkv/internal/address"
-	"raftkv/internal/api"
+	"raftkv/internal/admin"
 	"raftkv/internal/state"
 	"raftkv/internal/version"
 	"strconv"
@@ -14,9 +14,9 @@ import (
 
 // What a node says of itself is put together here from its parts.
 
-func (s *server) status() api.NodeStatus {
+func (s *server) status() admin.NodeStatus {
 	rs, ks := s.node.status.Load(), s.kv.Status()
-	return api.NodeStatus{
+	return admin.NodeStatus{
 		ID: s.cfg.ID, ClusterID: strconv.FormatUint(s.node.cluster, 16),
 		Role: s.role(rs.Role), Leader: rs.Leader, Term: rs.Term,
 		CommitIndex: max(rs.Commit, ks.Index), AppliedIndex: ks.Index,
@@ -40,11 +40,11 @@ func (s *server) role(role raft.StateType) string {
 }
 
 // readyChecks are what a node must be to be ready.
-func (s *server) readyChecks() []api.Check {
+func (s *server) readyChecks() []admin.Check {
 	m, _ := s.kv.Membership()
 	_, isMember := m.Members[s.cfg.ID]
 	fault, disputed := s.kv.Fault(), s.node.doubts.Disputed()
-	return []api.Check{ // those first for which others fail
+	return []admin.Check{ // those first for which others fail
 		{Name: "agrees with the other replicas", Ok: fault == nil, Why: fault},
 		{Name: "has a history that no other disputes", Ok: disputed == nil, Why: disputed},
 		{Name: "has a leader", Ok: s.node.status.Load().Leader != 0},

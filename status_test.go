@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"raftkv/internal/api"
+	"raftkv/internal/admin"
 	"raftkv/internal/checker"
 	"raftkv/internal/contact"
 	"raftkv/internal/liveness"
@@ -105,7 +105,7 @@ func TestAPIReady(t *testing.T) {
 func TestAPIStatusAndMembers(t *testing.T) {
 	at := newAPITest(t)
 	at.do("PUT", "/key", "value")
-	var st api.NodeStatus
+	var st admin.NodeStatus
 	if err := json.Unmarshal(at.do("GET", "/v1/status", "").Body.Bytes(), &st); err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"checker", "contact", "list", "rounds", "state/statetest", "storage"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
 	{"api", "peerport"},
-	{"boot", "front/plain"},
+	{"admin", "boot", "front/plain"},
 	{"front"},
 }
 
@@ -36,7 +36,8 @@ var forTests = []string{"history", "sim", "testkit", "state/statetest", "storage
 // looked at: its wall may stand in the wrong place.
 var exports = map[string]int{
 	"address":             20,
-	"api":                 37,
+	"admin":               14,
+	"api":                 22,
 	"boot":                10,
 	"checker":             7,
 	"clock":               5,
@@ -83,7 +84,7 @@ var exports = map[string]int{
 	"wait":                8,
 	"walfile":             24,
 	"watermark":           11,
-	"web":                 28,
+	"web":                 31,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to
@@ -92,7 +93,7 @@ var onlyFor = map[string][]string{
 	"go.etcd.io/etcd/server/v3/storage/wal":                   {"storage", "storage/walroom", "walfile", "storage/storagetest"},
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp":       {"transport"},
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap":           {"transport", "storage", "sim"},
-	"github.com/prometheus/client_golang/prometheus/promhttp": {"api"},
+	"github.com/prometheus/client_golang/prometheus/promhttp": {"admin"},
 }
 
 // pure are the packages of the replicated state machine. What a state becomes may

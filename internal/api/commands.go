@@ -73,6 +73,9 @@ func (c *Commands) Do(ctx context.Context, cmd []byte, growth int, level uint64)
 	return res, res.Err
 }
 
+// MaxMemberBytes bounds the body of a request that has no value in it.
+const MaxMemberBytes = 4096
+
 // Bounds of a time to live.
 const (
 	minTTL = 100 * time.Millisecond

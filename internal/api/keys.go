@@ -1,3 +1,7 @@
+// Package api answers: what do the HTTP resources that hold data ask and say? They are
+// keys, lists of them and leases, one file each. Freshness, which all reads share, says
+// how fresh an answer is, Admission what is let into the log. Each resource is told what
+// it needs by the node and knows nothing else of it.
 package api
 
 import (

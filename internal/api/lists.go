@@ -308,14 +308,14 @@ func (l *Lists) send(w http.ResponseWriter, q *listRequest, st *state.State) err
 	// A write that hangs must not keep the node from stopping.
 	stop := context.AfterFunc(l.life, farewell)
 	defer stop()
-	out := &pacedWriter{out: w, conn: conn, piece: StreamPiece, pace: StreamPace, grace: streamFarewell, may: l.may}
+	out := &web.PacedWriter{Out: w, Conn: conn, Piece: StreamPiece, Pace: StreamPace, Grace: streamFarewell, May: l.may}
 	err := q.WriteAll(out, st)
 	if err == nil {
 		return nil
 	}
 	farewell()
 	_, _, body := web.Problem(err)
-	if out.torn {
+	if out.Torn {
 		_, _ = w.Write([]byte("\n"))
 	}
 	_, _ = fmt.Fprintf(w, `{"error":%s}`+"\n", bytes.TrimSpace(body))
@@ -328,7 +328,7 @@ func (l *Lists) may() error {
 	if err := l.fresh.Fault(); err != nil {
 		return err
 	}
-	return stopped(l.life)
+	return web.Stopped(l.life)
 }
 
 // copies lends copies of the state. Those who come while nothing is applied share one:

@@ -1,4 +1,4 @@
-package api
+package admin
 
 import (
 	"cmp"
@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"raftkv/internal/address"
+	"raftkv/internal/api"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
@@ -22,7 +23,7 @@ import (
 // MembersAPI serves what concerns the members.
 type MembersAPI struct {
 	Members *reconfig.Members
-	Fresh   *Freshness
+	Fresh   *api.Freshness
 	Leaders *wait.Leadership
 	Current func() membership.Membership // as applied here
 	// IsKey reports whether there is a key of a name, as applied here.
@@ -47,7 +48,7 @@ func readChange(w http.ResponseWriter, r *http.Request, body any) (force bool, e
 	if force, err = web.ParseForce(r, true); err != nil {
 		return false, err
 	}
-	return force, web.ReadJSON(w, r, MaxMemberBytes, body)
+	return force, web.ReadJSON(w, r, api.MaxMemberBytes, body)
 }
 
 // ServeAddMember serves POST /v1/members.
@@ -90,7 +91,7 @@ func (a *MembersAPI) ServeMember(w http.ResponseWriter, r *http.Request, path st
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
-		want, err := ParseQuery(r.URL.RawQuery)
+		want, err := api.ParseQuery(r.URL.RawQuery)
 		if err != nil {
 			return err
 		}
@@ -159,7 +160,7 @@ func (a *MembersAPI) ServeLeader(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		ID *uint64 `json:"id"`
 	}
-	if err := web.ReadJSON(w, r, MaxMemberBytes, &body); err != nil {
+	if err := web.ReadJSON(w, r, api.MaxMemberBytes, &body); err != nil {
 		return err
 	}
 	req := reconfig.Request{Op: membership.OpLead}
@@ -198,7 +199,7 @@ type memberStatus struct {
 // the leader how it sees the members; without an answer it leaves out whether they are
 // reachable and how far their logs match.
 func (a *MembersAPI) ServeMembers(w http.ResponseWriter, r *http.Request) error {
-	want, err := ParseQuery(r.URL.RawQuery)
+	want, err := api.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
@@ -244,7 +245,7 @@ func (a *MembersAPI) ServeShort(w http.ResponseWriter, r *http.Request, path str
 	ctx, cancel := context.WithTimeout(r.Context(), a.Members.Timeout)
 	defer cancel()
 	if r.Method == http.MethodPost {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxMemberBytes))
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxMemberBytes))
 		if err != nil {
 			return web.BodyError(err)
 		}

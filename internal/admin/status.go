@@ -1,8 +1,7 @@
-// Package api answers the HTTP resources: keys and lists of them, members, status and
-// health, backups, metrics and profiles, one file each. Freshness, which reads of keys
-// share, says how fresh an answer is. Each resource is told what it needs by the node
-// and knows nothing else of it.
-package api
+// Package admin answers: what do the HTTP resources about a node and its cluster ask and
+// say? They are the members, status and health, backups, metrics and profiles, one file
+// each. Each is told what it needs by the node and knows nothing else of it.
+package admin
 
 import (
 	"fmt"

@@ -1,11 +1,13 @@
-package api
+package admin
 
 import (
 	"context"
 	"fmt"
 	"net/http"
+	"raftkv/internal/api"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/web"
 	"strconv"
 	"time"
 
@@ -34,7 +36,7 @@ type Backups struct {
 	log     *zap.Logger
 	cluster uint64
 	store   backupStore
-	fresh   *Freshness
+	fresh   *api.Freshness
 	Slots   chan struct{} // one for each under way
 	pace    time.Duration
 
@@ -45,7 +47,7 @@ type Backups struct {
 // NewBackups returns the backups of the state that store holds. cluster is the
 // cluster's ID, which names the file. End cuts off the backups under way, and those
 // that begin after it.
-func NewBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *Freshness) *Backups {
+func NewBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *api.Freshness) *Backups {
 	life, end := context.WithCancel(context.Background())
 	return &Backups{log: log, cluster: cluster, store: store, fresh: fresh, Slots: make(chan struct{}, MaxBackups), pace: BackupPace, life: life, End: end}
 }
@@ -53,7 +55,7 @@ func NewBackups(log *zap.Logger, cluster uint64, store backupStore, fresh *Fresh
 // ServeSnapshot answers GET /v1/snapshot with a state file (package
 // statefile) of what this node has applied.
 func (b *Backups) ServeSnapshot(w http.ResponseWriter, r *http.Request) error {
-	want, err := ParseQuery(r.URL.RawQuery)
+	want, err := api.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
@@ -105,5 +107,5 @@ func (b *Backups) send(w http.ResponseWriter, st *state.State) error {
 	// A write that hangs must not keep the node from stopping.
 	stop := context.AfterFunc(b.life, func() { _ = conn.SetWriteDeadline(time.Now()) })
 	defer stop()
-	return state.Write(&pacedWriter{out: w, conn: conn, piece: BackupPiece, pace: b.pace, may: func() error { return stopped(b.life) }}, st)
+	return state.Write(&web.PacedWriter{Out: w, Conn: conn, Piece: BackupPiece, Pace: b.pace, May: func() error { return web.Stopped(b.life) }}, st)
 }
