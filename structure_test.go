@@ -80,7 +80,7 @@ var exports = map[string]int{
 	"wait":                8,
 	"walfile":             24,
 	"watermark":           11,
-	"web":                 28,
+	"web":                 30,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to
