@@ -204,8 +204,10 @@ func frontTricks() (cases []frontCase) {
 	}
 	add("1.0 and keep-alive", "GET /k HTTP/1.0\r\nConnection: keep-alive\r\nHost: 127.0.0.1:9121\r\n\r\n", hidden)
 	add("1.0 without Host", "GET /k HTTP/1.0\r\n\r\n", hidden)
-	add("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-	add("HTTP/2 later", hidden, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	for _, almost := range []string{"PRI * HTTP/2.0\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r", "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", "PRI * HTTP/2.0\r\nHost: localhost\r\n\r\nSM\r\n\r\n", "PRI * HTTP/1.1\r\n\r\nSM\r\n\r\n"} {
+		add("almost HTTP/2 "+almost, almost, hidden)
+		add("almost HTTP/2 later "+almost, hidden, almost)
+	}
 	add("TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x9e\x0d\x0a\x0d\x0a\x00")
 	add("SSH", "SSH-2.0-OpenSSH_9.2p1\r\n")
 	add("Redis", "*1\r\n$4\r\nPING\r\n")
@@ -260,7 +262,7 @@ func TestFrontCorpus(t *testing.T) {
 			for _, a := range r.answers {
 				// What is refused for how it is written, or for what it asks, is not in order.
 				switch a.status {
-				case http.StatusOK, http.StatusNoContent, http.StatusNotModified, http.StatusNotFound, http.StatusPreconditionFailed:
+				case http.StatusOK, http.StatusCreated, http.StatusNoContent, http.StatusNotModified, http.StatusNotFound, http.StatusPreconditionFailed:
 					valid++
 				}
 			}

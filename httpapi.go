@@ -65,6 +65,7 @@ func (a *httpKVAPI) addRoutes(status *api.StatusAPI, live *liveness.Monitor) {
 		"livez":       {"GET": web.Bare(live.Serve)},
 		"readyz":      {"GET": status.ServeReady},
 		"metrics":     {"GET": web.Bare(a.metrics.Serve)},
+		"v1/errors":   {"GET": web.Bare(api.ServeErrors)},
 		"v1/status":   {"GET": web.Bare(status.ServeStatus)},
 		"v1/members":  {"GET": a.members.ServeMembers, "POST": a.members.ServeAddMember},
 		"v1/leader":   {"POST": web.Bare(a.members.ServeLeader)},
@@ -136,7 +137,7 @@ func (a *httpKVAPI) mayServe(path, query string) error {
 // that a node can say what is wrong with it.
 func aboutItself(path string) bool {
 	switch path {
-	case "livez", "readyz", "metrics", "v1/status":
+	case "livez", "readyz", "metrics", "v1/status", "v1/errors":
 		return true
 	}
 	return false

@@ -36,7 +36,7 @@ var forTests = []string{"history", "sim", "testkit", "state/statetest", "storage
 // looked at: its wall may stand in the wrong place.
 var exports = map[string]int{
 	"address":             20,
-	"api":                 27,
+	"api":                 28,
 	"boot":                10,
 	"checker":             7,
 	"config":              22,
@@ -57,7 +57,7 @@ var exports = map[string]int{
 	"offline":             2,
 	"peerclient":          16,
 	"peerport":            9,
-	"problem":             54,
+	"problem":             57,
 	"reconfig":            17,
 	"record":              7,
 	"refusal":             14,
