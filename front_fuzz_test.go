@@ -393,7 +393,7 @@ func newReference(t *testing.T, sent []byte) *reference {
 	t.Helper()
 	// In HTTP/2 when something is answered is a matter of time; and where that begins
 	// behind other requests the front lets it, as net/http does not.
-	sent, _, _ = bytes.Cut(sent, []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+	sent, _, _ = bytes.Cut(sent, []byte(http2Beginning))
 	n := newFrontNode(t)
 	r := &reference{sent: sent}
 	r.requests, r.whole, r.rest = sentRequests(sent)

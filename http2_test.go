@@ -157,8 +157,11 @@ func TestHTTP2HungUp(t *testing.T) {
 	})
 }
 
-// http2Preface begins a connection: what is no HTTP/1, and a frame with no settings.
-var http2Preface = append([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), 0, 0, 0, 4, 0, 0, 0, 0, 0)
+// http2Beginning is what tells HTTP/2 from HTTP/1.
+const http2Beginning = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// http2Preface begins a connection: behind that, a frame with no settings.
+var http2Preface = append([]byte(http2Beginning), 0, 0, 0, 4, 0, 0, 0, 0, 0)
 
 // raw opens a connection and sends something on it.
 func (ht *http2Test) raw(sent []byte) net.Conn {
