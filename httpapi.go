@@ -68,6 +68,7 @@ func (a *httpKVAPI) addRoutes(status *admin.StatusAPI, live *liveness.Monitor) {
 		"livez":       {"GET": web.Bare(live.Serve)},
 		"readyz":      {"GET": status.ServeReady},
 		"metrics":     {"GET": web.Bare(a.metrics.Serve)},
+		"v1/errors":   {"GET": web.Bare(admin.ServeErrors)},
 		"v1/status":   {"GET": web.Bare(status.ServeStatus)},
 		"v1/leases":   {"GET": a.leases.ServeList, "POST": web.Bare(a.leases.ServeGrant)},
 		"v1/kv":       a.lists.Methods(a.serveKey),
@@ -141,7 +142,7 @@ func (a *httpKVAPI) mayServe(path, query string) error {
 // that a node can say what is wrong with it.
 func aboutItself(path string) bool {
 	switch path {
-	case "livez", "readyz", "metrics", "v1/status":
+	case "livez", "readyz", "metrics", "v1/status", "v1/errors":
 		return true
 	}
 	return false

@@ -198,3 +198,15 @@ func TestAPINotThere(t *testing.T) {
 		at.problem(target, at.do("GET", target, ""), 404, "no_such_path")
 	}
 }
+
+// Guarantee: the type of an error leads to what is to be known of it, on the node that
+// has answered, also when that can do nothing else.
+func TestAPIErrorsPage(t *testing.T) {
+	at := newAPITest(t)
+	at.kv.agreement.Verdict.Store(&checker.Verdict{Err: problem.ErrDiverged})
+	at.problem("broken", at.do("GET", "/k", ""), 503, "diverged")
+	w := at.do("GET", "/v1/errors", "")
+	if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") || !strings.Contains(w.Body.String(), "\n## diverged\n") {
+		t.Errorf("%d %v %.300s", w.Code, w.Header(), w.Body)
+	}
+}

@@ -202,7 +202,7 @@ func (at *apiTest) problem(what string, w *httptest.ResponseRecorder, status int
 		at.Errorf("%s: the answer is %d %q (%v), want a problem", what, w.Code, w.Body, err)
 		return ""
 	}
-	if w.Code != status || p.Status != status || p.Code != code || p.Type != "about:blank" ||
+	if w.Code != status || p.Status != status || p.Code != code || p.Type != "/v1/errors#"+code ||
 		p.Title != http.StatusText(status) || p.Title == "" || p.Detail == "" ||
 		p.Outcome != "not_applied" && p.Outcome != "unknown" || p.Retry == nil {
 		at.Errorf("%s: the answer is %d %+v, want %d %s", what, w.Code, p, status, code)

@@ -275,7 +275,7 @@ func (l *stoppableListener) port() int {
 // newClientServer makes the HTTP server of the client API. Its clocks run while
 // a request waits for the cluster, up to wait, so that comes on top.
 func newClientServer(wait time.Duration, log *zap.Logger) *http.Server {
-	return &http.Server{
+	s := &http.Server{
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestReadLimit + wait,
 		WriteTimeout:      answerWriteLimit + wait,
@@ -283,6 +283,8 @@ func newClientServer(wait time.Duration, log *zap.Logger) *http.Server {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          zap.NewStdLog(log.Named("http")),
 	}
+	web.AllowHTTP2(s)
+	return s
 }
 
 // newPeerServer makes the HTTP server of the peer listener. Its connections

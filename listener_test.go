@@ -111,6 +111,7 @@ func TestReadmeNamesLimits(t *testing.T) {
 	for _, claim := range []string{
 		fmt.Sprintf("A request has %.0f s to arrive, %.0f s and `--request-timeout`", srv.ReadTimeout.Seconds(), (srv.ReadTimeout - wait).Seconds()),
 		fmt.Sprintf("its headers, up to %d KiB, have %.0f s of them", srv.MaxHeaderBytes>>10, srv.ReadHeaderTimeout.Seconds()),
+		fmt.Sprintf("up to %d requests at once on a connection", web.HTTP2Streams),
 		fmt.Sprintf("An answer has %.0f s to be taken", srv.WriteTimeout.Seconds()),
 		fmt.Sprintf("a backup %.0f s for each %d KiB", admin.BackupPace.Seconds(), admin.BackupPiece>>10),
 		fmt.Sprintf("a streamed list %.0f s for each %d MiB", api.StreamPace.Seconds(), api.StreamPiece>>20),

@@ -36,7 +36,7 @@ var forTests = []string{"history", "sim", "testkit", "state/statetest", "storage
 // looked at: its wall may stand in the wrong place.
 var exports = map[string]int{
 	"address":             20,
-	"admin":               14,
+	"admin":               15,
 	"api":                 22,
 	"boot":                10,
 	"checker":             7,
@@ -61,7 +61,7 @@ var exports = map[string]int{
 	"offline":             2,
 	"peerclient":          16,
 	"peerport":            9,
-	"problem":             60,
+	"problem":             63,
 	"reconfig":            17,
 	"record":              7,
 	"refusal":             14,
@@ -84,7 +84,7 @@ var exports = map[string]int{
 	"wait":                8,
 	"walfile":             24,
 	"watermark":           11,
-	"web":                 31,
+	"web":                 33,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to

@@ -3,8 +3,17 @@ package admin
 import (
 	"io"
 	"net/http"
+	"raftkv/internal/problem"
 	"raftkv/internal/web"
 )
+
+// ServeErrors answers GET /v1/errors with what there is to know of errors, which is where
+// the type of each leads.
+func ServeErrors(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err := io.WriteString(w, problem.Page())
+	return web.IgnoreWriteError(err)
+}
 
 // ServeHelp answers GET / with what this is and where to go next.
 func ServeHelp(w http.ResponseWriter, r *http.Request) error {

@@ -87,7 +87,7 @@ type Answer struct {
 	Err    error // if there is one, the answer is a problem, beside the fields
 	Close  bool  // with Err: the connection ends behind it
 	Body   []byte
-	fields [8]web.Field
+	fields [10]web.Field
 	n      int
 }
 

@@ -39,7 +39,7 @@ func Problem(err error) (status int, fields []Field, body []byte) {
 		Code    string          `json:"code"`
 		Outcome problem.Outcome `json:"outcome"`
 		Retry   bool            `json:"retry"`
-	}{"about:blank", http.StatusText(p.Status), p.Status, err.Error(), p.Code, p.Outcome, p.Retry != problem.NoRetry})
+	}{problem.Type(p.Code), http.StatusText(p.Status), p.Status, err.Error(), p.Code, p.Outcome, p.Retry != problem.NoRetry})
 	return p.Status, fields, text.Bytes()
 }
 

@@ -1,0 +1,27 @@
+package web
+
+import "net/http"
+
+// Cleartext HTTP/2, with prior knowledge. A connection of it does the work of many, so
+// what many could take is bounded for one.
+const (
+	// HTTP2Streams is how many requests may be under way on one connection.
+	HTTP2Streams = 100
+	// http2Frame is the largest frame that a client may send, the least that can be said.
+	http2Frame = 16 << 10
+	// http2Ahead is how much of all bodies on a connection, and of each, may come before
+	// somebody reads it: it is in nobody's budget.
+	http2Ahead = 64 << 10
+)
+
+// AllowHTTP2 lets a server take HTTP/2 beside HTTP/1, with the time limits that it has.
+func AllowHTTP2(s *http.Server) {
+	s.Protocols = new(http.Protocols)
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	s.HTTP2 = &http.HTTP2Config{
+		MaxConcurrentStreams: HTTP2Streams, MaxReadFrameSize: http2Frame,
+		MaxReceiveBufferPerConnection: http2Ahead, MaxReceiveBufferPerStream: http2Ahead,
+		WriteByteTimeout: s.WriteTimeout,
+	}
+}
