@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
+	"raftkv/internal/txnapi"
 	"raftkv/internal/web"
 	"strconv"
 	"strings"
@@ -28,6 +29,7 @@ type httpKVAPI struct {
 	log      *zap.Logger
 	keys     *api.Keys
 	leases   *api.Leases
+	txns     *txnapi.Txns
 	members  *api.MembersAPI
 	metrics  *api.Metrics
 	backups  *api.Backups
@@ -65,6 +67,9 @@ func (a *httpKVAPI) addRoutes(status *api.StatusAPI, live *liveness.Monitor) {
 		"readyz":      {"GET": status.ServeReady},
 		"metrics":     {"GET": web.Bare(a.metrics.Serve)},
 		"v1/status":   {"GET": web.Bare(status.ServeStatus)},
+		"v1/kv":       {"POST": a.txns.ServeAppend, "DELETE": a.txns.ServeDeletePrefix},
+		"v1/add":      {"POST": a.txns.ServeAdd},
+		"v1/txn":      {"POST": a.txns.ServeTxn},
 		"v1/leases":   {"GET": a.leases.ServeList, "POST": web.Bare(a.leases.ServeGrant)},
 		"v1/members":  {"GET": a.members.ServeMembers, "POST": a.members.ServeAddMember},
 		"v1/leader":   {"POST": web.Bare(a.members.ServeLeader)},

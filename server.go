@@ -23,6 +23,7 @@ import (
 	"raftkv/internal/storage"
 	"raftkv/internal/suspect"
 	"raftkv/internal/transport"
+	"raftkv/internal/txnapi"
 	"raftkv/internal/web"
 	"sync/atomic"
 	"time"
@@ -131,12 +132,15 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.clock = clock.New(clock.Config{
 		Log: log, ID: cfg.ID, View: kv.View, Leaders: w.leaders, Applied: w.applied, Call: node.call, Propose: node.propose,
 	})
+	commands := &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: kv.Fault}
+	bodies := limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize))
 	s.api = &httpKVAPI{
 		log: log, metrics: api.NewMetrics(s.status),
 		keys:    &api.Keys{Store: kv, Fresh: fresh, Writes: proposals, MaxValue: cfg.MaxValueSize, Admission: admission},
-		leases:  &api.Leases{Commands: &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: kv.Fault}, Fresh: fresh, Look: kv.look},
+		leases:  &api.Leases{Commands: commands, Fresh: fresh, Look: kv.look},
+		txns:    &txnapi.Txns{Commands: commands, Fresh: fresh, Look: kv.look, Bodies: bodies, MaxValue: cfg.MaxValueSize},
 		members: &api.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
-		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
+		backups: api.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: bodies,
 		origin: web.OriginGuard{Hosts: clientHosts(cfg, port), Cross: http.NewCrossOriginProtection()}, profiles: cfg.Pprof, life: w.life,
 		disputed: node.doubts.Disputed,
 	}

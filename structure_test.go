@@ -19,12 +19,12 @@ import (
 // packages of layers below its own.
 var layers = [][]string{
 	{"address", "durable", "front/nowait", "history", "meter", "problem", "record", "refusal", "version", "wait"},
-	{"liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
+	{"liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "rounds", "state/statetest", "storage"},
 	{"diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
 	{"api", "peerport"},
-	{"boot", "front/plain"},
+	{"boot", "front/plain", "txnapi"},
 	{"front"},
 }
 

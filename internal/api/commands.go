@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"raftkv/internal/limits"
 	"raftkv/internal/problem"
 	"raftkv/internal/room"
@@ -108,6 +109,11 @@ func lifetimeOf(query string) (life state.Lifetime, err error) {
 	if err != nil {
 		return life, err
 	}
+	return LifetimeIn(q)
+}
+
+// LifetimeIn reads the parameters ttl and lease, of which there may be one.
+func LifetimeIn(q url.Values) (life state.Lifetime, err error) {
 	ttl, timed := q["ttl"]
 	lease, leased := q["lease"]
 	switch {
@@ -131,5 +137,5 @@ func inMillis(d time.Duration) uint64 {
 	return uint64((d + time.Millisecond - 1) / time.Millisecond)
 }
 
-// inSeconds is how durations stand in answers.
-func inSeconds(ms uint64) float64 { return float64(ms) / 1000 }
+// InSeconds is how durations stand in answers.
+func InSeconds(ms uint64) float64 { return float64(ms) / 1000 }

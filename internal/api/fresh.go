@@ -109,11 +109,11 @@ func ParseQuery(query string, read bool) (stale bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return consistency(q)
+	return Consistency(q)
 }
 
-// consistency reads the parameter of this name.
-func consistency(q url.Values) (stale bool, err error) {
+// Consistency reads the parameter of this name.
+func Consistency(q url.Values) (stale bool, err error) {
 	switch c, ok := q["consistency"]; {
 	case !ok || c[0] == linearizable:
 		return false, nil

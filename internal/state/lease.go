@@ -7,30 +7,24 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/statefile"
+	"raftkv/internal/txn"
 	"slices"
 )
 
 // Lifetime says when a key that is written goes away by itself.
-type Lifetime struct {
-	Kind  LifetimeKind
-	Value uint64 // of ForTTL: ms; of WithLease: the lease's ID
-	Owner string // who writes; empty until there are rights
-}
+type Lifetime = txn.Lifetime
 
-// LifetimeKind says what a Lifetime's value is. The values are on disk.
-type LifetimeKind byte
-
+// The kinds of a lifetime.
 const (
-	forEver   LifetimeKind = 0
-	ForTTL    LifetimeKind = 1
-	WithLease LifetimeKind = 2
+	forEver   = txn.ForEver
+	ForTTL    = txn.ForTTL
+	WithLease = txn.WithLease
 )
 
 // AppendLeasedPutHead appends a put of a key with a lifetime up to its value, which ends it.
 func AppendLeasedPutHead(b []byte, c Condition, life Lifetime, key string) []byte {
-	b = appendCondition(append(b, byte(kindLeasedPut)), c)
-	b = binary.AppendUvarint(append(b, byte(life.Kind)), life.Value)
-	b = record.AppendString(b, life.Owner)
+	b = c.AppendTo(append(b, byte(kindLeasedPut)))
+	b = record.AppendString(txn.AppendLife(b, life), life.Owner)
 	return record.AppendString(b, key)
 }
 
@@ -38,14 +32,13 @@ func AppendLeasedPutHead(b []byte, c Condition, life Lifetime, key string) []byt
 const LeasedPutOverhead = WriteOverhead + 1 + 2*binary.MaxVarintLen64
 
 func decodeLeasedPut(r *record.Reader, c *Command) (err error) {
-	if c.condition, err = decodeCondition(r); err != nil {
+	if c.condition, err = txn.ReadCondition(r); err != nil {
 		return err
 	}
-	c.life.Kind = LifetimeKind(r.Byte())
-	if c.life.Kind > WithLease {
-		return fmt.Errorf("%w: lifetime %d", record.ErrUnknownCommand, c.life.Kind)
+	if c.life, err = txn.ReadLife(r); err != nil {
+		return err
 	}
-	c.life.Value, c.life.Owner = r.Uvarint(), string(r.Bytes())
+	c.life.Owner = string(r.Bytes())
 	c.Key, c.Value = string(r.Bytes()), r.B
 	return nil
 }

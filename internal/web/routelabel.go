@@ -8,7 +8,7 @@ import (
 // RouteLabels are the values of the label route: as many as there are kinds of
 // requests, whatever keys there are.
 var RouteLabels = []string{
-	"kv", "member", "members", "leader", "lease", "leases", "status", "snapshot", "livez", "readyz", "metrics", "pprof", "help", "other",
+	"kv", "member", "members", "leader", "lease", "leases", "add", "txn", "status", "snapshot", "livez", "readyz", "metrics", "pprof", "help", "other",
 }
 
 // RouteLabel returns which kind of request this is. Paths that are not known are
@@ -20,7 +20,7 @@ func RouteLabel(method, path string) string {
 		return "help"
 	case "livez", "readyz", "metrics":
 		return path
-	case "v1/status", "v1/leases", "v1/members", "v1/leader", "v1/snapshot":
+	case "v1/kv", "v1/add", "v1/txn", "v1/status", "v1/leases", "v1/members", "v1/leader", "v1/snapshot":
 		return strings.TrimPrefix(path, "v1/")
 	}
 	first, rest, _ := strings.Cut(path, "/")
