@@ -37,6 +37,8 @@ func TestAPIProblems(t *testing.T) {
 		{problem.ErrWouldLose, 409, "would_lose_quorum", "not_applied", problem.RetryLater},
 		{problem.ErrNotVoter, 409, "not_voter", "not_applied", problem.NoRetry},
 		{problem.ErrInProgress, 409, "change_in_progress", "not_applied", problem.RetrySoon},
+		{problem.ErrNotANumber, 409, "not_a_number", "not_applied", problem.NoRetry},
+		{problem.ErrOutOfRange, 409, "out_of_range", "not_applied", problem.NoRetry},
 		{problem.ErrPrecondition, 412, "precondition_failed", "not_applied", problem.NoRetry},
 		{problem.ErrTooLarge, 413, "too_large", "not_applied", problem.NoRetry},
 		{problem.ErrMediaType, 415, "unsupported_media_type", "not_applied", problem.NoRetry},

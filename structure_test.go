@@ -54,7 +54,7 @@ var exports = map[string]int{
 	"memory":              9,
 	"meter":               3,
 	"observe":             3,
-	"offline":             2,
+	"offline":             3,
 	"peerclient":          16,
 	"peerport":            9,
 	"problem":             53,
@@ -76,11 +76,13 @@ var exports = map[string]int{
 	"suspect":             6,
 	"testkit":             30,
 	"transport":           15,
+	"txn":                 47,
+	"txnapi":              1,
 	"version":             1,
 	"wait":                6,
 	"walfile":             24,
 	"watermark":           11,
-	"web":                 27,
+	"web":                 30,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to
@@ -96,7 +98,7 @@ var onlyFor = map[string][]string{
 // depend on the log and on nothing else, so they see no clock, no lock and no file
 // but in the file named.
 var (
-	pure       = map[string]string{"state": "file.go", "membership": "", "record": ""}
+	pure       = map[string]string{"state": "file.go", "membership": "", "record": "", "txn": ""}
 	notForPure = []string{"time", "sync", "sync/atomic", "os", "math/rand", "math/rand/v2", "context", "net", "net/http"}
 )
 

@@ -49,6 +49,7 @@ func (at *apiTest) txn(body, want string) {
 // Guarantee: a transaction is the conditions, operations and results of the documentation.
 func TestAPITxn(t *testing.T) {
 	at := newTxnTest(t)
+	at.a.txns.MaxValue = 200
 	at.txn(`{}`, `{"succeeded":true,"revision":0,"results":[]}`)
 	at.txn(`{"then":[{"put":{"key":"a","value":"1"}},{"put":{"key":"c","value_base64":"/w=="}}]}`,
 		`{"succeeded":true,"revision":1,"results":[{"put":{"key":"a","mod_revision":1}},{"put":{"key":"c","mod_revision":1}}]}`)
@@ -80,7 +81,7 @@ func TestAPITxn(t *testing.T) {
 		"add to text":    {`{"then":[{"put":{"key":"z","value":""}},{"add":{"key":"a","delta":"1"}}]}`, "not_a_number", 409},
 		"add too much":   {`{"then":[{"put":{"key":"z","value":""}},{"add":{"key":"hits","delta":"9223372036854775807"}}]}`, "out_of_range", 409},
 		"no such lease":  {`{"then":[{"put":{"key":"z","value":""}},{"put":{"key":"y","value":"","lease":99}}]}`, "no_such_lease", 409},
-		"too many bytes": {`{"then":[` + strings.Repeat(`{"get":{"key":"a"}},`, 60) + `{"put":{"key":"z","value":""}}]}`, "too_large", 413},
+		"too many bytes": {`{"then":[{"put":{"key":"z","value":"` + strings.Repeat("v", 133) + `"}}` + strings.Repeat(`,{"get":{"key":"z"}}`, 3) + `]}`, "too_large", 413},
 	} {
 		at.problem(what, at.do("POST", "/v1/txn", tt.body), tt.status, tt.code)
 	}
@@ -128,6 +129,10 @@ func TestAPITxnIsStrict(t *testing.T) {
 		"compares nothing": {`{"if":[{"key":"k"}]}`, 400}, "key and prefix": {`{"if":[{"key":"k","prefix":"p","exists":true}]}`, 400}, "neither": {`{"if":[{"exists":true}]}`, 400},
 		"prefix with a value": {`{"if":[{"prefix":"p","exists":true,"value":""}]}`, 400}, "prefix with nothing": {`{"if":[{"prefix":"p"}]}`, 400}, "negative": {`{"if":[{"key":"k","version":-1}]}`, 400},
 	} {
+		at.a.txns.MaxValue = 1 << 20
+		if strings.HasSuffix(what, "value") || strings.HasSuffix(what, "body") {
+			at.a.txns.MaxValue = 100
+		}
 		proposed := at.proposed
 		w := at.do("POST", "/v1/txn", tt.body)
 		if w.Code != tt.status || tt.status != 200 && at.proposed != proposed {

@@ -167,7 +167,7 @@ func (p *plan) write(i int, op Op, r *Result) (err error) {
 		}
 		r.Deleted = 1
 	case Add:
-		if r.Number, err = Sum(old, op.Delta); err != nil {
+		if r.Number, err = sumOf(old, op.Delta); err != nil {
 			return err
 		}
 		ch.Keeps = old != nil
@@ -227,13 +227,13 @@ const (
 	maxNumber = 64 // bytes of a value that is looked at as a number
 )
 
-// Sum adds to the number that an item holds; a missing one counts as 0. The error is
+// sumOf adds to the number that an item holds; a missing one counts as 0. The error is
 // problem.ErrNotANumber or problem.ErrOutOfRange.
-func Sum(it *Item, delta int64) (int64, error) {
+func sumOf(it *Item, delta int64) (int64, error) {
 	n := int64(0)
 	if it != nil {
 		var err error
-		if n, err = ParseNumber(it.Value); err != nil {
+		if n, err = parseNumber(it.Value); err != nil {
 			return 0, err
 		}
 	}
@@ -243,9 +243,9 @@ func Sum(it *Item, delta int64) (int64, error) {
 	return n + delta, nil
 }
 
-// ParseNumber reads a decimal number, behind which a newline may stand. The error is
+// parseNumber reads a decimal number, behind which a newline may stand. The error is
 // problem.ErrNotANumber or problem.ErrOutOfRange.
-func ParseNumber(text string) (int64, error) {
+func parseNumber(text string) (int64, error) {
 	digits := strings.TrimSuffix(text, "\n")
 	if len(digits) > maxNumber {
 		return 0, fmt.Errorf("%w: it has %d bytes", problem.ErrNotANumber, len(text))
