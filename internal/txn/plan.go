@@ -153,8 +153,9 @@ func (c *Comparison) holds(s Store) bool {
 func (p *plan) write(i int, op Op, r *Result) (err error) {
 	r.Kind, r.Key = op.Kind, op.Key
 	if op.Kind == Append {
-		r.Key = op.Key + fmt.Sprintf("%020d-%03d", p.revision, p.names)
-		p.names++
+		if r.Key, err = p.name(op.Key); err != nil {
+			return err
+		}
 	} else if !op.Kind.writes() {
 		return nil
 	}
@@ -186,6 +187,22 @@ func (p *plan) write(i int, op Op, r *Result) (err error) {
 	p.byKey[ch.Key] = len(p.changes)
 	p.changes = append(p.changes, ch)
 	return nil
+}
+
+// maxNames is how many keys one transaction may name, those that are taken included.
+const maxNames = 1000
+
+// name returns the next key under a prefix. One that somebody else has written by its
+// whole name already is left alone.
+func (p *plan) name(prefix string) (string, error) {
+	for p.names < maxNames {
+		key := prefix + fmt.Sprintf("%020d-%03d", p.revision, p.names)
+		p.names++
+		if _, written := p.byKey[key]; !written && p.store.Get(key) == nil {
+			return key, nil
+		}
+	}
+	return "", fmt.Errorf("%w: all names of revision %d under %.64q are taken", problem.ErrBadRequest, p.revision, prefix)
 }
 
 // item returns what a key that was old will be.

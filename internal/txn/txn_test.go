@@ -2,6 +2,7 @@ package txn
 
 import (
 	"errors"
+	"fmt"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"reflect"
@@ -63,6 +64,29 @@ func TestPlanLists(t *testing.T) {
 	}
 	if it := changes[2].Item; it.Version != 1 || it.ModRevision != 8 || it.CreateRevision != 0 {
 		t.Errorf("%+v", it)
+	}
+}
+
+// Guarantee: an append never writes over a key that is there.
+func TestAppendLeavesOthersAlone(t *testing.T) {
+	s := shop{}
+	name := func(n int) string { return fmt.Sprintf("p/%020d-%03d", 8, n) }
+	s[name(1)] = &Item{}
+	tx := Txn{Then: []Op{{Kind: Put, Key: name(0)}, {Kind: Append, Key: "p/"}, {Kind: Append, Key: "p/"}}}
+	o, _, err := tx.Plan(s, 7)
+	if err != nil || o.Results[1].Key != name(2) || o.Results[2].Key != name(3) {
+		t.Error(o, err)
+	}
+	for n := range maxNames - 1 {
+		s[name(n)] = &Item{}
+	}
+	tx.Then = tx.Then[1:2]
+	if o, _, err := tx.Plan(s, 7); err != nil || o.Results[0].Key != name(maxNames-1) || len(name(maxNames-1)) != len("p/")+NameLength {
+		t.Error(o, err)
+	}
+	s[name(maxNames-1)] = &Item{}
+	if _, _, err := tx.Plan(s, 7); !errors.Is(err, problem.ErrBadRequest) {
+		t.Error(err)
 	}
 }
 
