@@ -118,7 +118,7 @@ func TestAPIFreshnessStrict(t *testing.T) {
 		"consistency=linearizable&min_revision=1": "min_revision is for", "consistency=linearizable&max_age=1s": "max_age is for",
 		"max_age=1s": "max_age is for", "min_revision=-1": "not a revision", "min_revision=18446744073709551616": "not a revision",
 		"min_revision=": "not a revision", "min_revision=1.5": "not a revision",
-		"consistency=stale&max_age=30": "500ms or 30s", "consistency=stale&max_age=": "500ms or 30s", "consistency=stale&max_age=0s": "must be",
+		"consistency=stale&max_age=30": "as in 30s", "consistency=stale&max_age=": "500ms or 30s", "consistency=stale&max_age=0s": "must be",
 		"consistency=stale&max_age=999us": "must be", "consistency=stale&max_age=8760h1ns": "must be", "consistency=stale&max_age=-1s": "must be",
 		"min_revision=1&min_revision=1": "twice", "as=html": "not text",
 	} {

@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
+	"raftkv/internal/txnapi"
 	"raftkv/internal/web"
 	"strconv"
 	"strings"
@@ -28,10 +29,11 @@ type httpKVAPI struct {
 	log      *zap.Logger
 	keys     *api.Keys
 	leases   *api.Leases
+	lists    *api.Lists
+	txns     *txnapi.Txns
 	members  *admin.MembersAPI
 	metrics  *admin.Metrics
 	backups  *admin.Backups
-	lists    *api.Lists
 	routes   map[string]web.Methods // by path, those of no resource below it
 	bodies   *limits.BodyBudget
 	origin   web.OriginGuard
@@ -70,8 +72,10 @@ func (a *httpKVAPI) addRoutes(status *admin.StatusAPI, live *liveness.Monitor) {
 		"metrics":     {"GET": web.Bare(a.metrics.Serve)},
 		"v1/errors":   {"GET": web.Bare(admin.ServeErrors)},
 		"v1/status":   {"GET": web.Bare(status.ServeStatus)},
+		"v1/add":      {"POST": a.txns.ServeAdd},
+		"v1/txn":      {"POST": a.txns.ServeTxn},
 		"v1/leases":   {"GET": a.leases.ServeList, "POST": web.Bare(a.leases.ServeGrant)},
-		"v1/kv":       a.lists.Methods(a.serveKey),
+		"v1/kv":       a.lists.Methods(a.serveKey, a.txns.ServeAppend, a.txns.ServeDeletePrefix),
 		"v1/members":  {"GET": a.members.ServeMembers, "POST": a.members.ServeAddMember},
 		"v1/leader":   {"POST": web.Bare(a.members.ServeLeader)},
 		"v1/snapshot": {"GET": a.backups.ServeSnapshot},
@@ -217,7 +221,7 @@ func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key, query 
 	}
 	h := w.Header()
 	for _, f := range q.Answer.Fields() {
-		h[f.Name] = []string{f.Value}
+		f.Set(h)
 	}
 	if q.Answer.Err != nil {
 		return q.Answer.Err

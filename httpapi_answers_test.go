@@ -43,6 +43,8 @@ func TestAPIProblems(t *testing.T) {
 		{problem.ErrLeaseFull, 409, "lease_full", "not_applied", problem.NoRetry},
 		{problem.ErrTooManyLeases, 507, "quota_exceeded", "not_applied", problem.RetryLater},
 		{problem.ErrUpgrading, 503, "upgrading", "not_applied", problem.RetryLater},
+		{problem.ErrNotANumber, 409, "not_a_number", "not_applied", problem.NoRetry},
+		{problem.ErrOutOfRange, 409, "out_of_range", "not_applied", problem.NoRetry},
 		{problem.ErrPrecondition, 412, "precondition_failed", "not_applied", problem.NoRetry},
 		{problem.ErrTooStale, 503, "too_stale", "not_applied", problem.RetrySoon},
 		{problem.ErrTooLarge, 413, "too_large", "not_applied", problem.NoRetry},
@@ -167,7 +169,7 @@ func TestAPIMethods(t *testing.T) {
 	for target, allow := range map[string]string{
 		"/": "GET, HEAD", "/k": "GET, HEAD, PUT", "/7": "GET, HEAD, PUT, POST, DELETE", "/v1/kv/k": "GET, HEAD, PUT, DELETE", "/v1/kv/7": "GET, HEAD, PUT, DELETE",
 		"/07": "GET, HEAD, PUT", "/0": "GET, HEAD, PUT", "/18446744073709551615": "GET, HEAD, PUT",
-		"/v1/status": "GET, HEAD", "/v1/members": "GET, HEAD, POST", "/v1/members/1": "GET, HEAD, PATCH, DELETE", "/v1/leader": "POST", "/v1/kv": "DELETE, GET, HEAD, PUT",
+		"/v1/status": "GET, HEAD", "/v1/members": "GET, HEAD, POST", "/v1/members/1": "GET, HEAD, PATCH, DELETE", "/v1/leader": "POST", "/v1/kv": "DELETE, GET, HEAD, POST, PUT", "/v1/txn": "POST", "/v1/add": "POST", "/v1/leases": "GET, HEAD, POST", "/v1/leases/1": "DELETE, GET, HEAD, PUT",
 		"/livez": "GET, HEAD", "/readyz": "GET, HEAD", "/metrics": "GET, HEAD",
 		"/debug/pprof/": "GET, HEAD, POST", "/debug/pprof/heap": "GET, HEAD, POST",
 	} {

@@ -24,6 +24,7 @@ import (
 	"raftkv/internal/storage"
 	"raftkv/internal/suspect"
 	"raftkv/internal/transport"
+	"raftkv/internal/txnapi"
 	"raftkv/internal/web"
 	"strconv"
 	"sync/atomic"
@@ -134,12 +135,15 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.clock = clock.New(clock.Config{
 		Log: log, ID: cfg.ID, View: kv.View, Leaders: w.leaders, Applied: w.applied, Call: node.call, Propose: node.propose,
 	})
+	commands := &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: kv.Fault}
+	bodies := limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize))
 	s.api = &httpKVAPI{
 		log: log, metrics: admin.NewMetrics(s.status),
 		keys:    &api.Keys{Store: kv, Fresh: fresh, Writes: proposals, MaxValue: cfg.MaxValueSize, Admission: admission},
-		leases:  &api.Leases{Commands: &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: kv.Fault}, Fresh: fresh, Look: kv.Look},
+		leases:  &api.Leases{Commands: commands, Fresh: fresh, Look: kv.Look},
+		txns:    &txnapi.Txns{Commands: commands, Fresh: fresh, Look: kv.Look, Bodies: bodies, MaxValue: cfg.MaxValueSize},
 		members: &admin.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
-		backups: admin.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize)),
+		backups: admin.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: bodies,
 		lists:  api.NewLists(log, kv, fresh),
 		origin: web.OriginGuard{Hosts: cfg.ClientHosts(port), Origins: cfg.AllowedOrigins}, profiles: cfg.Pprof,
 		ends: api.Endings{Life: w.life, Disputed: node.doubts.Disputed},

@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/history"
+	"raftkv/internal/offline"
 	"raftkv/internal/problem"
 	"raftkv/internal/sim"
 	"raftkv/internal/state"
@@ -160,7 +161,7 @@ func TestSimInspectTellsReplicasAlike(t *testing.T) {
 			testkit.Must(t, err)
 			now, err := f.Replay(st.Index)
 			testkit.Must(t, err)
-			digest, err := state.DigestOf(now)
+			digest, err := offline.DigestOf(now)
 			testkit.Must(t, err)
 			sums = append(sums, fmt.Sprintf("%x", digest))
 		}

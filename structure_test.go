@@ -19,12 +19,12 @@ import (
 // packages of layers below its own.
 var layers = [][]string{
 	{"address", "durable", "front/nowait", "history", "meter", "problem", "record", "refusal", "version", "wait"},
-	{"lease", "liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "walfile", "watermark", "web"},
+	{"lease", "liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "list", "rounds", "state/statetest", "storage"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
 	{"api", "peerport"},
-	{"admin", "boot", "front/plain"},
+	{"admin", "boot", "front/plain", "txnapi"},
 	{"front"},
 }
 
@@ -37,7 +37,7 @@ var forTests = []string{"history", "sim", "testkit", "state/statetest", "storage
 var exports = map[string]int{
 	"address":             20,
 	"admin":               15,
-	"api":                 22,
+	"api":                 28,
 	"boot":                10,
 	"checker":             7,
 	"clock":               5,
@@ -58,17 +58,17 @@ var exports = map[string]int{
 	"memory":              9,
 	"meter":               3,
 	"observe":             3,
-	"offline":             2,
+	"offline":             3,
 	"peerclient":          16,
 	"peerport":            9,
-	"problem":             63,
+	"problem":             65,
 	"reconfig":            17,
 	"record":              7,
 	"refusal":             14,
 	"room":                13,
 	"rounds":              11,
 	"sim":                 15,
-	"state":               70,
+	"state":               74,
 	"state/statetest":     16,
 	"statefile":           6,
 	"storage":             33,
@@ -80,11 +80,13 @@ var exports = map[string]int{
 	"suspect":             6,
 	"testkit":             30,
 	"transport":           15,
+	"txn":                 48,
+	"txnapi":              1,
 	"version":             1,
 	"wait":                8,
 	"walfile":             24,
 	"watermark":           11,
-	"web":                 33,
+	"web":                 36,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to
@@ -100,7 +102,7 @@ var onlyFor = map[string][]string{
 // depend on the log and on nothing else, so they see no clock, no lock and no file
 // but in the file named.
 var (
-	pure       = map[string]string{"state": "file.go", "lease": "", "list": "", "membership": "", "record": ""}
+	pure       = map[string]string{"state": "file.go", "lease": "", "list": "", "membership": "", "record": "", "txn": ""}
 	notForPure = []string{"time", "sync", "sync/atomic", "os", "math/rand", "math/rand/v2", "context", "net", "net/http"}
 )
 

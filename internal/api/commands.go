@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"raftkv/internal/limits"
 	"raftkv/internal/problem"
 	"raftkv/internal/room"
@@ -96,6 +97,11 @@ func lifetimeOf(query string) (life state.Lifetime, err error) {
 	if err != nil {
 		return life, err
 	}
+	return LifetimeIn(q)
+}
+
+// LifetimeIn reads the parameters ttl and lease, of which there may be one.
+func LifetimeIn(q url.Values) (life state.Lifetime, err error) {
 	ttl, timed := q["ttl"]
 	lease, leased := q["lease"]
 	switch {

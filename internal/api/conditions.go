@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/http"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/web"
@@ -149,5 +150,15 @@ func (p preconditions) OfWrite() (state.Condition, error) {
 	return state.Condition{Kind: state.IfAtRevision, Revision: rev}, nil
 }
 
-// etag returns the entity tag of a key at a revision: the number in quotes.
-func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
+// WriteCondition reads what a request that writes a key asks of it, as preconditions.OfWrite
+// has it.
+func WriteCondition(r *http.Request) (state.Condition, error) {
+	p, err := parsePreconditions(r.Header["If-Match"], r.Header["If-None-Match"])
+	if err != nil {
+		return state.Condition{}, err
+	}
+	return p.OfWrite()
+}
+
+// Etag returns the entity tag of a key at a revision: the number in quotes.
+func Etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }

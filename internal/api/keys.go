@@ -256,7 +256,7 @@ func (k *Keys) confirm(_ *KeyRequest, w rounds.Waiter) error {
 
 // write proposes a write that may be.
 func (k *Keys) write(q *KeyRequest, w rounds.Waiter) (err error) {
-	growth, level := noGrowth, uint64(0)
+	growth, level := NoGrowth, uint64(0)
 	if q.Method == http.MethodPut {
 		growth = len(q.Command) - q.size
 	} else {
@@ -300,7 +300,7 @@ func (k *Keys) Finish(q *KeyRequest, res state.Result) {
 		q.fail(problem.PerhapsDone(fault)) // the write may have happened, but what this node says of it is not to be trusted
 	case res.Err != nil:
 		if res.Revision != 0 {
-			q.Answer.add("Etag", etag(res.Revision))
+			q.Answer.add("Etag", Etag(res.Revision))
 		}
 		q.fail(res.Err)
 	default:
@@ -312,7 +312,7 @@ func (k *Keys) Finish(q *KeyRequest, res state.Result) {
 			q.Answer.add("Raftkv-Revision", strconv.FormatUint(res.Deletion, 10))
 			return
 		}
-		tag := etag(res.Revision) // the key's revision is the store's: one text
+		tag := Etag(res.Revision) // the key's revision is the store's: one text
 		q.Answer.add("Etag", tag)
 		q.Answer.add("Raftkv-Revision", tag[1:len(tag)-1])
 	}
@@ -335,7 +335,7 @@ func (k *Keys) found(q *KeyRequest) {
 	a := &q.Answer
 	if q.refused != nil {
 		if it, _ := k.Store.Get(q.Key); it != nil {
-			a.add("Etag", etag(it.ModRevision))
+			a.add("Etag", Etag(it.ModRevision))
 		}
 		q.fail(q.refused)
 		return
@@ -352,13 +352,13 @@ func (k *Keys) found(q *KeyRequest) {
 		return
 	}
 	if it != nil && it.ModRevision == revision {
-		tag := etag(revision)
+		tag := Etag(revision)
 		a.add("Etag", tag)
 		a.add("Raftkv-Revision", tag[1:len(tag)-1])
 	} else {
 		a.add("Raftkv-Revision", strconv.FormatUint(revision, 10))
 		if it != nil {
-			a.add("Etag", etag(it.ModRevision))
+			a.add("Etag", Etag(it.ModRevision))
 		}
 	}
 	unchanged, err := q.pre.OfRead(it)

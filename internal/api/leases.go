@@ -41,7 +41,7 @@ func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		TTL *string `json:"ttl"`
 	}
-	if err := noIdempotencyKey(r); err != nil {
+	if err := NoIdempotencyKey(r); err != nil {
 		return err
 	}
 	if err := web.ReadJSON(w, r, MaxMemberBytes, &body); err != nil {
@@ -81,10 +81,10 @@ func (a *Leases) ServeLease(w http.ResponseWriter, r *http.Request, path string)
 
 // keep gives a lease its whole time again, from when the request was sent at least.
 func (a *Leases) keep(w http.ResponseWriter, r *http.Request, id uint64) error {
-	if err := noIdempotencyKey(r); err != nil {
+	if err := NoIdempotencyKey(r); err != nil {
 		return err
 	}
-	res, err := a.Commands.Do(r.Context(), state.EncodeKeep(id, ""), noGrowth, state.LeaseLevel)
+	res, err := a.Commands.Do(r.Context(), state.EncodeKeep(id, ""), NoGrowth, state.LeaseLevel)
 	if err != nil {
 		return err
 	}
@@ -96,14 +96,14 @@ func (a *Leases) keep(w http.ResponseWriter, r *http.Request, id uint64) error {
 	return nil
 }
 
-// noGrowth is the growth of a command that makes nothing larger.
-const noGrowth = -1
+// NoGrowth is the growth of a command that makes nothing larger.
+const NoGrowth = -1
 
 func (a *Leases) revoke(w http.ResponseWriter, r *http.Request, id uint64) error {
-	if err := noIdempotencyKey(r); err != nil {
+	if err := NoIdempotencyKey(r); err != nil {
 		return err
 	}
-	res, err := a.Commands.Do(r.Context(), state.EncodeRevoke(id, ""), noGrowth, state.LeaseLevel)
+	res, err := a.Commands.Do(r.Context(), state.EncodeRevoke(id, ""), NoGrowth, state.LeaseLevel)
 	if err != nil {
 		return err
 	}
@@ -112,8 +112,8 @@ func (a *Leases) revoke(w http.ResponseWriter, r *http.Request, id uint64) error
 	return nil
 }
 
-// noIdempotencyKey refuses what would not be kept.
-func noIdempotencyKey(r *http.Request) error {
+// NoIdempotencyKey refuses what would not be kept.
+func NoIdempotencyKey(r *http.Request) error {
 	if r.Header["Idempotency-Key"] == nil {
 		return nil
 	}
@@ -227,15 +227,15 @@ func (a *Leases) prepare(w http.ResponseWriter, r *http.Request) (q url.Values, 
 	if err != nil {
 		return nil, 0, err
 	}
-	if limit, err = pageLimit(q); err != nil {
+	if limit, err = PageLimit(q); err != nil {
 		return nil, 0, err
 	}
 	w.Header().Set("Cache-Control", web.CacheAsk)
 	return q, limit, a.Fresh.Prepare(w.Header(), r, want)
 }
 
-// pageLimit reads the parameter limit.
-func pageLimit(q url.Values) (int, error) {
+// PageLimit reads the parameter limit.
+func PageLimit(q url.Values) (int, error) {
 	if !q.Has("limit") {
 		return list.DefaultItems, nil
 	}

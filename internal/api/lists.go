@@ -64,8 +64,9 @@ func NewLists(log *zap.Logger, store listStore, fresh *Freshness) *Lists {
 }
 
 // Methods are those of /v1/kv. serveKey serves a key that the query names; query is what
-// else is in that.
-func (l *Lists) Methods(serveKey func(w http.ResponseWriter, r *http.Request, key, query string, long bool) error) web.Methods {
+// else is in that. Without one, a POST is for add and a DELETE for remove.
+func (l *Lists) Methods(serveKey func(w http.ResponseWriter, r *http.Request, key, query string, long bool) error,
+	add, remove func(http.ResponseWriter, *http.Request) error) web.Methods {
 	either := func(many func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
 		return func(w http.ResponseWriter, r *http.Request) error {
 			key, rest, ok, err := cutKey(r.URL.RawQuery)
@@ -78,7 +79,7 @@ func (l *Lists) Methods(serveKey func(w http.ResponseWriter, r *http.Request, ke
 			return many(w, r)
 		}
 	}
-	return web.Methods{"GET": either(l.serve), "PUT": either(needsKey), "DELETE": either(needsKey)}
+	return web.Methods{"GET": either(l.serve), "PUT": either(needsKey), "POST": add, "DELETE": either(remove)}
 }
 
 // cutKey takes the parameter key out of a query.
@@ -142,7 +143,7 @@ func parseList(r *http.Request) (q listRequest, err error) {
 			return q, err
 		}
 	}
-	if q.Limit, err = pageLimit(params); err != nil {
+	if q.Limit, err = PageLimit(params); err != nil {
 		return q, err
 	}
 	return q, q.fit(params)
@@ -270,7 +271,7 @@ func describe(h http.Header, revision uint64, mediaType string) {
 	h.Set("Cache-Control", web.CacheAsk)
 	h.Set("Content-Type", mediaType)
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Vary", "Accept")
+	h.Add("Vary", "Accept")
 	h.Set("Raftkv-Revision", strconv.FormatUint(revision, 10))
 }
 

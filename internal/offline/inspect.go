@@ -206,7 +206,7 @@ func (p *printer) snapshot(f *storage.Findings) {
 		p.members(f.Snapshot)
 		return
 	}
-	digest, err := state.DigestOf(now)
+	digest, err := DigestOf(now)
 	f.Note(err)
 	p.line("state", "with the log up to the last entry known to be committed")
 	p.state(now, digest)
@@ -288,4 +288,20 @@ func lastWritten(dir string) (time.Time, error) {
 		}
 	}
 	return last, err
+}
+
+// DigestOf returns the checksum at the end of the file that state.Write makes.
+func DigestOf(s *state.State) ([sha256.Size]byte, error) {
+	var end lastBytes
+	err := state.Write(&end, s)
+	return [sha256.Size]byte(end), err
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes [sha256.Size]byte
+
+func (l *lastBytes) Write(b []byte) (int, error) {
+	both := append(l[:], b[max(0, len(b)-len(l)):]...)
+	copy(l[:], both[len(both)-len(l):])
+	return len(b), nil
 }

@@ -52,7 +52,7 @@ func TestInspect(t *testing.T) {
 	testkit.Must(t, err)
 	st, err := f.Replay(20)
 	testkit.Must(t, err)
-	digest, err := state.DigestOf(st)
+	digest, err := DigestOf(st)
 	testkit.Must(t, err)
 	out := inspected(t, dir, config.ExitOK)
 	wantLines(t, out,
@@ -67,7 +67,7 @@ func TestInspect(t *testing.T) {
 		t.Error(out)
 	}
 	// The checksums are comparable across directories and files.
-	if d, err := state.DigestOf(f.Snapshot); err != nil || d != f.Digest {
+	if d, err := DigestOf(f.Snapshot); err != nil || d != f.Digest {
 		t.Errorf("%x, %v", d, err)
 	}
 	file := storagetest.BackupFile(t, st)

@@ -43,6 +43,10 @@ var (
 		"the lease holds as many keys as a lease may")
 	ErrTooManyLeases = declare(http.StatusInsufficientStorage, "quota_exceeded", NotApplied, RetryLater,
 		"there are as many leases as there may be")
+	ErrNotANumber = declare(http.StatusConflict, "not_a_number", NotApplied, NoRetry,
+		"the value is not a decimal number")
+	ErrOutOfRange = declare(http.StatusConflict, "out_of_range", NotApplied, NoRetry,
+		"the number would not fit into 64 bits with a sign")
 	// ErrUpgrading: some member runs a program that does not know the request yet.
 	ErrUpgrading = declare(http.StatusServiceUnavailable, "upgrading", NotApplied, RetryLater,
 		"not all members of the cluster run a program yet that knows this")
@@ -60,7 +64,7 @@ var (
 	ErrMethodNotAllowed = declare(http.StatusMethodNotAllowed, "method_not_allowed", NotApplied, NoRetry,
 		"method not allowed")
 	ErrTooLarge = declare(http.StatusRequestEntityTooLarge, "too_large", NotApplied, NoRetry,
-		"the value is too large")
+		"this is too large")
 	ErrMediaType = declare(http.StatusUnsupportedMediaType, "unsupported_media_type", NotApplied, NoRetry,
 		"the body has a type that is not taken here")
 	ErrRequestTimeout = declare(http.StatusRequestTimeout, "request_timeout", NotApplied, RetryLater,

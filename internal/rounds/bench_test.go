@@ -35,7 +35,7 @@ func benchProposer(b *testing.B) *Proposer {
 }
 
 func applyAll(ctx context.Context, p *Proposer, proposeC <-chan Proposal) error {
-	results := make([]state.Result, maxBatchCommands)
+	results := make([]state.Result, state.MaxBatchWork)
 	for {
 		select {
 		case offered := <-proposeC:

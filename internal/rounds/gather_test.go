@@ -2,6 +2,7 @@ package rounds
 
 import (
 	"math/rand/v2"
+	"raftkv/internal/state"
 	"testing"
 	"time"
 )
@@ -171,7 +172,7 @@ func TestGatherSpacing(t *testing.T) {
 // answered.
 func TestGatherExpectedIsBounded(t *testing.T) {
 	gt := newGatherTest(t)
-	gt.round(maxBatchCommands, time.Second, maxQueuedCommands)
+	gt.round(state.MaxBatchWork, time.Second, maxQueuedCommands)
 	gt.holds(fullRound-1, 0, maxPatience, fullRound)
 }
 

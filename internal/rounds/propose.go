@@ -22,10 +22,9 @@ import (
 
 // Limits of the proposer.
 const (
-	// maxBatchBytes and maxBatchCommands bound one raft entry, unless a
-	// single command is larger.
-	maxBatchBytes    = 1 << 20
-	maxBatchCommands = 4096
+	// maxBatchBytes bounds one raft entry, unless a single command is larger. How many
+	// commands it has is bounded by their work, state.MaxBatchWork.
+	maxBatchBytes = 1 << 20
 	// fullBatchBytes do not wait for the end of the batch before.
 	fullBatchBytes = 256 << 10
 	// maxBatchesInFlight: more would only make them smaller.
@@ -271,10 +270,9 @@ func (p *Proposer) low() uint64 {
 // fill makes a batch of what is waiting; nil if everyone has hung up.
 func (p *Proposer) fill(term uint64, now time.Time) *batch {
 	b := &batch{offered: true, tried: term, began: now}
-	size := 0
-	n := 0
+	size, work, n := 0, 0, 0
 	for _, r := range p.queue {
-		if len(b.requests) == maxBatchCommands || (size > 0 && size+len(r.cmd) > maxBatchBytes) {
+		if work >= state.MaxBatchWork || (size > 0 && size+len(r.cmd) > maxBatchBytes) {
 			break
 		}
 		n++
@@ -283,11 +281,9 @@ func (p *Proposer) fill(term uint64, now time.Time) *batch {
 			continue
 		}
 		size += len(r.cmd) + 4
+		work += state.Work(r.cmd)
 		b.requests = append(b.requests, r)
 		b.deadline = r.deadline // the queue is in the order of deadlines
-		if state.Heavy(r.cmd) {
-			break
-		}
 	}
 	clear(p.queue[:n])
 	p.queue = p.queue[n:]

@@ -103,11 +103,11 @@ func TestProposeBatchBounds(t *testing.T) {
 				}
 			}
 		}
-		queue(maxBatchCommands+1, 1)
+		queue(state.MaxBatchWork+1, 1)
 		queue(1, 2*maxBatchBytes)
 		queue(3, maxBatchBytes/2)
 		pt.leaders.Set(1, 1)
-		for seq, want := range []int{maxBatchCommands, 1, 1, 1, 1, 1} {
+		for seq, want := range []int{state.MaxBatchWork, 1, 1, 1, 1, 1} {
 			p := pt.next()
 			id, cmds := pt.open(p)
 			if id.Seq != uint64(seq) || len(cmds) != want || len(cmds) > 1 && len(p.Data) > maxBatchBytes+maxBatchBytes/8 {

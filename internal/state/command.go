@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"raftkv/internal/record"
+	"raftkv/internal/txn"
 )
 
 // A raft entry of type EntryNormal carries one batch: the commands that one
@@ -46,6 +47,11 @@ const (
 	kindGrant     Kind = 8  // make a lease
 	kindKeep      Kind = 9  // give a lease its whole time again
 	kindRevoke    Kind = 10 // end a lease, with its keys
+
+	kindDeletePrefix Kind = 11 // delete the keys that have a prefix
+	kindAdd          Kind = 12 // add to the number that a key holds
+	kindAppend       Kind = 13 // set the next key under a prefix
+	kindTxn          Kind = 14 // compare, then write and read, all or nothing
 )
 
 // kindRow is what there is to know of one kind of command.
@@ -58,6 +64,8 @@ type kindRow struct {
 	checks bool
 	// heavy: one of it can change very many keys, so it ends its batch.
 	heavy bool
+	// counted: its first field says how much work it is.
+	counted bool
 }
 
 // kinds has a row for each kind of command. A new one is a file with its encoding
@@ -79,13 +87,30 @@ var kinds = [...]kindRow{
 	kindGrant:     {level: LeaseLevel, decode: decodeLease, apply: (*State).grant},
 	kindKeep:      {level: LeaseLevel, decode: decodeLease, apply: (*State).keep},
 	kindRevoke:    {level: LeaseLevel, decode: decodeLease, apply: (*State).revoke, heavy: true},
+
+	kindDeletePrefix: {level: TxnLevel, decode: decodeDeletePrefix, apply: (*State).deletePrefix, heavy: true},
+	kindAdd:          {level: TxnLevel, decode: decodeAdd, apply: (*State).transact},
+	kindAppend:       {level: TxnLevel, decode: decodeAppend, apply: (*State).transact},
+	kindTxn:          {level: TxnLevel, decode: decodeTxn, apply: (*State).transact, counted: true},
 }
 
-// Heavy reports whether a command may take so long to apply that nothing else should
-// have to wait for it in the same step.
-func Heavy(encoded []byte) bool {
+// MaxBatchWork is how much work the commands of a batch are, unless the last of them is
+// more: nothing else should have to wait longer for them in the same step.
+const MaxBatchWork = 4096
+
+// Work is about how many keys it takes to apply a command.
+func Work(encoded []byte) int {
 	row := rowOf(Kind(encoded[0]))
-	return row != nil && row.heavy
+	switch {
+	case row == nil:
+		return 1
+	case row.heavy:
+		return MaxBatchWork
+	case row.counted:
+		work, _ := binary.Uvarint(encoded[1:])
+		return int(min(work, MaxBatchWork))
+	}
+	return 1
 }
 
 // rowOf returns the row of a kind, nil if this program does not know it.
@@ -104,6 +129,8 @@ type Command struct {
 	Value     []byte
 	life      Lifetime // kindLeasedPut: of the key; of a lease's commands its owner alone
 	lease     uint64   // kindKeep, kindRevoke: which one; kindGrant: its time to live, in ms
+	limit     uint64   // kindDeletePrefix: how many keys go at most; 0: all or none
+	txn       *txn.Txn // kindAdd, kindAppend, kindTxn
 
 	Member    uint64 // KindPublish, KindAnnounce, kindReport: who
 	Instance  uint64 // KindPublish, KindAnnounce: with which data directory

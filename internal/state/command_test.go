@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"raftkv/internal/record"
+	"raftkv/internal/txn"
 	"reflect"
 	"testing"
 )
@@ -30,6 +31,18 @@ func encodeCommand(c Command) []byte {
 		return EncodeKeep(c.lease, c.life.Owner)
 	case kindRevoke:
 		return EncodeRevoke(c.lease, c.life.Owner)
+	}
+	switch c.Kind {
+	case kindDeletePrefix:
+		return EncodeDeletePrefix(c.Key, c.limit, c.life.Owner)
+	case kindAdd:
+		op := c.txn.Then[0]
+		return EncodeAdd(c.condition, op.Life, op.Key, op.Delta)
+	case kindAppend:
+		op := c.txn.Then[0]
+		return append(AppendAppendHead(nil, op.Life, op.Key), op.Value...)
+	case kindTxn:
+		return EncodeTxn(c.txn)
 	}
 	return EncodeWrite(c.Kind, c.condition, c.Key, c.Value)
 }
@@ -84,6 +97,19 @@ var commandSamples = []Command{
 	{Kind: kindGrant, lease: math.MaxUint64, life: Lifetime{Owner: "web"}},
 	{Kind: kindKeep, lease: 1, life: Lifetime{Owner: "web"}},
 	{Kind: kindRevoke, lease: math.MaxUint64},
+	{Kind: kindDeletePrefix, Key: "p/", limit: 10, life: Lifetime{Owner: "web"}},
+	{Kind: kindDeletePrefix},
+	{Kind: kindAdd, condition: Condition{Kind: IfAtRevision, Revision: 300}, txn: &txn.Txn{Owner: "web", Then: []txn.Op{
+		{Kind: txn.Add, Key: "n", Delta: math.MinInt64, Life: Lifetime{Kind: ForTTL, Value: 5, Owner: "web"}}}}},
+	{Kind: kindAppend, txn: &txn.Txn{Then: []txn.Op{{Kind: txn.Append, Key: "jobs/", Value: []byte("v"), Life: Lifetime{Kind: WithLease, Value: 300}}}}},
+	{Kind: kindTxn, txn: &txn.Txn{}},
+	{Kind: kindTxn, txn: &txn.Txn{Owner: "web", MaxBytes: 1 << 21,
+		If: []txn.Comparison{{Field: txn.Exists, Key: "k", Number: 1}, {Field: txn.AnyBelow, Key: ""}, {Field: txn.Mod, Key: "k", Number: 1 << 60},
+			{Field: txn.Lease, Key: "k", Number: 7}, {Field: txn.HasValue, Key: "k", Value: []byte("v")}},
+		Then: []txn.Op{{Kind: txn.Put, Key: "a", Value: []byte("1"), Life: Lifetime{Kind: ForTTL, Value: 30_000, Owner: "web"}}, {Kind: txn.Delete, Key: "b"},
+			{Kind: txn.Add, Key: "n", Delta: -1, Life: Lifetime{Owner: "web"}}, {Kind: txn.Append, Key: "q/", Value: []byte("x"), Life: Lifetime{Owner: "web"}}},
+		Else: []txn.Op{{Kind: txn.Get, Key: "a"}, {Kind: txn.List, Key: "q/", Limit: 10, After: "q/1"}},
+	}},
 }
 
 // Guarantee: what a client wrote is what every replica applies, byte for byte,
@@ -154,7 +180,19 @@ func TestDecodeBatchStrict(t *testing.T) {
 		{"lease and more", with(append(EncodeKeep(1, ""), 1)), record.ErrMalformed},
 		{"another lifetime", with([]byte{byte(kindLeasedPut), 0, 3, 1, 0, 1, 'k'}), record.ErrUnknownCommand},
 		{"lifetime without a key", with([]byte{byte(kindLeasedPut), 0, 1, 1, 0}), record.ErrMalformed},
-		{"kind 11", with([]byte{11, 0, 1, 'k'}), record.ErrUnknownCommand},
+		{"deletion and more", with(append(EncodeDeletePrefix("p", 1, ""), 0)), record.ErrMalformed},
+		{"addition and more", with(append(EncodeAdd(Condition{}, Lifetime{}, "k", 1), 0)), record.ErrMalformed},
+		{"addition of nothing", with([]byte{byte(kindAdd), 0, 0, 0, 0, 1, 'k'}), record.ErrMalformed},
+		{"addition with another lifetime", with([]byte{byte(kindAdd), 0, 3, 0, 0, 1, 'k', 2}), record.ErrUnknownCommand},
+		{"append to nothing", with([]byte{byte(kindAppend), 0, 0, 0}), record.ErrMalformed},
+		{"transaction of other work", with([]byte{byte(kindTxn), 2, 0, 0, 0, 0, 0}), record.ErrMalformed},
+		{"transaction and more", with([]byte{byte(kindTxn), 1, 0, 0, 0, 0, 0, 0}), record.ErrMalformed},
+		{"transaction cut short", with([]byte{byte(kindTxn), 1, 0, 0, 0, 0}), record.ErrMalformed},
+		{"another comparison", with([]byte{byte(kindTxn), 2, 0, 0, 1, 8, 1, 'k', 1, 0, 0}), record.ErrUnknownCommand},
+		{"comparison of two minds", with([]byte{byte(kindTxn), 2, 0, 0, 1, 1, 1, 'k', 2, 0, 0}), record.ErrMalformed},
+		{"another operation", with([]byte{byte(kindTxn), 2, 0, 0, 0, 1, 7, 1, 'k', 0}), record.ErrUnknownCommand},
+		{"a billion comparisons", with(append([]byte{byte(kindTxn), 1, 0, 0}, 0xff, 0xff, 0xff, 0xff, 3)), record.ErrMalformed},
+		{"kind 15", with([]byte{15, 0, 1, 'k'}), record.ErrUnknownCommand},
 		{"kind 255", with([]byte{255}), record.ErrUnknownCommand},
 		{"unknown after known", with(good, []byte{77}), record.ErrUnknownCommand},
 		{"malformed after known", with(good, nil), record.ErrMalformed},

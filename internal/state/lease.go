@@ -7,30 +7,23 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/statefile"
-	"slices"
+	"raftkv/internal/txn"
 )
 
 // Lifetime says when a key that is written goes away by itself.
-type Lifetime struct {
-	Kind  LifetimeKind
-	Value uint64 // of ForTTL: ms; of WithLease: the lease's ID
-	Owner string // who writes; empty until there are rights
-}
+type Lifetime = txn.Lifetime
 
-// LifetimeKind says what a Lifetime's value is. The values are on disk.
-type LifetimeKind byte
-
+// The kinds of a lifetime.
 const (
-	forEver   LifetimeKind = 0
-	ForTTL    LifetimeKind = 1
-	WithLease LifetimeKind = 2
+	forEver   = txn.ForEver
+	ForTTL    = txn.ForTTL
+	WithLease = txn.WithLease
 )
 
 // AppendLeasedPutHead appends a put of a key with a lifetime up to its value, which ends it.
 func AppendLeasedPutHead(b []byte, c Condition, life Lifetime, key string) []byte {
-	b = appendCondition(append(b, byte(kindLeasedPut)), c)
-	b = binary.AppendUvarint(append(b, byte(life.Kind)), life.Value)
-	b = record.AppendString(b, life.Owner)
+	b = c.AppendTo(append(b, byte(kindLeasedPut)))
+	b = record.AppendString(txn.AppendLife(b, life), life.Owner)
 	return record.AppendString(b, key)
 }
 
@@ -38,14 +31,13 @@ func AppendLeasedPutHead(b []byte, c Condition, life Lifetime, key string) []byt
 const LeasedPutOverhead = WriteOverhead + 1 + 2*binary.MaxVarintLen64
 
 func decodeLeasedPut(r *record.Reader, c *Command) (err error) {
-	if c.condition, err = decodeCondition(r); err != nil {
+	if c.condition, err = txn.ReadCondition(r); err != nil {
 		return err
 	}
-	c.life.Kind = LifetimeKind(r.Byte())
-	if c.life.Kind > WithLease {
-		return fmt.Errorf("%w: lifetime %d", record.ErrUnknownCommand, c.life.Kind)
+	if c.life, err = txn.ReadLife(r); err != nil {
+		return err
 	}
-	c.life.Value, c.life.Owner = r.Uvarint(), string(r.Bytes())
+	c.life.Owner = string(r.Bytes())
 	c.Key, c.Value = string(r.Bytes()), r.B
 	return nil
 }
@@ -236,19 +228,14 @@ func (s *State) leased(id uint64, l *lease.Lease) Leased {
 // go on; 0: at the end.
 func (s *State) ListLeases(from uint64, n int) (list []Leased, next uint64) {
 	ids, next := s.Leases.List(from, n)
-	list = slices.Grow(list, len(ids))
 	for _, id := range ids {
 		list = append(list, s.leased(id, s.Leases.Get(id)))
 	}
 	return list, next
 }
 
-// Left is what an item has left of its time.
-type Left struct {
-	Goes   bool   // by itself
-	Millis uint64 // until then, by the replicated clock
-	Lease  uint64 // with which it goes; 0: with none that has a name
-}
+// Left is txn.Left.
+type Left = txn.Left
 
 // Left returns what an item of s has left of its time.
 func (s *State) Left(it *Item) (left Left) {

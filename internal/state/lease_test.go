@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/record"
 	"raftkv/internal/statefile"
 	"raftkv/internal/testkit"
+	"raftkv/internal/txn"
 	"slices"
 	"strings"
 	"testing"
@@ -309,7 +310,7 @@ func randomLeaseCommand(rng *rand.Rand, last uint64) Command {
 	case kindKeep, kindRevoke:
 		c.lease, c.life.Owner = 1+rng.Uint64N(last+1), owner
 	case kindLeasedPut:
-		c.life = Lifetime{Kind: LifetimeKind(rng.IntN(3)), Owner: owner}
+		c.life = Lifetime{Kind: txn.LifetimeKind(rng.IntN(3)), Owner: owner}
 		if c.life.Value = rng.Uint64N(9000); c.life.Kind == WithLease {
 			c.life.Value = 1 + rng.Uint64N(last+1)
 		}

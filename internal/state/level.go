@@ -21,6 +21,7 @@ import (
 //	level 2  checkpoints and reports (checks.go)
 //	level 3  batches that name the life that sent them (package rounds)
 //	level 4  the replicated clock, times to live and leases (lease.go)
+//	level 5  deletions by prefix, additions, appends and transactions (txn.go)
 //
 // What a level adds to the state must leave no trace, in the state file and in
 // the hash of the state, until the level is reached: below it, programs of both
@@ -30,9 +31,10 @@ const (
 	CheckLevel = 2 // checkpoints and reports
 	LifeLevel  = 3 // batches that name the life that sent them
 	LeaseLevel = 4 // the replicated clock, times to live, leases
+	TxnLevel   = 5 // deletions by prefix, additions, appends, transactions
 
 	// ProgramLevel is the highest level of commands that this program knows.
-	ProgramLevel = LeaseLevel
+	ProgramLevel = TxnLevel
 )
 
 // raiseLevel follows a change of what the members have published, or of who

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"raftkv/internal/testkit"
+	"raftkv/internal/txn"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -60,7 +61,7 @@ func randomEntry(rnd *rand.Rand, index, revision uint64) *raftpb.Entry {
 		key := fmt.Sprint("k", rnd.IntN(8))
 		c := Condition{}
 		if rnd.IntN(4) == 0 {
-			c = Condition{Kind: ConditionKind(rnd.IntN(4))}
+			c = Condition{Kind: txn.ConditionKind(rnd.IntN(4))}
 			if c.Kind == IfAtRevision {
 				c.Revision = revision - min(revision, rnd.Uint64N(5))
 			}

@@ -6,32 +6,21 @@
 package state
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"raftkv/internal/address"
 	"raftkv/internal/lease"
 	"raftkv/internal/membership"
 	"raftkv/internal/record"
-	"unsafe"
+	"raftkv/internal/txn"
 
 	"github.com/tidwall/btree"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 )
 
-// Item is one key's value and history. It is immutable: a write makes a new
-// one, so that readers and snapshots may keep the old one without a lock.
-type Item struct {
-	Value          string
-	CreateRevision uint64 // the revision at which the key came to be
-	ModRevision    uint64 // the revision of its last change, its ETag
-	Version        uint64 // how often it was written since it came to be
-	Lease          uint64 // with which it goes; 0: it stays
-}
-
-// Bytes returns the value as bytes, which nobody may change.
-func (it *Item) Bytes() []byte { return unsafe.Slice(unsafe.StringData(it.Value), len(it.Value)) }
+// Item is one key's value and history.
+type Item = txn.Item
 
 // State is the replicated state machine. It is pure: what it becomes depends
 // on the committed entries and on nothing else, no clock, no goroutine, no
@@ -130,6 +119,8 @@ type Result struct {
 	Deleted  int    // how many, where there may be several
 	Lease    uint64 // the lease that was made or kept alive
 	TTL      uint64 // all its time, in ms
+	More     bool   // there are more keys that a deletion was about
+	Txn      *txn.Outcome
 }
 
 // ApplyBatch applies one batch, or nothing if it was applied before.
@@ -195,7 +186,7 @@ type Outcome struct {
 	ID      BatchID
 	Data    []byte   // the batch itself
 	Results []Result // nil: it was not applied, or before
-	Gone    int      // how many keys a tick, or a command that can delete many, has deleted
+	Gone    int      // how many keys a tick, or a command about many, has deleted or looked at
 }
 
 // ApplyEntry applies one normal entry, and returns how many of its commands do not
@@ -223,6 +214,9 @@ func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error)
 	o.Results, _ = s.ApplyBatch(id, cmds)
 	for _, r := range o.Results {
 		o.Gone += r.Deleted
+		if r.Txn != nil {
+			o.Gone += r.Txn.Seen
+		}
 	}
 	return o, countWork(cmds), nil
 }
@@ -269,22 +263,6 @@ func (s *State) ReplayCounting(e *raftpb.Entry) (commands int, err error) {
 		return 0, err
 	}
 	return 0, nil // a refused change is void
-}
-
-// DigestOf returns the checksum at the end of the file that Write makes.
-func DigestOf(s *State) ([sha256.Size]byte, error) {
-	var end lastBytes
-	err := Write(&end, s)
-	return [sha256.Size]byte(end), err
-}
-
-// lastBytes keeps the end of what is written to it.
-type lastBytes [sha256.Size]byte
-
-func (l *lastBytes) Write(b []byte) (int, error) {
-	both := append(l[:], b[max(0, len(b)-len(l)):]...)
-	copy(l[:], both[len(both)-len(l):])
-	return len(b), nil
 }
 
 // countWork counts the commands that do not belong to the checks themselves.

@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
+	"raftkv/internal/txn"
 	"reflect"
 	"slices"
 	"testing"
@@ -53,7 +54,7 @@ func del(key string, c Condition) Command {
 // Guarantee: conditions are decided against the current state, a refused one
 // reports the current ETag and takes no revision.
 func TestConditions(t *testing.T) {
-	missing, matching, other := Condition{Kind: IfMissing}, Condition{IfAtRevision, 1}, Condition{IfAtRevision, 9}
+	missing, matching, other := Condition{Kind: IfMissing}, Condition{Kind: IfAtRevision, Revision: 1}, Condition{Kind: IfAtRevision, Revision: 9}
 	exists := Condition{Kind: IfExists}
 	for _, tt := range []struct {
 		name string
@@ -69,7 +70,7 @@ func TestConditions(t *testing.T) {
 		{"put at revision", put("k", "w", matching), Result{Revision: 2}},
 		{"put at other revision", put("k", "w", other), Result{Err: problem.ErrPrecondition, Revision: 1}},
 		{"put new at revision", put("n", "w", matching), Result{Err: problem.ErrPrecondition}},
-		{"put new at revision 0", put("n", "w", Condition{IfAtRevision, 0}), Result{Err: problem.ErrPrecondition}},
+		{"put new at revision 0", put("n", "w", Condition{Kind: IfAtRevision, Revision: 0}), Result{Err: problem.ErrPrecondition}},
 		{"delete", del("k", Condition{}), Result{Deletion: 2}},
 		{"delete new", del("n", Condition{}), Result{Err: problem.ErrNotFound}},
 		{"delete if exists", del("k", exists), Result{Deletion: 2}},
@@ -177,7 +178,7 @@ func (d *dumbStore) apply(c Command) Result {
 
 func randomCommand(rnd *rand.Rand, revision uint64) Command {
 	c := Command{Kind: KindPut, Key: fmt.Sprint("key", rnd.IntN(20))}
-	c.condition.Kind = ConditionKind(rnd.IntN(4))
+	c.condition.Kind = txn.ConditionKind(rnd.IntN(4))
 	if c.condition.Kind == IfAtRevision {
 		c.condition.Revision = revision - min(revision, uint64(rnd.IntN(20)))
 	}

@@ -2,27 +2,21 @@ package state
 
 import (
 	"encoding/binary"
-	"fmt"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
+	"raftkv/internal/txn"
 )
 
-// ConditionKind says what must hold for a write to happen. The values are on disk.
-type ConditionKind byte
+// Condition is decided when the command is applied.
+type Condition = txn.Condition
 
+// The kinds of a condition.
 const (
-	always       ConditionKind = 0 // unconditional
-	IfExists     ConditionKind = 1 // If-Match: *
-	IfMissing    ConditionKind = 2 // If-None-Match: *
-	IfAtRevision ConditionKind = 3 // If-Match: "REV"
+	always       = txn.Always
+	IfExists     = txn.IfExists
+	IfMissing    = txn.IfMissing
+	IfAtRevision = txn.IfAtRevision
 )
-
-// Condition is decided when the command is applied, not before it is
-// proposed, so that it sees exactly the writes that precede it in the log.
-type Condition struct {
-	Kind     ConditionKind
-	Revision uint64 // the mod_revision wanted by IfAtRevision
-}
 
 // EncodeWrite encodes a put or a delete.
 func EncodeWrite(kind Kind, c Condition, key string, value []byte) []byte {
@@ -35,31 +29,12 @@ const WriteOverhead = 2 + 2*binary.MaxVarintLen64
 
 // AppendWriteHead appends a write up to its value, which ends it.
 func AppendWriteHead(b []byte, kind Kind, c Condition, key string) []byte {
-	return record.AppendString(appendCondition(append(b, byte(kind)), c), key)
-}
-
-func appendCondition(b []byte, c Condition) []byte {
-	b = append(b, byte(c.Kind))
-	if c.Kind == IfAtRevision {
-		b = binary.AppendUvarint(b, c.Revision)
-	}
-	return b
-}
-
-func decodeCondition(r *record.Reader) (c Condition, err error) {
-	c.Kind = ConditionKind(r.Byte())
-	if c.Kind > IfAtRevision {
-		return c, fmt.Errorf("%w: condition %d", record.ErrUnknownCommand, c.Kind)
-	}
-	if c.Kind == IfAtRevision {
-		c.Revision = r.Uvarint()
-	}
-	return c, nil
+	return record.AppendString(c.AppendTo(append(b, byte(kind))), key)
 }
 
 // decodeWrite reads the fields of a put or a delete.
 func decodeWrite(r *record.Reader, c *Command) (err error) {
-	if c.condition, err = decodeCondition(r); err != nil {
+	if c.condition, err = txn.ReadCondition(r); err != nil {
 		return err
 	}
 	c.Key, c.Value = string(r.Bytes()), r.B
@@ -79,7 +54,7 @@ func (s *State) put(c Command) Result {
 // putIf is put where something may be in the way.
 func (s *State) putIf(c Command) Result {
 	old, _ := s.Items.Get(c.Key)
-	if !c.condition.holds(old) {
+	if !c.condition.Holds(old) {
 		return failed(problem.ErrPrecondition, old)
 	}
 	id := uint64(0)
@@ -96,10 +71,16 @@ func (s *State) putIf(c Command) Result {
 // the key is freed.
 func (s *State) set(key string, value []byte, id uint64) Result {
 	s.Revision++
+	// The command's bytes are a part of its entry's: keeping them would keep the whole
+	// batch in memory.
+	created := s.place(key, string(value), id)
+	return Result{Revision: s.Revision, Created: created}
+}
+
+// place is set at the revision that the store has already. created: the key was not there.
+func (s *State) place(key, value string, id uint64) (created bool) {
 	it := &Item{
-		// The command's bytes are a part of its entry's: keeping them
-		// would keep the whole batch in memory.
-		Value:          string(value),
+		Value:          value,
 		CreateRevision: s.Revision,
 		ModRevision:    s.Revision,
 		Version:        1,
@@ -118,23 +99,28 @@ func (s *State) set(key string, value []byte, id uint64) Result {
 	}
 	s.Bytes += uint64(len(it.Value))
 	s.Sum += itemHash(key, it)
-	return Result{Revision: s.Revision, Created: !exists}
+	return !exists
 }
 
 func (s *State) delete(c Command) Result {
 	old, exists := s.Items.Get(c.Key)
-	if !c.condition.holds(old) {
+	if !c.condition.Holds(old) {
 		return failed(problem.ErrPrecondition, old)
 	}
 	if !exists {
 		return failed(problem.ErrNotFound, nil)
 	}
-	if old.Lease != 0 {
-		s.Leases.Unbind(old.Lease, c.Key)
-	}
 	s.Revision++
-	s.remove(c.Key)
+	s.erase(c.Key, old)
 	return Result{Deletion: s.Revision}
+}
+
+// erase removes a key, whose item is old, at the revision that the store has already.
+func (s *State) erase(key string, old *Item) {
+	if old.Lease != 0 {
+		s.Leases.Unbind(old.Lease, key)
+	}
+	s.remove(key)
 }
 
 // remove takes a key that is bound to no lease any more out of the items.
@@ -142,19 +128,6 @@ func (s *State) remove(key string) {
 	old, _ := s.Items.Delete(key)
 	s.Bytes -= uint64(len(key) + len(old.Value))
 	s.Sum -= itemHash(key, old)
-}
-
-// holds decides a condition for a key whose item is it, nil if there is none.
-func (c Condition) holds(it *Item) bool {
-	switch c.Kind {
-	case IfExists:
-		return it != nil
-	case IfMissing:
-		return it == nil
-	case IfAtRevision:
-		return it != nil && it.ModRevision == c.Revision
-	}
-	return true
 }
 
 func failed(err error, it *Item) Result {

@@ -21,24 +21,46 @@ import (
 // type counts as JSON, and so does one that curl -d calls a form, since what a browser may
 // have been tricked into sending is refused before (OriginGuard). An empty one is {}.
 func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
-	if ct := r.Header.Get("Content-Type"); ct != "" {
-		media, _, err := mime.ParseMediaType(ct)
-		if form := media == "application/x-www-form-urlencoded"; err != nil || media != "application/json" && !form {
-			return fmt.Errorf("%w: %s; send JSON with -H 'Content-Type: application/json'", problem.ErrMediaType, Clip(ct))
-		}
+	if err := TakesJSON(r); err != nil {
+		return err
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
 		return BodyError(err)
 	}
+	return DecodeJSON(body, v)
+}
+
+// TakesJSON returns problem.ErrMediaType if a request says that its body is no JSON.
+func TakesJSON(r *http.Request) error {
+	ct := r.Header.Get("Content-Type")
+	if ct == "" {
+		return nil
+	}
+	media, _, err := mime.ParseMediaType(ct)
+	if form := media == "application/x-www-form-urlencoded"; err != nil || media != "application/json" && !form {
+		return fmt.Errorf("%w: %s; send JSON with -H 'Content-Type: application/json'", problem.ErrMediaType, Clip(ct))
+	}
+	return nil
+}
+
+// DecodeJSON is ReadJSON of a body that was read.
+func DecodeJSON(body []byte, v any) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
 	}
-	if err := decodeStrict(body, v); err != nil {
+	switch err := decodeStrict(body, v); {
+	case errors.Is(err, problem.ErrTooLarge):
+		return err
+	case err != nil:
 		return fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
 	}
 	return nil
 }
+
+// MaxElements is how many elements an array in a request has at most. It is looked at
+// before anything is made of them.
+const MaxElements = 128
 
 // decodeStrict decodes one JSON value into the struct at v. encoding/json alone
 // takes the last of two equal names, ignores case, and replaces what is not
@@ -105,7 +127,10 @@ func checkNames(dec *json.Decoder, t reflect.Type) error {
 	case tok == json.Delim('{') && t.Kind() == reflect.Struct:
 		return checkObject(dec, t)
 	case tok == json.Delim('[') && t.Kind() == reflect.Slice:
-		for dec.More() {
+		for n := 0; dec.More(); n++ {
+			if n == MaxElements {
+				return fmt.Errorf("%w: an array has more than %d elements", problem.ErrTooLarge, MaxElements)
+			}
 			if err := checkNames(dec, t.Elem()); err != nil {
 				return err
 			}

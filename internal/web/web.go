@@ -22,6 +22,16 @@ import (
 // Field is a field of an HTTP header.
 type Field struct{ Name, Value string }
 
+// Set puts f into h, in place of what is there, but Vary beside what every answer
+// depends on.
+func (f Field) Set(h http.Header) {
+	if f.Name == "Vary" {
+		h.Add(f.Name, f.Value)
+		return
+	}
+	h[f.Name] = []string{f.Value}
+}
+
 // Problem returns what tells a client of an error (RFC 9457): the status, the fields
 // that it has beside Cache-Control, and the body.
 func Problem(err error) (status int, fields []Field, body []byte) {
