@@ -107,6 +107,10 @@ func frontCalls() (cases []frontCase) {
 	add("consistency", get("/k?consistency=stale"), get("/k?consistency=linearizable"), get("/none?consistency=stale"), frontRequest("HEAD /k?consistency=stale"))
 	add("min_revision", get("/k?min_revision=1"), get("/none?min_revision=0"), get("/k?min_revision=6&max_age=1h"), get("/k?min_revision=006"), frontRequest("HEAD /k?min_revision=1"))
 	add("as text", get("/k?as=text"), get("/none?as=text"), get("/k?as=text", "If-None-Match: *"), get("/k?as=text&consistency=stale"), get("/k?min_revision=1&as=text"))
+	add("times to live", frontPut("/t?ttl=30s", "v"), get("/t"), frontPut("/t?ttl=30", "v"), frontPut("/t?ttl=99ms", "v"), frontPut("/t?ttl=9000h", "v"), frontPut("/t?ttl=", "v"),
+		frontPut("/t?ttl=%31s", "v"), frontPut("/t?ttl=1s&ttl=1s", "v"), frontPut("/v1/kv/u?ttl=1s", "v", "If-None-Match: *"), frontPut("/t?ttl=1s", "v", `If-Match: "99"`))
+	add("leases", frontPut("/t?lease=1", "v"), frontPut("/t?lease=2", "v"), frontPut("/t?lease=0", "v"), frontPut("/t?lease=01", "v"), frontPut("/t?lease=1&ttl=1s", "v"),
+		frontPut("/t?lease=99999999999999999999", "v"), get("/t?lease=1"), rm("/v1/kv/t?lease=1"), rm("/v1/kv/t"))
 	add("ages", get("/k?consistency=stale&max_age=1h"), get("/k?consistency=stale&max_age=1ms"), get("/k?max_age=1h"), get("/k?consistency=stale&max_age=30"),
 		get("/k?consistency=stale&max_age=0s"), get("/k?consistency=stale&max_age=..s"), get("/k?consistency=stale&max_age=9000h"), get("/k?max_age=1h&consistency=linearizable"))
 	for _, q := range []string{"?min_revision=1&consistency=linearizable", "?min_revision=99999999999999999999", "?min_revision=1&min_revision=1", "?min_revision=x", "?min_revision=", "?as=html", "?as", "?as=text&as=text", "?%61s=text", "?max_age=%31h",

@@ -74,7 +74,7 @@ func newAPITest(t *testing.T) *apiTest {
 	cfg.AdvertiseClientURL = "http://node1.example:9121"
 	cfg.MaxValueSize = 100
 	st := state.New(testkit.Peers())
-	st.Index, st.Term = 1, 1
+	st.Index, st.Term, st.Level = 1, 1, state.ProgramLevel
 	s := newServer(cfg, zap.NewNop(), &storage.Opened{Storage: &storage.Storage{}, State: st, Boot: 1}, 9121)
 	at := &apiTest{T: t, a: s.api, srv: s, kv: s.kv, node: s.node, leaders: s.node.leaders}
 	s.node.status.Store(&contact.RaftStatus{Term: 1, Commit: 1, Leader: 2, Role: raft.StateFollower})

@@ -20,9 +20,17 @@ const MaxBody = 64 << 10
 // plainMethods are the methods, each with the space behind it.
 var plainMethods = []string{"GET ", "HEAD ", "PUT ", "DELETE "}
 
-// plainParams are the parameters of reads in the query, with the values that are plain.
+// plainParams are the parameters in the query by method, with the values that are plain.
 // Each is there once at most.
-var plainParams = []plainParam{
+var plainParams = map[string][]plainParam{
+	http.MethodGet: ofReads, http.MethodHead: ofReads,
+	http.MethodPut: {
+		{"ttl", func(v string) bool { return only(v, "0123456789.hmsun") }},
+		{"lease", func(v string) bool { return only(v, "0123456789") }},
+	},
+}
+
+var ofReads = []plainParam{
 	{"consistency", func(v string) bool { return v == "linearizable" || v == "stale" }},
 	{"min_revision", func(v string) bool { return only(v, "0123456789") }},
 	{"max_age", func(v string) bool { return only(v, "0123456789.hmsun") }},
@@ -199,18 +207,16 @@ func (h *Head) setKey(path []byte) bool {
 	return ok && err == nil
 }
 
-func (h *Head) setQuery(params []byte) bool {
-	h.Query = string(params)
-	if h.Method != http.MethodGet && h.Method != http.MethodHead {
-		return false
-	}
+func (h *Head) setQuery(query []byte) bool {
+	h.Query = string(query)
+	params := plainParams[h.Method]
 	seen := 0 // a bit for each parameter
 	for rest, more := h.Query, true; more; {
 		var param string
 		param, rest, more = strings.Cut(rest, "&")
 		name, value, _ := strings.Cut(param, "=")
-		i := slices.IndexFunc(plainParams, func(p plainParam) bool { return p.name == name })
-		if i < 0 || seen&(1<<i) != 0 || !plainParams[i].plain(value) {
+		i := slices.IndexFunc(params, func(p plainParam) bool { return p.name == name })
+		if i < 0 || seen&(1<<i) != 0 || !params[i].plain(value) {
 			return false
 		}
 		seen |= 1 << i

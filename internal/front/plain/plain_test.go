@@ -73,6 +73,8 @@ func shapes() []shape {
 		{"GET /k?consistency=stale", local, with(at("GET", "k"), func(h *Head) { h.Query = "consistency=stale" })},
 		{"HEAD /v1/kv/k?consistency=linearizable", local, with(at("HEAD", "k"), func(h *Head) { h.Query = "consistency=linearizable" })},
 
+		{"PUT /k?ttl=1h30m", local + "Content-Length: 0\r\n", with(put, func(h *Head) { h.Query = "ttl=1h30m" })},
+		{"PUT /k?lease=17", local + "Content-Length: 0\r\n", with(put, func(h *Head) { h.Query = "lease=17" })},
 		{"GET /k?min_revision=7&max_age=1.5s&as=text&consistency=stale", local,
 			with(at("GET", "k"), func(h *Head) { h.Query = "min_revision=7&max_age=1.5s&as=text&consistency=stale" })},
 
@@ -167,6 +169,7 @@ func TestHeadNotPlain(t *testing.T) {
 		{Query, "GET /k?&consistency=stale", local}, {Query, "GET /k?consistency=stale;x", local}, {Query, "GET /k?consistency=st%61le", local},
 		{Query, "GET /k?consistency=stale#", local}, {Query, "GET /k?consistency=stale?", local}, {Query, "GET /k?min_revision=+7", local}, {Query, "GET /k?min_revision=", local}, {Query, "GET /k?max_age=1%73", local},
 		{Query, "GET /k?max_age=-1s", local}, {Query, "GET /k?as=html", local}, {Query, "GET /k?x", local}, {Query, "GET /k?x=1", local},
+		{Query, "PUT /k?ttl=", local + length}, {Query, "PUT /k?ttl=1%73", local + length}, {Query, "PUT /k?lease=-1", local + length}, {Query, "GET /k?ttl=1s", local},
 		{Query, "PUT /k?consistency=stale", local + length}, {Query, "DELETE /v1/kv/k?consistency=linearizable", local}, {Query, "PUT /k?", local + length},
 
 		{Field, "GET /k", local + local}, {Field, "GET /k", "Host: localhost\r\nhost: other\r\n"}, {Field, "GET /k", "Host:\r\n"}, {Field, "GET /k", "Host: \t\r\n"},
@@ -321,8 +324,11 @@ var contractParams = []string{
 	"types=put", "state=true", "verbose", "verbose=true", "id=2", "role=voter", "keep=60", "peer_url=http://a:1", "seconds=1", "debug=1",
 }
 
-// plainNames are the parameters that are plain, for reads.
-var plainNames = []string{"consistency", "min_revision", "max_age", "as"}
+// plainNames are the parameters that are plain, for reads, and for a PUT.
+var (
+	plainNames = []string{"consistency", "min_revision", "max_age", "as"}
+	plainOfPut = []string{"ttl", "lease"}
+)
 
 // Guarantee: of what a request asks for nothing is ignored here, also if it is asked for
 // in a way that is not there yet.
@@ -355,7 +361,12 @@ func TestHeadIgnoresNothingThatMeansSomething(t *testing.T) {
 				p: true, "consistency=stale&" + p: name != "consistency", p + "&consistency=stale": name != "consistency",
 				p + "&" + p: false, p + "&x=1": false, p + "&": false, "&" + p: false,
 			} {
-				want = want && slices.Contains(plainNames, name) && (m == "GET" || m == "HEAD")
+				switch {
+				case m == "PUT":
+					want = query == p && slices.Contains(plainOfPut, name)
+				case want:
+					want = slices.Contains(plainNames, name) && (m == "GET" || m == "HEAD")
+				}
 				if why, h := ask(m, query, ""); (why == Yes) != want || want && h.Query != query || !want && why != Query {
 					t.Errorf("%s ?%s: %d", m, query, why)
 				}
