@@ -266,15 +266,26 @@ func TestHTTP2BodyBudget(t *testing.T) {
 		slow := make(chan string, 1)
 		go func() {
 			resp, text, err := ht.do(t.Context(), "PUT", "/slow", in)
-			slow <- fmt.Sprint(resp.StatusCode, " ", text, err)
+			if err != nil {
+				slow <- err.Error()
+				return
+			}
+			slow <- fmt.Sprint(resp.StatusCode, " ", text)
 		}()
 		_, err := io.WriteString(out, value)
 		testkit.Must(t, err)
-		testkit.Eventually(t, "a body that has room again", func() bool {
-			resp, _, err := ht.do(t.Context(), "PUT", "/k", strings.NewReader(value))
-			return err == nil && resp.StatusCode == 204
+		var got string
+		testkit.Eventually(t, "the end of the slow one, for which others find no room", func() bool {
+			_, _, err := ht.do(t.Context(), "PUT", "/k", strings.NewReader(value))
+			testkit.Must(t, err)
+			select {
+			case got = <-slow:
+				return true
+			default:
+				return false
+			}
 		})
-		if got := <-slow; !strings.HasPrefix(got, "429 ") || !strings.Contains(got, `"overloaded"`) {
+		if !strings.HasPrefix(got, "429 ") || !strings.Contains(got, `"overloaded"`) {
 			t.Errorf("the slow one: %s", got)
 		}
 		ht.want("GET", "/k", "", 200, value)
