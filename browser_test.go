@@ -98,6 +98,7 @@ func TestAPICORS(t *testing.T) {
 	if at.proposed+at.asked != 0 {
 		t.Error("a question was taken for a request")
 	}
+	at.do("PUT", "/k", "v")
 	for call, want := range map[string]int{"PUT /k": 204, "GET /k": 200, "GET /none": 404, "GET /k?x=1": 400, "OPTIONS /k": 405, "GET /v1/status": 200, "GET /v1/nothing": 404} {
 		method, target, _ := strings.Cut(call, " ")
 		code, h := page(method, target, app)

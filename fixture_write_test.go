@@ -77,6 +77,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 		return srv.kv.state.Checks.Checked > 0
 	})
 	fixtureWrites(c, "old/")
+	fixtureLeases(c, "old/")
 	fixtureTerm(c)
 	c.fixtureChange(reconfig.Request{Op: membership.OpRemove, ID: 3, Force: true})
 	if err := c.Ended(3); !errors.Is(err, problem.ErrRemoved) {
@@ -92,6 +93,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 		c.Await("a snapshot", func() bool { return srv.storage.SnapIndex.Load() > before })
 	}
 	fixtureWrites(c, "tail/")
+	fixtureLeases(c, "tail/")
 	c.fixtureChange(addRequest(5))
 	fixtureTerm(c)
 	c.fixtureChange(reconfig.Request{Op: membership.OpRemove, ID: 5, Force: true})
@@ -171,6 +173,33 @@ func fixtureWrites(c *simCluster, prefix string) {
 	for i := range 30 {
 		c.fixturePut(fmt.Sprintf("%smany/%02d", prefix, i), fmt.Append(nil, i))
 	}
+}
+
+// fixtureLeases makes leases and keys that go away by themselves, and some of all that is
+// no plain write.
+func fixtureLeases(c *simCluster, prefix string) {
+	c.T.Helper()
+	const day = 24 * 60 * 60 * 1000
+	srv := c.Nodes[c.Leader()].Life
+	id := srv.proposals.Propose(context.Background(), state.EncodeGrant(day, "")).Lease
+	with := func(key string, life state.Lifetime, want error) {
+		c.fixtureWrite(append(state.AppendLeasedPutHead(nil, state.Condition{}, life, prefix+key), "value"...), want)
+	}
+	with("leased/1", state.Lifetime{Kind: state.WithLease, Value: id}, nil)
+	with("leased/2", state.Lifetime{Kind: state.WithLease, Value: id}, nil)
+	with("timed", state.Lifetime{Kind: state.ForTTL, Value: 2 * day}, nil)
+	with("soon", state.Lifetime{Kind: state.ForTTL, Value: 100}, nil)
+	with("unleased", state.Lifetime{Kind: state.WithLease, Value: id + 99}, problem.ErrNoSuchLease)
+	c.fixtureWrite(state.EncodeGrant(day, "owner"), nil)
+	c.fixtureWrite(state.EncodeKeep(id, ""), nil)
+	c.Await("a key to go", func() bool { it, _ := srv.kv.Get(prefix + "soon"); return it == nil })
+	revoked := srv.proposals.Propose(context.Background(), state.EncodeGrant(day, "")).Lease
+	with("revoked", state.Lifetime{Kind: state.WithLease, Value: revoked}, nil)
+	c.fixtureWrite(state.EncodeRevoke(revoked, ""), nil)
+	c.fixturePut(prefix+"range/1", nil)
+	c.fixtureWrite(state.EncodeAdd(state.Condition{}, state.Lifetime{}, prefix+"sum", -42), nil)
+	c.fixtureWrite(append(state.AppendAppendHead([]byte{}, state.Lifetime{}, prefix+"queue/"), "job"...), nil)
+	c.fixtureWrite(state.EncodeDeletePrefix(prefix+"range/", 0, ""), nil)
 }
 
 // What is packed comes out again.

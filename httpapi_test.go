@@ -101,6 +101,8 @@ func newAPITest(t *testing.T) *apiTest {
 		at.kv.revision.Advance(at.kv.state.Revision)
 		return res
 	})
+	write := at.a.keys.Writes.(proposeFunc)
+	s.api.leases.Commands.Propose = func(ctx context.Context, cmd []byte) state.Result { return write(ctx, cmd) }
 	at.leader = func(reconfig.Request) (reconfig.Reply, error) { return reconfig.Reply{}, nil }
 	s.members.Ask = func(_ context.Context, _ string, _ uint64, r reconfig.Request) (reconfig.Reply, error) {
 		return at.leader(r)

@@ -125,6 +125,9 @@ func WantRefounded(t testing.TB, dir string, old *state.State, voters []address.
 	want.Index, want.Term, want.Revision = state.FirstIndex, state.FirstTerm, old.Revision+1_000_000_000
 	want.Membership, want.Windows = membership.New(voters), nil
 	want.Level, want.Checks = 0, state.Checks{}
+	if old.Leases.Last > 0 {
+		want.Leases.Last = old.Leases.Last + 1_000_000_000
+	}
 	if got := statetest.Describe(o.State); got != statetest.Describe(want) {
 		t.Errorf("the state is\n%s\nwant\n%s", got, statetest.Describe(want))
 	}
