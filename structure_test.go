@@ -18,7 +18,7 @@ import (
 // layers are the packages of internal/ from the ground up. A package imports only
 // packages of layers below its own.
 var layers = [][]string{
-	{"address", "durable", "front/nowait", "history", "meter", "problem", "record", "refusal", "version", "wait"},
+	{"address", "durable", "front/nowait", "history", "meter", "problem", "record", "refusal", "version", "wait", "window"},
 	{"lease", "liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "list", "rounds", "state/statetest", "storage"},
@@ -84,6 +84,7 @@ var exports = map[string]int{
 	"txnapi":              1,
 	"version":             1,
 	"wait":                8,
+	"window":              5,
 	"walfile":             24,
 	"watermark":           11,
 	"web":                 36,
@@ -102,7 +103,7 @@ var onlyFor = map[string][]string{
 // depend on the log and on nothing else, so they see no clock, no lock and no file
 // but in the file named.
 var (
-	pure       = map[string]string{"state": "file.go", "lease": "", "list": "", "membership": "", "record": "", "txn": ""}
+	pure       = map[string]string{"state": "file.go", "lease": "", "list": "", "membership": "", "record": "", "txn": "", "window": ""}
 	notForPure = []string{"time", "sync", "sync/atomic", "os", "math/rand", "math/rand/v2", "context", "net", "net/http"}
 )
 

@@ -142,19 +142,6 @@ type Command struct {
 	report     Report // kindReport: what it says
 }
 
-// BatchID identifies a batch for ever: the node that gathered it, which of
-// its lives, and a count within that life. A batch that raft may have lost is
-// proposed again under the same identity, and applied at most once.
-type BatchID struct {
-	Node, Boot, Seq uint64
-	// Low: every batch of this life below it is settled, that is, was
-	// applied or will never be proposed again. It keeps the replicated
-	// window of applied sequences short.
-	Low uint64
-	// Life is the nonce of the life that gathered it; 0 in format 1.
-	Life uint64
-}
-
 // AppendBatchHeader starts the encoding of a batch.
 func AppendBatchHeader(b []byte, id BatchID) []byte {
 	if id.Life == 0 {

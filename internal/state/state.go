@@ -60,9 +60,6 @@ func (s *State) Get(key string) *Item {
 	return it
 }
 
-// Window tells which batches of a node's life are settled.
-func (s *State) Window(node uint64) Window { return s.Windows[node] }
-
 // Scan shows all items in the order of their keys, until each returns false.
 func (s *State) Scan(each func(key string, it *Item) bool) { s.Items.Scan(each) }
 
