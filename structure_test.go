@@ -19,7 +19,7 @@ import (
 // packages of layers below its own.
 var layers = [][]string{
 	{"address", "durable", "front/nowait", "history", "meter", "problem", "record", "refusal", "version", "wait", "window"},
-	{"lease", "liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "walfile", "watermark", "web"},
+	{"lease", "liveness", "logging", "membership", "memory", "once", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "list", "rounds", "state/statetest", "storage"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
@@ -58,6 +58,7 @@ var exports = map[string]int{
 	"memory":              9,
 	"meter":               3,
 	"observe":             3,
+	"once":                11,
 	"offline":             3,
 	"peerclient":          16,
 	"peerport":            9,
@@ -80,8 +81,9 @@ var exports = map[string]int{
 	"suspect":             6,
 	"testkit":             30,
 	"transport":           15,
-	"txn":                 48,
+	"txn":                 49,
 	"txnapi":              1,
+	"verdict":             5,
 	"version":             1,
 	"wait":                8,
 	"window":              5,
@@ -103,7 +105,7 @@ var onlyFor = map[string][]string{
 // depend on the log and on nothing else, so they see no clock, no lock and no file
 // but in the file named.
 var (
-	pure       = map[string]string{"state": "file.go", "lease": "", "list": "", "membership": "", "record": "", "txn": "", "window": ""}
+	pure       = map[string]string{"state": "file.go", "lease": "", "list": "", "membership": "", "once": "", "record": "", "txn": "", "verdict": "", "window": ""}
 	notForPure = []string{"time", "sync", "sync/atomic", "os", "math/rand", "math/rand/v2", "context", "net", "net/http"}
 )
 

@@ -23,6 +23,7 @@ var advice = map[string]string{
 	"disk_full":              "Free room on the disks, or delete keys: deletes are taken all the same. `/readyz?verbose` says whose disk is full.",
 	"disputed":               "Start the voters that are down. If they are lost, the message says how to choose a history.",
 	"diverged":               "Ask another node. The message says what to do with this one; what it answers is not to be relied on.",
+	"idempotency_key_reused": "Use another key for each request, a random one: keys are the whole cluster's. Only a repeat of the same request has the same key.",
 	"internal":               "This node, or the program, has a fault: see its log. Ask another node; a write may have happened.",
 	"last_voter":             "Add another node first.",
 	"lease_full":             "Use another lease for more keys.",

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"raftkv/internal/lease"
 	"raftkv/internal/membership"
+	"raftkv/internal/once"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"raftkv/internal/txn"
@@ -41,6 +42,7 @@ func dumpState(s *State) string {
 		fmt.Fprintln(&b, id, l.TTL, l.Deadline, l.Owner, l.Private, l.Keys, s.Leases.KeysOf(id, "", lease.MaxKeys))
 		return true
 	})
+	s.Once.Scan(func(k once.Key, r *once.Record, deadline uint64) { fmt.Fprintf(&b, "%+v %+v %d\n", k, *r, deadline) })
 	return b.String()
 }
 
