@@ -50,7 +50,7 @@ var exports = map[string]int{
 	"front/plain":         17,
 	"history":             10,
 	"lease":               10,
-	"limits":              13,
+	"limits":              15,
 	"list":                10,
 	"liveness":            8,
 	"logging":             8,
