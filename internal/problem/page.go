@@ -40,7 +40,7 @@ var advice = map[string]string{
 	"not_ready":              "Try again, or ask another node. `/readyz?verbose` says what is missing.",
 	"not_voter":              "Choose a voter, or make the node one: `PATCH /v1/members/ID` with `{\"role\":\"voter\"}`.",
 	"out_of_range":           "The sum does not fit 64 bits with a sign: write another number, or add less.",
-	"outcome_unknown":        "Read what is there now. A write with a condition (`If-Match`, `If-None-Match: *`) can be sent again without harm.",
+	"outcome_unknown":        "Send the request again with the same `Idempotency-Key`, if it had one. Else read what is there now: a write with a condition (`If-Match`, `If-None-Match: *`) can be sent again without harm.",
 	"overloaded":             "Wait as long as `Retry-After` says, then try again, with fewer requests at once.",
 	"precondition_failed":    "Read the key, decide anew, and send the request with the `ETag` that is current. The answer has it, unless there is no such key.",
 	"quota_exceeded":         "Delete keys, or raise `--quota` on all nodes if they have the memory.",
