@@ -14,7 +14,7 @@ RACE ?= $(shell go build -race runtime/cgo 2>/dev/null && echo -race)
 TIMEOUT ?= 15m
 TESTFLAGS ?=
 
-.PHONY: help build run test soak soak-links soak-faults soak-sim soak-front check bench bench-quick bench-picture bench-growth fmt clean
+.PHONY: help build run test soak soak-links soak-faults soak-sim soak-front soak-fuzz check bench bench-quick bench-picture bench-growth fmt clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -32,13 +32,14 @@ test: ## all tests, with the race detector where there is a C compiler (TESTFLAG
 	$(eval RACE := $(RACE))
 	@echo "test: $(if $(RACE),with the race detector,WITHOUT the race detector: it needs cgo and a C compiler)"
 	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) $$(go list ./... | grep -v /test/process$$)
-	go run tools/test.go $(RACE) -timeout $(TIMEOUT) $(TESTFLAGS) ./test/process
+	@# The program that these tests run, and the documents, are no inputs that go test knows of.
+	go run tools/test.go $(RACE) -timeout $(TIMEOUT) -count=1 $(TESTFLAGS) ./test/process
 	@# Without the race detector: it does not see that an answer comes after what it tells of.
 	go run tools/test.go -timeout $(TIMEOUT) -run '^Test(API|Quota|Room)' $(TESTFLAGS) . -front
-	go run tools/test.go $(RACE) -timeout $(TIMEOUT) -run '^TestProcAcknowledgedIsSynced|^TestChaos' $(TESTFLAGS) ./test/process -front=false
+	go run tools/test.go $(RACE) -timeout $(TIMEOUT) -count=1 -run '^TestProcAcknowledgedIsSynced|^TestChaos' $(TESTFLAGS) ./test/process -front=false
 
-# Four parts, which make -j4 runs beside each other.
-soak: soak-links soak-faults soak-sim soak-front ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
+# Five parts, which make -j5 runs beside each other.
+soak: soak-links soak-faults soak-sim soak-front soak-fuzz ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
 	@echo "soak: passed on $$(git rev-parse --short HEAD)"
 
 SOAK = RAFTKV_SOAK=1 go test $(RACE) -timeout 6h -count=1 -v $(TESTFLAGS)
@@ -53,6 +54,16 @@ soak-sim:
 	$(SOAK) -run 'TestSoak(Sim|Hostile|Front)' .
 	go test -run '^$$' -fuzz '^FuzzProcess$$' -fuzztime 10m -fuzzminimizetime 10x .
 	go test -run '^$$' -fuzz '^FuzzFront$$' -fuzztime 10m -fuzzminimizetime 10x .
+
+# What reads what others have written: clients, other nodes, a disk. FUZZTIME is for each.
+FUZZTIME ?= 10m
+FUZZ = internal/state:DecodeBatch internal/state:Restore internal/state:DecodeOutcome internal/once:Read \
+	internal/api:ListParameters internal/api:RequestKey internal/list:Query internal/txnapi:Transaction internal/web:DecodeStrict
+
+soak-fuzz:
+	for f in $(FUZZ); do \
+		go test -run '^$$' -fuzz "^Fuzz$${f#*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$${f%:*} || exit 1; \
+	done
 
 # All that clients can notice, without the fast path and, in one process, through it.
 soak-front:

@@ -128,7 +128,7 @@ func (t *Table) Remaining(l *Lease) uint64 {
 	if l.Deadline == 0 {
 		return l.TTL
 	}
-	return max(l.Deadline, t.Clock) - t.Clock
+	return min(l.TTL, max(l.Deadline, t.Clock)-t.Clock) // a deadline is rounded up
 }
 
 // Grant makes a lease with the next ID. The error is problem.ErrTooManyLeases.
