@@ -117,8 +117,12 @@ trap 'echo "$__name:$__line: exit $?" >&2' ERR
 trap 'cat $__file; kill $(jobs -p) 2>/dev/null || true' EXIT
 trap 'exit 143' TERM INT
 __check() { # FILE WANT
-	local got
-	got=$(tr -d '\r' <"$1" | sed -e 's/[[:space:]]*$//' -e 's/^[[:space:]]*//')
+	local got= line
+	while IFS= read -r line || [ -n "$line" ]; do
+		line=${line//$'\r'/} line=${line#"${line%%[![:space:]]*}"} line=${line%"${line##*[![:space:]]}"}
+		got+=$line$'\n'
+	done <"$1"
+	while [[ $got == *$'\n' ]]; do got=${got%$'\n'}; done
 	if [ "$got" != "$2" ]; then
 		printf '%s:%s: printed\n%s\ninstead of\n%s\n' "$__name" "$__line" "$got" "$2" >&2
 		exit 1
