@@ -9,10 +9,10 @@ import urllib.parse
 class Problem(Exception):
     """An answer that is an error. outcome is not_applied or unknown: then it may have happened."""
 
-    def __init__(self, status, code, outcome, retry, detail, etag=None, after=None):
+    def __init__(self, status, code, outcome, retry, detail, revision=None, after=None):
         super().__init__(f"{code or status}: {detail}")
         self.status, self.code, self.outcome, self.retry = status, code, outcome, retry
-        self.etag, self.after = etag, after
+        self.revision, self.after = revision, after
 
 
 class Client:
@@ -22,8 +22,8 @@ class Client:
         self.endpoints = [urllib.parse.urlsplit(e) for e in endpoints]
         self.timeout, self.give_up = timeout, give_up
 
-    def request(self, method, path, query=None, body=None, headers=None, repeat=False, stream=False):
-        """Returns the answer. repeat: it may be sent again when it may have happened."""
+    def request(self, method, path, query=None, body=None, headers=None, repeat=False, stream=False, missing=False):
+        """Returns the answer; with missing None for a key that is not there. repeat: it may happen twice."""
         query = {k: v for k, v in (query or {}).items() if v is not None}
         target = path + ("?" + urllib.parse.urlencode(query) if query else "")
         deadline, failed = time.monotonic() + self.give_up, 0
@@ -31,6 +31,8 @@ class Client:
             try:
                 return self.once(self.endpoints[0], method, target, body, headers or {}, stream)
             except Problem as p:
+                if missing and p.code == "not_found":
+                    return None
                 elsewhere = p.after or p.status in (0, 500, 503)
                 again = elsewhere if p.outcome == "not_applied" else repeat or method == "GET"
                 if not again or time.monotonic() > deadline:
@@ -54,43 +56,37 @@ class Client:
             answer.body = None if stream and answer.status < 400 else answer.read()
         except (OSError, http.client.HTTPException) as e:
             raise Problem(0, None, "unknown", True, f"{endpoint.netloc}: {e!r}") from e
+        tag = (answer.getheader("ETag") or "").strip('"')
+        answer.revision = int(tag) if tag.isdigit() else None
         if answer.status < 400:
             return answer
         try:
             p, after = json.loads(answer.body), float(answer.getheader("Retry-After") or 0)
-            p = Problem(answer.status, p["code"], p["outcome"], p["retry"], p["detail"], answer.getheader("ETag"), after)
+            p = Problem(answer.status, p["code"], p["outcome"], p["retry"], p["detail"], answer.revision, after)
         except (ValueError, KeyError, TypeError):  # it came from something between
             p = Problem(answer.status, None, "unknown", False, repr(answer.body[:200]))
         raise p
-
-    def found(self, *args, **named):
-        """request, but None where there is no such key."""
-        try:
-            return self.request(*args, **named)
-        except Problem as p:
-            if p.code != "not_found":
-                raise
 
     def ask(self, method, path, query=None, body=None):
         """Sends JSON, if there is any, and returns the JSON of the answer."""
         body = None if body is None else json.dumps(body)
         return json.loads(self.request(method, path, query, body, {"Content-Type": "application/json"}).body)
 
-    # One key; its value is bytes. A revision is what is between the quotes of an ETag.
+    # One key; its value is bytes. Its revision is what is between the quotes of the ETag.
 
     def get(self, key, **freshness):
         """Returns value and revision; None and 0 if there is no such key."""
-        answer = self.found("GET", path_of(key), freshness)
-        return (answer.body, revision_of(answer)) if answer else (None, 0)
+        answer = self.request("GET", path_of(key), freshness, missing=True)
+        return (answer.body, answer.revision) if answer else (None, 0)
 
     def put(self, key, value, ttl=None, lease=None, if_revision=None, repeat=False):
         """Returns the revision. if_revision 0: only if there is no such key."""
         query = {"ttl": ttl, "lease": lease}
-        return revision_of(self.request("PUT", path_of(key), query, value, condition(if_revision), repeat))
+        return self.request("PUT", path_of(key), query, value, condition(if_revision), repeat).revision
 
     def delete(self, key, if_revision=None):
         """Returns whether the key was there."""
-        return self.found("DELETE", path_of(key), headers=condition(if_revision)) is not None
+        return self.request("DELETE", path_of(key), headers=condition(if_revision), missing=True) is not None
 
     def add(self, key, delta, ttl=None):
         return int(self.request("POST", "/v1/add", {"key": key, "ttl": ttl}, str(delta)).body)
@@ -109,14 +105,17 @@ class Client:
     def stream(self, prefix=""):
         """Yields the items under a prefix, all of one revision."""
         answer = self.request("GET", "/v1/kv", {"prefix": prefix}, headers={"Accept": "application/x-ndjson"}, stream=True)
-        for line in map(json.loads, answer):
-            if "error" in line:
-                p = line["error"]
-                raise Problem(p["status"], p["code"], p["outcome"], p["retry"], p["detail"])
-            if "end" in line:
-                return
-            if "key" in line:
-                yield item_of(line)
+        try:
+            for line in map(json.loads, answer):
+                if "error" in line:
+                    p = line["error"]
+                    raise Problem(p["status"], p["code"], p["outcome"], p["retry"], p["detail"])
+                if "end" in line:
+                    return
+                if "key" in line:
+                    yield item_of(line)
+        except (OSError, http.client.HTTPException, ValueError) as e:
+            raise Problem(0, None, "not_applied", True, f"the stream broke off: {e!r}") from e
         raise Problem(0, None, "not_applied", True, "the stream broke off")
 
     def append(self, prefix, value, ttl=None, lease=None):
@@ -141,10 +140,6 @@ class Client:
 
 def path_of(key):
     return "/v1/kv/" + urllib.parse.quote(key, safe="")
-
-
-def revision_of(answer):
-    return int(answer.getheader("ETag").strip('"'))
 
 
 def condition(revision):
