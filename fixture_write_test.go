@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
+	"raftkv/internal/once"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/sim"
@@ -22,6 +23,7 @@ import (
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/testkit"
+	"raftkv/internal/txn"
 	"strings"
 	"testing"
 	"time"
@@ -78,6 +80,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 	})
 	fixtureWrites(c, "old/")
 	fixtureLeases(c, "old/")
+	fixtureRequests(c, "old/")
 	fixtureTerm(c)
 	c.fixtureChange(reconfig.Request{Op: membership.OpRemove, ID: 3, Force: true})
 	if err := c.Ended(3); !errors.Is(err, problem.ErrRemoved) {
@@ -94,6 +97,7 @@ func fixtureNode(c *simCluster) (*server, string) {
 	}
 	fixtureWrites(c, "tail/")
 	fixtureLeases(c, "tail/")
+	fixtureRequests(c, "tail/")
 	c.fixtureChange(addRequest(5))
 	fixtureTerm(c)
 	c.fixtureChange(reconfig.Request{Op: membership.OpRemove, ID: 5, Force: true})
@@ -200,6 +204,29 @@ func fixtureLeases(c *simCluster, prefix string) {
 	c.fixtureWrite(state.EncodeAdd(state.Condition{}, state.Lifetime{}, prefix+"sum", -42), nil)
 	c.fixtureWrite(append(state.AppendAppendHead([]byte{}, state.Lifetime{}, prefix+"queue/"), "job"...), nil)
 	c.fixtureWrite(state.EncodeDeletePrefix(prefix+"range/", 0, ""), nil)
+}
+
+// fixtureRequests makes requests under an Idempotency-Key, with all kinds of outcomes.
+func fixtureRequests(c *simCluster, prefix string) {
+	c.T.Helper()
+	request := func(name, owner string, class once.Class, cmd []byte, want error) {
+		b := state.AppendOnceHead(nil, once.Key{Owner: owner, Name: name}, class)
+		at := len(b)
+		b = append(b, cmd...)
+		state.SealOnce(b, at, cmd)
+		for range 2 {
+			c.fixtureWrite(b, want)
+		}
+	}
+	put := state.EncodeWrite(state.KindPut, state.Condition{}, prefix+"asked", []byte("once"))
+	request(prefix+"put", "", once.TenMinutes, put, nil)
+	request(prefix+"put", "owner", once.TenMinutes, put, nil)
+	request(prefix+"gone", "", once.TenSeconds, put, nil)
+	request(prefix+"condition", "", once.TenMinutes, state.EncodeWrite(state.KindPut, state.Condition{Kind: state.IfMissing}, prefix+"asked", nil), problem.ErrPrecondition)
+	request(prefix+"missing", "", once.TenMinutes, state.EncodeWrite(state.KindDelete, state.Condition{}, prefix+"no", nil), problem.ErrNotFound)
+	request(prefix+"grant", "", once.TenMinutes, state.EncodeGrant(1<<40, ""), nil)
+	request(prefix+"sum", "", once.TenMinutes, state.EncodeAdd(state.Condition{}, state.Lifetime{}, prefix+"asked sum", 7), nil)
+	request(prefix+"txn", "", once.TenMinutes, state.EncodeTxn(&txn.Txn{MaxBytes: 100, Then: []txn.Op{{Kind: txn.Append, Key: prefix + "asked/", Value: []byte("x")}, {Kind: txn.Delete, Key: prefix + "no"}}}), nil)
 }
 
 // What is packed comes out again.

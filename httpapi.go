@@ -190,7 +190,7 @@ func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key, query 
 	q := &api.KeyRequest{
 		Method: r.Method, Key: key, Long: long, Query: query, Length: r.ContentLength, JSON: api.AcceptsItem(r.Header),
 		IfMatch: r.Header["If-Match"], IfNoneMatch: r.Header["If-None-Match"],
-		Idempotent: r.Header["Idempotency-Key"] != nil, Partial: r.Header["Content-Range"] != nil,
+		IdempotencyKey: r.Header["Idempotency-Key"], Partial: r.Header["Content-Range"] != nil,
 	}
 	if !a.keys.Check(q) {
 		return q.Answer.Err

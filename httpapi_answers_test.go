@@ -46,6 +46,7 @@ func TestAPIProblems(t *testing.T) {
 		{problem.ErrNotANumber, 409, "not_a_number", "not_applied", problem.NoRetry},
 		{problem.ErrOutOfRange, 409, "out_of_range", "not_applied", problem.NoRetry},
 		{problem.ErrPrecondition, 412, "precondition_failed", "not_applied", problem.NoRetry},
+		{problem.ErrKeyReused, 422, "idempotency_key_reused", "not_applied", problem.NoRetry},
 		{problem.ErrTooStale, 503, "too_stale", "not_applied", problem.RetrySoon},
 		{problem.ErrTooLarge, 413, "too_large", "not_applied", problem.NoRetry},
 		{problem.ErrMediaType, 415, "unsupported_media_type", "not_applied", problem.NoRetry},

@@ -156,6 +156,42 @@ func TestSimLeasesCalm(t *testing.T) {
 	})
 }
 
+// trouble has the leader crash, be cut off and hand over, and all nodes start again, until
+// done.
+func trouble(c *simCluster, done <-chan struct{}) {
+	for round := 0; ; round++ {
+		select {
+		case <-done:
+			return
+		case <-time.After(4 * time.Second):
+		}
+		leader := c.Leader()
+		change := func(nodes []uint64, how func(id uint64)) {
+			c.Lives.Lock()
+			defer c.Lives.Unlock()
+			for _, id := range nodes {
+				how(id)
+			}
+		}
+		switch round % 4 {
+		case 0:
+			change([]uint64{leader}, c.Crash)
+			time.Sleep(time.Second)
+			change([]uint64{leader}, c.Start)
+		case 1:
+			c.Net.Isolate(leader, c.Followers()...)
+			time.Sleep(3 * time.Second)
+			c.Net.Heal()
+		case 2:
+			c.Nodes[leader].Life.HandOver()
+		case 3:
+			change([]uint64{1, 2, 3}, c.Crash)
+			time.Sleep(20 * time.Second) // which do not count
+			change([]uint64{1, 2, 3}, c.Start)
+		}
+	}
+}
+
 // Guarantee: they go never early, and go, while leaders crash, hand over and are cut off, and
 // all nodes start again; the replicas hold the same at the end.
 func TestSimLeasesFaults(t *testing.T) {
@@ -166,37 +202,7 @@ func TestSimLeasesFaults(t *testing.T) {
 			defer close(done)
 			runLeaseClients(c, false, 90*time.Second)
 		}()
-		for round := 0; ; round++ {
-			select {
-			case <-done:
-				return
-			case <-time.After(4 * time.Second):
-			}
-			leader := c.Leader()
-			change := func(nodes []uint64, how func(id uint64)) {
-				c.Lives.Lock()
-				defer c.Lives.Unlock()
-				for _, id := range nodes {
-					how(id)
-				}
-			}
-			switch round % 4 {
-			case 0:
-				change([]uint64{leader}, c.Crash)
-				time.Sleep(time.Second)
-				change([]uint64{leader}, c.Start)
-			case 1:
-				c.Net.Isolate(leader, c.Followers()...)
-				time.Sleep(3 * time.Second)
-				c.Net.Heal()
-			case 2:
-				c.Nodes[leader].Life.HandOver()
-			case 3:
-				change([]uint64{1, 2, 3}, c.Crash)
-				time.Sleep(20 * time.Second) // which do not count
-				change([]uint64{1, 2, 3}, c.Start)
-			}
-		}
+		trouble(c, done)
 	})
 }
 

@@ -18,8 +18,8 @@ import (
 // layers are the packages of internal/ from the ground up. A package imports only
 // packages of layers below its own.
 var layers = [][]string{
-	{"address", "durable", "front/nowait", "history", "meter", "problem", "record", "refusal", "version", "wait"},
-	{"lease", "liveness", "logging", "membership", "memory", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "walfile", "watermark", "web"},
+	{"address", "durable", "front/nowait", "history", "meter", "problem", "record", "refusal", "version", "wait", "window"},
+	{"lease", "liveness", "logging", "membership", "memory", "once", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "list", "rounds", "state/statetest", "storage"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
@@ -50,7 +50,7 @@ var exports = map[string]int{
 	"front/plain":         17,
 	"history":             10,
 	"lease":               10,
-	"limits":              13,
+	"limits":              15,
 	"list":                10,
 	"liveness":            8,
 	"logging":             8,
@@ -58,17 +58,18 @@ var exports = map[string]int{
 	"memory":              9,
 	"meter":               3,
 	"observe":             3,
+	"once":                11,
 	"offline":             3,
 	"peerclient":          16,
 	"peerport":            9,
-	"problem":             65,
+	"problem":             66,
 	"reconfig":            17,
 	"record":              7,
 	"refusal":             14,
 	"room":                13,
 	"rounds":              11,
 	"sim":                 15,
-	"state":               74,
+	"state":               76,
 	"state/statetest":     16,
 	"statefile":           6,
 	"storage":             33,
@@ -80,10 +81,12 @@ var exports = map[string]int{
 	"suspect":             6,
 	"testkit":             30,
 	"transport":           15,
-	"txn":                 48,
+	"txn":                 49,
 	"txnapi":              1,
+	"verdict":             5,
 	"version":             1,
 	"wait":                8,
+	"window":              5,
 	"walfile":             24,
 	"watermark":           11,
 	"web":                 36,
@@ -102,7 +105,7 @@ var onlyFor = map[string][]string{
 // depend on the log and on nothing else, so they see no clock, no lock and no file
 // but in the file named.
 var (
-	pure       = map[string]string{"state": "file.go", "lease": "", "list": "", "membership": "", "record": "", "txn": ""}
+	pure       = map[string]string{"state": "file.go", "lease": "", "list": "", "membership": "", "once": "", "record": "", "txn": "", "verdict": "", "window": ""}
 	notForPure = []string{"time", "sync", "sync/atomic", "os", "math/rand", "math/rand/v2", "context", "net", "net/http"}
 )
 

@@ -153,7 +153,7 @@ func TestAPITxnIsStrict(t *testing.T) {
 	for what, w := range map[string]*httptest.ResponseRecorder{
 		"consistency of a write": at.do("POST", "/v1/txn?consistency=stale", then(`{"delete":{"key":"k"}}`)),
 		"values":                 at.do("POST", "/v1/txn?values=text", `{}`), "unknown": at.do("POST", "/v1/txn?x=1", `{}`),
-		"a condition": at.do("POST", "/v1/txn", `{}`, "If-Match", "*"), "idempotency": at.do("POST", "/v1/txn", `{}`, "Idempotency-Key", "x"),
+		"a condition": at.do("POST", "/v1/txn", `{}`, "If-Match", "*"), "idempotency": at.do("POST", "/v1/txn", then(`{"delete":{"key":"k"}}`), "Idempotency-Key", "a b"),
 	} {
 		at.problem(what, w, 400, "bad_request")
 	}
@@ -226,7 +226,7 @@ func TestAPIAdd(t *testing.T) {
 	for what, w := range map[string]*httptest.ResponseRecorder{
 		"no key": add("", "1"), "empty key": add("key=", "1"), "no number": add("key=n", ""), "text": add("key=n", "x"), "two newlines": add("key=n", "1\n\n"),
 		"too large": add("key=n", "9223372036854775808"), "a lease": add("key=n&lease=1", "1"), "a bad ttl": add("key=n&ttl=1", "1"), "twice": add("key=n&key=m", "1"),
-		"idempotency": add("key=n", "1", "Idempotency-Key", "x"), "an empty condition": add("key=n", "1", "If-Match", ""),
+		"idempotency": add("key=n", "1", "Idempotency-Key", "a;b"), "an empty condition": add("key=n", "1", "If-Match", ""),
 	} {
 		at.problem(what, w, 400, "bad_request")
 	}

@@ -21,6 +21,7 @@ type Admission struct {
 	MayWrite func() error // of the log's disk
 	Room     *room.Keeper
 	Quota    *limits.Quota
+	Names    *limits.Names
 	Level    func() uint64 // of the cluster, as applied here
 }
 
@@ -57,12 +58,17 @@ type Commands struct {
 // Do has the cluster apply a command, and returns what came of it. growth and level are
 // as Admit has them.
 func (c *Commands) Do(ctx context.Context, cmd []byte, growth int, level uint64) (state.Result, error) {
+	return c.do(ctx, cmd, growth, func() (func(), error) { return c.Admit("", growth, level) })
+}
+
+// do is Do of a command that admit lets pass.
+func (c *Commands) do(ctx context.Context, cmd []byte, growth int, admit func() (release func(), err error)) (state.Result, error) {
 	if growth >= 0 {
 		if err := c.MayWrite(); err != nil {
 			return state.Result{}, err
 		}
 	}
-	release, err := c.Admit("", growth, level)
+	release, err := admit()
 	if err != nil {
 		return state.Result{}, err
 	}

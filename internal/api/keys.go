@@ -59,20 +59,23 @@ type KeyRequest struct {
 	Query       string // as it stands in the URL, without its question mark
 	IfMatch     []string
 	IfNoneMatch []string
-	Idempotent  bool  // has an Idempotency-Key
-	Partial     bool  // has a Content-Range
-	JSON        bool  // a read takes the item in JSON, and nothing else
-	Length      int64 // of the body; -1: unknown
+	// IdempotencyKey are the lines of that header.
+	IdempotencyKey []string
+	Partial        bool  // has a Content-Range
+	JSON           bool  // a read takes the item in JSON, and nothing else
+	Length         int64 // of the body; -1: unknown
 
 	// Command gets the value of a PUT appended, between Check and Start.
 	Command []byte
 	// Answer is the request's once Check or Start say so, or Finish was called.
 	Answer Answer
 
-	size    int       // of the command without the value
-	want    Wanted    // of a read
-	text    bool      // of a read: the value is to be shown
-	form    list.Form // of the item
+	size    int        // of the command without the value
+	inner   int        // where the command begins, behind what its Idempotency-Key makes of it
+	once    requestKey // of a write
+	want    Wanted     // of a read
+	text    bool       // of a read: the value is to be shown
+	form    list.Form  // of the item
 	pre     preconditions
 	cond    state.Condition
 	life    state.Lifetime // of the key, once it is written
@@ -148,8 +151,11 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if err := CheckKey(q.Key); err != nil {
 		return err
 	}
-	if q.Idempotent {
-		return fmt.Errorf("%w: Idempotency-Key is not supported by this version", problem.ErrBadRequest)
+	if q.once, err = parseRequestKey(q.IdempotencyKey); err != nil {
+		return err
+	}
+	if q.once.set && q.reads() {
+		return fmt.Errorf("%w: Idempotency-Key is for writes", problem.ErrBadRequest)
 	}
 	if q.Partial && q.Method == http.MethodPut {
 		return fmt.Errorf("%w: a part of a value cannot be written", problem.ErrBadRequest) // RFC 9110 §14.5
@@ -173,7 +179,9 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if q.Length > k.MaxValue {
 		return fmt.Errorf("%w: %d bytes, %d are allowed", problem.ErrTooLarge, q.Length, k.MaxValue)
 	}
-	head := make([]byte, 0, state.LeasedPutOverhead+len(q.Key)+int(min(max(q.Length, 0), limits.BodyFirst)))
+	head := make([]byte, 0, q.once.overhead()+state.LeasedPutOverhead+len(q.Key)+int(min(max(q.Length, 0), limits.BodyFirst)))
+	head = q.once.begin(head)
+	q.inner = len(head)
 	if q.life == (state.Lifetime{}) {
 		q.Command = state.AppendWriteHead(head, state.KindPut, q.cond, q.Key)
 	} else {
@@ -260,7 +268,8 @@ func (k *Keys) write(q *KeyRequest, w rounds.Waiter) (err error) {
 	if q.Method == http.MethodPut {
 		growth = len(q.Command) - q.size
 	} else {
-		q.Command = state.EncodeWrite(state.KindDelete, q.cond, q.Key, nil)
+		head := q.once.begin(nil)
+		q.Command, q.inner = append(head, state.EncodeWrite(state.KindDelete, q.cond, q.Key, nil)...), len(head)
 	}
 	if q.life.Kind != 0 {
 		level = state.LeaseLevel
@@ -268,8 +277,11 @@ func (k *Keys) write(q *KeyRequest, w rounds.Waiter) (err error) {
 	if q.life.Kind == state.ForTTL {
 		growth += lease.Cost
 	}
-	if q.release, err = k.Admit(q.Key, growth, level); err != nil {
+	if q.release, err = k.admitOnce(q.once, q.Key, growth, level, 0); err != nil {
 		return err
+	}
+	if q.once.set {
+		state.SealOnce(q.Command, q.inner, q.Command[q.inner:])
 	}
 	if q.giveUp, err = k.Writes.Start(q.Command, w); err != nil {
 		q.done()
@@ -288,6 +300,9 @@ func (q *KeyRequest) done() {
 // Finish makes the answer of a request that has waited for res.
 func (k *Keys) Finish(q *KeyRequest, res state.Result) {
 	defer q.done()
+	if res.Replayed {
+		q.Answer.add(replayed.Name, replayed.Value)
+	}
 	fault := k.Store.Fault() // what is wrong with this node says more than res
 	switch {
 	case q.reads() || q.refused != nil:

@@ -41,9 +41,6 @@ func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		TTL *string `json:"ttl"`
 	}
-	if err := NoIdempotencyKey(r); err != nil {
-		return err
-	}
 	if err := web.ReadJSON(w, r, MaxMemberBytes, &body); err != nil {
 		return err
 	}
@@ -54,7 +51,7 @@ func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	res, err := a.Commands.Do(r.Context(), state.EncodeGrant(inMillis(ttl), ""), lease.Cost, state.LeaseLevel)
+	res, err := a.Commands.DoOnce(w, r, Change{Command: state.EncodeGrant(inMillis(ttl), ""), Growth: lease.Cost, Level: state.LeaseLevel})
 	if err != nil {
 		return err
 	}
@@ -81,7 +78,7 @@ func (a *Leases) ServeLease(w http.ResponseWriter, r *http.Request, path string)
 
 // keep gives a lease its whole time again, from when the request was sent at least.
 func (a *Leases) keep(w http.ResponseWriter, r *http.Request, id uint64) error {
-	if err := NoIdempotencyKey(r); err != nil {
+	if err := noIdempotencyKey(r); err != nil {
 		return err
 	}
 	res, err := a.Commands.Do(r.Context(), state.EncodeKeep(id, ""), NoGrowth, state.LeaseLevel)
@@ -100,7 +97,7 @@ func (a *Leases) keep(w http.ResponseWriter, r *http.Request, id uint64) error {
 const NoGrowth = -1
 
 func (a *Leases) revoke(w http.ResponseWriter, r *http.Request, id uint64) error {
-	if err := NoIdempotencyKey(r); err != nil {
+	if err := noIdempotencyKey(r); err != nil {
 		return err
 	}
 	res, err := a.Commands.Do(r.Context(), state.EncodeRevoke(id, ""), NoGrowth, state.LeaseLevel)
@@ -112,12 +109,12 @@ func (a *Leases) revoke(w http.ResponseWriter, r *http.Request, id uint64) error
 	return nil
 }
 
-// NoIdempotencyKey refuses what would not be kept.
-func NoIdempotencyKey(r *http.Request) error {
+// noIdempotencyKey refuses what would not be kept.
+func noIdempotencyKey(r *http.Request) error {
 	if r.Header["Idempotency-Key"] == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: Idempotency-Key is not supported by this version", problem.ErrBadRequest)
+	return fmt.Errorf("%w: Idempotency-Key is not taken here: keeping and revoking a lease twice does no more than once", problem.ErrBadRequest)
 }
 
 // show answers with a lease and a page of its keys.

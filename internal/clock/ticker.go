@@ -79,7 +79,7 @@ func (t *Ticker) lead(ctx context.Context, term uint64) time.Duration {
 // then no tick of a former leader follows any more that would count.
 func (t *Ticker) look(term uint64) (a lease.Agenda, ready bool) {
 	t.View(func(s *state.State) {
-		a, ready = s.Leases.Agenda(), s.Term == term && s.Level >= state.LeaseLevel
+		a, ready = s.Agenda(), s.Term == term && s.Level >= state.LeaseLevel
 	})
 	return a, ready
 }

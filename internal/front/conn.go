@@ -323,7 +323,8 @@ func (c *conn) begin(more bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := &c.head
-	c.req = api.KeyRequest{Method: h.Method, Key: h.Key, Long: h.Long, Query: h.Query, IfMatch: h.Match, IfNoneMatch: h.NoneMatch, Length: h.Length}
+	c.req = api.KeyRequest{Method: h.Method, Key: h.Key, Long: h.Long, Query: h.Query, IfMatch: h.Match, IfNoneMatch: h.NoneMatch,
+		IdempotencyKey: h.RequestKey, Length: h.Length}
 	c.began, c.closing = time.Now(), h.Close
 	c.counted, c.more = true, more
 	c.waits = (*c.srv.handler.Load()).Begin(&c.req, c.buf[h.Bytes:h.Bytes+int(h.Length)], c)

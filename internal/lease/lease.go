@@ -69,7 +69,7 @@ type Table struct {
 	listed int                    // how many are not private
 	fresh  int                    // how many have no deadline
 	bound  *btree.BTreeG[binding] // nil while empty
-	queue  *btree.BTreeG[due]     // likewise; not copied
+	queue  *btree.BTreeG[due]     // likewise; a copy has none before it is changed
 	said   head                   // while it is read
 }
 
@@ -86,7 +86,7 @@ func newQueue() *btree.BTreeG[due] {
 }
 
 // Copy returns a table that later changes of t do not touch, in time independent of the
-// number of leases. Nothing may be changed in the copy.
+// number of leases. The first change of the copy takes time in proportion to it.
 func (t *Table) Copy() Table {
 	c := *t
 	c.leases, c.queue = *t.leases.Copy(), nil
@@ -289,12 +289,21 @@ func (t *Table) Tick(clock uint64) (keys []string) {
 	return keys
 }
 
+// ordered returns the queue, which it makes for a copy.
+func (t *Table) ordered() *btree.BTreeG[due] {
+	if t.queue == nil {
+		t.queue = newQueue()
+		t.leases.Scan(func(id uint64, l *Lease) bool {
+			t.queue.Set(due{l.Deadline, id})
+			return true
+		})
+	}
+	return t.queue
+}
+
 // upTo returns up to MaxWork leases whose deadlines are within two, in their order.
 func (t *Table) upTo(from, to uint64) (ids []uint64) {
-	if t.queue == nil {
-		return nil
-	}
-	t.queue.Ascend(due{deadline: from}, func(d due) bool {
+	t.ordered().Ascend(due{deadline: from}, func(d due) bool {
 		if d.deadline > to || len(ids) == MaxWork {
 			return false
 		}
@@ -338,13 +347,11 @@ func (t *Table) Agenda() Agenda {
 
 // set puts a lease in place of old, either of which may be nil.
 func (t *Table) set(id uint64, old, now *Lease) {
-	if t.queue == nil {
-		t.queue = newQueue()
-	}
+	queue := t.ordered()
 	if old != nil {
 		t.count(id, old, -1)
 		if now == nil || now.Deadline != old.Deadline {
-			t.queue.Delete(due{old.Deadline, id})
+			queue.Delete(due{old.Deadline, id})
 		}
 	}
 	if now == nil {
@@ -354,7 +361,7 @@ func (t *Table) set(id uint64, old, now *Lease) {
 	t.count(id, now, 1)
 	t.leases.Set(id, now)
 	if old == nil || now.Deadline != old.Deadline {
-		t.queue.Set(due{now.Deadline, id})
+		queue.Set(due{now.Deadline, id})
 	}
 }
 

@@ -185,3 +185,12 @@ func TestFixtureBackups(t *testing.T) {
 		})
 	}
 }
+
+// What inspect says of leases, the clock and the outcomes of requests.
+func TestFixtureInspectRequests(t *testing.T) {
+	code, text, errs := runCommand(t, "inspect", fixtureFile("requests.backup"))
+	if code != config.ExitOK || errs != "" {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+	wantLines(t, text, "  leases +[0-9]+, beside 2 keys with a time to live of their own; the last ID is [0-9]+", "  clock +[0-9.ms]+", "  requests +the outcomes of 14 under an Idempotency-Key")
+}

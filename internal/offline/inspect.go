@@ -231,6 +231,13 @@ func (p *printer) state(st *state.State, digest [sha256.Size]byte) {
 	p.line("  revision", "%d", st.Revision)
 	p.line("  keys", "%d", st.Keys())
 	p.line("  bytes", "%d", st.Bytes)
+	if l := &st.Leases; l.Last > 0 {
+		p.line("  leases", "%d, beside %d keys with a time to live of their own; the last ID is %d", l.Listed(), l.Len()-l.Listed(), l.Last)
+		p.line("  clock", "%v", time.Duration(l.Clock)*time.Millisecond)
+	}
+	if n := st.Once.Len(); n > 0 {
+		p.line("  requests", "the outcomes of %d under an Idempotency-Key", n)
+	}
 	p.line("  sha256", "%x", digest)
 }
 

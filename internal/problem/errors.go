@@ -47,6 +47,9 @@ var (
 		"the value is not a decimal number")
 	ErrOutOfRange = declare(http.StatusConflict, "out_of_range", NotApplied, NoRetry,
 		"the number would not fit into 64 bits with a sign")
+	// ErrKeyReused: 422 is what a draft of the IETF says of it.
+	ErrKeyReused = declare(http.StatusUnprocessableEntity, "idempotency_key_reused", NotApplied, NoRetry,
+		"another request has this Idempotency-Key")
 	// ErrUpgrading: some member runs a program that does not know the request yet.
 	ErrUpgrading = declare(http.StatusServiceUnavailable, "upgrading", NotApplied, RetryLater,
 		"not all members of the cluster run a program yet that knows this")

@@ -7,6 +7,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/wait"
+	"raftkv/internal/window"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,7 +35,7 @@ func (pt *proposeTest) mustGather() {
 			pt.Fatalf("batch %+v is not offered again", b.id)
 		}
 	}
-	if len(p.queue) == 0 || len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= state.WindowSize {
+	if len(p.queue) == 0 || len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= window.Size {
 		return
 	}
 	if pause, _ := p.gather.hold(len(p.queue), len(p.inFlight), now); pause == 0 || p.queued >= fullBatchBytes {

@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/wait"
+	"raftkv/internal/window"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -233,7 +234,7 @@ func (p *Proposer) next(term uint64) (b *batch, pause time.Duration) {
 	switch {
 	case len(p.queue) == 0:
 		return nil, never
-	case len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= state.WindowSize:
+	case len(p.inFlight) >= maxBatchesInFlight || p.nextSeq-p.low() >= window.Size:
 		p.enough = maxQueuedCommands
 		return nil, never
 	case p.queued < fullBatchBytes:

@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
+	"raftkv/internal/window"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -296,7 +297,7 @@ func TestProposeWindowBound(t *testing.T) {
 		pt.leaders.Set(1, 1)
 		stuck := pt.write("stuck")
 		pt.next().Done(true, 1, true)
-		for seq := uint64(1); seq < state.WindowSize; seq++ {
+		for seq := uint64(1); seq < window.Size; seq++ {
 			res := pt.write("w")
 			time.Sleep(roundSpacing) // the stuck one is on its way
 			if id, _ := pt.open(pt.next()); id.Seq != seq || id.Low != 0 {
@@ -311,10 +312,10 @@ func TestProposeWindowBound(t *testing.T) {
 		pt.apply(0, 1)
 		pt.want(stuck, state.Result{})
 		time.Sleep(maxPatience) // for the client of the stuck one
-		if id, _ := pt.open(pt.next()); id.Seq != state.WindowSize || id.Low != state.WindowSize {
+		if id, _ := pt.open(pt.next()); id.Seq != window.Size || id.Low != window.Size {
 			pt.Fatalf("batch %+v", id)
 		}
-		pt.apply(state.WindowSize, 1)
-		pt.want(waiting, state.Result{Revision: 100 * state.WindowSize})
+		pt.apply(window.Size, 1)
+		pt.want(waiting, state.Result{Revision: 100 * window.Size})
 	})
 }

@@ -52,6 +52,7 @@ const (
 	kindAdd          Kind = 12 // add to the number that a key holds
 	kindAppend       Kind = 13 // set the next key under a prefix
 	kindTxn          Kind = 14 // compare, then write and read, all or nothing
+	kindOnce         Kind = 15 // any of those that say repeatable, at most once
 )
 
 // kindRow is what there is to know of one kind of command.
@@ -66,13 +67,15 @@ type kindRow struct {
 	heavy bool
 	// counted: its first field says how much work it is.
 	counted bool
+	// repeatable: it may stand in a command under an Idempotency-Key.
+	repeatable bool
 }
 
 // kinds has a row for each kind of command. A new one is a file with its encoding
 // and what it does, and a row.
 var kinds = [...]kindRow{
-	KindPut:      {level: firstLevel, decode: decodeWrite, apply: (*State).put},
-	KindDelete:   {level: firstLevel, decode: decodeWrite, apply: (*State).delete},
+	KindPut:      {level: firstLevel, decode: decodeWrite, apply: (*State).put, repeatable: true},
+	KindDelete:   {level: firstLevel, decode: decodeWrite, apply: (*State).delete, repeatable: true},
 	KindPublish:  {level: firstLevel, decode: decodePublish, apply: (*State).announce},
 	KindAnnounce: {level: firstLevel, decode: decodeAnnounce, apply: (*State).announce},
 	kindCheckpoint: {level: CheckLevel, decode: decodeCheckpoint, checks: true, apply: func(s *State, c Command) Result {
@@ -83,16 +86,20 @@ var kinds = [...]kindRow{
 		s.report(c.Member, c.checkpoint, c.report)
 		return Result{}
 	}},
-	kindLeasedPut: {level: LeaseLevel, decode: decodeLeasedPut, apply: (*State).put},
-	kindGrant:     {level: LeaseLevel, decode: decodeLease, apply: (*State).grant},
+	kindLeasedPut: {level: LeaseLevel, decode: decodeLeasedPut, apply: (*State).put, repeatable: true},
+	kindGrant:     {level: LeaseLevel, decode: decodeLease, apply: (*State).grant, repeatable: true},
 	kindKeep:      {level: LeaseLevel, decode: decodeLease, apply: (*State).keep},
 	kindRevoke:    {level: LeaseLevel, decode: decodeLease, apply: (*State).revoke, heavy: true},
 
-	kindDeletePrefix: {level: TxnLevel, decode: decodeDeletePrefix, apply: (*State).deletePrefix, heavy: true},
-	kindAdd:          {level: TxnLevel, decode: decodeAdd, apply: (*State).transact},
-	kindAppend:       {level: TxnLevel, decode: decodeAppend, apply: (*State).transact},
-	kindTxn:          {level: TxnLevel, decode: decodeTxn, apply: (*State).transact, counted: true},
+	kindDeletePrefix: {level: TxnLevel, decode: decodeDeletePrefix, apply: (*State).deletePrefix, heavy: true, repeatable: true},
+	kindAdd:          {level: TxnLevel, decode: decodeAdd, apply: (*State).transact, repeatable: true},
+	kindAppend:       {level: TxnLevel, decode: decodeAppend, apply: (*State).transact, repeatable: true},
+	kindTxn:          {level: TxnLevel, decode: decodeTxn, apply: (*State).transact, counted: true, repeatable: true},
+
+	kindOnce: {level: OnceLevel}, // it refers to the others, so init adds what it does
 }
+
+func init() { kinds[kindOnce].decode, kinds[kindOnce].apply = decodeOnce, (*State).once }
 
 // MaxBatchWork is how much work the commands of a batch are, unless the last of them is
 // more: nothing else should have to wait longer for them in the same step.
@@ -104,6 +111,8 @@ func Work(encoded []byte) int {
 	switch {
 	case row == nil:
 		return 1
+	case Kind(encoded[0]) == kindOnce:
+		return workOnce(encoded)
 	case row.heavy:
 		return MaxBatchWork
 	case row.counted:
@@ -127,10 +136,11 @@ type Command struct {
 	condition Condition
 	Key       string
 	Value     []byte
-	life      Lifetime // kindLeasedPut: of the key; of a lease's commands its owner alone
-	lease     uint64   // kindKeep, kindRevoke: which one; kindGrant: its time to live, in ms
-	limit     uint64   // kindDeletePrefix: how many keys go at most; 0: all or none
-	txn       *txn.Txn // kindAdd, kindAppend, kindTxn
+	life      Lifetime    // kindLeasedPut: of the key; of a lease's commands its owner alone
+	lease     uint64      // kindKeep, kindRevoke: which one; kindGrant: its time to live, in ms
+	limit     uint64      // kindDeletePrefix: how many keys go at most; 0: all or none
+	txn       *txn.Txn    // kindAdd, kindAppend, kindTxn
+	once      *onceFields // kindOnce
 
 	Member    uint64 // KindPublish, KindAnnounce, kindReport: who
 	Instance  uint64 // KindPublish, KindAnnounce: with which data directory
@@ -140,19 +150,6 @@ type Command struct {
 	full       bool   // kindCheckpoint: the hash is to be computed anew
 	checkpoint uint64 // kindReport: which one it answers, by its index
 	report     Report // kindReport: what it says
-}
-
-// BatchID identifies a batch for ever: the node that gathered it, which of
-// its lives, and a count within that life. A batch that raft may have lost is
-// proposed again under the same identity, and applied at most once.
-type BatchID struct {
-	Node, Boot, Seq uint64
-	// Low: every batch of this life below it is settled, that is, was
-	// applied or will never be proposed again. It keeps the replicated
-	// window of applied sequences short.
-	Low uint64
-	// Life is the nonce of the life that gathered it; 0 in format 1.
-	Life uint64
 }
 
 // AppendBatchHeader starts the encoding of a batch.

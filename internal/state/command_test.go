@@ -6,9 +6,11 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"raftkv/internal/once"
 	"raftkv/internal/record"
 	"raftkv/internal/txn"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -43,6 +45,11 @@ func encodeCommand(c Command) []byte {
 		return append(AppendAppendHead(nil, op.Life, op.Key), op.Value...)
 	case kindTxn:
 		return EncodeTxn(c.txn)
+	case kindOnce:
+		inner := encodeCommand(c.once.inner)
+		b := AppendOnceHead(nil, c.once.key, c.once.class)
+		copy(b[len(b)-len(c.once.print):], c.once.print[:])
+		return append(b, inner...)
 	}
 	return EncodeWrite(c.Kind, c.condition, c.Key, c.Value)
 }
@@ -110,6 +117,9 @@ var commandSamples = []Command{
 			{Kind: txn.Add, Key: "n", Delta: -1, Life: Lifetime{Owner: "web"}}, {Kind: txn.Append, Key: "q/", Value: []byte("x"), Life: Lifetime{Owner: "web"}}},
 		Else: []txn.Op{{Kind: txn.Get, Key: "a"}, {Kind: txn.List, Key: "q/", Limit: 10, After: "q/1"}},
 	}},
+	{Kind: kindOnce, once: &onceFields{key: once.Key{Name: "7b"}, class: once.TenMinutes, print: once.Print{1, 2}, inner: Command{Kind: KindPut, Key: "k", Value: []byte("v")}}},
+	{Kind: kindOnce, once: &onceFields{key: once.Key{Owner: "web", Name: strings.Repeat("n", once.MaxName)}, class: once.TenSeconds,
+		inner: Command{Kind: kindTxn, txn: &txn.Txn{Then: []txn.Op{{Kind: txn.Put, Key: "a", Value: []byte("1")}}}}}},
 }
 
 // Guarantee: what a client wrote is what every replica applies, byte for byte,
@@ -120,7 +130,7 @@ func TestBatchRoundTrip(t *testing.T) {
 		{Node: 1, Boot: 2, Seq: 3, Low: 2},
 		{Node: math.MaxUint64, Boot: math.MaxUint64, Seq: math.MaxUint64, Low: math.MaxUint64},
 		{Node: 1, Boot: 2, Seq: 3, Low: 2, Life: 1},
-		{math.MaxUint64, math.MaxUint64, math.MaxUint64, math.MaxUint64, math.MaxUint64},
+		{Node: math.MaxUint64, Boot: math.MaxUint64, Seq: math.MaxUint64, Low: math.MaxUint64, Life: math.MaxUint64},
 	} {
 		for n := range len(commandSamples) + 1 {
 			got, cmds, err := DecodeBatch(encodeBatch(id, commandSamples[:n]...))
@@ -192,7 +202,7 @@ func TestDecodeBatchStrict(t *testing.T) {
 		{"comparison of two minds", with([]byte{byte(kindTxn), 2, 0, 0, 1, 1, 1, 'k', 2, 0, 0}), record.ErrMalformed},
 		{"another operation", with([]byte{byte(kindTxn), 2, 0, 0, 0, 1, 7, 1, 'k', 0}), record.ErrUnknownCommand},
 		{"a billion comparisons", with(append([]byte{byte(kindTxn), 1, 0, 0}, 0xff, 0xff, 0xff, 0xff, 3)), record.ErrMalformed},
-		{"kind 15", with([]byte{15, 0, 1, 'k'}), record.ErrUnknownCommand},
+		{"kind 16", with([]byte{16, 0, 1, 'k'}), record.ErrUnknownCommand},
 		{"kind 255", with([]byte{255}), record.ErrUnknownCommand},
 		{"unknown after known", with(good, []byte{77}), record.ErrUnknownCommand},
 		{"malformed after known", with(good, nil), record.ErrMalformed},

@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/record"
 	"raftkv/internal/statefile"
 	"raftkv/internal/testkit"
+	"raftkv/internal/verdict"
 	"testing"
 )
 
@@ -53,10 +54,14 @@ func TestHashIsForever(t *testing.T) {
 	m := checked.Membership.Members[1]
 	m.Level = 2
 	checked.Membership.Members[1] = m
-	checked.Checks = Checks{
+	checked.Checks.Checks = verdict.Checks{
 		Index: 9, Full: 8, Voters: []uint64{1, 2}, Reports: map[uint64]Report{1: {Hash: 77}, 2: {Void: true}},
 		Checked: 7, Agreed: 78, Diverged: map[uint64]uint64{2: 6}, NoMajority: 5,
 	}
+	asked := fullState([]int{1, 2, 3})
+	asked.Level = OnceLevel
+	leaseKeys(asked)
+	onceKeys(asked)
 	for _, tt := range []struct {
 		name string
 		s    *State
@@ -66,6 +71,7 @@ func TestHashIsForever(t *testing.T) {
 		{"first", New(testkit.Peers()), 0x89876fff74f7d964},
 		{"full", full, 0xf6ae3aae2e03b378},
 		{"checked", checked, 0x8b8932a684914822},
+		{"asked", asked, 0x7774b890c1f1cae4},
 	} {
 		if got := tt.s.hash(); got != tt.want {
 			t.Errorf("%s: %#x, want %#x", tt.name, got, tt.want)

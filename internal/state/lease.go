@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"raftkv/internal/lease"
+	"raftkv/internal/once"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/statefile"
@@ -166,6 +167,7 @@ func (s *State) tick(t tick) (gone int) {
 	}
 	keys := s.Leases.Tick(t.clock)
 	s.drop(keys)
+	s.Once.Tick(t.clock, max(0, once.MaxDropped-len(keys)))
 	return len(keys)
 }
 

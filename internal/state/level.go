@@ -22,6 +22,7 @@ import (
 //	level 3  batches that name the life that sent them (package rounds)
 //	level 4  the replicated clock, times to live and leases (lease.go)
 //	level 5  deletions by prefix, additions, appends and transactions (txn.go)
+//	level 6  commands under an Idempotency-Key (once.go)
 //
 // What a level adds to the state must leave no trace, in the state file and in
 // the hash of the state, until the level is reached: below it, programs of both
@@ -32,9 +33,10 @@ const (
 	LifeLevel  = 3 // batches that name the life that sent them
 	LeaseLevel = 4 // the replicated clock, times to live, leases
 	TxnLevel   = 5 // deletions by prefix, additions, appends, transactions
+	OnceLevel  = 6 // commands under an Idempotency-Key
 
 	// ProgramLevel is the highest level of commands that this program knows.
-	ProgramLevel = TxnLevel
+	ProgramLevel = OnceLevel
 )
 
 // raiseLevel follows a change of what the members have published, or of who

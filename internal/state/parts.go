@@ -29,7 +29,7 @@ type part struct {
 }
 
 // parts are in the order of their records in a state file, for ever.
-var parts = [...]part{headPart, memberPart, windowPart, checkPart, leasePart}
+var parts = [...]part{headPart, memberPart, windowPart, checkPart, leasePart, oncePart}
 
 // partOf returns the part that has records of a kind, nil if there is none.
 func partOf(kind byte) *part {

@@ -9,6 +9,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/statefile"
+	"raftkv/internal/verdict"
 )
 
 // The records of a state file. The values are on disk: never reuse one. What
@@ -20,14 +21,16 @@ const (
 	removedRecord byte = 4 // id
 	windowRecord  byte = 5 // node, boot, low, applied; life
 
-	checkRecord    byte = 6 // of checks: index, full, checked, agreed, no majority, voters
-	reportRecord   byte = 7 // node, void, hash
-	divergedRecord byte = 8 // node, index
+	checkRecord         = verdict.CheckRecord
+	reportRecord        = verdict.ReportRecord
+	divergedRecord      = verdict.DivergedRecord
 	sumRecord      byte = 9 // the sum of the items' hashes; the last record
 
 	leaseRecord      byte = 10 // id, TTL, deadline, private, owner
 	leasedItemRecord byte = 11 // lease, and what itemRecord has
+	onceRecord       byte = 12 // class, place, deadline, print, outcome, owner, name
 	leasesRecord     byte = 13 // clock, last ID, how many leases, the sum of their hashes
+	onceHeadRecord   byte = 14 // last place, how many records, the sums of their hashes and of their deadlines'
 )
 
 // Fields behind a semicolon came later: they may be missing at the end of a

@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/record"
 	"raftkv/internal/statefile"
 	"raftkv/internal/testkit"
+	"raftkv/internal/verdict"
 	"reflect"
 	"slices"
 	"strings"
@@ -205,18 +206,19 @@ func TestSnapshotMemberRecord(t *testing.T) {
 func TestPartsKeepEverything(t *testing.T) {
 	s := fullState([]int{1, 2, 3})
 	s.Level = 2
-	s.Checks = Checks{
+	s.Checks.Checks = verdict.Checks{
 		Index: 40, Full: 30, Voters: []uint64{1, 3}, Reports: map[uint64]Report{1: {Hash: 5}, 3: {Void: true}},
 		Diverged: map[uint64]uint64{3: 9},
 	}
 	s.Checks.Checked, s.Checks.Agreed, s.Checks.NoMajority = 35, 77, 36
 	leaseKeys(s)
+	onceKeys(s)
 	fields := func(s *State) map[string]any {
 		got := make(map[string]any)
 		v := reflect.ValueOf(s).Elem()
 		for i := range v.NumField() {
 			name := v.Type().Field(i).Name
-			if name == "Items" || name == "Leases" { // compared by what they hold
+			if name == "Items" || name == "Leases" || name == "Once" { // compared by what they hold
 				got[name] = dumpState(s)
 				continue
 			}
@@ -241,7 +243,7 @@ func TestPartsKeepEverything(t *testing.T) {
 	testkit.Must(t, fresh.Refound(voters))
 	first := First(voters)
 	first.Revision, first.Bytes, first.Sum, first.Items = fresh.Revision, fresh.Bytes, fresh.Sum, fresh.Items
-	first.Leases = fresh.Leases
+	first.Leases, first.Once = fresh.Leases, fresh.Once
 	if was := s.Leases.Last; fresh.Leases.Last != was+RevisionJump || fresh.Leases.Clock != s.Leases.Clock {
 		t.Errorf("the next lease is after %d, it was %d; the clock is %d", fresh.Leases.Last, was, fresh.Leases.Clock)
 	}

@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/lease"
 	"raftkv/internal/membership"
+	"raftkv/internal/once"
 	"raftkv/internal/record"
 	"raftkv/internal/txn"
 
@@ -35,6 +36,7 @@ type State struct {
 	Windows     map[uint64]Window        // by node: which of its batches were applied
 	Membership  membership.Membership
 	Leases      lease.Table
+	Once        once.Table
 	Level       uint64 // of the commands that every member knows; level.go
 	Checks      Checks
 }
@@ -60,9 +62,6 @@ func (s *State) Get(key string) *Item {
 	return it
 }
 
-// Window tells which batches of a node's life are settled.
-func (s *State) Window(node uint64) Window { return s.Windows[node] }
-
 // Scan shows all items in the order of their keys, until each returns false.
 func (s *State) Scan(each func(key string, it *Item) bool) { s.Items.Scan(each) }
 
@@ -71,7 +70,9 @@ func (s *State) Keys() uint64 { return uint64(s.Items.Len()) }
 
 // DropItems lets go of all items, before a snapshot brings others. What is left
 // is no state any more.
-func (s *State) DropItems() { s.Items, s.Leases = btree.Map[string, *Item]{}, lease.Table{} }
+func (s *State) DropItems() {
+	s.Items, s.Leases, s.Once = btree.Map[string, *Item]{}, lease.Table{}, once.Table{}
+}
 
 // Summary tells of a state how far and how large it is.
 type Summary struct {
@@ -121,6 +122,7 @@ type Result struct {
 	TTL      uint64 // all its time, in ms
 	More     bool   // there are more keys that a deletion was about
 	Txn      *txn.Outcome
+	Replayed bool // all this came of the same request before
 }
 
 // ApplyBatch applies one batch, or nothing if it was applied before.

@@ -6,10 +6,10 @@ import (
 	"io"
 	"log"
 	"maps"
-	"math"
 	"math/rand/v2"
 	"raftkv/internal/lease"
 	"raftkv/internal/membership"
+	"raftkv/internal/once"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"raftkv/internal/txn"
@@ -28,7 +28,9 @@ func dumpState(s *State) string {
 	fmt.Fprintln(&b, s.Index, s.Term, s.Revision, s.Bytes, s.Membership.Sorted(), membership.SortedKeys(s.Membership.Removed), s.Membership.Changes)
 	for _, node := range membership.SortedKeys(s.Windows) {
 		w := s.Windows[node]
-		w.raise(0) // what was applied without a gap may or may not be shifted out yet
+		for ; w.Applied&1 != 0; w.Low++ { // what was applied without a gap may or may not be shifted out yet
+			w.Applied >>= 1
+		}
 		fmt.Fprintln(&b, node, w)
 	}
 	s.Scan(func(key string, it *Item) bool {
@@ -40,6 +42,7 @@ func dumpState(s *State) string {
 		fmt.Fprintln(&b, id, l.TTL, l.Deadline, l.Owner, l.Private, l.Keys, s.Leases.KeysOf(id, "", lease.MaxKeys))
 		return true
 	})
+	s.Once.Scan(func(k once.Key, r *once.Record, deadline uint64) { fmt.Fprintf(&b, "%+v %+v %d\n", k, *r, deadline) })
 	return b.String()
 }
 
@@ -222,103 +225,6 @@ func TestStateAgreesWithModel(t *testing.T) {
 			if *got != want {
 				t.Fatalf("seed %d: %s is %+v, want %+v", seed, key, got, want)
 			}
-		}
-	}
-}
-
-// dumbWindow is what a window must be equal to, kept without bounds.
-type dumbWindow struct {
-	boot, low uint64
-	done      map[uint64]bool
-}
-
-func (d *dumbWindow) admit(id BatchID) bool {
-	if id.Boot < d.boot {
-		return false
-	}
-	if id.Boot > d.boot {
-		*d = dumbWindow{boot: id.Boot, done: make(map[uint64]bool)}
-	}
-	d.low = max(d.low, id.Low)
-	if id.Seq < d.low || d.done[id.Seq] {
-		return false
-	}
-	if id.Seq >= WindowSize {
-		d.low = max(d.low, id.Seq-WindowSize+1)
-	}
-	d.done[id.Seq] = true
-	return true
-}
-
-func (d *dumbWindow) settled(id BatchID) bool {
-	return id.Boot < d.boot || id.Boot == d.boot && (id.Seq < d.low || d.done[id.Seq])
-}
-
-// Guarantee: a batch is applied at most once however often and in whatever
-// order its copies come, and only what can still come is remembered.
-func TestWindowAgreesWithModel(t *testing.T) {
-	for seed := range uint64(60) {
-		rnd := rand.New(rand.NewPCG(seed, 0))
-		w, d := Window{}, dumbWindow{done: make(map[uint64]bool)}
-		boot, at := uint64(0), uint64(rnd.IntN(3))
-		for step := range 300 {
-			if rnd.IntN(100) == 0 {
-				boot++
-			}
-			at += uint64(rnd.IntN(3))
-			if rnd.IntN(50) == 0 {
-				at += uint64(rnd.IntN(200))
-			}
-			near := func(n int) uint64 { return at - min(at, uint64(rnd.IntN(n))) }
-			id := BatchID{Node: 1, Boot: boot - min(boot, uint64(rnd.IntN(20)/19)), Seq: near(90), Low: near(90)}
-			if got, want := w.Admit(id), d.admit(id); got != want {
-				t.Fatalf("seed %d, step %d: admit(%+v) is %v, want %v (%+v)", seed, step, id, got, want, w)
-			}
-			for seq := at - min(at, 150); seq < at+150; seq++ {
-				for b := boot - min(boot, 1); b <= boot+1; b++ {
-					id := BatchID{Node: 1, Boot: b, Seq: seq}
-					if got, want := w.Settled(id), d.settled(id); got != want {
-						t.Fatalf("seed %d, step %d: settled(%+v) is %v, want %v (%+v)", seed, step, id, got, want, w)
-					}
-				}
-			}
-		}
-	}
-}
-
-// Guarantee: the edges of the window, which random numbers may miss.
-func TestWindowEdges(t *testing.T) {
-	full := func() Window {
-		var w Window
-		for seq := range uint64(WindowSize) {
-			w.Admit(BatchID{Seq: WindowSize - 1 - seq}) // backwards: nothing is shifted out
-		}
-		return w
-	}
-	for _, tt := range []struct {
-		name string
-		w    Window
-		id   BatchID
-		want bool
-	}{
-		{"last of an empty window", Window{}, BatchID{Seq: WindowSize - 1}, true},
-		{"first after a full one", full(), BatchID{Seq: WindowSize}, true},
-		{"first of a full one again", full(), BatchID{Seq: 0}, false},
-		{"last of a full one again", full(), BatchID{Seq: WindowSize - 1}, false},
-		{"low far ahead", full(), BatchID{Seq: 1000, Low: 1000}, true},
-		{"low ahead of the batch", Window{}, BatchID{Seq: 4, Low: 5}, false},
-		{"a very large sequence", Window{}, BatchID{Seq: math.MaxUint64 - WindowSize}, true},
-		{"an earlier life", Window{Boot: 2}, BatchID{Boot: 1, Seq: 9}, false},
-		{"a later life", full(), BatchID{Boot: 1}, true},
-	} {
-		if got := tt.w.Admit(tt.id); got != tt.want {
-			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
-		}
-		if tt.w.Admit(tt.id) {
-			t.Errorf("%s: admitted again", tt.name)
-		}
-		if !tt.w.Settled(tt.id) {
-			t.Errorf("%s: not settled", tt.name)
 		}
 	}
 }

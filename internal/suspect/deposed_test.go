@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"raftkv/internal/wait"
+	"raftkv/internal/window"
 	"testing"
 
 	"go.etcd.io/raft/v3"
@@ -21,9 +22,9 @@ import (
 // entries that only it has, up to 12. If nodes 2 and 3 have elected another leader
 // meanwhile, they commit entries of their own behind 9, and node 1 does not know it.
 var (
-	committed = state.Standing{Index: 9, Windows: map[uint64]state.WindowStanding{1: {Boot: 1, Life: 10, End: 3}}}
-	ownTail   = state.Standing{Index: 12, Windows: map[uint64]state.WindowStanding{1: {Boot: 1, Life: 10, End: 6}}}
-	others    = state.Standing{Index: 14, Windows: map[uint64]state.WindowStanding{1: {Boot: 1, Life: 10, End: 3}, 2: {Boot: 1, Life: 20, End: 5}}}
+	committed = state.Standing{Index: 9, Windows: map[uint64]window.Reach{1: {Boot: 1, Life: 10, End: 3}}}
+	ownTail   = state.Standing{Index: 12, Windows: map[uint64]window.Reach{1: {Boot: 1, Life: 10, End: 6}}}
+	others    = state.Standing{Index: 14, Windows: map[uint64]window.Reach{1: {Boot: 1, Life: 10, End: 3}, 2: {Boot: 1, Life: 20, End: 5}}}
 )
 
 // deposedDoubts are those of such a node 1, and begun is how often they were told of a

@@ -7,6 +7,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/wait"
+	"raftkv/internal/window"
 	"testing"
 
 	"go.etcd.io/raft/v3"
@@ -17,9 +18,9 @@ import (
 // Without this a healthy node is accused because others are down, or one of a lost
 // history goes on because nobody says so.
 func TestWhoIsOut(t *testing.T) {
-	common := state.Standing{Index: 5, Windows: map[uint64]state.WindowStanding{1: {Boot: 1, Life: 10, End: 1}}}
-	mine := state.Standing{Index: 9, Windows: map[uint64]state.WindowStanding{1: {Boot: 1, Life: 10, End: 1}, 2: {Boot: 1, Life: 20, End: 3}}}
-	theirs := state.Standing{Index: 9, Windows: map[uint64]state.WindowStanding{1: {Boot: 1, Life: 10, End: 1}, 2: {Boot: 1, Life: 21, End: 3}}}
+	common := state.Standing{Index: 5, Windows: map[uint64]window.Reach{1: {Boot: 1, Life: 10, End: 1}}}
+	mine := state.Standing{Index: 9, Windows: map[uint64]window.Reach{1: {Boot: 1, Life: 10, End: 1}, 2: {Boot: 1, Life: 20, End: 3}}}
+	theirs := state.Standing{Index: 9, Windows: map[uint64]window.Reach{1: {Boot: 1, Life: 10, End: 1}, 2: {Boot: 1, Life: 21, End: 3}}}
 	for name, tt := range map[string]struct {
 		voters int
 		others []state.Standing // of voters 3, 4, ...; those that are left are not known
@@ -57,11 +58,11 @@ func TestWhoIsOut(t *testing.T) {
 // Without this a leader can call itself ready beside a history of which it was told
 // too early, or one that is slow to answer unsettles a healthy one.
 func TestDisputeBeginsAndEnds(t *testing.T) {
-	window := func(life uint64) map[uint64]state.WindowStanding {
-		return map[uint64]state.WindowStanding{1: {Boot: 1, Life: life, End: 3}}
+	windows := func(life uint64) map[uint64]window.Reach {
+		return map[uint64]window.Reach{1: {Boot: 1, Life: life, End: 3}}
 	}
 	empty := state.Standing{Index: 1}
-	mine, theirs := state.Standing{Index: 9, Windows: window(10)}, state.Standing{Index: 47, Windows: window(11)}
+	mine, theirs := state.Standing{Index: 9, Windows: windows(10)}, state.Standing{Index: 47, Windows: windows(11)}
 	answers, told := make(map[string]Stand), 0
 	d := New(Config{
 		Leaders:      wait.NewLeadership(),

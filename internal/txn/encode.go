@@ -142,3 +142,43 @@ func readSigned(r *record.Reader) int64 {
 	u := r.Uvarint()
 	return int64(u>>1) ^ -int64(u&1)
 }
+
+// AppendTo appends the encoding of what came of a transaction, without what it has read
+// and what the transaction says itself.
+//
+//	succeeded | revision | number...
+func (o *Outcome) AppendTo(b []byte) []byte {
+	b = binary.AppendUvarint(append(b, record.BoolByte(o.Succeeded)), o.Revision)
+	for _, r := range o.Results {
+		switch r.Kind {
+		case Delete:
+			b = binary.AppendVarint(b, int64(r.Deleted))
+		case Add, Append:
+			b = binary.AppendVarint(b, r.Number)
+		}
+	}
+	return b
+}
+
+// ReadOutcome reads what AppendTo has written of an outcome of t.
+func ReadOutcome(r *record.Reader, t *Txn) *Outcome {
+	o := &Outcome{Succeeded: r.Bool(), Revision: r.Uvarint()}
+	for _, op := range t.ops(o.Succeeded) {
+		res := Result{Kind: op.Kind}
+		switch op.Kind {
+		case Put:
+			res.Key = op.Key
+		case Delete:
+			res.Key, res.Deleted = op.Key, int(readSigned(r))
+		case Add:
+			res.Key, res.Number = op.Key, readSigned(r)
+		case Append:
+			n := readSigned(r)
+			res.Key, res.Number = nameOf(op.Key, o.Revision, n), n
+		case Get, List:
+			res.Key = op.Key
+		}
+		o.Results = append(o.Results, res)
+	}
+	return o
+}

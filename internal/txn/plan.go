@@ -52,7 +52,7 @@ type Result struct {
 	Kind    OpKind
 	Key     string  // that was written
 	Deleted int     // keys
-	Number  int64   // of Add: the new one
+	Number  int64   // of Add: the new one; of Append: of the key among those of its revision
 	Items   []Found // of Get none or one
 	Next    string  // of List: behind which key to go on; empty at the end
 }
@@ -86,10 +86,7 @@ func (t *Txn) Plan(s Store, revision uint64) (*Outcome, []Change, error) {
 		return nil, nil, err
 	}
 	o := &Outcome{Succeeded: t.holds(s), Revision: revision}
-	ops := t.Then
-	if !o.Succeeded {
-		ops = t.Else
-	}
+	ops := t.ops(o.Succeeded)
 	p := &plan{store: s, revision: revision + 1, byKey: map[string]int{}, room: map[uint64]int{}, most: t.MaxBytes}
 	o.Results = make([]Result, len(ops))
 	for i, op := range ops {
@@ -111,6 +108,27 @@ func (t *Txn) Plan(s Store, revision uint64) (*Outcome, []Change, error) {
 	}
 	o.Seen = p.seen
 	return o, p.changes, nil
+}
+
+// ops are the operations that happen.
+func (t *Txn) ops(succeeded bool) []Op {
+	if succeeded {
+		return t.Then
+	}
+	return t.Else
+}
+
+// ReadAgain puts into an outcome of t what its reads find in a store now. The error is
+// problem.ErrTooLarge.
+func (t *Txn) ReadAgain(s Store, o *Outcome) error {
+	p := &plan{store: s, most: t.MaxBytes}
+	for i, op := range t.ops(o.Succeeded) {
+		if err := p.read(i, op, &o.Results[i]); err != nil {
+			return fmt.Errorf("operation %d: %w", i, err)
+		}
+	}
+	o.Seen = p.seen
+	return nil
 }
 
 // holds decides the conditions.
@@ -156,7 +174,7 @@ func (c *Comparison) holds(s Store) bool {
 func (p *plan) write(i int, op Op, r *Result) (err error) {
 	r.Kind, r.Key = op.Kind, op.Key
 	if op.Kind == Append {
-		if r.Key, err = p.name(op.Key); err != nil {
+		if r.Key, r.Number, err = p.name(op.Key); err != nil {
 			return err
 		}
 	} else if !op.Kind.writes() {
@@ -197,15 +215,20 @@ const maxNames = 1000
 
 // name returns the next key under a prefix. One that somebody else has written by its
 // whole name already is left alone.
-func (p *plan) name(prefix string) (string, error) {
+func (p *plan) name(prefix string) (key string, n int64, err error) {
 	for p.names < maxNames {
-		key := prefix + fmt.Sprintf("%020d-%03d", p.revision, p.names)
+		key, n = nameOf(prefix, p.revision, int64(p.names)), int64(p.names)
 		p.names++
 		if _, written := p.byKey[key]; !written && p.store.Get(key) == nil {
-			return key, nil
+			return key, n, nil
 		}
 	}
-	return "", fmt.Errorf("%w: all names of revision %d under %.64q are taken", problem.ErrBadRequest, p.revision, prefix)
+	return "", 0, fmt.Errorf("%w: all names of revision %d under %.64q are taken", problem.ErrBadRequest, p.revision, prefix)
+}
+
+// nameOf is the key that an append gives.
+func nameOf(prefix string, revision uint64, n int64) string {
+	return prefix + fmt.Sprintf("%020d-%03d", revision, n)
 }
 
 // item returns what a key that was old will be.

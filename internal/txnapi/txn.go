@@ -308,7 +308,7 @@ func (a *Txns) ServeTxn(w http.ResponseWriter, r *http.Request) error {
 	case slices.ContainsFunc(api.FreshnessParams, q.Has):
 		return bad("consistency, min_revision and max_age are for transactions that can only read")
 	default:
-		o, err = a.write(r, t)
+		o, err = a.write(w, r, t)
 	}
 	if err != nil {
 		return err
@@ -331,12 +331,17 @@ func (a *Txns) read(w http.ResponseWriter, r *http.Request, t *txn.Txn, want api
 }
 
 // write has the cluster carry out a transaction.
-func (a *Txns) write(r *http.Request, t *txn.Txn) (*txn.Outcome, error) {
+func (a *Txns) write(w http.ResponseWriter, r *http.Request, t *txn.Txn) (*txn.Outcome, error) {
 	growth := api.NoGrowth
 	if size, timed, ok := t.Growth(); ok {
 		growth = size + timed*lease.Cost
 	}
-	res, err := a.Commands.Do(r.Context(), state.EncodeTxn(t), growth, state.TxnLevel)
+	// How much a node lets an answer have is no part of what a client asks.
+	like := *t
+	like.MaxBytes = 0
+	res, err := a.Commands.DoOnce(w, r, api.Change{
+		Command: state.EncodeTxn(t), Like: state.EncodeTxn(&like), Growth: growth, Level: state.TxnLevel, Numbers: txn.MaxOps,
+	})
 	return res.Txn, err
 }
 

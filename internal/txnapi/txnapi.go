@@ -70,10 +70,9 @@ func unconditional(r *http.Request) error {
 	return nil
 }
 
-// query reads the parameters of a request that can take neither conditions nor an
-// Idempotency-Key.
+// query reads the parameters of a request that can take no conditions.
 func query(r *http.Request, names ...string) (url.Values, error) {
-	if err := errors.Join(api.NoIdempotencyKey(r), unconditional(r)); err != nil {
+	if err := unconditional(r); err != nil {
 		return nil, err
 	}
 	return web.Query(r.URL.RawQuery, names...)
@@ -102,7 +101,7 @@ func (a *Txns) ServeAppend(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	growth := len(prefix) + txn.NameLength + len(cmd) - len(head) + costOf(life)
-	res, err := a.Commands.Do(r.Context(), cmd, growth, state.TxnLevel)
+	res, err := a.Commands.DoOnce(w, r, api.Change{Command: cmd, Growth: growth, Level: state.TxnLevel, Numbers: 1})
 	if err != nil {
 		return err
 	}
@@ -153,7 +152,7 @@ func (a *Txns) ServeDeletePrefix(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	res, err := a.Commands.Do(r.Context(), state.EncodeDeletePrefix(prefix, uint64(limit), ""), api.NoGrowth, state.TxnLevel)
+	res, err := a.Commands.DoOnce(w, r, api.Change{Command: state.EncodeDeletePrefix(prefix, uint64(limit), ""), Growth: api.NoGrowth, Level: state.TxnLevel})
 	if err != nil {
 		return err
 	}
@@ -171,9 +170,6 @@ const maxAddend = 64
 
 // ServeAdd serves POST /v1/add?key=K.
 func (a *Txns) ServeAdd(w http.ResponseWriter, r *http.Request) error {
-	if err := api.NoIdempotencyKey(r); err != nil {
-		return err
-	}
 	q, err := web.Query(r.URL.RawQuery, "key", "ttl")
 	if err != nil {
 		return err
@@ -203,7 +199,7 @@ func (a *Txns) ServeAdd(w http.ResponseWriter, r *http.Request) error {
 	}
 	t := txn.Txn{Then: []txn.Op{{Kind: txn.Add, Key: key, Life: life}}}
 	size, _, _ := t.Growth()
-	res, err := a.Commands.Do(r.Context(), state.EncodeAdd(cond, life, key, delta), size+costOf(life), state.TxnLevel)
+	res, err := a.Commands.DoOnce(w, r, api.Change{Command: state.EncodeAdd(cond, life, key, delta), Growth: size + costOf(life), Level: state.TxnLevel, Numbers: 1})
 	if res.Revision != 0 {
 		w.Header().Set("Etag", api.Etag(res.Revision))
 	}

@@ -48,13 +48,14 @@ func only(value, set string) bool { return value != "" && strings.Trim(value, se
 // plainFields are the fields of a header, in lower case, and what is done with each.
 // Those that are ignored mean nothing to package api and to net/http either.
 var plainFields = map[string]func(h *Head, value []byte) bool{
-	"host":           (*Head).setHost,
-	"content-length": (*Head).setLength,
-	"connection":     (*Head).setConnection,
-	"if-match":       func(h *Head, v []byte) bool { return setOnce(&h.Match, v) },
-	"if-none-match":  func(h *Head, v []byte) bool { return setOnce(&h.NoneMatch, v) },
-	"origin":         func(h *Head, _ []byte) bool { h.origin = true; return true },
-	"sec-fetch-site": (*Head).setSite,
+	"host":            (*Head).setHost,
+	"content-length":  (*Head).setLength,
+	"connection":      (*Head).setConnection,
+	"if-match":        func(h *Head, v []byte) bool { return setOnce(&h.Match, v) },
+	"if-none-match":   func(h *Head, v []byte) bool { return setOnce(&h.NoneMatch, v) },
+	"idempotency-key": func(h *Head, v []byte) bool { return setOnce(&h.RequestKey, v) },
+	"origin":          func(h *Head, _ []byte) bool { h.origin = true; return true },
+	"sec-fetch-site":  (*Head).setSite,
 
 	// Who does not take any type may want an item in place of its value one day.
 	"accept": func(_ *Head, v []byte) bool { return bytes.Contains(v, []byte("*/*")) },
@@ -102,7 +103,8 @@ type Head struct {
 	Long             bool   // the key came as /v1/kv/KEY
 	Host             []byte // within what was read
 	Match, NoneMatch []string
-	Length           int64 // of the body
+	RequestKey       []string // Idempotency-Key
+	Length           int64    // of the body
 	hasLength        bool
 	connection       bool // has Connection
 	Close            bool // which is close

@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/lease"
 	"raftkv/internal/membership"
+	"raftkv/internal/once"
 	"raftkv/internal/record"
 	"raftkv/internal/state"
 	"raftkv/internal/statefile"
@@ -226,6 +227,9 @@ func Describe(s *state.State) string {
 		fmt.Fprintf(&b, "window %d boot %d low %d applied %x\n", id, w.Boot, w.Low, w.Applied)
 	}
 	describeLeases(&b, s)
+	s.Once.Scan(func(k once.Key, r *once.Record, deadline uint64) {
+		fmt.Fprintf(&b, "request %q of owner %q class %d print %x deadline %d outcome %x\n", k.Name, k.Owner, r.Class, r.Print, deadline, r.Outcome)
+	})
 	s.Scan(func(key string, it *state.Item) bool {
 		value := fmt.Sprintf("%q", it.Value)
 		if len(it.Value) > 64 {

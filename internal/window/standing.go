@@ -1,4 +1,4 @@
-package state
+package window
 
 // Standing is how far a state has come, by numbers that never sink while a log is
 // applied. So it tells histories apart: of two states of one history, the one at
@@ -10,23 +10,14 @@ type Standing struct {
 	Changes uint64 `json:"changes"` // of the members
 	// Windows says what was applied of each node's batches. Each life of a node
 	// draws a number of its own, so no two histories have the same ones for long.
-	Windows map[uint64]WindowStanding `json:"windows"`
+	Windows map[uint64]Reach `json:"windows"`
 }
 
-// WindowStanding is how far the batches of one node's current life were applied.
-type WindowStanding struct {
+// Reach is how far the batches of one node's current life were applied.
+type Reach struct {
 	Boot uint64 `json:"boot"` // the number of the life
 	Life uint64 `json:"life"` // its nonce; 0: no batch has named it
 	End  uint64 `json:"end"`  // no sequence from here on was applied
-}
-
-// Standing returns how far s has come, in a copy that later changes of s do not touch.
-func (s *State) Standing() Standing {
-	st := Standing{Index: s.Index, Changes: s.Membership.Changes, Windows: make(map[uint64]WindowStanding)}
-	for node, w := range s.Windows {
-		st.Windows[node] = WindowStanding{w.Boot, w.Life, w.End()}
-	}
-	return st
 }
 
 // IsOneHistoryWith reports whether two states can be of one history.
