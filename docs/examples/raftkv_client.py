@@ -4,6 +4,7 @@ import http.client
 import json
 import time
 import urllib.parse
+import uuid
 
 
 class Problem(Exception):
@@ -22,19 +23,21 @@ class Client:
         self.endpoints = [urllib.parse.urlsplit(e) for e in endpoints]
         self.timeout, self.give_up = timeout, give_up
 
-    def request(self, method, path, query=None, body=None, headers=None, repeat=False, stream=False, missing=False):
-        """Returns the answer; with missing None for a key that is not there. repeat: it may happen twice."""
+    def request(self, method, path, query=None, body=None, headers=None, stream=False, missing=False):
+        """Returns the answer; with missing None for a key that is not there."""
+        headers = dict(headers or {})
+        if method != "GET" and not path.startswith("/v1/leases/"):  # those may be repeated as they are
+            headers["Idempotency-Key"] = f'"{uuid.uuid4()}";keep=60'
         query = {k: v for k, v in (query or {}).items() if v is not None}
         target = path + ("?" + urllib.parse.urlencode(query) if query else "")
         deadline, failed = time.monotonic() + self.give_up, 0
         while True:
             try:
-                return self.once(self.endpoints[0], method, target, body, headers or {}, stream)
+                return self.once(self.endpoints[0], method, target, body, headers, stream)
             except Problem as p:
                 if missing and p.code == "not_found":
                     return None
-                elsewhere = p.after or p.status in (0, 500, 503)
-                again = elsewhere if p.outcome == "not_applied" else repeat or method == "GET"
+                again = p.outcome == "unknown" and p.retry or p.after or p.status in (0, 500, 503)
                 if not again or time.monotonic() > deadline:
                     raise
                 after = p.after or 0.2
@@ -79,10 +82,10 @@ class Client:
         answer = self.request("GET", path_of(key), freshness, missing=True)
         return (answer.body, answer.revision) if answer else (None, 0)
 
-    def put(self, key, value, ttl=None, lease=None, if_revision=None, repeat=False):
+    def put(self, key, value, ttl=None, lease=None, if_revision=None):
         """Returns the revision. if_revision 0: only if there is no such key."""
         query = {"ttl": ttl, "lease": lease}
-        return self.request("PUT", path_of(key), query, value, condition(if_revision), repeat).revision
+        return self.request("PUT", path_of(key), query, value, condition(if_revision)).revision
 
     def delete(self, key, if_revision=None):
         """Returns whether the key was there."""
