@@ -69,6 +69,28 @@ func TestAPIDiverged(t *testing.T) {
 	}
 }
 
+// Guarantee: while it is open whose history the majority keeps, a node takes nothing in and
+// confirms nothing; what it has it still tells those who ask for no more.
+func TestAPIDisputed(t *testing.T) {
+	at := newAPITest(t)
+	at.a.ends.Disputed = func() error { return problem.ErrDisputed }
+	for _, tt := range []string{
+		"GET /k", "HEAD /k", "PUT /k", "DELETE /v1/kv/k", "GET /v1/kv", "POST /v1/add?key=k", "POST /v1/txn", "POST /v1/leases", "POST /4", "GET /v1/members",
+	} {
+		method, target, _ := strings.Cut(tt, " ")
+		at.problem(tt, at.do(method, target, "1"), 503, "disputed")
+	}
+	if at.proposed+at.asked != 0 {
+		t.Errorf("%d proposals, %d reads", at.proposed, at.asked)
+	}
+	at.problem("a stale read", at.do("GET", "/k?consistency=stale", ""), 404, "not_found")
+	for _, target := range []string{"/v1/kv?consistency=stale", "/v1/members?consistency=stale", "/v1/status", "/livez"} {
+		if w := at.do("GET", target, ""); w.Code != 200 {
+			t.Errorf("GET %s: %d %s", target, w.Code, w.Body)
+		}
+	}
+}
+
 // Guarantee: a node is ready when it has a leader, is a member and has caught
 // up; not a moment before, and it says what is missing.
 func TestAPIReady(t *testing.T) {

@@ -3,8 +3,6 @@
 package process
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -14,215 +12,13 @@ import (
 	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
 
-// The README is a tutorial that works by copy and paste, and this test is who tries: it runs all blocks fenced as ```sh,
-// in order, in one bash, in a copy of the repository. Other fences (```console, ```text …) are only to look at. A line
-//
-//	# => TEXT
-//
-// after a command states what the command before it prints, all of it; several such lines are several lines of output.
-
-// readmeCommand is one command of the README: as many lines as the shell needs to find it complete.
-type readmeCommand struct {
-	line int    // in the README, of its first line
-	code string // with its newlines
-	want []string
-}
-
-var readmeFence = regexp.MustCompile("^ {0,3}(```+|~~~+)[ \t]*([^`]*)$")
-
-// readmeCommands takes the commands out of the ```sh blocks of a Markdown text.
-func readmeCommands(markdown string) ([]readmeCommand, error) {
-	var commands []readmeCommand
-	var fence string // the fence that opened the block, "" outside
-	var isSh bool
-	var current readmeCommand
-	for n, line := range strings.Split(markdown, "\n") {
-		if m := readmeFence.FindStringSubmatch(line); m != nil {
-			switch {
-			case fence == "":
-				fence, isSh = m[1], strings.TrimSpace(m[2]) == "sh"
-				continue
-			case strings.HasPrefix(m[1], fence) && strings.TrimSpace(m[2]) == "":
-				if current.code != "" {
-					return nil, fmt.Errorf("line %d: the block ends within the command of line %d", n+1, current.line)
-				}
-				fence = ""
-				continue
-			}
-		}
-		if fence == "" || !isSh {
-			continue
-		}
-		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "# =>"); ok && current.code == "" {
-			if len(commands) == 0 {
-				return nil, fmt.Errorf("line %d: no command before %q", n+1, line)
-			}
-			last := &commands[len(commands)-1]
-			last.want = append(last.want, strings.TrimSpace(text))
-			continue
-		}
-		if current.code == "" {
-			if s := strings.TrimSpace(line); s == "" || strings.HasPrefix(s, "#") {
-				continue
-			}
-			current.line = n + 1
-		}
-		current.code += line + "\n"
-		complete, err := readmeComplete(current.code)
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n+1, err)
-		}
-		if complete {
-			commands = append(commands, current)
-			current = readmeCommand{}
-		}
-	}
-	if fence != "" {
-		return nil, fmt.Errorf("the last block is not closed")
-	}
-	return commands, nil
-}
-
-// readmeComplete asks bash whether code needs no further line. A here-document that is still open is only a warning.
-func readmeComplete(code string) (bool, error) {
-	if strings.HasSuffix(code, "\\\n") {
-		return false, nil
-	}
-	cmd := exec.Command("bash", "-n")
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	cmd.Stdin = strings.NewReader(code)
-	out, err := cmd.CombinedOutput()
-	switch {
-	case err == nil:
-		return len(out) == 0, nil
-	case bytes.Contains(out, []byte("unexpected end of file")), bytes.Contains(out, []byte("unexpected EOF")):
-		return false, nil
-	default:
-		return false, fmt.Errorf("%w: %s", err, out)
-	}
-}
-
-// readmeScript makes one script of the commands. Each runs in the same shell, its stdout in a file of its own, so that
-// a server in the background does not write into the output of the commands after it.
-func readmeScript(commands []readmeCommand, dir string) string {
-	var s strings.Builder
-	s.WriteString(`set -euo pipefail
-__line=0 __file=
-trap 'echo "README.md:$__line: exit $?" >&2' ERR
-trap 'cat $__file; kill $(jobs -p) 2>/dev/null || true' EXIT
-trap 'exit 143' TERM INT
-__check() { # FILE WANT
-	local got
-	got=$(tr -d '\r' <"$1" | sed -e 's/[[:space:]]*$//' -e 's/^[[:space:]]*//')
-	if [ "$got" != "$2" ]; then
-		printf 'README.md:%s: printed\n%s\ninstead of\n%s\n' "$__line" "$got" "$2" >&2
-		exit 1
-	fi
-}
-`)
-	for n, c := range commands {
-		file := readmeQuote(filepath.Join(dir, fmt.Sprintf("stdout-%d", n)))
-		fmt.Fprintf(&s, "__line=%d __file=%s\nprintf '+ %%s\\n' %s\n{\n%s} >%s\ncat %s\n__file=\n",
-			c.line, file, readmeQuote(strings.TrimSpace(c.code)), c.code, file, file)
-		if c.want != nil {
-			fmt.Fprintf(&s, "__check %s %s\n", file, readmeQuote(strings.TrimSpace(strings.Join(c.want, "\n"))))
-		}
-	}
-	return s.String()
-}
-
-func readmeQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
-// runReadme runs the commands in dir. Whatever they leave running is gone when it returns.
-func runReadme(t *testing.T, commands []readmeCommand, dir string, within time.Duration) (string, error) {
-	t.Helper()
-	aux := t.TempDir()
-	script := filepath.Join(aux, "script.sh")
-	if err := os.WriteFile(script, []byte(readmeScript(commands, aux)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	log, err := os.Create(filepath.Join(aux, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	defer cancel()
-	cmd := exec.Command("bash", script)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		return strings.HasPrefix(kv, "RAFTKV_") || strings.HasPrefix(kv, "MAKE") || strings.HasPrefix(kv, "MFLAGS")
-	})
-	cmd.Env = append(cmd.Env, "README_TEST=running")
-	cmd.SysProcAttr = procAttr(syscall.SIGTERM) // a session of its own: how its processes are found again
-	if err := procStartCmd(cmd); err != nil {
-		t.Fatal(err)
-	}
-	stop := context.AfterFunc(ctx, func() { readmeEndSession(cmd.Process.Pid) })
-	err = cmd.Wait()
-	if !stop() {
-		err = fmt.Errorf("not done within %v: %w", within, err)
-	}
-	readmeEndSession(cmd.Process.Pid)
-	out, readErr := os.ReadFile(log.Name())
-	if readErr != nil {
-		t.Error(readErr)
-	}
-	for n, c := range commands { // what ran in the background has more to tell by now
-		if tail, readErr := os.ReadFile(filepath.Join(aux, fmt.Sprintf("stdout-%d", n))); err != nil && readErr == nil && strings.HasSuffix(c.code, "&\n") {
-			out = fmt.Appendf(out, "\n%sprinted at the end:\n%s\n", c.code, procTail(string(tail)))
-		}
-	}
-	return string(out), err
-}
-
-// readmeEndSession ends all processes of a session: SIGTERM, and SIGKILL for what is left after five seconds. Process
-// groups would not do, goreman gives each of its children its own.
-func readmeEndSession(sid int) {
-	deadline := time.Now().Add(5 * time.Second)
-	for sig := syscall.SIGTERM; ; time.Sleep(50 * time.Millisecond) {
-		pids := readmeSession(sid)
-		if len(pids) == 0 || time.Now().After(deadline.Add(5*time.Second)) {
-			return
-		}
-		if time.Now().After(deadline) {
-			sig = syscall.SIGKILL
-		}
-		for _, pid := range pids {
-			_ = syscall.Kill(pid, sig) // it may just have ended
-		}
-	}
-}
-
-// readmeSession lists the live processes of a session; without /proc it knows the leader's group only.
-func readmeSession(sid int) []int {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	if stats == nil && syscall.Kill(-sid, 0) == nil {
-		return []int{-sid}
-	}
-	var pids []int
-	for _, stat := range stats {
-		data, err := os.ReadFile(stat)
-		if err != nil {
-			continue
-		}
-		// pid (comm) state ppid pgrp session …; comm may hold anything.
-		f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-		if len(f) > 3 && f[3] == strconv.Itoa(sid) && f[0] != "Z" && f[0] != "X" {
-			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(stat))); err == nil {
-				pids = append(pids, pid)
-			}
-		}
-	}
-	return pids
-}
+// The README is a tutorial that works by copy and paste, and this test is who tries: it runs all its commands in a copy of
+// the repository.
 
 // copyRepository copies what git would: tracked files, and new ones that are not ignored.
 func copyRepository(t *testing.T, dst string) {
@@ -344,7 +140,7 @@ func runTutorial(t *testing.T, markdown string) string {
 		t.Skip("this is the README's own make test")
 	}
 	testkit.NeedTools(t, "bash", "git", "make", "curl")
-	commands, err := readmeCommands(markdown)
+	commands, err := docCommands(markdown)
 	testkit.Must(t, err)
 	if len(commands) < 5 {
 		t.Fatalf("only %d commands in the sh blocks", len(commands))
@@ -366,7 +162,7 @@ func runTutorial(t *testing.T, markdown string) string {
 	dir := t.TempDir()
 	copyRepository(t, dir)
 	start := time.Now()
-	out, err := runReadme(t, commands, dir, within)
+	out, err := runDoc(t, "README.md", commands, dir, within)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -473,7 +269,7 @@ func TestReadmeExtractor(t *testing.T) {
 	if _, err := exec.LookPath("bash"); err != nil {
 		t.Skip(err)
 	}
-	commands, err := readmeCommands(readmeSample)
+	commands, err := docCommands(readmeSample)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -484,7 +280,7 @@ func TestReadmeExtractor(t *testing.T) {
 	if want := []int{4, 5, 10, 15, 21, 35, 38, 39, 41}; !slices.Equal(lines, want) {
 		t.Errorf("commands begin at the lines %v, want %v", lines, want)
 	}
-	out, err := runReadme(t, commands, t.TempDir(), time.Minute)
+	out, err := runDoc(t, "README.md", commands, t.TempDir(), time.Minute)
 	if err != nil {
 		t.Errorf("the sample fails: %v\n%s", err, out)
 	}
@@ -495,28 +291,28 @@ func TestReadmeExtractor(t *testing.T) {
 		"failure inside": {"```sh\nfalse | true\n```\n", "README.md:2: exit 1"},
 		"unset variable": {"```sh\necho $no_such_variable\n```\n", "no_such_variable"},
 	} {
-		commands, err := readmeCommands(bad.text)
+		commands, err := docCommands(bad.text)
 		if err != nil {
 			t.Fatal(name, err)
 		}
-		if out, err := runReadme(t, commands, t.TempDir(), time.Minute); err == nil || !strings.Contains(out, bad.want) {
+		if out, err := runDoc(t, "README.md", commands, t.TempDir(), time.Minute); err == nil || !strings.Contains(out, bad.want) {
 			t.Errorf("%s: %v, %q does not hold %q", name, err, out, bad.want)
 		}
 	}
 	for name, bad := range map[string]string{
 		"open command": "```sh\necho 'a\n```\n", "open block": "```sh\necho a\n", "syntax": "```sh\nfi\n```\n", "nothing before": "```sh\n# => a\n```\n",
 	} {
-		if commands, err := readmeCommands(bad); err == nil {
+		if commands, err := docCommands(bad); err == nil {
 			t.Errorf("%s: no error, but %v", name, commands)
 		}
 	}
 	// The time bound holds, and nothing survives it, not even in a group of its own.
-	hang, err := readmeCommands("```sh\nset -m; sleep 301 & set +m\nsleep 302\n```\n")
+	hang, err := docCommands("```sh\nset -m; sleep 301 & set +m\nsleep 302\n```\n")
 	if err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	if _, err := runReadme(t, hang, t.TempDir(), 500*time.Millisecond); err == nil || time.Since(start) > 20*time.Second {
+	if _, err := runDoc(t, "README.md", hang, t.TempDir(), 500*time.Millisecond); err == nil || time.Since(start) > 20*time.Second {
 		t.Errorf("a script that hangs: %v after %v", err, time.Since(start))
 	}
 }

@@ -1,0 +1,104 @@
+//go:build unix
+
+package process
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"raftkv/internal/testkit"
+	"raftkv/internal/web"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// atFreePorts replaces the ports that commands name by those of a cluster and by others that are free.
+func atFreePorts(t *testing.T, c *procCluster, commands []docCommand) []docCommand {
+	t.Helper()
+	ports := map[string]int{}
+	for i, name := range map[int]string{1: "1", 2: "2", 3: "3"} {
+		ports[name+"2379"], ports[name+"2380"] = c.nodes[i].peerPort, c.nodes[i].clientPort
+	}
+	replace := func(text string) string {
+		return readmePort.ReplaceAllStringFunc(text, func(address string) string {
+			port := strings.TrimPrefix(address, "127.0.0.1:")
+			if ports[port] == 0 {
+				ports[port] = procFreePort(t)
+			}
+			return fmt.Sprintf("127.0.0.1:%d", ports[port])
+		})
+	}
+	commands = slices.Clone(commands)
+	for i, cmd := range commands {
+		commands[i].code, commands[i].want = replace(cmd.code), slices.Clone(cmd.want)
+		for j, line := range cmd.want {
+			commands[i].want[j] = replace(line)
+		}
+	}
+	return commands
+}
+
+// Guarantee: what docs/api.md says of each request is so, over real HTTP, whether the node that is asked leads or follows:
+// its commands work as they stand, print what it says, and have seen each status of its table.
+func TestAPIDoc(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts whole clusters")
+	}
+	testkit.NeedTools(t, "bash", "curl", "jq")
+	text, err := os.ReadFile("docs/api.md")
+	testkit.Must(t, err)
+	commands, err := docCommands(string(text))
+	testkit.Must(t, err)
+	for role, leader := range map[string]int{"leader": 1, "follower": 2} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			c := newProcCluster(t, 3)
+			c.start()
+			if r := c.json(http.MethodPost, 1, "/v1/leader", fmt.Sprintf(`{"id":%d}`, leader)); r.status != http.StatusOK {
+				t.Fatalf("leadership to node %d: %v", leader, r)
+			}
+			c.leader() // and all know it
+			start := time.Now()
+			out, err := runDoc(t, "docs/api.md", atFreePorts(t, c, commands), t.TempDir(), 2*time.Minute)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			t.Logf("%d commands in %v", len(commands), time.Since(start))
+			wantAnswered(t, c.do(http.MethodGet, 1, "/metrics", nil).body, string(text))
+		})
+	}
+}
+
+var (
+	apiRow     = regexp.MustCompile("(?m)^\\| `([A-Z, ]+) (/[^` ]*)`.*? \\| ([0-9, ]+) \\|.*\\| (.*`TestAPIDoc`.*) \\|$")
+	apiCounted = regexp.MustCompile(`(?m)^raftkv_request_duration_seconds_count\{(.*)\} `)
+)
+
+// wantAnswered checks in the metrics of a node that it has answered as those rows of the document's table say that TestAPIDoc
+// shows them.
+func wantAnswered(t *testing.T, metrics, document string) {
+	t.Helper()
+	counted := make(map[string]bool)
+	for _, m := range apiCounted.FindAllStringSubmatch(metrics, -1) {
+		counted[m[1]] = true
+	}
+	rows := apiRow.FindAllStringSubmatch(document, -1)
+	if len(rows) < 30 {
+		t.Fatalf("the table has %d rows: is it read rightly?", len(rows))
+	}
+	for _, row := range rows {
+		path, _, _ := strings.Cut(row[2], "?")
+		for method := range strings.SplitSeq(row[1], ", ") {
+			for status := range strings.SplitSeq(row[3], ", ") {
+				// An ID in a path is one by its place: the label of POST /KEY is that of POST /ID.
+				label := fmt.Sprintf(`method="%s",route="%s",status="%s"`, method, web.RouteLabel(method, path), status)
+				if !counted[label] {
+					t.Errorf("no command has shown %s %s answer %s", method, row[2], status)
+				}
+			}
+		}
+	}
+}
