@@ -73,7 +73,7 @@ func TestProcBounds(t *testing.T) {
 		}
 		return n
 	}
-	writes, keys, size := number("RAFTKV_TEST_WRITES", 10000), number("RAFTKV_TEST_KEYS", 128), number("RAFTKV_TEST_VALUE", 48<<10)
+	writes, keys, size := number("RAFTKV_TEST_WRITES", 30000), number("RAFTKV_TEST_KEYS", 128), number("RAFTKV_TEST_VALUE", 16<<10)
 	c := newProcCluster(t, 1)
 	c.start()
 	var next atomic.Int64
