@@ -81,7 +81,7 @@ func TestSoakSimCrashes(t *testing.T) {
 				}
 			})
 		}
-		for n := range testkit.SoakOr(20, 1000) {
+		for n := range testkit.SoakOr(10, 1000) {
 			id := c.Rng.Uint64N(3) + 1
 			c.Restart(id)
 			if n%4 == 0 {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"raftkv/internal/history"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
+	"raftkv/internal/txn"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 )
@@ -89,19 +92,73 @@ func (s *server) MeetAgain() { s.node.doubts.MeetAgain() }
 
 // Do implements sim.Node.
 func (s *server) Do(ctx context.Context, in history.Input) (res state.Result, it *state.Item) {
+	look := func(look func(*state.State)) {
+		if res.Err = s.reads.Confirm(ctx); res.Err == nil {
+			res.Err = s.kv.Look(look)
+		}
+	}
 	switch in.Kind {
 	case history.Get:
-		if res.Err = s.reads.Confirm(ctx); res.Err == nil {
-			it, _ = s.kv.Get(in.Key)
-		}
-	case history.Delete:
-		res = s.proposals.Propose(ctx, state.EncodeWrite(state.KindDelete, state.Condition{}, in.Key, nil))
-	case history.Create:
-		res = s.proposals.Propose(ctx, state.EncodeWrite(state.KindPut, state.Condition{Kind: state.IfMissing}, in.Key, []byte(in.Value)))
-	default:
-		res = s.proposals.Propose(ctx, state.EncodeWrite(state.KindPut, state.Condition{}, in.Key, []byte(in.Value)))
+		look(func(st *state.State) { it = st.Get(in.Key) })
+		return res, it
+	case history.Look, history.List:
+		var err error
+		look(func(st *state.State) { res.Txn, _, err = simTxn(in).Plan(st, st.Revision) })
+		res.Err = cmp.Or(res.Err, err)
+		return res, nil
 	}
-	return res, it
+	return s.proposals.Propose(ctx, simCommand(in)), nil
+}
+
+// simCommand encodes an operation that writes.
+func simCommand(in history.Input) []byte {
+	life := state.Lifetime{}
+	if in.TTL > 0 {
+		life = state.Lifetime{Kind: state.ForTTL, Value: uint64(in.TTL / time.Millisecond)}
+	}
+	switch in.Kind {
+	case history.Delete:
+		return state.EncodeWrite(state.KindDelete, state.Condition{}, in.Key, nil)
+	case history.Create:
+		return state.EncodeWrite(state.KindPut, state.Condition{Kind: state.IfMissing}, in.Key, []byte(in.Value))
+	case history.Add:
+		return state.EncodeAdd(state.Condition{}, life, in.Key, in.Delta)
+	case history.Exchange:
+		return state.EncodeTxn(simTxn(in))
+	case history.Append:
+		return append(state.AppendAppendHead(nil, life, in.Key), in.Value...)
+	case history.Clear:
+		return state.EncodeDeletePrefix(in.Key, 0, "")
+	}
+	if in.TTL > 0 {
+		return append(state.AppendLeasedPutHead(nil, state.Condition{}, life, in.Key), in.Value...)
+	}
+	return state.EncodeWrite(state.KindPut, state.Condition{}, in.Key, []byte(in.Value))
+}
+
+// simTxn is the transaction for an operation on several keys.
+func simTxn(in history.Input) *txn.Txn {
+	t := &txn.Txn{MaxBytes: 1 << 20}
+	both := []txn.Op{{Kind: txn.Get, Key: in.Key}, {Kind: txn.Get, Key: in.Key2}}
+	switch in.Kind {
+	case history.List:
+		t.Then = []txn.Op{{Kind: txn.List, Key: in.Key, Limit: txn.MaxItems}}
+	case history.Look:
+		t.Then = both
+	default:
+		t.If = []txn.Comparison{simHolds(in.Key, in.Expect), simHolds(in.Key2, in.Expect2)}
+		t.Then = []txn.Op{{Kind: txn.Put, Key: in.Key, Value: []byte(in.Value)}, {Kind: txn.Put, Key: in.Key2, Value: []byte(in.Value2)}}
+		t.Else = both
+	}
+	return t
+}
+
+// simHolds compares what a key holds; "" asks whether it is missing.
+func simHolds(key, value string) txn.Comparison {
+	if value == "" {
+		return txn.Comparison{Field: txn.Exists, Key: key}
+	}
+	return txn.Comparison{Field: txn.HasValue, Key: key, Value: []byte(value)}
 }
 
 // Leader implements sim.Node.

@@ -3,16 +3,21 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"raftkv/internal/config"
+	"raftkv/internal/testkit"
 	"raftkv/internal/transport"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // lagBehind lets a follower need a snapshot: it is down while the log moves on
@@ -219,4 +224,29 @@ func TestSimSnapshotOutlivesNewerOnes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Guarantee: a snapshot that a leader was about to send when another came to lead is not sent
+// in the name of the earlier term, and nobody takes its sender for a stranger.
+func TestSimSnapshotOfADeposedLeader(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		old := c.Leader()
+		c.Put(old, "k", c.Value())
+		srv, to := c.Nodes[old].Life, c.Followers()[0]
+		m := &raftpb.Message{
+			Type: raftpb.MsgSnap.Enum(), From: new(old), To: new(to), Term: new(srv.node.status.Load().Term),
+			Snapshot: srv.storage.Newest.Load(),
+		}
+		srv.HandOver()
+		c.Await("another leader", func() bool { return c.Leader() != old })
+		c.Put(old, "k", c.Value())
+		index := srv.kv.applied.Get()
+		srv.kv.AskForSnapshot(index)
+		c.Await("a snapshot with entries of that leader's", func() bool { return srv.storage.SnapIndex.Load() >= index })
+		testkit.Must(t, srv.node.call(context.Background(), func(rn *raft.RawNode) { srv.node.courier.Deliver(rn, m) }))
+		c.Await("the end of the transfer", func() bool { return srv.storage.Snapshots.Unsent.Load() > 0 })
+		if n := c.Net.Transfers(); n != 0 {
+			t.Errorf("%d snapshots were sent", n)
+		}
+	})
 }

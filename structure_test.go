@@ -48,7 +48,7 @@ var exports = map[string]int{
 	"front":               4,
 	"front/nowait":        3,
 	"front/plain":         17,
-	"history":             10,
+	"history":             17,
 	"lease":               10,
 	"limits":              15,
 	"list":                10,

@@ -68,7 +68,10 @@ func (t *Ticker) lead(ctx context.Context, term uint64) time.Duration {
 		t.term, t.pacer = term, NewPacer(a.Clock, time.Now())
 	}
 	left, ok := t.pacer.Due(a, time.Now())
-	if !ok || left > 0 {
+	if !ok {
+		return lookEvery
+	}
+	if left > 0 {
 		// Something with a nearer deadline may come while it waits.
 		return min(max(left, time.Millisecond), lookEvery)
 	}

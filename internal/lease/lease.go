@@ -69,7 +69,7 @@ type Table struct {
 	listed int                    // how many are not private
 	fresh  int                    // how many have no deadline
 	bound  *btree.BTreeG[binding] // nil while empty
-	queue  *btree.BTreeG[due]     // likewise; a copy has none before it is changed
+	queue  *btree.BTreeG[due]     // nil in a copy until it is changed
 	said   head                   // while it is read
 }
 
@@ -85,8 +85,9 @@ func newQueue() *btree.BTreeG[due] {
 	}, btree.Options{NoLocks: true})
 }
 
-// Copy returns a table that later changes of t do not touch, in time independent of the
-// number of leases. The first change of the copy takes time in proportion to it.
+// Copy returns a table that later changes of t do not touch, nor changes of the copy t, in
+// time independent of the number of leases. The first change of the copy takes time in
+// proportion to it, since the queue is not copied: who copies mostly only reads.
 func (t *Table) Copy() Table {
 	c := *t
 	c.leases, c.queue = *t.leases.Copy(), nil
@@ -270,6 +271,7 @@ func (t *Table) Tick(clock uint64) (keys []string) {
 		return nil
 	}
 	t.Clock = clock
+	t.enqueue()
 	for _, id := range t.upTo(0, 0) {
 		old := t.Get(id)
 		begun := *old
@@ -289,21 +291,22 @@ func (t *Table) Tick(clock uint64) (keys []string) {
 	return keys
 }
 
-// ordered returns the queue, which it makes for a copy.
-func (t *Table) ordered() *btree.BTreeG[due] {
-	if t.queue == nil {
-		t.queue = newQueue()
-		t.leases.Scan(func(id uint64, l *Lease) bool {
-			t.queue.Set(due{l.Deadline, id})
-			return true
-		})
+// enqueue builds the queue of a table that has none. It is called before a change alone:
+// readers share the table with each other.
+func (t *Table) enqueue() {
+	if t.queue != nil {
+		return
 	}
-	return t.queue
+	t.queue = newQueue()
+	t.leases.Scan(func(id uint64, l *Lease) bool {
+		t.queue.Set(due{l.Deadline, id})
+		return true
+	})
 }
 
 // upTo returns up to MaxWork leases whose deadlines are within two, in their order.
 func (t *Table) upTo(from, to uint64) (ids []uint64) {
-	t.ordered().Ascend(due{deadline: from}, func(d due) bool {
+	t.queue.Ascend(due{deadline: from}, func(d due) bool {
 		if d.deadline > to || len(ids) == MaxWork {
 			return false
 		}
@@ -316,7 +319,13 @@ func (t *Table) upTo(from, to uint64) (ids []uint64) {
 // next returns the lease that runs out next, of those that have a deadline.
 func (t *Table) next() (first due, ok bool) {
 	if t.queue == nil {
-		return due{}, false
+		t.leases.Scan(func(id uint64, l *Lease) bool {
+			if l.Deadline > 0 && (!ok || l.Deadline < first.deadline) {
+				first, ok = due{l.Deadline, id}, true
+			}
+			return true
+		})
+		return first, ok
 	}
 	t.queue.Ascend(due{deadline: 1}, func(d due) bool {
 		first, ok = d, true
@@ -336,7 +345,7 @@ type Agenda struct {
 	Next uint64
 }
 
-// Agenda returns what there is to do, in constant time.
+// Agenda returns what there is to do, in constant time but for a copy that was not changed.
 func (t *Table) Agenda() Agenda {
 	a := Agenda{Clock: t.Clock, Fresh: t.fresh > 0, Full: t.fresh >= MaxWork}
 	if first, ok := t.next(); ok {
@@ -347,11 +356,11 @@ func (t *Table) Agenda() Agenda {
 
 // set puts a lease in place of old, either of which may be nil.
 func (t *Table) set(id uint64, old, now *Lease) {
-	queue := t.ordered()
+	t.enqueue()
 	if old != nil {
 		t.count(id, old, -1)
 		if now == nil || now.Deadline != old.Deadline {
-			queue.Delete(due{old.Deadline, id})
+			t.queue.Delete(due{old.Deadline, id})
 		}
 	}
 	if now == nil {
@@ -361,7 +370,7 @@ func (t *Table) set(id uint64, old, now *Lease) {
 	t.count(id, now, 1)
 	t.leases.Set(id, now)
 	if old == nil || now.Deadline != old.Deadline {
-		queue.Set(due{now.Deadline, id})
+		t.queue.Set(due{now.Deadline, id})
 	}
 }
 

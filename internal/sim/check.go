@@ -2,10 +2,12 @@ package sim
 
 import (
 	"errors"
+	"fmt"
 	"raftkv/internal/history"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
 	"strconv"
+	"strings"
 
 	"github.com/anishathalye/porcupine"
 )
@@ -49,13 +51,26 @@ func (c *Cluster[N]) Check() {
 		}
 		c.undoubted(c.Nodes[id])
 	}
-	if !porcupine.CheckOperations(history.Model, c.History) {
-		c.T.Errorf("the history of %d operations is not linearizable", len(c.History))
-	}
+	c.judge()
 	for _, id := range c.Up() {
 		if p := c.Nodes[id]; p.err != nil {
 			c.T.Errorf("node %d: %v", id, p.err)
 		}
+	}
+}
+
+// judge checks that the history is linearizable, and shows the part that is not.
+func (c *Cluster[N]) judge() {
+	c.T.Helper()
+	for _, part := range history.Model.Partition(c.History) {
+		if porcupine.CheckOperations(history.Model, part) {
+			continue
+		}
+		var b strings.Builder
+		for _, op := range part {
+			fmt.Fprintf(&b, "\n%d to %d client %d: %s", op.Call, op.Return, op.ClientId, history.Model.DescribeOperation(op.Input, op.Output))
+		}
+		c.T.Errorf("the history of %d operations is not linearizable in these %d:%s", len(c.History), len(part), b.String())
 	}
 }
 
@@ -74,16 +89,20 @@ func (c *Cluster[N]) assemble() {
 	}
 }
 
-// readAll reads every key of the history on every node.
+// readAll reads every key of the history on every node, and those of a group together.
 func (c *Cluster[N]) readAll() {
-	keys := make(map[string]bool)
+	reads := make(map[string]history.Input)
 	for _, op := range c.History {
-		keys[op.Input.(history.Input).Key] = true
+		group := op.Input.(history.Input).Group()
+		reads[group] = history.Input{Kind: history.Get, Key: group}
+		if strings.HasSuffix(group, "/") {
+			reads[group] = history.Input{Kind: history.List, Key: group}
+		}
 	}
-	for key := range keys {
+	for group, read := range reads {
 		for _, id := range c.Up() {
-			c.Await("a read of "+key, func() bool {
-				res, _ := c.Do(checker, id, history.Input{Kind: history.Get, Key: key})
+			c.Await("a read of "+group, func() bool {
+				res, _ := c.Do(checker, id, read)
 				return res.Err == nil
 			})
 		}

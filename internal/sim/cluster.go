@@ -306,16 +306,15 @@ func (c *Cluster[N]) DoOn(client int, life N, in history.Input) (state.Result, *
 			return life.Do(ctx, in)
 		}
 	}
+	in.Sent = time.Now()
 	call := c.now()
 	res, it := ask(context.Background(), life, in)
 	end := c.now()
-	out := history.Output{OK: res.Err == nil}
-	if it != nil {
-		out.Value = string(it.Value)
-	}
+	out := told(in, res, it)
+	out.Told = time.Now()
 	switch {
 	case errors.Is(res.Err, problem.ErrOutcomeUnknown):
-		out.Unknown, end = true, math.MaxInt64
+		out, end = history.Output{Unknown: true}, math.MaxInt64
 	case res.Err == nil, errors.Is(res.Err, problem.ErrNotFound), errors.Is(res.Err, problem.ErrPrecondition):
 	default:
 		return res, it // it did not happen, and saw nothing
@@ -324,6 +323,30 @@ func (c *Cluster[N]) DoOn(client int, life N, in history.Input) (state.Result, *
 	defer c.mu.Unlock()
 	c.History = append(c.History, porcupine.Operation{ClientId: client, Input: in, Call: call, Output: out, Return: end})
 	return res, it
+}
+
+// told is what a client was told by an answer.
+func told(in history.Input, res state.Result, it *state.Item) history.Output {
+	out := history.Output{OK: res.Err == nil, Deleted: res.Deleted}
+	if it != nil {
+		out.Value = it.Value
+	}
+	if res.Txn == nil {
+		return out
+	}
+	for _, r := range res.Txn.Results {
+		switch in.Kind {
+		case history.Add:
+			out.Number = r.Number
+		case history.Append:
+			out.Key = r.Key
+		}
+		for _, found := range r.Items {
+			out.Items = append(out.Items, history.Item{Key: found.Key, Value: found.Item.Value})
+		}
+	}
+	out.OK = out.OK && res.Txn.Succeeded
+	return out
 }
 
 // Value returns a value that no other write has.

@@ -180,6 +180,11 @@ func (c *Courier) report(to uint64, status raft.SnapshotStatus) {
 // ErrNotSent: a transfer broke off; raft will ask for another.
 var ErrNotSent = errors.New("the transfer broke off")
 
+// errDeposed: while a snapshot waited another node came to lead, and the newest one here
+// has entries of that leader's. In a message of the earlier term its receiver would take
+// it for forged. Raft has no use for it either: the new leader sends its own.
+var errDeposed = errors.New("another node has come to lead meanwhile")
+
 // transfer returns nil once the receiver's raft has the snapshot.
 func (c *Courier) transfer(m *raftpb.Message) error {
 	to := m.GetTo()
@@ -192,6 +197,9 @@ func (c *Courier) transfer(m *raftpb.Message) error {
 	}
 	m.Snapshot = meta
 	term, index := meta.GetMetadata().GetTerm(), meta.GetMetadata().GetIndex()
+	if term > m.GetTerm() {
+		return errDeposed
+	}
 	f, err := c.Storage.OpenState(term, index)
 	if err != nil {
 		return err // a newer snapshot has taken its place

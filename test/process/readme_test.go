@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -130,6 +131,9 @@ func awaitPort(t *testing.T, port string) {
 	testkit.CannotRun(t, fmt.Sprintf("the ports are fixed, and one is taken: %v", err))
 }
 
+// tutorialPorts is held by the tutorial that runs, since all use the same ports.
+var tutorialPorts sync.Mutex
+
 // runTutorial runs the commands of a text in a copy of the repository, which it returns.
 func runTutorial(t *testing.T, markdown string) string {
 	t.Helper()
@@ -140,6 +144,9 @@ func runTutorial(t *testing.T, markdown string) string {
 		t.Skip("this is the README's own make test")
 	}
 	testkit.NeedTools(t, "bash", "git", "make", "curl")
+	t.Parallel() // it mostly waits
+	tutorialPorts.Lock()
+	defer tutorialPorts.Unlock()
 	commands, err := docCommands(markdown)
 	testkit.Must(t, err)
 	if len(commands) < 5 {

@@ -18,12 +18,12 @@ import (
 	"time"
 )
 
-// procKeys is how many keys the tests of size have; RAFTKV_TEST_SCALE sets it.
+// procKeys is how many keys the tests of size have; RAFTKV_TEST_SCALE sets it. The state file is much larger than the log.
 func procKeys() int {
 	if n, err := strconv.Atoi(os.Getenv("RAFTKV_TEST_SCALE")); err == nil {
 		return n
 	}
-	return 1_000_000
+	return testkit.SoakOr(300_000, 1_000_000)
 }
 
 func procScaleKey(i int) string { return fmt.Sprintf("scale/%08d", i) }

@@ -79,6 +79,7 @@ var landings = map[string]landing{
 	"3d3ebaf": newLanding("3d3ebaf600ff3313904e87fbbb2fb17298f27286", state.LifeLevel),
 	"e21f785": newLanding("e21f785e41cd90647881508481c9bafeacca6954", state.LifeLevel), // the last to ask all followers of a read
 	"5d687c3": newLanding("5d687c3d88596a4f3077da31305ec40c9970c6aa", state.LifeLevel), // the last without leases
+	"90e0eea": newLanding("90e0eea502951454ef9a1eb343a0ba1066d8410f", state.TxnLevel),  // the first with leases and transactions
 }
 
 // errShallow is why a shallow clone has no older program.
