@@ -55,8 +55,8 @@ type phase int64
 const (
 	busy   phase = iota // without a limit here
 	idle                // until the next request
-	first               // until there is the head of the first request
-	again               // until there is the rest of a further head
+	first               // until something of the first request comes; then idle
+	again               // until there is the rest of a head
 	late                // until the rest of a body comes
 	taking              // until the client takes an answer
 	over                // the time was up
@@ -89,6 +89,14 @@ func (c *clock) end(tick int64) phase {
 	return busy
 }
 
+// rest begins idle for a connection on which nothing has come yet. Clients open one before
+// they need it: when theirs is the time limit of a head that has begun, such a client meets
+// the end of the connection with its first request, of which it cannot tell what became.
+func (c *clock) rest(tick, until int64) bool {
+	at := c.at.Load()
+	return phase(at%phases) == first && at/phases <= tick && c.at.CompareAndSwap(at, until*phases+int64(idle))
+}
+
 // until returns the sweep after which so much time has passed.
 func (s *Server) until(limit time.Duration) int64 {
 	return s.tick.Load() + 1 + int64((limit+sweepEvery-1)/sweepEvery)
@@ -100,6 +108,9 @@ var past = time.Unix(1, 0)
 // sweep ends what has taken too long.
 func (c *conn) sweep(tick int64) {
 	if !c.clock.due(tick) {
+		return
+	}
+	if c.clock.rest(tick, c.srv.until(c.srv.limits.Idle-c.srv.limits.Head)) {
 		return
 	}
 	c.mu.Lock()
@@ -225,7 +236,7 @@ func (c *conn) read() (why plain.Reason, ok bool) {
 
 // readHead reads until there is a whole head.
 func (c *conn) readHead() (why plain.Reason, ok bool) {
-	for begun := c.req.Method == ""; ; {
+	for begun := false; ; {
 		if c.n > 0 {
 			if why := c.head.Parse(c.buf[:c.n]); why != plain.More {
 				return why, true

@@ -160,8 +160,12 @@ func TestFrontTimeLimits(t *testing.T) {
 				t.Errorf("closed after %v, want %v", took, want)
 			}
 		}
-		closes(ft.dial(), testLimits.Head) // nothing comes
+		closes(ft.dial(), testLimits.Idle) // nothing comes
 		c := ft.dial()
+		time.Sleep(testLimits.Idle - time.Second)
+		c.send(get("a"), 100)
+		c.gets("GET", 404, "*")
+		c = ft.dial()
 		c.send("GET /a HT", 100)
 		closes(c, testLimits.Head)
 		c = ft.dial()
