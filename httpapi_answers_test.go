@@ -77,7 +77,7 @@ func TestAPIProblems(t *testing.T) {
 		listed[tt.err] = true
 		for _, err := range []error{tt.err, fmt.Errorf("because: %w <&>", tt.err)} {
 			at := newAPITest(t)
-			at.fails = err
+			at.fails, at.invented = err, true
 			for _, method := range []string{"GET", "PUT"} {
 				w := at.do(method, "/k", "v")
 				if detail := at.problem(err.Error(), w, tt.status, tt.code); detail != err.Error() {
