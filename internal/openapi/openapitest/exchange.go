@@ -39,7 +39,7 @@ func (d *Document) Check(x *Exchange) error {
 	if noHTTP(x) {
 		return nil
 	}
-	path := d.path(x.URL.Path)
+	path := d.Path(x)
 	params, err := url.ParseQuery(x.URL.RawQuery)
 	if err == nil || x.Status >= 300 { // else it was accepted
 		err = d.checkAt(x, path, params)
@@ -67,7 +67,9 @@ func noHTTP(x *Exchange) bool {
 	return false
 }
 
-// path returns the path of the document that a path of a request is; empty: none.
+// Path returns the path of the document that a request is for; empty: none.
+func (d *Document) Path(x *Exchange) string { return d.path(x.URL.Path) }
+
 func (d *Document) path(path string) string {
 	if d.paths[path] != nil && !strings.Contains(path, "{") {
 		return path
