@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/limits"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"strings"
@@ -100,7 +101,8 @@ func TestAPICacheControl(t *testing.T) {
 	testkit.Must(t, err)
 	defer func() { testkit.Must(t, l.close()) }()
 	for path, status := range map[string]int{"/livez": 200, "/k": 503} {
-		resp, err := http.Get(fmt.Sprintf("http://%s%s", l.Addr(), path))
+		client := http.Client{Transport: openapitest.Transport(t, http.DefaultTransport)}
+		resp, err := client.Get(fmt.Sprintf("http://%s%s", l.Addr(), path))
 		testkit.Must(t, err)
 		if got := resp.Header["Cache-Control"]; resp.StatusCode != status || len(got) != 1 || got[0] != never {
 			t.Errorf("GET %s of a node that starts: %d, Cache-Control %q; want %d, %q", path, resp.StatusCode, got, status, never)

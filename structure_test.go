@@ -250,6 +250,9 @@ func TestStructureFindsShortCuts(t *testing.T) {
 		{".", "raft.go", "go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp", "only for"},
 		{".", "raft.go", "raftkv/internal/testkit", "only for tests"},
 		{"storage", "storage.go", "raftkv/internal/testkit", "only for tests"},
+		{".", "server.go", "raftkv/internal/openapi/openapitest", "only for tests"},
+		{".", "server.go", "github.com/getkin/kin-openapi/openapi3", "only for"},
+		{"admin", "help.go", "github.com/santhosh-tekuri/jsonschema/v6", "only for"},
 	} {
 		if got := wrongImports(layer, tt.pkg, tt.name, []string{tt.path}); len(got) != 1 || !strings.Contains(got[0], tt.want) {
 			t.Errorf("%s importing %s: %q", tt.pkg, tt.path, got)

@@ -56,9 +56,12 @@ func (d *Document) Check(x *Exchange) error {
 	return nil
 }
 
-// noHTTP reports whether net/http has answered what is no HTTP, with a line of text. The
-// document says so in words.
+// noHTTP reports whether net/http has answered by itself: what is no HTTP, with a line of
+// text, or what is about the server and no path. The document says so in words.
 func noHTTP(x *Exchange) bool {
+	if x.Method == http.MethodOptions && x.URL.Path == "*" {
+		return x.Status == http.StatusOK && len(x.Answer) == 0
+	}
 	switch x.Status {
 	case http.StatusBadRequest, http.StatusExpectationFailed, http.StatusRequestHeaderFieldsTooLarge, http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
 		plain := strings.HasPrefix(x.Header.Get("Content-Type"), "text/plain") || x.Header["Content-Type"] == nil
