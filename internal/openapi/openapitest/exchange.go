@@ -126,13 +126,13 @@ func (d *Document) checkAllow(path, allow string) error {
 	allowed := strings.Split(allow, ", ")
 	for _, method := range allowed {
 		if d.paths[path][method] == nil {
-			return fmt.Errorf("Allow has %s, which the document does not have for %q", method, path)
+			return fmt.Errorf("the header Allow has %s, which the document does not have for %q", method, path)
 		}
 	}
 	for method := range d.paths[path] {
 		asNode := path == "/{key}" && (method == http.MethodPost || method == http.MethodDelete)
 		if !asNode && !slices.Contains(allowed, method) {
-			return fmt.Errorf("Allow does not have %s, which the document has for %q", method, path)
+			return fmt.Errorf("the header Allow does not have %s, which the document has for %q", method, path)
 		}
 	}
 	return nil
