@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"raftkv/internal/admin"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
@@ -46,7 +47,7 @@ func inBackupBubble(t *testing.T, test func(b *backupTest)) {
 		server.Handler = b.a
 		served := make(chan error)
 		go func() { served <- server.Serve(b) }()
-		b.client = &http.Client{Transport: &http.Transport{DialContext: b.dial}}
+		b.client = &http.Client{Transport: openapitest.Transport(t, &http.Transport{DialContext: b.dial})}
 		b.stop = b.a.stop
 		defer func() {
 			b.client.CloseIdleConnections()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/limits"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"strings"
@@ -59,6 +60,9 @@ func TestAPICacheControl(t *testing.T) {
 			check("a value", method, form+"k", 200, ask)
 			check("a stale read", method, form+"k?consistency=stale", 200, ask)
 			check("no value", method, form+"n", 404, ask)
+			check("a list of leases", method, "/v1/leases", 200, ask)
+			check("no lease", method, "/v1/leases/9", 404, ask)
+			check("a bad page of leases", method, "/v1/leases?start_after=x", 400, never)
 			check("unchanged", method, form+"k", 304, ask, "If-None-Match", `"1"`)
 			check("If-Match", method, form+"k", 412, never, "If-Match", `"2"`)
 			check("a bad parameter", method, form+"k?x=1", 400, never)
@@ -83,6 +87,8 @@ func TestAPICacheControl(t *testing.T) {
 	at.a.keys.Fresh.Confirm = func(context.Context) error { return problem.ErrUnavailable }
 	check("unconfirmed", "GET", "/k", 503, never)
 	check("unconfirmed", "GET", "/v1/members", 503, never)
+	check("unconfirmed", "GET", "/v1/leases", 503, never)
+	check("unconfirmed", "GET", "/v1/leases/1", 503, never)
 	at.a.stopping.Store(true)
 	check("stopping", "GET", "/k", 503, never)
 
@@ -95,7 +101,8 @@ func TestAPICacheControl(t *testing.T) {
 	testkit.Must(t, err)
 	defer func() { testkit.Must(t, l.close()) }()
 	for path, status := range map[string]int{"/livez": 200, "/k": 503} {
-		resp, err := http.Get(fmt.Sprintf("http://%s%s", l.Addr(), path))
+		client := http.Client{Transport: openapitest.Transport(t, http.DefaultTransport)}
+		resp, err := client.Get(fmt.Sprintf("http://%s%s", l.Addr(), path))
 		testkit.Must(t, err)
 		if got := resp.Header["Cache-Control"]; resp.StatusCode != status || len(got) != 1 || got[0] != never {
 			t.Errorf("GET %s of a node that starts: %d, Cache-Control %q; want %d, %q", path, resp.StatusCode, got, status, never)

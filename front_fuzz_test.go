@@ -9,11 +9,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"raftkv/internal/front"
 	"raftkv/internal/front/plain"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
@@ -286,7 +288,7 @@ type frontAnswer struct {
 
 // answersIn tells the answers to requests apart. What is behind the last one that can be
 // read, if there is anything, comes as it is.
-func answersIn(raw []byte, to []*http.Request) (answers []frontAnswer) {
+func answersIn(t testing.TB, raw []byte, to []*http.Request) (answers []frontAnswer) {
 	all := bytes.NewReader(raw)
 	r := bufio.NewReader(all)
 	at := func() int { return len(raw) - all.Len() - r.Buffered() }
@@ -308,6 +310,10 @@ func answersIn(raw []byte, to []*http.Request) (answers []frontAnswer) {
 			return append(answers, frontAnswer{0, string(raw[begin:])})
 		}
 		if resp.StatusCode != http.StatusContinue && len(to) > 0 {
+			x := openapitest.Of(req, resp.StatusCode, resp.Header, body, true)
+			x.Sent = maps.Clone(x.Sent)
+			maps.DeleteFunc(x.Sent, func(name string, _ []string) bool { return name != "If-Match" && name != "If-None-Match" }) // any others are there too
+			openapitest.Check(t, x)
 			to = to[1:]
 		}
 		head, _, _ := bytes.Cut(raw[begin:], []byte("\r\n\r\n"))
@@ -397,7 +403,7 @@ func newReference(t *testing.T, sent []byte) *reference {
 	n := newFrontNode(t)
 	r := &reference{sent: sent}
 	r.requests, r.whole, r.rest = sentRequests(sent)
-	r.answers = answersIn(n.withoutFront(r.requests[:r.whole], sent), r.requests)
+	r.answers = answersIn(n, n.withoutFront(r.requests[:r.whole], sent), r.requests)
 	r.left = n.left()
 	return r
 }
@@ -427,7 +433,7 @@ func (r *reference) compareInPieces(t *testing.T, split int) map[string]int {
 
 func (r *reference) compareWith(n *frontNode, how string, raw []byte) {
 	n.Helper()
-	got := answersIn(raw, r.requests)
+	got := answersIn(n, raw, r.requests)
 	// net/http says nothing to less than four bytes that nothing comes behind, but not so
 	// on a connection on which they are the first, as they are where it is given one.
 	if last := len(got) - 1; r.rest > 0 && r.rest < 4 && last == len(r.answers) && got[last].status == http.StatusBadRequest {

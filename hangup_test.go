@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
@@ -125,6 +126,9 @@ func TestHalfClosed(t *testing.T) {
 				resp, err := http.ReadResponse(r, &http.Request{Method: method})
 				testkit.Must(t, err)
 				body, err := io.ReadAll(resp.Body)
+				asked, rerr := http.ReadRequest(bufio.NewReader(strings.NewReader(tt.requests[n])))
+				testkit.Must(t, rerr)
+				openapitest.Check(t, openapitest.Of(asked, resp.StatusCode, resp.Header, body, err == nil))
 				if resp.StatusCode != want || err != nil {
 					t.Fatalf("answer %d is %d %s, %v; want %d", n, resp.StatusCode, body, err, want)
 				}

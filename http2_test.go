@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"raftkv/internal/limits"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"raftkv/internal/web"
@@ -56,7 +57,7 @@ func inHTTP2(t *testing.T, set func(*http.Server), test func(ht *http2Test)) {
 				testkit.Must(t, l.close())
 				testkit.Must(t, <-ended)
 			})
-			test(&http2Test{at, l, &http.Client{Transport: tr, Timeout: 30 * time.Second}})
+			test(&http2Test{at, l, &http.Client{Transport: openapitest.Transport(t, tr), Timeout: 30 * time.Second}})
 		})
 	}
 }

@@ -67,18 +67,19 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // addRoutes adds the paths that are no resource of many.
 func (a *httpKVAPI) addRoutes(status *admin.StatusAPI, live *liveness.Monitor) {
 	a.routes = map[string]web.Methods{
-		"livez":       {"GET": web.Bare(live.Serve)},
-		"readyz":      {"GET": status.ServeReady},
-		"metrics":     {"GET": web.Bare(a.metrics.Serve)},
-		"v1/errors":   {"GET": web.Bare(admin.ServeErrors)},
-		"v1/status":   {"GET": web.Bare(status.ServeStatus)},
-		"v1/add":      {"POST": a.txns.ServeAdd},
-		"v1/txn":      {"POST": a.txns.ServeTxn},
-		"v1/leases":   {"GET": a.leases.ServeList, "POST": web.Bare(a.leases.ServeGrant)},
-		"v1/kv":       a.lists.Methods(a.serveKey, a.txns.ServeAppend, a.txns.ServeDeletePrefix),
-		"v1/members":  {"GET": a.members.ServeMembers, "POST": a.members.ServeAddMember},
-		"v1/leader":   {"POST": web.Bare(a.members.ServeLeader)},
-		"v1/snapshot": {"GET": a.backups.ServeSnapshot},
+		"livez":           {"GET": web.Bare(live.Serve)},
+		"readyz":          {"GET": status.ServeReady},
+		"metrics":         {"GET": web.Bare(a.metrics.Serve)},
+		"v1/errors":       {"GET": web.Bare(admin.ServeErrors)},
+		"v1/openapi.yaml": {"GET": web.Bare(admin.ServeOpenAPI)},
+		"v1/status":       {"GET": web.Bare(status.ServeStatus)},
+		"v1/add":          {"POST": a.txns.ServeAdd},
+		"v1/txn":          {"POST": a.txns.ServeTxn},
+		"v1/leases":       {"GET": a.leases.ServeList, "POST": web.Bare(a.leases.ServeGrant)},
+		"v1/kv":           a.lists.Methods(a.serveKey, a.txns.ServeAppend, a.txns.ServeDeletePrefix),
+		"v1/members":      {"GET": a.members.ServeMembers, "POST": a.members.ServeAddMember},
+		"v1/leader":       {"POST": web.Bare(a.members.ServeLeader)},
+		"v1/snapshot":     {"GET": a.backups.ServeSnapshot},
 	}
 }
 
@@ -146,7 +147,7 @@ func (a *httpKVAPI) mayServe(path, query string) error {
 // that a node can say what is wrong with it.
 func aboutItself(path string) bool {
 	switch path {
-	case "livez", "readyz", "metrics", "v1/status", "v1/errors":
+	case "livez", "readyz", "metrics", "v1/status", "v1/errors", "v1/openapi.yaml":
 		return true
 	}
 	return false

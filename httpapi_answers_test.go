@@ -43,7 +43,7 @@ func TestAPIProblems(t *testing.T) {
 		{problem.ErrNoSuchLease, 409, "no_such_lease", "not_applied", problem.NoRetry},
 		{problem.ErrLeaseFull, 409, "lease_full", "not_applied", problem.NoRetry},
 		{problem.ErrTooManyLeases, 507, "quota_exceeded", "not_applied", problem.RetryLater},
-		{problem.ErrUpgrading, 503, "upgrading", "not_applied", problem.RetryLater},
+		{problem.ErrUpgrading, 503, "upgrading", "not_applied", problem.RetrySoon},
 		{problem.ErrNotANumber, 409, "not_a_number", "not_applied", problem.NoRetry},
 		{problem.ErrOutOfRange, 409, "out_of_range", "not_applied", problem.NoRetry},
 		{problem.ErrPrecondition, 412, "precondition_failed", "not_applied", problem.NoRetry},
@@ -79,7 +79,7 @@ func TestAPIProblems(t *testing.T) {
 		listed[tt.err] = true
 		for _, err := range []error{tt.err, fmt.Errorf("because: %w <&>", tt.err)} {
 			at := newAPITest(t)
-			at.fails = err
+			at.fails, at.invented = err, true
 			for _, method := range []string{"GET", "PUT"} {
 				w := at.do(method, "/k", "v")
 				if detail := at.problem(err.Error(), w, tt.status, tt.code); detail != err.Error() {

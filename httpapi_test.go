@@ -18,6 +18,7 @@ import (
 	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/rounds"
@@ -47,6 +48,7 @@ type apiTest struct {
 	proposed int
 	asked    int   // confirmations
 	fails    error // what proposals and confirmations end in, if not nil
+	invented bool  // fails is what such a request cannot end in, which is described nowhere
 	// leader answers for node 2, which leads.
 	leader func(r reconfig.Request) (reconfig.Reply, error)
 }
@@ -146,7 +148,11 @@ func (at *apiTest) serve(r *http.Request) *httptest.ResponseRecorder {
 // serveHere has r answered by the handler, whose body the test watches.
 func (at *apiTest) serveHere(r *http.Request) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	at.a.ServeHTTP(w, r)
+	if at.invented {
+		at.a.ServeHTTP(w, r)
+		return w
+	}
+	openapitest.Serve(at, at.a, w, r)
 	return w
 }
 
@@ -176,10 +182,16 @@ func (at *apiTest) exchange(w *httptest.ResponseRecorder, r *http.Request) {
 	}
 	_, err = w.Body.ReadFrom(resp.Body)
 	testkit.Must(at, err)
+	if at.invented {
+		return
+	}
+	openapitest.Check(at, openapitest.Of(r, resp.StatusCode, resp.Header, w.Body.Bytes(), true))
 }
 
 func (at *apiTest) do(method, target, body string, headers ...string) *httptest.ResponseRecorder {
-	return at.serve(at.request(method, target, strings.NewReader(body), headers...))
+	r := at.request(method, target, strings.NewReader(body), headers...)
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
+	return at.serve(r)
 }
 
 // want checks an answer that is no error.

@@ -105,6 +105,9 @@ func TestAPILeases(t *testing.T) {
 	for _, method := range []string{"GET", "PUT", "DELETE"} {
 		at.problem(method, at.do(method, "/v1/leases/1", ""), 404, "no_such_lease")
 	}
+	if got := at.do("GET", "/v1/leases/1", "").Header().Get("Raftkv-Revision"); got != fmt.Sprint(at.kv.state.Revision) {
+		t.Errorf("that it is not there is of revision %q", got)
+	}
 	at.problem("a dead lease", at.do("PUT", "/k?lease=1", "v"), 409, "no_such_lease")
 	at.into(at.do("POST", "/v1/leases", `{"ttl":"1s"}`), 201, &l)
 	at.do("PUT", fmt.Sprintf("/k?lease=%d", l.ID), "v")

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"raftkv/internal/admin"
 	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/limits"
 	"raftkv/internal/list"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"raftkv/internal/web"
@@ -153,6 +155,8 @@ func TestRequestReadLimit(t *testing.T) {
 			}
 			body, err := io.ReadAll(resp.Body)
 			testkit.Must(t, err)
+			method, path, _ := strings.Cut(tt.target, " ")
+			openapitest.Check(t, openapitest.Of(httptest.NewRequest(method, path, nil), resp.StatusCode, resp.Header, body, true))
 			if !strings.Contains(string(body), `"code":"request_timeout"`) {
 				t.Errorf("%+v: %s", tt, body)
 			}
@@ -180,6 +184,9 @@ func TestConnLimit(t *testing.T) {
 		testkit.Must(t, err)
 		body, err := io.ReadAll(resp.Body)
 		testkit.Must(t, err)
+		if resp.StatusCode == 429 {
+			openapitest.Check(t, openapitest.Of(httptest.NewRequest("GET", "/", nil), resp.StatusCode, resp.Header, body, true))
+		}
 		if resp.StatusCode == 429 && (!strings.Contains(string(body), `"code":"overloaded"`) || resp.Header.Get("Retry-After") != "1" || !resp.Close) {
 			t.Errorf("refused with %v %s", resp.Header, body)
 		}

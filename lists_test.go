@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/list"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
@@ -536,7 +537,7 @@ func TestListOverConnections(t *testing.T) {
 		req, err := http.NewRequestWithContext(context.Background(), "GET", "http://"+l.Addr().String()+tt.target, nil)
 		testkit.Must(t, err)
 		req.Header.Set("Accept", tt.accept)
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := (&http.Client{Transport: openapitest.Transport(t, http.DefaultTransport)}).Do(req)
 		testkit.Must(t, err)
 		body, err := io.ReadAll(resp.Body)
 		testkit.Must(t, err)

@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/diskhang"
 	"raftkv/internal/liveness"
 	"raftkv/internal/membership"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage/storagetest"
@@ -28,7 +29,7 @@ import (
 // probe asks a node of a simulation for its health.
 func (c *simCluster) probe(id uint64, path string) (status int, body string) {
 	w := httptest.NewRecorder()
-	c.Nodes[id].Life.api.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1"+path, nil))
+	openapitest.Serve(c.T, c.Nodes[id].Life.api, w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1"+path, nil))
 	return w.Code, w.Body.String()
 }
 

@@ -217,7 +217,7 @@ func TestMetricsOfRequests(t *testing.T) {
 	for target, want := range map[string]string{
 		"GET /k": "kv", "PUT /v1/kv/a/b": "kv", "DELETE /v1/kv/x": "kv", "GET /v1/kv": "list", "GET /v1": "other", "GET /v1/nothing": "other", "GET /ui/x": "other",
 		"POST /4": "member", "DELETE /4": "member", "PATCH /v1/members/4": "member", "GET /v1/members": "members", "GET /v1/leases": "leases", "PUT /v1/leases/7": "lease", "POST /v1/leader": "leader",
-		"POST /v1/add": "add", "POST /v1/txn": "txn", "POST /v1/kv": "list", "GET /v1/status": "status", "GET /v1/snapshot": "snapshot", "GET /v1/errors": "errors", "GET /livez": "livez", "GET /readyz": "readyz", "GET /metrics": "metrics",
+		"POST /v1/add": "add", "POST /v1/txn": "txn", "POST /v1/kv": "list", "GET /v1/status": "status", "GET /v1/snapshot": "snapshot", "GET /v1/errors": "errors", "GET /v1/openapi.yaml": "openapi", "GET /livez": "livez", "GET /readyz": "readyz", "GET /metrics": "metrics",
 		"GET /debug/pprof/heap": "pprof", "GET /debug/x": "other", "GET /": "help", "BREW /k": "kv",
 	} {
 		method, path, _ := strings.Cut(target, " ")

@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
@@ -277,7 +278,7 @@ func (n *oneNode) put(key, value string) (rounds.Proposal, <-chan *http.Response
 	r.Host = "127.0.0.1:9121"
 	go func() {
 		w := httptest.NewRecorder()
-		n.srv.api.ServeHTTP(w, r)
+		openapitest.Serve(n.t, n.srv.api, w, r)
 		answer <- w.Result()
 	}()
 	return <-n.proposeC, answer

@@ -15,6 +15,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
 	"raftkv/internal/membership"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/state"
@@ -33,7 +34,7 @@ func (c *simCluster) request(id uint64, method, target, body string) (status int
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	r.Host = "127.0.0.1:9121"
 	w := httptest.NewRecorder()
-	c.Nodes[id].Life.api.ServeHTTP(w, r)
+	openapitest.Serve(c.T, c.Nodes[id].Life.api, w, r)
 	var p struct{ Code string }
 	_ = json.Unmarshal(w.Body.Bytes(), &p) // a value is no problem
 	return w.Code, p.Code

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"raftkv/internal/diskhang"
 	"raftkv/internal/history"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
 	"raftkv/internal/sim"
@@ -41,7 +42,7 @@ func (c *simCluster) awaitReady(ids ...uint64) {
 // http sends a write to a node's API.
 func (c *simCluster) http(id uint64, method, key string) (status int, body string) {
 	w := httptest.NewRecorder()
-	c.Nodes[id].Life.api.ServeHTTP(w, httptest.NewRequest(method, "http://127.0.0.1/"+key, strings.NewReader("v")))
+	openapitest.Serve(c.T, c.Nodes[id].Life.api, w, httptest.NewRequest(method, "http://127.0.0.1/"+key, strings.NewReader("v")))
 	return w.Code, w.Body.String()
 }
 

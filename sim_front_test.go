@@ -14,9 +14,11 @@ import (
 	"net/http"
 	"raftkv/internal/front"
 	"raftkv/internal/history"
+	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -136,6 +138,9 @@ func (f *simFronts) exchange(c *brittleConn, method, text string) (a simAnswer, 
 	}
 	a.status = resp.StatusCode
 	a.body, err = io.ReadAll(resp.Body)
+	if r, rerr := http.ReadRequest(bufio.NewReader(strings.NewReader(text))); rerr == nil {
+		openapitest.Check(f, openapitest.Of(r, resp.StatusCode, resp.Header, a.body, err == nil))
+	}
 	c.ends = resp.Close
 	return a, err
 }

@@ -3,6 +3,7 @@ package admin
 import (
 	"io"
 	"net/http"
+	"raftkv/internal/openapi"
 	"raftkv/internal/problem"
 	"raftkv/internal/web"
 )
@@ -12,6 +13,14 @@ import (
 func ServeErrors(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, err := io.WriteString(w, problem.Page())
+	return web.IgnoreWriteError(err)
+}
+
+// ServeOpenAPI answers GET /v1/openapi.yaml with what describes all requests and answers
+// to programs.
+func ServeOpenAPI(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "application/yaml") // RFC 9512
+	_, err := io.WriteString(w, openapi.Document)
 	return web.IgnoreWriteError(err)
 }
 
@@ -33,6 +42,7 @@ func ServeHelp(w http.ResponseWriter, r *http.Request) error {
   curl http://HOST/v1/members                 who is in the cluster
   curl http://HOST/v1/status                  how this node is
   curl -o FILE http://HOST/v1/snapshot        a backup, for raftkv restore
+  curl http://HOST/v1/openapi.yaml            all requests and answers, for programs
 
 The README tells the rest.
 `)

@@ -134,11 +134,11 @@ func (a *Leases) show(w http.ResponseWriter, r *http.Request, id uint64) error {
 	}
 	found := false
 	if err := a.Look(func(s *state.State) {
+		w.Header().Set("Raftkv-Revision", strconv.FormatUint(s.Revision, 10))
 		var l state.Leased
 		if l, found = s.Lease(id, ""); !found {
 			return
 		}
-		w.Header().Set("Raftkv-Revision", strconv.FormatUint(s.Revision, 10))
 		body.leaseJSON = leaseOf(l)
 		if q.Has("start_after") {
 			after += "\x00" // no key has a NUL, so this is the next that could be
@@ -147,6 +147,7 @@ func (a *Leases) show(w http.ResponseWriter, r *http.Request, id uint64) error {
 	}); err != nil {
 		return err
 	}
+	w.Header().Set("Cache-Control", web.CacheAsk)
 	if !found {
 		return fmt.Errorf("%w: %d", problem.ErrLeaseUnknown, id)
 	}
@@ -208,6 +209,7 @@ func (a *Leases) ServeList(w http.ResponseWriter, r *http.Request) error {
 			break
 		}
 	}
+	w.Header().Set("Cache-Control", web.CacheAsk)
 	web.WriteJSON(w, http.StatusOK, body)
 	return nil
 }
@@ -227,7 +229,6 @@ func (a *Leases) prepare(w http.ResponseWriter, r *http.Request) (q url.Values, 
 	if limit, err = PageLimit(q); err != nil {
 		return nil, 0, err
 	}
-	w.Header().Set("Cache-Control", web.CacheAsk)
 	return q, limit, a.Fresh.Prepare(w.Header(), r, want)
 }
 

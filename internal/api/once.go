@@ -37,7 +37,7 @@ func parseRequestKey(lines []string) (k requestKey, err error) {
 	if len(lines) > 1 {
 		return bad("it is there more than once")
 	}
-	text, params := strings.Trim(lines[0], " \t"), ""
+	text, params := lines[0], ""
 	if rest, quoted := strings.CutPrefix(text, `"`); quoted {
 		ok := false
 		if text, params, ok = cutString(rest); !ok {

@@ -51,7 +51,7 @@ var (
 	ErrKeyReused = declare(http.StatusUnprocessableEntity, "idempotency_key_reused", NotApplied, NoRetry,
 		"another request has this Idempotency-Key")
 	// ErrUpgrading: some member runs a program that does not know the request yet.
-	ErrUpgrading = declare(http.StatusServiceUnavailable, "upgrading", NotApplied, RetryLater,
+	ErrUpgrading = declare(http.StatusServiceUnavailable, "upgrading", NotApplied, RetrySoon,
 		"not all members of the cluster run a program yet that knows this")
 
 	// ErrDiskFull: a disk on which the cluster depends is almost full.

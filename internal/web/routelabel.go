@@ -8,7 +8,7 @@ import (
 // RouteLabels are the values of the label route: as many as there are kinds of
 // requests, whatever keys there are.
 var RouteLabels = []string{
-	"kv", "list", "add", "txn", "lease", "leases", "member", "members", "leader", "status", "snapshot", "errors", "livez", "readyz", "metrics", "pprof", "help", "other",
+	"kv", "list", "add", "txn", "lease", "leases", "member", "members", "leader", "status", "snapshot", "errors", "openapi", "livez", "readyz", "metrics", "pprof", "help", "other",
 }
 
 // RouteLabel returns which kind of request this is. Paths that are not known are
@@ -22,6 +22,8 @@ func RouteLabel(method, path string) string {
 		return path
 	case "v1/kv":
 		return "list"
+	case "v1/openapi.yaml":
+		return "openapi"
 	case "v1/add", "v1/txn", "v1/leases", "v1/status", "v1/members", "v1/leader", "v1/snapshot", "v1/errors":
 		return strings.TrimPrefix(path, "v1/")
 	}

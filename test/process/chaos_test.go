@@ -136,7 +136,7 @@ func (r *chaosRun) request(hc *http.Client, client, node int, in history.Input, 
 
 // client sends random requests until the run is done.
 func (r *chaosRun) client(id int, rng *rand.Rand) {
-	hc := procClient(4 * time.Second)
+	hc := r.c.newClient(4 * time.Second)
 	defer hc.CloseIdleConnections()
 	type sight struct{ value, tag string }
 	last := map[string]sight{} // what it saw last of each key
@@ -218,7 +218,7 @@ func (r *chaosRun) faults(rng *rand.Rand, total time.Duration, all bool) {
 func (r *chaosRun) judge() {
 	t, c := r.t, r.c
 	c.waitReady(1, 2, 3)
-	hc := procClient(10 * time.Second)
+	hc := c.newClient(10 * time.Second)
 	keys := map[string]bool{}
 	for _, op := range r.history {
 		keys[op.Input.(history.Input).Key] = true

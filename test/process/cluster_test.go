@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/openapi/openapitest"
 	"regexp"
 	"runtime"
 	"slices"
@@ -170,6 +171,9 @@ type procCluster struct {
 	flags  []string // for every node
 	list   string   // the --cluster of the first nodes
 	client *http.Client
+
+	peerPorts sync.Map // whose answers no document describes
+	oldToo    bool     // some of its nodes run another program, with other answers
 }
 
 // newProcCluster lays out n nodes with free ports and data directories. It starts none of them.
@@ -178,7 +182,8 @@ func newProcCluster(t testing.TB, n int, flags ...string) *procCluster {
 	if _, err := procBinary(); err != nil {
 		t.Fatal(err)
 	}
-	c := &procCluster{t: t, dir: t.TempDir(), nodes: map[int]*procNode{}, flags: flags, client: procClient(10 * time.Second)}
+	c := &procCluster{t: t, dir: t.TempDir(), nodes: map[int]*procNode{}, flags: flags}
+	c.client = c.newClient(10 * time.Second)
 	var urls []string
 	for id := 1; id <= n; id++ {
 		urls = append(urls, procURL(c.newNode(id).peerPort))
@@ -200,6 +205,28 @@ func procClient(timeout time.Duration) *http.Client {
 	}}
 }
 
+// newClient is procClient for clients of the cluster: each answer has to be one that the OpenAPI document describes.
+func (c *procCluster) newClient(timeout time.Duration) *http.Client {
+	client := procClient(timeout)
+	client.Transport = procDescribed{c, client.Transport, openapitest.Transport(c.t, client.Transport)}
+	return client
+}
+
+// procDescribed is the transport of such a client.
+type procDescribed struct {
+	c              *procCluster
+	plain, checked http.RoundTripper
+}
+
+func (d procDescribed) RoundTrip(r *http.Request) (*http.Response, error) {
+	if _, peers := d.c.peerPorts.Load(r.URL.Port()); peers || d.c.oldToo {
+		return d.plain.RoundTrip(r)
+	}
+	return d.checked.RoundTrip(r)
+}
+
+func (d procDescribed) CloseIdleConnections() { d.plain.(*http.Transport).CloseIdleConnections() }
+
 func (c *procCluster) newNode(id int) *procNode {
 	name := fmt.Sprintf("node%d", id)
 	node := &procNode{
@@ -207,6 +234,7 @@ func (c *procCluster) newNode(id int) *procNode {
 		dataDir: filepath.Join(c.dir, name), logPath: filepath.Join(c.dir, name+".log"),
 	}
 	c.nodes[id] = node
+	c.peerPorts.Store(strconv.Itoa(node.peerPort), true)
 	return node
 }
 

@@ -75,7 +75,7 @@ func TestProcFrontClients(t *testing.T) {
 				}
 			}
 			inGo := func(url, value string) (string, error) {
-				client := procClient(10 * time.Second)
+				client := c.newClient(10 * time.Second)
 				defer client.CloseIdleConnections()
 				if r := procDo(client, http.MethodPut, url, []byte(value)); r.status != http.StatusCreated {
 					return "", fmt.Errorf("PUT: %v", r)

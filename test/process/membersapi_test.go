@@ -388,7 +388,7 @@ type roamers struct {
 const roamFor = 10 * time.Second // how long a client tries one request
 
 func (c *procCluster) roam(clients int, ids ...int) *roamers {
-	r := &roamers{t: c.t, client: procClient(roamFor), stop: make(chan struct{}), acked: make(map[string]string), failed: make(map[string]int)}
+	r := &roamers{t: c.t, client: c.newClient(roamFor), stop: make(chan struct{}), acked: make(map[string]string), failed: make(map[string]int)}
 	r.visit(c, ids...)
 	for i := range clients {
 		r.wg.Go(func() {

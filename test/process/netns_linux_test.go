@@ -129,7 +129,7 @@ func (l *netLab) dialInside() {
 		}
 		return conn, err
 	}
-	l.client.Transport.(*http.Transport).DialContext = dial
+	l.client.Transport.(procDescribed).plain.(*http.Transport).DialContext = dial
 }
 
 // cut drops what one node sends to another, in this direction only.

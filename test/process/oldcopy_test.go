@@ -80,7 +80,7 @@ func TestProcOldCopy(t *testing.T) {
 	var clients sync.WaitGroup
 	for i := range acked {
 		clients.Go(func() {
-			client := procClient(2 * time.Second)
+			client := c.newClient(2 * time.Second)
 			defer client.CloseIdleConnections()
 			for n := range 200 {
 				key := fmt.Sprintf("new%d-%d", i, n)

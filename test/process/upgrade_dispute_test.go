@@ -19,6 +19,7 @@ func TestProcUpgradeInADispute(t *testing.T) {
 	t.Parallel()
 	old := landings["b358d59"].program(t)
 	c := newProcCluster(t, 3, "--request-timeout", "500ms", "--election-timeout", "500ms", "--heartbeat-interval", "50ms")
+	c.oldToo = true
 	for _, n := range c.nodes {
 		n.bin = old
 	}

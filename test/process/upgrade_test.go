@@ -282,6 +282,7 @@ func TestProcUpgrade(t *testing.T) {
 
 func procUpgrade(t *testing.T, old string, before uint64) {
 	c := newProcCluster(t, 3, "--check-interval", "100ms", "--snapshot-count", "200")
+	c.oldToo = true
 	for _, n := range c.nodes {
 		n.bin = old
 	}
