@@ -10,6 +10,7 @@ import (
 	"io"
 	"raftkv/internal/address"
 	"raftkv/internal/history"
+	"raftkv/internal/once"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
 	"raftkv/internal/txn"
@@ -107,7 +108,13 @@ func (s *server) Do(ctx context.Context, in history.Input) (res state.Result, it
 		res.Err = cmp.Or(res.Err, err)
 		return res, nil
 	}
-	return s.proposals.Propose(ctx, simCommand(in)), nil
+	cmd := simCommand(in)
+	if in.Once != "" {
+		head := state.AppendOnceHead(nil, once.Key{Name: in.Once}, once.TenMinutes)
+		cmd = append(head, cmd...)
+		state.SealOnce(cmd, len(head), cmd[len(head):])
+	}
+	return s.proposals.Propose(ctx, cmd), nil
 }
 
 // simCommand encodes an operation that writes.

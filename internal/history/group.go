@@ -18,6 +18,15 @@ type group struct {
 	// past is a time that has come: by then some key had to be alive no more. What
 	// happens now is not over before it.
 	past time.Time
+	// done are the requests that happened under a name, in the order of their names.
+	done []done
+}
+
+// done is what came of a request with a name.
+type done struct {
+	name   string
+	ok     bool
+	number int64
 }
 
 // entry is a key and what it holds.
@@ -29,7 +38,8 @@ type entry struct {
 }
 
 func (g *group) equal(other *group) bool {
-	return g.given == other.given && g.past.Equal(other.past) && slices.Equal(g.items, other.items)
+	return g.given == other.given && g.past.Equal(other.past) &&
+		slices.Equal(g.items, other.items) && slices.Equal(g.done, other.done)
 }
 
 // step returns the states in which the group may be when it has answered out to in.
@@ -38,9 +48,7 @@ func (g *group) step(in Input, out Output) (next []any) {
 		if !out.Told.IsZero() && out.Told.Before(g.past) {
 			continue
 		}
-		// What a request does is decided here, from the state alone. A request that must
-		// happen at most once under its name is one to which a name in the state answers.
-		then, said := g.apply(in, out)
+		then, said := g.once(in, out)
 		if then != nil && (out.Unknown || said.agrees(out)) {
 			next = append(next, then)
 		}
@@ -139,6 +147,29 @@ func (in Input) entry(key, value string) entry {
 		e.gone = e.ends.Add(in.Grace)
 	}
 	return e
+}
+
+// once is apply, for a request that may have a name, under which it happens once. A repeat
+// is told what the first was, but for what it reads.
+func (g *group) once(in Input, out Output) (*group, Output) {
+	if in.Once == "" {
+		return g.apply(in, out)
+	}
+	i, found := slices.BinarySearchFunc(g.done, in.Once, func(d done, name string) int { return cmp.Compare(d.name, name) })
+	if found {
+		said := Output{OK: g.done[i].ok, Number: g.done[i].number}
+		if in.Kind == Exchange && !said.OK {
+			said.Items = g.both(in)
+		}
+		return g, said
+	}
+	then, said := g.apply(in, out)
+	if then == nil {
+		return nil, said
+	}
+	next := *then
+	next.done = slices.Insert(slices.Clone(then.done), i, done{in.Once, said.OK, said.Number})
+	return &next, said
 }
 
 // apply returns what the group becomes by an operation, and what a client is told of it.

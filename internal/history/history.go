@@ -50,6 +50,10 @@ type Input struct {
 
 	Key2, Value2, Expect2 string // of Exchange and Look
 
+	// Once is the name under which the request happens once, of Add and Exchange; "": it
+	// has none.
+	Once string
+
 	// TTL is how long Key lives from Sent on, of Put and Append, and of Add if that makes
 	// the key. 0: for ever.
 	TTL time.Duration
@@ -120,6 +124,9 @@ func describe(in Input, out Output) string {
 		asked += fmt.Sprintf(" (%s→%s) %s (%s→%s)", in.Expect, in.Value, in.Key2, in.Expect2, in.Value2)
 	case Look:
 		asked += " " + in.Key2
+	}
+	if in.Once != "" {
+		asked += " once as " + in.Once
 	}
 	if in.TTL > 0 {
 		asked += fmt.Sprintf(" for %v from %v on", in.TTL, in.Sent.Format("04:05.000"))

@@ -87,6 +87,14 @@ func TestCommandsModel(t *testing.T) {
 	emptied := func(n int) porcupine.Operation {
 		return did(0, 0, Input{Kind: Clear, Key: "g/"}, Output{OK: true, Deleted: n})
 	}
+	// named is an addition or, with a sum of 0, one without an answer.
+	named := func(name string, delta, sum int64) porcupine.Operation {
+		in := Input{Kind: Add, Key: "g/n", Delta: delta, Once: name}
+		if sum == 0 {
+			return lost(in)
+		}
+		return did(0, 0, in, Output{OK: true, Number: sum})
+	}
 	yes := Output{OK: true}
 	lostAdd := Input{Kind: Add, Key: "g/n", Delta: 10}
 	lostAppend := Input{Kind: Append, Key: "g/", Value: "u"}
@@ -100,6 +108,12 @@ func TestCommandsModel(t *testing.T) {
 		"it came later":            {[]porcupine.Operation{add(1, 1), lost(lostAdd), add(2, 3), add(1, 14)}, true},
 		"it never came":            {[]porcupine.Operation{add(1, 1), lost(lostAdd), add(2, 3)}, true},
 		"it came twice":            {[]porcupine.Operation{add(1, 1), lost(lostAdd), add(2, 13), add(1, 24)}, false},
+		"a repeat":                 {[]porcupine.Operation{named("r", 1, 1), add(2, 3), named("r", 1, 1), add(1, 4)}, true},
+		"a repeat that happened":   {[]porcupine.Operation{named("r", 1, 1), named("r", 1, 1), add(1, 3)}, false},
+		"a repeat told otherwise":  {[]porcupine.Operation{named("r", 1, 1), named("r", 1, 2)}, false},
+		"a repeat of a lost one":   {[]porcupine.Operation{named("r", 5, 0), add(1, 1), named("r", 5, 6), add(1, 7)}, true},
+		"both happened":            {[]porcupine.Operation{named("r", 5, 0), add(1, 6), named("r", 5, 11)}, false},
+		"two names":                {[]porcupine.Operation{named("r", 1, 1), named("q", 1, 2), named("r", 1, 1)}, true},
 		"exchanged":                {[]porcupine.Operation{put("g/a", "x"), exchange("x", "", yes), get(0, 0, "g/b", "1")}, true},
 		"exchanged by halves":      {[]porcupine.Operation{put("g/a", "x"), exchange("x", "", yes), get(0, 0, "g/b", "")}, false},
 		"exchanged, stale":         {[]porcupine.Operation{put("g/a", "x"), put("g/a", "y"), exchange("x", "", yes)}, false},

@@ -30,6 +30,11 @@ func (c *Cluster[N]) CommandClient(client int, grace time.Duration) {
 			continue
 		}
 		res, _ := c.DoOn(client, life, in)
+		for in.Once != "" && d.IntN(2) == 0 { // on any node
+			if life, up = c.lifeOf(d.Uint64N(3) + 1); up {
+				res, _ = c.DoOn(client, life, in)
+			}
+		}
 		out := told(in, res, nil)
 		switch {
 		case in.Kind == history.Exchange && out.OK:
@@ -61,6 +66,7 @@ func (d commandDraw) command(group string, seen map[string]string) history.Input
 	switch n := d.IntN(20); {
 	case n < 5:
 		in.Kind, in.Value, in.Expect, in.Value2, in.Expect2 = history.Exchange, d.value(), seen[a], d.value(), seen[b]
+		d.named(&in)
 		return in
 	case n < 7:
 		in.Kind = history.Look
@@ -73,6 +79,8 @@ func (d commandDraw) command(group string, seen map[string]string) history.Input
 		in = history.Input{Kind: history.Add, Key: group + "n", Delta: 1 + d.Int64N(99)}
 		if d.IntN(2) == 0 {
 			d.timed(&in)
+		} else {
+			d.named(&in)
 		}
 		return in
 	case n < 14:
@@ -91,6 +99,13 @@ func (d commandDraw) command(group string, seen map[string]string) history.Input
 		return history.Input{Kind: history.Clear, Key: group}
 	}
 	return history.Input{Kind: history.Clear, Key: group + "log/"}
+}
+
+// named gives a command a name, of three in four.
+func (d commandDraw) named(in *history.Input) {
+	if d.IntN(4) > 0 {
+		in.Once = d.value()
+	}
 }
 
 // timed gives what a command writes a time to live.
