@@ -299,6 +299,12 @@ func procUpgrade(t *testing.T, old string, before uint64) {
 		put := c.do(http.MethodPut, 1, "/v1/kv/timed?ttl=10s", []byte("v"))
 		procWantProblem(t, "a time to live before all know it", put, http.StatusServiceUnavailable, "upgrading")
 	}
+	once := func(i int) procReply {
+		return c.do(http.MethodPost, i, "/v1/add?key=once", []byte("1"), "Idempotency-Key", "upgraded")
+	}
+	if before < state.OnceLevel {
+		procWantProblem(t, "an Idempotency-Key before all know it", once(1), http.StatusServiceUnavailable, "upgrading")
+	}
 	c.learnFrom(1, 4, old) // a snapshot of the new program, installed by the old one
 	c.learnFrom(2, 5, "")  // and the other way round
 	c.wantAgreement("half-way", before, 1, 2, 3, 4, 5)
@@ -314,7 +320,11 @@ func procUpgrade(t *testing.T, old string, before uint64) {
 	c.restartAs(1, "")
 	c.wantAgreement("all upgraded", state.ProgramLevel, 1, 2, 3, 4, 5)
 	held = append(held, c.holdLease("after", state.ProgramLevel, 1, 2, 3, 4, 5)...)
+	first := once(4)
 	c.restartAs(3, "")
+	if again := once(3); first.status != http.StatusOK || again.status != first.status || again.body != first.body || again.header.Get("Idempotent-Replayed") != "true" {
+		t.Errorf("a request under an Idempotency-Key: %v, and its repeat: %v", first, again)
+	}
 	for _, l := range held {
 		l.release(5)
 	}
