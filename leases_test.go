@@ -190,6 +190,7 @@ func TestAPILeaseRequests(t *testing.T) {
 		{"GET", "/v1/leases?limit=0", "", 400, "1 to 10000"},
 		{"GET", "/v1/leases?limit=10001", "", 400, "1 to 10000"},
 		{"GET", "/v1/leases?start_after=x", "", 400, "ID of a lease"},
+		{"GET", "/v1/leases?start_after=18446744073709551615", "", 400, "ID of a lease"},
 		{"GET", "/v1/leases?consistency=weak", "", 400, "consistency"},
 		{"GET", "/v1/leases/1?start_after=" + strings.Repeat("k", 4097), "", 400, "longer"},
 		{"PATCH", "/v1/leases/1", "", 405, "GET, HEAD"},
@@ -199,6 +200,9 @@ func TestAPILeaseRequests(t *testing.T) {
 		if w.Code != tt.status || !strings.Contains(w.Body.String(), tt.says) {
 			t.Errorf("%s %.60s %.40s: %d %s, want %d and %q", tt.method, tt.target, tt.body, w.Code, w.Body, tt.status, tt.says)
 		}
+	}
+	if at.asked != 0 {
+		t.Errorf("%d bad reads were confirmed first", at.asked)
 	}
 	for _, ttl := range []string{"100ms", "8760h"} {
 		if w := at.do("PUT", "/k?ttl="+ttl, "v"); w.Code != 204 {

@@ -119,13 +119,16 @@ func noIdempotencyKey(r *http.Request) error {
 
 // show answers with a lease and a page of its keys.
 func (a *Leases) show(w http.ResponseWriter, r *http.Request, id uint64) error {
-	q, limit, err := a.prepare(w, r)
+	after := ""
+	limit, err := a.prepare(w, r, func(key string) error {
+		if len(key) > config.MaxKeyBytes {
+			return fmt.Errorf("%w: start_after is longer than a key can be", problem.ErrBadRequest)
+		}
+		after = key + "\x00" // no key has a NUL, so this is the next that could be
+		return nil
+	})
 	if err != nil {
 		return err
-	}
-	after := q.Get("start_after")
-	if len(after) > config.MaxKeyBytes {
-		return fmt.Errorf("%w: start_after is longer than a key can be", problem.ErrBadRequest)
 	}
 	var body struct {
 		leaseJSON
@@ -140,9 +143,6 @@ func (a *Leases) show(w http.ResponseWriter, r *http.Request, id uint64) error {
 			return
 		}
 		body.leaseJSON = leaseOf(l)
-		if q.Has("start_after") {
-			after += "\x00" // no key has a NUL, so this is the next that could be
-		}
 		body.KeyList, body.Next = pageOf(s.Leases.KeysOf(id, after, limit+1), limit)
 	}); err != nil {
 		return err
@@ -175,22 +175,22 @@ func pageOf(keys []string, limit int) (page []string, next string) {
 
 // ServeList serves GET /v1/leases.
 func (a *Leases) ServeList(w http.ResponseWriter, r *http.Request) error {
-	q, limit, err := a.prepare(w, r)
+	from := uint64(1)
+	limit, err := a.prepare(w, r, func(text string) error {
+		after, ok := parseID(text)
+		if from = after + 1; !ok || from == 0 {
+			return fmt.Errorf("%w: start_after is %q; expected the ID of a lease", problem.ErrBadRequest, web.Clip(text))
+		}
+		return nil
+	})
 	if err != nil {
 		return err
-	}
-	after := uint64(0)
-	if q.Has("start_after") {
-		var ok bool
-		if after, ok = parseID(q.Get("start_after")); !ok {
-			return fmt.Errorf("%w: start_after is %q; expected the ID of a lease", problem.ErrBadRequest, web.Clip(q.Get("start_after")))
-		}
 	}
 	body := struct {
 		Leases []leaseJSON `json:"leases"`
 		Next   uint64      `json:"next,omitempty"`
 	}{Leases: []leaseJSON{}}
-	for from := after + 1; ; {
+	for {
 		var page []state.Leased
 		var next uint64
 		if err := a.Look(func(s *state.State) {
@@ -217,19 +217,26 @@ func (a *Leases) ServeList(w http.ResponseWriter, r *http.Request) error {
 // leaseParams are the parameters of reads of leases.
 var leaseParams = append([]string{"limit", "start_after"}, FreshnessParams...)
 
-// prepare makes sure that this node is as fresh as a read of a page wants it.
-func (a *Leases) prepare(w http.ResponseWriter, r *http.Request) (q url.Values, limit int, err error) {
-	if q, err = web.Query(r.URL.RawQuery, leaseParams...); err != nil {
-		return nil, 0, err
+// prepare reads what a read of a page asks for, start_after by a function, and makes sure
+// that this node is as fresh as it wants it.
+func (a *Leases) prepare(w http.ResponseWriter, r *http.Request, startAfter func(text string) error) (limit int, err error) {
+	q, err := web.Query(r.URL.RawQuery, leaseParams...)
+	if err != nil {
+		return 0, err
 	}
 	want, err := ParseFreshness(q)
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	if limit, err = PageLimit(q); err != nil {
-		return nil, 0, err
+		return 0, err
 	}
-	return q, limit, a.Fresh.Prepare(w.Header(), r, want)
+	if q.Has("start_after") {
+		if err := startAfter(q.Get("start_after")); err != nil {
+			return 0, err
+		}
+	}
+	return limit, a.Fresh.Prepare(w.Header(), r, want)
 }
 
 // PageLimit reads the parameter limit.
