@@ -299,7 +299,7 @@ func (kv *kvstore) AskForSnapshot(index uint64) {
 // busy with the one before, the next stays due: a copy that waits would keep
 // what is overwritten meanwhile in memory.
 func (kv *kvstore) snapshotIfDue() {
-	if kv.needed.Load() <= kv.due.Last && !kv.redo.Load() && !kv.due.IsDue(kv.Status().Bytes) {
+	if kv.needed.Load() <= kv.due.Last && !kv.redo.Load() && !kv.due.IsDue(kv.Status().File) {
 		return
 	}
 	select {

@@ -210,10 +210,7 @@ func fixtureLeases(c *simCluster, prefix string) {
 func fixtureRequests(c *simCluster, prefix string) {
 	c.T.Helper()
 	request := func(name, owner string, class once.Class, cmd []byte, want error) {
-		b := state.AppendOnceHead(nil, once.Key{Owner: owner, Name: name}, class)
-		at := len(b)
-		b = append(b, cmd...)
-		state.SealOnce(b, at, cmd)
+		b := state.EncodeOnce(once.Key{Owner: owner, Name: name}, class, cmd, cmd)
 		for range 2 {
 			c.fixtureWrite(b, want)
 		}

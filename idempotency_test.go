@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
+	"raftkv/internal/api"
 	"raftkv/internal/limits"
 	"raftkv/internal/once"
+	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"strings"
 	"testing"
@@ -165,6 +167,16 @@ func TestAPIIdempotencyKeyForms(t *testing.T) {
 	for _, method := range []string{"GET", "HEAD"} {
 		at.problem(method, at.do(method, "/k", "", "Idempotency-Key", "a"), 400, "bad_request")
 	}
+	for what, w := range map[string]*httptest.ResponseRecorder{
+		"list": at.do("GET", "/v1/kv", "", "Idempotency-Key", "a"), "leases": at.do("GET", "/v1/leases", "", "Idempotency-Key", "a"),
+		"a bad one on a batch of reads": at.do("POST", "/v1/txn", `{"then":[{"get":{"key":"k"}}]}`, "Idempotency-Key", `"a`),
+		"members":                       at.do("POST", "/v1/members", `{"peer_url":"http://127.0.0.1:9"}`, "Idempotency-Key", "a"),
+		"a member":                      at.do("DELETE", "/v1/members/2", "", "Idempotency-Key", "a"),
+		"a node":                        at.do("POST", "/4", "http://127.0.0.1:9", "Idempotency-Key", "a"),
+		"the leader":                    at.do("POST", "/v1/leader", `{}`, "Idempotency-Key", "a"),
+	} {
+		at.problem(what, w, 400, "bad_request")
+	}
 	id := at.do("POST", "/v1/leases", `{"ttl":"10s"}`).Header().Get("Location")
 	for _, method := range []string{"PUT", "DELETE"} {
 		at.problem(method, at.do(method, id, "", "Idempotency-Key", "a"), 400, "bad_request")
@@ -184,14 +196,48 @@ func TestAPIIdempotencyKeyLevel(t *testing.T) {
 	}
 }
 
+// Guarantee: a repeat of what was carried out gets its answer also where nothing new is let
+// in, by the quota or by the disk: it must not be told that nothing happened.
+func TestAPIIdempotencyRepeatOnFullStore(t *testing.T) {
+	at := newTxnTest(t)
+	at.level(state.OnceLevel)
+	type request struct{ method, target, body string }
+	requests := []request{{"PUT", "/v1/kv/k", "v"}, {"PUT", "/v1/kv/t?ttl=30s", "v"}, {"POST", "/v1/add?key=n", "1"}, {"POST", "/v1/kv?prefix=p/", "v"},
+		{"POST", "/v1/txn", `{"then":[{"put":{"key":"a","value":"1"}}]}`}, {"POST", "/v1/leases", `{"ttl":"10s"}`}}
+	send := func(r request) *httptest.ResponseRecorder {
+		return at.do(r.method, r.target, r.body, "Idempotency-Key", fmt.Sprintf("%x", r.target))
+	}
+	codes := make(map[request]int)
+	for _, r := range requests {
+		codes[r] = send(r).Code
+	}
+	full := func(err error) func() error { return func() error { return err } }
+	for what, fill := range map[string]func(a *api.Admission){
+		"quota": func(a *api.Admission) { a.Quota.Limit = 1 },
+		"disk":  func(a *api.Admission) { a.MayWrite = full(problem.ErrDiskFull) },
+	} {
+		for _, a := range []*api.Admission{&at.a.keys.Admission, &at.a.txns.Commands.Admission} {
+			fill(a)
+		}
+		for _, r := range requests {
+			if w := send(r); w.Code != codes[r] || w.Header().Get("Idempotent-Replayed") != "true" {
+				t.Errorf("%s, %s %s: %d %s, want %d", what, r.method, r.target, w.Code, w.Body, codes[r])
+			}
+		}
+		if w := at.do("PUT", "/v1/kv/k2", "v", "Idempotency-Key", "new"); w.Code != 507 {
+			t.Errorf("%s: a new one is %d", what, w.Code)
+		}
+	}
+}
+
 // Guarantee: a full table refuses new requests with a key before they are proposed, lets
 // repeats and requests without one pass, and forgets nothing early.
 func TestAPIIdempotencyTableFull(t *testing.T) {
 	at := newTxnTest(t)
 	at.level(state.OnceLevel)
 	const room = 4096
-	names := limits.NewNames(&limits.Quota{Room: 8 * room}, at.kv.View)
-	at.a.keys.Names, at.a.txns.Commands.Names = names, names
+	outcomes := limits.NewOutcomes(8*room, at.kv.View)
+	at.a.keys.Outcomes, at.a.txns.Commands.Outcomes = outcomes, outcomes
 	n := 0
 	var last *httptest.ResponseRecorder
 	for ; n < 100; n++ {

@@ -131,7 +131,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	fresh := &api.Freshness{Confirm: reads.Confirm, Start: reads.Start, Fault: kv.Fault, Applied: w.applied, Contacts: &node.contacts,
 		Revision: kv.revision, Timeout: cfg.RequestTimeout}
 	quota := limits.NewQuota(log, cfg, kv)
-	admission := api.Admission{Applied: w.applied, MayWrite: node.disk.MayWrite, Room: s.room, Quota: quota, Names: limits.NewNames(quota, kv.View), Level: kv.levelNow.Load}
+	admission := api.Admission{Applied: w.applied, MayWrite: node.disk.MayWrite, Room: s.room, Quota: quota, Outcomes: limits.NewOutcomes(cfg.Memory.Room(), kv.View), Level: kv.levelNow.Load}
 	s.clock = clock.New(clock.Config{
 		Log: log, ID: cfg.ID, View: kv.View, Leaders: w.leaders, Applied: w.applied, Call: node.call, Propose: node.propose,
 	})
@@ -152,7 +152,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.api.addRoutes(&admin.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
 	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
 	logging.RegisterDropped(s.api.metrics.Registry, log)
-	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, admission.Names, cfg.Memory)
+	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, admission.Outcomes, cfg.Memory)
 	return s
 }
 

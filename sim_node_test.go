@@ -110,9 +110,7 @@ func (s *server) Do(ctx context.Context, in history.Input) (res state.Result, it
 	}
 	cmd := simCommand(in)
 	if in.Once != "" {
-		head := state.AppendOnceHead(nil, once.Key{Name: in.Once}, once.TenMinutes)
-		cmd = append(head, cmd...)
-		state.SealOnce(cmd, len(head), cmd[len(head):])
+		cmd = state.EncodeOnce(once.Key{Name: in.Once}, once.TenMinutes, cmd, cmd)
 	}
 	return s.proposals.Propose(ctx, cmd), nil
 }

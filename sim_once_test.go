@@ -23,10 +23,8 @@ type onceClient struct {
 // add asks for one more on a counter, under a key, until there is an answer; some of the
 // requests go out beside each other. All answers must be one.
 func (o *onceClient) add(counter, name string) (number int64) {
-	cmd := state.AppendOnceHead(nil, once.Key{Name: name}, once.TenMinutes)
-	inner := len(cmd)
-	cmd = append(cmd, state.EncodeAdd(state.Condition{}, state.Lifetime{}, counter, 1)...)
-	state.SealOnce(cmd, inner, cmd[inner:])
+	cmd := state.EncodeAdd(state.Condition{}, state.Lifetime{}, counter, 1)
+	cmd = state.EncodeOnce(once.Key{Name: name}, once.TenMinutes, cmd, cmd)
 	var mu sync.Mutex
 	seen, first := map[int64]int{}, 0
 	send := func() {

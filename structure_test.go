@@ -37,7 +37,7 @@ var forTests = []string{"history", "openapi/openapitest", "sim", "testkit", "sta
 var exports = map[string]int{
 	"address":             20,
 	"admin":               16,
-	"api":                 28,
+	"api":                 29,
 	"boot":                10,
 	"checker":             7,
 	"clock":               5,
@@ -71,7 +71,7 @@ var exports = map[string]int{
 	"room":                13,
 	"rounds":              11,
 	"sim":                 15,
-	"state":               76,
+	"state":               77,
 	"state/statetest":     16,
 	"statefile":           6,
 	"storage":             33,
@@ -91,7 +91,7 @@ var exports = map[string]int{
 	"window":              5,
 	"walfile":             24,
 	"watermark":           11,
-	"web":                 36,
+	"web":                 37,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to

@@ -30,15 +30,18 @@ class Client:
             headers["Idempotency-Key"] = f'"{uuid.uuid4()}";keep=60'
         query = {k: v for k, v in (query or {}).items() if v is not None}
         target = path + ("?" + urllib.parse.urlencode(query) if query else "")
-        deadline, failed = time.monotonic() + self.give_up, 0
+        deadline, failed, unknown = time.monotonic() + self.give_up, 0, False
         while True:
             try:
                 return self.once(self.endpoints[0], method, target, body, headers, stream)
             except Problem as p:
                 if missing and p.code == "not_found":
                     return None
+                unknown = unknown or p.outcome == "unknown"
                 again = p.outcome == "unknown" and p.retry or p.after or p.status in (0, 500, 503)
                 if not again or time.monotonic() > deadline:
+                    if unknown and p.status >= 429:
+                        p.outcome = "unknown"  # this sending was refused, but one before it may have happened
                     raise
                 after = p.after or 0.2
             failed += 1

@@ -53,6 +53,9 @@ func readChange(w http.ResponseWriter, r *http.Request, body any) (force bool, e
 
 // ServeAddMember serves POST /v1/members.
 func (a *MembersAPI) ServeAddMember(w http.ResponseWriter, r *http.Request) error {
+	if err := web.NoIdempotencyKey(r); err != nil {
+		return err
+	}
 	var body struct {
 		PeerURL string  `json:"peer_url"`
 		ID      *uint64 `json:"id"`
@@ -88,6 +91,9 @@ func (a *MembersAPI) ServeMember(w http.ResponseWriter, r *http.Request, path st
 	id, err := ParseMemberID(path)
 	if err != nil {
 		return fmt.Errorf("%w: /v1/members/%s: expected a node ID, a positive decimal number", problem.ErrBadRequest, web.Clip(path))
+	}
+	if err := web.NoIdempotencyKey(r); err != nil {
+		return err
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
@@ -157,6 +163,9 @@ func (a *MembersAPI) answerMember(w http.ResponseWriter, r *http.Request, id uin
 
 // ServeLeader serves POST /v1/leader.
 func (a *MembersAPI) ServeLeader(w http.ResponseWriter, r *http.Request) error {
+	if err := web.NoIdempotencyKey(r); err != nil {
+		return err
+	}
 	var body struct {
 		ID *uint64 `json:"id"`
 	}
@@ -237,6 +246,9 @@ func (a *MembersAPI) ServeShort(w http.ResponseWriter, r *http.Request, path str
 	if err != nil {
 		return fmt.Errorf("%w: %s /%s: POST and DELETE here add and remove nodes and take a node ID, a positive decimal number; "+
 			"a key is deleted with DELETE /v1/kv/%s", problem.ErrBadRequest, r.Method, web.Clip(path), url.PathEscape(web.Clip(path)))
+	}
+	if err := web.NoIdempotencyKey(r); err != nil {
+		return err
 	}
 	req := reconfig.Request{Op: membership.OpRemove, ID: id}
 	if req.Force, err = web.ParseForce(r, r.Method == http.MethodDelete); err != nil {

@@ -21,7 +21,7 @@ type Admission struct {
 	MayWrite func() error // of the log's disk
 	Room     *room.Keeper
 	Quota    *limits.Quota
-	Names    *limits.Names
+	Outcomes *limits.Outcomes
 	Level    func() uint64 // of the cluster, as applied here
 }
 

@@ -173,8 +173,10 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if err != nil || q.Method != http.MethodPut {
 		return err
 	}
-	if err := k.MayWrite(); err != nil {
-		return err
+	if k.growth(q.once, 0) != NoGrowth {
+		if err := k.MayWrite(); err != nil {
+			return err
+		}
 	}
 	if q.Length > k.MaxValue {
 		return fmt.Errorf("%w: %d bytes, %d are allowed", problem.ErrTooLarge, q.Length, k.MaxValue)
@@ -266,7 +268,7 @@ func (k *Keys) confirm(_ *KeyRequest, w rounds.Waiter) error {
 func (k *Keys) write(q *KeyRequest, w rounds.Waiter) (err error) {
 	growth, level := NoGrowth, uint64(0)
 	if q.Method == http.MethodPut {
-		growth = len(q.Command) - q.size
+		growth = k.growth(q.once, len(q.Command)-q.size)
 	} else {
 		head := q.once.begin(nil)
 		q.Command, q.inner = append(head, state.EncodeWrite(state.KindDelete, q.cond, q.Key, nil)...), len(head)
@@ -274,7 +276,7 @@ func (k *Keys) write(q *KeyRequest, w rounds.Waiter) (err error) {
 	if q.life.Kind != 0 {
 		level = state.LeaseLevel
 	}
-	if q.life.Kind == state.ForTTL {
+	if q.life.Kind == state.ForTTL && growth != NoGrowth {
 		growth += lease.Cost
 	}
 	if q.release, err = k.admitOnce(q.once, q.Key, growth, level, 0); err != nil {

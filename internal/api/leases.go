@@ -78,7 +78,7 @@ func (a *Leases) ServeLease(w http.ResponseWriter, r *http.Request, path string)
 
 // keep gives a lease its whole time again, from when the request was sent at least.
 func (a *Leases) keep(w http.ResponseWriter, r *http.Request, id uint64) error {
-	if err := noIdempotencyKey(r); err != nil {
+	if err := web.NoIdempotencyKey(r); err != nil {
 		return err
 	}
 	res, err := a.Commands.Do(r.Context(), state.EncodeKeep(id, ""), NoGrowth, state.LeaseLevel)
@@ -97,7 +97,7 @@ func (a *Leases) keep(w http.ResponseWriter, r *http.Request, id uint64) error {
 const NoGrowth = -1
 
 func (a *Leases) revoke(w http.ResponseWriter, r *http.Request, id uint64) error {
-	if err := noIdempotencyKey(r); err != nil {
+	if err := web.NoIdempotencyKey(r); err != nil {
 		return err
 	}
 	res, err := a.Commands.Do(r.Context(), state.EncodeRevoke(id, ""), NoGrowth, state.LeaseLevel)
@@ -107,14 +107,6 @@ func (a *Leases) revoke(w http.ResponseWriter, r *http.Request, id uint64) error
 	w.Header().Set("Raftkv-Revision", strconv.FormatUint(res.Deletion, 10))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
-}
-
-// noIdempotencyKey refuses what would not be kept.
-func noIdempotencyKey(r *http.Request) error {
-	if r.Header["Idempotency-Key"] == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: Idempotency-Key is not taken here: keeping and revoking a lease twice does no more than once", problem.ErrBadRequest)
 }
 
 // show answers with a lease and a page of its keys.
@@ -220,6 +212,9 @@ var leaseParams = append([]string{"limit", "start_after"}, FreshnessParams...)
 // prepare reads what a read of a page asks for, start_after by a function, and makes sure
 // that this node is as fresh as it wants it.
 func (a *Leases) prepare(w http.ResponseWriter, r *http.Request, startAfter func(text string) error) (limit int, err error) {
+	if err := web.NoIdempotencyKey(r); err != nil {
+		return 0, err
+	}
 	q, err := web.Query(r.URL.RawQuery, leaseParams...)
 	if err != nil {
 		return 0, err

@@ -119,6 +119,9 @@ var listParams = append([]string{"count", "delimiter", "end", "keys_only", "limi
 
 // parseList reads a request for many keys.
 func parseList(r *http.Request) (q listRequest, err error) {
+	if err := web.NoIdempotencyKey(r); err != nil {
+		return q, err
+	}
 	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
 		return q, fmt.Errorf("%w: a list has no ETag for If-Match and If-None-Match", problem.ErrBadRequest)
 	}

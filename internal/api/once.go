@@ -20,6 +20,13 @@ type requestKey struct {
 	class once.Class
 }
 
+// CheckIdempotencyKey returns problem.ErrBadRequest for an Idempotency-Key that is none,
+// where nothing is to be done once.
+func CheckIdempotencyKey(r *http.Request) error {
+	_, err := parseRequestKey(r.Header["Idempotency-Key"])
+	return err
+}
+
 // keeps are the values of keep.
 var keeps = map[string]once.Class{"10": once.TenSeconds, "60": once.Minute, "600": once.TenMinutes}
 
@@ -109,6 +116,15 @@ const (
 	numberBytes = 10
 )
 
+// growth returns by how much a request makes the store grow, nothing if it is a repeat:
+// that must get its answer where nothing new is let in.
+func (a *Admission) growth(k requestKey, first int) int {
+	if k.set && a.Outcomes.Known(k.key) {
+		return NoGrowth
+	}
+	return first
+}
+
 // admitOnce is Admit for a command that can be under an Idempotency-Key, and whose outcome
 // has so many numbers beside those of every one.
 func (a *Admission) admitOnce(k requestKey, key string, growth int, level uint64, numbers int) (release func(), err error) {
@@ -119,12 +135,12 @@ func (a *Admission) admitOnce(k requestKey, key string, growth int, level uint64
 	if err != nil {
 		return nil, err
 	}
-	name, err := a.Names.Reserve(k.key, outcomeBytes+numberBytes*numbers)
+	outcome, err := a.Outcomes.Reserve(k.key, outcomeBytes+numberBytes*numbers)
 	if err != nil {
 		room()
 		return nil, err
 	}
-	return func() { room(); name() }, nil
+	return func() { room(); outcome() }, nil
 }
 
 // Change is a command of a client on its way into the log.
@@ -147,11 +163,11 @@ func (c *Commands) DoOnce(w http.ResponseWriter, r *http.Request, ch Change) (st
 	}
 	cmd := ch.Command
 	if k.set {
-		head := k.begin(make([]byte, 0, k.overhead()+len(cmd)))
-		if cmd = append(head, cmd...); ch.Like == nil {
-			ch.Like = ch.Command
+		if ch.Like == nil {
+			ch.Like = cmd
 		}
-		state.SealOnce(cmd, len(head), ch.Like)
+		cmd = state.EncodeOnce(k.key, k.class, cmd, ch.Like)
+		ch.Growth = c.growth(k, ch.Growth)
 	}
 	res, err := c.do(r.Context(), cmd, ch.Growth, func() (func(), error) {
 		return c.admitOnce(k, "", ch.Growth, ch.Level, ch.Numbers)

@@ -55,7 +55,7 @@ type phase int64
 const (
 	busy   phase = iota // without a limit here
 	idle                // until the next request
-	first               // until something of the first request comes; then idle
+	first               // while nothing has come; past Limits.Head it becomes idle
 	again               // until there is the rest of a head
 	late                // until the rest of a body comes
 	taking              // until the client takes an answer
@@ -89,10 +89,10 @@ func (c *clock) end(tick int64) phase {
 	return busy
 }
 
-// rest begins idle for a connection on which nothing has come yet. Clients open one before
+// toIdle begins idle for a connection on which nothing has come yet. Clients open one before
 // they need it: when theirs is the time limit of a head that has begun, such a client meets
 // the end of the connection with its first request, of which it cannot tell what became.
-func (c *clock) rest(tick, until int64) bool {
+func (c *clock) toIdle(tick, until int64) bool {
 	at := c.at.Load()
 	return phase(at%phases) == first && at/phases <= tick && c.at.CompareAndSwap(at, until*phases+int64(idle))
 }
@@ -110,7 +110,7 @@ func (c *conn) sweep(tick int64) {
 	if !c.clock.due(tick) {
 		return
 	}
-	if c.clock.rest(tick, c.srv.until(c.srv.limits.Idle-c.srv.limits.Head)) {
+	if c.clock.toIdle(tick, c.srv.until(c.srv.limits.Idle-c.srv.limits.Head)) {
 		return
 	}
 	c.mu.Lock()

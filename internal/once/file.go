@@ -74,10 +74,9 @@ func (t *Table) Read(r *record.Reader) {
 		rec.Print[i] = r.Byte()
 	}
 	rec.Outcome = string(r.Bytes())
-	text := string(r.B)
-	key := record.Reader{B: r.B}
-	key.Bytes() // the owner
-	if r.Bad = r.Bad || key.Bad || !rec.Class.Known() || seq == 0 || seq > t.last; r.Bad {
+	text := Key{Owner: string(r.Bytes()), Name: string(r.Bytes())}.text()
+	if r.End(); r.Bad || !rec.Class.Known() || seq == 0 || seq > t.last {
+		r.Bad = true
 		return
 	}
 	q := &t.queues[rec.Class-1]

@@ -7,12 +7,13 @@
 // The promise is that no record is forgotten before its time has passed since its request
 // was sent. As with a lease, a record gets its deadline from the first tick behind it in
 // the log. All records of a class that came between two ticks get the same one, so they
-// are a span: a tick ends one for each class, however many records are in it. Records go
-// in the order in which they came, so nothing is ever moved within a queue.
+// are a span: a tick ends one for each class, however many records are in it. Records are
+// dropped in the order in which they came, so nothing is ever moved within a queue.
 package once
 
 import (
 	"encoding/binary"
+	"math"
 	"raftkv/internal/record"
 
 	"github.com/cespare/xxhash/v2"
@@ -56,7 +57,8 @@ type Key struct {
 
 // text is the key as one string, by which records are sorted. No two keys have the same.
 func (k Key) text() string {
-	return string(append(record.AppendString(make([]byte, 0, len(k.Owner)+len(k.Name)+2), k.Owner), k.Name...))
+	b := record.AppendString(make([]byte, 0, len(k.Owner)+len(k.Name)+3), k.Owner)
+	return string(record.AppendString(b, k.Name))
 }
 
 // Print is the beginning of the SHA-256 of a request's command: it tells another request
@@ -115,6 +117,12 @@ func (t *Table) Len() int { return t.records.Len() }
 // Bytes is about how much memory the records take.
 func (t *Table) Bytes() uint64 { return t.bytes + uint64(t.Len())*Cost }
 
+// FileBytes is about how much the records take in a state file.
+func (t *Table) FileBytes() uint64 { return t.bytes + uint64(t.Len())*fileCost }
+
+// fileCost is about what a record takes there beside its texts, in bytes.
+const fileCost = 40
+
 // Get returns the record of a key, nil if there is none.
 func (t *Table) Get(k Key) *Record {
 	r, _ := t.records.Get(k.text())
@@ -141,7 +149,7 @@ func (t *Table) Scan(each func(k Key, r *Record, deadline uint64)) {
 		q := &t.queues[i]
 		q.names.Scan(func(seq uint64, text string) bool {
 			rest := record.Reader{B: []byte(text)}
-			k := Key{Owner: string(rest.Bytes()), Name: string(rest.B)}
+			k := Key{Owner: string(rest.Bytes()), Name: string(rest.Bytes())}
 			r, _ := t.records.Get(text)
 			each(k, r, q.deadline(seq))
 			return true
@@ -156,7 +164,11 @@ func (t *Table) Tick(clock uint64, most int) (dropped int) {
 		q := &t.queues[i]
 		if q.fresh() {
 			end, _, _ := q.names.Max()
-			t.begin(Class(i+1), end, clock+Class(i+1).keep()+1) // a tick's milliseconds are rounded down
+			deadline := clock + Class(i+1).keep() + 1 // a tick's milliseconds are rounded down
+			if deadline < clock {
+				deadline = math.MaxUint64
+			}
+			t.begin(Class(i+1), end, deadline)
 		}
 	}
 	for i := range t.queues {

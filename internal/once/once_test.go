@@ -3,6 +3,7 @@ package once
 import (
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"raftkv/internal/record"
 	"reflect"
@@ -170,8 +171,39 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// Guarantee: deadlines do not sink along a queue, and none is before now at the end of time.
+func TestDeadlinesDoNotSink(t *testing.T) {
+	var table Table
+	for i := range 2 {
+		table.Add(Key{Name: fmt.Sprint(i)}, Print{}, Minute, "")
+		table.Tick(100_000+uint64(i)*10_000, MaxDropped)
+	}
+	var records [][]byte
+	_, _ = table.Write(func(payload []byte) error {
+		records = append(records, slices.Clone(payload))
+		return nil
+	})
+	// The deadlines of both, 160,001 and 170,001, take three bytes each.
+	records[0], records[1] = slices.Concat(records[0][:2], records[1][2:5], records[0][5:]), slices.Concat(records[1][:2], records[0][2:5], records[1][5:])
+	back := &Table{last: 2}
+	for i, payload := range records {
+		r := record.Reader{B: payload}
+		if back.Read(&r); r.Bad != (i == 1) {
+			t.Errorf("record %d: bad %v", i, r.Bad)
+		}
+	}
+	var last Table
+	last.Add(Key{Name: "k"}, Print{}, Minute, "")
+	if last.Tick(math.MaxUint64-5, MaxDropped); last.Len() != 1 {
+		t.Error("a deadline behind the end of time has passed")
+	}
+}
+
 // Guarantee: no tick drops more than it may, and the next goes on.
 func TestTickIsBounded(t *testing.T) {
+	if MaxDropped != 2000 {
+		t.Fatal("nodes of two versions would come to different states")
+	}
 	var table Table
 	for i := range MaxDropped + 1 {
 		table.Add(Key{Name: fmt.Sprint(i)}, Print{}, TenSeconds, "")
@@ -218,6 +250,7 @@ func TestReadStrict(t *testing.T) {
 		"another name":            {[][]byte{a, b, altered(c, len(c)-1)}, false},
 		"another deadline":        {[][]byte{altered(a, 2), b, c}, false},
 		"cut short":               {[][]byte{a, b, c[:10]}, false},
+		"more behind it":          {[][]byte{a, b, append(slices.Clone(c), 0)}, false},
 		"a place behind the last": {[][]byte{a, b, altered(c, 1)}, false},
 	} {
 		back := &Table{}
@@ -256,6 +289,13 @@ func FuzzRead(f *testing.F) {
 		if back.Len() != 1 || !back.Sound() {
 			t.Fatalf("%x: %d records", payload, back.Len())
 		}
+		_, _ = back.Write(func(again []byte) error { // numbers may have had more bytes than they need
+			twice, r := &Table{last: 1 << 62}, record.Reader{B: slices.Clone(again)}
+			if twice.Read(&r); r.Bad || twice.head() != back.head() {
+				t.Fatalf("%x was written as %x", payload, again)
+			}
+			return nil
+		})
 	})
 }
 

@@ -27,7 +27,8 @@ type onceFields struct {
 }
 
 // AppendOnceHead appends what stands before a command to make it one under an
-// Idempotency-Key. Once the command is complete, SealOnce must be called.
+// Idempotency-Key. Once the command is complete, SealOnce must be called. It is for what
+// comes in pieces; EncodeOnce does both.
 func AppendOnceHead(b []byte, key once.Key, class once.Class) []byte {
 	b = append(b, byte(kindOnce), byte(class))
 	b = record.AppendString(record.AppendString(b, key.Owner), key.Name)
@@ -39,6 +40,14 @@ func AppendOnceHead(b []byte, key once.Key, class once.Class) []byte {
 func SealOnce(cmd []byte, inner int, like []byte) {
 	sum := sha256.Sum256(like)
 	copy(cmd[inner-len(once.Print{}):inner], sum[:])
+}
+
+// EncodeOnce makes a command one under an Idempotency-Key. like is as SealOnce has it.
+func EncodeOnce(key once.Key, class once.Class, cmd, like []byte) []byte {
+	head := AppendOnceHead(make([]byte, 0, OnceOverhead+len(key.Owner)+len(key.Name)+len(cmd)), key, class)
+	b := append(head, cmd...)
+	SealOnce(b, len(head), like)
+	return b
 }
 
 // OnceOverhead is how much longer than owner and name the head is at most.
@@ -95,7 +104,7 @@ func (s *State) once(c Command) Result {
 func (s *State) again(outcome string, c *Command) Result {
 	res, ok := decodeOutcome(outcome, c)
 	if !ok {
-		// The same program has written it, or one that knows fewer kinds of outcomes.
+		// It cannot happen: who wrote it knew no more kinds of outcomes. Memory may be bad.
 		return Result{Err: fmt.Errorf("%w: what is recorded of the request cannot be read", problem.ErrInternal)}
 	}
 	res.Replayed = true
@@ -123,6 +132,7 @@ const (
 	flagCreated = 1 << iota
 	flagMore
 	flagTxn
+	allFlags = flagCreated | flagMore | flagTxn
 )
 
 // encodeOutcome encodes what came of a command.
@@ -139,10 +149,14 @@ func encodeOutcome(res Result) (outcome string, ok bool) {
 		return "", false
 	}
 	flags := uint64(0)
-	for flag, set := range map[uint64]bool{flagCreated: res.Created, flagMore: res.More, flagTxn: res.Txn != nil} {
-		if set {
-			flags |= flag
-		}
+	if res.Created {
+		flags |= flagCreated
+	}
+	if res.More {
+		flags |= flagMore
+	}
+	if res.Txn != nil {
+		flags |= flagTxn
 	}
 	b := record.AppendUvarints(make([]byte, 0, 24), uint64(code), res.Revision, res.Deletion, uint64(res.Deleted), res.Lease, res.TTL, flags)
 	if res.Txn != nil {
@@ -158,7 +172,7 @@ func decodeOutcome(outcome string, c *Command) (res Result, ok bool) {
 	res = Result{Revision: r.Uvarint(), Deletion: r.Uvarint(), Deleted: int(r.Uvarint()), Lease: r.Uvarint(), TTL: r.Uvarint()}
 	flags := r.Uvarint()
 	res.Created, res.More = flags&flagCreated != 0, flags&flagMore != 0
-	if code >= uint64(len(outcomeErrors)) || flags&flagTxn != 0 && c.txn == nil {
+	if code >= uint64(len(outcomeErrors)) || flags > allFlags || flags&flagTxn != 0 && c.txn == nil {
 		return res, false
 	}
 	res.Err = outcomeErrors[code]

@@ -17,11 +17,8 @@ import (
 
 // under puts a command under an Idempotency-Key, as clients' requests do.
 func under(name string, class once.Class, inner Command) Command {
-	b := AppendOnceHead(nil, once.Key{Name: name}, class)
-	at := len(b)
-	b = append(b, encodeCommand(inner)...)
-	SealOnce(b, at, b[at:])
-	c, err := DecodeCommand(b)
+	cmd := encodeCommand(inner)
+	c, err := DecodeCommand(EncodeOnce(once.Key{Name: name}, class, cmd, cmd))
 	if err != nil {
 		panic(err)
 	}
@@ -228,7 +225,7 @@ func TestOnceStrict(t *testing.T) {
 		cmd  []byte
 		want error
 	}{
-		"a tick's kind":   {append(bytes.Clone(head), EncodeKeep(1, "")...), record.ErrUnknownCommand},
+		"a keepalive":     {append(bytes.Clone(head), EncodeKeep(1, "")...), record.ErrUnknownCommand},
 		"within another":  {append(bytes.Clone(head), append(bytes.Clone(head), EncodeGrant(1, "")...)...), record.ErrUnknownCommand},
 		"a report":        {append(bytes.Clone(head), EncodeReport(1, 2, Report{})...), record.ErrUnknownCommand},
 		"nothing":         {head, record.ErrMalformed},
@@ -288,6 +285,47 @@ func TestOnceIsHashed(t *testing.T) {
 	s.checkpoint(true)
 	if s.Checks.Own.Sound() {
 		t.Error("an outcome that was altered is not found")
+	}
+}
+
+// Guarantee: one tick does no more with records the more keys it ends, and that for ever:
+// nodes of two versions have to do the same.
+func TestOnceTickShares(t *testing.T) {
+	s := onceState()
+	for i := range 300 {
+		s.Apply(Command{Kind: kindLeasedPut, Key: fmt.Sprint("timed/", i), life: Lifetime{Kind: ForTTL, Value: 100}})
+	}
+	for i := range 2500 {
+		s.Apply(under(fmt.Sprint(i), once.TenSeconds, del("missing", Condition{})))
+	}
+	s.tick(tick{1, 1})
+	for _, left := range []int{2500 - 1700, 0} {
+		if s.tick(tick{1, s.Leases.Clock + 20_000}); s.Once.Len() != left {
+			t.Errorf("%d records are left, want %d", s.Once.Len(), left)
+		}
+	}
+}
+
+// Guarantee: before a snapshot brings others, what is held is let go of.
+func TestDropItemsDropsAll(t *testing.T) {
+	s := onceState()
+	leaseKeys(s)
+	onceKeys(s)
+	if s.DropItems(); s.Keys() != 0 || s.Leases.Len() != 0 || s.Once.Len() != 0 {
+		t.Errorf("%d keys, %d leases, %d requests are left", s.Keys(), s.Leases.Len(), s.Once.Len())
+	}
+}
+
+// Guarantee: a snapshot is due by all that its file holds.
+func TestSummaryCountsAll(t *testing.T) {
+	s := onceState()
+	leaseKeys(s)
+	onceKeys(s)
+	for i := range 5000 {
+		s.Apply(under(fmt.Sprintf("%032x", i), once.TenMinutes, put("k", "v", Condition{})))
+	}
+	if size, says := len(snapshotBytes(t, s)), s.Summary().File; says < uint64(size)/2 || says > 2*uint64(size) {
+		t.Errorf("the file has %d bytes, the summary says %d", size, says)
 	}
 }
 

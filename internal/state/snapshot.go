@@ -30,7 +30,7 @@ const (
 	leasedItemRecord byte = 11 // lease, and what itemRecord has
 	onceRecord       byte = 12 // class, place, deadline, print, outcome, owner, name
 	leasesRecord     byte = 13 // clock, last ID, how many leases, the sum of their hashes
-	onceHeadRecord   byte = 14 // last place, how many records, the sums of their hashes and of their deadlines'
+	onceHeadRecord   byte = 14 // last place, how many records, the sum of their hashes, that of their deadlines
 )
 
 // Fields behind a semicolon came later: they may be missing at the end of a

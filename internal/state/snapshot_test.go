@@ -244,6 +244,9 @@ func TestPartsKeepEverything(t *testing.T) {
 	first := First(voters)
 	first.Revision, first.Bytes, first.Sum, first.Items = fresh.Revision, fresh.Bytes, fresh.Sum, fresh.Items
 	first.Leases, first.Once = fresh.Leases, fresh.Once
+	if fresh.Once.Len() != s.Once.Len() || fresh.Once.Len() == 0 {
+		t.Errorf("a new cluster has the outcomes of %d requests, there were %d", fresh.Once.Len(), s.Once.Len())
+	}
 	if was := s.Leases.Last; fresh.Leases.Last != was+RevisionJump || fresh.Leases.Clock != s.Leases.Clock {
 		t.Errorf("the next lease is after %d, it was %d; the clock is %d", fresh.Leases.Last, was, fresh.Leases.Clock)
 	}
@@ -273,6 +276,7 @@ func FuzzRestore(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, kind byte, payload []byte) {
 		into := New(nil)
 		into.Leases.Last = 1 << 40
+		_ = into.restore(onceHeadRecord, record.AppendUvarints(nil, 1<<40, 0, 0, 0), nil)
 		for range 2 {
 			_ = into.restore(kind, bytes.Clone(payload), func(key string, it *Item) { into.Items.Set(key, it) })
 		}

@@ -78,11 +78,12 @@ func (s *State) DropItems() {
 type Summary struct {
 	Index, term, Revision, Keys, Bytes uint64
 	Level, Checked                     uint64 // the cluster's level; the newest checkpoint agreed on
+	File                               uint64 // about how many bytes a state file takes
 }
 
 // Summary returns the figures of s, in constant time.
 func (s *State) Summary() Summary {
-	return Summary{s.Index, s.Term, s.Revision, s.Keys(), s.Bytes, s.Level, s.Checks.Checked}
+	return Summary{s.Index, s.Term, s.Revision, s.Keys(), s.Bytes, s.Level, s.Checks.Checked, s.Bytes + s.Leases.Bytes() + s.Once.FileBytes()}
 }
 
 // Holding is what a state holds, and one key of it.

@@ -180,7 +180,7 @@ func (n *naiveTxn) show(key string, it Item) string {
 	if l := n.leases[id]; l != nil {
 		left, mortal = l.ttl, true
 		if l.deadline != 0 {
-			left = l.deadline - n.clock
+			left = min(left, l.deadline-n.clock) // a deadline is rounded up
 		}
 		if l.private {
 			id = 0

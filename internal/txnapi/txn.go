@@ -301,6 +301,9 @@ func (a *Txns) ServeTxn(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := api.CheckIdempotencyKey(r); err != nil {
+		return err
+	}
 	var o *txn.Outcome
 	switch {
 	case t.OnlyReads():

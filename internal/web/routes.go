@@ -1,8 +1,10 @@
 package web
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
+	"raftkv/internal/problem"
 	"slices"
 	"strings"
 )
@@ -31,6 +33,15 @@ func (m Methods) Serve(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return NotAllowed(w, strings.Join(allow, ", "))
+}
+
+// NoIdempotencyKey refuses a promise that would not be kept.
+func NoIdempotencyKey(r *http.Request) error {
+	if r.Header["Idempotency-Key"] == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: Idempotency-Key is for writes of keys, /v1/add, /v1/txn and POST /v1/leases; this request can be sent again as it is",
+		problem.ErrBadRequest)
 }
 
 // Bare lets a handler serve only requests without query parameters.

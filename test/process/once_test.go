@@ -32,9 +32,9 @@ func (r *repeater) add(n int) (number int, err error) {
 			for try := 0; answers[i] == "" && try < maxTries; try++ {
 				node := (r.id+n+i+try)%3 + 1
 				reply := procDo(r.client, http.MethodPost, r.c.url(node)+"/v1/add?key=counter", []byte("1"),
-					"Idempotency-Key", fmt.Sprintf(`"request %d/%d"`, r.id, n))
+					"Idempotency-Key", fmt.Sprintf(`"request %d/%d";keep=60`, r.id, n))
 				switch {
-				case reply.err != nil || reply.status >= 500: // the node is down, or there is no leader
+				case reply.err != nil || reply.status >= 429: // the node is down, has too much to do, or there is no leader
 					time.Sleep(20 * time.Millisecond)
 				default:
 					answers[i] = fmt.Sprint(reply.status, " ", reply.body)
