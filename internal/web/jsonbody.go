@@ -53,10 +53,14 @@ func DecodeJSON(body []byte, v any) error {
 	case errors.Is(err, problem.ErrTooLarge):
 		return err
 	case err != nil:
-		return fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
+		return fmt.Errorf("%w: %.*s", problem.ErrBadRequest, maxJSONError, err.Error())
 	}
 	return nil
 }
+
+// maxJSONError bounds what is said of bad JSON: encoding/json quotes a number that does
+// not fit, however long it is.
+const maxJSONError = 300
 
 // MaxElements is how many elements an array in a request has at most. It is looked at
 // before anything is made of them.
