@@ -14,7 +14,7 @@ RACE ?= $(shell go build -race runtime/cgo 2>/dev/null && echo -race)
 TIMEOUT ?= 15m
 TESTFLAGS ?=
 
-.PHONY: help build run test soak soak-links soak-faults soak-sim soak-front check bench bench-quick bench-picture bench-growth fmt clean
+.PHONY: help build run test soak soak-links soak-faults soak-sim soak-front soak-scale check bench bench-quick bench-picture bench-growth fmt clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -37,8 +37,9 @@ test: ## all tests, with the race detector where there is a C compiler (TESTFLAG
 	go run tools/test.go -timeout $(TIMEOUT) -run '^Test(API|Quota|Room)' $(TESTFLAGS) . -front
 	go run tools/test.go $(RACE) -timeout $(TIMEOUT) -run '^TestProcAcknowledgedIsSynced|^TestChaos' $(TESTFLAGS) ./test/process -front=false
 
-# Four parts, which make -j4 runs beside each other.
+# Parts, which make -j4 runs beside each other.
 soak: soak-links soak-faults soak-sim soak-front ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
+	$(MAKE) soak-scale
 	@echo "soak: passed on $$(git rev-parse --short HEAD)"
 
 SOAK = RAFTKV_SOAK=1 go test $(RACE) -timeout 6h -count=1 -v $(TESTFLAGS)
@@ -59,6 +60,11 @@ soak-front:
 	RAFTKV_SOAK=1 go test -timeout 1h -count=1 -v . -run '^Test(API|Quota|Room)' -front
 	$(SOAK) ./test/process -run '^Test(Proc|Readme)' -front=false
 	$(SOAK) ./test/process -run '^TestChaos' -front=false
+
+# What these say about time is for a machine that has nothing else to do, so they come
+# behind the other parts, and without the race detector.
+soak-scale:
+	RAFTKV_SOAK=1 go test -timeout 1h -count=1 -v $(TESTFLAGS) -run 'TestSoak(Keepalives|MillionDue|StreamBesideWrites|Bounds)' ./test/process
 
 # What git sees, to compare before and after go generate.
 STATE = { git status --porcelain; git diff; } 2>/dev/null | git hash-object --stdin
