@@ -22,8 +22,32 @@ type operation int
 const (
 	put operation = iota
 	get
-	getStale // from what the node has, without asking the others
+	getStale  // from what the node has, without asking the others
+	list      // the thousand keys that a key is one of, linearizably
+	txn       // if a key of the client's own has the revision that it should, writes it and another
+	keepAlive // of a lease of the client's own
+
+	operations = int(iota)
 )
+
+// writes tells whether an operation writes the key that it is given.
+func (op operation) writes() bool { return op == put || op == txn }
+
+const (
+	// listed is how many keys a list has. They are those that differ in as many of
+	// their last digits as it has zeros.
+	listed       = 1000
+	listedDigits = 3
+	// leaseSeconds is the time of a client's lease. Each is revoked when its turn is
+	// over, so that its end is not the load of the next.
+	leaseSeconds = 60
+	// firstGuard is the first of the keys whose revisions transactions compare: each
+	// client has one, far from the keys of all rows.
+	firstGuard = 4_000_000
+)
+
+// thousand returns the first key of the list that a key is in.
+func thousand(key uint64) uint64 { return key - key%listed }
 
 // dialer makes the clients of n workers for one node, to write values made by v.
 type dialer func(addr string, n int, v valueMaker, limit time.Duration) ([]client, error)
@@ -38,10 +62,13 @@ func appendKey(b []byte, key uint64) []byte {
 }
 
 // setKey writes the number of a key into its text.
-func setKey(b []byte, key uint64) {
-	for i := keySize - 1; i >= 4; i-- {
-		b[i] = byte('0' + key%10)
-		key /= 10
+func setKey(b []byte, key uint64) { setDigits(b[4:keySize], key) }
+
+// setDigits fills b with the last digits of a number.
+func setDigits(b []byte, n uint64) {
+	for i := len(b) - 1; i >= 0; i-- {
+		b[i] = byte('0' + n%10)
+		n /= 10
 	}
 }
 

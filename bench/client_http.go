@@ -19,16 +19,23 @@ import (
 // and fasthttp parses the answers into a response that is used again.
 type httpClient struct {
 	protocol
-	conn net.Conn
-	in   *bufio.Reader
-	resp fasthttp.Response
+	conn     net.Conn
+	in       *bufio.Reader
+	resp     fasthttp.Response
+	guard    uint64           // the key that its transactions compare
+	prepared [operations]bool // what prepare was called for
+	farewell []byte           // a request that it sends before it is closed
 }
 
 // protocol is how a server is spoken to.
 type protocol struct {
-	requests [3]request // by operation
-	success  [3]func(resp *fasthttp.Response) bool
+	requests [operations]request
+	success  [operations]func(resp *fasthttp.Response) bool
 	unpack   func(body []byte) ([]byte, error) // takes the value out of an answer
+	// prepare is what a client does before its first request of a kind; nil is nothing.
+	prepare [operations]func(c *httpClient) error
+	// revision returns that of the change that an answer is about.
+	revision func(resp *fasthttp.Response) (uint64, error)
 }
 
 // request is a whole request with places for a key and a value's head.
@@ -38,15 +45,31 @@ type request struct {
 	keyAt   int
 	valueAt int
 	encoded bool // key and value are in base64
+	lists   bool // the key stands for the list that it is in
+	endAt   int  // of the list's end, where one is named
+	// numberAt is where a transaction has the revision of its client's own key, onceAt
+	// where a request has what tells it from all others; 0 is nowhere.
+	numberAt, onceAt int
+	once             uint64
 }
 
 // set makes it the request for another key.
 func (r *request) set(key uint64) {
-	if !r.encoded {
-		setKey(r.bytes[r.keyAt:r.keyAt+keySize], key)
-	} else {
+	if r.onceAt > 0 {
+		r.once++
+		setDigits(r.bytes[r.onceAt:r.onceAt+onceDigits], r.once)
+	}
+	switch {
+	case r.lists && !r.encoded:
 		var text [keySize]byte
-		base64.StdEncoding.Encode(r.bytes[r.keyAt:], appendKey(text[:0], key))
+		copy(r.bytes[r.keyAt:], appendKey(text[:0], key)[:keySize-listedDigits])
+	case r.lists:
+		r.encodeKey(r.keyAt, thousand(key))
+		r.encodeKey(r.endAt, thousand(key)+listed)
+	case r.encoded:
+		r.encodeKey(r.keyAt, key)
+	default:
+		setKey(r.bytes[r.keyAt:r.keyAt+keySize], key)
 	}
 	if len(r.value) < headSize {
 		return
@@ -58,6 +81,21 @@ func (r *request) set(key uint64) {
 		base64.StdEncoding.Encode(r.bytes[r.valueAt:], r.value[:headSize])
 	}
 }
+
+func (r *request) encodeKey(at int, key uint64) {
+	var text [keySize]byte
+	base64.StdEncoding.Encode(r.bytes[at:], appendKey(text[:0], key))
+}
+
+// setNumber writes the revision that a transaction compares. JSON allows blanks before it.
+func (r *request) setNumber(revision uint64) {
+	copy(r.bytes[r.numberAt:], fmt.Sprintf("%*d", numberWidth, revision))
+}
+
+const (
+	numberWidth = 20 // no number of 64 bits is longer
+	onceDigits  = 12
+)
 
 // clone returns a copy for another connection.
 func (r request) clone() request {
@@ -76,10 +114,12 @@ func dialRaftkv(addr string, n int, v valueMaker, limit time.Duration) ([]client
 		head += "\r\n"
 		return request{bytes: []byte(head + body), keyAt: strings.Index(head, string(key)), valueAt: len(head)}
 	}
-	requests := [3]request{
+	requests := [operations]request{
 		put:      plain(fmt.Sprintf("PUT /%s", key), string(value)),
 		get:      plain(fmt.Sprintf("GET /%s", key), ""),
 		getStale: plain(fmt.Sprintf("GET /%s?consistency=stale", key), ""),
+		list:     raftkvList(addr),
+		txn:      raftkvTxn(addr, value),
 	}
 	requests[put].value = value
 	hasValue := func(r *fasthttp.Response) bool {
@@ -87,12 +127,17 @@ func dialRaftkv(addr string, n int, v valueMaker, limit time.Duration) ([]client
 	}
 	return dialHTTP(addr, n, limit, protocol{
 		requests: requests,
-		success: [3]func(*fasthttp.Response) bool{
-			put:      func(r *fasthttp.Response) bool { return r.StatusCode() == fasthttp.StatusNoContent },
-			get:      hasValue,
-			getStale: hasValue,
+		success: [operations]func(*fasthttp.Response) bool{
+			put:       func(r *fasthttp.Response) bool { return r.StatusCode() == fasthttp.StatusNoContent },
+			get:       hasValue,
+			getStale:  hasValue,
+			list:      hasList,
+			txn:       hasSucceeded,
+			keepAlive: func(r *fasthttp.Response) bool { return r.StatusCode() == fasthttp.StatusOK },
 		},
-		unpack: func(body []byte) ([]byte, error) { return bytes.Clone(body), nil },
+		unpack:   func(body []byte) ([]byte, error) { return bytes.Clone(body), nil },
+		prepare:  [operations]func(*httpClient) error{txn: (*httpClient).prepareTxn, keepAlive: raftkvLease(addr)},
+		revision: raftkvRevision,
 	})
 }
 
@@ -106,11 +151,12 @@ func dialGateway(addr string, n int, v valueMaker, limit time.Duration) ([]clien
 		return request{bytes: []byte(head + body), encoded: true, keyAt: len(head) + strings.Index(body, key)}
 	}
 	front := fmt.Sprintf(`{"key":"%s","value":"`, key)
-	requests := [3]request{
+	requests := [operations]request{
 		put:      post("/v3/kv/put", front+code(value)+`"}`),
 		get:      post("/v3/kv/range", fmt.Sprintf(`{"key":"%s"}`, key)),
 		getStale: post("/v3/kv/range", fmt.Sprintf(`{"key":"%s","serializable":true}`, key)),
 	}
+	requests[list], requests[txn] = gatewayList(addr), gatewayTxn(addr, value)
 	requests[put].value = value
 	requests[put].valueAt = requests[put].keyAt - strings.Index(front, key) + len(front)
 	hasValue := func(r *fasthttp.Response) bool {
@@ -118,12 +164,17 @@ func dialGateway(addr string, n int, v valueMaker, limit time.Duration) ([]clien
 	}
 	return dialHTTP(addr, n, limit, protocol{
 		requests: requests,
-		success: [3]func(*fasthttp.Response) bool{
-			put:      func(r *fasthttp.Response) bool { return r.StatusCode() == fasthttp.StatusOK },
-			get:      hasValue,
-			getStale: hasValue,
+		success: [operations]func(*fasthttp.Response) bool{
+			put:       func(r *fasthttp.Response) bool { return r.StatusCode() == fasthttp.StatusOK },
+			get:       hasValue,
+			getStale:  hasValue,
+			list:      hasList,
+			txn:       hasSucceeded,
+			keepAlive: gatewayKept,
 		},
-		unpack: unpackRange,
+		unpack:   unpackRange,
+		prepare:  [operations]func(*httpClient) error{txn: (*httpClient).prepareTxn, keepAlive: gatewayLease(addr)},
+		revision: func(r *fasthttp.Response) (uint64, error) { return numberAfter(r.Body(), `"revision":`) },
 	})
 }
 
@@ -144,7 +195,7 @@ func unpackRange(body []byte) ([]byte, error) {
 // dialHTTP connects n clients, for at most so long.
 func dialHTTP(addr string, n int, limit time.Duration, p protocol) ([]client, error) {
 	var clients []client
-	for range n {
+	for n := range n {
 		conn, err := dialTCP(addr, limit)
 		if err != nil {
 			closeAll(clients)
@@ -154,7 +205,7 @@ func dialHTTP(addr string, n int, limit time.Duration, p protocol) ([]client, er
 		for i, r := range p.requests {
 			own.requests[i] = r.clone()
 		}
-		clients = append(clients, &httpClient{protocol: own, conn: conn, in: bufio.NewReader(conn)})
+		clients = append(clients, &httpClient{protocol: own, conn: conn, in: bufio.NewReader(conn), guard: firstGuard + uint64(n)})
 	}
 	return clients, nil
 }
@@ -179,18 +230,34 @@ func closeAll(clients []client) {
 }
 
 func (c *httpClient) do(op operation, key uint64) error {
-	r := &c.requests[op]
-	r.set(key)
-	if _, err := c.conn.Write(r.bytes); err != nil {
-		return err
+	if c.prepare[op] != nil && !c.prepared[op] {
+		if err := c.prepare[op](c); err != nil {
+			return err
+		}
+		c.prepared[op] = true
 	}
-	if err := c.resp.Read(c.in); err != nil {
+	r := &c.requests[op]
+	if op != keepAlive { // the lease is its client's
+		r.set(key)
+	}
+	if err := c.send(r.bytes); err != nil {
 		return err
 	}
 	if !c.success[op](&c.resp) {
 		return statusError{c.resp.StatusCode(), clip(c.resp.Body())}
 	}
+	if op == txn {
+		return c.noteRevision()
+	}
 	return nil
+}
+
+// send sends a request and reads the answer.
+func (c *httpClient) send(request []byte) error {
+	if _, err := c.conn.Write(request); err != nil {
+		return err
+	}
+	return c.resp.Read(c.in)
 }
 
 func (c *httpClient) value(key uint64) ([]byte, error) {
@@ -200,4 +267,9 @@ func (c *httpClient) value(key uint64) ([]byte, error) {
 	return c.unpack(c.resp.Body())
 }
 
-func (c *httpClient) close() { _ = c.conn.Close() } // all that was sent has been answered
+func (c *httpClient) close() {
+	if c.farewell != nil {
+		_ = c.send(c.farewell) // a lease that is not revoked runs out
+	}
+	_ = c.conn.Close() // all that was sent has been answered
+}

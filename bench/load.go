@@ -18,9 +18,9 @@ import (
 // load is what is asked of one server for one turn.
 type load struct {
 	keys   keyRange
-	writes float64 // part of the requests that are PUTs
-	read   operation
-	rate   float64 // requests a second, open loop; 0 is a closed loop
+	writes float64   // part of the requests that are PUTs
+	read   operation // of all others
+	rate   float64   // requests a second, open loop; 0 is a closed loop
 	warm   time.Duration
 	length time.Duration
 	keep   bool // keep each sample, not only the histogram
@@ -273,7 +273,7 @@ func (w *worker) request() error {
 	}
 	key := w.keys.first + w.random.Uint64N(w.keys.count)
 	err := w.client.do(op, key)
-	if op == put && err == nil {
+	if op.writes() && err == nil {
 		w.last, w.wrote = key, true
 	}
 	return err

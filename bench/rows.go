@@ -10,8 +10,8 @@ import (
 // row is one workload of the table, and who is put under it.
 type row struct {
 	name   string
-	writes float64 // part of the requests that are PUTs
-	read   operation
+	writes float64   // part of the requests that are PUTs
+	read   operation // of all others
 	conns  int
 	size   int // of the values
 	keys   keyRange
@@ -54,6 +54,8 @@ const (
 	redisLane       = "Redis, ONE node"
 	// raftkvAt256 has 256 connections, whatever its row has.
 	raftkvAt256 = "raftkv, leader, at 256"
+	// raftkvOnce has an Idempotency-Key with each PUT.
+	raftkvOnce = "raftkv, leader, once"
 )
 
 var (
@@ -61,6 +63,8 @@ var (
 	leaderLanes = []string{raftkvLeader, gatewayLeader, grpcLeader, bareHandlerLane}
 	// The gateway is left out where it is one more hop to the same limit.
 	crowdLanes = []string{raftkvLeader, raftkvAt256, grpcLeader, bareHandlerLane}
+	// The bare handler has keys and nothing else.
+	storeLanes = []string{raftkvLeader, raftkvFollower, gatewayLeader, grpcLeader}
 )
 
 // The systems: what a cluster is of.
@@ -87,6 +91,8 @@ func (s settings) lane(name string) lane {
 		return lane{system: raftkvSystem, dial: dialRaftkv, follower: name == raftkvFollower}
 	case raftkvAt256:
 		return lane{system: raftkvSystem, dial: dialRaftkv, conns: 256}
+	case raftkvOnce:
+		return lane{system: raftkvSystem, dial: dialRaftkvOnce}
 	case gatewayLeader, gatewayFollower:
 		return lane{system: etcdSystem, dial: dialGateway, follower: name == gatewayFollower}
 	case grpcLeader, grpcFollower:
@@ -117,6 +123,14 @@ var (
 )
 
 const usualSize = 128
+
+// The rows about more than one key.
+const (
+	txnName       = "transaction, compare one and put two, 64 connections"
+	listName      = "list of 1,000 keys, 64 connections"
+	keepAliveName = "lease kept alive, 64 connections"
+	onceName      = "PUT with an Idempotency-Key, 64 connections"
+)
 
 // rateRows are the rows whose lanes take turns.
 func rateRows() []row {
@@ -161,6 +175,13 @@ func rateRows() []row {
 			lanes: leaderLanes, targets: []target{
 				{lane: raftkvLeader, figure: figureP99, most: 0.5, rival: grpcLeader},
 			}}),
+		{name: txnName, read: txn, conns: 64, lanes: storeLanes,
+			notes: []string{"each client compares a key of its own, and writes it and one that all draw from"}},
+		{name: listName, read: list, conns: 64, lanes: storeLanes},
+		{name: keepAliveName, read: keepAlive, conns: 64, lanes: storeLanes,
+			notes: []string{"raftkv's is committed by a majority; etcd's is in the memory of its leader alone"}},
+		put(row{name: onceName, conns: 64, lanes: []string{raftkvOnce, raftkvLeader, gatewayLeader, grpcLeader},
+			notes: []string{"in the first lane; the others send a plain PUT"}}),
 		put(row{name: "PUT of 64 KiB, 64 connections", conns: 64, size: 64 << 10, keys: largeKeys, lanes: leaderLanes}),
 	}
 }

@@ -313,7 +313,7 @@ func (l *Lists) send(w http.ResponseWriter, q *listRequest, st *state.State) err
 	stop := context.AfterFunc(l.life, farewell)
 	defer stop()
 	out := &web.PacedWriter{Out: w, Conn: conn, Piece: StreamPiece, Pace: StreamPace, Grace: streamFarewell, May: l.may}
-	err := q.WriteAll(out, st)
+	err := q.WriteAll(newRestingWriter(l.life, out), st)
 	if err == nil {
 		return nil
 	}

@@ -53,10 +53,14 @@ func DecodeJSON(body []byte, v any) error {
 	case errors.Is(err, problem.ErrTooLarge):
 		return err
 	case err != nil:
-		return fmt.Errorf("%w: %w", problem.ErrBadRequest, err)
+		return fmt.Errorf("%w: %.*s", problem.ErrBadRequest, maxJSONError, err.Error())
 	}
 	return nil
 }
+
+// maxJSONError bounds what is said of bad JSON: encoding/json quotes a number that does
+// not fit, however long it is.
+const maxJSONError = 300
 
 // MaxElements is how many elements an array in a request has at most. It is looked at
 // before anything is made of them.
@@ -73,6 +77,9 @@ func decodeStrict(body []byte, v any) error {
 	}
 	if !validEscapes(body) {
 		return errors.New("the JSON has half of a surrogate pair")
+	}
+	if longNumber(body) {
+		return fmt.Errorf("a number is longer than %d characters", maxNumber)
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if err := checkNames(dec, reflect.TypeOf(v)); err != nil {
@@ -198,6 +205,31 @@ func validEscapes(body []byte) bool {
 		i += 10
 	}
 	return true
+}
+
+// maxNumber bounds the length of a number. All that are taken have 20 digits at most.
+const maxNumber = 64
+
+// longNumber reports whether a JSON text has a number that is longer than any that is
+// taken. encoding/json makes several copies of one, and as many again to say why it does
+// not fit.
+func longNumber(body []byte) bool {
+	text, run := false, 0 // whether i is in a string, and how long the number there is
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case text && c == '\\':
+			i++
+		case c == '"':
+			text, run = !text, 0
+		case !text && (c >= '0' && c <= '9' || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E'):
+			if run++; run > maxNumber {
+				return true
+			}
+		default:
+			run = 0
+		}
+	}
+	return false
 }
 
 // escapedRune reads uXXXX at i.

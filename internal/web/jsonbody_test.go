@@ -47,6 +47,28 @@ func TestDecodeStrict(t *testing.T) {
 	}
 }
 
+// Guarantee: a number that is too long is found wherever it stands, before anything is
+// made of it, and text is no number.
+func TestLongNumber(t *testing.T) {
+	most := strings.Repeat("9", maxNumber)
+	for text, want := range map[string]bool{
+		most: false, most + "9": true, "-" + most: true, "1e" + most: true, "0." + most: true, `{"n":` + most + `}`: false, `{"n":` + most + `0}`: true,
+		`{"n":` + most + `,"m":` + most + `}`: false, most + " " + most: false, `"` + most + `9"`: false, `{"` + most + `9":1}`: false,
+		`"\"` + most + `9"`: false, `"\\"` + most + `9`: true, `"\"` + most + `9`: false, `"a\\\"` + most + `9"`: false, `["` + most + `",` + most + `9]`: true, `"\`: false,
+	} {
+		if got := longNumber([]byte(text)); got != want {
+			t.Errorf("%.80s: %t, want %t", text, got, want)
+		}
+	}
+	var v strictBody
+	if err := DecodeJSON([]byte(`{"n":`+strings.Repeat("9", 1<<20)+`}`), &v); !errors.Is(err, problem.ErrBadRequest) || len(err.Error()) > 2*maxJSONError {
+		t.Errorf("%.100v", err)
+	}
+	if err := DecodeJSON([]byte(`{"a":`+strings.Repeat(`"\u0030`, 1<<16)+`}`), &v); !errors.Is(err, problem.ErrBadRequest) || len(err.Error()) > 2*maxJSONError {
+		t.Errorf("%.100v", err)
+	}
+}
+
 // Guarantee: no JSON makes the server panic.
 func FuzzDecodeStrict(f *testing.F) {
 	f.Add([]byte(`{"a":"\ud83d\ude00","n":1,"list":[{"b":"y"}],"in":{"c":true}}`))

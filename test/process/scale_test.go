@@ -35,13 +35,26 @@ func procScaleValue(i int) string { return strings.Repeat(fmt.Sprintf("%016d", i
 func newLargeCluster(t *testing.T, n int, flags ...string) *procCluster {
 	t.Helper()
 	st := state.New(testkit.Peers())
+	fillState(t, st, n, func(i int) []byte { return statetest.Put(procScaleKey(i), procScaleValue(i)) })
+	return newRestoredCluster(t, st, flags...)
+}
+
+// fillState applies n commands, many at a time.
+func fillState(t *testing.T, st *state.State, n int, command func(i int) []byte) {
+	t.Helper()
 	for i := 0; i < n; {
-		var puts [][]byte
-		for ; i < n && len(puts) < 1000; i++ {
-			puts = append(puts, statetest.Put(procScaleKey(i), procScaleValue(i)))
+		var commands [][]byte
+		for ; i < n && len(commands) < 1000; i++ {
+			commands = append(commands, command(i))
 		}
-		statetest.Apply(t, st, puts...)
+		statetest.Apply(t, st, commands...)
 	}
+}
+
+// newRestoredCluster lays out three nodes whose data directories are restored from a
+// backup of a state.
+func newRestoredCluster(t *testing.T, st *state.State, flags ...string) *procCluster {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "backup.state")
 	f, err := os.Create(file)
 	testkit.Must(t, err)
