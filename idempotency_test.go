@@ -98,6 +98,26 @@ func TestAPIIdempotencyKey(t *testing.T) {
 	}
 }
 
+// Guarantee: who repeats a transaction hears what it wrote, also when what it reads has
+// become too large to tell.
+func TestAPIIdempotencyRepeatReadsMore(t *testing.T) {
+	at := newTxnTest(t)
+	at.level(state.OnceLevel)
+	body := `{"then":[{"add":{"key":"n","delta":"1"}},{"list":{"prefix":"p/"}},{"get":{"key":"n"}}]}`
+	if w := at.do("POST", "/v1/txn", body, "Idempotency-Key", "a"); w.Code != 200 {
+		t.Fatal(w.Code, w.Body)
+	}
+	for i := range 3 {
+		at.do("PUT", fmt.Sprint("/p/", i), strings.Repeat("v", 90))
+	}
+	w := at.do("POST", "/v1/txn", body, "Idempotency-Key", "a")
+	at.want(w, 200, `{"succeeded":true,"revision":1,"results":[{"add":{"value":"1","mod_revision":1}},{"list":{"too_large":true}},`+
+		`{"get":{"key":"n","value":"1","create_revision":1,"mod_revision":1,"version":1}}]}`+"\n")
+	if w.Header().Get("Idempotent-Replayed") != "true" {
+		t.Error(w.Header())
+	}
+}
+
 // Guarantee: a key is what RFC 9651 makes of its string, both forms are the same key, and
 // what is no key is refused before anything happens.
 func TestAPIIdempotencyKeyForms(t *testing.T) {

@@ -348,6 +348,38 @@ func TestSimLeadershipFoughtOver(t *testing.T) {
 	})
 }
 
+// Guarantee: a node that leads between the change of its peer URL and its restart there, so
+// that nobody can ask it, does not stop the cluster: the others follow another one, which
+// commits, and it takes part as before once it has moved.
+func TestSimMovedLeads(t *testing.T) {
+	simulate(t, 3, func(c *simCluster) {
+		id := c.Followers()[0]
+		other := id%3 + 1
+		c.Put(other, "k", c.Value())
+		c.mustChange(c.Leader(), reconfig.Request{Op: membership.OpMove, ID: id, PeerURL: freshURL(1)})
+		began := time.Now()
+		if err := c.change(other, reconfig.Request{Op: membership.OpLead, ID: id}); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			res, _ := c.Do(1, other, history.Input{Kind: history.Put, Key: "k", Value: c.Value()})
+			if res.Err == nil {
+				break
+			}
+			if took := time.Since(began); took > time.Minute {
+				t.Fatalf("nothing is committed for %v: %v", took, res.Err)
+			}
+		}
+		t.Logf("a write took %v", time.Since(began))
+		c.Crash(id)
+		c.Nodes[id].URL = freshURL(1)
+		c.Start(id)
+		v := c.Value()
+		c.Put(id, "k", v)
+		c.Want(id, "k", v)
+	})
+}
+
 // A member's peer URL changes; every node knows it, and the leader hands over
 // before it is told to move.
 func TestSimMovePeer(t *testing.T) {

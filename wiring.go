@@ -124,7 +124,7 @@ func (w *wiring) raftNode(kv *kvstore, reads *rounds.Reader) *raftNode {
 			kv.proposals.Release(problem.ErrDisputed)
 			reads.Release(problem.ErrDisputed)
 		},
-		Tick: w.tick, CommittedTerm: func() uint64 { return n.loop.committedTerm },
+		Tick: w.tick, ElectionTimeout: cfg.ElectionTimeout, CommittedTerm: func() uint64 { return n.loop.committedTerm },
 	})
 	n.disk = diskhang.New(w.log, cfg.ID, w.tick, cfg.ElectionTimeout, &n.contacts)
 	return n

@@ -290,11 +290,13 @@ func (d *Doubts) lookInto(ctx context.Context, s sign) (found finding, forAll bo
 	}
 	answer, ok := d.ask(ctx, s.from, url, s.index)
 	if !ok {
+		_ = d.Call(ctx, func(rn *raft.RawNode) { d.notAnswered(rn, s.from) }) // else the node ends
 		return noFinding, false
 	}
 	var mine, theirs state.Standing
 	vouched := false
 	err = d.Call(ctx, func(rn *raft.RawNode) {
+		d.silent = silence{}
 		found, mine = d.weigh(rn, answer, commit, s.index), d.stands()
 		if answer.State != nil {
 			theirs = answer.history(rn.BasicStatus().GetTerm(), mine)

@@ -88,8 +88,8 @@ type Config struct {
 	Dispute func()
 	// CommittedTerm is the term of the last entry known to be committed. It is
 	// asked on the raft loop.
-	CommittedTerm func() uint64
-	Tick          time.Duration
+	CommittedTerm         func() uint64
+	Tick, ElectionTimeout time.Duration
 }
 
 // Doubts is what this node does about messages that contradict its log, and what
@@ -122,6 +122,8 @@ type Doubts struct {
 	// vouched is the leader, in its term, that is known to have what this node has
 	// committed.
 	vouched leaderInTerm
+	// silent is a leader that could not be asked.
+	silent silence
 	// held is what has come from a leader that has not vouched yet.
 	held []*raftpb.Message
 }
@@ -272,7 +274,7 @@ func (d *Doubts) hold(rn *raft.RawNode, m *raftpb.Message) {
 		d.held = append(d.held, m)
 	}
 	st := rn.BasicStatus()
-	if m.GetType() == raftpb.MsgReadIndexResp || st.RaftState == raft.StateLeader || m.GetTerm() == st.GetTerm() && st.Lead == m.GetFrom() {
+	if m.GetType() == raftpb.MsgReadIndexResp || st.RaftState == raft.StateLeader || m.GetTerm() == st.GetTerm() && st.Lead == m.GetFrom() || d.outOfReach(rn, m) {
 		return
 	}
 	leads := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: m.From, To: m.To, Term: m.Term}
@@ -329,6 +331,7 @@ func (d *Doubts) Sift(rn *raft.RawNode, m *raftpb.Message) (passes bool) {
 			Reason: fmt.Sprintf("a %s message does not fit this node's log: it was dropped, and its sender is asked", m.GetType())})
 	case d.unvouched(rn, m):
 		d.hold(rn, m)
+	case m.GetType() == raftpb.MsgHeartbeat && d.outOfReach(rn, m):
 	default:
 		if m.GetType() == raftpb.MsgHeartbeat && len(m.GetContext()) > 0 && d.unproven(rn, m) {
 			// What its leader reads is confirmed by those who share its history. That

@@ -55,6 +55,8 @@ type Result struct {
 	Number  int64   // of Add: the new one; of Append: of the key among those of its revision
 	Items   []Found // of Get none or one
 	Next    string  // of List: behind which key to go on; empty at the end
+	// TooLarge: it has happened before, and what it reads now is too large to tell.
+	TooLarge bool
 }
 
 // Outcome is what came of a transaction.
@@ -118,17 +120,18 @@ func (t *Txn) ops(succeeded bool) []Op {
 	return t.Else
 }
 
-// ReadAgain puts into an outcome of t what its reads find in a store now. The error is
-// problem.ErrTooLarge.
-func (t *Txn) ReadAgain(s Store, o *Outcome) error {
+// ReadAgain puts into an outcome of t what its reads find in a store now, or that it is
+// too large: that t has happened has to be told all the same.
+func (t *Txn) ReadAgain(s Store, o *Outcome) {
 	p := &plan{store: s, most: t.MaxBytes}
 	for i, op := range t.ops(o.Succeeded) {
-		if err := p.read(i, op, &o.Results[i]); err != nil {
-			return fmt.Errorf("operation %d: %w", i, err)
+		r, seen, bytes := &o.Results[i], p.seen, p.bytes
+		if p.read(i, op, r) != nil {
+			r.Items, r.Next, r.TooLarge = nil, "", true
+			p.seen, p.bytes = seen, bytes
 		}
 	}
 	o.Seen = p.seen
-	return nil
 }
 
 // holds decides the conditions.

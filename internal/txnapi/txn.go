@@ -369,6 +369,11 @@ func result(r txn.Result, revision uint64, encoded bool) any {
 	for i, f := range r.Items {
 		items[i] = form.Append(nil, f.Key, f.Item, f.Left)
 	}
+	if r.TooLarge {
+		return struct {
+			TooLarge bool `json:"too_large"`
+		}{true}
+	}
 	switch r.Kind {
 	case txn.Delete:
 		return struct {
