@@ -142,7 +142,7 @@ func (k *keepers) keep(i int, id uint64, last time.Time) {
 func TestSoakKeepalives(t *testing.T) {
 	besideOthers(t)
 	const holding = 64 // leases that are made at once
-	n, kills, total := testkit.SoakOr(200, 10_000), testkit.SoakOr(1, 2), testkit.SoakOr(3*time.Second, time.Minute)
+	n, kills, total := testkit.SoakOr(200, 10_000), testkit.SoakOr(1, 2), testkit.SoakOr(4*time.Second, time.Minute)
 	c := newProcCluster(t, 3)
 	c.start()
 	client := procClient(10 * time.Second)
@@ -307,7 +307,7 @@ func TestSoakMillionDue(t *testing.T) {
 		}
 		return nil
 	}
-	procEventually(t, time.Minute, "all keys are gone", func() error { return left(leader) })
+	procEventually(t, testkit.SoakOr(15*time.Second, time.Minute), "all keys are gone", func() error { return left(leader) })
 	took := time.Since(due)
 	reading.Store(false)
 	close(stop)
@@ -537,7 +537,7 @@ func TestSoakStreamBesideWrites(t *testing.T) {
 	c := newLargeCluster(t, n)
 	c.start()
 	leader := c.leader()
-	l := &pacedLoad{c: c, node: leader, keys: n, rate: testkit.SoakOr(500, 4000), acked: map[int][]uint64{}}
+	l := &pacedLoad{c: c, node: leader, keys: n, rate: testkit.SoakOr(1000, 4000), acked: map[int][]uint64{}}
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() { l.run(stop); close(done) }()
 	alone := testkit.SoakOr(time.Second/2, 5*time.Second)
