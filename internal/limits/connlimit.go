@@ -27,7 +27,7 @@ const (
 	// PoliteRefusals are the refused connections that are given the time to read
 	// why; others are just closed.
 	PoliteRefusals = 16
-	politeTime     = time.Second
+	politeTime     = 5 * time.Second
 	connsSaid      = time.Minute // between two lines in the log
 )
 
