@@ -53,8 +53,11 @@ func Problem(err error) (status int, fields []Field, body []byte) {
 	return p.Status, fields, text.Bytes()
 }
 
-// WriteProblem answers with an error.
-func WriteProblem(w http.ResponseWriter, err error) {
+// WriteProblem answers a request with an error. r is nil where none was read.
+func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
+	if r != nil {
+		takeRest(r)
+	}
 	status, fields, body := Problem(err)
 	h := w.Header()
 	for _, f := range fields {
