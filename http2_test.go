@@ -224,14 +224,8 @@ func TestHTTP2Bounds(t *testing.T) {
 func readFrame(t *testing.T, c net.Conn, kind byte) (payload []byte, stream uint32) {
 	t.Helper()
 	for {
-		var head [9]byte
-		_, err := io.ReadFull(c, head[:])
-		testkit.Must(t, err)
-		payload := make([]byte, int(head[0])<<16|int(head[1])<<8|int(head[2]))
-		_, err = io.ReadFull(c, payload)
-		testkit.Must(t, err)
-		if head[3] == kind {
-			return payload, binary.BigEndian.Uint32(head[5:])
+		if got, _, stream, payload := anyFrame(t, c); got == kind {
+			return payload, stream
 		}
 	}
 }
@@ -337,4 +331,67 @@ func TestHTTP2Stops(t *testing.T) {
 		}
 		testkit.Eventually(t, "no connections", func() bool { return ht.l.open() == 0 })
 	})
+}
+
+// Guarantee: in HTTP/2, who is refused before the body has come gets the whole answer: the
+// body is taken first, and no reset of the stream for it overtakes the answer.
+func TestHTTP2RefusalTakesBody(t *testing.T) {
+	inHTTP2(t, asItIs, func(ht *http2Test) {
+		for path, status := range map[string]string{"/v1/kv/x": "405", "/v1/add?key=n&unknown=1": "400"} {
+			block := []byte{0x83, 0x86, 0x04, byte(len(path))} // POST of the path in http
+			block = append(append(block, path...), 0x01, 9)
+			block = append(block, "localhost"...)
+			c := ht.raw(http2Preface)
+			send := func(kind, flags, stream byte, payload []byte) {
+				_, err := c.Write(append([]byte{0, 0, byte(len(payload)), kind, flags, 0, 0, 0, stream}, payload...))
+				testkit.Must(t, err)
+			}
+			send(1, 4, 1, block) // HEADERS, and no end of the stream
+			// The answer to a ping has come behind the answer to the request, if that
+			// did not wait for the body.
+			ping := func(text string) {
+				send(6, 0, 0, []byte(text))
+				for {
+					kind, _, _, payload := anyFrame(t, c)
+					if kind == 1 || kind == 3 {
+						t.Fatalf("%s: a frame of type %d before the body was sent", path, kind)
+					}
+					if kind == 6 && string(payload) == text {
+						return
+					}
+				}
+			}
+			for n := range 20 { // as many turns as the handler may need to be through
+				ping(fmt.Sprintf("ping %03d", n))
+			}
+			send(0, 1, 1, []byte("1")) // DATA, the end of the stream
+			var answer []byte
+			for ended := false; !ended; {
+				kind, flags, stream, payload := anyFrame(t, c)
+				if kind == 3 {
+					t.Fatalf("%s: the stream is reset with %x before the answer has come", path, payload)
+				}
+				if stream == 1 && kind == 0 {
+					answer = append(answer, payload...)
+				}
+				ended = stream == 1 && kind <= 1 && flags&1 == 1
+			}
+			if !strings.Contains(string(answer), `"status":`+status) {
+				t.Errorf("%s: %s", path, answer)
+			}
+			testkit.Must(t, c.Close())
+		}
+	})
+}
+
+// anyFrame reads the next frame.
+func anyFrame(t *testing.T, c net.Conn) (kind, flags byte, stream uint32, payload []byte) {
+	t.Helper()
+	var head [9]byte
+	_, err := io.ReadFull(c, head[:])
+	testkit.Must(t, err)
+	payload = make([]byte, int(head[0])<<16|int(head[1])<<8|int(head[2]))
+	_, err = io.ReadFull(c, payload)
+	testkit.Must(t, err)
+	return head[3], head[4], binary.BigEndian.Uint32(head[5:]), payload
 }

@@ -59,7 +59,7 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if end {
 			w.Header()["Connection"] = []string{"close"}
 		}
-		web.WriteProblem(rec, err)
+		web.WriteProblem(rec, r, err)
 	}
 	a.count(r.Method, route, rec.Status, time.Since(start))
 }

@@ -85,6 +85,13 @@ func TestAPIIdempotencyKey(t *testing.T) {
 			at.Errorf("%s %s: %d %s, want %d", tt.method, tt.target, w.Code, w.Body, tt.status)
 		}
 	}
+	// A repeat may come through another form, and has the status of that one.
+	if w := at.do("PUT", "/forms", "v", "Idempotency-Key", "forms"); w.Code != 204 {
+		at.Error(w.Code, w.Body)
+	}
+	if w := at.do("PUT", "/v1/kv/forms", "v", "Idempotency-Key", "forms"); w.Code != 201 || w.Header().Get("Idempotent-Replayed") != "true" {
+		at.Error(w.Code, w.Body)
+	}
 	at.problem("another request", at.do("PUT", "/other", "v", "Idempotency-Key", "request-0"), 422, "idempotency_key_reused")
 	at.problem("another value", at.do("PUT", "/v1/kv/long", "x", "Idempotency-Key", "request-0"), 422, "idempotency_key_reused")
 	// A node may let its answers have other sizes.

@@ -167,6 +167,8 @@ func TestAPILeaseRequests(t *testing.T) {
 		{"PUT", "/k?ttl=", "v", 400, "30s"},
 		{"PUT", "/k?ttl=99ms", "v", 400, "100ms"},
 		{"PUT", "/k?ttl=8760h1ns", "v", 400, "8760h"},
+		{"PUT", "/k?ttl=99999999h", "v", 400, `ttl is \"99999999h\", and must be 100ms to 8760h0m0s`},
+		{"PUT", "/k?ttl=99999999y", "v", 400, "not a time"},
 		{"PUT", "/k?ttl=-5s", "v", 400, "100ms"},
 		{"PUT", "/k?ttl=1s&ttl=1s", "v", 400, "twice"},
 		{"PUT", "/k?ttl=1s&lease=1", "v", 400, "not both"},
@@ -185,6 +187,8 @@ func TestAPILeaseRequests(t *testing.T) {
 		{"POST", "/v1/leases?x=1", `{"ttl":"10s"}`, 400, "unknown"},
 		{"POST", "/v1/leases", `{"ttl":"` + strings.Repeat("1", api.MaxMemberBytes) + `s"}`, 413, "bytes"},
 		{"PUT", "/v1/leases/x", "", 400, "positive"},
+		{"PUT", "/v1/leases/1", `{"ttl":"5s"}`, 400, "keeps the time"},
+		{"PUT", "/v1/leases/1", " ", 400, "no body"},
 		{"PUT", "/v1/leases/1?ttl=5s", "", 400, "unknown"},
 		{"GET", "/v1/leases/", "", 400, "positive"},
 		{"GET", "/v1/leases?limit=0", "", 400, "1 to 10000"},
@@ -200,6 +204,12 @@ func TestAPILeaseRequests(t *testing.T) {
 		if w.Code != tt.status || !strings.Contains(w.Body.String(), tt.says) {
 			t.Errorf("%s %.60s %.40s: %d %s, want %d and %q", tt.method, tt.target, tt.body, w.Code, w.Body, tt.status, tt.says)
 		}
+	}
+	for _, condition := range []string{"If-Match", "If-None-Match"} {
+		at.problem(condition, at.do("POST", "/v1/leases", `{"ttl":"10s"}`, condition, "*"), 400, "bad_request")
+		at.problem(condition, at.do("PUT", "/v1/leases/1", "", condition, "*"), 400, "bad_request")
+		at.problem(condition, at.do("DELETE", "/v1/leases/1", "", condition, "*"), 400, "bad_request")
+		at.problem(condition, at.do("POST", "/v1/leader", "{}", condition, "*"), 400, "bad_request")
 	}
 	if at.asked != 0 {
 		t.Errorf("%d bad reads were confirmed first", at.asked)

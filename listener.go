@@ -191,7 +191,7 @@ func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, err := fmt.Fprintln(w, "ok")
 		_ = web.IgnoreWriteError(err)
 	default:
-		web.WriteProblem(w, fmt.Errorf("%w: it is starting", problem.ErrNotReady))
+		web.WriteProblem(w, r, fmt.Errorf("%w: it is starting", problem.ErrNotReady))
 	}
 }
 

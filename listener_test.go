@@ -41,7 +41,7 @@ func newTestListener(t *testing.T) *testListener {
 	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if tl.refuse.Load() {
 			w.Header().Set("Connection", "close")
-			web.WriteProblem(w, problem.ErrStopping)
+			web.WriteProblem(w, nil, problem.ErrStopping)
 		}
 	})
 	l.handler.Store(&h) // serve does so too, but later

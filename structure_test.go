@@ -91,7 +91,7 @@ var exports = map[string]int{
 	"window":              5,
 	"walfile":             24,
 	"watermark":           11,
-	"web":                 37,
+	"web":                 38,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to

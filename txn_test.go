@@ -120,7 +120,7 @@ func TestAPITxnIsStrict(t *testing.T) {
 		"half a surrogate": {then(`{"get":{"key":"\ud800"}}`), 400}, "a NUL": {then(`{"get":{"key":"\u0000"}}`), 400},
 		"empty operation": {then(`{}`), 400}, "two in one": {then(`{"get":{"key":"k"},"delete":{"key":"k"}}`), 400}, "another operation": {then(`{"move":{"key":"k"}}`), 400},
 		"no key": {then(`{"get":{}}`), 400}, "no value": {then(`{"put":{"key":"k"}}`), 400}, "two values": {then(`{"put":{"key":"k","value":"","value_base64":""}}`), 400},
-		"bad base64": {then(`{"put":{"key":"k","value_base64":"/w"}}`), 400}, "a number as value": {then(`{"put":{"key":"k","value":1}}`), 400},
+		"bad base64": {then(`{"put":{"key":"k","value_base64":"/w"}}`), 400}, "base64 with a newline": {then(`{"put":{"key":"k","value_base64":"MQ==\n"}}`), 400}, "base64 with a return": {then(`{"put":{"key":"k","value_base64":"MQ\r=="}}`), 400}, "a number as value": {then(`{"put":{"key":"k","value":1}}`), 400},
 		"put to a prefix": {then(`{"put":{"prefix":"k","value":""}}`), 400}, "append to a key": {then(`{"append":{"key":"k","value":""}}`), 400}, "append to nothing": {then(`{"append":{"prefix":"","value":""}}`), 400},
 		"ttl and lease": {then(`{"put":{"key":"k","value":"","ttl":"1s","lease":1}}`), 400}, "bare ttl": {then(`{"put":{"key":"k","value":"","ttl":"1"}}`), 400},
 		"short ttl": {then(`{"put":{"key":"k","value":"","ttl":"99ms"}}`), 400}, "ttl": {then(`{"put":{"key":"k","value":"","ttl":"100ms"}}`), 200}, "lease 0": {then(`{"put":{"key":"k","value":"","lease":0}}`), 400},
@@ -219,7 +219,10 @@ func TestAPIAdd(t *testing.T) {
 		t.Error(w.Header())
 	}
 	at.do("PUT", "/text", "five")
-	at.problem("text", add("key=text", "1"), 409, "not_a_number")
+	w = add("key=text", "1")
+	if at.problem("text", w, 409, "not_a_number"); strings.Contains(w.Body.String(), "operation") {
+		t.Errorf("an add speaks of operations: %s", w.Body)
+	}
 	at.do("PUT", "/most", "9223372036854775807")
 	at.problem("too much", add("key=most", "1"), 409, "out_of_range")
 	proposed := at.proposed
@@ -251,7 +254,10 @@ func TestAPIAppend(t *testing.T) {
 	if it, _ := at.kv.Get("jobs/a b/00000000000000000002-000"); it == nil || it.Lease == 0 || it.Value != "" {
 		t.Error(it)
 	}
-	at.problem("a dead lease", at.do("POST", "/v1/kv?prefix=p&lease=9", ""), 409, "no_such_lease")
+	w = at.do("POST", "/v1/kv?prefix=p&lease=9", "")
+	if at.problem("a dead lease", w, 409, "no_such_lease"); strings.Contains(w.Body.String(), "operation") {
+		t.Errorf("an append speaks of operations: %s", w.Body)
+	}
 	longest := strings.Repeat("p", config.MaxKeyBytes-txn.NameLength)
 	at.want(at.do("POST", "/v1/kv?prefix="+longest, strings.Repeat("v", 100)), 201, "")
 	at.problem("a long value", at.do("POST", "/v1/kv?prefix=p", strings.Repeat("v", 101)), 413, "too_large")

@@ -23,12 +23,14 @@ class Client:
         self.endpoints = [urllib.parse.urlsplit(e) for e in endpoints]
         self.timeout, self.give_up = timeout, give_up
 
-    def request(self, method, path, query=None, body=None, headers=None, stream=False, missing=False):
-        """Returns the answer; with missing None for a key that is not there."""
+    def request(self, method, path, query=None, body=None, headers=None, stream=False, missing=False, gone=False):
+        """Returns the answer; with missing None for a key that is not there, and with gone None if
+        a lease is not there that a sending before this one may have ended."""
         headers = dict(headers or {})
         if method != "GET" and not path.startswith("/v1/leases/"):  # those may be repeated as they are
             headers["Idempotency-Key"] = f'"{uuid.uuid4()}";keep=60'
-        query = {k: v for k, v in (query or {}).items() if v is not None}
+        query = {k: str(v).lower() if isinstance(v, bool) else v for k, v in (query or {}).items() if v is not None}
+        body = body.encode() if isinstance(body, str) else body  # http.client would make Latin-1 of it
         target = path + ("?" + urllib.parse.urlencode(query) if query else "")
         deadline, failed, unknown = time.monotonic() + self.give_up, 0, False
         while True:
@@ -36,6 +38,8 @@ class Client:
                 return self.once(self.endpoints[0], method, target, body, headers, stream)
             except Problem as p:
                 if missing and p.code == "not_found":
+                    return None
+                if gone and unknown and p.code == "no_such_lease":
                     return None
                 unknown = unknown or p.outcome == "unknown"
                 again = p.outcome == "unknown" and p.retry or p.after or p.status in (0, 500, 503)
@@ -78,7 +82,7 @@ class Client:
         body = None if body is None else json.dumps(body)
         return json.loads(self.request(method, path, query, body, {"Content-Type": "application/json"}).body)
 
-    # One key; its value is bytes. Its revision is what is between the quotes of the ETag.
+    # One key; its value is bytes, and a str is sent as UTF-8. Its revision is what is between the quotes of the ETag.
 
     def get(self, key, **freshness):
         """Returns value and revision; None and 0 if there is no such key."""
@@ -100,10 +104,15 @@ class Client:
     # Many keys, as items.
 
     def list(self, prefix="", **query):
-        """Yields the items under a prefix, a page at a time."""
+        """Yields the items under a prefix, a page at a time; with delimiter, behind the items of a
+        page, {"prefix": P} for each group of keys; with count=True the one {"revision": R, "count": N}."""
         while True:
             page = self.ask("GET", "/v1/kv", {"prefix": prefix, **query})
+            if "items" not in page:
+                yield page
+                return
             yield from map(item_of, page["items"])
+            yield from ({"prefix": p} for p in page.get("prefixes", ()))
             if "next" not in page:
                 return
             query["start_after"] = page["next"]
@@ -141,7 +150,7 @@ class Client:
         return self.ask("PUT", f"/v1/leases/{lease}")["expires_in_seconds"]
 
     def revoke(self, lease):
-        self.request("DELETE", f"/v1/leases/{lease}")
+        self.request("DELETE", f"/v1/leases/{lease}", gone=True)
 
 
 def path_of(key):

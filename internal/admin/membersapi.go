@@ -163,6 +163,9 @@ func (a *MembersAPI) answerMember(w http.ResponseWriter, r *http.Request, id uin
 
 // ServeLeader serves POST /v1/leader.
 func (a *MembersAPI) ServeLeader(w http.ResponseWriter, r *http.Request) error {
+	if err := web.NoConditions(r); err != nil {
+		return err
+	}
 	if err := web.NoIdempotencyKey(r); err != nil {
 		return err
 	}

@@ -1,7 +1,9 @@
 package api
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"raftkv/internal/config"
@@ -41,6 +43,9 @@ func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		TTL *string `json:"ttl"`
 	}
+	if err := web.NoConditions(r); err != nil {
+		return err
+	}
 	if err := web.ReadJSON(w, r, MaxMemberBytes, &body); err != nil {
 		return err
 	}
@@ -78,7 +83,10 @@ func (a *Leases) ServeLease(w http.ResponseWriter, r *http.Request, path string)
 
 // keep gives a lease its whole time again, from when the request was sent at least.
 func (a *Leases) keep(w http.ResponseWriter, r *http.Request, id uint64) error {
-	if err := web.NoIdempotencyKey(r); err != nil {
+	if err := plain(r); err != nil {
+		return err
+	}
+	if err := noBody(r); err != nil {
 		return err
 	}
 	res, err := a.Commands.Do(r.Context(), state.EncodeKeep(id, ""), NoGrowth, state.LeaseLevel)
@@ -93,11 +101,32 @@ func (a *Leases) keep(w http.ResponseWriter, r *http.Request, id uint64) error {
 	return nil
 }
 
+// plain refuses what a request about one lease does not take.
+func plain(r *http.Request) error {
+	if err := web.NoConditions(r); err != nil {
+		return err
+	}
+	return web.NoIdempotencyKey(r)
+}
+
+// noBody refuses a body: who sends one believes that it changes the lease's time.
+func noBody(r *http.Request) error {
+	var first [1]byte
+	n, err := io.ReadFull(r.Body, first[:])
+	switch {
+	case n > 0:
+		return fmt.Errorf("%w: PUT /v1/leases/ID takes no body: a lease keeps the time that it was made with", problem.ErrBadRequest)
+	case errors.Is(err, io.EOF):
+		return nil
+	}
+	return web.BodyError(err)
+}
+
 // NoGrowth is the growth of a command that makes nothing larger.
 const NoGrowth = -1
 
 func (a *Leases) revoke(w http.ResponseWriter, r *http.Request, id uint64) error {
-	if err := web.NoIdempotencyKey(r); err != nil {
+	if err := plain(r); err != nil {
 		return err
 	}
 	res, err := a.Commands.Do(r.Context(), state.EncodeRevoke(id, ""), NoGrowth, state.LeaseLevel)

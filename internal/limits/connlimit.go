@@ -47,7 +47,7 @@ var errTooManyConns = fmt.Errorf("%w: too many connections are open", problem.Er
 // TooManyConns is the whole answer to a connection too many.
 func TooManyConns() (string, error) {
 	a := &plainAnswer{header: http.Header{}}
-	web.WriteProblem(a, errTooManyConns)
+	web.WriteProblem(a, nil, errTooManyConns)
 	resp := http.Response{
 		StatusCode: a.status, ProtoMajor: 1, ProtoMinor: 1, Header: a.header, Close: true,
 		Body: io.NopCloser(&a.body), ContentLength: int64(a.body.Len()),

@@ -162,6 +162,27 @@ func TestOnceReadsAnew(t *testing.T) {
 	}
 }
 
+// Guarantee: a cluster that is made of a state answers repeats as the old one would have,
+// and its leases have what they had left.
+func TestOnceRefounded(t *testing.T) {
+	s := onceState()
+	s.tick(tick{s.Term, s.Leases.Clock + 1000})
+	s.Apply(Command{Kind: kindGrant, lease: 5000})
+	s.tick(tick{s.Term, s.Leases.Clock + 1000}) // it counts from here
+	s.tick(tick{s.Term, s.Leases.Clock + 2000})
+	c := under("key", once.Minute, put("once", "v", Condition{}))
+	first := s.Apply(c)
+	old, _ := s.Lease(s.Leases.Last, "")
+	id := s.Leases.Last
+	testkit.Must(t, s.Refound(testkit.Peers()))
+	if again := s.Apply(c); !again.Replayed || again.Revision != first.Revision || !again.Created {
+		t.Errorf("a repeat got %+v, the first %+v", again, first)
+	}
+	if got, ok := s.Lease(id, ""); !ok || got != old || got.Remaining == 0 || got.Remaining >= 5000 {
+		t.Errorf("the lease is %+v, %t; it was %+v", got, ok, old)
+	}
+}
+
 // Guarantee: after its time a record is gone, and the request is a new one; the agenda has
 // a leader tick for it.
 func TestOnceEnds(t *testing.T) {

@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"raftkv/internal/lease"
 	"raftkv/internal/problem"
@@ -96,6 +97,10 @@ func (s *State) transact(c Command) Result {
 	}
 	o, changes, err := c.txn.Plan(s, s.Revision)
 	if err != nil {
+		// Whoever adds or appends knows of no list with places.
+		if inner := errors.Unwrap(err); c.Kind != kindTxn && inner != nil {
+			err = inner
+		}
 		return failed(err, nil)
 	}
 	s.Revision = o.Revision

@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/web"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // A transaction as JSON.
@@ -161,7 +162,8 @@ func (a *Txns) value(text, encoded *string) (value []byte, err error) {
 	case text != nil:
 		value = []byte(*text)
 	default:
-		if value, err = base64.StdEncoding.Strict().DecodeString(*encoded); err != nil {
+		value, err = base64.StdEncoding.Strict().DecodeString(*encoded)
+		if err != nil || strings.ContainsAny(*encoded, "\r\n") { // which the decoder skips
 			return nil, bad("value_base64 is not base64 with padding")
 		}
 	}

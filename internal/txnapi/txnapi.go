@@ -62,17 +62,9 @@ func costOf(life state.Lifetime) int {
 	return 0
 }
 
-// unconditional refuses conditions where they would not be kept.
-func unconditional(r *http.Request) error {
-	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
-		return fmt.Errorf("%w: If-Match and If-None-Match are for a single key; POST /v1/txn takes conditions on several", problem.ErrBadRequest)
-	}
-	return nil
-}
-
 // query reads the parameters of a request that can take no conditions.
 func query(r *http.Request, names ...string) (url.Values, error) {
-	if err := unconditional(r); err != nil {
+	if err := web.NoConditions(r); err != nil {
 		return nil, err
 	}
 	return web.Query(r.URL.RawQuery, names...)

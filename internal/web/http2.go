@@ -1,6 +1,9 @@
 package web
 
-import "net/http"
+import (
+	"io"
+	"net/http"
+)
 
 // Cleartext HTTP/2, with prior knowledge. A connection of it does the work of many, so
 // what many could take is bounded for one.
@@ -12,6 +15,9 @@ const (
 	// http2Ahead is how much of all bodies on a connection, and of each, may come before
 	// somebody reads it: it is in nobody's budget.
 	http2Ahead = 64 << 10
+	// http2Rest is how much of a body is still taken before its request is refused: all
+	// of a value that is somewhat too large. It costs time, and no memory.
+	http2Rest = 4 << 20
 )
 
 // AllowHTTP2 lets a server take HTTP/2 beside HTTP/1, with the time limits that it has.
@@ -23,5 +29,14 @@ func AllowHTTP2(s *http.Server) {
 		MaxConcurrentStreams: HTTP2Streams, MaxReadFrameSize: http2Frame,
 		MaxReceiveBufferPerConnection: http2Ahead, MaxReceiveBufferPerStream: http2Ahead,
 		WriteByteTimeout: s.WriteTimeout,
+	}
+}
+
+// takeRest reads what is left of a body in HTTP/2, within the request's time to arrive.
+// An answer ends the stream, and what comes of the body after that is answered with an
+// error: a client that meets the error before it has read the answer loses that.
+func takeRest(r *http.Request) {
+	if r.ProtoMajor == 2 {
+		_, _ = io.CopyN(io.Discard, r.Body, http2Rest) // the answer tells more than an error here
 	}
 }

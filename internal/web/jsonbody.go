@@ -37,6 +37,9 @@ func TakesJSON(r *http.Request) error {
 	if ct == "" {
 		return nil
 	}
+	if len(r.Header["Content-Type"]) > 1 {
+		return fmt.Errorf("%w: Content-Type is there more than once", problem.ErrMediaType)
+	}
 	media, _, err := mime.ParseMediaType(ct)
 	if form := media == "application/x-www-form-urlencoded"; err != nil || media != "application/json" && !form {
 		return fmt.Errorf("%w: %s; send JSON with -H 'Content-Type: application/json'", problem.ErrMediaType, Clip(ct))
@@ -82,6 +85,7 @@ func decodeStrict(body []byte, v any) error {
 		return fmt.Errorf("a number is longer than %d characters", maxNumber)
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.UseNumber() // whether a number fits shows when it is put where it belongs
 	if err := checkNames(dec, reflect.TypeOf(v)); err != nil {
 		return err
 	}
@@ -114,7 +118,7 @@ func kindName(t reflect.Type) string {
 	case reflect.Slice:
 		return "an array"
 	case reflect.Uint64:
-		return "a whole number from 0 to 2^64-1"
+		return "a whole number of 64 bits without a sign"
 	}
 	return "an object"
 }

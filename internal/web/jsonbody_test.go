@@ -94,7 +94,12 @@ func TestReadJSON(t *testing.T) {
 			t.Errorf("%q: %v, %+v", ct, err, v)
 		}
 	}
-	r := httptest.NewRequest("POST", "/", strings.NewReader(`{"a":"`+strings.Repeat("x", 100)+`"}`))
+	r := httptest.NewRequest("POST", "/", strings.NewReader(`{"a":"x"}`))
+	r.Header["Content-Type"] = []string{"application/json", "text/plain"}
+	if err := ReadJSON(httptest.NewRecorder(), r, 100, new(strictBody)); !errors.Is(err, problem.ErrMediaType) {
+		t.Errorf("two types: %v", err)
+	}
+	r = httptest.NewRequest("POST", "/", strings.NewReader(`{"a":"`+strings.Repeat("x", 100)+`"}`))
 	if err := ReadJSON(httptest.NewRecorder(), r, 100, new(strictBody)); !errors.Is(err, problem.ErrTooLarge) {
 		t.Errorf("too long: %v", err)
 	}
@@ -106,7 +111,8 @@ func TestReadJSON(t *testing.T) {
 // A value of the wrong kind is named in JSON's words.
 func TestWrongKindIsNamed(t *testing.T) {
 	for body, want := range map[string]string{
-		`{"id":"2"}`:    `"id": a string in place of a whole number from 0 to 2^64-1`,
+		`{"id":"2"}`:    `"id": a string in place of a whole number of 64 bits without a sign`,
+		`{"id":1E400}`:  `"id": a number 1E400 in place of a whole number of 64 bits without a sign`,
 		`{"role":[1]}`:  `does not belong`,
 		`{"role":true}`: `"role": a bool in place of a string`,
 	} {

@@ -44,6 +44,15 @@ func NoIdempotencyKey(r *http.Request) error {
 		problem.ErrBadRequest)
 }
 
+// NoConditions refuses conditions on what has no ETag, so that they could not hold; who
+// gives one may have meant a key.
+func NoConditions(r *http.Request) error {
+	if r.Header["If-Match"] == nil && r.Header["If-None-Match"] == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: If-Match and If-None-Match are for a single key, /v1/kv/KEY; POST /v1/txn takes conditions on several", problem.ErrBadRequest)
+}
+
 // Bare lets a handler serve only requests without query parameters.
 func Bare(h func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {

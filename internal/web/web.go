@@ -16,6 +16,7 @@ import (
 	"raftkv/internal/problem"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -53,8 +54,11 @@ func Problem(err error) (status int, fields []Field, body []byte) {
 	return p.Status, fields, text.Bytes()
 }
 
-// WriteProblem answers with an error.
-func WriteProblem(w http.ResponseWriter, err error) {
+// WriteProblem answers a request with an error. r is nil where none was read.
+func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
+	if r != nil {
+		takeRest(r)
+	}
 	status, fields, body := Problem(err)
 	h := w.Header()
 	for _, f := range fields {
@@ -144,12 +148,26 @@ func Duration(name, text string, least, most time.Duration) (time.Duration, erro
 	switch {
 	case err != nil && number == nil:
 		return 0, fmt.Errorf("%w: %s is %q; it needs a unit, as in %ss", problem.ErrBadRequest, name, Clip(text), Clip(text))
+	case err != nil && overflows(text):
+		return 0, fmt.Errorf("%w: %s is %q, and must be %v to %v", problem.ErrBadRequest, name, Clip(text), least, most)
 	case err != nil:
 		return 0, fmt.Errorf("%w: %s is %q, not a time with its unit, as in 500ms or 30s", problem.ErrBadRequest, name, Clip(text))
 	case d < least || d > most:
 		return 0, fmt.Errorf("%w: %s is %v, and must be %v to %v", problem.ErrBadRequest, name, d, least, most)
 	}
 	return d, nil
+}
+
+// overflows reports whether what time.ParseDuration refuses is a time that is too long for
+// it: it would take the same with smaller digits.
+func overflows(text string) bool {
+	_, err := time.ParseDuration(strings.Map(func(c rune) rune {
+		if c >= '1' && c <= '9' {
+			return '0'
+		}
+		return c
+	}, text))
+	return err == nil
 }
 
 // NotAllowed sets the Allow header to the methods in allow, and returns
@@ -195,11 +213,10 @@ const CacheAsk = "no-cache, no-transform"
 var CacheNever = []string{"no-store"}
 
 // ParseForce reads ?force=true, where that is allowed, from a request that
-// changes a member. A member has no ETag, so a condition cannot hold; who gives
-// one may have meant a key.
+// changes a member.
 func ParseForce(r *http.Request, allowed bool) (bool, error) {
-	if r.Header["If-Match"] != nil || r.Header["If-None-Match"] != nil {
-		return false, fmt.Errorf("%w: If-Match and If-None-Match are for keys, /v1/kv/KEY; this is about a node", problem.ErrBadRequest)
+	if err := NoConditions(r); err != nil {
+		return false, err
 	}
 	var names []string
 	if allowed {

@@ -42,12 +42,16 @@ problem("bad ttl", kv.put, key, b"x", ttl="30")
 for n in range(5):
     kv.put(f"{prefix}list/{n}", f"value {n}".encode() if n else b"\xfe")
 show("pages", *[(i["key"].removeprefix(prefix), i["value"]) for i in kv.list(prefix + "list/", limit=2)])
-show("backwards", *[i["key"].removeprefix(prefix) for i in kv.list(prefix + "list/", limit=2, reverse="true", keys_only="true")])
+show("backwards", *[i["key"].removeprefix(prefix) for i in kv.list(prefix + "list/", limit=2, reverse=True, keys_only=True)])
+show("count", *[i["count"] for i in kv.list(prefix + "list/", count=True)], *[i["count"] for i in kv.list(prefix + "list/", count="true")])
+kv.put(prefix + "text", "é")
+show("text", kv.get(prefix + "text")[0])
 show("stream", *[i["value"] for i in kv.stream(prefix + "list/")])
 show("nothing", list(kv.stream(prefix + "none/")))
 problem("bad list", lambda: list(kv.list(prefix, limit=0)))
 jobs = [kv.append(prefix + "jobs/", job) for job in ("wash", "dry")]
 show("append", jobs == sorted(jobs), *[kv.get(job)[0] for job in jobs])
+show("groups", *[i.get("prefix", i.get("key")).removeprefix(prefix) for i in kv.list(prefix, delimiter="/", limit=1)])
 
 # Numbers.
 show("add", kv.add(prefix + "n", 5), kv.add(prefix + "n", -7))
@@ -69,6 +73,23 @@ problem("locked", kv.put, prefix + "lock", "you", if_revision=0)
 show("keep", kv.keep(lease))
 kv.revoke(lease)
 show("unlocked", kv.get(prefix + "lock"), kv.put(prefix + "lock", b"you", if_revision=0) > token)
+problem("revoke what ended", kv.revoke, lease)
+
+
+class Lossy(Client):
+    """Loses the first answer."""
+
+    lost = False
+
+    def once(self, *request):
+        answer = super().once(*request)
+        if not self.lost:
+            self.lost = True
+            raise Problem(0, None, "unknown", True, "lost")
+        return answer
+
+
+show("revoke, and no answer", Lossy(sys.argv[3:]).revoke(kv.grant("1m")))
 problem("keep what ended", kv.keep, lease)
 problem("bind to what ended", kv.put, prefix + "lock", "me", lease=lease)
 problem("nobody there", Client(["http://127.0.0.1:1"], give_up=0).get, "k")
