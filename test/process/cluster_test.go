@@ -172,8 +172,9 @@ type procCluster struct {
 	list   string   // the --cluster of the first nodes
 	client *http.Client
 
-	peerPorts sync.Map // whose answers no document describes
-	oldToo    bool     // some of its nodes run another program, with other answers
+	// clientPorts are those whose answers are described; what a proxy adds to them is not.
+	clientPorts sync.Map
+	oldToo      bool // some of its nodes run another program, with other answers
 }
 
 // newProcCluster lays out n nodes with free ports and data directories. It starts none of them.
@@ -219,7 +220,7 @@ type procDescribed struct {
 }
 
 func (d procDescribed) RoundTrip(r *http.Request) (*http.Response, error) {
-	if _, peers := d.c.peerPorts.Load(r.URL.Port()); peers || d.c.oldToo {
+	if _, described := d.c.clientPorts.Load(r.URL.Port()); !described || d.c.oldToo {
 		return d.plain.RoundTrip(r)
 	}
 	return d.checked.RoundTrip(r)
@@ -234,7 +235,7 @@ func (c *procCluster) newNode(id int) *procNode {
 		dataDir: filepath.Join(c.dir, name), logPath: filepath.Join(c.dir, name+".log"),
 	}
 	c.nodes[id] = node
-	c.peerPorts.Store(strconv.Itoa(node.peerPort), true)
+	c.clientPorts.Store(strconv.Itoa(node.clientPort), true)
 	return node
 }
 
