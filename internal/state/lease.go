@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"raftkv/internal/lease"
 	"raftkv/internal/once"
-	"raftkv/internal/problem"
 	"raftkv/internal/record"
-	"raftkv/internal/statefile"
 	"raftkv/internal/txn"
 )
 
@@ -171,41 +169,9 @@ func (s *State) tick(t tick) (gone int) {
 	return len(keys)
 }
 
-// leasePart is the leases. Only their head is in the hash: each lease is hashed into
-// the sum that is in it, and the keys that are bound to them with their items.
-var leasePart = part{
-	records: []byte{leasesRecord, leaseRecord},
-	write: func(s *State, put func(kind byte, payload []byte) error) error {
-		b := s.Leases.AppendHead(nil)
-		if len(b) == 0 {
-			return nil
-		}
-		return put(leasesRecord, b)
-	},
-	bulk: func(s *State, put func(kind byte, payload []byte) error) error {
-		whole, err := s.Leases.Write(func(payload []byte) error { return put(leaseRecord, payload) })
-		if err == nil && !whole {
-			return problem.ErrMemory
-		}
-		return err
-	},
-	restore: func(s *State, kind byte, f *record.Reader) error {
-		if kind == leasesRecord {
-			s.Leases.ReadHead(f)
-			return nil
-		}
-		s.Leases.Read(f)
-		return nil
-	},
-	verify: func(s *State) error {
-		if err := s.Leases.Check(); err != nil {
-			return fmt.Errorf("%w: %w", statefile.ErrBad, err)
-		}
-		return nil
-	},
-	clone: func(from, to *State) { to.Leases = from.Leases.Copy() },
-	reset: func(*State) {},
-}
+// leasePart is the leases. The keys that are bound to them are hashed with their items.
+var leasePart = tablePart(leasesRecord, leaseRecord, func(s *State) table { return &s.Leases },
+	func(from, to *State) { to.Leases = from.Leases.Copy() })
 
 // Leased is what there is to say of a lease.
 type Leased struct {

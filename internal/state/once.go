@@ -9,7 +9,6 @@ import (
 	"raftkv/internal/once"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
-	"raftkv/internal/statefile"
 	"raftkv/internal/txn"
 )
 
@@ -181,40 +180,9 @@ func decodeOutcome(outcome string, c *Command) (res Result, ok bool) {
 	return res, !r.Bad
 }
 
-// oncePart is what came of requests under an Idempotency-Key. Only its head is in the hash.
-var oncePart = part{
-	records: []byte{onceHeadRecord, onceRecord},
-	write: func(s *State, put func(kind byte, payload []byte) error) error {
-		b := s.Once.AppendHead(nil)
-		if len(b) == 0 {
-			return nil
-		}
-		return put(onceHeadRecord, b)
-	},
-	bulk: func(s *State, put func(kind byte, payload []byte) error) error {
-		whole, err := s.Once.Write(func(payload []byte) error { return put(onceRecord, payload) })
-		if err == nil && !whole {
-			return problem.ErrMemory
-		}
-		return err
-	},
-	restore: func(s *State, kind byte, f *record.Reader) error {
-		if kind == onceHeadRecord {
-			s.Once.ReadHead(f)
-			return nil
-		}
-		s.Once.Read(f)
-		return nil
-	},
-	verify: func(s *State) error {
-		if err := s.Once.Check(); err != nil {
-			return fmt.Errorf("%w: %w", statefile.ErrBad, err)
-		}
-		return nil
-	},
-	clone: func(from, to *State) { to.Once = from.Once.Copy() },
-	reset: func(*State) {},
-}
+// oncePart is what came of requests under an Idempotency-Key.
+var oncePart = tablePart(onceHeadRecord, onceRecord, func(s *State) table { return &s.Once },
+	func(from, to *State) { to.Once = from.Once.Copy() })
 
 // Agenda is what the leader's ticks are for: for leases, and for the records of requests.
 func (s *State) Agenda() lease.Agenda {

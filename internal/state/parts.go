@@ -1,8 +1,11 @@
 package state
 
 import (
+	"fmt"
 	"raftkv/internal/membership"
+	"raftkv/internal/problem"
 	"raftkv/internal/record"
+	"raftkv/internal/statefile"
 )
 
 // part is a part of the replicated state beside the items. A new one is a file with
@@ -93,4 +96,55 @@ var memberPart = part{
 	},
 	clone: func(from, to *State) { to.Membership = from.Membership.Clone() },
 	reset: func(s *State) { s.Membership = membership.New(nil) },
+}
+
+// table is what a part has that can be very large: a head, and records that are hashed
+// into sums, which are in the head.
+type table interface {
+	// AppendHead appends the head; nothing if there never was a record.
+	AppendHead(b []byte) []byte
+	ReadHead(r *record.Reader)
+	// Write passes on all records; whole: they are those that were summed up.
+	Write(put func(payload []byte) error) (whole bool, err error)
+	Read(r *record.Reader)
+	// Check returns what is wrong with the records once all were read.
+	Check() error
+}
+
+// tablePart is a part that is a table. Only its head is in the hash. A new cluster goes on
+// with what it holds.
+func tablePart(head, each byte, of func(*State) table, clone func(from, to *State)) part {
+	return part{
+		records: []byte{head, each},
+		write: func(s *State, put func(kind byte, payload []byte) error) error {
+			b := of(s).AppendHead(nil)
+			if len(b) == 0 {
+				return nil
+			}
+			return put(head, b)
+		},
+		bulk: func(s *State, put func(kind byte, payload []byte) error) error {
+			whole, err := of(s).Write(func(payload []byte) error { return put(each, payload) })
+			if err == nil && !whole {
+				return problem.ErrMemory
+			}
+			return err
+		},
+		verify: func(s *State) error {
+			if err := of(s).Check(); err != nil {
+				return fmt.Errorf("%w: %w", statefile.ErrBad, err)
+			}
+			return nil
+		},
+		restore: func(s *State, kind byte, f *record.Reader) error {
+			if kind == head {
+				of(s).ReadHead(f)
+			} else {
+				of(s).Read(f)
+			}
+			return nil
+		},
+		clone: clone,
+		reset: func(*State) {},
+	}
 }
