@@ -381,7 +381,7 @@ func (d *Doubts) part(ctx context.Context, found finding) bool {
 
 // vouch lets pass what a leader sends, and what it has sent.
 func (d *Doubts) vouch(leader leaderInTerm) {
-	d.vouched = leader
+	d.vouched, d.givenUp = leader, 0
 	held := d.held
 	d.held = nil
 	for _, m := range held {

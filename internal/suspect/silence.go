@@ -18,8 +18,11 @@ import (
 // others do not vote for it, since they hear a leader (thesis §9.6).
 
 const (
-	// silentTimes is how many election timeouts a leader may take before it can be asked.
-	silentTimes = 3
+	// silentTimes is how many election timeouts a leader may take before it can be asked:
+	// twice as many with each that was given up since one has vouched, so that where all are
+	// slow to answer, as on overloaded machines, elections do not follow one another.
+	silentTimes   = 3
+	mostDoublings = 4
 	// silentAsks is how often it was asked in vain at least.
 	silentAsks = 2
 )
@@ -47,12 +50,18 @@ func (d *Doubts) notAnswered(rn *raft.RawNode, id uint64) {
 // outOfReach reports whether a message comes from a leader that has to vouch, and could
 // not be asked for so long that it is not to be followed.
 func (d *Doubts) outOfReach(rn *raft.RawNode, m *raftpb.Message) bool {
+	return d.silent.asks >= silentAsks && d.unproven(rn, m) && d.givesUp(m)
+}
+
+// givesUp reports whether the leader that has sent a message is not to be followed.
+func (d *Doubts) givesUp(m *raftpb.Message) bool {
 	s := &d.silent
-	if s.asks < silentAsks || s.leader != (leaderInTerm{m.GetFrom(), m.GetTerm()}) || time.Since(s.since) < silentTimes*d.ElectionTimeout || !d.unproven(rn, m) {
+	if s.leader != (leaderInTerm{m.GetFrom(), m.GetTerm()}) || time.Since(s.since) < silentTimes<<min(d.givenUp, mostDoublings)*d.ElectionTimeout && !s.told {
 		return false
 	}
 	if !s.told {
 		s.told = true
+		d.givenUp++
 		d.Say.Warn("the leader cannot be asked at its peer URL, so this node does not follow it", zap.Uint64("leader", s.leader.id),
 			zap.Uint64("term", s.leader.term), zap.String("peer-url", d.URLOf(s.leader.id)))
 	}

@@ -123,7 +123,8 @@ type Doubts struct {
 	// committed.
 	vouched leaderInTerm
 	// silent is a leader that could not be asked.
-	silent silence
+	silent  silence
+	givenUp int // how many such leaders, since one has vouched
 	// held is what has come from a leader that has not vouched yet.
 	held []*raftpb.Message
 }
