@@ -47,7 +47,7 @@ func TestAPIDocTable(t *testing.T) {
 		path, _, _ := strings.Cut(row[2], "?")
 		for method := range strings.SplitSeq(row[1], ", ") {
 			shown[method+" "+path] = true
-			label := web.RouteLabel(method, path)
+			label := web.RouteLabel(method, path, "")
 			labels[label] = labels[label] || slices.Contains(names, "TestAPIDoc")
 		}
 	}

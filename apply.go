@@ -258,6 +258,7 @@ func (kv *kvstore) install(file stateFile, reconf reconfigure) error {
 		return fmt.Errorf("installing snapshot %s: %w", file.Name(), err)
 	}
 	kv.mu.Lock()
+	s.Changes.Keep(kv.state.Changes.Limit(), s.Revision)
 	kv.state = s
 	kv.agreement.Worked.Store(s.Index)
 	kv.agreement.Note(&kv.state.Checks)

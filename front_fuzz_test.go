@@ -156,10 +156,10 @@ func (n *frontNode) withFront(requests []*http.Request, pieces ...[]byte) []byte
 // may join them.
 func (n *frontNode) inPieces(pieces ...[]byte) []byte {
 	srv, conns := n.server(), make(pieceListener, 1)
-	behind := &handedOver{addr: new(net.TCPAddr), conns: make(chan net.Conn), closed: make(chan struct{})}
+	behind := front.NewBehind(new(net.TCPAddr))
 	fr := front.New(zap.NewNop(), front.Limits{
 		Head: srv.ReadHeaderTimeout, Idle: srv.IdleTimeout, Answer: srv.WriteTimeout, Value: frontMaxValue,
-	}, behind.give)
+	}, behind.Give)
 	fr.Register(n.counts)
 	fr.Handle(plainRequests{n.a})
 	srv.Handler, srv.ConnContext = n.a, web.ConnContext

@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/txnapi"
+	"raftkv/internal/watchapi"
 	"raftkv/internal/web"
 	"strconv"
 	"strings"
@@ -30,6 +31,7 @@ type httpKVAPI struct {
 	keys     *api.Keys
 	leases   *api.Leases
 	lists    *api.Lists
+	watches  *watchapi.Watches
 	txns     *txnapi.Txns
 	members  *admin.MembersAPI
 	metrics  *admin.Metrics
@@ -44,7 +46,7 @@ type httpKVAPI struct {
 }
 
 func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	start, route := time.Now(), web.RouteLabel(r.Method, r.URL.Path)
+	start, route := time.Now(), web.RouteLabel(r.Method, r.URL.Path, r.URL.RawQuery)
 	a.metrics.InFlight.Inc()
 	defer a.metrics.InFlight.Dec()
 	rec := &web.Recorder{ResponseWriter: w, Status: http.StatusOK}
@@ -78,6 +80,7 @@ func (a *httpKVAPI) addRoutes(status *admin.StatusAPI, live *liveness.Monitor) {
 		"v1/leases":       {"GET": a.leases.ServeList, "POST": web.Bare(a.leases.ServeGrant)},
 		"v1/kv":           a.lists.Methods(a.serveKey, a.txns.ServeAppend, a.txns.ServeDeletePrefix),
 		"v1/members":      {"GET": a.members.ServeMembers, "POST": a.members.ServeAddMember},
+		watchapi.Path:     {"GET": a.watches.Serve},
 		"v1/leader":       {"POST": web.Bare(a.members.ServeLeader)},
 		"v1/snapshot":     {"GET": a.backups.ServeSnapshot},
 	}
@@ -121,6 +124,9 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 
 // mayServe returns nil, or why a request is refused without a look at it.
 func (a *httpKVAPI) mayServe(path, query string) error {
+	if path == watchapi.Path {
+		return nil // it is told in the stream
+	}
 	if err := a.ends.Ending(); err != nil {
 		return err
 	}
@@ -183,6 +189,7 @@ func (a *httpKVAPI) stop() {
 	a.keys.Fresh.End()
 	a.backups.End()
 	a.lists.End()
+	a.watches.Hub.End()
 }
 
 // serveKey serves GET, HEAD, PUT and DELETE of a key. query is what the request's says
@@ -220,6 +227,7 @@ func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key, query 
 			a.keys.GiveUp(q)
 		}
 	}
+	a.keys.Await(w, r, q)
 	h := w.Header()
 	for _, f := range q.Answer.Fields() {
 		f.Set(h)
@@ -303,7 +311,7 @@ const slowRequestAfter = time.Second
 // business. How long a download takes is up to who takes it.
 func (a *httpKVAPI) count(method, route string, status int, took time.Duration) {
 	a.metrics.Observe(method, route, status, took)
-	if took > slowRequestAfter && route != "snapshot" && route != "list" && route != "pprof" {
+	if took > slowRequestAfter && !web.Lasts(route) {
 		a.log.Warn("slow request", zap.String("method", web.MethodLabel(method)), zap.String("route", route),
 			zap.Int("status", status), zap.Duration("took", took))
 	}

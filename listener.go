@@ -13,8 +13,8 @@ import (
 	"raftkv/internal/limits"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
+	"raftkv/internal/watchapi"
 	"raftkv/internal/web"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -47,7 +47,7 @@ type stoppableListener struct {
 	*net.TCPListener
 	server  *http.Server
 	front   *front.Server // reads connections before server does; nil for peers
-	behind  *handedOver   // what front gives to server
+	behind  *front.Behind // what front gives to server
 	handler atomic.Pointer[http.Handler]
 	conns   atomic.Int64 // of server that are open; unused where there is a front
 	limit   atomic.Pointer[limits.ConnLimit]
@@ -93,10 +93,10 @@ func listenWithFront(addr string, server *http.Server, maxValue int64, log *zap.
 		return nil, err
 	}
 	server.ConnState = nil // the front counts
-	l.behind = &handedOver{addr: l.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}
+	l.behind = front.NewBehind(l.Addr())
 	l.front = front.New(log, front.Limits{
 		Head: server.ReadHeaderTimeout, Idle: server.IdleTimeout, Answer: server.WriteTimeout, Value: maxValue,
-	}, l.behind.give)
+	}, l.behind.Give)
 	l.start(func() error {
 		var both errgroup.Group
 		both.Go(func() error { return server.Serve(web.HangUpListener{Listener: l.behind}) })
@@ -137,43 +137,6 @@ func (l *stoppableListener) start(serve func() error) {
 
 func (l *stoppableListener) serveHTTP() error { return l.server.Serve(web.HangUpListener{Listener: l}) }
 
-// handedOver is where the net/http server takes the connections that the front gives
-// it.
-type handedOver struct {
-	addr   net.Addr
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-// give passes a connection on, or closes it where nobody takes any.
-func (h *handedOver) give(c net.Conn) {
-	select {
-	case h.conns <- c:
-	case <-h.closed:
-		_ = c.Close() // the node is stopping
-	}
-}
-
-// Accept implements net.Listener.
-func (h *handedOver) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (h *handedOver) Close() error {
-	h.once.Do(func() { close(h.closed) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (h *handedOver) Addr() net.Addr { return h.addr }
-
 // ServeHTTP serves with the node's handler, once there is one.
 func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := l.handler.Load()
@@ -191,7 +154,10 @@ func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, err := fmt.Fprintln(w, "ok")
 		_ = web.IgnoreWriteError(err)
 	default:
-		web.WriteProblem(w, r, fmt.Errorf("%w: it is starting", problem.ErrNotReady))
+		starting := fmt.Errorf("%w: it is starting", problem.ErrNotReady)
+		if !watchapi.Refuse(w, r, starting) {
+			web.WriteProblem(w, r, starting)
+		}
 	}
 }
 

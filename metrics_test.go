@@ -218,10 +218,12 @@ func TestMetricsOfRequests(t *testing.T) {
 		"GET /k": "kv", "PUT /v1/kv/a/b": "kv", "DELETE /v1/kv/x": "kv", "GET /v1/kv": "list", "GET /v1": "other", "GET /v1/nothing": "other", "GET /ui/x": "other",
 		"POST /4": "member", "DELETE /4": "member", "PATCH /v1/members/4": "member", "GET /v1/members": "members", "GET /v1/leases": "leases", "PUT /v1/leases/7": "lease", "POST /v1/leader": "leader",
 		"POST /v1/add": "add", "POST /v1/txn": "txn", "POST /v1/kv": "list", "GET /v1/status": "status", "GET /v1/snapshot": "snapshot", "GET /v1/errors": "errors", "GET /v1/openapi.yaml": "openapi", "GET /livez": "livez", "GET /readyz": "readyz", "GET /metrics": "metrics",
+		"POST /v1/watch": "watch", "GET /k?wait=1ms": "poll", "GET /v1/kv?after_revision=9&wait=1ms": "poll",
 		"GET /debug/pprof/heap": "pprof", "GET /debug/x": "other", "GET /": "help", "BREW /k": "kv",
 	} {
 		method, path, _ := strings.Cut(target, " ")
-		if got := web.RouteLabel(method, path); got != want || !slices.Contains(web.RouteLabels, got) {
+		target, query, _ := strings.Cut(path, "?")
+		if got := web.RouteLabel(method, target, query); got != want || !slices.Contains(web.RouteLabels, got) {
 			t.Errorf("%s is route %q, want %q", target, got, want)
 		}
 		if covered[want] = true; method == "GET" && want != "snapshot" { // which breaks off without a connection
@@ -282,7 +284,7 @@ func TestRoutesHaveLabels(t *testing.T) {
 	seen := make(map[string]string)
 	for path, methods := range at.a.routes {
 		for method := range methods {
-			label := web.RouteLabel(method, "/"+path)
+			label := web.RouteLabel(method, "/"+path, "")
 			if label == "other" || !slices.Contains(web.RouteLabels, label) || seen[label] != "" && seen[label] != path {
 				t.Errorf("%s /%s has the label %q, as %q", method, path, label, seen[label])
 			}

@@ -142,7 +142,7 @@ func TestOpenAPIHasAllRoutes(t *testing.T) {
 			if x.Status == http.StatusMethodNotAllowed || strings.Contains(string(x.Answer), `"no_such_path"`) {
 				t.Errorf("the document has %s %s, which is answered with %s", method, path, x)
 			}
-			labels[web.RouteLabel(method, target)] = true
+			labels[web.RouteLabel(method, target, "")] = true
 		}
 	}
 	for _, label := range web.RouteLabels {

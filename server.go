@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -25,6 +26,8 @@ import (
 	"raftkv/internal/suspect"
 	"raftkv/internal/transport"
 	"raftkv/internal/txnapi"
+	"raftkv/internal/watch"
+	"raftkv/internal/watchapi"
 	"raftkv/internal/web"
 	"strconv"
 	"sync/atomic"
@@ -54,6 +57,7 @@ type server struct {
 	watcher   *observe.Watcher
 	room      *room.Keeper
 	api       *httpKVAPI
+	hub       *watch.Hub
 	states    chan *state.State
 	commitC   chan []commit
 	clientURL string
@@ -75,7 +79,7 @@ const (
 // openServer opens the data directory and puts a node together around
 // rafthttp.
 func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found reconfig.ClusterInfo, port int, ask *peerclient.Client) (*server, error) {
-	st, err := storage.OpenTail(log, cfg.DataDir, cfg.Memory.Tail(storage.TailWeight), func(id storage.Identity, reconfigured bool) error {
+	st, err := storage.OpenWithin(log, cfg.DataDir, storage.Bounds{Tail: cfg.Memory.Share(storage.TailWeight), Changes: cfg.Changes()}, func(id storage.Identity, reconfigured bool) error {
 		return boot.CheckIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
 	if err != nil {
@@ -148,11 +152,15 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		origin: web.OriginGuard{Hosts: cfg.ClientHosts(port), Origins: cfg.AllowedOrigins}, profiles: cfg.Pprof,
 		ends: api.Endings{Life: w.life, Disputed: node.doubts.Disputed},
 	}
+	may := func() error { return s.api.mayServe("", "") }
+	s.hub = watch.New(watch.Config{Look: kv.Look, Revision: kv.revision, May: func() error { return cmp.Or(may(), fresh.Told()) }})
+	s.api.keys.Hub, s.api.lists.Hub = s.hub, s.hub
+	s.api.watches = &watchapi.Watches{Log: log, Hub: s.hub, Fresh: fresh, Lists: s.api.lists, Look: kv.Look, May: may, Explain: s.api.ends.Explain}
 	s.api.always = append(s.api.origin.Fields(), web.Field{Name: "Raftkv-Cluster-Id", Value: strconv.FormatUint(st.Identity.ClusterID, 16)})
 	s.api.addRoutes(&admin.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
 	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
 	logging.RegisterDropped(s.api.metrics.Registry, log)
-	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, quota, admission.Outcomes, cfg.Memory)
+	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, s.hub, quota, admission.Outcomes, cfg.Memory)
 	return s
 }
 
@@ -197,6 +205,7 @@ func (s *server) start() error {
 	group.Go(func() error { return s.checker.Report(ctx) })
 	group.Go(func() error { return s.checker.Lead(ctx) })
 	group.Go(func() error { return s.clock.Run(ctx) })
+	group.Go(func() error { return s.hub.Run(ctx) })
 	group.Go(func() error { return s.watcher.Run(ctx) })
 	group.Go(func() error { return s.watcher.AskVersions(ctx) })
 	group.Go(func() error { return s.takePart(ctx) })

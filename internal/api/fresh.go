@@ -151,6 +151,22 @@ func (f *Freshness) LeaderContact() (ms int64, ok bool) {
 	return time.Since(*at).Milliseconds(), true
 }
 
+// leaderSilence is how long the leader may be silent before this node can no longer promise
+// to tell of changes.
+const leaderSilence = 10 * time.Second
+
+// Told returns nil while this node hears of changes, or why it may not.
+func (f *Freshness) Told() error {
+	if err := f.Fault(); err != nil {
+		return err
+	}
+	ms, heard := f.LeaderContact()
+	if !heard || time.Duration(ms)*time.Millisecond > leaderSilence {
+		return fmt.Errorf("%w: it has not heard from a leader for %v or longer, so that changes may have passed it by", problem.ErrNoLeader, leaderSilence)
+	}
+	return nil
+}
+
 // Register adds what there is to count.
 func (f *Freshness) Register(reg prometheus.Registerer) {
 	meter.Gauge(reg, "raftkv_leader_contact_seconds", "Time since the leader, or on the leader a majority, was last heard from; 0 on a lone node, NaN if never.",

@@ -16,9 +16,11 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
+	"raftkv/internal/watch"
 	"raftkv/internal/web"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -28,7 +30,8 @@ type Keys struct {
 	Store    keyStore
 	Fresh    *Freshness
 	Writes   writer
-	MaxValue int64 // bytes
+	MaxValue int64      // bytes
+	Hub      *watch.Hub // tells reads that wait
 	Admission
 }
 
@@ -70,12 +73,13 @@ type KeyRequest struct {
 	// Answer is the request's once Check or Start say so, or Finish was called.
 	Answer Answer
 
-	size    int        // of the command without the value
-	inner   int        // where the command begins, behind what its Idempotency-Key makes of it
-	once    requestKey // of a write
-	want    Wanted     // of a read
-	text    bool       // of a read: the value is to be shown
-	form    list.Form  // of the item
+	size    int           // of the command without the value
+	inner   int           // where the command begins, behind what its Idempotency-Key makes of it
+	once    requestKey    // of a write
+	want    Wanted        // of a read
+	wait    time.Duration // for which an answer may be delayed
+	text    bool          // of a read: the value is to be shown
+	form    list.Form     // of the item
 	pre     preconditions
 	cond    state.Condition
 	life    state.Lifetime // of the key, once it is written
@@ -195,8 +199,8 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 
 // The parameters of a read of a key, and of one that wants an item in JSON.
 var (
-	keyParams  = append([]string{"as"}, FreshnessParams...)
-	itemParams = append([]string{"values"}, FreshnessParams...)
+	keyParams  = append([]string{"as", "wait"}, FreshnessParams...)
+	itemParams = append([]string{"values", "wait"}, FreshnessParams...)
 )
 
 // parseQuery reads the parameters.
@@ -224,7 +228,10 @@ func (q *KeyRequest) parseQuery() (err error) {
 		return fmt.Errorf("%w: as is %q, not text", problem.ErrBadRequest, web.Clip(as[0]))
 	}
 	q.text = params.Has("as")
-	if q.form.Base64, err = inBase64(params); err != nil {
+	if q.form.Base64, err = InBase64(params); err != nil {
+		return err
+	}
+	if q.wait, err = waitOf(params); err != nil {
 		return err
 	}
 	q.want, err = ParseFreshness(params)

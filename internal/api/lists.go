@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"raftkv/internal/list"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/watch"
 	"raftkv/internal/web"
 	"strconv"
 	"sync"
@@ -49,6 +51,7 @@ type Lists struct {
 	log    *zap.Logger
 	store  listStore
 	fresh  *Freshness
+	Hub    *watch.Hub // tells lists that wait
 	copies copies
 	Slots  chan struct{} // one for each list that is streamed
 
@@ -112,10 +115,13 @@ type listRequest struct {
 	list.Query
 	want   Wanted
 	stream bool
+	since  bool          // an answer is wanted once something under the prefix has changed
+	after  uint64        // this revision
+	wait   time.Duration // for that
 }
 
 // listParams are the parameters of a read of many keys.
-var listParams = append([]string{"count", "delimiter", "end", "keys_only", "limit", "prefix", "reverse", "start", "start_after", "values"}, FreshnessParams...)
+var listParams = append([]string{"after_revision", "count", "delimiter", "end", "keys_only", "limit", "prefix", "reverse", "start", "start_after", "values", "wait"}, FreshnessParams...)
 
 // parseList reads a request for many keys.
 func parseList(r *http.Request) (q listRequest, err error) {
@@ -135,16 +141,19 @@ func parseList(r *http.Request) (q listRequest, err error) {
 	if q.want, err = ParseFreshness(params); err != nil {
 		return q, err
 	}
-	if q.Base64, err = inBase64(params); err != nil {
+	if q.Base64, err = InBase64(params); err != nil {
 		return q, err
 	}
 	for _, f := range []struct {
 		name string
 		to   *bool
 	}{{"count", &q.Count}, {"keys_only", &q.KeysOnly}, {"reverse", &q.Reverse}} {
-		if *f.to, err = flag(params, f.name); err != nil {
+		if *f.to, err = Flag(params, f.name); err != nil {
 			return q, err
 		}
+	}
+	if err := q.sinceParams(params); err != nil {
+		return q, err
 	}
 	if q.Limit, err = PageLimit(params); err != nil {
 		return q, err
@@ -160,6 +169,8 @@ func (q *listRequest) fit(params url.Values) error {
 		return fmt.Errorf("%w: delimiter is %q, not %s", problem.ErrBadRequest, web.Clip(params.Get("delimiter")), list.Delimiter)
 	case params.Has("end") && q.End == "":
 		return fmt.Errorf("%w: end is empty, and no key is below that", problem.ErrBadRequest)
+	case q.stream && q.since:
+		return fmt.Errorf("%w: after_revision is not for a stream of a list; /v1/watch is a stream of changes", problem.ErrBadRequest)
 	case q.stream && q.Count:
 		return fmt.Errorf("%w: count=true is not for a stream; it ends with a count", problem.ErrBadRequest)
 	case q.Count:
@@ -175,8 +186,8 @@ func (q *listRequest) fit(params url.Values) error {
 	return q.Check()
 }
 
-// flag reads a parameter that is true or false.
-func flag(params url.Values, name string) (bool, error) {
+// Flag reads a parameter that is true or false.
+func Flag(params url.Values, name string) (bool, error) {
 	switch v, ok := params[name]; {
 	case !ok || v[0] == "false":
 		return false, nil
@@ -187,8 +198,8 @@ func flag(params url.Values, name string) (bool, error) {
 	}
 }
 
-// inBase64 reads the parameter values.
-func inBase64(params url.Values) (bool, error) {
+// InBase64 reads the parameter values.
+func InBase64(params url.Values) (bool, error) {
 	v, ok := params["values"]
 	if ok && v[0] != "base64" {
 		return false, fmt.Errorf("%w: values is %q, not base64", problem.ErrBadRequest, web.Clip(v[0]))
@@ -209,6 +220,17 @@ func (l *Lists) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := l.fresh.Prepare(w.Header(), r, q.want); err != nil {
 		return err
+	}
+	if q.since {
+		upto, same, err := l.unchanged(w, r, &q)
+		if err != nil {
+			return err
+		}
+		if same {
+			describe(w.Header(), upto, jsonType)
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
 	}
 	if q.Count {
 		return l.count(w, &q)
@@ -278,14 +300,48 @@ func describe(h http.Header, revision uint64, mediaType string) {
 	h.Set("Raftkv-Revision", strconv.FormatUint(revision, 10))
 }
 
-// stream answers with everything that is asked for, of one revision.
-func (l *Lists) stream(w http.ResponseWriter, r *http.Request, q *listRequest) error {
+// enter takes one of the places of lists that are streamed, and returns what leaves it. The
+// error is problem.ErrOverloaded.
+func (l *Lists) enter() (leave func(), err error) {
 	select {
 	case l.Slots <- struct{}{}:
-		defer func() { <-l.Slots }()
+		return func() { <-l.Slots }, nil
 	default:
-		return fmt.Errorf("%w: %d lists are being streamed", problem.ErrOverloaded, MaxStreams)
+		return nil, fmt.Errorf("%w: %d lists are being streamed", problem.ErrOverloaded, MaxStreams)
 	}
+}
+
+// Lend returns the state as of now for who sends a large part of it to a client, and what
+// gives it back. It counts as a list that is streamed. The error is problem.ErrOverloaded, or
+// why the state is not to be read.
+func (l *Lists) Lend() (st *state.State, done func(), err error) {
+	leave, err := l.enter()
+	if err != nil {
+		return nil, nil, err
+	}
+	st, giveBack, err := l.copies.take()
+	if err != nil {
+		leave()
+		return nil, nil, err
+	}
+	return st, func() { giveBack(); leave() }, nil
+}
+
+// Paced returns a writer of what was lent. It cuts off a reader that does not keep up, and
+// leaves requests their time.
+func (l *Lists) Paced(w http.ResponseWriter) io.Writer { return newRestingWriter(l.life, l.paced(w)) }
+
+func (l *Lists) paced(w http.ResponseWriter) *web.PacedWriter {
+	return &web.PacedWriter{Out: w, Conn: http.NewResponseController(w), Piece: StreamPiece, Pace: StreamPace, Grace: streamFarewell, May: l.may}
+}
+
+// stream answers with everything that is asked for, of one revision.
+func (l *Lists) stream(w http.ResponseWriter, r *http.Request, q *listRequest) error {
+	leave, err := l.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if err := l.fresh.Prepare(w.Header(), r, q.want); err != nil {
 		return err
 	}
@@ -312,7 +368,7 @@ func (l *Lists) send(w http.ResponseWriter, q *listRequest, st *state.State) err
 	// A write that hangs must not keep the node from stopping.
 	stop := context.AfterFunc(l.life, farewell)
 	defer stop()
-	out := &web.PacedWriter{Out: w, Conn: conn, Piece: StreamPiece, Pace: StreamPace, Grace: streamFarewell, May: l.may}
+	out := l.paced(w)
 	err := q.WriteAll(newRestingWriter(l.life, out), st)
 	if err == nil {
 		return nil

@@ -126,6 +126,9 @@ type Config struct {
 	// or on so many voters that one more would cost the majority, writes that
 	// make the store grow are refused on all nodes.
 	MinFree int64
+	// WatchHistory is how many bytes of changes are kept for watches, the newest in any case.
+	// Default 64MiB, and at most a sixteenth of the memory unless it is set.
+	WatchHistory int64
 
 	// Front reads plain requests for keys with a reader of its own, which takes less
 	// than net/http does. Default true.
@@ -173,6 +176,7 @@ func DefaultConfig() Config {
 		MaxValueSize:      1 << 20,
 		Quota:             QuotaFromMemory,
 		MinFree:           128 << 20,
+		WatchHistory:      historyFromMemory,
 		Front:             true,
 		LogLevel:          "info",
 		LogFormat:         "console",
@@ -212,6 +216,7 @@ func (c *Config) Settings(list *string) []Setting {
 		{"max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", Into(&c.MaxValueSize, parseSize, "a size in bytes, KiB, MiB or GiB, as in 1048576 or 1MiB")},
 		{"quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (by the memory, at most 2GiB)", Into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")},
 		{"min-free", "SIZE", "kept free on the disk: bytes, KiB, MiB or GiB; 0 for none (128MiB)", Into(&c.MinFree, parseSize, "a size in bytes, KiB, MiB or GiB, as in 128MiB")},
+		{"watch-history", "SIZE", "changes kept for watches: bytes, KiB, MiB or GiB (64MiB, less where memory is scarce)", Into(&c.WatchHistory, parseSize, "a size in bytes, KiB, MiB or GiB, as in 64MiB")},
 		{"front", "", "read plain requests for keys by the fast path, in place of net/http (true)", Into(&c.Front, strconv.ParseBool, "true or false")},
 		{"pprof", "", "serve profiles under /debug/pprof/ of the client API (false)", Into(&c.Pprof, strconv.ParseBool, "true or false")},
 		{"log-level", "LEVEL", "debug, info, warn or error; also for one voice: info,rafthttp=debug (info)", Into(&c.LogLevel, ParseText, "")},

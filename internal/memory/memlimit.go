@@ -33,10 +33,10 @@ const (
 	// KeyCost is about what a key takes in memory beside its bytes and those of
 	// its value (docs/performance.md).
 	KeyCost = 400
-	// tailShare is the part of the limit that the log's tail may take, one in
-	// so many.
-	tailShare = 16
-	tailLeast = 1 << 20
+	// share is the part of the limit that the log's tail may take, and as much the
+	// changes kept for watches: one in so many.
+	share      = 16
+	shareLeast = 1 << 20
 )
 
 // Limit is what bounds the memory of the process, and who says so.
@@ -171,10 +171,11 @@ func (l Limit) Room() uint64 {
 	return max(RoomLeast, (max(l.Bytes, Base)-Base)/2)
 }
 
-// Tail is the bound of the log in memory.
-func (l Limit) Tail(usual int64) int64 {
+// Share is the bound of something that is kept of the past and usually takes so many bytes:
+// less where there is little memory.
+func (l Limit) Share(usual int64) int64 {
 	if l.Bytes == 0 {
 		return usual
 	}
-	return min(usual, int64(max(tailLeast, l.Bytes/tailShare)))
+	return min(usual, int64(max(shareLeast, l.Bytes/share)))
 }

@@ -84,17 +84,17 @@ func (s *State) revoke(c Command) Result {
 	if err != nil {
 		return Result{Err: err}
 	}
-	return Result{Deletion: s.drop(keys), Deleted: len(keys)}
+	return Result{Deletion: s.drop(ChangeDelete, keys), Deleted: len(keys)}
 }
 
 // drop deletes keys that are bound to no lease any more, in one revision, and returns
 // the store's.
-func (s *State) drop(keys []string) (revision uint64) {
+func (s *State) drop(why ChangeKind, keys []string) (revision uint64) {
 	if len(keys) > 0 {
 		s.Revision++
 	}
 	for _, key := range keys {
-		s.remove(key)
+		s.remove(why, key)
 	}
 	return s.Revision
 }
@@ -164,7 +164,7 @@ func (s *State) tick(t tick) (gone int) {
 		return 0
 	}
 	keys := s.Leases.Tick(t.clock)
-	s.drop(keys)
+	s.drop(ChangeExpire, keys)
 	s.Once.Tick(t.clock, max(0, once.MaxDropped-len(keys)))
 	return len(keys)
 }

@@ -53,6 +53,7 @@ func (r *Replay) Batch(e *raftpb.Entry, id BatchID, cmds []Command) (commands in
 		if c.Kind != KindPut || c.condition.Kind != always {
 			r.Flush() // it may look at any of them
 			s.Apply(*c)
+			s.tell()
 			continue
 		}
 		s.Revision++
@@ -79,6 +80,7 @@ func (r *Replay) Flush() {
 		r.state.put(*w.cmd)
 	}
 	r.state.Revision = last
+	r.state.tell()
 	clear(r.waiting) // what they write must not stay in memory
 	r.waiting, r.bytes = r.waiting[:0], 0
 }

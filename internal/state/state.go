@@ -39,6 +39,9 @@ type State struct {
 	Once        once.Table
 	Level       uint64 // of the commands that every member knows; level.go
 	Checks      Checks
+
+	// Changes is what the last revisions changed. It is no part of what is replicated.
+	Changes Changes
 }
 
 // New returns an empty state with these voters, or of nobody.
@@ -72,6 +75,7 @@ func (s *State) Keys() uint64 { return uint64(s.Items.Len()) }
 // is no state any more.
 func (s *State) DropItems() {
 	s.Items, s.Leases, s.Once = btree.Map[string, *Item]{}, lease.Table{}, once.Table{}
+	s.Changes.BeginAt(s.Revision)
 }
 
 // Summary tells of a state how far and how large it is.
@@ -137,6 +141,7 @@ func (s *State) ApplyBatch(id BatchID, cmds []Command) (results []Result, first 
 	for i, c := range cmds {
 		results[i] = s.Apply(c)
 	}
+	s.tell()
 	return results, true
 }
 
@@ -204,6 +209,7 @@ func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error)
 	}
 	if t, ok, err := decodeTick(e.GetData()); ok && err == nil {
 		o.Gone = s.tick(t)
+		s.tell()
 		return o, min(1, o.Gone), nil
 	}
 	id, cmds, err := DecodeBatch(e.GetData())

@@ -99,6 +99,7 @@ func (s *State) place(key, value string, id uint64) (created bool) {
 	}
 	s.Bytes += uint64(len(it.Value))
 	s.Sum += itemHash(key, it)
+	s.note(ChangePut, key, it)
 	return !exists
 }
 
@@ -120,14 +121,15 @@ func (s *State) erase(key string, old *Item) {
 	if old.Lease != 0 {
 		s.Leases.Unbind(old.Lease, key)
 	}
-	s.remove(key)
+	s.remove(ChangeDelete, key)
 }
 
 // remove takes a key that is bound to no lease any more out of the items.
-func (s *State) remove(key string) {
+func (s *State) remove(why ChangeKind, key string) {
 	old, _ := s.Items.Delete(key)
 	s.Bytes -= uint64(len(key) + len(old.Value))
 	s.Sum -= itemHash(key, old)
+	s.note(why, key, nil)
 }
 
 func failed(err error, it *Item) Result {

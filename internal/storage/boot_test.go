@@ -220,7 +220,7 @@ func TestBootCrashAfterEachStepOfOpen(t *testing.T) {
 	keeper, m, err := watermark.Open(filepath.Join(dir, "mark"))
 	testkit.Must(t, err)
 	defer keeper.Close()
-	o, err := inspect(zap.NewNop(), dir, m, TailWeight, anyIdentity)
+	o, err := inspect(zap.NewNop(), dir, m, Bounds{Tail: TailWeight}, anyIdentity)
 	testkit.Must(t, err)
 	testkit.Must(t, o.open())
 	defer o.Wal.Close()

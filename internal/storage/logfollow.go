@@ -28,13 +28,13 @@ const (
 
 // followLog is loadLog in one reading. An error says that it could not be done so, and
 // no more.
-func followLog(dir string, m watermark.Mark, tailLimit int64) (*judgement, *logLoader, error) {
+func followLog(dir string, m watermark.Mark, within Bounds) (*judgement, *logLoader, error) {
 	j := newJudgement(dir, &m, false)
 	snap, err := newestState(dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	r := startReplay(j, snap, tailLimit)
+	r := startReplay(j, snap, within)
 	if err := errors.Join(r.read(m.Index), r.wait()); err != nil {
 		return nil, nil, err
 	}
@@ -90,10 +90,10 @@ type logPart struct {
 
 // startReplay begins to load the state. What is read ahead meanwhile is half of what
 // the tail may weigh: by that, the tail of a node that runs grows before it is trimmed.
-func startReplay(j *judgement, snap *walpb.Snapshot, tailLimit int64) *replay {
-	most := max(min(followPart, tailLimit/4), 1)
+func startReplay(j *judgement, snap *walpb.Snapshot, within Bounds) *replay {
+	most := max(min(followPart, within.Tail/4), 1)
 	r := &replay{
-		j: j, snap: snap, most: most, parts: make(chan logPart, max(tailLimit/2/most-2, 0)), ended: make(chan struct{}),
+		j: j, snap: snap, most: most, parts: make(chan logPart, max(within.Tail/2/most-2, 0)), ended: make(chan struct{}),
 		facts: logFacts{Published: make(map[uint64]uint64)},
 	}
 	if snap != nil {
@@ -101,13 +101,13 @@ func startReplay(j *judgement, snap *walpb.Snapshot, tailLimit int64) *replay {
 	}
 	go func() {
 		defer close(r.ended)
-		r.failed = r.apply(tailLimit)
+		r.failed = r.apply(within)
 	}()
 	return r
 }
 
 // apply loads the state, and applies what comes.
-func (r *replay) apply(tailLimit int64) error {
+func (r *replay) apply(within Bounds) error {
 	st := state.New(nil)
 	if r.snap != nil {
 		var err error
@@ -115,7 +115,7 @@ func (r *replay) apply(tailLimit int64) error {
 			return err
 		}
 	}
-	r.loader = newLogLoader(0, st, math.MaxUint64, tailLimit)
+	r.loader = newLogLoader(0, st, math.MaxUint64, within)
 	for part := range r.parts {
 		r.loader.id = part.node
 		if part.pending {

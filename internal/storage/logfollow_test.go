@@ -21,11 +21,11 @@ func wantSameBothWays(t testing.TB, dir string, limit int64) bool {
 	t.Helper()
 	m, err := watermark.Peek(filepath.Join(dir, "mark"))
 	testkit.Must(t, err)
-	j, l, err := followLog(dir, m, limit)
+	j, l, err := followLog(dir, m, Bounds{Tail: limit})
 	if err != nil {
 		return false
 	}
-	k, n := loadLog(dir, m, limit)
+	k, n := loadLog(dir, m, Bounds{Tail: limit})
 	if len(k.Damage) > 0 {
 		t.Fatalf("read in one go, but step by step: %v", k.Damage)
 	}
@@ -74,9 +74,9 @@ func TestStorageReadInOneGo(t *testing.T) {
 		}
 	}
 	for _, load := range []func() (*judgement, *logLoader){
-		func() (*judgement, *logLoader) { return loadLog(dir, markOf(t, dir), TailWeight) },
+		func() (*judgement, *logLoader) { return loadLog(dir, markOf(t, dir), Bounds{Tail: TailWeight}) },
 		func() (*judgement, *logLoader) {
-			j, l, err := followLog(dir, markOf(t, dir), TailWeight)
+			j, l, err := followLog(dir, markOf(t, dir), Bounds{Tail: TailWeight})
 			testkit.Must(t, err)
 			return j, l
 		},

@@ -34,7 +34,7 @@ func TestStorageReadsAheadWithinBounds(t *testing.T) {
 	snap, err := newestState(dir)
 	testkit.Must(t, err)
 
-	r := startReplay(newJudgement(dir, &m, false), snap, limit)
+	r := startReplay(newJudgement(dir, &m, false), snap, Bounds{Tail: limit})
 	read := make(chan error, 1)
 	go func() { read <- r.read(m.Index) }()
 	// Beside those in the channel there is one that waits to get in.

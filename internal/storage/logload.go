@@ -53,7 +53,11 @@ type logFacts struct {
 	OwnURL string
 }
 
-func newLogLoader(id uint64, st *state.State, commit uint64, limit int64) *logLoader {
+func newLogLoader(id uint64, st *state.State, commit uint64, within Bounds) *logLoader {
+	limit := within.Tail
+	if within.Changes > 0 {
+		st.Changes.Keep(int(within.Changes), st.Revision)
+	}
 	return &logLoader{
 		id: id, state: st, replay: state.NewReplay(st, int(limit/4)), commit: commit, limit: limit, base: st.Index, term: st.Term, worked: st.Index,
 		facts: logFacts{Reconfigured: st.Membership.Changes > 0, Published: make(map[uint64]uint64)},

@@ -70,7 +70,7 @@ func whatCounts(t *testing.T, dir string) (string, error) {
 		return "", err
 	}
 	testkit.Must(t, mf.Close())
-	o, err := inspect(zap.NewNop(), dir, m, TailWeight, anyIdentity)
+	o, err := inspect(zap.NewNop(), dir, m, Bounds{Tail: TailWeight}, anyIdentity)
 	if err != nil {
 		return "", err
 	}

@@ -41,16 +41,22 @@ type Opened struct {
 // whether members came or went since the first start. Until it has agreed, and
 // all that can be seen by reading is in order, nothing is changed.
 func Open(log *zap.Logger, dir string, check func(id Identity, reconfigured bool) error) (*Opened, error) {
-	return OpenTail(log, dir, TailWeight, check)
+	return OpenWithin(log, dir, Bounds{Tail: TailWeight}, check)
 }
 
-// OpenTail is Open with another bound of the log in memory.
-func OpenTail(log *zap.Logger, dir string, tailLimit int64, check func(Identity, bool) error) (*Opened, error) {
+// Bounds are how much of the past a node keeps in memory, in bytes.
+type Bounds struct {
+	Tail    int64 // of the log
+	Changes int64 // of the state, as far as entries made them that are replayed or come later; 0: none
+}
+
+// OpenWithin is Open with other bounds.
+func OpenWithin(log *zap.Logger, dir string, within Bounds, check func(Identity, bool) error) (*Opened, error) {
 	keeper, m, err := watermark.Open(filepath.Join(dir, "mark"))
 	if err != nil {
 		return nil, Refused(dir, err)
 	}
-	o, err := inspect(log, dir, m, tailLimit, check)
+	o, err := inspect(log, dir, m, within, check)
 	if err == nil {
 		o.Mark = keeper
 		err = o.open()
@@ -66,10 +72,10 @@ func OpenTail(log *zap.Logger, dir string, tailLimit int64, check func(Identity,
 }
 
 // inspect reads everything, judges it, and fills raft's view of it.
-func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, check func(Identity, bool) error) (*Opened, error) {
-	j, l, err := followLog(dir, m, tailLimit)
+func inspect(log *zap.Logger, dir string, m watermark.Mark, within Bounds, check func(Identity, bool) error) (*Opened, error) {
+	j, l, err := followLog(dir, m, within)
 	if err != nil {
-		j, l = loadLog(dir, m, tailLimit)
+		j, l = loadLog(dir, m, within)
 	}
 	if len(j.Damage) > 0 {
 		return nil, Refused(dir, j.Damage[0])
@@ -80,7 +86,7 @@ func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, che
 	}
 	s := &Storage{
 		log: log, Dir: dir, Mem: raft.NewMemoryStorage(), Hard: c.Hard, Last: c.Last(), Recorded: new(wait.Index),
-		Tail: logTail{Limit: tailLimit, scarce: tailLimit < TailWeight, weight: l.weight}, Trouble: snapshots.Trouble{Log: log, Disk: durable.DiskOf},
+		Tail: logTail{Limit: within.Tail, scarce: within.Tail < TailWeight, weight: l.weight}, Trouble: snapshots.Trouble{Log: log, Disk: durable.DiskOf},
 		Snaps: disposal.New(filepath.Join(dir, "snap")),
 	}
 	s.SnapIndex.Store(c.Snapshot.GetIndex())
@@ -93,12 +99,12 @@ func inspect(log *zap.Logger, dir string, m watermark.Mark, tailLimit int64, che
 }
 
 // loadLog reads the log twice: first to judge it, then for its entries.
-func loadLog(dir string, m watermark.Mark, tailLimit int64) (*judgement, *logLoader) {
+func loadLog(dir string, m watermark.Mark, within Bounds) (*judgement, *logLoader) {
 	j := judge(dir, &m, false)
 	if len(j.Damage) > 0 {
 		return j, nil
 	}
-	l := newLogLoader(j.Identity.Node, j.Snapshot, j.Log.Hard.GetCommit(), tailLimit)
+	l := newLogLoader(j.Identity.Node, j.Snapshot, j.Log.Hard.GetCommit(), within)
 	j.entries(l.take)
 	l.replay.Flush()
 	return j, l

@@ -98,6 +98,18 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(conn.life, ConnKey{}, conn)
 }
 
+// halfKey is the key of what Half returns in a request's context.
+type halfKey struct{}
+
+// Half returns a channel that is closed once the client has ended its side of the
+// connection. It may still read.
+func Half(r *http.Request) <-chan struct{} {
+	if done, ok := r.Context().Value(halfKey{}).(<-chan struct{}); ok {
+		return done
+	}
+	return r.Context().Done()
+}
+
 // UntilHungUp returns the request with a context that outlasts a FIN. done ends
 // it with the request.
 func UntilHungUp(r *http.Request) (req *http.Request, done context.CancelFunc) {
@@ -105,6 +117,6 @@ func UntilHungUp(r *http.Request) (req *http.Request, done context.CancelFunc) {
 	if !ok || r.ProtoMajor > 1 { // there a request is a stream of its own
 		return r, func() {}
 	}
-	ctx, done := context.WithCancel(conn.life)
+	ctx, done := context.WithCancel(context.WithValue(conn.life, halfKey{}, r.Context().Done()))
 	return r.WithContext(ctx), done
 }

@@ -8,12 +8,29 @@ import (
 // RouteLabels are the values of the label route: as many as there are kinds of
 // requests, whatever keys there are.
 var RouteLabels = []string{
-	"kv", "list", "add", "txn", "lease", "leases", "member", "members", "leader", "status", "snapshot", "errors", "openapi", "livez", "readyz", "metrics", "pprof", "help", "other",
+	"kv", "list", "add", "txn", "lease", "leases", "member", "members", "leader", "status", "snapshot", "watch", "poll", "errors", "openapi", "livez", "readyz", "metrics", "pprof", "help", "other",
 }
 
-// RouteLabel returns which kind of request this is. Paths that are not known are
-// "other".
-func RouteLabel(method, path string) string {
+// Lasts reports whether requests of a kind last as long as their client wants.
+func Lasts(label string) bool {
+	switch label {
+	case "snapshot", "list", "watch", "poll", "pprof":
+		return true
+	}
+	return false
+}
+
+// RouteLabel returns which kind of request this is: "poll" is a read that waits for a
+// change. Paths that are not known are "other".
+func RouteLabel(method, path, query string) string {
+	label := routeOf(method, path)
+	if (label == "kv" || label == "list") && (strings.HasPrefix(query, "wait=") || strings.Contains(query, "&wait=")) {
+		return "poll"
+	}
+	return label
+}
+
+func routeOf(method, path string) string {
 	path = strings.TrimPrefix(path, "/")
 	switch path {
 	case "":
@@ -24,7 +41,7 @@ func RouteLabel(method, path string) string {
 		return "list"
 	case "v1/openapi.yaml":
 		return "openapi"
-	case "v1/add", "v1/txn", "v1/leases", "v1/status", "v1/members", "v1/leader", "v1/snapshot", "v1/errors":
+	case "v1/add", "v1/txn", "v1/leases", "v1/status", "v1/watch", "v1/members", "v1/leader", "v1/snapshot", "v1/errors":
 		return strings.TrimPrefix(path, "v1/")
 	}
 	first, rest, _ := strings.Cut(path, "/")

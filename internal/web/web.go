@@ -122,7 +122,10 @@ func NoQuery(r *http.Request) error {
 
 // Query reads a query. A parameter that is not among those named is refused, and one
 // that is there twice: a misspelt one must not silently mean nothing.
-func Query(raw string, names ...string) (url.Values, error) {
+func Query(raw string, names ...string) (url.Values, error) { return QueryLists(raw, nil, names...) }
+
+// QueryLists is Query where the parameters of some names may be there several times.
+func QueryLists(raw string, lists []string, names ...string) (url.Values, error) {
 	if raw == "" {
 		return nil, nil
 	}
@@ -132,6 +135,7 @@ func Query(raw string, names ...string) (url.Values, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(q)) { // of two faults always the same is told
 		switch {
+		case slices.Contains(lists, name):
 		case !slices.Contains(names, name):
 			return nil, fmt.Errorf("%w: unknown query parameter %q", problem.ErrBadRequest, Clip(name))
 		case len(q[name]) > 1:

@@ -90,11 +90,11 @@ func wantAnswered(t *testing.T, metrics, document string) {
 		t.Fatalf("the table has %d rows: is it read rightly?", len(rows))
 	}
 	for _, row := range rows {
-		path, _, _ := strings.Cut(row[2], "?")
+		path, query, _ := strings.Cut(row[2], "?")
 		for method := range strings.SplitSeq(row[1], ", ") {
 			for status := range strings.SplitSeq(row[3], ", ") {
 				// An ID in a path is one by its place: the label of POST /KEY is that of POST /ID.
-				label := fmt.Sprintf(`method="%s",route="%s",status="%s"`, method, web.RouteLabel(method, path), status)
+				label := fmt.Sprintf(`method="%s",route="%s",status="%s"`, method, web.RouteLabel(method, path, query), status)
 				if !counted[label] {
 					t.Errorf("no command has shown %s %s answer %s", method, row[2], status)
 				}

@@ -1,0 +1,434 @@
+package watchapi
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"raftkv/internal/problem"
+	"raftkv/internal/state"
+	"raftkv/internal/watch"
+	"raftkv/internal/web"
+	"strconv"
+	"sync"
+	"time"
+)
+
+const (
+	// heldItems and heldBytes are how large a state may be to be held for a client as it was
+	// found. A larger one is lent by the lists that are streamed.
+	heldItems = 1000
+	heldBytes = 1 << 20
+)
+
+// errGone: the client does not read any more.
+var errGone = errors.New("the client has gone")
+
+// stream is one watch on its way to its client.
+type stream struct {
+	*Watches
+	*request
+	w    http.ResponseWriter
+	r    *http.Request
+	conn *http.ResponseController
+
+	watcher *watch.Watcher
+	out     []byte // to be written next
+	half    bool   // the client has ended its side of the connection
+}
+
+// buffers are lent to streams while they have something to say: one that is quiet holds
+// none.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// run serves the stream until it cannot go on, and returns why: nil where the client has
+// gone.
+func (s *stream) run() error {
+	// net/http reads ahead, to see when the client hangs up. The time that a request may take
+	// to arrive is over some time.
+	_ = s.conn.SetReadDeadline(time.Time{}) // without it, a client that has gone is noticed later
+	if !s.form.Lines {
+		s.out = fmt.Appendf(s.out, "retry: %d\n\n", retry())
+	}
+	if err := s.flush(); err != nil {
+		return s.ended(err)
+	}
+	return s.ended(s.serve())
+}
+
+func (s *stream) ended(err error) error {
+	if s.watcher != nil {
+		s.watcher.Close()
+	}
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	return err
+}
+
+// serve settles where the stream begins, and follows the changes from there.
+func (s *stream) serve() error {
+	if err := s.May(); err != nil {
+		return err
+	}
+	now, err := s.revision()
+	if err != nil {
+		return err
+	}
+	if !s.from || s.after > now {
+		// What was acknowledged before is to be known here before anything is said of now, or of a
+		// position that this node has not reached.
+		if err := s.confirm(); err != nil {
+			return err
+		}
+		if now, err = s.revision(); err != nil {
+			return err
+		}
+	}
+	begin := now
+	if s.from {
+		begin = min(s.after, now)
+	}
+	if s.watcher, err = s.Hub.Watch(s.filter, begin); err != nil {
+		return err
+	}
+	switch {
+	case s.from && s.after > now: // a position of another history
+		err = s.reset("unknown_revision", 0)
+	case !s.from && s.state:
+		err = s.reset("start", 0)
+	case !s.from:
+		s.out = s.form.Position(s.out, begin)
+		err = s.flush()
+	}
+	if err != nil {
+		return err
+	}
+	return s.follow()
+}
+
+// revision is that of the store, as this node has applied it.
+func (s *stream) revision() (revision uint64, err error) {
+	err = s.Look(func(st *state.State) { revision = st.Revision })
+	return revision, err
+}
+
+// told is where a stream waits for a round of ReadIndex.
+type told chan state.Result
+
+// Done implements rounds.Waiter.
+func (t told) Done(res state.Result) { t <- res }
+
+// confirm waits until this node has applied all that was acknowledged before.
+func (s *stream) confirm() error {
+	done := make(told, 1)
+	if err := s.Fresh.Start(done); err != nil {
+		return err
+	}
+	for {
+		wait := time.NewTimer(quiet)
+		select {
+		case res := <-done:
+			wait.Stop()
+			return res.Err
+		case <-wait.C:
+			s.out = s.form.Comment(s.out)
+			if err := s.flush(); err != nil {
+				return err
+			}
+		case <-s.r.Context().Done():
+			wait.Stop()
+			return errGone
+		}
+	}
+}
+
+// reset tells the client to forget what it has, and where it goes on: from now, with the
+// state if it wants that.
+func (s *stream) reset(code string, oldest uint64) error {
+	if code != "start" {
+		s.Hub.CountReset()
+	}
+	data := append(append([]byte(`{"code":"`), code...), '"')
+	if oldest > 0 {
+		data = strconv.AppendUint(append(data, `,"oldest":`...), oldest, 10)
+	}
+	data = append(data, '}')
+	if s.state {
+		s.out = s.form.End(append(s.form.Begin(s.out, "reset", watch.NoID), data...))
+		return s.tellState()
+	}
+	now, err := s.revision()
+	if err != nil {
+		return err
+	}
+	s.watcher.Move(now)
+	s.out = s.form.End(append(s.form.Begin(s.out, "reset", now), data...))
+	return s.flush()
+}
+
+// held is a state that is small enough to be held.
+type held struct {
+	keys   []string
+	items  []*state.Item
+	leases []uint64
+}
+
+// tellState tells what is there, of one revision, behind which the watcher then goes on.
+func (s *stream) tellState() error {
+	var some held
+	var revision uint64
+	small, size := true, 0
+	err := s.Look(func(st *state.State) {
+		revision = st.Revision
+		s.filter.Walk(st, func(key string, it *state.Item) bool {
+			size += len(key) + len(it.Value)
+			if small = len(some.keys) < heldItems && size <= heldBytes; small {
+				some.keys, some.items = append(some.keys, key), append(some.items, it)
+				some.leases = append(some.leases, st.Left(it).Lease)
+			}
+			return small
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if small {
+		p := s.statePart(revision)
+		for i, key := range some.keys {
+			if err := p.add(key, some.items[i], some.leases[i], s.write); err != nil {
+				return err
+			}
+		}
+		err = p.end(s.write)
+	} else {
+		revision, err = s.tellLent()
+	}
+	if err != nil {
+		return err
+	}
+	s.watcher.Move(revision)
+	s.out = s.form.Begin(s.out, "synced", revision)
+	s.out = append(strconv.AppendUint(append(s.out, `{"revision":`...), revision, 10), '}')
+	s.out = s.form.End(s.out)
+	return s.flush()
+}
+
+// tellLent tells a large state.
+func (s *stream) tellLent() (revision uint64, err error) {
+	if err := s.flush(); err != nil {
+		return 0, err
+	}
+	st, done, err := s.Lists.Lend()
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	out := s.Lists.Paced(s.w)
+	write := func(b []byte) error {
+		_, err := out.Write(b)
+		return err
+	}
+	p := s.statePart(st.Revision)
+	s.filter.Walk(st, func(key string, it *state.Item) bool {
+		err = p.add(key, it, st.Left(it).Lease, write)
+		return err == nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return st.Revision, p.end(write)
+}
+
+// statePart gathers items for an event.
+type statePart struct {
+	form     watch.Form
+	revision uint64
+	b, one   []byte
+	empty    int // the length of b without items
+}
+
+func (s *stream) statePart(revision uint64) *statePart {
+	p := &statePart{form: s.form, revision: revision}
+	p.begin()
+	return p
+}
+
+func (p *statePart) begin() {
+	p.b = p.form.Begin(p.b[:0], "state", watch.NoID)
+	p.b = append(strconv.AppendUint(append(p.b, `{"revision":`...), p.revision, 10), `,"items":[`...)
+	p.empty = len(p.b)
+}
+
+// add adds an item, and writes those before it if there is no room for it beside them.
+func (p *statePart) add(key string, it *state.Item, lease uint64, write func([]byte) error) error {
+	p.one = p.form.Append(p.one[:0], key, it, state.Left{Lease: lease})
+	if len(p.b) > p.empty && len(p.b)+len(p.one) > watch.PartBytes {
+		if err := p.end(write); err != nil {
+			return err
+		}
+		p.begin()
+	}
+	if len(p.b) > p.empty {
+		p.b = append(p.b, ',')
+	}
+	p.b = append(p.b, p.one...)
+	return nil
+}
+
+// end writes the items that there are.
+func (p *statePart) end(write func([]byte) error) error {
+	if len(p.b) == p.empty {
+		return nil
+	}
+	return write(p.form.End(append(p.b, "]}"...)))
+}
+
+// follow tells of changes until the stream ends.
+func (s *stream) follow() error {
+	silence := time.NewTimer(quiet)
+	defer silence.Stop()
+	for due := false; ; {
+		said, upto, err := s.step()
+		var gone *watch.Gone
+		switch {
+		case errors.As(err, &gone):
+			if err := s.reset("history_gone", gone.Oldest); err != nil {
+				return err
+			}
+			said = true
+		case errors.Is(err, problem.ErrNotReady): // a snapshot is on its way in
+			if err := s.pause(loadingPoll); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return err
+		case due && !said:
+			s.out = s.form.Position(s.out, upto)
+			if err := s.flush(); err != nil {
+				return err
+			}
+			said = true
+		}
+		if said {
+			silence.Reset(s.silence())
+			if err := s.pause(s.Hub.Spacing()); err != nil {
+				return err
+			}
+		}
+		if due, err = s.wait(silence); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *stream) silence() time.Duration {
+	if s.half {
+		return probe
+	}
+	return quiet
+}
+
+// wait waits for a change, or until the stream has been silent for long enough: due.
+func (s *stream) wait(silence *time.Timer) (due bool, err error) {
+	half := web.Half(s.r)
+	if s.half {
+		half = nil
+	}
+	select {
+	case <-s.watcher.Wake():
+	case <-silence.C:
+		return true, nil
+	case <-half:
+		s.half = true
+		return true, nil
+	case <-s.watcher.Ended():
+		return false, s.watcher.Why()
+	case <-s.r.Context().Done():
+		return false, errGone
+	}
+	return false, nil
+}
+
+// pause waits a while.
+func (s *stream) pause(long time.Duration) error {
+	if long <= 0 {
+		return nil
+	}
+	t := time.NewTimer(long)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-s.watcher.Ended():
+		return s.watcher.Why()
+	case <-s.r.Context().Done():
+		return errGone
+	}
+}
+
+// step tells the changes that are there, and returns up to where the client knows all. said:
+// something was written.
+func (s *stream) step() (said bool, upto uint64, err error) {
+	b, err := s.watcher.Take()
+	if err != nil || len(b.Entries) == 0 {
+		return false, b.Upto, err
+	}
+	if err := s.May(); err != nil {
+		return false, 0, err
+	}
+	buf := buffers.Get().(*[]byte)
+	out := (*buf)[:0]
+	for _, e := range b.Entries {
+		err := s.Hub.Tell(e, &s.filter, s.form, func(part []byte) error {
+			said = true
+			if len(out) > 0 && len(out)+len(part) > watch.PartBytes {
+				if err := s.send(out); err != nil {
+					return err
+				}
+				out = out[:0]
+			}
+			out = append(out, part...)
+			return nil
+		})
+		if err != nil {
+			return said, 0, err
+		}
+	}
+	if len(out) > 0 {
+		err = s.send(out)
+	}
+	if cap(out) <= 2*watch.PartBytes {
+		*buf = out
+		buffers.Put(buf)
+	}
+	return said, b.Upto, err
+}
+
+// write sends b behind what else there is to say.
+func (s *stream) write(b []byte) error {
+	s.out = append(s.out, b...)
+	return s.flush()
+}
+
+// flush sends what there is to say. A stream that is quiet holds no buffer.
+func (s *stream) flush() error {
+	out := s.out
+	s.out = nil
+	return s.send(out)
+}
+
+// send sends b, or finds that the client does not take it.
+func (s *stream) send(b []byte) error {
+	err := s.conn.SetWriteDeadline(time.Now().Add(writeLimit))
+	if err == nil && len(b) > 0 {
+		_, err = s.w.Write(b)
+	}
+	if err == nil {
+		err = s.conn.Flush()
+	}
+	if err != nil {
+		return errGone
+	}
+	return nil
+}
