@@ -99,7 +99,7 @@ func oneDir(t *testing.T, id uint64) string {
 
 func oneStorage(t *testing.T, dir string) *storage.Opened {
 	t.Helper()
-	st, err := storage.Open(zap.NewNop(), dir, func(storage.Identity, bool) error { return nil })
+	st, err := storage.Open(zap.NewNop(), dir, storage.Bounds{}, func(storage.Identity, bool) error { return nil })
 	testkit.Must(t, err)
 	return st
 }

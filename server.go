@@ -79,7 +79,7 @@ const (
 // openServer opens the data directory and puts a node together around
 // rafthttp.
 func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found reconfig.ClusterInfo, port int, ask *peerclient.Client) (*server, error) {
-	st, err := storage.OpenWithin(log, cfg.DataDir, storage.Bounds{Tail: cfg.Memory.Share(storage.TailWeight), Changes: cfg.Changes()}, func(id storage.Identity, reconfigured bool) error {
+	st, err := storage.Open(log, cfg.DataDir, storage.Bounds{Tail: cfg.Memory.Share(storage.TailWeight), Changes: cfg.Changes()}, func(id storage.Identity, reconfigured bool) error {
 		return boot.CheckIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
 	if err != nil {

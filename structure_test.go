@@ -18,13 +18,13 @@ import (
 // layers are the packages of internal/ from the ground up. A package imports only
 // packages of layers below its own.
 var layers = [][]string{
-	{"address", "durable", "front/nowait", "history", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
+	{"address", "changelog", "durable", "front/nowait", "history", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
 	{"lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "list", "rounds", "state/statetest", "storage"},
-	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport"},
+	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport", "watch"},
 	{"api", "peerport"},
-	{"admin", "boot", "front/plain", "txnapi"},
+	{"admin", "boot", "front/plain", "txnapi", "watchapi"},
 	{"front"},
 }
 
@@ -37,15 +37,16 @@ var forTests = []string{"history", "openapi/openapitest", "sim", "testkit", "sta
 var exports = map[string]int{
 	"address":             20,
 	"admin":               16,
-	"api":                 29,
+	"api":                 31,
 	"boot":                10,
+	"changelog":           9,
 	"checker":             7,
 	"clock":               5,
 	"config":              22,
 	"contact":             5,
 	"diskhang":            3,
 	"durable":             21,
-	"front":               4,
+	"front":               6,
 	"front/nowait":        3,
 	"front/plain":         17,
 	"history":             17,
@@ -71,7 +72,7 @@ var exports = map[string]int{
 	"room":                13,
 	"rounds":              11,
 	"sim":                 15,
-	"state":               77,
+	"state":               79,
 	"state/statetest":     16,
 	"statefile":           6,
 	"storage":             33,
@@ -90,8 +91,10 @@ var exports = map[string]int{
 	"wait":                8,
 	"window":              5,
 	"walfile":             24,
+	"watch":               13,
+	"watchapi":            5,
 	"watermark":           11,
-	"web":                 38,
+	"web":                 43,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to

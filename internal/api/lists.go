@@ -329,7 +329,9 @@ func (l *Lists) Lend() (st *state.State, done func(), err error) {
 
 // Paced returns a writer of what was lent. It cuts off a reader that does not keep up, and
 // leaves requests their time.
-func (l *Lists) Paced(w http.ResponseWriter) io.Writer { return newRestingWriter(l.life, l.paced(w)) }
+func (l *Lists) Paced(w http.ResponseWriter) io.Writer {
+	return web.NewRestingWriter(l.life, l.paced(w))
+}
 
 func (l *Lists) paced(w http.ResponseWriter) *web.PacedWriter {
 	return &web.PacedWriter{Out: w, Conn: http.NewResponseController(w), Piece: StreamPiece, Pace: StreamPace, Grace: streamFarewell, May: l.may}
@@ -369,7 +371,7 @@ func (l *Lists) send(w http.ResponseWriter, q *listRequest, st *state.State) err
 	stop := context.AfterFunc(l.life, farewell)
 	defer stop()
 	out := l.paced(w)
-	err := q.WriteAll(newRestingWriter(l.life, out), st)
+	err := q.WriteAll(web.NewRestingWriter(l.life, out), st)
 	if err == nil {
 		return nil
 	}

@@ -5,6 +5,8 @@
 package changelog
 
 import (
+	"cmp"
+	"slices"
 	"sort"
 	"sync/atomic"
 )
@@ -12,18 +14,37 @@ import (
 const (
 	// Forms is in how many forms watchers may want the same entry.
 	Forms = 8
-	// EntryCost is about what an entry of one change takes in memory beside its key and
-	// value, in bytes.
-	EntryCost = 256
+	// ChangeCost is about what a change takes in memory beside its key and value, in bytes.
+	ChangeCost = 256
 )
+
+// Kind says what became of a key.
+type Kind byte
+
+// The kinds of a change.
+const (
+	Put    Kind = iota // it was written
+	Delete             // it was deleted, or its lease was revoked
+	Expire             // its time was up, or its lease's
+)
+
+// Change is what became of one key at a revision.
+type Change[I any] struct {
+	Revision uint64
+	Kind     Kind
+	Key      string
+	Item     *I     // as it was written; nil if it is gone
+	Lease    uint64 // with which it goes; 0: with none that has a name
+	Size     int    // of key and value, in bytes
+}
 
 // Entry is all that one revision changed. It is never changed once another follows it,
 // or whoever holds the state's lock has let it go.
-type Entry[C any] struct {
+type Entry[I any] struct {
 	Revision uint64
-	Changes  []C // in the order in which they were made; each is of another key
-	Size     int // bytes, about
-	one      [1]C
+	Changes  []Change[I] // in the order in which they were made; each is of another key
+	Size     int         // bytes, about
+	one      [1]Change[I]
 
 	// Told is what watchers have made of the entry, by form, so that it is made once for
 	// all of them. Package watch owns it.
@@ -32,68 +53,80 @@ type Entry[C any] struct {
 
 // Log is the changes of the revisions behind Base, without a gap. The zero value keeps
 // nothing. Whoever owns the state owns its lock.
-type Log[C any] struct {
-	limit   int    // bytes; 0: nothing is kept
+type Log[I any] struct {
+	limit   int64  // bytes; 0: nothing is kept
 	base    uint64 // the revision before the oldest entry
-	bytes   int
-	entries []*Entry[C]
+	bytes   int64
+	entries []*Entry[I]
+	noted   []Change[I] // since the last Tell
 }
 
 // Keep makes the log begin behind a revision, and hold about limit bytes from now on. It
-// always holds the newest entry, however large that is.
-func (l *Log[C]) Keep(limit int, revision uint64) { *l = Log[C]{limit: max(limit, 1), base: revision} }
+// always holds the newest entry, however large that is; with 0 it keeps nothing.
+func (l *Log[I]) Keep(limit int64, revision uint64) { *l = Log[I]{limit: limit, base: revision} }
 
-// BeginAt forgets all entries: what comes next is behind a revision.
-func (l *Log[C]) BeginAt(revision uint64) {
+// Limit is what Keep was given; 0 for a log that keeps nothing.
+func (l *Log[I]) Limit() int64 { return l.limit }
+
+// Base is the lowest revision whose successors are all here.
+func (l *Log[I]) Base() uint64 { return l.base }
+
+// Bytes is about how much memory the entries take.
+func (l *Log[I]) Bytes() int64 { return l.bytes }
+
+// Len is how many entries there are.
+func (l *Log[I]) Len() int { return len(l.entries) }
+
+// Note gathers a change until Tell.
+func (l *Log[I]) Note(c Change[I]) {
 	if l.limit > 0 {
-		l.Keep(l.limit, revision)
+		l.noted = append(l.noted, c)
 	}
 }
 
-// Limit is what Keep was given; 0 for a log that keeps nothing.
-func (l *Log[C]) Limit() int { return l.limit }
-
-// Base is the lowest revision whose successors are all here.
-func (l *Log[C]) Base() uint64 { return l.base }
-
-// Bytes is about how much memory the entries take.
-func (l *Log[C]) Bytes() int { return l.bytes }
-
-// Len is how many entries there are.
-func (l *Log[C]) Len() int { return len(l.entries) }
-
-// Add appends a change of so many bytes to those of its revision. Revisions never go
-// back.
-func (l *Log[C]) Add(revision uint64, change C, size int) {
-	if l.limit == 0 {
+// Tell takes in what was noted. The order of the revisions counts: a replay of a log makes
+// writes in another one.
+func (l *Log[I]) Tell() {
+	if len(l.noted) == 0 {
 		return
 	}
-	if n := len(l.entries); n > 0 && l.entries[n-1].Revision == revision {
+	slices.SortStableFunc(l.noted, func(a, b Change[I]) int { return cmp.Compare(a.Revision, b.Revision) })
+	for _, c := range l.noted {
+		l.add(c)
+	}
+	clear(l.noted) // what they write must not stay in memory
+	l.noted = l.noted[:0]
+}
+
+// add appends a change to those of its revision.
+func (l *Log[I]) add(c Change[I]) {
+	size := c.Size + ChangeCost
+	if n := len(l.entries); n > 0 && l.entries[n-1].Revision == c.Revision {
 		e := l.entries[n-1]
-		e.Changes = append(e.Changes, change)
-		e.Size += size + EntryCost
+		e.Changes = append(e.Changes, c)
+		e.Size += size
 	} else {
-		e := &Entry[C]{Revision: revision, Size: size + EntryCost, one: [1]C{change}}
+		e := &Entry[I]{Revision: c.Revision, Size: size, one: [1]Change[I]{c}}
 		e.Changes = e.one[:]
 		l.entries = append(l.entries, e)
 	}
-	l.bytes += size + EntryCost
+	l.bytes += int64(size)
 	for l.bytes > l.limit && len(l.entries) > 1 {
 		l.drop()
 	}
 }
 
 // drop forgets the oldest entry.
-func (l *Log[C]) drop() {
+func (l *Log[I]) drop() {
 	e := l.entries[0]
 	l.entries[0] = nil
 	l.entries = l.entries[1:]
-	l.base, l.bytes = e.Revision, l.bytes-e.Size
+	l.base, l.bytes = e.Revision, l.bytes-int64(e.Size)
 }
 
 // After returns up to most entries behind a revision, the oldest first. False: some of
 // those are gone.
-func (l *Log[C]) After(revision uint64, most int) (entries []*Entry[C], ok bool) {
+func (l *Log[I]) After(revision uint64, most int) (entries []*Entry[I], ok bool) {
 	if revision < l.base {
 		return nil, false
 	}
@@ -103,7 +136,7 @@ func (l *Log[C]) After(revision uint64, most int) (entries []*Entry[C], ok bool)
 }
 
 // Get returns the entry of a revision, nil if it is not here.
-func (l *Log[C]) Get(revision uint64) *Entry[C] {
+func (l *Log[I]) Get(revision uint64) *Entry[I] {
 	if i := l.search(revision); i < len(l.entries) && l.entries[i].Revision == revision {
 		return l.entries[i]
 	}
@@ -111,6 +144,6 @@ func (l *Log[C]) Get(revision uint64) *Entry[C] {
 }
 
 // search returns the place of the first entry at or behind a revision.
-func (l *Log[C]) search(revision uint64) int {
+func (l *Log[I]) search(revision uint64) int {
 	return sort.Search(len(l.entries), func(i int) bool { return l.entries[i].Revision >= revision })
 }

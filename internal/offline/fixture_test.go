@@ -107,7 +107,7 @@ func TestFixtureDirs(t *testing.T) {
 			testkit.Must(t, err)
 			wantGolden(t, "the directory", st, name)
 
-			o, err := storage.Open(zap.NewNop(), dir, func(id storage.Identity, _ bool) error {
+			o, err := storage.Open(zap.NewNop(), dir, storage.Bounds{}, func(id storage.Identity, _ bool) error {
 				if id != *f.Identity {
 					return fmt.Errorf("the identity is %+v, and was read as %+v", id, *f.Identity)
 				}

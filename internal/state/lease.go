@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/binary"
 	"fmt"
+	"raftkv/internal/changelog"
 	"raftkv/internal/lease"
 	"raftkv/internal/once"
 	"raftkv/internal/record"
@@ -84,12 +85,12 @@ func (s *State) revoke(c Command) Result {
 	if err != nil {
 		return Result{Err: err}
 	}
-	return Result{Deletion: s.drop(ChangeDelete, keys), Deleted: len(keys)}
+	return Result{Deletion: s.drop(changelog.Delete, keys), Deleted: len(keys)}
 }
 
 // drop deletes keys that are bound to no lease any more, in one revision, and returns
 // the store's.
-func (s *State) drop(why ChangeKind, keys []string) (revision uint64) {
+func (s *State) drop(why changelog.Kind, keys []string) (revision uint64) {
 	if len(keys) > 0 {
 		s.Revision++
 	}
@@ -164,7 +165,7 @@ func (s *State) tick(t tick) (gone int) {
 		return 0
 	}
 	keys := s.Leases.Tick(t.clock)
-	s.drop(ChangeExpire, keys)
+	s.drop(changelog.Expire, keys)
 	s.Once.Tick(t.clock, max(0, once.MaxDropped-len(keys)))
 	return len(keys)
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"raftkv/internal/address"
+	"raftkv/internal/changelog"
 	"raftkv/internal/lease"
 	"raftkv/internal/membership"
 	"raftkv/internal/once"
@@ -41,7 +42,7 @@ type State struct {
 	Checks      Checks
 
 	// Changes is what the last revisions changed. It is no part of what is replicated.
-	Changes Changes
+	Changes changelog.Log[Item]
 }
 
 // New returns an empty state with these voters, or of nobody.
@@ -75,7 +76,7 @@ func (s *State) Keys() uint64 { return uint64(s.Items.Len()) }
 // is no state any more.
 func (s *State) DropItems() {
 	s.Items, s.Leases, s.Once = btree.Map[string, *Item]{}, lease.Table{}, once.Table{}
-	s.Changes.BeginAt(s.Revision)
+	s.Changes.Keep(s.Changes.Limit(), s.Revision)
 }
 
 // Summary tells of a state how far and how large it is.
@@ -141,7 +142,7 @@ func (s *State) ApplyBatch(id BatchID, cmds []Command) (results []Result, first 
 	for i, c := range cmds {
 		results[i] = s.Apply(c)
 	}
-	s.tell()
+	s.Changes.Tell()
 	return results, true
 }
 
@@ -209,7 +210,7 @@ func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error)
 	}
 	if t, ok, err := decodeTick(e.GetData()); ok && err == nil {
 		o.Gone = s.tick(t)
-		s.tell()
+		s.Changes.Tell()
 		return o, min(1, o.Gone), nil
 	}
 	id, cmds, err := DecodeBatch(e.GetData())

@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/binary"
+	"raftkv/internal/changelog"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/txn"
@@ -99,7 +100,7 @@ func (s *State) place(key, value string, id uint64) (created bool) {
 	}
 	s.Bytes += uint64(len(it.Value))
 	s.Sum += itemHash(key, it)
-	s.note(ChangePut, key, it)
+	s.note(changelog.Put, key, it)
 	return !exists
 }
 
@@ -121,11 +122,11 @@ func (s *State) erase(key string, old *Item) {
 	if old.Lease != 0 {
 		s.Leases.Unbind(old.Lease, key)
 	}
-	s.remove(ChangeDelete, key)
+	s.remove(changelog.Delete, key)
 }
 
 // remove takes a key that is bound to no lease any more out of the items.
-func (s *State) remove(why ChangeKind, key string) {
+func (s *State) remove(why changelog.Kind, key string) {
 	old, _ := s.Items.Delete(key)
 	s.Bytes -= uint64(len(key) + len(old.Value))
 	s.Sum -= itemHash(key, old)

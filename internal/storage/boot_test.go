@@ -320,7 +320,7 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 	testkit.Must(t, Create(zap.NewNop(), newer, id, state.First(diskPeers())))
 	t.Run("newer", func(t *testing.T) {
 		before := testkit.Sums(t, newer)
-		_, err := Open(zap.NewNop(), newer, anyIdentity)
+		_, err := Open(zap.NewNop(), newer, Bounds{}, anyIdentity)
 		if err == nil {
 			t.Fatal("opened")
 		}
@@ -334,7 +334,7 @@ func TestIdentityOfAnotherFormat(t *testing.T) {
 	t.Run("newer is not damaged", func(t *testing.T) {
 		// Its data is sound: who follows the advice to remove the member
 		// throws a replica away.
-		_, err := Open(zap.NewNop(), newer, anyIdentity)
+		_, err := Open(zap.NewNop(), newer, Bounds{}, anyIdentity)
 		if err == nil || strings.Contains(err.Error(), "damaged") || strings.Contains(err.Error(), "remove this member") {
 			t.Errorf("message: %v", err)
 		}

@@ -42,7 +42,7 @@ func newDisk(t testing.TB) string {
 // openDisk starts a life. Closing it early is allowed.
 func openDisk(t testing.TB, dir string) *Opened {
 	t.Helper()
-	o, err := Open(zap.NewNop(), dir, anyIdentity)
+	o, err := Open(zap.NewNop(), dir, Bounds{}, anyIdentity)
 	testkit.Must(t, err)
 	t.Cleanup(func() { o.Close() })
 	wantOneSnapshot(t, o)
@@ -59,7 +59,7 @@ func wantOneSnapshot(t testing.TB, o *Opened) {
 func wantRefused(t *testing.T, dir string, words ...string) {
 	t.Helper()
 	before := testkit.Sums(t, dir)
-	o, err := Open(zap.NewNop(), dir, anyIdentity)
+	o, err := Open(zap.NewNop(), dir, Bounds{}, anyIdentity)
 	if err == nil {
 		testkit.Must(t, o.Close())
 		t.Fatalf("started, with a log up to %d", o.Last)

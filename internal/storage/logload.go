@@ -14,10 +14,9 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// A start takes in the log as it reads it: what is known to be committed goes
-// into the state at once, and in memory stays the tail that a running node would
-// have there, too. So a start needs no more memory than running did, however
-// long the log has become since the last snapshot.
+// A start takes in the log as it reads it: what is known to be committed goes into the state
+// at once, and in memory stays the tail that a running node would have there, too. So a start
+// needs no more memory than running did, however long the log has become since the snapshot.
 
 // logLoader takes in the log behind a snapshot, entry by entry.
 type logLoader struct {
@@ -54,12 +53,9 @@ type logFacts struct {
 }
 
 func newLogLoader(id uint64, st *state.State, commit uint64, within Bounds) *logLoader {
-	limit := within.Tail
-	if within.Changes > 0 {
-		st.Changes.Keep(int(within.Changes), st.Revision)
-	}
+	st.Changes.Keep(within.Changes, st.Revision)
 	return &logLoader{
-		id: id, state: st, replay: state.NewReplay(st, int(limit/4)), commit: commit, limit: limit, base: st.Index, term: st.Term, worked: st.Index,
+		id: id, state: st, replay: state.NewReplay(st, int(within.Tail/4)), commit: commit, limit: within.Tail, base: st.Index, term: st.Term, worked: st.Index,
 		facts: logFacts{Reconfigured: st.Membership.Changes > 0, Published: make(map[uint64]uint64)},
 	}
 }

@@ -20,7 +20,7 @@ func TestLogLoader(t *testing.T) {
 	testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(2, 1, 81, entries...)}))
 	testkit.Must(t, o.Close())
 	const tail = 1 << 20 // ten entries
-	o, err := OpenWithin(zap.NewNop(), dir, Bounds{Tail: tail}, anyIdentity)
+	o, err := Open(zap.NewNop(), dir, Bounds{Tail: tail}, anyIdentity)
 	testkit.Must(t, err)
 	defer o.Close()
 	first, err := o.Mem.FirstIndex()

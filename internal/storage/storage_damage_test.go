@@ -46,7 +46,7 @@ func TestStorageTornTailIsRepaired(t *testing.T) {
 				}
 				tail := inspectPath(t, filepath.Join(crash, "wal"))
 				core, logs := observer.New(zap.WarnLevel)
-				o, err := Open(zap.New(core), crash, anyIdentity)
+				o, err := Open(zap.New(core), crash, Bounds{}, anyIdentity)
 				testkit.Must(t, err)
 				defer o.Close()
 				wantOneSnapshot(t, o)

@@ -23,7 +23,7 @@ func TestStorageNewerCommandIsRefused(t *testing.T) {
 		testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(2, 3, commit, entries...)}))
 		crash := testkit.Crashed(t, dir)
 		before := testkit.Sums(t, crash)
-		if _, err := Open(zap.NewNop(), crash, anyIdentity); !errors.Is(err, durable.ErrNewer) ||
+		if _, err := Open(zap.NewNop(), crash, Bounds{}, anyIdentity); !errors.Is(err, durable.ErrNewer) ||
 			!strings.Contains(err.Error(), "entry 3") || !strings.Contains(err.Error(), "upgrade this node") {
 			t.Errorf("committed to %d: %v", commit, err)
 		}

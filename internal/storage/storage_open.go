@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -35,23 +36,18 @@ type Opened struct {
 	Worked   uint64           // the last entry applied that was more than a check
 }
 
-// Open opens the log of a data directory that Create made, and
-// loads the newest snapshot. It repairs a torn tail and refuses other damage.
-// check is asked whether the directory is the right one; reconfigured says
-// whether members came or went since the first start. Until it has agreed, and
-// all that can be seen by reading is in order, nothing is changed.
-func Open(log *zap.Logger, dir string, check func(id Identity, reconfigured bool) error) (*Opened, error) {
-	return OpenWithin(log, dir, Bounds{Tail: TailWeight}, check)
-}
-
 // Bounds are how much of the past a node keeps in memory, in bytes.
 type Bounds struct {
-	Tail    int64 // of the log
-	Changes int64 // of the state, as far as entries made them that are replayed or come later; 0: none
+	Tail    int64 // of the log; 0: TailWeight
+	Changes int64 // of what entries changed in the state; 0: none
 }
 
-// OpenWithin is Open with other bounds.
-func OpenWithin(log *zap.Logger, dir string, within Bounds, check func(Identity, bool) error) (*Opened, error) {
+// Open opens the log of a data directory that Create made, and loads the newest snapshot. It
+// repairs a torn tail and refuses other damage. check is asked whether the directory is the
+// right one; reconfigured says whether members came or went since the first start. Until it
+// has agreed, and all that can be seen by reading is in order, nothing is changed.
+func Open(log *zap.Logger, dir string, within Bounds, check func(id Identity, reconfigured bool) error) (*Opened, error) {
+	within.Tail = cmp.Or(within.Tail, TailWeight)
 	keeper, m, err := watermark.Open(filepath.Join(dir, "mark"))
 	if err != nil {
 		return nil, Refused(dir, err)

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"raftkv/internal/changelog"
 	"raftkv/internal/state"
 	"slices"
 	"strings"
@@ -35,9 +36,9 @@ func NewFilter(keys, prefixes []string) Filter {
 }
 
 // Only leaves out changes of other kinds.
-func (f *Filter) Only(kinds []state.ChangeKind) {
+func (f *Filter) Only(kinds []changelog.Kind) {
 	for k := range f.without {
-		f.without[k] = !slices.Contains(kinds, state.ChangeKind(k))
+		f.without[k] = !slices.Contains(kinds, changelog.Kind(k))
 	}
 }
 

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"raftkv/internal/changelog"
 	"raftkv/internal/list"
 	"raftkv/internal/state"
 	"strconv"
@@ -76,13 +77,13 @@ func (f Form) Comment(b []byte) []byte {
 	return append(b, ":\n\n"...)
 }
 
-var kindNames = [...]string{state.ChangePut: "put", state.ChangeDelete: "delete", state.ChangeExpire: "expire"}
+var kindNames = [...]string{changelog.Put: "put", changelog.Delete: "delete", changelog.Expire: "expire"}
 
 // KindOf returns the kind of a change of a name.
-func KindOf(name string) (kind state.ChangeKind, ok bool) {
+func KindOf(name string) (kind changelog.Kind, ok bool) {
 	for k, n := range kindNames {
 		if n == name {
-			return state.ChangeKind(k), true
+			return changelog.Kind(k), true
 		}
 	}
 	return 0, false

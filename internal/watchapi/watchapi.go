@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"raftkv/internal/api"
+	"raftkv/internal/changelog"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/watch"
@@ -138,7 +139,7 @@ func checkFilters(keys, prefixes []string) error {
 	return nil
 }
 
-func kindsOf(types string) (kinds []state.ChangeKind, err error) {
+func kindsOf(types string) (kinds []changelog.Kind, err error) {
 	for name := range strings.SplitSeq(types, ",") {
 		kind, ok := watch.KindOf(name)
 		if !ok {

@@ -50,7 +50,7 @@ func AnyIdentity(storage.Identity, bool) error { return nil }
 // Open starts a life. Closing it early is allowed.
 func Open(t testing.TB, dir string) *storage.Opened {
 	t.Helper()
-	o, err := storage.Open(zap.NewNop(), dir, AnyIdentity)
+	o, err := storage.Open(zap.NewNop(), dir, storage.Bounds{}, AnyIdentity)
 	testkit.Must(t, err)
 	t.Cleanup(func() { _ = o.Close() })
 	return o
@@ -112,7 +112,7 @@ func Same(dir, other string) error {
 func WantRefounded(t testing.TB, dir string, old *state.State, voters []address.Peer) storage.Identity {
 	t.Helper()
 	var id storage.Identity
-	o, err := storage.Open(zap.NewNop(), dir, func(have storage.Identity, reconfigured bool) error {
+	o, err := storage.Open(zap.NewNop(), dir, storage.Bounds{}, func(have storage.Identity, reconfigured bool) error {
 		if id = have; reconfigured {
 			return errors.New("its members came or went since")
 		}

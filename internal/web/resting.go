@@ -1,4 +1,4 @@
-package api
+package web
 
 import (
 	"context"
@@ -15,20 +15,21 @@ const (
 	restLimit   = 20 * time.Millisecond
 )
 
-// restingWriter keeps a list that is streamed from standing in the way of requests.
-type restingWriter struct {
+// RestingWriter keeps a list that is streamed from standing in the way of requests.
+type RestingWriter struct {
 	ctx    context.Context // ends rests
 	out    io.Writer
 	since  time.Time     // when work on the next piece began
 	worked time.Duration // since the last rest
 }
 
-func newRestingWriter(ctx context.Context, out io.Writer) *restingWriter {
-	return &restingWriter{ctx: ctx, out: out, since: time.Now()}
+// NewRestingWriter returns a writer to out whose rests end with ctx.
+func NewRestingWriter(ctx context.Context, out io.Writer) *RestingWriter {
+	return &RestingWriter{ctx: ctx, out: out, since: time.Now()}
 }
 
 // Write writes a piece, and rests if it is time for it.
-func (r *restingWriter) Write(b []byte) (int, error) {
+func (r *RestingWriter) Write(b []byte) (int, error) {
 	made := time.Since(r.since)
 	n, err := r.out.Write(b)
 	// Who reads slowly makes a write long, which is no work.
@@ -41,7 +42,7 @@ func (r *restingWriter) Write(b []byte) (int, error) {
 }
 
 // rest waits, or until the context has ended: then the next piece fails, and says why.
-func (r *restingWriter) rest(long time.Duration) {
+func (r *RestingWriter) rest(long time.Duration) {
 	timer := time.NewTimer(long)
 	defer timer.Stop()
 	r.worked = 0

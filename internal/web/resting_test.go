@@ -1,4 +1,4 @@
-package api
+package web
 
 import (
 	"context"
@@ -28,7 +28,7 @@ func TestStreamRests(t *testing.T) {
 		"nothing to do":       {0, time.Second, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			w := newRestingWriter(t.Context(), slowWriter(tt.written))
+			w := NewRestingWriter(t.Context(), slowWriter(tt.written))
 			began := time.Now()
 			for range 100 {
 				time.Sleep(tt.made)
@@ -47,7 +47,7 @@ func TestStreamRests(t *testing.T) {
 func TestStreamRestEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, end := context.WithCancel(t.Context())
-		w := newRestingWriter(ctx, slowWriter(0))
+		w := NewRestingWriter(ctx, slowWriter(0))
 		time.Sleep(time.Second)
 		began := time.Now()
 		time.AfterFunc(restLimit/2, end)
