@@ -77,6 +77,7 @@ func newAPITest(t *testing.T) *apiTest {
 	cfg.MaxValueSize = 100
 	st := state.New(testkit.Peers())
 	st.Index, st.Term, st.Level = 1, 1, state.ProgramLevel
+	st.Changes.Keep(1<<20, 0)
 	s := newServer(cfg, zap.NewNop(), &storage.Opened{Storage: &storage.Storage{}, State: st, Boot: 1}, 9121)
 	at := &apiTest{T: t, a: s.api, srv: s, kv: s.kv, node: s.node, leaders: s.node.leaders}
 	s.node.status.Store(&contact.RaftStatus{Term: 1, Commit: 1, Leader: 2, Role: raft.StateFollower})
@@ -99,6 +100,7 @@ func newAPITest(t *testing.T) *apiTest {
 		at.kv.mu.Lock()
 		defer at.kv.mu.Unlock()
 		res := at.kv.state.Apply(c)
+		at.kv.state.Changes.Tell()
 		at.kv.publishSize()
 		at.kv.revision.Advance(at.kv.state.Revision)
 		return res
@@ -111,6 +113,18 @@ func newAPITest(t *testing.T) *apiTest {
 	}
 	s.members.AskView = func(context.Context, string) (map[uint64]reconfig.View, error) { return nil, problem.ErrElsewhere }
 	return at
+}
+
+// watches has the node tell of changes: it hears from a leader, and its hub runs.
+func (at *apiTest) watches() {
+	at.srv.node.contacts.Leader = new(time.Time)
+	ctx, end := context.WithCancel(at.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- at.srv.hub.Run(ctx) }()
+	at.Cleanup(func() {
+		end()
+		testkit.Must(at.T, <-ended)
+	})
 }
 
 // request makes a request as it would come over the wire. headers are names

@@ -160,13 +160,13 @@ func TestListRefused(t *testing.T) {
 		"start=%C3", "start=" + long + "k", "start_after=%00", "start_after=" + long + "k", "end=", "end=%FF", "end=" + long + "k", "start=b&end=a",
 		"delimiter=", "delimiter=.", "delimiter=//", "delimiter", "reverse", "reverse=1", "reverse=TRUE", "keys_only=yes", "count=2", "count=true&limit=5", "count=true&delimiter=/",
 		"values=text", "values=", "consistency=maybe", "consistency=", "consistency=stale&consistency=stale", "key=a&prefix=b", "key=a&limit=1", "key=a&key=b", "key=", "key=%00",
-		"ttl=5s", "all=true", "after_revision=1",
+		"ttl=5s", "all=true", "after_revision=", "after_revision=x", "after_revision=-1", "after_revision=1&after_revision=1", "wait=1s", "after_revision=1&wait=0s", "after_revision=1&wait=301s", "after_revision=1&wait=5",
 	} {
 		for _, method := range []string{"GET", "HEAD"} {
 			at.problem(method+" "+query, at.do(method, "/v1/kv?"+query, ""), 400, "bad_request")
 		}
 	}
-	for _, query := range []string{"limit=5", "limit=1000", "delimiter=/", "count=true"} {
+	for _, query := range []string{"limit=5", "limit=1000", "delimiter=/", "count=true", "after_revision=1"} {
 		at.problem("stream "+query, at.do("GET", "/v1/kv?"+query, "", "Accept", "application/x-ndjson"), 400, "bad_request")
 	}
 	at.problem("If-None-Match", at.do("GET", "/v1/kv", "", "If-None-Match", `"1"`), 400, "bad_request")

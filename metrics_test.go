@@ -213,6 +213,7 @@ func TestMetricsCheckOverdue(t *testing.T) {
 // flight are counted while they are.
 func TestMetricsOfRequests(t *testing.T) {
 	at := newAPITest(t)
+	at.watches()
 	covered := make(map[string]bool)
 	for target, want := range map[string]string{
 		"GET /k": "kv", "PUT /v1/kv/a/b": "kv", "DELETE /v1/kv/x": "kv", "GET /v1/kv": "list", "GET /v1": "other", "GET /v1/nothing": "other", "GET /ui/x": "other",

@@ -254,7 +254,7 @@ func (k *Keys) Start(q *KeyRequest, w rounds.Waiter) (waits bool) {
 		k.found(q)
 		return false
 	case q.reads():
-		q.Answer.add("Raftkv-Consistency", linearizable)
+		q.again()
 	}
 	start := k.write
 	if q.reads() || q.refused != nil {

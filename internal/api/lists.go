@@ -213,9 +213,7 @@ func (l *Lists) serve(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case err != nil:
 		return err
-	case r.Method == http.MethodHead:
-		return l.head(w, r, &q)
-	case q.stream:
+	case q.stream && r.Method == http.MethodGet:
 		return l.stream(w, r, &q)
 	}
 	if err := l.fresh.Prepare(w.Header(), r, q.want); err != nil {
@@ -232,7 +230,10 @@ func (l *Lists) serve(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		}
 	}
-	if q.Count {
+	switch {
+	case r.Method == http.MethodHead:
+		return l.head(w, &q)
+	case q.Count:
 		return l.count(w, &q)
 	}
 	var entries []list.Entry
@@ -276,10 +277,7 @@ func (l *Lists) count(w http.ResponseWriter, q *listRequest) error {
 }
 
 // head answers as the GET would, without a body.
-func (l *Lists) head(w http.ResponseWriter, r *http.Request, q *listRequest) error {
-	if err := l.fresh.Prepare(w.Header(), r, q.want); err != nil {
-		return err
-	}
+func (l *Lists) head(w http.ResponseWriter, q *listRequest) error {
 	var revision uint64
 	if err := l.store.Look(func(s *state.State) { revision = s.Revision }); err != nil {
 		return err

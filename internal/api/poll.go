@@ -56,6 +56,7 @@ func (k *Keys) Await(w http.ResponseWriter, r *http.Request, q *KeyRequest) {
 	waiting(w, q.wait)
 	watcher, err := k.Hub.Watch(watch.NewFilter([]string{q.Key}, nil), 0)
 	if err != nil {
+		q.again()
 		q.fail(err)
 		return
 	}
@@ -64,10 +65,7 @@ func (k *Keys) Await(w http.ResponseWriter, r *http.Request, q *KeyRequest) {
 	defer late.Stop()
 	for {
 		watcher.Settle() // before the look at the key: what comes behind that wakes
-		q.Answer = Answer{}
-		if !q.want.Local {
-			q.Answer.add("Raftkv-Consistency", linearizable)
-		}
+		q.again()
 		if k.found(q); !q.delayed() {
 			return
 		}
@@ -78,9 +76,18 @@ func (k *Keys) Await(w http.ResponseWriter, r *http.Request, q *KeyRequest) {
 		case <-web.Half(r):
 			return // who sends nothing more may still read
 		case <-watcher.Ended():
+			q.again()
 			q.fail(watcher.Why())
 			return
 		}
+	}
+}
+
+// again begins the answer of a read anew.
+func (q *KeyRequest) again() {
+	q.Answer = Answer{}
+	if !q.want.Local {
+		q.Answer.add("Raftkv-Consistency", linearizable)
 	}
 }
 

@@ -21,7 +21,7 @@ func (h *Hub) Register(reg prometheus.Registerer) {
 		})
 	meter.Gauge(reg, "raftkv_watch_history_revisions", "How many revisions' changes are kept for watches.",
 		func() float64 { return float64(h.history(func(c *changelog.Log[state.Item]) int { return c.Len() })) })
-	meter.Counter(reg, "raftkv_watch_resets_total", "Watches that had to begin again: with a state, or because their position was not kept.",
+	meter.Counter(reg, "raftkv_watch_resets_total", "Watches that had to begin again, because the changes since their position are not kept, or it is of another history.",
 		func() float64 { return float64(h.resets.Load()) })
 }
 
