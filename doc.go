@@ -48,6 +48,7 @@ others reach it.
 	checker.Checker.Report             this node's answer            Agreement: the newest only
 	checker.Checker.Lead               when a check is due           its own; gives leadership up
 	clock.Ticker.Run                   when a tick is due            its own; appends on the raft loop
+	watch.Hub.Run, probe               whom a change is for          its lock, for who watches; each watcher's
 	liveness.Monitor.Run               nothing                       asks each loop for a sign of life
 	transport.Courier, one for each    the file it reads             ends when sent
 	snapshot that is sent
@@ -75,8 +76,9 @@ Locks are held for moments, never while waiting or writing to disk, with three
 exceptions: the mark keeper's, so that the mark can be lowered in time, the
 inbox's, while it verifies a snapshot that came in, and peersMu, while rafthttp
 ends the goroutines of a peer. No code holds two, except that the reader looks at
-the leadership while it holds its own, and that the locks of the gate, the links
-and the mailbox are taken under peersMu.
+the leadership while it holds its own, that the hub takes
+each watcher's under its own, and that the locks of the gate, the links and the
+mailbox are taken under peersMu.
 
 # Invariants
 

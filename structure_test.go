@@ -91,7 +91,7 @@ var exports = map[string]int{
 	"wait":                8,
 	"window":              5,
 	"walfile":             24,
-	"watch":               13,
+	"watch":               14,
 	"watchapi":            5,
 	"watermark":           11,
 	"web":                 43,

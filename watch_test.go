@@ -43,7 +43,8 @@ func newWatchTest(t *testing.T) *watchTest {
 	var told atomic.Pointer[error]
 	wt.told = func(err error) { told.Store(&err) }
 	wt.told(nil)
-	at.srv.hub = watch.New(watch.Config{Look: at.kv.Look, Revision: at.kv.revision, May: func() error { return *told.Load() }})
+	at.srv.hub = watch.New(watch.Config{Look: at.kv.Look, Revision: at.kv.revision, May: func() error { return *told.Load() },
+		Confirm: func(context.Context) error { return confirm.Load().(func() error)() }})
 	at.a.watches.Hub, at.a.keys.Hub, at.a.lists.Hub = at.srv.hub, at.srv.hub, at.srv.hub
 	at.watches()
 	l, err := listen("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()))
@@ -355,6 +356,7 @@ func TestWatchResumes(t *testing.T) {
 		return nil
 	})
 	later := wt.watch("after_revision=6")
+	testkit.Eventually(t, "the cluster gets there", func() bool { return wt.kv.revision.Get() == 6 && wt.srv.hub.Watching() > 0 })
 	wt.confirm(func() error { return nil })
 	wt.do("PUT", "/k", "6")
 	later.wants(change(7))

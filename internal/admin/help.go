@@ -39,6 +39,7 @@ func ServeHelp(w http.ResponseWriter, r *http.Request) error {
   curl http://HOST/my-key                     read it, on any node
   curl -X DELETE http://HOST/v1/kv/my-key     delete it
   curl http://HOST/v1/kv?prefix=my-           list keys
+  curl -N http://HOST/v1/watch?prefix=my-     be told of changes
   curl http://HOST/v1/members                 who is in the cluster
   curl http://HOST/v1/status                  how this node is
   curl -o FILE http://HOST/v1/snapshot        a backup, for raftkv restore

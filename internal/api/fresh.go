@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/wait"
+	"raftkv/internal/watch"
 	"raftkv/internal/web"
 	"strconv"
 	"time"
@@ -151,18 +152,14 @@ func (f *Freshness) LeaderContact() (ms int64, ok bool) {
 	return time.Since(*at).Milliseconds(), true
 }
 
-// leaderSilence is how long the leader may be silent before this node can no longer promise
-// to tell of changes.
-const leaderSilence = 10 * time.Second
-
 // Told returns nil while this node hears of changes, or why it may not.
 func (f *Freshness) Told() error {
 	if err := f.Fault(); err != nil {
 		return err
 	}
 	ms, heard := f.LeaderContact()
-	if !heard || time.Duration(ms)*time.Millisecond > leaderSilence {
-		return fmt.Errorf("%w: it has not heard from a leader for %v or longer, so that changes may have passed it by", problem.ErrNoLeader, leaderSilence)
+	if !heard || time.Duration(ms)*time.Millisecond > watch.Silence {
+		return fmt.Errorf("%w: it has not heard from a leader for %v or longer, so that changes may have passed it by", problem.ErrNoLeader, watch.Silence)
 	}
 	return nil
 }

@@ -12,7 +12,8 @@ const (
 	// PartBytes is how large a part of a revision's changes, or of a state, becomes at
 	// most, unless it is a single change or item.
 	PartBytes = 64 << 10
-	// sharedBytes bounds what is kept encoded, so that watchers of the same share it.
+	// sharedBytes bounds what is kept encoded, so that watchers of the same share it, but for
+	// the newest.
 	sharedBytes = 16 << 20
 )
 
@@ -105,29 +106,15 @@ func (f Form) change(b []byte, c *state.Change) []byte {
 
 // Tell writes the changes of an entry for which a filter is, in parts of about PartBytes,
 // of which only the last has the entry's revision as its id. Nothing is written where there
-// are none. What write is given is valid until it returns.
+// are none. What write is given is valid until it returns. Who wants all of an entry gets
+// what all others get, made once, and so takes no memory for it however long write lasts.
 func (h *Hub) Tell(e *state.ChangeEntry, filter *Filter, f Form, write func(part []byte) error) error {
-	all := len(e.Changes) == 1 || e.Size <= PartBytes
 	for i := range e.Changes {
-		all = all && filter.wants(&e.Changes[i])
+		if !filter.wants(&e.Changes[i]) {
+			return f.tell(e, filter, write)
+		}
 	}
-	if !all || e.Size > PartBytes {
-		return f.tell(e, filter, write)
-	}
-	shared := &e.Told[f.index()]
-	if told := shared.Load(); told != nil {
-		return write(*told)
-	}
-	var whole []byte
-	err := f.tell(e, filter, func(part []byte) error {
-		whole = append(whole, part...)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	h.forms.share(e, f.index(), whole)
-	return write(whole)
+	return write(h.forms.of(e, filter, f))
 }
 
 func (f Form) tell(e *state.ChangeEntry, filter *Filter, write func(part []byte) error) error {
@@ -175,19 +162,30 @@ type sharedForm struct {
 	bytes int
 }
 
-// share keeps an entry's encoding with it.
-func (s *forms) share(e *state.ChangeEntry, form int, told []byte) {
-	if !e.Told[form].CompareAndSwap(nil, &told) {
-		return
+// of returns an entry in a form, for a filter that wants all of it.
+func (s *forms) of(e *state.ChangeEntry, filter *Filter, f Form) []byte {
+	shared := &e.Told[f.index()]
+	if told := shared.Load(); told != nil {
+		return *told
 	}
-	s.mu.Lock()
+	s.mu.Lock() // also while it is made: the others who want it would make it, too
 	defer s.mu.Unlock()
-	s.queue = append(s.queue, sharedForm{e, form, cap(told)})
-	s.bytes += cap(told)
-	for s.bytes > sharedBytes {
+	if told := shared.Load(); told != nil {
+		return *told
+	}
+	var whole []byte
+	_ = f.tell(e, filter, func(part []byte) error { // whose error is what this returns
+		whole = append(whole, part...)
+		return nil
+	})
+	shared.Store(&whole)
+	s.queue = append(s.queue, sharedForm{e, f.index(), cap(whole)})
+	s.bytes += cap(whole)
+	for s.bytes > sharedBytes && len(s.queue) > 1 {
 		s.queue[0].entry.Told[s.queue[0].form].Store(nil)
 		s.bytes -= s.queue[0].bytes
 		s.queue[0] = sharedForm{}
 		s.queue = s.queue[1:]
 	}
+	return whole
 }

@@ -6,6 +6,7 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"raftkv/internal/problem"
@@ -27,9 +28,16 @@ const (
 	// perWatcher is how much later each further watcher that is told of the same change may
 	// be told of the next one, and spacingMost the longest such time: what comes
 	// meanwhile comes with it. Without it a thousand watchers of one key would take all of the
-	// node's time.
-	perWatcher  = 20 * time.Microsecond
-	spacingMost = 50 * time.Millisecond
+	// node's time. Timers are not exact enough for less than spacingLeast.
+	perWatcher   = 20 * time.Microsecond
+	spacingLeast = time.Millisecond
+	spacingMost  = 50 * time.Millisecond
+	// Silence is for how long nothing may have confirmed that this node has applied what was
+	// acknowledged. Then it may be cut off, or its disk may hang, and watchers are better off
+	// elsewhere.
+	Silence = 10 * time.Second
+	// probeEvery is how often that is asked for, while there are watchers.
+	probeEvery = 3 * time.Second
 )
 
 // Config is what a Hub needs of its node.
@@ -39,6 +47,8 @@ type Config struct {
 	Revision *wait.Level // of the store, as this node has applied it
 	// May returns nil, or why this node cannot promise to tell of changes in time.
 	May func() error
+	// Confirm waits until this node has applied all that was acknowledged before.
+	Confirm func(ctx context.Context) error
 }
 
 // Hub wakes watchers. One goroutine is in Run.
@@ -49,14 +59,16 @@ type Hub struct {
 	forms   forms
 	resets  atomic.Uint64
 
-	mu       sync.RWMutex
-	keys     map[string]*crowd // by key
-	prefixes map[string]*crowd // by prefix
-	lengths  []int             // of the prefixes, each once, ascending
-	count    int               // watchers
-	over     error             // why there are no more watchers, once there are none
-	life     context.Context   // of the watchers; replaced when they have to begin again
-	cut      context.CancelCauseFunc
+	mu        sync.RWMutex
+	keys      map[string]*crowd // by key
+	prefixes  map[string]*crowd // by prefix
+	lengths   []int             // of the prefixes, each once, ascending
+	count     int               // watchers
+	over      error             // why there are no more watchers, once there are none
+	confirmed time.Time         // this node had applied all that was acknowledged before
+	why       error             // why it has not been confirmed since
+	life      context.Context   // of the watchers; replaced when they have to begin again
+	cut       context.CancelCauseFunc
 }
 
 // crowd is the watchers of one key or prefix.
@@ -84,6 +96,9 @@ func (h *Hub) Watching() int {
 
 // Run tells watchers until ctx ends, and then that there will be no more.
 func (h *Hub) Run(ctx context.Context) error {
+	var probing sync.WaitGroup
+	probing.Go(func() { h.probe(ctx) })
+	defer probing.Wait()
 	defer h.End()
 	look := time.NewTicker(lookAround)
 	defer look.Stop()
@@ -100,7 +115,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			h.match()
 		case <-look.C:
 			giveUp()
-			if err := h.cfg.May(); err != nil {
+			if err := cmp.Or(h.cfg.May(), h.silent()); err != nil {
 				h.restart(err)
 			}
 		case <-ctx.Done():
@@ -108,6 +123,41 @@ func (h *Hub) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// probe asks, while there are watchers, whether this node has applied what was acknowledged.
+func (h *Hub) probe(ctx context.Context) {
+	every := time.NewTicker(probeEvery)
+	defer every.Stop()
+	for {
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return
+		}
+		if h.Watching() == 0 {
+			continue
+		}
+		began := time.Now()
+		soon, done := context.WithTimeout(ctx, Silence)
+		err := h.cfg.Confirm(soon)
+		done()
+		h.mu.Lock()
+		if h.why = err; err == nil {
+			h.confirmed = began
+		}
+		h.mu.Unlock()
+	}
+}
+
+// silent returns nil, or why it cannot be told whether watchers have been told all.
+func (h *Hub) silent() error {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if h.count == 0 || time.Since(h.confirmed) <= Silence {
+		return nil
+	}
+	return cmp.Or(h.why, error(problem.ErrUnavailable))
 }
 
 // End has no watchers any more, because the node stops.
@@ -207,8 +257,13 @@ func (c *crowd) tell(revision uint64) int {
 }
 
 // Spacing is how long a watcher that was just told waits until it looks again, so that
-// many who are told the same leave the node some time.
-func (h *Hub) Spacing() time.Duration { return time.Duration(h.spacing.Load()) }
+// many who are told the same leave the node some time. Few need not wait.
+func (h *Hub) Spacing() time.Duration {
+	if d := time.Duration(h.spacing.Load()); d >= spacingLeast {
+		return d
+	}
+	return 0
+}
 
 // Watch begins a watcher that is told of the changes behind a revision. It ends with Close.
 // The error is problem.ErrOverloaded, problem.ErrStopping, or why this node cannot promise
@@ -225,7 +280,9 @@ func (h *Hub) Watch(f Filter, after uint64) (*Watcher, error) {
 	case h.count >= Most:
 		return nil, fmt.Errorf("%w: %d watches and waiting reads are open, as many as a node takes", problem.ErrOverloaded, Most)
 	}
-	h.count++
+	if h.count++; h.count == 1 {
+		h.confirmed = time.Now() // it is asked for from now on
+	}
 	w := &Watcher{hub: h, filter: f, life: h.life, cursor: after, searches: true, wake: make(chan struct{}, 1)}
 	w.wake <- struct{}{}
 	w.at = make([]int, 0, len(f.keys)+len(f.prefixes))

@@ -18,6 +18,9 @@ const (
 	// found. A larger one is lent by the lists that are streamed.
 	heldItems = 1000
 	heldBytes = 1 << 20
+	// bufferBytes is what is gathered before it is sent, and what a client that does not read
+	// takes of memory until it is cut off.
+	bufferBytes = 16 << 10
 )
 
 // errGone: the client does not read any more.
@@ -38,7 +41,10 @@ type stream struct {
 
 // buffers are lent to streams while they have something to say: one that is quiet holds
 // none.
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, bufferBytes)
+	return &b
+}}
 
 // run serves the stream until it cannot go on, and returns why: nil where the client has
 // gone.
@@ -378,37 +384,33 @@ func (s *stream) step() (said bool, upto uint64, err error) {
 		return false, 0, err
 	}
 	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
 	out := (*buf)[:0]
 	for _, e := range b.Entries {
-		err := s.Hub.Tell(e, &s.filter, s.form, func(part []byte) error {
+		err := s.Hub.Tell(e, &s.filter, s.form, func(part []byte) (err error) {
 			said = true
-			if len(out) > 0 && len(out)+len(part) > watch.PartBytes {
-				if err := s.send(out); err != nil {
-					return err
-				}
-				out = out[:0]
+			if len(out)+len(part) > cap(out) {
+				err, out = s.send(out), out[:0]
+			}
+			if err == nil && len(part) > cap(out) {
+				return s.send(part) // it may be shared, which a copy is not
 			}
 			out = append(out, part...)
-			return nil
+			return err
 		})
 		if err != nil {
 			return said, 0, err
 		}
 	}
-	if len(out) > 0 {
-		err = s.send(out)
-	}
-	if cap(out) <= 2*watch.PartBytes {
-		*buf = out
-		buffers.Put(buf)
-	}
-	return said, b.Upto, err
+	return said, b.Upto, s.send(out)
 }
 
 // write sends b behind what else there is to say.
 func (s *stream) write(b []byte) error {
-	s.out = append(s.out, b...)
-	return s.flush()
+	if err := s.flush(); err != nil {
+		return err
+	}
+	return s.send(b)
 }
 
 // flush sends what there is to say. A stream that is quiet holds no buffer.
@@ -420,15 +422,20 @@ func (s *stream) flush() error {
 
 // send sends b, or finds that the client does not take it.
 func (s *stream) send(b []byte) error {
-	err := s.conn.SetWriteDeadline(time.Now().Add(writeLimit))
-	if err == nil && len(b) > 0 {
-		_, err = s.w.Write(b)
+	for {
+		part := b[:min(len(b), watch.PartBytes)]
+		err := s.conn.SetWriteDeadline(time.Now().Add(writeLimit))
+		if err == nil && len(part) > 0 {
+			_, err = s.w.Write(part)
+		}
+		if b = b[len(part):]; err == nil && len(b) == 0 {
+			err = s.conn.Flush()
+		}
+		if err != nil {
+			return errGone
+		}
+		if len(b) == 0 {
+			return nil
+		}
 	}
-	if err == nil {
-		err = s.conn.Flush()
-	}
-	if err != nil {
-		return errGone
-	}
-	return nil
 }

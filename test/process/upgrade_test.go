@@ -80,6 +80,7 @@ var landings = map[string]landing{
 	"e21f785": newLanding("e21f785e41cd90647881508481c9bafeacca6954", state.LifeLevel), // the last to ask all followers of a read
 	"5d687c3": newLanding("5d687c3d88596a4f3077da31305ec40c9970c6aa", state.LifeLevel), // the last without leases
 	"90e0eea": newLanding("90e0eea502951454ef9a1eb343a0ba1066d8410f", state.TxnLevel),  // the first with leases and transactions
+	"8d8a771": newLanding("8d8a771a71f7ce46e5d9cd24c9556d3692bbb370", state.OnceLevel), // the last without watches
 }
 
 // errShallow is why a shallow clone has no older program.
