@@ -231,14 +231,18 @@ func TestWatchTells(t *testing.T) {
 func TestWatchState(t *testing.T) {
 	wt := newWatchTest(t)
 	w := wt.watch("state=true&prefix=k/")
-	w.wants(`reset  {"code":"start"}`, `synced 0 {"revision":0}`)
+	w.wants(`reset 0 {"code":"start"}`, `synced 0 {"revision":0}`)
 	wt.do("PUT", "/k/1", "v")
 	w.wants(`change 1 {"revision":1,"events":[{"type":"put","key":"k/1","value":"v","create_revision":1,"mod_revision":1,"version":1}]}`)
-	wt.watch("state=true&key=k/1&key=none", "Accept", lines).wants(`reset  {"code":"start"}`,
+	wt.watch("state=true&key=k/1&key=none", "Accept", lines).wants(`reset 0 {"code":"start"}`,
 		`state  {"revision":1,"items":[{"key":"k/1","value":"v","create_revision":1,"mod_revision":1,"version":1}]}`, `synced 1 {"revision":1}`)
 	// What can be gone on with is gone on with.
-	wt.watch("state=true&after_revision=0").wants(
-		`change 1 {"revision":1,"events":[{"type":"put","key":"k/1","value":"v","create_revision":1,"mod_revision":1,"version":1}]}`)
+	wt.do("PUT", "/k/1", "w")
+	wt.watch("state=true&after_revision=1&prefix=k/").wants(
+		`change 2 {"revision":2,"events":[{"type":"put","key":"k/1","value":"w","create_revision":1,"mod_revision":2,"version":2}]}`)
+	// Nothing is not a position to go on from: who was cut off before it had the state has that.
+	wt.watch("state=true&after_revision=1&prefix=k/&keys_only=true", "Last-Event-ID", "0").wants(`reset 0 {"code":"start"}`,
+		`state  {"revision":2,"items":[{"key":"k/1","create_revision":1,"mod_revision":2,"version":2}]}`, `synced 2 {"revision":2}`)
 
 	const n = 3000 // more than are held, and in several parts
 	for i := range n {
@@ -246,12 +250,12 @@ func TestWatchState(t *testing.T) {
 	}
 	for _, query := range []string{"state=true&prefix=many/", "state=true&prefix=many/0&prefix=k&key=many/1000"} {
 		w := wt.watch(query)
-		w.wants(`reset  {"code":"start"}`)
+		w.wants(`reset 0 {"code":"start"}`)
 		var keys []string
 		for parts := 0; ; parts++ {
 			e := w.next()
 			if e.Event == "synced" {
-				if e.ID != fmt.Sprint(n+1) || parts < 2 {
+				if e.ID != fmt.Sprint(n+2) || parts < 2 {
 					t.Errorf("synced at %s behind %d parts", e.ID, parts)
 				}
 				break
@@ -261,7 +265,7 @@ func TestWatchState(t *testing.T) {
 				Items    []struct{ Key, Value string }
 			}
 			testkit.Must(t, json.Unmarshal([]byte(e.Data), &p))
-			if e.Event != "state" || e.ID != "" || p.Revision != n+1 || len(e.Data) > 64<<10+100 {
+			if e.Event != "state" || e.ID != "" || p.Revision != n+2 || len(e.Data) > 64<<10+100 {
 				t.Fatalf("%.100v, %d bytes", e, len(e.Data))
 			}
 			for _, it := range p.Items {
@@ -345,7 +349,7 @@ func TestWatchResumes(t *testing.T) {
 		t.Error("the cluster is asked for what this node has")
 	}
 	wt.watch("after_revision=6").wants(`reset 5 {"code":"unknown_revision"}`)
-	wt.watch("after_revision=6&state=true").wants(`reset  {"code":"unknown_revision"}`,
+	wt.watch("after_revision=6&state=true").wants(`reset 0 {"code":"unknown_revision"}`,
 		`state  {"revision":5,"items":[{"key":"k","value":"4","create_revision":1,"mod_revision":5,"version":5}]}`, `synced 5 {"revision":5}`)
 	if wt.asked.Load() == asked {
 		t.Error("a position that this node has not reached is refused without a question")
@@ -365,7 +369,7 @@ func TestWatchResumes(t *testing.T) {
 	wt.kv.state.Changes.Keep(1<<20, 7)
 	wt.kv.mu.Unlock()
 	wt.watch("after_revision=6").wants(`reset 7 {"code":"history_gone","oldest":7}`)
-	wt.watch("after_revision=6&state=true&key=none").wants(`reset  {"code":"history_gone","oldest":7}`, `synced 7 {"revision":7}`)
+	wt.watch("after_revision=6&state=true&key=none").wants(`reset 0 {"code":"history_gone","oldest":7}`, `synced 7 {"revision":7}`)
 	w := wt.watch("after_revision=7")
 	wt.do("PUT", "/k", "7")
 	w.wants(change(8))
@@ -470,7 +474,7 @@ func TestWatchHangUp(t *testing.T) {
 func TestWatchLoading(t *testing.T) {
 	wt := newWatchTest(t)
 	w := wt.watch("state=true")
-	w.wants(`reset  {"code":"start"}`, `synced 0 {"revision":0}`)
+	w.wants(`reset 0 {"code":"start"}`, `synced 0 {"revision":0}`)
 	wt.kv.dropItems()
 	st := state.New(testkit.Peers())
 	st.Changes.Keep(1<<20, 0)
@@ -481,7 +485,7 @@ func TestWatchLoading(t *testing.T) {
 	wt.kv.loading.Store(false)
 	wt.kv.mu.Unlock()
 	wt.kv.revision.Advance(st.Revision)
-	w.wants(`reset  {"code":"history_gone","oldest":1}`,
+	w.wants(`reset 0 {"code":"history_gone","oldest":1}`,
 		`state  {"revision":1,"items":[{"key":"k","value":"v","create_revision":1,"mod_revision":1,"version":1}]}`, `synced 1 {"revision":1}`)
 }
 

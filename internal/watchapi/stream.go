@@ -160,7 +160,10 @@ func (s *stream) reset(code string, oldest uint64) error {
 	}
 	data = append(data, '}')
 	if s.state {
-		s.out = s.form.End(append(s.form.Begin(s.out, "reset", watch.NoID), data...))
+		// The client knows nothing until it is synced. One that was cut off before that and came
+		// back with an older position would get changes without what they change, if another node
+		// still had them.
+		s.out = s.form.End(append(s.form.Begin(s.out, "reset", 0), data...))
 		return s.tellState()
 	}
 	now, err := s.revision()

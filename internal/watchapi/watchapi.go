@@ -109,7 +109,13 @@ func parse(r *http.Request) (q request, err error) {
 	if q.form.Base64, err = api.InBase64(params); err != nil {
 		return q, err
 	}
-	return q, q.readPosition(params["after_revision"], r.Header["Last-Event-Id"])
+	if err := q.readPosition(params["after_revision"], r.Header["Last-Event-Id"]); err != nil {
+		return q, err
+	}
+	if q.state && q.after == 0 {
+		q.from = false // it knows nothing, and wants all
+	}
+	return q, nil
 }
 
 func linesWanted(r *http.Request) bool { return web.AcceptsOnly(r.Header, "application/x-ndjson") }
