@@ -187,7 +187,11 @@ func (r *reader) operation(at string) *operation {
 		ref, _ := p.(map[string]any)["$ref"].(string)
 		place := strings.TrimPrefix(ref, "#")
 		param := r.object(place)
-		o.parameters[fmt.Sprint(param["in"], " ", param["name"])] = r.schema(place)
+		name, _ := param["name"].(string)
+		if param["in"] == "header" {
+			name = http.CanonicalHeaderKey(name)
+		}
+		o.parameters[fmt.Sprint(param["in"], " ", name)] = r.schema(place)
 	}
 	if node["requestBody"] != nil {
 		_, body := r.find(at + "/requestBody")

@@ -186,11 +186,15 @@ func (d *Document) checkAnswer(x *Exchange, a *answer) error {
 	if err != nil {
 		return err
 	}
-	if x.Method == http.MethodHead || !x.Whole {
+	if x.Method == http.MethodHead || !x.Whole && !streamed[media] {
 		return nil
 	}
 	return d.checkBody(s, media, x.Answer)
 }
+
+// streamed are types of which each line or block is checked by itself, and the last one
+// may have broken off.
+var streamed = map[string]bool{"application/x-ndjson": true, "text/event-stream": true}
 
 // pick returns the schema of a body by its type.
 func pick(content map[string]*schema, contentType string) (s *schema, media string, err error) {
@@ -217,6 +221,17 @@ func (d *Document) checkBody(s *schema, media string, body []byte) error {
 			}
 			if err := d.checkJSON(s, line); err != nil && json.Valid(line) {
 				return fmt.Errorf("line %.200q: %w", line, err)
+			}
+		}
+		return nil
+	case "text/event-stream":
+		for block := range blocks(body) {
+			message, err := eventOf(block)
+			if err == nil {
+				err = d.validate(s, message)
+			}
+			if err != nil {
+				return fmt.Errorf("block %.200q: %w", block, err)
 			}
 		}
 		return nil
@@ -262,6 +277,16 @@ func (d *Document) checkRequest(x *Exchange, o *operation, params url.Values) er
 		if s == nil {
 			return fmt.Errorf("the parameter %s is not described", name)
 		}
+		if s.kind == "array" { // it may be there several times
+			all := make([]any, len(values))
+			for i, value := range values {
+				all[i] = value
+			}
+			if err := d.validate(s, all); err != nil {
+				return fmt.Errorf("its parameter %s: %w", name, err)
+			}
+			continue
+		}
 		for _, value := range values {
 			if err := d.validate(s, valueOf(s, value)); err != nil {
 				return fmt.Errorf("its parameter %s: %w", name, err)
@@ -276,7 +301,7 @@ func (d *Document) checkRequest(x *Exchange, o *operation, params url.Values) er
 			}
 			return fmt.Errorf("the header %s is not described", name)
 		}
-		if err := d.validate(s, strings.Join(values, ", ")); err != nil {
+		if err := d.validate(s, valueOf(s, strings.Join(values, ", "))); err != nil {
 			return fmt.Errorf("its header %s: %w", name, err)
 		}
 	}
