@@ -44,10 +44,10 @@ func TestAPIDocTable(t *testing.T) {
 	shown, labels := make(map[string]bool), make(map[string]bool)
 	for _, row := range apiDocRow.FindAllStringSubmatch(table, -1) {
 		names := testsOf(t, row[0], row[3], tests)
-		path, _, _ := strings.Cut(row[2], "?")
+		path, query, _ := strings.Cut(row[2], "?")
 		for method := range strings.SplitSeq(row[1], ", ") {
 			shown[method+" "+path] = true
-			label := web.RouteLabel(method, path, "")
+			label := web.RouteLabel(method, path, query)
 			labels[label] = labels[label] || slices.Contains(names, "TestAPIDoc")
 		}
 	}

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -37,6 +40,7 @@ func newOpenAPITest(t *testing.T) *openAPITest {
 	at.srv.members.AskView = func(context.Context, string) (map[uint64]reconfig.View, error) {
 		return map[uint64]reconfig.View{2: {Reachable: true, Match: 7, Version: "1.0"}}, nil
 	}
+	at.watches()
 	now := time.Now()
 	at.kv.agreement.Seen.Store(&now)
 	at.node.contacts.Leader = &now
@@ -64,14 +68,37 @@ func (ot *openAPITest) send(method, target, body string, headers ...string) *ope
 		ot.Fatal(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(resp.Body)
+	var text []byte
+	whole := !strings.HasPrefix(target, "/v1/watch") || resp.StatusCode != http.StatusOK
+	if whole {
+		text, err = io.ReadAll(resp.Body)
+	} else {
+		text, err = readWatch(resp.Body)
+	}
 	if err != nil {
 		ot.Fatal(err)
 	}
-	x := openapitest.Of(r, resp.StatusCode, resp.Header, text, true)
+	x := openapitest.Of(r, resp.StatusCode, resp.Header, text, whole)
 	openapitest.Check(ot, x)
 	ot.seen = append(ot.seen, x)
 	return x
+}
+
+// readWatch reads a watch until the client has been told a position, or the node has ended it.
+func readWatch(body io.Reader) (text []byte, err error) {
+	for in := bufio.NewReader(body); ; {
+		line, err := in.ReadBytes('\n')
+		text = append(text, line...)
+		position := bytes.Contains(text, []byte("\nid: ")) || bytes.Contains(text, []byte(`,"id":`))
+		switch {
+		case errors.Is(err, io.EOF):
+			return text, nil
+		case err != nil:
+			return nil, err
+		case position && (len(line) == 1 || line[0] == '{'): // and no half of a block
+			return text, nil
+		}
+	}
 }
 
 // want is send of what is answered with a status.
@@ -143,6 +170,9 @@ func TestOpenAPIHasAllRoutes(t *testing.T) {
 				t.Errorf("the document has %s %s, which is answered with %s", method, path, x)
 			}
 			labels[web.RouteLabel(method, target, "")] = true
+			if d.Takes(path, method, "wait") {
+				labels[web.RouteLabel(method, target, "wait=1s")] = true
+			}
 		}
 	}
 	for _, label := range web.RouteLabels {
@@ -173,6 +203,7 @@ func (ot *openAPITest) sample() {
 	ot.want(307, "POST", "/debug/pprof", "")
 	ot.keys()
 	ot.lists()
+	ot.watched()
 	ot.transactions()
 	ot.leases()
 	ot.membersToo()
@@ -232,6 +263,49 @@ func (ot *openAPITest) lists() {
 	ot.want(200, "DELETE", "/v1/kv?prefix=jobs/", "")
 	ot.want(400, "DELETE", "/v1/kv", "")
 	ot.want(405, "PATCH", "/v1/kv", "")
+}
+
+// watched makes exchanges of watches, and of reads that wait.
+func (ot *openAPITest) watched() {
+	location := ot.send("POST", "/v1/leases", `{"ttl":"1h"}`).Header.Get("Location")
+	bound := "/v1/kv/watched/bytes?lease=" + strings.TrimPrefix(location, "/v1/leases/")
+	ot.want(201, "PUT", "/v1/kv/watched/text", "v")
+	ot.want(201, "PUT", bound, "\xff")
+	ot.want(204, "PUT", "/v1/kv/watched/text", "w")
+	for n := range 20 {
+		ot.want(201, "PUT", fmt.Sprintf("/v1/kv/watched/%d%s", n, strings.Repeat("x", 4000)), "v")
+	}
+	before := ot.kv.revision.Get()
+	ot.want(200, "DELETE", "/v1/kv?prefix=watched/", "") // in parts
+	ot.want(201, "PUT", "/v1/kv/watched/text", "v")
+	ot.want(201, "PUT", bound, "\xff")
+	for _, accept := range []string{"text/event-stream", "application/x-ndjson"} {
+		ot.want(200, "HEAD", "/v1/watch?keys_only=true", "", "Accept", accept)
+		ot.want(200, "GET", "/v1/watch", "", "Accept", accept)
+		ot.want(200, "GET", "/v1/watch?key=k&key=none&prefix=watched/&prefix=a&state=true&values=base64", "", "Accept", accept)
+		ot.want(200, "GET", "/v1/watch?prefix=watched/&state=true", "", "Accept", accept)
+		ot.want(200, "GET", "/v1/watch?key=watched/text&types=put,expire&after_revision=0", "", "Accept", accept)
+		ot.want(200, "GET", "/v1/watch?key=watched/bytes&after_revision=0&keys_only=true", "", "Accept", accept)
+		ot.want(200, "GET", fmt.Sprintf("/v1/watch?prefix=watched/&after_revision=%d", before), "", "Accept", accept)
+		ot.want(200, "GET", fmt.Sprintf("/v1/watch?prefix=watched/&after_revision=%d", before+1), "", "Accept", accept)
+		ot.want(200, "GET", fmt.Sprintf("/v1/watch?prefix=watched/&after_revision=%d", before+2), "", "Accept", accept)
+		ot.want(200, "GET", "/v1/watch?after_revision=0", "", "Accept", accept, "Last-Event-ID", "1000")
+	}
+	ot.want(400, "GET", "/v1/watch?types=all", "")
+	for _, method := range []string{"GET", "HEAD"} {
+		ot.want(404, method, "/none?wait=1ms", "")
+		ot.want(304, method, "/v1/kv/k?wait=1ms", "", "If-None-Match", "*")
+		ot.want(200, method, "/v1/kv?prefix=watched/&after_revision=0&wait=1m", "")
+		ot.want(304, method, "/v1/kv?prefix=none/&after_revision=0&wait=1ms", "")
+	}
+	ot.kv.mu.Lock()
+	ot.kv.state.Changes.Keep(1<<20, ot.kv.state.Revision) // forgets all
+	ot.kv.mu.Unlock()
+	for _, accept := range []string{"text/event-stream", "application/x-ndjson"} {
+		ot.want(200, "GET", "/v1/watch?after_revision=1", "", "Accept", accept)
+	}
+	ot.want(200, "DELETE", "/v1/kv?prefix=watched/", "")
+	ot.want(204, "DELETE", location, "")
 }
 
 func (ot *openAPITest) transactions() {

@@ -118,6 +118,12 @@ func (d *Document) Paths() []string { return slices.Sorted(maps.Keys(d.paths)) }
 // Methods returns the methods that a path of the document has.
 func (d *Document) Methods(path string) []string { return slices.Sorted(maps.Keys(d.paths[path])) }
 
+// Takes reports whether an operation has a parameter of that name in its query.
+func (d *Document) Takes(path, method, name string) bool {
+	o := d.paths[path][method]
+	return o != nil && o.parameters["query "+name] != nil
+}
+
 // Statuses returns the statuses that an operation can answer with.
 func (d *Document) Statuses(path, method string) []string {
 	if o := d.paths[path][method]; o != nil {
