@@ -49,7 +49,8 @@ type stoppableListener struct {
 	front   *front.Server // reads connections before server does; nil for peers
 	behind  *front.Behind // what front gives to server
 	handler atomic.Pointer[http.Handler]
-	conns   atomic.Int64 // of server that are open; unused where there is a front
+	origin  atomic.Pointer[web.OriginGuard] // of clients, until there is a handler
+	conns   atomic.Int64                    // of server that are open; unused where there is a front
 	limit   atomic.Pointer[limits.ConnLimit]
 	ended   chan struct{} // closed when the server has ended
 	err     error         // why; read after ended is closed
@@ -155,7 +156,7 @@ func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = web.IgnoreWriteError(err)
 	default:
 		starting := fmt.Errorf("%w: it is starting", problem.ErrNotReady)
-		if !watchapi.Refuse(w, r, starting) {
+		if !watchapi.Refuse(w, r, l.origin.Load(), starting) {
 			web.WriteProblem(w, r, starting)
 		}
 	}

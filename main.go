@@ -20,6 +20,7 @@ import (
 	"raftkv/internal/storage"
 	"raftkv/internal/storage/walroom"
 	"raftkv/internal/version"
+	"raftkv/internal/web"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -119,6 +120,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 		return err
 	}
 	defer func() { err = errors.Join(err, clients.close()) }()
+	clients.origin.Store(&web.OriginGuard{Hosts: cfg.ClientHosts(clients.port()), Origins: cfg.AllowedOrigins})
 	refusal, err := limits.TooManyConns()
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/testkit"
 	"raftkv/internal/watch"
 	"raftkv/internal/watchapi"
+	"raftkv/internal/web"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -438,10 +439,27 @@ func TestWatchWhileStarting(t *testing.T) {
 	testkit.Must(t, err)
 	defer func() { testkit.Must(t, l.close()) }()
 	wt := &watchTest{apiTest: &apiTest{T: t}, stoppableListener: l}
+	l.origin.Store(&web.OriginGuard{Origins: []string{"https://app.example"}})
 	for _, accept := range []string{"text/event-stream", lines} {
-		w := wt.watch("", "Accept", accept)
+		w := wt.watch("", "Accept", accept, "Origin", "https://app.example", "Sec-Fetch-Site", "cross-site")
 		w.wants("unavailable not_ready")
 		w.ends()
+		if h := w.resp.Header; h.Get("Access-Control-Allow-Origin") != "https://app.example" || h.Get("Cache-Control") != "no-store" {
+			t.Errorf("a browser cannot show that to the page: %v", h)
+		}
+	}
+	for status, header := range map[int]string{403: "Origin: https://evil.example", 421: "Host: evil.example"} {
+		r, err := http.NewRequestWithContext(t.Context(), "GET", fmt.Sprintf("http://%s/v1/watch", l.Addr()), nil)
+		testkit.Must(t, err)
+		name, value, _ := strings.Cut(header, ": ")
+		if r.Header.Set(name, value); name == "Host" {
+			r.Host = value
+		}
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		testkit.Must(t, err)
+		if testkit.Must(t, resp.Body.Close()); resp.StatusCode != status {
+			t.Errorf("%s: %d", header, resp.StatusCode)
+		}
 	}
 }
 

@@ -227,10 +227,20 @@ func unavailable(lines bool, why error) []byte {
 }
 
 // Refuse answers a watch on a node that serves nobody yet, and reports whether the request
-// was one: a browser gives up on a problem.
-func Refuse(w http.ResponseWriter, r *http.Request, why error) bool {
+// was one. A browser gives up on a problem, and on an answer that it may not show to the page
+// of another origin: guard has it show that.
+func Refuse(w http.ResponseWriter, r *http.Request, guard *web.OriginGuard, why error) bool {
 	if r.Method != http.MethodGet || r.URL.Path != "/"+Path {
 		return false
+	}
+	if guard != nil {
+		for _, f := range guard.Fields() {
+			w.Header().Set(f.Name, f.Value)
+		}
+		if _, err := guard.Admit(w, r); err != nil {
+			web.WriteProblem(w, r, err)
+			return true
+		}
 	}
 	lines := linesWanted(r)
 	describe(w.Header(), lines)

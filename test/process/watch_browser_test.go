@@ -39,7 +39,7 @@ watch("%s/v1/watch?prefix=w/&state=true", (copy) => { now = [...copy.values()].m
 
 const late = [];
 const lateStart = () => {
-  const source = new Plain("%[2]s/v1/watch?key=w/late&after_revision=1");
+  const source = new Plain("%s/v1/watch?key=w/late&after_revision=1");
   for (const event of ["reset", "change"]) source.addEventListener(event, (e) => late.push({event, id: e.lastEventId, data: JSON.parse(e.data)}));
 };
 </script>`
@@ -78,7 +78,7 @@ func TestWatchJavaScript(t *testing.T) {
 	t.Parallel() // it mostly waits
 	port := procFreePort(t)
 	s := newWatchScene(t, "--allowed-origin", procURL(port))
-	page := fmt.Sprintf(watchPage, docBlock(t, "docs/watch.md", "js"), s.gates[s.node].url())
+	page := fmt.Sprintf(watchPage, docBlock(t, "docs/watch.md", "js"), s.gates[s.node].url(), s.c.url(s.node))
 	l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 	testkit.Must(t, err)
 	site := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -103,7 +103,7 @@ func TestWatchJavaScript(t *testing.T) {
 		return n
 	}
 	var resets, opens = 0, 0
-	s.run(func(when string) {
+	equal := func(when string) {
 		t.Helper()
 		want := s.c.held(s.other(), "w/")
 		procEventually(t, watchWithin, when+" the page has what the store holds", func() error {
@@ -117,6 +117,10 @@ func TestWatchJavaScript(t *testing.T) {
 			}
 			return nil
 		})
+	}
+	s.run(func(when string) {
+		t.Helper()
+		equal(when)
 		n := seen()
 		switch when {
 		case "at the beginning", "after a reset":
@@ -128,8 +132,32 @@ func TestWatchJavaScript(t *testing.T) {
 		if strings.Join(n.Reset, " ") != strings.Join([]string{"start", "history_gone"}[:resets], " ") || n.Open != opens {
 			t.Errorf("%s: resets %v, %d connections; want %d and %d", when, n.Reset, n.Open, resets, opens)
 		}
-		t.Logf("%s after %v: %d keys, %+v", when, time.Since(start), len(want), n)
+		t.Logf("%s after %v: %+v", when, time.Since(start), n)
 	})
+
+	// The state that follows a reset breaks off, and the browser comes back to a node that remembers all that was before the
+	// reset: to go on there would leave out what the page has forgotten.
+	remembers := s.other()
+	s.c.stop(remembers)
+	args := s.c.nodes[remembers].args
+	args[len(args)-1] = "64MiB" // of --watch-history
+	s.c.start(remembers) // and replays its whole log
+	s.away("twice away")
+	end := s.gates[s.node].cut(2000, s.c.url(remembers))
+	defer end()
+	s.gates[s.node].open()
+	procEventually(t, watchWithin, "the page is told to forget", func() error {
+		if n := seen(); len(n.Reset) < 3 {
+			return fmt.Errorf("%+v", n)
+		}
+		return nil
+	})
+	end()
+	equal("after a state that broke off")
+	if n := seen(); fmt.Sprint(n.Reset) != "[start history_gone history_gone start]" {
+		t.Errorf("the page has seen the resets %v", n.Reset)
+	}
+	t.Logf("a state that broke off, after %v: %+v", time.Since(start), seen())
 
 	// Who asks for changes alone is told that some are lost, and goes on from there.
 	_, err = chromedp.Run(ctx, chromedp.Evaluate[chromedp.Void]("lateStart()"))

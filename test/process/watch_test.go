@@ -86,8 +86,11 @@ func watchDiffers(got, want map[string]watchItem) error {
 // watchGate passes connections on to an address for as long as it is open. Clients always find somebody behind its own one.
 type watchGate struct {
 	l     net.Listener
-	to    string
 	mu    sync.Mutex
+	to    string
+	bytes int64         // how many of the node's the next connection gets; 0: all
+	cuts  chan struct{} // closed when that connection is to be cut
+	next  string        // to whom connections are passed on from then
 	shut  bool
 	conns map[net.Conn]bool
 	ended sync.WaitGroup
@@ -117,7 +120,10 @@ func (g *watchGate) accept() {
 		if err != nil {
 			return
 		}
-		node, err := net.Dial("tcp", g.to)
+		g.mu.Lock()
+		address, bytes, cuts := g.to, g.bytes, g.cuts
+		g.mu.Unlock()
+		node, err := net.Dial("tcp", address)
 		if err != nil || !g.add(conn, node) {
 			_ = conn.Close() // the client sees that, which is all that is wanted
 			if node != nil {
@@ -125,14 +131,35 @@ func (g *watchGate) accept() {
 			}
 			continue
 		}
-		for from, to := range map[net.Conn]net.Conn{conn: node, node: conn} {
-			g.ended.Go(func() {
-				_, _ = io.Copy(to, from) // one of them was closed
-				_ = conn.Close()
-				_ = node.Close()
-			})
+		pass := func(to io.Writer, from io.Reader) {
+			_, _ = io.Copy(to, from) // until one of them is closed
+			_ = conn.Close()
+			_ = node.Close()
 		}
+		g.ended.Go(func() { pass(node, conn) })
+		g.ended.Go(func() {
+			if bytes == 0 {
+				pass(conn, node)
+				return
+			}
+			if _, err := io.CopyN(conn, node, bytes); err == nil {
+				<-cuts
+				g.mu.Lock()
+				g.to, g.bytes = g.next, 0
+				g.mu.Unlock()
+			}
+			_ = conn.Close()
+			_ = node.Close()
+		})
 	}
+}
+
+// cut has the next connection get so many bytes of what the node says. end ends it, and passes others on to another node.
+func (g *watchGate) cut(bytes int64, next string) (end func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.bytes, g.cuts, g.next = bytes, make(chan struct{}), strings.TrimPrefix(next, "http://")
+	return sync.OnceFunc(func() { close(g.cuts) })
 }
 
 func (g *watchGate) add(conns ...net.Conn) bool {
@@ -266,6 +293,15 @@ func (s *watchScene) down() int {
 // forgotten cuts all clients off until no node remembers what they have read last.
 func (s *watchScene) forgotten(round string) {
 	s.c.t.Helper()
+	s.away(round)
+	for _, gate := range s.gates {
+		gate.open()
+	}
+}
+
+// away is forgotten while the clients are still cut off.
+func (s *watchScene) away(round string) {
+	s.c.t.Helper()
 	for _, gate := range s.gates {
 		gate.close()
 	}
@@ -282,8 +318,5 @@ func (s *watchScene) forgotten(round string) {
 			}
 			return nil
 		})
-	}
-	for _, gate := range s.gates {
-		gate.open()
 	}
 }
