@@ -43,8 +43,6 @@ class Watch:
                     yield message
                     if message["event"] == "unavailable":
                         wait = message["retry"] / 1000
-                    elif message["event"] == "reset":
-                        self.position = None  # what comes is not told behind the old one
                     self.position = message.get("id", self.position)
             except (OSError, http.client.HTTPException, ValueError):
                 pass  # it broke off, perhaps within a line

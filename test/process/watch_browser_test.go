@@ -141,7 +141,7 @@ func TestWatchJavaScript(t *testing.T) {
 	s.c.stop(remembers)
 	args := s.c.nodes[remembers].args
 	args[len(args)-1] = "64MiB" // of --watch-history
-	s.c.start(remembers) // and replays its whole log
+	s.c.start(remembers)        // and replays its whole log
 	s.away("twice away")
 	end := s.gates[s.node].cut(2000, s.c.url(remembers))
 	defer end()

@@ -45,9 +45,6 @@ func eventOf(block []byte) (message map[string]any, err error) {
 		case "event":
 			message["event"] = value
 		case "id":
-			if value == "" {
-				continue // forgets the one before
-			}
 			message["id"] = json.Number(value)
 			if !seen["event"] && !seen["data"] {
 				message["event"] = "position"

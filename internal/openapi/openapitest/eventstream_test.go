@@ -19,7 +19,7 @@ func TestCheckWatch(t *testing.T) {
 		"event: change\ndata: " + change + "\n\n":                                     true,
 		"event: change\ndata: " + change:                                              true, // it broke off
 		"event: change\ndata: " + change[:9]:                                          true,
-		"event: reset\nid:\ndata: {\"code\":\"start\"}\n\nevent: state\ndata: {\"revision\":2,\"items\":[" + strings.Replace(put, `"type":"put",`, "", 1) + "]}\n\nevent: synced\nid: 2\ndata: {\"revision\":2}\n\n": true,
+		"event: reset\nid: 0\ndata: {\"code\":\"start\"}\n\nevent: state\ndata: {\"revision\":2,\"items\":[" + strings.Replace(put, `"type":"put",`, "", 1) + "]}\n\nevent: synced\nid: 2\ndata: {\"revision\":2}\n\n": true,
 		"event: reset\nid: 20\ndata: {\"code\":\"history_gone\",\"oldest\":12}\n\n":                         true,
 		"event: unavailable\nretry: 1500\ndata: " + problem + "\n\n":                                        true,
 		"event: unavailable\ndata: " + problem + "\n\n":                                                     false,
