@@ -121,7 +121,7 @@ func TestWatchAtOnce(t *testing.T) {
 	testkit.NeedTools(t, "curl", "jq", "python3", "bash")
 	c := newProcCluster(t, 3)
 	c.start()
-	first := c.put(1, "now/before", "x")
+	c.put(1, "now/before", "x")
 	const query = "/v1/watch?prefix=now/&state=true"
 	sees := func(t *testing.T, name, url string) {
 		t.Helper()
@@ -130,7 +130,6 @@ func TestWatchAtOnce(t *testing.T) {
 		inJSON := startWatchProgram(t, false, "curl | jq", "bash", "-c",
 			`curl -sSN -H 'Accept: application/x-ndjson' "$0" | jq --unbuffered -c '[.event, .id, .data.events[0].value]'`, url+query)
 		module := startWatchProgram(t, false, "raftkv_watch.py", "python3", "-I", "-B", filepath.Join("docs", "examples", "raftkv_watch.py"), url, "now/")
-		revision := strings.Trim(first, `"`)
 		for _, p := range []*watchProgram{sse, zipped} {
 			p.want("retry: ")
 			p.want("event: reset")
@@ -144,8 +143,7 @@ func TestWatchAtOnce(t *testing.T) {
 		module.want("synced")
 		for n := range 3 {
 			value := fmt.Sprint(name, " ", n)
-			tag := c.put(n+1, "now/"+name, value)
-			revision = strings.Trim(tag, `"`)
+			revision := strings.Trim(c.put(n+1, "now/"+name, value), `"`)
 			for _, p := range []*watchProgram{sse, zipped} {
 				p.want("event: change")
 				p.want("id: " + revision)
