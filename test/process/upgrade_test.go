@@ -296,6 +296,7 @@ func procUpgrade(t *testing.T, old string, before uint64) {
 	held := c.holdLease("before", before, 1, 2, 3)
 	c.restartAs(1, "")
 	c.wantAgreement("one of three upgraded", before, 1, 2, 3)
+	watcher := c.followFrom("load/1/", 1, 2, 3)
 	if before < state.LeaseLevel {
 		put := c.do(http.MethodPut, 1, "/v1/kv/timed?ttl=10s", []byte("v"))
 		procWantProblem(t, "a time to live before all know it", put, http.StatusServiceUnavailable, "upgrading")
@@ -342,6 +343,8 @@ func procUpgrade(t *testing.T, old string, before uint64) {
 		t.Errorf("only %d writes were acknowledged: this is no load", len(acked))
 	}
 	t.Logf("%d writes", len(acked))
+	watcher.wantCopy(c, 3, "load/1/")
+	watcher.stop()
 	for key, value := range acked {
 		c.wantGet(1+len(key+value)%5, key, value)
 	}
