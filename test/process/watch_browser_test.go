@@ -142,7 +142,7 @@ func TestWatchJavaScript(t *testing.T) {
 	args := s.c.nodes[remembers].args
 	args[len(args)-1] = "64MiB" // of --watch-history
 	s.c.start(remembers)        // and replays its whole log
-	s.away("twice away")
+	s.away("twice away", "w/end")
 	end := s.gates[s.node].cut(2000, s.c.url(remembers))
 	defer end()
 	s.gates[s.node].open()

@@ -274,7 +274,7 @@ func (s *watchScene) run(equal func(when string)) {
 	s.write("while the node is down", 3)
 	c.start(s.node)
 	equal("after the node has been started again")
-	s.forgotten("too long away")
+	s.forgotten("too long away", "w/written")
 	equal("after a reset")
 	s.write("end", 1)
 	equal("at the end")
@@ -290,20 +290,23 @@ func (s *watchScene) down() int {
 	return 0
 }
 
-// forgotten cuts all clients off until no node remembers what they have read last.
-func (s *watchScene) forgotten(round string) {
+// forgotten cuts all clients off until no node remembers what they have read last. Meanwhile a key that they know goes.
+func (s *watchScene) forgotten(round, gone string) {
 	s.c.t.Helper()
-	s.away(round)
+	s.away(round, gone)
 	for _, gate := range s.gates {
 		gate.open()
 	}
 }
 
 // away is forgotten while the clients are still cut off.
-func (s *watchScene) away(round string) {
+func (s *watchScene) away(round, gone string) {
 	s.c.t.Helper()
 	for _, gate := range s.gates {
 		gate.close()
+	}
+	if r := s.c.do(http.MethodDelete, s.other(), "/v1/kv/"+gone, nil); r.status != http.StatusNoContent {
+		s.c.t.Fatalf("DELETE %s: %v", gone, r)
 	}
 	s.write(round, 5)
 	for n := range 2 * watchHistory >> 16 {
