@@ -89,6 +89,15 @@ func (w *simWatches) burst(id uint64, n int) uint64 {
 	return w.changes.Revision()
 }
 
+// later writes so many revisions on a node after a while, if it is there.
+func (w *simWatches) later(after time.Duration, id uint64, n int) {
+	time.AfterFunc(after, func() {
+		for i := range n {
+			_ = w.propose(w.Nodes[id].Life, putOf(fmt.Sprint("later/", i%5), w.Value())) // else nobody is told of it
+		}
+	})
+}
+
 func (w *simWatches) awaitApplied(id uint64) {
 	w.T.Helper()
 	w.Await(fmt.Sprintf("node %d to have applied all", id), func() bool {
@@ -117,8 +126,15 @@ func TestSimWatchOnALaggingNode(t *testing.T) {
 			if v.Ended != "no_leader" || v.Counts["position"]+v.Counts["change"]+v.Counts["synced"] != before {
 				t.Errorf("on a node that lags and is cut off it was told %v and ended with %q", v.Counts, v.Ended)
 			}
-			time.AfterFunc(5*time.Second, w.Net.Heal)
-			time.AfterFunc(10*time.Second, func() { w.put(leader, 5) })
+			w.Net.Heal()
+			v.upTo(lag, newest)
+			// The same, and while the client waits the node catches up.
+			w.awaitApplied(lag)
+			w.Net.Isolate(lag, leader, 6-leader-lag)
+			newest = w.put(leader, 5)
+			v.upTo(leader, newest)
+			time.AfterFunc(3*time.Second, w.Net.Heal)
+			w.later(6*time.Second, leader, 5)
 			v.upTo(lag, newest+5)
 			for code, n := range v.Counts {
 				if (code == "reset/history_gone" || code == "reset/unknown_revision") && n > 0 {
@@ -148,7 +164,7 @@ func TestSimWatchOnANodeThatGetsASnapshot(t *testing.T) {
 				late.goTo(newest)
 			}
 			time.AfterFunc(5*time.Second, w.Net.Heal)
-			time.AfterFunc(10*time.Second, func() { w.put(leader, 5) })
+			w.later(10*time.Second, leader, 5)
 			ended := make(chan struct{})
 			go func() { defer close(ended); early.upTo(lag, newest+5) }()
 			late.upTo(lag, newest+5)
@@ -200,35 +216,45 @@ func TestSimWatchAcrossAnInstalledSnapshot(t *testing.T) {
 // and a reset if history has gone; nothing is left out without one. (In etcd a starved
 // stream lost events: issue 17529.)
 func TestSimWatchStarvedStream(t *testing.T) {
-	for _, history := range []int64{64 << 20, 20_000} {
-		for name, asked := range map[string]sim.Watch{"plain": {}, "copy, lines": {State: true, NDJSON: true}, "one key": {Keys: []string{"k1"}}} {
-			t.Run(fmt.Sprintf("%d/%s", history, name), func(t *testing.T) {
-				simulateWatch(t, 3, func(cfg *config.Config) { cfg.WatchHistory = history }, func(w *simWatches) {
-					id := w.Followers()[0]
-					w.put(id, 3)
-					v := w.watcher(name, asked)
-					starved := false
-					v.each = func(m sim.Message) {
-						if m.Event == "change" && !starved {
-							starved = true
-							time.Sleep(20 * time.Second)
-						}
-					}
-					ended := v.background(id)
-					w.Await("the start", func() bool { return v.at() > 0 })
-					newest := w.burst(w.Leader(), 3000)
-					w.Await("it to have caught up", func() bool { return v.at() >= newest-5 })
-					newest = w.put(id, 5)
-					w.Await("it to go on", func() bool { return v.at() >= newest-5 })
-					v.stop()
-					<-ended
-					if got := v.Counts["reset/history_gone"]; got > 0 != (history < 1<<20) || !starved {
-						t.Errorf("%d resets, with a history of %d bytes", got, history)
-					}
+	for name, asked := range map[string]sim.Watch{"plain": {}, "copy, lines": {State: true, NDJSON: true}, "one key": {Keys: []string{"k1"}}} {
+		for _, revisions := range []int{200, 3000} { // the node notes 256 for a client, and then searches
+			for _, history := range []int64{64 << 20, 8_000} {
+				t.Run(fmt.Sprintf("%s/%d/%d", name, revisions, history), func(t *testing.T) {
+					starve(t, asked, revisions, history)
 				})
-			})
+			}
 		}
 	}
+}
+
+// starve has a client stop reading at its first change while so many revisions are made.
+func starve(t *testing.T, asked sim.Watch, revisions int, history int64) {
+	simulateWatch(t, 3, func(cfg *config.Config) { cfg.WatchHistory = history }, func(w *simWatches) {
+		id := w.Followers()[0]
+		w.put(id, 3)
+		v := w.watcher("starved", asked)
+		goOn := make(chan struct{})
+		v.each = func(m sim.Message) {
+			if m.Event == "change" {
+				<-goOn
+			}
+		}
+		ended := v.background(id)
+		w.Await("the start", func() bool { return v.at() > 0 })
+		w.put(id, 10) // to be written while the client does not read
+		time.Sleep(time.Second)
+		newest := w.burst(w.Leader(), revisions)
+		time.Sleep(time.Second)
+		close(goOn)
+		w.Await("it to have caught up", func() bool { return v.at() >= newest-5 })
+		newest = w.put(id, 5)
+		w.Await("it to go on", func() bool { return v.at() >= newest-5 })
+		v.stop()
+		<-ended
+		if got := v.Counts["reset/history_gone"]; got > 0 != (history < 1<<20) {
+			t.Errorf("%d resets, with a history of %d bytes", got, history)
+		}
+	})
 }
 
 // Guarantee: who resumes where history has gone is told so at once, also where nothing
