@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"math"
 	"raftkv/internal/config"
-	"raftkv/internal/sim"
 	"raftkv/internal/state"
 	"raftkv/internal/txn"
+	"raftkv/internal/watch/watchtest"
 	"sync"
 	"testing"
 	"time"
@@ -40,7 +40,7 @@ func (v *simWatcher) on(id uint64, bytes int) {
 // ends before, it comes again, as a client does.
 func (v *simWatcher) upTo(id, revision uint64) {
 	v.w.T.Helper()
-	v.until = func(sim.Message) bool { return v.HasLast && v.Last >= revision }
+	v.until = func(watchtest.Message) bool { return v.HasLast && v.Last >= revision }
 	for end := time.Now().Add(time.Minute); time.Now().Before(end) && v.Last < revision && !v.w.T.Failed(); {
 		v.on(id, math.MaxInt)
 		time.Sleep(100 * time.Millisecond)
@@ -109,7 +109,7 @@ func (w *simWatches) awaitApplied(id uint64) {
 // that it was told before, and no position below its own; once the node has caught up the
 // watch goes on. (In etcd history went back: issues 15271 and 20221.)
 func TestSimWatchOnALaggingNode(t *testing.T) {
-	for _, asked := range []sim.Watch{{}, {State: true}, {NDJSON: true}} {
+	for _, asked := range []watchtest.Watch{{}, {State: true}, {NDJSON: true}} {
 		simulateWatch(t, 3, nil, func(w *simWatches) {
 			leader, lag := w.Leader(), w.Followers()[0]
 			w.put(leader, 3)
@@ -147,7 +147,7 @@ func TestSimWatchOnALaggingNode(t *testing.T) {
 
 // Guarantee: nor when that node catches up by a snapshot from the leader.
 func TestSimWatchOnANodeThatGetsASnapshot(t *testing.T) {
-	for _, asked := range []sim.Watch{{}, {State: true}} {
+	for _, asked := range []watchtest.Watch{{}, {State: true}} {
 		small := func(cfg *config.Config) { cfg.SnapshotCount = 10 }
 		simulateWatch(t, 3, small, func(w *simWatches) {
 			leader, lag := w.Leader(), w.Followers()[0]
@@ -189,7 +189,7 @@ func TestSimWatchAcrossAnInstalledSnapshot(t *testing.T) {
 		w.Net.Isolate(lag, leader, 6-leader-lag)
 		var all []*simWatcher
 		var ended []<-chan struct{}
-		for name, asked := range map[string]sim.Watch{"plain": {}, "lines": {NDJSON: true}, "copy": {State: true}} {
+		for name, asked := range map[string]watchtest.Watch{"plain": {}, "lines": {NDJSON: true}, "copy": {State: true}} {
 			v := w.watcher(name, asked)
 			v.upTo(leader, w.changes.Revision())
 			all, ended = append(all, v), append(ended, v.background(lag))
@@ -216,7 +216,7 @@ func TestSimWatchAcrossAnInstalledSnapshot(t *testing.T) {
 // and a reset if history has gone; nothing is left out without one. (In etcd a starved
 // stream lost events: issue 17529.)
 func TestSimWatchStarvedStream(t *testing.T) {
-	for name, asked := range map[string]sim.Watch{"plain": {}, "copy, lines": {State: true, NDJSON: true}, "one key": {Keys: []string{"k1"}}} {
+	for name, asked := range map[string]watchtest.Watch{"plain": {}, "copy, lines": {State: true, NDJSON: true}, "one key": {Keys: []string{"k1"}}} {
 		for _, revisions := range []int{200, 3000} { // the node notes 256 for a client, and then searches
 			for _, history := range []int64{64 << 20, 8_000} {
 				t.Run(fmt.Sprintf("%s/%d/%d", name, revisions, history), func(t *testing.T) {
@@ -228,13 +228,13 @@ func TestSimWatchStarvedStream(t *testing.T) {
 }
 
 // starve has a client stop reading at its first change while so many revisions are made.
-func starve(t *testing.T, asked sim.Watch, revisions int, history int64) {
+func starve(t *testing.T, asked watchtest.Watch, revisions int, history int64) {
 	simulateWatch(t, 3, func(cfg *config.Config) { cfg.WatchHistory = history }, func(w *simWatches) {
 		id := w.Followers()[0]
 		w.put(id, 3)
 		v := w.watcher("starved", asked)
 		goOn := make(chan struct{})
-		v.each = func(m sim.Message) {
+		v.each = func(m watchtest.Message) {
 			if m.Event == "change" {
 				<-goOn
 			}
@@ -265,9 +265,9 @@ func TestSimWatchFromACompactedPosition(t *testing.T) {
 		id := w.Followers()[0]
 		newest := w.put(id, 200)
 		for _, restarted := range []bool{false, true} {
-			for name, asked := range map[string]sim.Watch{"plain": {}, "copy": {State: true}, "quiet": {Keys: []string{"never"}}} {
+			for name, asked := range map[string]watchtest.Watch{"plain": {}, "copy": {State: true}, "quiet": {Keys: []string{"never"}}} {
 				v := w.watcher(name, asked)
-				v.Copy, v.Whole = map[string]sim.Item{}, false
+				v.Copy, v.Whole = map[string]watchtest.Item{}, false
 				v.goTo(1)
 				began := time.Now()
 				v.upTo(id, newest)
@@ -295,7 +295,7 @@ func TestSimWatchOnANodeThatIsCutOff(t *testing.T) {
 		for _, id := range []uint64{w.Followers()[0], leader} {
 			var all []*simWatcher
 			var ended []<-chan struct{}
-			for name, asked := range map[string]sim.Watch{"plain": {}, "copy": {State: true}, "lines": {NDJSON: true}} {
+			for name, asked := range map[string]watchtest.Watch{"plain": {}, "copy": {State: true}, "lines": {NDJSON: true}} {
 				v := w.watcher(name, asked)
 				all, ended = append(all, v), append(ended, v.background(id))
 			}
@@ -330,9 +330,9 @@ func TestSimWatchStateCutAtEveryByte(t *testing.T) {
 			w.put(leader, 8)
 			whole := 0
 			for at := 1; whole < 40; at++ {
-				v := w.watcher("cut", sim.Watch{State: true, NDJSON: lines})
+				v := w.watcher("cut", watchtest.Watch{State: true, NDJSON: lines})
 				v.Browser = at%2 == 0
-				v.until = func(m sim.Message) bool { return m.Event == "synced" }
+				v.until = func(m watchtest.Message) bool { return m.Event == "synced" }
 				v.on(uint64(at%3+1), at)
 				if v.Whole {
 					whole++
@@ -369,9 +369,9 @@ func TestSimWatchPartsCutAtEveryByte(t *testing.T) {
 		}
 		newest := w.changes.Revision()
 		for at, whole := 0, false; !whole; at += 1 + int(w.Rng.Uint64N(4000)) {
-			v := w.watcher("cut", sim.Watch{NDJSON: at%2 == 0})
+			v := w.watcher("cut", watchtest.Watch{NDJSON: at%2 == 0})
 			v.goTo(from)
-			v.until = func(sim.Message) bool { return v.Last == newest }
+			v.until = func(watchtest.Message) bool { return v.Last == newest }
 			v.on(uint64(at%3+1), at)
 			whole = v.Last == newest
 			v.upTo(uint64((at+1)%3+1), newest)
@@ -385,13 +385,13 @@ func TestSimWatchOfAnotherHistory(t *testing.T) {
 	simulateWatch(t, 3, nil, func(w *simWatches) {
 		leader := w.Leader()
 		newest := w.put(leader, 5)
-		for name, asked := range map[string]sim.Watch{"plain": {}, "copy": {State: true}, "lines": {NDJSON: true}} {
+		for name, asked := range map[string]watchtest.Watch{"plain": {}, "copy": {State: true}, "lines": {NDJSON: true}} {
 			for _, id := range w.Up() {
 				v := w.watcher(name, asked)
 				v.goTo(newest + 1000)
-				v.Foreign, v.Copy = true, map[string]sim.Item{}
+				v.Foreign, v.Copy = true, map[string]watchtest.Item{}
 				began := time.Now()
-				v.until = func(sim.Message) bool { return v.Last <= newest && v.HasLast }
+				v.until = func(watchtest.Message) bool { return v.Last <= newest && v.HasLast }
 				v.on(id, math.MaxInt)
 				if took := time.Since(began); v.Counts["reset/unknown_revision"] != 1 || took > time.Second {
 					t.Errorf("watcher %s on node %d was told %v in %v", name, id, v.Counts, took)
@@ -426,14 +426,14 @@ func TestSimWatchAcrossRestarts(t *testing.T) {
 		}
 		w.Leader()
 		for id := range uint64(3) {
-			v := w.watcher("w", sim.Watch{})
+			v := w.watcher("w", watchtest.Watch{})
 			v.goTo(from)
 			v.upTo(id+1, newest)
 			if v.Counts["reset"] > 0 || v.Counts["change"] != 50 {
 				t.Errorf("on node %d: %v", id+1, v.Counts)
 			}
 		}
-		v := w.watcher("over leaders", sim.Watch{})
+		v := w.watcher("over leaders", watchtest.Watch{})
 		follower := w.Followers()[0]
 		ended := v.background(follower)
 		w.Await("it to be there", func() bool { return v.at() >= newest })
@@ -462,7 +462,7 @@ func TestSimWatchStateCutAndResumedElsewhere(t *testing.T) {
 			from := w.put(leader, 8)
 			all := make(map[string]*simWatcher)
 			for _, name := range []string{"browser", "browser with a position", "program"} {
-				v := w.watcher(name, sim.Watch{State: true, NDJSON: lines})
+				v := w.watcher(name, watchtest.Watch{State: true, NDJSON: lines})
 				v.Browser = name != "program"
 				v.upTo(leader, from)
 				if name == "browser with a position" {
@@ -478,7 +478,7 @@ func TestSimWatchStateCutAndResumedElsewhere(t *testing.T) {
 			w.Restart(short)
 			w.awaitReady(short)
 			for name, v := range all {
-				v.until = func(m sim.Message) bool { return m.Event == "state" }
+				v.until = func(m watchtest.Message) bool { return m.Event == "state" }
 				v.on(short, math.MaxInt)
 				if v.Counts["reset/history_gone"] != 1 {
 					t.Fatalf("%s was told %v", name, v.Counts)

@@ -10,8 +10,8 @@ import (
 	"net/url"
 	"raftkv/internal/api"
 	"raftkv/internal/config"
-	"raftkv/internal/sim"
 	"raftkv/internal/state"
+	"raftkv/internal/watch/watchtest"
 	"raftkv/internal/web"
 	"strconv"
 	"strings"
@@ -321,5 +321,5 @@ func TestSimLongPollsMissNothing(t *testing.T) {
 
 // nextOf is the first revision behind another at which a key has changed.
 func (w *simWatches) nextOf(key string, after uint64) uint64 {
-	return w.changes.Next(after, w.changes.Revision()+1, sim.Watch{Keys: []string{key}})
+	return w.changes.Next(after, w.changes.Revision()+1, watchtest.Watch{Keys: []string{key}})
 }

@@ -10,10 +10,10 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/membership"
 	"raftkv/internal/reconfig"
-	"raftkv/internal/sim"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"raftkv/internal/txn"
+	"raftkv/internal/watch/watchtest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,8 +39,8 @@ func TestSoakSimChaosWatch(t *testing.T) {
 }
 
 // watches are what the watchers of a random test ask for.
-func watches() map[string]sim.Watch {
-	return map[string]sim.Watch{
+func watches() map[string]watchtest.Watch {
+	return map[string]watchtest.Watch{
 		"everything":         {},
 		"everything, lines":  {NDJSON: true},
 		"copy":               {State: true},
@@ -192,7 +192,7 @@ func (w *simWatches) pollAlong(client int, until time.Time) (told int64) {
 			w.T.Errorf("a read that waits shows revision %d behind %d", a.revision, seen)
 		}
 		seen = a.revision
-		items, ok := w.changes.At(seen, sim.Watch{Keys: []string{key}})
+		items, ok := w.changes.At(seen, watchtest.Watch{Keys: []string{key}})
 		it, there := items[key]
 		switch {
 		case !ok:

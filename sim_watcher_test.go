@@ -14,8 +14,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"raftkv/internal/problem"
-	"raftkv/internal/sim"
 	"raftkv/internal/testkit"
+	"raftkv/internal/watch/watchtest"
 	"raftkv/internal/web"
 	"strconv"
 	"sync"
@@ -31,7 +31,7 @@ import (
 // what the cluster has changed.
 type simWatches struct {
 	*simCluster
-	changes *sim.Changes
+	changes *watchtest.Changes
 
 	mu sync.Mutex
 	of map[*server]*pipeListener
@@ -55,7 +55,7 @@ func watchIn(c *simCluster) *simWatches {
 // when it ended, and those that come.
 func (w *simWatches) listen(s *server) {
 	if w.changes == nil {
-		w.changes = sim.NewChanges(s.storage.State)
+		w.changes = watchtest.NewChanges(s.storage.State)
 	}
 	first, err := s.storage.Mem.FirstIndex()
 	testkit.Must(w.T, err)
@@ -171,16 +171,16 @@ const watchSilence = 16 * time.Second
 
 // simWatcher is a client that follows a watch on one node after the other.
 type simWatcher struct {
-	sim.Follower
+	watchtest.Follower
 	w    *simWatches
 	rng  *rand.Rand
 	name string
 
-	origin uint64                   // the position in the query of a browser; 0: there is none
-	slow   atomic.Int64             // how long it takes over a message now and then, in ns
-	reads  bool                     // it reads on the node behind each change
-	each   func(m sim.Message)      // is told of all that comes, if not nil
-	until  func(m sim.Message) bool // whether it hangs up behind a message, if not nil
+	origin uint64                         // the position in the query of a browser; 0: there is none
+	slow   atomic.Int64                   // how long it takes over a message now and then, in ns
+	reads  bool                           // it reads on the node behind each change
+	each   func(m watchtest.Message)      // is told of all that comes, if not nil
+	until  func(m watchtest.Message) bool // whether it hangs up behind a message, if not nil
 
 	mu   sync.Mutex
 	seen uint64 // the position, for others
@@ -188,7 +188,7 @@ type simWatcher struct {
 	done bool
 }
 
-func (w *simWatches) watcher(name string, watch sim.Watch) *simWatcher {
+func (w *simWatches) watcher(name string, watch watchtest.Watch) *simWatcher {
 	v := &simWatcher{w: w, name: name, rng: rand.New(rand.NewPCG(w.Seed, uint64(len(name))))}
 	for _, b := range []byte(name) {
 		v.rng = rand.New(rand.NewPCG(v.rng.Uint64(), uint64(b)))
@@ -250,7 +250,7 @@ func (v *simWatcher) follow(s *server, bytes int) error {
 		body, _ := io.ReadAll(resp.Body)
 		return fmt.Errorf("%q is answered with %d %s", text, resp.StatusCode, body)
 	}
-	p := sim.Parser{NDJSON: v.NDJSON}
+	p := watchtest.Parser{NDJSON: v.NDJSON}
 	in := bufio.NewReader(resp.Body)
 	for {
 		b, err := in.ReadByte()
@@ -288,7 +288,7 @@ func (v *simWatcher) broke(s *server, what string, err error) error {
 	return nil
 }
 
-func (v *simWatcher) take(s *server, m sim.Message) error {
+func (v *simWatcher) take(s *server, m watchtest.Message) error {
 	if err := v.Take(m); err != nil {
 		return err
 	}

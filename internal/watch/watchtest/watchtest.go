@@ -1,4 +1,7 @@
-package sim
+// Package watchtest answers: does a stream of changes tell what a cluster has changed? Changes is
+// that, as the entries of the log say; a Follower is a client that follows the protocol, and
+// compares all that it is told. It is for tests alone.
+package watchtest
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package sim
+package watchtest
 
 import (
 	"raftkv/internal/state"
@@ -16,7 +16,7 @@ import (
 //	1 put a=1 · 2 put a=2, b="\xff" · 3 delete b · 4 put c=1 · 5 expire c · 6 put d/1
 func sixChanges(t *testing.T) *Changes {
 	t.Helper()
-	c := NewChanges(state.New(Peers(1)))
+	c := NewChanges(state.New(testkit.Peers()))
 	var entries []*raftpb.Entry
 	add := func(data []byte) {
 		entries = append(entries, &raftpb.Entry{Index: new(uint64(len(entries)) + 1), Term: new(uint64(1)), Data: data})
