@@ -5,10 +5,15 @@ package main
 import (
 	"fmt"
 	"math"
+	"raftkv/internal/address"
 	"raftkv/internal/config"
+	"raftkv/internal/sim"
 	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
+	"raftkv/internal/storage/storagetest"
 	"raftkv/internal/txn"
 	"raftkv/internal/watch/watchtest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -496,4 +501,113 @@ func twoPuts(key, value, key2, value2 string) *txn.Txn {
 	return &txn.Txn{MaxBytes: 1 << 20, Then: []txn.Op{
 		{Kind: txn.Put, Key: key, Value: []byte(value)}, {Kind: txn.Put, Key: key2, Value: []byte(value2)},
 	}}
+}
+
+// Guarantee: a client of a cluster that was restored from a backup is told to begin again,
+// wherever the cluster before had come to.
+func TestSimWatchOfARestoredCluster(t *testing.T) {
+	var w *simWatches
+	simulateSet(t, 0, func(c *simCluster) { w = watchIn(c) }, func(c *simCluster) {
+		old, _ := statetest.Filled(t, 20)
+		file := storagetest.BackupFile(t, old)
+		c.Peers = sim.Peers(3)
+		for _, p := range c.Peers {
+			n := &simPlace{ID: p.ID, Dir: c.NodeDir(p.ID, 0)}
+			if code, out, errs := runCommand(t, "restore", file, "--id", fmt.Sprint(p.ID), "--data-dir", n.Dir, "--cluster", address.FormatPeers(c.Peers)); code != config.ExitOK {
+				t.Fatalf("exit %d\n%s%s", code, out, errs)
+			}
+			c.Nodes[p.ID] = n
+			c.Start(p.ID)
+		}
+		newest := w.put(w.Leader(), 5)
+		for name, asked := range map[string]watchtest.Watch{"plain": {}, "copy": {State: true}} {
+			for _, from := range []uint64{1, old.Revision, old.Revision + 100} { // which the cluster before may have had
+				v := w.watcher(name, asked)
+				v.goTo(from)
+				v.Foreign = true
+				v.upTo(w.Followers()[0], newest)
+				if v.Counts["reset/history_gone"] != 1 {
+					t.Errorf("watcher %s from %d was told %v", name, from, v.Counts)
+				}
+			}
+		}
+	})
+}
+
+// Guarantee: a stream says something every 15 s also while its node loads a snapshot for
+// longer than that, and then tells that changes are missing, or goes on.
+func TestSimWatchWhileASnapshotIsLoadedForLong(t *testing.T) {
+	simulateWatch(t, 3, nil, func(w *simWatches) {
+		id := w.Followers()[0]
+		newest := w.put(id, 3)
+		var all []*simWatcher
+		var ended []<-chan struct{}
+		for name, asked := range map[string]watchtest.Watch{"plain": {}, "copy": {State: true}, "lines": {NDJSON: true}} {
+			v := w.watcher(name, asked)
+			all, ended = append(all, v), append(ended, v.background(id))
+			w.Await(name+" to be there", func() bool { return v.at() >= newest })
+		}
+		kv := w.Nodes[id].Life.kv
+		load := func(on bool) {
+			kv.mu.Lock()
+			defer kv.mu.Unlock()
+			kv.loading.Store(on)
+		}
+		load(true)
+		newest = w.put(w.Leader(), 3)
+		time.Sleep(50 * time.Second)
+		load(false)
+		for i, v := range all {
+			w.Await(v.name+" to go on", func() bool { return v.at() >= newest || w.T.Failed() })
+			v.stop()
+			<-ended[i]
+		}
+	})
+}
+
+// Guarantee: where a node stops in the middle of a large state, or its reader is too slow for
+// it, the client can read all that came, and takes it for no state.
+func TestSimWatchLargeStateBreaksOff(t *testing.T) {
+	for _, lines := range []bool{false, true} {
+		for _, slow := range []bool{false, true} {
+			t.Run(fmt.Sprintf("lines=%t/slow=%t", lines, slow), func(t *testing.T) {
+				simulateWatch(t, 3, nil, func(w *simWatches) {
+					leader := w.Leader()
+					for i := range 30 {
+						large := &txn.Txn{MaxBytes: 1 << 20}
+						for j := range 100 {
+							large.Then = append(large.Then, txn.Op{Kind: txn.Put, Key: fmt.Sprintf("large/%02d/%02d", i, j), Value: []byte(strings.Repeat("v", 1000))})
+						}
+						w.must(leader, state.EncodeTxn(large))
+					}
+					newest := w.changes.Revision()
+					id := w.Followers()[0]
+					w.awaitApplied(id)
+					v := w.watcher("large", watchtest.Watch{State: true, NDJSON: lines})
+					n := 0
+					v.each = func(m watchtest.Message) {
+						if n++; m.Event != "state" {
+							return
+						}
+						if slow {
+							time.Sleep(time.Minute)
+						} else if n > 5 {
+							time.Sleep(10 * time.Millisecond)
+							w.Nodes[id].Life.api.stop()
+						}
+					}
+					v.on(id, math.MaxInt)
+					if v.Whole || v.Counts["state"] == 0 {
+						t.Errorf("it was told %v, and has a copy: %t", v.Counts, v.Whole)
+					}
+					v.each = nil
+					v.upTo(leader, newest)
+					if ok, err := v.Compare(); !ok || err != nil {
+						t.Errorf("copy %t, %v", ok, err)
+					}
+					w.Restart(id)
+				})
+			})
+		}
+	}
 }
