@@ -611,3 +611,25 @@ func TestSimWatchLargeStateBreaksOff(t *testing.T) {
 		}
 	}
 }
+
+// Guarantee: nor does a stream look healthy on a node that hears its leader and cannot apply
+// what that says, because its disk hangs, while there is something to be told.
+func TestSimWatchOnANodeWhoseDiskHangs(t *testing.T) {
+	simulateWatch(t, 3, nil, func(w *simWatches) {
+		id := w.Followers()[0]
+		newest := w.put(id, 3)
+		v := w.watcher("w", watchtest.Watch{})
+		ended := v.background(id)
+		w.Await("it to be there", func() bool { return v.at() >= newest })
+		w.Nodes[id].Disk.Set(sim.Hang)
+		newest = w.put(w.Leader(), 3)
+		began := time.Now()
+		<-ended
+		if took := time.Since(began); took > 15*time.Second || v.Ended == "" || v.Last >= newest {
+			t.Errorf("it ended with %q after %v, at %d", v.Ended, took, v.Last)
+		}
+		v.upTo(w.Leader(), newest)
+		w.Nodes[id].Disk.Set(0)
+		v.upTo(id, w.put(w.Leader(), 1))
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"raftkv/internal/list"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -27,7 +28,9 @@ func told(t *testing.T, h *Hub, e *state.ChangeEntry, f Filter, form Form) (part
 	t.Helper()
 	form.Lines = true
 	testkit.Must(t, h.Tell(e, &f, form, func(part []byte) error {
-		parts = append(parts, string(part))
+		for line := range strings.Lines(string(part)) {
+			parts = append(parts, line)
+		}
 		return nil
 	}))
 	return parts
@@ -120,21 +123,33 @@ func TestTellIsShared(t *testing.T) {
 	}
 }
 
-// Guarantee: what is kept encoded takes sharedBytes and no more; the oldest goes first.
+// Guarantee: what is kept encoded takes no more than sharedBytes, unless the newest alone
+// does; the oldest goes first.
 func TestSharedFormsAreBounded(t *testing.T) {
-	const each = sharedBytes / 16
 	var s forms
 	var all []*state.ChangeEntry
-	for i := range 17 {
-		e := entryOf(uint64(i), 1)
-		all = append(all, e)
-		s.share(e, 0, make([]byte, each))
-		s.share(e, 0, make([]byte, each)) // by another who was as fast
-		if kept := all[0].Told[0].Load() != nil; kept != (i < 16) {
-			t.Errorf("with %d entries the first is kept: %t", i+1, kept)
+	filter := NewFilter(nil, []string{""})
+	kept := func() (n, bytes int) {
+		for _, e := range all {
+			if told := e.Told[0].Load(); told != nil {
+				n, bytes = n+1, bytes+cap(*told)
+			} else if n > 0 {
+				t.Fatal("a newer one went before an older one")
+			}
 		}
+		return n, bytes
 	}
-	if s.bytes != sharedBytes || len(s.queue) != 16 || all[1].Told[0].Load() == nil {
-		t.Errorf("%d bytes in %d", s.bytes, len(s.queue))
+	for i, size := range append(slices.Repeat([]int{sharedBytes / 8}, 12), sharedBytes+1, 1) {
+		all = append(all, entryOf(uint64(i), size))
+		if told := s.of(all[i], &filter, Form{}); len(told) < size || string(told) != string(s.of(all[i], &filter, Form{})) {
+			t.Errorf("entry %d is told in %d bytes", i, len(told))
+		}
+		n, bytes := kept()
+		if bytes != s.bytes || n != len(s.queue) || all[i].Told[0].Load() == nil || bytes > sharedBytes && n > 1 {
+			t.Errorf("with %d entries %d of %d bytes are kept, and counted as %d of %d", i+1, n, bytes, len(s.queue), s.bytes)
+		}
+		if i == 11 && n < 5 {
+			t.Errorf("%d are kept", n)
+		}
 	}
 }

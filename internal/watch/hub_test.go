@@ -286,12 +286,12 @@ func TestMostWatchers(t *testing.T) {
 }
 
 // Guarantee: the more are told of a change, the longer they wait for the next one, up to a
-// bound.
+// bound; few do not wait.
 func TestSpacing(t *testing.T) {
 	for _, tt := range []struct {
 		watchers int
 		want     time.Duration
-	}{{1, perWatcher}, {10, 10 * perWatcher}, {2500, spacingMost}, {2501, spacingMost}} {
+	}{{1, 0}, {49, 0}, {50, spacingLeast}, {51, 51 * perWatcher}, {2500, spacingMost}, {2501, spacingMost}} {
 		inBubble(t, 1<<20, func(n *node) {
 			for range tt.watchers {
 				n.watch([]string{"k"}, nil)

@@ -40,7 +40,10 @@ func startNode(t *testing.T, limit int64, revision uint64) *node {
 	n.st.Revision = revision
 	n.st.Changes.Keep(limit, revision)
 	n.may.Store(new(error))
-	n.hub = New(Config{Look: n.look, Revision: wait.NewLevel(revision), May: func() error { return *n.may.Load() }})
+	may := func() error { return *n.may.Load() }
+	n.hub = New(Config{
+		Look: n.look, Revision: wait.NewLevel(revision), May: may, Confirm: func(context.Context) error { return may() },
+	})
 	ctx, end := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- n.hub.Run(ctx) }()
