@@ -106,7 +106,7 @@ func (c *simCluster) open(n *simPlace) (*server, error) {
 			return nil, err
 		}
 	}
-	st, err := storage.Open(log, n.Dir, storage.Bounds{}, func(id storage.Identity, reconfigured bool) error {
+	st, err := storage.Open(log, n.Dir, storage.Bounds{Changes: cfg.Changes()}, func(id storage.Identity, reconfigured bool) error {
 		return boot.CheckIdentity(cfg, id, reconfigured)
 	})
 	if err != nil {

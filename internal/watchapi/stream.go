@@ -234,7 +234,10 @@ func (s *stream) tellLent() (revision uint64, err error) {
 	defer done()
 	out := s.Lists.Paced(s.w)
 	write := func(b []byte) error {
-		_, err := out.Write(b)
+		n, err := out.Write(b)
+		if err != nil && n > 0 {
+			return errGone // behind half an event nothing can be said any more
+		}
 		return err
 	}
 	p := s.statePart(st.Revision)
@@ -306,7 +309,7 @@ func (s *stream) follow() error {
 			}
 			said = true
 		case errors.Is(err, problem.ErrNotReady): // a snapshot is on its way in
-			if err := s.pause(loadingPoll); err != nil {
+			if due, err = s.await(silence, due); err != nil {
 				return err
 			}
 			continue
@@ -329,6 +332,24 @@ func (s *stream) follow() error {
 			return err
 		}
 	}
+}
+
+// await waits a little for the state, and comments on a silence that has become long. late says
+// that it was so before.
+func (s *stream) await(silence *time.Timer, late bool) (due bool, err error) {
+	select {
+	case <-silence.C:
+		late = true
+	default:
+	}
+	if late {
+		s.out = s.form.Comment(s.out)
+		if err := s.flush(); err != nil {
+			return false, err
+		}
+		silence.Reset(s.silence())
+	}
+	return false, s.pause(loadingPoll)
 }
 
 func (s *stream) silence() time.Duration {
