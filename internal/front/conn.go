@@ -461,3 +461,11 @@ func (r *resumed) CloseWrite() error {
 	}
 	return errors.ErrUnsupported
 }
+
+// SyscallConn is for options of the connection. What was read already, only Read returns.
+func (r *resumed) SyscallConn() (syscall.RawConn, error) {
+	if sys, ok := r.Conn.(syscall.Conn); ok {
+		return sys.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}

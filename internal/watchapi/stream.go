@@ -21,6 +21,9 @@ const (
 	// bufferBytes is what is gathered before it is sent, and what a client that does not read
 	// takes of memory until it is cut off.
 	bufferBytes = 16 << 10
+	// unsentBytes is what the system holds back for a client that does not read, beside what
+	// its own buffer takes.
+	unsentBytes = 64 << 10
 )
 
 // errGone: the client does not read any more.
@@ -42,6 +45,15 @@ type stream struct {
 	out     []byte // to be written next
 	half    bool   // the client has ended its side of the connection
 	rest    *time.Timer
+}
+
+func newStream(s *Watches, q *request, w http.ResponseWriter, r *http.Request) *stream {
+	st := &stream{Watches: s, request: q, w: w, r: r, conn: http.NewResponseController(w), ends: web.Half(r)}
+	if conn, ok := r.Context().Value(web.ConnKey{}).(*web.HangUpConn); ok && r.ProtoMajor == 1 {
+		st.alone = conn
+		_ = conn.LimitUnsent(unsentBytes) // a connection that cannot is bounded as the system has it
+	}
+	return st
 }
 
 // buffer is where what is to be sent is gathered. It is lent to streams while they have

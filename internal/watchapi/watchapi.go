@@ -188,10 +188,7 @@ func (s *Watches) Serve(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	st := &stream{Watches: s, request: &q, w: w, r: r, conn: http.NewResponseController(w), ends: web.Half(r)}
-	if conn, ok := r.Context().Value(web.ConnKey{}).(*web.HangUpConn); ok && r.ProtoMajor == 1 {
-		st.alone = conn
-	}
+	st := newStream(s, &q, w, r)
 	err = st.run()
 	if err == nil || r.Context().Err() != nil {
 		return nil // the client has gone
