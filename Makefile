@@ -96,7 +96,7 @@ check: ## formatting, vet, staticcheck, errcheck, go mod tidy, generated code
 # part of the server. BENCHFLAGS as in `make bench BENCHFLAGS='-rows PUT -v'`.
 BENCHFLAGS ?=
 
-bench: ## raftkv beside etcd, the whole table in 40 minutes; docs/performance.md tells more
+bench: ## raftkv beside etcd, the whole table in 50 minutes; docs/performance.md tells more
 	cd bench && go run . -json bench.json $(BENCHFLAGS)
 
 bench-quick: ## its PUT and GET rows, in under two minutes
