@@ -24,15 +24,18 @@ type bench struct {
 
 // The rows that have no lanes.
 const (
-	fsyncName    = "append and fdatasync, the ceiling of one write after the other"
-	removalName  = "PUT at half of etcd's maximum, open loop, while large state files are removed"
-	idleConnName = "10,000 idle connections, and 64 busy ones beside them"
-	idleName     = "three idle nodes, 30 s"
-	failoverName = "leader killed under load"
-	memoryName   = "memory, a million keys of 16 + 128 bytes"
-	snapshotName = "PUT while a snapshot of a million keys is taken"
-	restartName  = "restart of one node with a million keys"
-	joinName     = "join of a node with a million keys"
+	fsyncName      = "append and fdatasync, the ceiling of one write after the other"
+	removalName    = "PUT at half of etcd's maximum, open loop, while large state files are removed"
+	idleConnName   = "10,000 idle connections, and 64 busy ones beside them"
+	fanOutName     = "1,000 watchers of one key, which changes 1,000 times a second"
+	fanOutSlowName = "1,000 watchers of one key, which changes 100 times a second"
+	idleWatchName  = "10,000 idle watches, and 64 connections that write beside them"
+	idleName       = "three idle nodes, 30 s"
+	failoverName   = "leader killed under load"
+	memoryName     = "memory, a million keys of 16 + 128 bytes"
+	snapshotName   = "PUT while a snapshot of a million keys is taken"
+	restartName    = "restart of one node with a million keys"
+	joinName       = "join of a node with a million keys"
 )
 
 // runBench measures what the options ask for, and prints it. What fails, fails for
@@ -86,6 +89,8 @@ func (b *bench) table(ctx context.Context) ([]outcome, error) {
 		all = append(all,
 			scenario{b.removalRow, []string{removalName}},
 			scenario{b.idleConnsRow, []string{idleConnName}},
+			scenario{b.fanOut, []string{fanOutName, fanOutSlowName}},
+			scenario{b.idleWatchesRow, []string{idleWatchName}},
 			scenario{b.fsyncRow, []string{fsyncName}},
 			scenario{b.idleRow, []string{idleName}},
 			scenario{b.failoverRow, []string{failoverName}},

@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	idleConnsBusy   = 64               // connections that work beside the idle ones
+	idleConnsBusy   = 64               // connections that work beside the idle ones, or idle watches
 	idleConnsSettle = 5 * time.Second  // before memory and CPU are looked at
 	idleConnsLength = 10 * time.Second // over which the CPU is counted
 )
@@ -33,13 +33,23 @@ func checkFiles(conns int, limit uint64) error {
 // filesFor returns the limit that so many connections need.
 func filesFor(conns int) uint64 { return uint64(conns)*3/2 + 256 }
 
-// holder is a system that holds idle connections.
+// idle is connections or watches that nobody uses.
+type idle interface {
+	// lost returns an error if they did not last.
+	lost() error
+	close()
+}
+
+// holder is a system that holds idle connections or watches.
 type holder struct {
 	name string
-	dial dialer
+	dial dialer // of the busy connections
+	busy row    // what these do
+	open func(ctx context.Context, addr string, n int) (idle, error)
 	*cluster
 	node                *node
-	perConn             float64 // bytes of memory, of a connection
+	perConn             float64 // bytes of memory, of a connection or a watch
+	resident            int64   // bytes of the node, with all of them
 	cpu                 float64 // % of a core, with all of them idle
 	alone, beside, part []float64
 	p99Alone, p99Beside []float64
@@ -65,7 +75,8 @@ func (b *bench) idleConnsRow(ctx context.Context) (_ []outcome, err error) {
 		l := b.lane(lane)
 		system, nodes := b.system(l.system)
 		c, err := newCluster(ctx, system, l.system, b.temp, nodes)
-		h := &holder{name: lane, dial: l.dial, cluster: c}
+		h := &holder{name: lane, dial: l.dial, cluster: c, open: openConns(l.dial),
+			busy: row{conns: idleConnsBusy, size: usualSize, keys: usualKeys, read: get}}
 		all = append(all, h)
 		if err == nil {
 			err = h.hold(ctx, b.idleConns)
@@ -74,17 +85,42 @@ func (b *bench) idleConnsRow(ctx context.Context) (_ []outcome, err error) {
 			return nil, fmt.Errorf("%s: %w", lane, err)
 		}
 	}
+	if err := b.holdInTurns(ctx, all, b.idleConns); err != nil {
+		return nil, err
+	}
+	return []outcome{idleConnsOutcome(all, b.idleConns)}, nil
+}
+
+// holdInTurns gives each system its turns.
+func (b *bench) holdInTurns(ctx context.Context, all []*holder, n int) error {
 	m := &measurer{settings: b.settings}
 	for range b.turns {
 		for _, h := range all {
-			if err := h.turn(ctx, m, b.idleConns); err != nil {
-				return nil, fmt.Errorf("%s: %w", h.name, err)
+			if err := h.turn(ctx, m, n); err != nil {
+				return fmt.Errorf("%s: %w", h.name, err)
 			}
 			b.detailf("  %-24s %8.0f/s alone, %.0f/s beside", h.name, h.alone[len(h.alone)-1], h.beside[len(h.beside)-1])
 		}
 	}
-	return []outcome{idleConnsOutcome(all, b.idleConns)}, nil
+	return nil
 }
+
+// idleClients are connections that have made one request each.
+type idleClients []client
+
+func openConns(dial dialer) func(ctx context.Context, addr string, n int) (idle, error) {
+	return func(ctx context.Context, addr string, n int) (idle, error) {
+		clients, err := openIdle(ctx, addr, dial, n)
+		return idleClients(clients), err
+	}
+}
+
+// lost: a server drops the idle connection that fails first.
+func (c idleClients) lost() error {
+	return errors.Join(c[0].do(get, 0), c[len(c)-1].do(get, 0))
+}
+
+func (c idleClients) close() { closeAll(c) }
 
 // openIdle opens connections that make one request each, at once: before that, a
 // server has given them little, and soon closes them.
@@ -111,8 +147,8 @@ func openIdle(ctx context.Context, addr string, dial dialer, conns int) (all []c
 	return all, nil
 }
 
-// hold measures the memory and the CPU that idle connections take on a node that
-// has had no others.
+// hold measures the memory and the CPU that idle connections or watches take on a node
+// that has had no others.
 func (h *holder) hold(ctx context.Context, conns int) error {
 	if err := fillCluster(ctx, h.cluster, h.dial, usualSize, usualKeys); err != nil {
 		return err
@@ -129,16 +165,15 @@ func (h *holder) hold(ctx context.Context, conns int) error {
 	if err != nil {
 		return err
 	}
-	idle, err := openIdle(ctx, leader.client, h.dial, conns)
+	idle, err := h.open(ctx, leader.client, conns)
 	if err != nil {
 		return err
 	}
-	defer closeAll(idle)
+	defer idle.close()
 	if err := sleep(ctx, idleConnsSettle); err != nil {
 		return err
 	}
-	with, err := resident(leader.pid())
-	if err != nil {
+	if h.resident, err = resident(leader.pid()); err != nil {
 		return err
 	}
 	began, err := cpuTime(leader.pid())
@@ -149,24 +184,23 @@ func (h *holder) hold(ctx context.Context, conns int) error {
 		return err
 	}
 	ended, err := cpuTime(leader.pid())
-	h.perConn = float64(with-before) / float64(conns)
+	h.perConn = float64(h.resident-before) / float64(conns)
 	h.cpu = 100 * (ended - began).Seconds() / idleConnsLength.Seconds()
 	return err
 }
 
 // turn measures the busy connections alone, and beside the idle ones.
 func (h *holder) turn(ctx context.Context, m *measurer, conns int) error {
-	r := row{conns: idleConnsBusy, size: usualSize, keys: usualKeys, read: get}
-	alone, err := m.once(ctx, h.cluster, h.node, h.dial, r, 0)
+	alone, err := m.once(ctx, h.cluster, h.node, h.dial, h.busy, 0)
 	if err != nil {
 		return err
 	}
-	idle, err := openIdle(ctx, h.node.client, h.dial, conns)
+	idle, err := h.open(ctx, h.node.client, conns)
 	if err != nil {
 		return err
 	}
-	defer closeAll(idle)
-	beside, err := m.once(ctx, h.cluster, h.node, h.dial, r, 0)
+	defer idle.close()
+	beside, err := m.once(ctx, h.cluster, h.node, h.dial, h.busy, 0)
 	if err != nil {
 		return err
 	}
@@ -176,22 +210,26 @@ func (h *holder) turn(ctx context.Context, m *measurer, conns int) error {
 	h.alone, h.p99Alone = append(h.alone, alone.rate()), append(h.p99Alone, alone.ms(99))
 	h.beside, h.p99Beside = append(h.beside, beside.rate()), append(h.p99Beside, beside.ms(99))
 	h.part = append(h.part, ratio(beside.rate(), alone.rate()))
-	// A server drops the idle connection that fails first; these must still be there.
-	for _, c := range []client{idle[0], idle[len(idle)-1]} {
-		if err := c.do(get, 0); err != nil {
-			return fmt.Errorf("an idle connection did not last: %w", err)
-		}
+	if err := idle.lost(); err != nil {
+		return fmt.Errorf("what was idle did not last: %w", err)
 	}
 	return nil
 }
 
+const heldNote = "memory of the node above that without them; medians of the turns, each first without and then with them"
+
 func idleConnsOutcome(all []*holder, conns int) outcome {
-	o := outcome{Row: idleConnName, Notes: []string{
+	return outcome{Row: idleConnName, Lines: heldLines(all, "KiB a conn"), Notes: []string{
 		fmt.Sprintf("%d connections to the leader, which have made one request each; %d busy ones send linearizable GETs", conns, idleConnsBusy),
-		"memory of the node above that without them; medians of the turns, each first without and then with them"}}
+		heldNote}}
+}
+
+// heldLines are the figures of each system; each is what the memory of one is called.
+func heldLines(all []*holder, each string) (lines []line) {
 	for _, h := range all {
 		l := line{Name: h.name, Turns: h.beside, P99: h.p99Beside, Figures: []figure{
-			{Name: "KiB a conn", Value: h.perConn / 1024, decimals: 1},
+			{Name: each, Value: h.perConn / 1024, decimals: 1},
+			{Name: "MiB in all", Value: float64(h.resident) / (1 << 20)},
 			{Name: "idle CPU %", Value: h.cpu, decimals: 1},
 			{Name: "alone/s", Value: quantile(h.alone, 0.5)},
 			{Name: "beside/s", Value: quantile(h.beside, 0.5)},
@@ -203,7 +241,7 @@ func idleConnsOutcome(all []*holder, conns int) outcome {
 		if h.firstErr != nil {
 			l.Remarks = append(l.Remarks, "INVALID: "+h.firstErr.Error())
 		}
-		o.Lines = append(o.Lines, l)
+		lines = append(lines, l)
 	}
-	return o
+	return lines
 }

@@ -91,6 +91,7 @@ type options struct {
 	largeKeys    uint64
 	largeTime    time.Duration
 	idleConns    int
+	idleWatches  int
 }
 
 func parseOptions(args []string) (o options, err error) {
@@ -111,6 +112,7 @@ func parseOptions(args []string) (o options, err error) {
 	fs.Uint64Var(&o.largeKeys, "large-keys", 20_000, "keys of 16 KiB, at most, in the row about the removal of large state files")
 	fs.DurationVar(&o.largeTime, "large-time", 20*time.Second, "time of a turn of that row")
 	fs.IntVar(&o.idleConns, "idle-conns", 10_000, "idle connections in the row about them")
+	fs.IntVar(&o.idleWatches, "idle-watches", 10_000, "idle watches in the row about them")
 	fs.StringVar(&o.dir, "dir", os.TempDir(), "directory for the servers' files, on the disk that is to be measured")
 	fs.StringVar(&o.json, "json", "", "file for the results in JSON")
 	fs.StringVar(&o.picture, "picture", "", "file for a picture of the results, SVG")
@@ -126,8 +128,8 @@ func parseOptions(args []string) (o options, err error) {
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
-	if o.turns < 1 || o.length <= 0 || o.warm < 0 || o.workersPer < 1 || o.keys < 1 || o.largeKeys < 1 || o.largeTime <= 0 || o.idleConns < 1 {
-		return o, errors.New("-turns, -length, -workers-per-conn, -keys, -large-keys, -large-time and -idle-conns must be positive")
+	if o.turns < 1 || o.length <= 0 || o.warm < 0 || o.workersPer < 1 || o.keys < 1 || o.largeKeys < 1 || o.largeTime <= 0 || o.idleConns < 1 || o.idleWatches < 1 {
+		return o, errors.New("-turns, -length, -workers-per-conn, -keys, -large-keys, -large-time, -idle-conns and -idle-watches must be positive")
 	}
 	if o.from != "" && o.picture == "" {
 		return o, errors.New("-from needs -picture")

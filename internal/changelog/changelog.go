@@ -145,5 +145,12 @@ func (l *Log[I]) Get(revision uint64) *Entry[I] {
 
 // search returns the place of the first entry at or behind a revision.
 func (l *Log[I]) search(revision uint64) int {
+	// As a rule no revision is missing, and the place follows from the first one.
+	if n := uint64(len(l.entries)); n > 0 {
+		// Below the first one this is a huge number.
+		if i := revision - l.entries[0].Revision; i < n && l.entries[i].Revision == revision {
+			return int(i)
+		}
+	}
 	return sort.Search(len(l.entries), func(i int) bool { return l.entries[i].Revision >= revision })
 }

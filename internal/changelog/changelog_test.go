@@ -97,3 +97,33 @@ func TestLogSortsRevisions(t *testing.T) {
 		t.Error("a log that is to keep nothing does")
 	}
 }
+
+// Guarantee: an entry is found by its revision, also where revisions are missing before it,
+// and none is found for another.
+func TestLogWithGaps(t *testing.T) {
+	var l Log[item]
+	l.Keep(1<<20, 4)
+	there := []uint64{5, 8, 9, 12}
+	for _, revision := range there {
+		put(&l, revision, "k", 0)
+	}
+	l.Tell()
+	for revision := uint64(0); revision <= 14; revision++ {
+		e := l.Get(revision)
+		if want := slices.Contains(there, revision); (e != nil) != want || want && e.Revision != revision {
+			t.Errorf("revision %d: %+v", revision, e)
+		}
+		if revision < l.Base() {
+			continue
+		}
+		var want []uint64
+		for _, r := range there {
+			if r > revision {
+				want = append(want, r)
+			}
+		}
+		if got, ok := revisions(&l, revision, 10); !ok || !slices.Equal(got, want) {
+			t.Errorf("behind %d are %v, want %v", revision, got, want)
+		}
+	}
+}

@@ -425,7 +425,8 @@ func (c *conn) handOver(why plain.Reason) {
 	c.clock.enter(busy, 0)
 	err := c.nc.SetReadDeadline(time.Time{})
 	c.mu.Unlock()
-	r := &resumed{Conn: c.nc, closed: func() { c.srv.open.Add(-1) }}
+	srv := c.srv // closed is kept as long as the connection, which c and its buffer need not be
+	r := &resumed{Conn: c.nc, closed: func() { srv.open.Add(-1) }}
 	r.from = io.MultiReader(bytes.NewReader(c.buf[:c.n]), c.nc) // which lets go of the buffer
 	if err != nil {
 		_ = r.Close() // it is broken
@@ -459,4 +460,12 @@ func (r *resumed) CloseWrite() error {
 		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported
+}
+
+// SyscallConn is for options of the connection. What was read already, only Read returns.
+func (r *resumed) SyscallConn() (syscall.RawConn, error) {
+	if sys, ok := r.Conn.(syscall.Conn); ok {
+		return sys.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }

@@ -6,10 +6,12 @@ import (
 	"net"
 	"net/http"
 	"raftkv/internal/testkit"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"weak"
 
 	"go.uber.org/zap"
 )
@@ -108,4 +110,43 @@ func (ft *frontTest) slowestOf(addr string, n int) time.Duration {
 	}
 	slices.Sort(took)
 	return took[n*99/100]
+}
+
+// Guarantee: a connection that was handed over takes no memory of the front, however long it
+// lasts: ten thousand watches do.
+func TestFrontLetsGo(t *testing.T) {
+	ft, addr := overTCP(t)
+	client, err := net.Dial("tcp", addr)
+	testkit.Must(t, err)
+	defer func() { _ = client.Close() }()
+	var of weak.Pointer[conn]
+	testkit.Eventually(t, "the connection has come", func() bool {
+		ft.mu.Lock()
+		defer ft.mu.Unlock()
+		for c := range ft.conns {
+			of = weak.Make(c)
+		}
+		return of.Value() != nil
+	})
+	const text = "GET /v1/watch HTTP/1.1\r\nHost: localhost\r\n\r\n"
+	_, err = io.WriteString(client, text)
+	testkit.Must(t, err)
+	handed := <-ft.handed
+	got := make([]byte, len(text))
+	if _, err := io.ReadFull(handed, got); err != nil || string(got) != text {
+		t.Fatalf("%q was handed over, %v", got, err)
+	}
+	_, err = io.WriteString(client, "x")
+	testkit.Must(t, err)
+	if _, err := io.ReadFull(handed, got[:1]); err != nil { // what was read before is used up
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, "the front has let go of it", func() bool {
+		runtime.GC()
+		return of.Value() == nil
+	})
+	testkit.Must(t, handed.Close())
+	if n := ft.Open(); n != 0 {
+		t.Errorf("%d connections are open", n)
+	}
 }

@@ -26,7 +26,8 @@ type Watcher struct {
 	at     []int // its seats; guarded by hub.mu, as closed is
 	closed bool
 	wake   chan struct{}
-	cursor uint64 // it has taken all that is for it up to this revision
+	cursor uint64   // it has taken all that is for it up to this revision
+	mine   []uint64 // what Take took out of pending
 
 	mu       sync.Mutex
 	pending  []uint64 // revisions that are for it, ascending, unless it searches
@@ -104,12 +105,12 @@ func (w *Watcher) Take() (Batch, error) {
 	w.mu.Lock()
 	searches := w.searches
 	w.searches = false // what changes from now on comes to pending
-	var mine []uint64
+	w.mine = w.mine[:0]
 	if searches {
 		w.cursor = max(w.cursor, w.floor)
 	} else {
 		n := min(len(w.pending), takeAtOnce)
-		mine = append(mine, w.pending[:n]...)
+		w.mine = append(w.mine, w.pending[:n]...)
 		w.pending = append(w.pending[:0], w.pending[n:]...)
 	}
 	more := len(w.pending) > 0
@@ -122,7 +123,7 @@ func (w *Watcher) Take() (Batch, error) {
 		case searches:
 			more, gone = w.find(s, &b)
 		default:
-			gone = w.get(s, mine, &b)
+			gone = w.get(s, w.mine, &b)
 		}
 	})
 	if err != nil || gone != nil {
@@ -157,6 +158,7 @@ func (w *Watcher) Settle() {
 
 // get gets the entries of these revisions.
 func (w *Watcher) get(s *state.State, revisions []uint64, b *Batch) *Gone {
+	b.Entries = make([]*state.ChangeEntry, 0, len(revisions))
 	for _, revision := range revisions {
 		if revision <= w.cursor {
 			continue // it was found by a search

@@ -21,6 +21,9 @@ const (
 	// bufferBytes is what is gathered before it is sent, and what a client that does not read
 	// takes of memory until it is cut off.
 	bufferBytes = 16 << 10
+	// unsentBytes is what the system holds back for a client that does not read, beside what
+	// its own buffer takes.
+	unsentBytes = 64 << 10
 )
 
 // errGone: the client does not read any more.
@@ -33,18 +36,48 @@ type stream struct {
 	w    http.ResponseWriter
 	r    *http.Request
 	conn *http.ResponseController
+	// alone is the connection, where no other request shares it; else nil.
+	alone *web.HangUpConn
+	ends  <-chan struct{} // closed when the client ends its side of the connection
+	armed time.Time       // when the time for a write was set last
 
 	watcher *watch.Watcher
 	out     []byte // to be written next
 	half    bool   // the client has ended its side of the connection
+	rest    *time.Timer
 }
 
-// buffers are lent to streams while they have something to say: one that is quiet holds
-// none.
+func newStream(s *Watches, q *request, w http.ResponseWriter, r *http.Request) *stream {
+	st := &stream{Watches: s, request: q, w: w, r: r, conn: http.NewResponseController(w), ends: web.Half(r)}
+	if conn, ok := r.Context().Value(web.ConnKey{}).(*web.HangUpConn); ok && r.ProtoMajor == 1 {
+		st.alone = conn
+		_ = conn.LimitUnsent(unsentBytes) // a connection that cannot is bounded as the system has it
+	}
+	return st
+}
+
+// buffer is where what is to be sent is gathered. It is lent to streams while they have
+// something to say: one that is quiet holds none.
+type buffer []byte
+
 var buffers = sync.Pool{New: func() any {
-	b := make([]byte, 0, bufferBytes)
+	const framing = 64 // a chunk has less around it
+	b := make(buffer, 0, bufferBytes+framing)
 	return &b
 }}
+
+func lend() *buffer { return buffers.Get().(*buffer) }
+
+func (b *buffer) giveBack() {
+	*b = (*b)[:0]
+	buffers.Put(b)
+}
+
+// Write appends p.
+func (b *buffer) Write(p []byte) (int, error) {
+	*b = append(*b, p...)
+	return len(p), nil
+}
 
 // run serves the stream until it cannot go on, and returns why: nil where the client has
 // gone.
@@ -232,6 +265,7 @@ func (s *stream) tellLent() (revision uint64, err error) {
 		return 0, err
 	}
 	defer done()
+	s.armed = time.Time{} // what follows sets times of its own
 	out := s.Lists.Paced(s.w)
 	write := func(b []byte) error {
 		n, err := out.Write(b)
@@ -361,7 +395,7 @@ func (s *stream) silence() time.Duration {
 
 // wait waits for a change, or until the stream has been silent for long enough: due.
 func (s *stream) wait(silence *time.Timer) (due bool, err error) {
-	half := web.Half(s.r)
+	half := s.ends
 	if s.half {
 		half = nil
 	}
@@ -385,10 +419,14 @@ func (s *stream) pause(long time.Duration) error {
 	if long <= 0 {
 		return nil
 	}
-	t := time.NewTimer(long)
-	defer t.Stop()
+	if s.rest == nil {
+		s.rest = time.NewTimer(long)
+	} else {
+		s.rest.Reset(long)
+	}
+	defer s.rest.Stop()
 	select {
-	case <-t.C:
+	case <-s.rest.C:
 		return nil
 	case <-s.watcher.Ended():
 		return s.watcher.Why()
@@ -407,26 +445,25 @@ func (s *stream) step() (said bool, upto uint64, err error) {
 	if err := s.May(); err != nil {
 		return false, 0, err
 	}
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	out := (*buf)[:0]
+	out := lend()
 	for _, e := range b.Entries {
 		err := s.Hub.Tell(e, &s.filter, s.form, func(part []byte) (err error) {
 			said = true
-			if len(out)+len(part) > cap(out) {
-				err, out = s.send(out), out[:0]
+			if len(*out)+len(part) > bufferBytes {
+				err, out = s.sendLent(out), lend()
 			}
-			if err == nil && len(part) > cap(out) {
+			if err == nil && len(part) > bufferBytes {
 				return s.send(part) // it may be shared, which a copy is not
 			}
-			out = append(out, part...)
+			*out = append(*out, part...)
 			return err
 		})
 		if err != nil {
+			out.giveBack()
 			return said, 0, err
 		}
 	}
-	return said, b.Upto, s.send(out)
+	return said, b.Upto, s.sendLent(out)
 }
 
 // write sends b behind what else there is to say.
@@ -448,7 +485,7 @@ func (s *stream) flush() error {
 func (s *stream) send(b []byte) error {
 	for {
 		part := b[:min(len(b), watch.PartBytes)]
-		err := s.conn.SetWriteDeadline(time.Now().Add(writeLimit))
+		err := s.arm()
 		if err == nil && len(part) > 0 {
 			_, err = s.w.Write(part)
 		}
@@ -462,4 +499,49 @@ func (s *stream) send(b []byte) error {
 			return nil
 		}
 	}
+}
+
+// arm sets the time that the client may take from now on. To set it takes a tenth of what a
+// write takes, so it is not set each time, and may be a little longer.
+func (s *stream) arm() error {
+	now := time.Now()
+	if now.Sub(s.armed) <= writeLimitStep {
+		return nil
+	}
+	s.armed = now
+	return s.conn.SetWriteDeadline(now.Add(writeLimit + writeLimitStep))
+}
+
+// sendLent sends what is in a buffer, in one write, and gives the buffer back. net/http alone
+// frames it as a chunk and passes it on through buffers of 2 and 4 KiB, in three writes, each
+// of which may wake the client.
+func (s *stream) sendLent(b *buffer) error {
+	if s.alone == nil {
+		defer b.giveBack()
+		return s.send(*b)
+	}
+	if len(*b) == 0 {
+		b.giveBack()
+		return nil
+	}
+	framed := lend()
+	defer framed.giveBack()
+	s.alone.WriteThrough(framed)
+	_, err := s.w.Write(*b)
+	if err == nil {
+		err = s.conn.Flush()
+	}
+	s.alone.WriteThrough(nil)
+	b.giveBack() // the write may take long
+	if err == nil {
+		err = s.arm()
+	}
+	if err != nil {
+		return errGone
+	}
+	if _, err := s.alone.Write(*framed); err != nil {
+		_ = s.alone.Close() // part of a chunk may have been written: nothing may follow it
+		return errGone
+	}
+	return nil
 }

@@ -38,7 +38,8 @@ const (
 	probe = time.Second
 	// writeLimit is how long a client may take for watch.PartBytes. One that takes longer is
 	// cut off.
-	writeLimit = 30 * time.Second
+	writeLimit     = 30 * time.Second
+	writeLimitStep = 5 * time.Second // it may be so much longer
 	// farewell is how long the last event may take.
 	farewell = 2 * time.Second
 	// again is after how long a client is told to come again, half of it more or less, so
@@ -187,7 +188,7 @@ func (s *Watches) Serve(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	st := &stream{Watches: s, request: &q, w: w, r: r, conn: http.NewResponseController(w)}
+	st := newStream(s, &q, w, r)
 	err = st.run()
 	if err == nil || r.Context().Err() != nil {
 		return nil // the client has gone

@@ -94,8 +94,8 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	if !ok {
 		return ctx
 	}
-	conn.life, conn.hungUp = context.WithCancel(ctx)
-	return context.WithValue(conn.life, ConnKey{}, conn)
+	conn.life, conn.hungUp = context.WithCancel(context.WithValue(ctx, ConnKey{}, conn))
+	return conn.life
 }
 
 // halfKey is the key of what Half returns in a request's context.

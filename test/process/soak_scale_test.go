@@ -369,10 +369,17 @@ type writer struct {
 	out  []byte
 }
 
+func (c *procCluster) newWriter(node int) (*writer, error) {
+	conn, err := net.Dial("tcp", c.addr(node))
+	if err != nil {
+		return nil, err
+	}
+	return &writer{conn: conn, in: bufio.NewReader(conn)}, nil
+}
+
 // put writes a key and returns the revision.
-func (w *writer) put(i int) (revision uint64, err error) {
-	value := procScaleValue(i)
-	w.out = fmt.Appendf(w.out[:0], "PUT /%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", procScaleKey(i), len(value), value)
+func (w *writer) put(key, value string) (revision uint64, err error) {
+	w.out = fmt.Appendf(w.out[:0], "PUT /%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", key, len(value), value)
 	if _, err := w.conn.Write(w.out); err != nil {
 		return 0, err
 	}
@@ -402,28 +409,38 @@ type sample struct {
 
 // run sends PUTs until stop is closed.
 func (l *pacedLoad) run(stop <-chan struct{}) {
-	due := make(chan time.Time, 100*l.rate)
+	l.c.paced(l.node, l.rate, stop, func(w *writer, at time.Time) error {
+		i := rand.IntN(l.keys)
+		revision, err := w.put(procScaleKey(i), procScaleValue(i))
+		if err != nil || revision == 0 {
+			return fmt.Errorf("revision %d, %w", revision, err)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.acked[i] = append(l.acked[i], revision)
+		l.samples = append(l.samples, sample{at, time.Since(at)})
+		return nil
+	})
+}
+
+// paced has 64 writers send, so many times a second, until stop is closed. Each time is fixed
+// before, and what is late is sent all the same.
+func (c *procCluster) paced(node, rate int, stop <-chan struct{}, send func(w *writer, at time.Time) error) {
+	due := make(chan time.Time, 100*rate)
 	var workers sync.WaitGroup
 	for range 64 {
-		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", l.c.nodes[l.node].clientPort))
+		w, err := c.newWriter(node)
 		if err != nil {
-			l.c.t.Error(err)
+			c.t.Error(err)
 			break
 		}
 		workers.Go(func() {
-			defer conn.Close()
-			w := &writer{conn: conn, in: bufio.NewReader(conn)}
+			defer w.conn.Close()
 			for at := range due {
-				i := rand.IntN(l.keys)
-				revision, err := w.put(i)
-				if err != nil || revision == 0 {
-					l.c.t.Errorf("revision %d, %v", revision, err)
+				if err := send(w, at); err != nil {
+					c.t.Error(err)
 					return
 				}
-				l.mu.Lock()
-				l.acked[i] = append(l.acked[i], revision)
-				l.samples = append(l.samples, sample{at, time.Since(at)})
-				l.mu.Unlock()
 			}
 		})
 	}
@@ -435,8 +452,9 @@ func (l *pacedLoad) run(stop <-chan struct{}) {
 		case <-stop:
 			running = false
 		case now := <-tick.C:
-			for ; sent < int(now.Sub(began).Seconds()*float64(l.rate)); sent++ {
-				due <- began.Add(time.Duration(sent) * time.Second / time.Duration(l.rate))
+			for sent < int(now.Sub(began).Seconds()*float64(rate)) {
+				sent++
+				due <- began.Add(time.Duration(sent) * time.Second / time.Duration(rate))
 			}
 		}
 	}
