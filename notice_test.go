@@ -6,6 +6,7 @@ import (
 	"raftkv/internal/boot"
 	"raftkv/internal/contact"
 	"raftkv/internal/diskhang"
+	"raftkv/internal/sim"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/suspect"
@@ -56,7 +57,9 @@ func TestNoticeLosesNoOtherMessage(t *testing.T) {
 func TestSimNobodyWaitsForNotices(t *testing.T) {
 	simulate(t, 3, func(c *simCluster) {
 		leader := c.Leader()
+		c.awaitPublished(1, 2, 3)
 		c.Net.Disturb(0, 0, 1)
+		time.Sleep(2 * sim.Delay) // what is on its way takes the time that it took before
 		for range 10 {
 			for _, id := range c.Followers() {
 				began := time.Now()
