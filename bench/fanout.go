@@ -169,17 +169,21 @@ func (l *fanned) turn(ctx context.Context, s settings, rate float64) (err error)
 
 // wait waits until the watchers have seen so much, but no longer than limit.
 func (a *audience) wait(ctx context.Context, w watching, all int64, limit time.Duration) error {
+	seen := int64(0)
 	err := waitFor(ctx, limit, func() error {
-		if err := w.lost(); err != nil {
-			return nil
-		}
-		if seen, _, _ := a.sum(); seen != all {
-			return fmt.Errorf("the watchers saw %d of %d changes within %v of the last", seen, all, limit)
+		seen, _, _ = a.sum()
+		if w.lost() == nil && seen != all {
+			return errNotSeen
 		}
 		return nil
 	})
-	return errors.Join(w.lost(), err)
+	if errors.Is(err, errNotSeen) {
+		err = fmt.Errorf("%w: %d of %d within %v of the last", errNotSeen, seen, all, limit)
+	}
+	return cmp.Or(w.lost(), err)
 }
+
+var errNotSeen = errors.New("not all changes were seen")
 
 // add adds the figures of a turn in which so many changes were made.
 func (l *fanned) add(res *result, a *audience, made int64) {
