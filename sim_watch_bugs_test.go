@@ -637,3 +637,65 @@ func TestSimWatchOnANodeWhoseDiskHangs(t *testing.T) {
 		v.upTo(id, w.put(w.Leader(), 1))
 	})
 }
+
+// Guarantee: nothing falls between a state and the changes behind it, however much changes
+// while the state is told.
+func TestSimWatchChangesWhileTheStateIsTold(t *testing.T) {
+	for name, tt := range map[string]struct{ keys, size int }{"few that are large": {8, 40_000}, "many": {1200, 300}} {
+		for _, lines := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/lines=%t", name, lines), func(t *testing.T) {
+				simulateWatch(t, 3, nil, func(w *simWatches) {
+					leader, id := w.Leader(), w.Followers()[0]
+					key := func(i int) string { return fmt.Sprintf("all/%04d", i%tt.keys) }
+					for i := 0; i < tt.keys; i += 100 {
+						some := &txn.Txn{MaxBytes: 1 << 20}
+						for j := i; j < min(i+100, tt.keys); j++ {
+							some.Then = append(some.Then, txn.Op{Kind: txn.Put, Key: key(j), Value: []byte(strings.Repeat("v", tt.size))})
+						}
+						w.must(leader, state.EncodeTxn(some))
+					}
+					w.awaitApplied(id)
+					one := w.watcher("one", watchtest.Watch{State: true, NDJSON: lines})
+					one.each = func(m watchtest.Message) {
+						if m.Event == "state" {
+							w.must(leader, putOf(key(0), w.Value()))
+							w.awaitApplied(id)
+						}
+					}
+					one.until = func(watchtest.Message) bool { return one.HasLast && one.Last == w.changes.Revision() }
+					one.on(id, math.MaxInt)
+					if ok, err := one.Compare(); !ok || err != nil || one.Counts["reset"] != 1 || one.Counts["change"] == 0 {
+						t.Errorf("over one connection: copy %t, %v, %v", ok, err, one.Counts)
+					}
+					// The same, with a break behind the state.
+					v := w.watcher("copy", watchtest.Watch{State: true, NDJSON: lines})
+					parts := 0
+					v.each = func(m watchtest.Message) {
+						if m.Event != "state" {
+							return
+						}
+						for range 3 {
+							parts++
+							w.must(leader, putOf(key(parts*7), w.Value()))
+							w.must(leader, deleteOf(key(parts*7+3)))
+							w.must(leader, putOf("all/new", w.Value()))
+						}
+						w.awaitApplied(id)
+					}
+					v.until = func(m watchtest.Message) bool { return m.Event == "synced" }
+					v.on(id, math.MaxInt)
+					v.each = nil
+					if ok, err := v.Compare(); !ok || err != nil || parts < 9 || v.Last == w.changes.Revision() {
+						t.Errorf("copy %t, %v; %d changes in the meantime", ok, err, parts)
+					}
+					v.each = func(m watchtest.Message) {
+						if m.Event == "reset" {
+							t.Error("it has to begin again")
+						}
+					}
+					v.upTo(id, w.changes.Revision())
+				})
+			})
+		}
+	}
+}

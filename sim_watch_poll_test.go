@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -176,13 +177,13 @@ func TestSimLongPollOfACompactedRevision(t *testing.T) {
 // lateStore lets something happen just behind a look at the state.
 type lateStore struct {
 	*kvstore
-	looks *int
-	at    int // behind which look
+	looks *atomic.Int64
+	at    int64 // behind which look
 	then  func()
 }
 
 func (s lateStore) count() {
-	if *s.looks++; *s.looks == s.at {
+	if s.looks.Add(1) == s.at {
 		s.then()
 	}
 }
@@ -202,26 +203,23 @@ func (s lateStore) Look(look func(*state.State)) error {
 // Guarantee: a change is never missed, also one that comes between a look at the key and the
 // wait for its change: then nothing else would wake who waits.
 func TestSimLongPollBetweenLookAndWait(t *testing.T) {
-	for at := 1; at <= 3; at++ {
+	for at := int64(1); at <= 3; at++ {
 		for name, cmd := range map[string][]byte{"put": putOf("k", "new"), "of a missing key": putOf("missing", "new")} {
 			simulateWatch(t, 1, nil, func(w *simWatches) {
 				w.must(1, putOf("k", "old"))
-				srv, looks := w.Nodes[1].Life, 0
-				srv.api.keys.Store = lateStore{kvstore: srv.kv, looks: &looks, at: at, then: func() { w.must(1, cmd) }}
-				path, tag := "kv/k?wait=30s", w.etagOf("k")
+				srv, looks := w.Nodes[1].Life, new(atomic.Int64)
+				srv.api.keys.Store = lateStore{kvstore: srv.kv, looks: looks, at: at, then: func() { w.must(1, cmd) }}
+				path, header := "kv/k?wait=30s", []string{"If-None-Match", w.etagOf("k")}
 				if name != "put" {
-					path, tag = "kv/missing?wait=30s", ""
+					path, header = "kv/missing?wait=30s", nil
 				}
-				answer := w.pollOn(1, path, "If-None-Match", tag)
-				if tag == "" {
-					answer = w.pollOn(1, path)
-				}
+				answer := w.pollOn(1, path, header...)
 				time.Sleep(10 * time.Second)
-				if looks < at {
+				if looks.Load() < at {
 					w.must(1, cmd) // it waits, after fewer looks
 				}
-				if a := <-answer; a.status != http.StatusOK || a.body != "new" || a.took > 11*time.Second || looks > at && a.took > time.Second {
-					t.Errorf("%s behind look %d of %d: %d %s after %v", name, at, looks, a.status, a.body, a.took)
+				if a := <-answer; a.status != http.StatusOK || a.body != "new" || a.took > 11*time.Second || looks.Load() > at && a.took > time.Second {
+					t.Errorf("%s behind look %d of %d: %d %s after %v", name, at, looks.Load(), a.status, a.body, a.took)
 				}
 			})
 		}
@@ -230,11 +228,11 @@ func TestSimLongPollBetweenLookAndWait(t *testing.T) {
 
 // Guarantee: nor by a list.
 func TestSimLongPollOfAListBetweenLookAndWait(t *testing.T) {
-	for at := 1; at <= 3; at++ {
+	for at := int64(1); at <= 3; at++ {
 		simulateWatch(t, 1, nil, func(w *simWatches) {
 			w.must(1, putOf("p/1", "old"))
-			srv, looks := w.Nodes[1].Life, 0
-			lists := api.NewLists(zap.NewNop(), lateStore{kvstore: srv.kv, looks: &looks, at: at, then: func() { w.must(1, putOf("p/2", "new")) }}, srv.api.keys.Fresh)
+			srv, looks := w.Nodes[1].Life, new(atomic.Int64)
+			lists := api.NewLists(zap.NewNop(), lateStore{kvstore: srv.kv, looks: looks, at: at, then: func() { w.must(1, putOf("p/2", "new")) }}, srv.api.keys.Fresh)
 			lists.Hub = srv.hub
 			methods := lists.Methods(nil, nil, nil)
 			handler := func(rw http.ResponseWriter, r *http.Request) {
@@ -244,11 +242,11 @@ func TestSimLongPollOfAListBetweenLookAndWait(t *testing.T) {
 			}
 			answer := poll(handler, fmt.Sprintf("kv?prefix=p/&after_revision=%d&wait=30s", w.changes.Revision()))
 			time.Sleep(10 * time.Second)
-			if looks < at {
+			if looks.Load() < at {
 				w.must(1, putOf("p/2", "new"))
 			}
-			if a := <-answer; a.status != http.StatusOK || !strings.Contains(a.body, "p/2") || a.took > 11*time.Second || looks > at && a.took > time.Second {
-				t.Errorf("behind look %d of %d: %d %s after %v", at, looks, a.status, a.body, a.took)
+			if a := <-answer; a.status != http.StatusOK || !strings.Contains(a.body, "p/2") || a.took > 11*time.Second || looks.Load() > at && a.took > time.Second {
+				t.Errorf("behind look %d of %d: %d %s after %v", at, looks.Load(), a.status, a.body, a.took)
 			}
 		})
 	}

@@ -270,6 +270,13 @@ func drawCommand(rng *rand.Rand, unique string, lease uint64) []byte {
 	return state.EncodeTxn(t)
 }
 
+// slowDown makes a node's disk slow, between changes of its life.
+func (w *simWatches) slowDown(id uint64, slow time.Duration) {
+	w.Lives.Lock()
+	defer w.Lives.Unlock()
+	w.Nodes[id].Disk.Set(slow)
+}
+
 // comeAndGo adds a node, removes it, and makes disks slow.
 func (w *simWatches) comeAndGo(until time.Time) {
 	rng := rand.New(rand.NewPCG(w.Seed, 400))
@@ -286,14 +293,14 @@ func (w *simWatches) comeAndGo(until time.Time) {
 	}
 	for id := uint64(4); time.Now().Before(until); id++ {
 		time.Sleep(time.Duration(rng.Int64N(int64(4 * time.Second))))
-		disk := &w.Nodes[rng.Uint64N(3)+1].Disk
-		disk.Set(time.Duration(rng.Int64N(int64(200 * time.Millisecond))))
+		slow := rng.Uint64N(3) + 1
+		w.slowDown(slow, time.Duration(rng.Int64N(int64(200*time.Millisecond))))
 		change(addRequest(id))
 		w.Lives.Lock()
 		w.Join(id)
 		w.Lives.Unlock()
 		time.Sleep(time.Duration(rng.Int64N(int64(8 * time.Second))))
-		disk.Set(0)
+		w.slowDown(slow, 0)
 		change(reconfig.Request{Op: membership.OpRemove, ID: id, Force: true})
 		ended := w.EndOf(id)
 		select {
