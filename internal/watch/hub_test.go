@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"raftkv/internal/changelog"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"slices"
@@ -157,6 +158,33 @@ func TestWatcherFallsBehind(t *testing.T) {
 				n.write([]string{"k"}, []string{"other"})
 				n.wants(w, n.revision()-1)
 				n.wants(w)
+			})
+		}
+	}
+}
+
+// Guarantee: a watcher takes no more at once than takeBytes, unless one revision alone is
+// larger, whether they were noted for it or it searches; the rest follows.
+func TestWatcherTakesFewBytes(t *testing.T) {
+	const half = takeBytes/2 - changelog.ChangeCost - len("v")
+	for name, search := range map[string]bool{"noted": false, "search": true} {
+		for size, atOnce := range map[int]int{half: 2, half + 1: 1, 3 * half: 1} {
+			inBubble(t, 1<<30, func(n *node) {
+				w := n.watch(nil, []string{"k"})
+				for range 5 {
+					n.write([]string{strings.Repeat("k", size)})
+				}
+				synctest.Wait()
+				if search {
+					w.search(0)
+				}
+				b, err := w.Take()
+				testkit.Must(t, err)
+				if len(b.Entries) != atOnce || b.Upto != uint64(atOnce) || !b.More || !w.woken() {
+					t.Errorf("%s, revisions of %d: %d are taken, up to %d, more: %t", name, size, len(b.Entries), b.Upto, b.More)
+				}
+				n.write([]string{"k"}, []string{"other"})
+				n.wants(w, numbers(uint64(atOnce)+1, 6)...)
 			})
 		}
 	}

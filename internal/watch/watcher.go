@@ -12,8 +12,10 @@ const (
 	// further behind searches the log.
 	maxPending = 256
 	// takeAtOnce is how many entries a watcher takes, and searchAtOnce how many it looks at,
-	// before writes get their turn.
+	// before writes get their turn. It takes no more than takeBytes unless one is larger: what
+	// it has taken stays in memory until its client has read it, also where the history goes on.
 	takeAtOnce   = 256
+	takeBytes    = 2 * PartBytes
 	searchAtOnce = 1000
 )
 
@@ -27,7 +29,7 @@ type Watcher struct {
 	closed bool
 	wake   chan struct{}
 	cursor uint64   // it has taken all that is for it up to this revision
-	mine   []uint64 // what Take took out of pending
+	mine   []uint64 // what Take took out of pending, for whose room it is the next pending
 
 	mu       sync.Mutex
 	pending  []uint64 // revisions that are for it, ascending, unless it searches
@@ -94,6 +96,16 @@ type Batch struct {
 	// this revision.
 	Upto uint64
 	More bool // there is more to look at, and Wake says so
+	size int  // of the entries
+}
+
+// add adds an entry, or reports that there is no room for it.
+func (b *Batch) add(e *state.ChangeEntry) bool {
+	if n := len(b.Entries); n == takeAtOnce || n > 0 && b.size+e.Size > takeBytes {
+		return false
+	}
+	b.Entries, b.size = append(b.Entries, e), b.size+e.Size
+	return true
 }
 
 // Take returns the next changes that are for the watcher. No entries: there are none for
@@ -105,25 +117,20 @@ func (w *Watcher) Take() (Batch, error) {
 	w.mu.Lock()
 	searches := w.searches
 	w.searches = false // what changes from now on comes to pending
-	w.mine = w.mine[:0]
+	w.mine, w.pending = w.pending, w.mine[:0]
 	if searches {
 		w.cursor = max(w.cursor, w.floor)
-	} else {
-		n := min(len(w.pending), takeAtOnce)
-		w.mine = append(w.mine, w.pending[:n]...)
-		w.pending = append(w.pending[:0], w.pending[n:]...)
 	}
-	more := len(w.pending) > 0
 	w.mu.Unlock()
 
-	b := Batch{Upto: w.cursor}
+	b, more := Batch{Upto: w.cursor}, false
 	var gone *Gone
 	err := w.hub.cfg.Look(func(s *state.State) {
 		switch {
 		case searches:
 			more, gone = w.find(s, &b)
 		default:
-			gone = w.get(s, w.mine, &b)
+			more, gone = w.get(s, w.mine, &b)
 		}
 	})
 	if err != nil || gone != nil {
@@ -137,10 +144,8 @@ func (w *Watcher) Take() (Batch, error) {
 		b.Upto = max(b.Upto, b.Entries[n-1].Revision)
 	}
 	switch {
-	case more && searches:
-		w.again()
 	case more:
-		w.nudge()
+		w.again()
 	case !searches:
 		b.Upto = max(b.Upto, matched)
 	}
@@ -156,8 +161,8 @@ func (w *Watcher) Settle() {
 	w.searches, w.pending = false, w.pending[:0]
 }
 
-// get gets the entries of these revisions.
-func (w *Watcher) get(s *state.State, revisions []uint64, b *Batch) *Gone {
+// get gets the entries of these revisions, and reports whether there are more of them.
+func (w *Watcher) get(s *state.State, revisions []uint64, b *Batch) (more bool, gone *Gone) {
 	b.Entries = make([]*state.ChangeEntry, 0, len(revisions))
 	for _, revision := range revisions {
 		if revision <= w.cursor {
@@ -165,11 +170,13 @@ func (w *Watcher) get(s *state.State, revisions []uint64, b *Batch) *Gone {
 		}
 		e := s.Changes.Get(revision)
 		if e == nil {
-			return &Gone{Oldest: s.Changes.Base()}
+			return false, &Gone{Oldest: s.Changes.Base()}
 		}
-		b.Entries = append(b.Entries, e)
+		if !b.add(e) {
+			return true, nil
+		}
 	}
-	return nil
+	return false, nil
 }
 
 // find looks for entries behind the cursor, and reports whether there are more to look at.
@@ -180,16 +187,13 @@ func (w *Watcher) find(s *state.State, b *Batch) (more bool, gone *Gone) {
 		return false, &Gone{Oldest: s.Changes.Base()}
 	}
 	for _, e := range entries {
-		if len(b.Entries) == takeAtOnce {
-			return true, nil
-		}
 		if e.Revision != b.Upto+1 {
 			return false, &Gone{Oldest: s.Revision}
 		}
-		b.Upto = e.Revision
-		if w.filter.any(e) {
-			b.Entries = append(b.Entries, e)
+		if w.filter.any(e) && !b.add(e) {
+			return true, nil
 		}
+		b.Upto = e.Revision
 	}
 	if len(entries) < searchAtOnce && b.Upto < s.Revision {
 		return false, &Gone{Oldest: s.Revision}
