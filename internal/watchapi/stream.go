@@ -450,13 +450,15 @@ func (s *stream) step() (said bool, upto uint64, err error) {
 		err := s.Hub.Tell(e, &s.filter, s.form, func(part []byte) (err error) {
 			said = true
 			if len(*out)+len(part) > bufferBytes {
-				err, out = s.sendLent(out), lend()
+				if err, out = s.sendLent(out), lend(); err != nil {
+					return err
+				}
 			}
-			if err == nil && len(part) > bufferBytes {
+			if len(part) > bufferBytes {
 				return s.send(part) // it may be shared, which a copy is not
 			}
 			*out = append(*out, part...)
-			return err
+			return nil
 		})
 		if err != nil {
 			out.giveBack()
