@@ -44,6 +44,21 @@ func (w *Watcher) Wake() <-chan struct{} { return w.wake }
 // why.
 func (w *Watcher) Ended() <-chan struct{} { return w.life.Done() }
 
+// WhenEnded has f called once the watcher is told nothing more. stop ends that, and returns
+// only when f is not running.
+func (w *Watcher) WhenEnded(f func()) (stop func()) {
+	done := make(chan struct{})
+	cancel := context.AfterFunc(w.life, func() {
+		defer close(done)
+		f()
+	})
+	return func() {
+		if !cancel() {
+			<-done
+		}
+	}
+}
+
 // Why returns nil, or why the watcher is told nothing more.
 func (w *Watcher) Why() error { return context.Cause(w.life) }
 
