@@ -125,11 +125,14 @@ func (l *Lists) unchanged(w http.ResponseWriter, r *http.Request, q *listRequest
 	if q.after > now && !q.want.Local {
 		return 0, false, nil
 	}
-	watcher, err := l.Hub.Watch(watch.NewFilter(nil, []string{q.Prefix}), q.after)
-	if err != nil {
-		return 0, false, err
+	filter := watch.NewFilter(nil, []string{q.Prefix})
+	watcher := l.Hub.Glance(filter, q.after)
+	if q.wait > 0 {
+		if watcher, err = l.Hub.Watch(filter, q.after); err != nil {
+			return 0, false, err
+		}
+		defer watcher.Close()
 	}
-	defer watcher.Close()
 	late := time.NewTimer(q.wait)
 	defer late.Stop()
 	for over := q.wait == 0; ; {

@@ -298,6 +298,12 @@ func (h *Hub) Watch(f Filter, after uint64) (*Watcher, error) {
 	return w, nil
 }
 
+// Glance returns a watcher that nobody wakes, and that takes no place: for who takes what is
+// there now, and no more. Close is not for it.
+func (h *Hub) Glance(f Filter, after uint64) *Watcher {
+	return &Watcher{hub: h, filter: f, life: context.Background(), cursor: after, searches: true, wake: make(chan struct{}, 1)}
+}
+
 // sit puts the watcher into a crowd. The caller holds hub.mu.
 func (w *Watcher) sit(crowds map[string]*crowd, name string) {
 	c := crowds[name]
