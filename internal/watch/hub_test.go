@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"raftkv/internal/changelog"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"slices"
 	"strings"
@@ -187,6 +188,32 @@ func TestWatcherTakesFewBytes(t *testing.T) {
 				n.wants(w, numbers(uint64(atOnce)+1, 6)...)
 			})
 		}
+	}
+}
+
+// Guarantee: nor does it look at many more than searchChanges changes at once.
+func TestWatcherLooksAtFewChanges(t *testing.T) {
+	for first, upto := range map[int]uint64{searchChanges - 1: 2, searchChanges: 1} {
+		inBubble(t, 1<<30, func(n *node) {
+			w := n.watch([]string{"k"}, nil)
+			n.mu.Lock()
+			for _, changes := range []int{first, 1, 1} {
+				n.st.Revision++
+				for i := range changes {
+					n.st.Changes.Note(state.Change{Revision: n.st.Revision, Kind: changelog.Delete, Key: fmt.Sprint("other", i)})
+				}
+			}
+			n.st.Changes.Tell()
+			n.mu.Unlock()
+			w.search(0)
+			b, err := w.Take()
+			testkit.Must(t, err)
+			if b.Upto != upto || !b.More || !w.woken() {
+				t.Errorf("it looks at %d changes, and then up to %d, more: %t", first, b.Upto, b.More)
+			}
+			n.write([]string{"k"})
+			n.wants(w, 4)
+		})
 	}
 }
 

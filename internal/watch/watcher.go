@@ -12,11 +12,12 @@ const (
 	// further behind searches the log.
 	maxPending = 256
 	// takeAtOnce is how many entries a watcher takes, and searchAtOnce how many it looks at,
-	// before writes get their turn. It takes no more than takeBytes unless one is larger: what
+	// before writes get their turn; behind searchChanges changes it begins no other. It takes no more than takeBytes unless one is larger: what
 	// it has taken stays in memory until its client has read it, also where the history goes on.
-	takeAtOnce   = 256
-	takeBytes    = 2 * PartBytes
-	searchAtOnce = 1000
+	takeAtOnce    = 256
+	takeBytes     = 2 * PartBytes
+	searchAtOnce  = 1000
+	searchChanges = 10_000
 )
 
 // Watcher follows the changes of some keys. But for the hub, which wakes it, one goroutine
@@ -201,10 +202,15 @@ func (w *Watcher) find(s *state.State, b *Batch) (more bool, gone *Gone) {
 	if !whole {
 		return false, &Gone{Oldest: s.Changes.Base()}
 	}
+	looked := 0 // changes
 	for _, e := range entries {
 		if e.Revision != b.Upto+1 {
 			return false, &Gone{Oldest: s.Revision}
 		}
+		if looked >= searchChanges {
+			return true, nil
+		}
+		looked += len(e.Changes)
 		if w.filter.any(e) && !b.add(e) {
 			return true, nil
 		}
