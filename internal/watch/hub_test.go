@@ -191,6 +191,52 @@ func TestWatcherTakesFewBytes(t *testing.T) {
 	}
 }
 
+// Guarantee: what there was no room for is still noted, as far as there is room for notes: it
+// is not lost with other changes before it, nor taken twice, and comes in its turn.
+func TestWatcherPutsBack(t *testing.T) {
+	large := strings.Repeat("k", takeBytes)
+	for name, between := range map[string]func(n *node, w *Watcher){
+		"nothing":        func(*node, *Watcher) {},
+		"some":           func(n *node, _ *Watcher) { n.write([]string{"k"}, []string{"k"}) },
+		"too many":       func(n *node, _ *Watcher) { n.write(slices.Repeat([][]string{{"k"}}, maxPending)...) },
+		"a search":       func(_ *node, w *Watcher) { w.search(w.hub.matched.Load()) },
+		"the same again": func(_ *node, w *Watcher) { w.add(5) },
+	} {
+		inBubble(t, 5*takeBytes, func(n *node) {
+			w := n.watch(nil, []string{"k"})
+			n.write([]string{large}, []string{"o" + large}, []string{"o" + large}, []string{large}, []string{"k"})
+			synctest.Wait()
+			// Something happens while it takes.
+			look := n.hub.cfg.Look
+			n.hub.cfg.Look = func(f func(*state.State)) error {
+				n.hub.cfg.Look = look
+				err := look(f)
+				between(n, w)
+				synctest.Wait()
+				return err
+			}
+			b, err := w.Take()
+			testkit.Must(t, err)
+			if len(b.Entries) != 1 || b.Upto != 1 || !b.More || len(w.pending) > maxPending {
+				t.Errorf("%s: it takes %d, up to %d, and has %d noted", name, len(b.Entries), b.Upto, len(w.pending))
+			}
+			n.mu.Lock()
+			n.st.Revision++
+			n.st.Changes.Note(state.Change{Revision: n.st.Revision, Kind: changelog.Delete, Key: "other", Size: 2 * takeBytes})
+			n.st.Changes.Tell()
+			base := n.st.Changes.Base()
+			n.mu.Unlock()
+			n.hub.cfg.Revision.Advance(n.revision())
+			if base < 2 {
+				t.Fatalf("what it has taken is still there, behind %d", base)
+			}
+			n.wants(w, numbers(4, n.revision()-1)...)
+			n.write([]string{"k"})
+			n.wants(w, n.revision())
+		})
+	}
+}
+
 // Guarantee: nor does it look at many more than searchChanges changes at once.
 func TestWatcherLooksAtFewChanges(t *testing.T) {
 	for first, upto := range map[int]uint64{searchChanges - 1: 2, searchChanges: 1} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"slices"
 	"sync"
 )
 
@@ -139,14 +140,14 @@ func (w *Watcher) Take() (Batch, error) {
 	}
 	w.mu.Unlock()
 
-	b, more := Batch{Upto: w.cursor}, false
+	b, more, rest := Batch{Upto: w.cursor}, false, []uint64(nil)
 	var gone *Gone
 	err := w.hub.cfg.Look(func(s *state.State) {
 		switch {
 		case searches:
 			more, gone = w.find(s, &b)
 		default:
-			more, gone = w.get(s, w.mine, &b)
+			rest, gone = w.get(s, w.mine, &b)
 		}
 	})
 	if err != nil || gone != nil {
@@ -162,6 +163,9 @@ func (w *Watcher) Take() (Batch, error) {
 	switch {
 	case more:
 		w.again()
+	case len(rest) > 0:
+		w.putBack(rest)
+		more = true
 	case !searches:
 		b.Upto = max(b.Upto, matched)
 	}
@@ -177,22 +181,36 @@ func (w *Watcher) Settle() {
 	w.searches, w.pending = false, w.pending[:0]
 }
 
-// get gets the entries of these revisions, and reports whether there are more of them.
-func (w *Watcher) get(s *state.State, revisions []uint64, b *Batch) (more bool, gone *Gone) {
+// putBack has the next Take begin with revisions for which there was no room.
+func (w *Watcher) putBack(rest []uint64) {
+	w.mu.Lock()
+	if w.searches || len(rest)+len(w.pending) > maxPending {
+		w.searches, w.pending, w.floor = true, w.pending[:0], rest[0]-1
+	} else {
+		w.pending = slices.Insert(w.pending, 0, rest...)
+	}
+	w.mu.Unlock()
+	w.nudge()
+}
+
+// get gets the entries of these revisions, and returns those for which there was no room.
+func (w *Watcher) get(s *state.State, revisions []uint64, b *Batch) (rest []uint64, gone *Gone) {
 	b.Entries = make([]*state.ChangeEntry, 0, len(revisions))
-	for _, revision := range revisions {
-		if revision <= w.cursor {
-			continue // it was found by a search
+	last := w.cursor
+	for i, revision := range revisions {
+		if revision <= last {
+			continue // it was found by a search, or is there twice
 		}
 		e := s.Changes.Get(revision)
 		if e == nil {
-			return false, &Gone{Oldest: s.Changes.Base()}
+			return nil, &Gone{Oldest: s.Changes.Base()}
 		}
 		if !b.add(e) {
-			return true, nil
+			return revisions[i:], nil
 		}
+		last = revision
 	}
-	return false, nil
+	return nil, nil
 }
 
 // find looks for entries behind the cursor, and reports whether there are more to look at.
