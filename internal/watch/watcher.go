@@ -31,7 +31,7 @@ type Watcher struct {
 	closed bool
 	wake   chan struct{}
 	cursor uint64   // it has taken all that is for it up to this revision
-	mine   []uint64 // what Take took out of pending, for whose room it is the next pending
+	mine   []uint64 // what Take took out of pending; the two change places
 
 	mu       sync.Mutex
 	pending  []uint64 // revisions that are for it, ascending, unless it searches
