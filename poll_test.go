@@ -157,6 +157,7 @@ func TestPollEnds(t *testing.T) {
 		wt.told(problem.ErrNoLeader)
 		wantPolled(t, "without a leader", cut, 503, "no_leader")
 		wantPolled(t, "still", wt.poll("GET", target), 503, "no_leader")
+		wantPolled(t, "who does not wait", wt.poll("GET", "/v1/kv?prefix=k&after_revision=0&consistency=stale"), 304, "")
 		wt.told(nil)
 
 		ht := hangUpTest{apiTest: wt.apiTest, stoppableListener: wt.stoppableListener}

@@ -174,6 +174,41 @@ func TestSimLongPollOfACompactedRevision(t *testing.T) {
 	})
 }
 
+// Guarantee: a list that has waited in vain says up to which revision nothing has changed when
+// its time is up, so that whoever goes on there finds that in the history.
+func TestSimLongPollOfAQuietPrefixMovesOn(t *testing.T) {
+	simulateWatch(t, 3, nil, func(w *simWatches) {
+		id := w.Followers()[0]
+		before := w.put(id, 3)
+		answer := w.pollOn(id, fmt.Sprintf("kv?prefix=never/&after_revision=%d&wait=30s", before))
+		time.Sleep(10 * time.Second)
+		after := w.put(id, 3)
+		if a := <-answer; a.status != http.StatusNotModified || a.revision != after || a.took < 30*time.Second {
+			t.Errorf("%d up to %d of %d after %v", a.status, a.revision, after, a.took)
+		}
+	})
+}
+
+// Guarantee: how old a stale list may be counts when it is given, not when the wait began.
+func TestSimLongPollThatBecomesStale(t *testing.T) {
+	simulateWatch(t, 3, nil, func(w *simWatches) {
+		id := w.Followers()[0]
+		before := w.put(id, 3)
+		others := []uint64{1, 2, 3}
+		w.Net.Isolate(id, append(others[:id-1:id-1], others[id:]...)...)
+		waitWith := func(age string) <-chan pollAnswer {
+			return w.pollOn(id, fmt.Sprintf("kv?after_revision=%d&consistency=stale&max_age=%s&wait=8s", before, age))
+		}
+		old, fresh := waitWith("1h"), waitWith("5s")
+		if a := <-old; a.status != http.StatusNotModified || a.took < 8*time.Second {
+			t.Errorf("of any age: %d after %v", a.status, a.took)
+		}
+		if a := <-fresh; a.status != http.StatusServiceUnavailable || a.took < 8*time.Second {
+			t.Errorf("of 5 s: %d after %v", a.status, a.took)
+		}
+	})
+}
+
 // lateStore lets something happen just behind a look at the state.
 type lateStore struct {
 	*kvstore

@@ -221,6 +221,9 @@ func (l *Lists) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	if q.since {
 		upto, same, err := l.unchanged(w, r, &q)
+		if err == nil && q.want.Local {
+			err = l.fresh.asOf(w.Header().Set, q.want) // as of now, not of before the wait
+		}
 		if err != nil {
 			return err
 		}

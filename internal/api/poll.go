@@ -125,14 +125,17 @@ func (l *Lists) unchanged(w http.ResponseWriter, r *http.Request, q *listRequest
 	if q.after > now && !q.want.Local {
 		return 0, false, nil
 	}
-	watcher, err := l.Hub.Watch(watch.NewFilter(nil, []string{q.Prefix}), q.after)
-	if err != nil {
-		return 0, false, err
+	filter := watch.NewFilter(nil, []string{q.Prefix})
+	watcher := l.Hub.Glance(filter, q.after)
+	if q.wait > 0 {
+		if watcher, err = l.Hub.Watch(filter, q.after); err != nil {
+			return 0, false, err
+		}
+		defer watcher.Close()
 	}
-	defer watcher.Close()
 	late := time.NewTimer(q.wait)
 	defer late.Stop()
-	for {
+	for over := q.wait == 0; ; {
 		b, err := watcher.Take()
 		var gone *watch.Gone
 		switch {
@@ -142,15 +145,15 @@ func (l *Lists) unchanged(w http.ResponseWriter, r *http.Request, q *listRequest
 			return 0, false, err
 		case b.More:
 			continue
-		case q.wait == 0:
+		case over:
 			return b.Upto, true, nil
 		}
 		select {
 		case <-watcher.Wake():
-		case <-late.C:
-			return b.Upto, true, nil
+		case <-late.C: // the client is to go on behind what was changed meanwhile
+			over = true
 		case <-web.Half(r):
-			return b.Upto, true, nil
+			over = true
 		case <-watcher.Ended():
 			return 0, false, watcher.Why()
 		}

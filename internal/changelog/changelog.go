@@ -130,6 +130,9 @@ func (l *Log[I]) After(revision uint64, most int) (entries []*Entry[I], ok bool)
 	if revision < l.base {
 		return nil, false
 	}
+	if n := len(l.entries); n == 0 || revision >= l.entries[n-1].Revision {
+		return nil, true
+	}
 	from := l.search(revision + 1)
 	to := min(len(l.entries), from+most)
 	return append(entries, l.entries[from:to]...), true

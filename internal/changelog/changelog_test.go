@@ -2,6 +2,7 @@ package changelog
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 )
@@ -125,5 +126,8 @@ func TestLogWithGaps(t *testing.T) {
 		if got, ok := revisions(&l, revision, 10); !ok || !slices.Equal(got, want) {
 			t.Errorf("behind %d are %v, want %v", revision, got, want)
 		}
+	}
+	if got, ok := revisions(&l, math.MaxUint64, 10); !ok || len(got) > 0 {
+		t.Errorf("behind the last number that there is are %v", got)
 	}
 }

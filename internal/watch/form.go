@@ -12,8 +12,8 @@ const (
 	// PartBytes is how large a part of a revision's changes, or of a state, becomes at
 	// most, unless it is a single change or item.
 	PartBytes = 64 << 10
-	// sharedBytes bounds what is kept encoded, so that watchers of the same share it, but for
-	// the newest.
+	// sharedBytes bounds what is kept encoded, so that watchers of the same share it, together
+	// with the entries that it is of; the newest is kept in any case.
 	sharedBytes = 16 << 20
 )
 
@@ -149,7 +149,8 @@ func (f Form) tell(e *state.ChangeEntry, filter *Filter, write func(part []byte)
 	return write(f.End(append(append(f.Begin(out[:0], "change", e.Revision), part...), "]}"...)))
 }
 
-// forms bounds what is kept encoded: the oldest goes first.
+// forms bounds what is kept encoded, and the entries that it keeps for that: the oldest goes
+// first.
 type forms struct {
 	mu    sync.Mutex
 	queue []sharedForm
@@ -159,7 +160,7 @@ type forms struct {
 type sharedForm struct {
 	entry *state.ChangeEntry
 	form  int
-	bytes int
+	bytes int // of both
 }
 
 // of returns an entry in a form, for a filter that wants all of it.
@@ -179,8 +180,10 @@ func (s *forms) of(e *state.ChangeEntry, filter *Filter, f Form) []byte {
 		return nil
 	})
 	shared.Store(&whole)
-	s.queue = append(s.queue, sharedForm{e, f.index(), cap(whole)})
-	s.bytes += cap(whole)
+	// The queue keeps the entry, too, which may be large where its values are not told.
+	cost := cap(whole) + e.Size
+	s.queue = append(s.queue, sharedForm{e, f.index(), cost})
+	s.bytes += cost
 	for s.bytes > sharedBytes && len(s.queue) > 1 {
 		s.queue[0].entry.Told[s.queue[0].form].Store(nil)
 		s.bytes -= s.queue[0].bytes

@@ -143,7 +143,8 @@ func (h *Hub) probe(ctx context.Context) {
 		err := h.cfg.Confirm(soon)
 		done()
 		h.mu.Lock()
-		if h.why = err; err == nil {
+		// The watchers that it was asked for may have gone, and others come since.
+		if h.why = err; err == nil && began.After(h.confirmed) {
 			h.confirmed = began
 		}
 		h.mu.Unlock()
@@ -281,7 +282,7 @@ func (h *Hub) Watch(f Filter, after uint64) (*Watcher, error) {
 		return nil, fmt.Errorf("%w: %d watches and waiting reads are open, as many as a node takes", problem.ErrOverloaded, Most)
 	}
 	if h.count++; h.count == 1 {
-		h.confirmed = time.Now() // it is asked for from now on
+		h.confirmed, h.why = time.Now(), nil // it is asked for from now on
 	}
 	w := &Watcher{hub: h, filter: f, life: h.life, cursor: after, searches: true, wake: make(chan struct{}, 1)}
 	w.wake <- struct{}{}
@@ -296,6 +297,12 @@ func (h *Hub) Watch(f Filter, after uint64) (*Watcher, error) {
 		}
 	}
 	return w, nil
+}
+
+// Glance returns a watcher that nobody wakes, and that takes no place: for who takes what is
+// there now, and no more. Close is not for it.
+func (h *Hub) Glance(f Filter, after uint64) *Watcher {
+	return &Watcher{hub: h, filter: f, life: context.Background(), cursor: after, searches: true, wake: make(chan struct{}, 1)}
 }
 
 // sit puts the watcher into a crowd. The caller holds hub.mu.

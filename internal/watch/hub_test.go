@@ -3,7 +3,9 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"raftkv/internal/changelog"
 	"raftkv/internal/problem"
+	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"slices"
 	"strings"
@@ -159,6 +161,105 @@ func TestWatcherFallsBehind(t *testing.T) {
 				n.wants(w)
 			})
 		}
+	}
+}
+
+// Guarantee: a watcher takes no more at once than takeBytes, unless one revision alone is
+// larger, whether they were noted for it or it searches; the rest follows.
+func TestWatcherTakesFewBytes(t *testing.T) {
+	const half = takeBytes/2 - changelog.ChangeCost - len("v")
+	for name, search := range map[string]bool{"noted": false, "search": true} {
+		for size, atOnce := range map[int]int{half: 2, half + 1: 1, 3 * half: 1} {
+			inBubble(t, 1<<30, func(n *node) {
+				w := n.watch(nil, []string{"k"})
+				for range 5 {
+					n.write([]string{strings.Repeat("k", size)})
+				}
+				synctest.Wait()
+				if search {
+					w.search(0)
+				}
+				b, err := w.Take()
+				testkit.Must(t, err)
+				if len(b.Entries) != atOnce || b.Upto != uint64(atOnce) || !b.More || !w.woken() {
+					t.Errorf("%s, revisions of %d: %d are taken, up to %d, more: %t", name, size, len(b.Entries), b.Upto, b.More)
+				}
+				n.write([]string{"k"}, []string{"other"})
+				n.wants(w, numbers(uint64(atOnce)+1, 6)...)
+			})
+		}
+	}
+}
+
+// Guarantee: what there was no room for is still noted, as far as there is room for notes: it
+// is not lost with other changes before it, nor taken twice, and comes in its turn.
+func TestWatcherPutsBack(t *testing.T) {
+	large := strings.Repeat("k", takeBytes)
+	for name, between := range map[string]func(n *node, w *Watcher){
+		"nothing":        func(*node, *Watcher) {},
+		"some":           func(n *node, _ *Watcher) { n.write([]string{"k"}, []string{"k"}) },
+		"too many":       func(n *node, _ *Watcher) { n.write(slices.Repeat([][]string{{"k"}}, maxPending)...) },
+		"a search":       func(_ *node, w *Watcher) { w.search(w.hub.matched.Load()) },
+		"the same again": func(_ *node, w *Watcher) { w.add(5) },
+	} {
+		inBubble(t, 5*takeBytes, func(n *node) {
+			w := n.watch(nil, []string{"k"})
+			n.write([]string{large}, []string{"o" + large}, []string{"o" + large}, []string{large}, []string{"k"})
+			synctest.Wait()
+			// Something happens while it takes.
+			look := n.hub.cfg.Look
+			n.hub.cfg.Look = func(f func(*state.State)) error {
+				n.hub.cfg.Look = look
+				err := look(f)
+				between(n, w)
+				synctest.Wait()
+				return err
+			}
+			b, err := w.Take()
+			testkit.Must(t, err)
+			if len(b.Entries) != 1 || b.Upto != 1 || !b.More || len(w.pending) > maxPending {
+				t.Errorf("%s: it takes %d, up to %d, and has %d noted", name, len(b.Entries), b.Upto, len(w.pending))
+			}
+			n.mu.Lock()
+			n.st.Revision++
+			n.st.Changes.Note(state.Change{Revision: n.st.Revision, Kind: changelog.Delete, Key: "other", Size: 2 * takeBytes})
+			n.st.Changes.Tell()
+			base := n.st.Changes.Base()
+			n.mu.Unlock()
+			n.hub.cfg.Revision.Advance(n.revision())
+			if base < 2 {
+				t.Fatalf("what it has taken is still there, behind %d", base)
+			}
+			n.wants(w, numbers(4, n.revision()-1)...)
+			n.write([]string{"k"})
+			n.wants(w, n.revision())
+		})
+	}
+}
+
+// Guarantee: nor does it look at many more than searchChanges changes at once.
+func TestWatcherLooksAtFewChanges(t *testing.T) {
+	for first, upto := range map[int]uint64{searchChanges - 1: 2, searchChanges: 1} {
+		inBubble(t, 1<<30, func(n *node) {
+			w := n.watch([]string{"k"}, nil)
+			n.mu.Lock()
+			for _, changes := range []int{first, 1, 1} {
+				n.st.Revision++
+				for i := range changes {
+					n.st.Changes.Note(state.Change{Revision: n.st.Revision, Kind: changelog.Delete, Key: fmt.Sprint("other", i)})
+				}
+			}
+			n.st.Changes.Tell()
+			n.mu.Unlock()
+			w.search(0)
+			b, err := w.Take()
+			testkit.Must(t, err)
+			if b.Upto != upto || !b.More || !w.woken() {
+				t.Errorf("it looks at %d changes, and then up to %d, more: %t", first, b.Upto, b.More)
+			}
+			n.write([]string{"k"})
+			n.wants(w, 4)
+		})
 	}
 }
 

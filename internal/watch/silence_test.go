@@ -87,3 +87,33 @@ func TestSilence(t *testing.T) {
 		}
 	})
 }
+
+// Guarantee: an answer to what was asked before a watcher came says nothing against it: it is
+// cut off no sooner than any other.
+func TestSilenceOfThoseBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := state.New(testkit.Peers())
+		h := New(Config{
+			Look:     func(look func(*state.State)) error { look(st); return nil },
+			Revision: wait.NewLevel(0),
+			May:      func() error { return nil },
+			Confirm:  func(context.Context) error { time.Sleep(Silence - time.Second); return nil },
+		})
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- h.Run(ctx) }()
+		before, err := h.Watch(NewFilter(nil, []string{""}), 0)
+		testkit.Must(t, err)
+		time.Sleep(probeEvery + Silence - 2*time.Second) // it has been asked for, and is not answered
+		before.Close()
+		w, err := h.Watch(NewFilter(nil, []string{""}), 0)
+		testkit.Must(t, err)
+		began := time.Now()
+		if <-w.Ended(); time.Since(began) < Silence {
+			t.Errorf("it is cut off after %v: %v", time.Since(began), w.Why())
+		}
+		w.Close()
+		end()
+		testkit.Must(t, <-ended)
+	})
+}

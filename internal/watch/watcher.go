@@ -4,6 +4,7 @@ import (
 	"context"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"slices"
 	"sync"
 )
 
@@ -12,9 +13,12 @@ const (
 	// further behind searches the log.
 	maxPending = 256
 	// takeAtOnce is how many entries a watcher takes, and searchAtOnce how many it looks at,
-	// before writes get their turn.
-	takeAtOnce   = 256
-	searchAtOnce = 1000
+	// before writes get their turn; behind searchChanges changes it begins no other. It takes no more than takeBytes unless one is larger: what
+	// it has taken stays in memory until its client has read it, also where the history goes on.
+	takeAtOnce    = 256
+	takeBytes     = 2 * PartBytes
+	searchAtOnce  = 1000
+	searchChanges = 10_000
 )
 
 // Watcher follows the changes of some keys. But for the hub, which wakes it, one goroutine
@@ -27,7 +31,7 @@ type Watcher struct {
 	closed bool
 	wake   chan struct{}
 	cursor uint64   // it has taken all that is for it up to this revision
-	mine   []uint64 // what Take took out of pending
+	mine   []uint64 // what Take took out of pending; the two change places
 
 	mu       sync.Mutex
 	pending  []uint64 // revisions that are for it, ascending, unless it searches
@@ -41,6 +45,21 @@ func (w *Watcher) Wake() <-chan struct{} { return w.wake }
 // Ended returns a channel that is closed when the watcher is told nothing more; Why says
 // why.
 func (w *Watcher) Ended() <-chan struct{} { return w.life.Done() }
+
+// WhenEnded has f called once the watcher is told nothing more. stop ends that, and returns
+// only when f is not running.
+func (w *Watcher) WhenEnded(f func()) (stop func()) {
+	done := make(chan struct{})
+	cancel := context.AfterFunc(w.life, func() {
+		defer close(done)
+		f()
+	})
+	return func() {
+		if !cancel() {
+			<-done
+		}
+	}
+}
 
 // Why returns nil, or why the watcher is told nothing more.
 func (w *Watcher) Why() error { return context.Cause(w.life) }
@@ -94,6 +113,16 @@ type Batch struct {
 	// this revision.
 	Upto uint64
 	More bool // there is more to look at, and Wake says so
+	size int  // of the entries
+}
+
+// add adds an entry, or reports that there is no room for it.
+func (b *Batch) add(e *state.ChangeEntry) bool {
+	if n := len(b.Entries); n == takeAtOnce || n > 0 && b.size+e.Size > takeBytes {
+		return false
+	}
+	b.Entries, b.size = append(b.Entries, e), b.size+e.Size
+	return true
 }
 
 // Take returns the next changes that are for the watcher. No entries: there are none for
@@ -105,25 +134,20 @@ func (w *Watcher) Take() (Batch, error) {
 	w.mu.Lock()
 	searches := w.searches
 	w.searches = false // what changes from now on comes to pending
-	w.mine = w.mine[:0]
+	w.mine, w.pending = w.pending, w.mine[:0]
 	if searches {
 		w.cursor = max(w.cursor, w.floor)
-	} else {
-		n := min(len(w.pending), takeAtOnce)
-		w.mine = append(w.mine, w.pending[:n]...)
-		w.pending = append(w.pending[:0], w.pending[n:]...)
 	}
-	more := len(w.pending) > 0
 	w.mu.Unlock()
 
-	b := Batch{Upto: w.cursor}
+	b, more, rest := Batch{Upto: w.cursor}, false, []uint64(nil)
 	var gone *Gone
 	err := w.hub.cfg.Look(func(s *state.State) {
 		switch {
 		case searches:
 			more, gone = w.find(s, &b)
 		default:
-			gone = w.get(s, w.mine, &b)
+			rest, gone = w.get(s, w.mine, &b)
 		}
 	})
 	if err != nil || gone != nil {
@@ -137,10 +161,11 @@ func (w *Watcher) Take() (Batch, error) {
 		b.Upto = max(b.Upto, b.Entries[n-1].Revision)
 	}
 	switch {
-	case more && searches:
-		w.again()
 	case more:
-		w.nudge()
+		w.again()
+	case len(rest) > 0:
+		w.putBack(rest)
+		more = true
 	case !searches:
 		b.Upto = max(b.Upto, matched)
 	}
@@ -156,20 +181,36 @@ func (w *Watcher) Settle() {
 	w.searches, w.pending = false, w.pending[:0]
 }
 
-// get gets the entries of these revisions.
-func (w *Watcher) get(s *state.State, revisions []uint64, b *Batch) *Gone {
+// putBack has the next Take begin with revisions for which there was no room.
+func (w *Watcher) putBack(rest []uint64) {
+	w.mu.Lock()
+	if w.searches || len(rest)+len(w.pending) > maxPending {
+		w.searches, w.pending, w.floor = true, w.pending[:0], rest[0]-1
+	} else {
+		w.pending = slices.Insert(w.pending, 0, rest...)
+	}
+	w.mu.Unlock()
+	w.nudge()
+}
+
+// get gets the entries of these revisions, and returns those for which there was no room.
+func (w *Watcher) get(s *state.State, revisions []uint64, b *Batch) (rest []uint64, gone *Gone) {
 	b.Entries = make([]*state.ChangeEntry, 0, len(revisions))
-	for _, revision := range revisions {
-		if revision <= w.cursor {
-			continue // it was found by a search
+	last := w.cursor
+	for i, revision := range revisions {
+		if revision <= last {
+			continue // it was found by a search, or is there twice
 		}
 		e := s.Changes.Get(revision)
 		if e == nil {
-			return &Gone{Oldest: s.Changes.Base()}
+			return nil, &Gone{Oldest: s.Changes.Base()}
 		}
-		b.Entries = append(b.Entries, e)
+		if !b.add(e) {
+			return revisions[i:], nil
+		}
+		last = revision
 	}
-	return nil
+	return nil, nil
 }
 
 // find looks for entries behind the cursor, and reports whether there are more to look at.
@@ -179,17 +220,19 @@ func (w *Watcher) find(s *state.State, b *Batch) (more bool, gone *Gone) {
 	if !whole {
 		return false, &Gone{Oldest: s.Changes.Base()}
 	}
+	looked := 0 // changes
 	for _, e := range entries {
-		if len(b.Entries) == takeAtOnce {
-			return true, nil
-		}
 		if e.Revision != b.Upto+1 {
 			return false, &Gone{Oldest: s.Revision}
 		}
-		b.Upto = e.Revision
-		if w.filter.any(e) {
-			b.Entries = append(b.Entries, e)
+		if looked >= searchChanges {
+			return true, nil
 		}
+		looked += len(e.Changes)
+		if w.filter.any(e) && !b.add(e) {
+			return true, nil
+		}
+		b.Upto = e.Revision
 	}
 	if len(entries) < searchAtOnce && b.Upto < s.Revision {
 		return false, &Gone{Oldest: s.Revision}

@@ -130,6 +130,8 @@ func (s *stream) serve() error {
 	if s.watcher, err = s.Hub.Watch(s.filter, begin); err != nil {
 		return err
 	}
+	// A write to a client that does not read must not keep the node from stopping.
+	defer s.watcher.WhenEnded(func() { _ = s.conn.SetWriteDeadline(time.Now().Add(farewell)) })()
 	switch {
 	case s.from && s.after > now: // a position of another history
 		err = s.reset("unknown_revision", 0)
@@ -450,13 +452,15 @@ func (s *stream) step() (said bool, upto uint64, err error) {
 		err := s.Hub.Tell(e, &s.filter, s.form, func(part []byte) (err error) {
 			said = true
 			if len(*out)+len(part) > bufferBytes {
-				err, out = s.sendLent(out), lend()
+				if err, out = s.sendLent(out), lend(); err != nil {
+					return err
+				}
 			}
-			if err == nil && len(part) > bufferBytes {
+			if len(part) > bufferBytes {
 				return s.send(part) // it may be shared, which a copy is not
 			}
 			*out = append(*out, part...)
-			return err
+			return nil
 		})
 		if err != nil {
 			out.giveBack()
@@ -509,7 +513,11 @@ func (s *stream) arm() error {
 		return nil
 	}
 	s.armed = now
-	return s.conn.SetWriteDeadline(now.Add(writeLimit + writeLimitStep))
+	err := s.conn.SetWriteDeadline(now.Add(writeLimit + writeLimitStep))
+	if err == nil && s.watcher != nil && s.watcher.Why() != nil {
+		return s.conn.SetWriteDeadline(now.Add(farewell)) // as was set when it ended, perhaps before this
+	}
+	return err
 }
 
 // sendLent sends what is in a buffer, in one write, and gives the buffer back. net/http alone
