@@ -88,7 +88,7 @@ var exports = map[string]int{
 	"txnapi":              1,
 	"verdict":             5,
 	"version":             1,
-	"wait":                8,
+	"wait":                9,
 	"window":              5,
 	"walfile":             24,
 	"watch":               14,

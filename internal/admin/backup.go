@@ -7,6 +7,7 @@ import (
 	"raftkv/internal/api"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/wait"
 	"raftkv/internal/web"
 	"strconv"
 	"time"
@@ -105,7 +106,7 @@ func (b *Backups) describe(h http.Header, index, revision uint64) {
 func (b *Backups) send(w http.ResponseWriter, st *state.State) error {
 	conn := http.NewResponseController(w)
 	// A write that hangs must not keep the node from stopping.
-	stop := context.AfterFunc(b.life, func() { _ = conn.SetWriteDeadline(time.Now()) })
+	stop := wait.AfterFunc(b.life, func() { _ = conn.SetWriteDeadline(time.Now()) })
 	defer stop()
 	return state.Write(&web.PacedWriter{Out: w, Conn: conn, Piece: BackupPiece, Pace: b.pace, May: func() error { return web.Stopped(b.life) }}, st)
 }

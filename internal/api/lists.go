@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/list"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/wait"
 	"raftkv/internal/watch"
 	"raftkv/internal/web"
 	"strconv"
@@ -279,10 +280,16 @@ func (l *Lists) count(w http.ResponseWriter, q *listRequest) error {
 	return web.IgnoreWriteError(err)
 }
 
+// revision is that of the store, as this node has applied it.
+func (l *Lists) revision() (revision uint64, err error) {
+	err = l.store.Look(func(s *state.State) { revision = s.Revision })
+	return revision, err
+}
+
 // head answers as the GET would, without a body.
 func (l *Lists) head(w http.ResponseWriter, q *listRequest) error {
-	var revision uint64
-	if err := l.store.Look(func(s *state.State) { revision = s.Revision }); err != nil {
+	revision, err := l.revision()
+	if err != nil {
 		return err
 	}
 	mediaType := jsonType
@@ -369,7 +376,7 @@ func (l *Lists) send(w http.ResponseWriter, q *listRequest, st *state.State) err
 	conn := http.NewResponseController(w)
 	farewell := func() { _ = conn.SetWriteDeadline(time.Now().Add(streamFarewell)) }
 	// A write that hangs must not keep the node from stopping.
-	stop := context.AfterFunc(l.life, farewell)
+	stop := wait.AfterFunc(l.life, farewell)
 	defer stop()
 	out := l.paced(w)
 	err := q.WriteAll(web.NewRestingWriter(l.life, out), st)

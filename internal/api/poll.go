@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"raftkv/internal/problem"
-	"raftkv/internal/state"
 	"raftkv/internal/watch"
 	"raftkv/internal/web"
 	"strconv"
@@ -118,8 +117,8 @@ func (l *Lists) unchanged(w http.ResponseWriter, r *http.Request, q *listRequest
 	if q.wait > 0 {
 		waiting(w, q.wait)
 	}
-	var now uint64
-	if now, err = l.lookUp(&listRequest{}, func(*state.State) {}); err != nil {
+	now, err := l.revision()
+	if err != nil {
 		return 0, false, err
 	}
 	if q.after > now && !q.want.Local {
@@ -146,7 +145,8 @@ func (l *Lists) unchanged(w http.ResponseWriter, r *http.Request, q *listRequest
 		case b.More:
 			continue
 		case over:
-			return b.Upto, true, nil
+			now, err := l.revision() // this node may not have got to where the client begins
+			return min(b.Upto, now), true, err
 		}
 		select {
 		case <-watcher.Wake():

@@ -349,7 +349,8 @@ func (w *Watcher) Close() {
 	h.countLengths()
 }
 
-// countLengths forgets lengths that no prefix has any more. The caller holds mu.
+// countLengths forgets lengths that no prefix has any more, once there are more of them than
+// prefixes. The caller holds mu.
 func (h *Hub) countLengths() {
 	if len(h.lengths) <= len(h.prefixes) {
 		return

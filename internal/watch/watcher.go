@@ -4,6 +4,7 @@ import (
 	"context"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/wait"
 	"slices"
 	"sync"
 )
@@ -49,16 +50,7 @@ func (w *Watcher) Ended() <-chan struct{} { return w.life.Done() }
 // WhenEnded has f called once the watcher is told nothing more. stop ends that, and returns
 // only when f is not running.
 func (w *Watcher) WhenEnded(f func()) (stop func()) {
-	done := make(chan struct{})
-	cancel := context.AfterFunc(w.life, func() {
-		defer close(done)
-		f()
-	})
-	return func() {
-		if !cancel() {
-			<-done
-		}
-	}
+	return wait.AfterFunc(w.life, f)
 }
 
 // Why returns nil, or why the watcher is told nothing more.

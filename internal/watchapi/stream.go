@@ -26,6 +26,9 @@ const (
 	unsentBytes = 64 << 10
 )
 
+// errTurnsOver: to begin once more would be no better, and keep others from being told theirs.
+var errTurnsOver = fmt.Errorf("%w: while the state is sent, the changes behind it go out of the history; --watch-history makes that longer", problem.ErrOverloaded)
+
 // errGone: the client does not read any more.
 var errGone = errors.New("the client has gone")
 
@@ -36,7 +39,7 @@ type stream struct {
 	w    http.ResponseWriter
 	r    *http.Request
 	conn *http.ResponseController
-	// alone is the connection, where no other request shares it; else nil.
+	// alone is the connection, where nobody else writes to it; else nil.
 	alone *web.HangUpConn
 	ends  <-chan struct{} // closed when the client ends its side of the connection
 	armed time.Time       // when the time for a write was set last
@@ -49,7 +52,7 @@ type stream struct {
 
 func newStream(s *Watches, q *request, w http.ResponseWriter, r *http.Request) *stream {
 	st := &stream{Watches: s, request: q, w: w, r: r, conn: http.NewResponseController(w), ends: web.Half(r)}
-	if conn, ok := r.Context().Value(web.ConnKey{}).(*web.HangUpConn); ok && r.ProtoMajor == 1 {
+	if conn, ok := r.Context().Value(web.ConnKey{}).(*web.HangUpConn); ok && r.ProtoMajor == 1 && r.TLS == nil {
 		st.alone = conn
 		_ = conn.LimitUnsent(unsentBytes) // a connection that cannot is bounded as the system has it
 	}
@@ -335,11 +338,16 @@ func (p *statePart) end(write func([]byte) error) error {
 func (s *stream) follow() error {
 	silence := time.NewTimer(quiet)
 	defer silence.Stop()
-	for due := false; ; {
+	for due, again := false, false; ; {
 		said, upto, err := s.step()
 		var gone *watch.Gone
+		isGone := errors.As(err, &gone)
+		if isGone && again && s.state {
+			return errTurnsOver
+		}
+		again = isGone
 		switch {
-		case errors.As(err, &gone):
+		case isGone:
 			if err := s.reset("history_gone", gone.Oldest); err != nil {
 				return err
 			}
@@ -440,12 +448,12 @@ func (s *stream) pause(long time.Duration) error {
 // step tells the changes that are there, and returns up to where the client knows all. said:
 // something was written.
 func (s *stream) step() (said bool, upto uint64, err error) {
+	if err := s.May(); err != nil { // before anything is taken
+		return false, 0, err
+	}
 	b, err := s.watcher.Take()
 	if err != nil || len(b.Entries) == 0 {
 		return false, b.Upto, err
-	}
-	if err := s.May(); err != nil {
-		return false, 0, err
 	}
 	out := lend()
 	for _, e := range b.Entries {
