@@ -95,7 +95,7 @@ var exports = map[string]int{
 	"watch/watchtest":     8,
 	"watchapi":            5,
 	"watermark":           11,
-	"web":                 43,
+	"web":                 44,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"raftkv/internal/api"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
@@ -17,6 +20,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"go.uber.org/zap"
@@ -281,6 +285,43 @@ func TestWatchState(t *testing.T) {
 			t.Errorf("%s: %d keys, want %d, in order", query, len(keys), want)
 		}
 	}
+}
+
+// Guarantee: a client that cannot get a large state now keeps its position, which another node
+// may know: it is not told to forget what it has before there is something in its place.
+func TestWatchStateRefused(t *testing.T) {
+	wt := newWatchTest(t)
+	for i := range 1001 { // more than are held
+		wt.do("PUT", fmt.Sprintf("/many/%04d", i), "v")
+	}
+	for range api.MaxStreams {
+		wt.a.lists.Slots <- struct{}{}
+	}
+	for _, query := range []string{"state=true", "state=true&after_revision=9999"} {
+		w := wt.watch(query)
+		w.wants("unavailable overloaded")
+		w.ends()
+	}
+	<-wt.a.lists.Slots
+	wt.watch("state=true").wants(`reset 0 {"code":"start"}`)
+}
+
+// Guarantee: a request that lasts, and has a body that does not come, is not waited for without
+// an end.
+func TestWatchBody(t *testing.T) {
+	at := newAPITest(t)
+	at.watches()
+	at.do("PUT", "/k", "v")
+	for _, target := range []string{"/v1/watch", "/none?wait=1ms", "/v1/kv?after_revision=1&wait=1ms"} {
+		r := httptest.NewRequest("GET", target, iotest.ErrReader(os.ErrDeadlineExceeded))
+		r.Host = "localhost"
+		w := httptest.NewRecorder()
+		at.a.ServeHTTP(w, r)
+		at.problem(target, w, 408, "request_timeout")
+	}
+	const most = 64 << 10
+	at.want(at.do("HEAD", "/v1/watch", strings.Repeat("b", most)), 200, "")
+	at.problem("one too many", at.do("GET", "/v1/watch", strings.Repeat("b", most+1)), 400, "bad_request")
 }
 
 // Guarantee: a revision that is large comes in parts, of which only the last moves the

@@ -52,8 +52,7 @@ func (k *Keys) Await(w http.ResponseWriter, r *http.Request, q *KeyRequest) {
 	if !q.delayed() {
 		return
 	}
-	waiting(w, q.wait)
-	watcher, err := k.Hub.Watch(watch.NewFilter([]string{q.Key}, nil), 0)
+	watcher, err := k.begin(w, r, q)
 	if err != nil {
 		q.again()
 		q.fail(err)
@@ -80,6 +79,15 @@ func (k *Keys) Await(w http.ResponseWriter, r *http.Request, q *KeyRequest) {
 			return
 		}
 	}
+}
+
+// begin begins to wait for a change of the key.
+func (k *Keys) begin(w http.ResponseWriter, r *http.Request, q *KeyRequest) (*watch.Watcher, error) {
+	if err := web.Drain(r); err != nil {
+		return nil, err
+	}
+	waiting(w, q.wait)
+	return k.Hub.Watch(watch.NewFilter([]string{q.Key}, nil), 0)
 }
 
 // again begins the answer of a read anew.
@@ -115,6 +123,9 @@ func (q *listRequest) sinceParams(params url.Values) (err error) {
 // history's, the client gets the list.
 func (l *Lists) unchanged(w http.ResponseWriter, r *http.Request, q *listRequest) (upto uint64, same bool, err error) {
 	if q.wait > 0 {
+		if err := web.Drain(r); err != nil {
+			return 0, false, err
+		}
 		waiting(w, q.wait)
 	}
 	now, err := l.revision()

@@ -262,14 +262,16 @@ func (s *stream) tellState() error {
 
 // tellLent tells a large state.
 func (s *stream) tellLent() (revision uint64, err error) {
-	if err := s.flush(); err != nil {
-		return 0, err
-	}
+	// A client that cannot get the state now keeps its position, behind which another node may
+	// be able to go on: the reset is told once there is something behind it.
 	st, done, err := s.Lists.Lend()
 	if err != nil {
 		return 0, err
 	}
 	defer done()
+	if err := s.flush(); err != nil {
+		return 0, err
+	}
 	s.armed = time.Time{} // what follows sets times of its own
 	out := s.Lists.Paced(s.w)
 	write := func(b []byte) error {

@@ -184,6 +184,9 @@ func (s *Watches) Serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := web.Drain(r); err != nil {
+		return err
+	}
 	describe(w.Header(), q.form.Lines)
 	if r.Method == http.MethodHead {
 		return nil

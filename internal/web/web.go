@@ -200,6 +200,26 @@ func BodyError(err error) error {
 	return fmt.Errorf("%w: the body broke off: %w", problem.ErrBadRequest, err)
 }
 
+// maxUnasked bounds the body of a request that takes none.
+const maxUnasked = 64 << 10
+
+// Drain reads the body of a request that takes none and is to last: net/http notices that a
+// client hung up only behind it, and would wait for it before it sends an answer. The time in
+// which it has to come must not be lifted before that.
+func Drain(r *http.Request) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	_, err := io.CopyN(io.Discard, r.Body, maxUnasked+1)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return BodyError(err)
+	}
+	return fmt.Errorf("%w: more than %d bytes of a body that is not asked for", problem.ErrBadRequest, maxUnasked)
+}
+
 // Clip shortens what a message repeats of a request.
 func Clip(s string) string {
 	if len(s) > 64 {
