@@ -153,7 +153,8 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		ends: api.Endings{Life: w.life, Disputed: node.doubts.Disputed},
 	}
 	may := func() error { return s.api.mayServe("", "") }
-	s.hub = watch.New(watch.Config{Look: kv.Look, Revision: kv.revision, May: func() error { return cmp.Or(may(), fresh.Told()) }, Confirm: reads.Confirm})
+	s.hub = watch.New(watch.Config{Look: kv.Look, Revision: kv.revision, May: func() error { return cmp.Or(may(), fresh.Told()) },
+		Confirm: reads.Confirm, Most: cfg.Memory.Most(watch.Most, watch.Cost)})
 	s.api.keys.Hub, s.api.lists.Hub = s.hub, s.hub
 	s.api.watches = &watchapi.Watches{Log: log, Hub: s.hub, Fresh: fresh, Lists: s.api.lists, Look: kv.Look, May: may, Explain: s.api.ends.Explain}
 	s.api.always = append(s.api.origin.Fields(), web.Field{Name: "Raftkv-Cluster-Id", Value: strconv.FormatUint(st.Identity.ClusterID, 16)})

@@ -91,7 +91,7 @@ var exports = map[string]int{
 	"wait":                9,
 	"window":              5,
 	"walfile":             24,
-	"watch":               14,
+	"watch":               15,
 	"watch/watchtest":     8,
 	"watchapi":            5,
 	"watermark":           11,

@@ -46,19 +46,26 @@ func (f Form) Append(b []byte, key string, it *state.Item, left state.Left) []by
 }
 
 // AppendText appends UTF-8 as a JSON string (RFC 8259 §7), which may contain all but
-// quotes, backslashes and control characters as they are.
+// quotes, backslashes and control characters as they are. The line ends that Unicode has
+// besides are escaped, too: some readers of lines take them for one.
 func AppendText[T string | []byte](b []byte, text T) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')
 	from := 0
 	for i := range len(text) {
 		c := text[i]
-		if c >= ' ' && c != '"' && c != '\\' {
+		if c >= ' ' && c != '"' && c != '\\' && (c < 0x80 || !lineEnd(text[i:])) {
 			continue
 		}
 		b = append(b, text[from:i]...)
 		from = i + 1
 		switch c {
+		case 0xc2:
+			b = append(b, `\u0085`...)
+			from++
+		case 0xe2:
+			b = append(b, '\\', 'u', '2', '0', '2', text[i+2]-0xa8+'8')
+			from += 2
 		case '"', '\\':
 			b = append(b, '\\', c)
 		case '\n':
@@ -72,6 +79,17 @@ func AppendText[T string | []byte](b []byte, text T) []byte {
 		}
 	}
 	return append(append(b, text[from:]...), '"')
+}
+
+// lineEnd reports whether text begins with U+0085, U+2028 or U+2029.
+func lineEnd[T string | []byte](text T) bool {
+	switch {
+	case text[0] == 0xc2:
+		return len(text) > 1 && text[1] == 0x85
+	case text[0] == 0xe2:
+		return len(text) > 2 && text[1] == 0x80 && text[2]|1 == 0xa9
+	}
+	return false
 }
 
 // WritePage writes a page of a query as JSON, in pieces of about PieceBytes. It ends at

@@ -171,6 +171,15 @@ func (l Limit) Room() uint64 {
 	return max(RoomLeast, (max(l.Bytes, Base)-Base)/2)
 }
 
+// Most is how many things may be held of which each takes so many bytes and there are
+// usually no more than so many: less where they would take more than a third of the memory.
+func (l Limit) Most(usual int, each uint64) int {
+	if l.Bytes == 0 {
+		return usual
+	}
+	return int(min(uint64(usual), l.Bytes/3/each))
+}
+
 // Share is the bound of something that is kept of the past and usually takes so many bytes:
 // less where there is little memory.
 func (l Limit) Share(usual int64) int64 {

@@ -108,3 +108,12 @@ func TestScarceMemoryIsWarnedOf(t *testing.T) {
 		}
 	}
 }
+
+// Guarantee: what is many takes no more than a third of the memory, where that is known.
+func TestMost(t *testing.T) {
+	for limit, want := range map[uint64]int{0: 10_000, 1 << 30: 10_000, 3 * 10_000 << 15: 10_000, 3*10_000<<15 - 1: 9999, 192 << 20: 2048, 64 << 20: 682} {
+		if got := (Limit{Bytes: limit}).Most(10_000, 32<<10); got != want {
+			t.Errorf("with %d bytes: %d, want %d", limit, got, want)
+		}
+	}
+}

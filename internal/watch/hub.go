@@ -19,8 +19,11 @@ import (
 )
 
 const (
-	// Most is how many watchers a node has at once; those that wait for one answer count.
+	// Most is how many watchers a node has at once, where it has the memory; those that wait
+	// for one answer count.
 	Most = 10_000
+	// Cost is about what a watcher takes in memory with its connection, in bytes.
+	Cost = 32 << 10
 	// lookAround is how often the hub asks whether watchers are still told the truth.
 	lookAround = time.Second
 	// matchAtOnce is how many entries are matched before watchers may come and go.
@@ -47,6 +50,8 @@ type Config struct {
 	Revision *wait.Level // of the store, as this node has applied it
 	// May returns nil, or why this node cannot promise to tell of changes in time.
 	May func() error
+	// Most is how many watchers there may be; 0: the constant of that name.
+	Most int
 	// Confirm waits until this node has applied all that was acknowledged before.
 	Confirm func(ctx context.Context) error
 }
@@ -82,6 +87,7 @@ type seat struct {
 
 // New returns a hub that has yet to Run.
 func New(cfg Config) *Hub {
+	cfg.Most = cmp.Or(cfg.Most, Most)
 	h := &Hub{cfg: cfg, keys: map[string]*crowd{}, prefixes: map[string]*crowd{}}
 	h.life, h.cut = context.WithCancelCause(context.Background())
 	return h
@@ -278,8 +284,8 @@ func (h *Hub) Watch(f Filter, after uint64) (*Watcher, error) {
 	switch {
 	case h.over != nil:
 		return nil, h.over
-	case h.count >= Most:
-		return nil, fmt.Errorf("%w: %d watches and waiting reads are open, as many as a node takes", problem.ErrOverloaded, Most)
+	case h.count >= h.cfg.Most:
+		return nil, fmt.Errorf("%w: %d watches and waiting reads are open, as many as this node takes", problem.ErrOverloaded, h.cfg.Most)
 	}
 	if h.count++; h.count == 1 {
 		h.confirmed, h.why = time.Now(), nil // it is asked for from now on
