@@ -121,9 +121,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			h.match()
 		case <-look.C:
 			giveUp()
-			if err := cmp.Or(h.cfg.May(), h.silent()); err != nil {
-				h.restart(err)
-			}
+			h.check(h.cfg.May())
 		case <-ctx.Done():
 			giveUp()
 			return nil
@@ -157,14 +155,19 @@ func (h *Hub) probe(ctx context.Context) {
 	}
 }
 
-// silent returns nil, or why it cannot be told whether watchers have been told all.
-func (h *Hub) silent() error {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	if h.count == 0 || time.Since(h.confirmed) <= Silence {
-		return nil
+// check cuts all watchers off that may not be told the truth: wrong is why, or nil where it is
+// only unknown for too long whether they were told all. Those who come again may be told more.
+func (h *Hub) check(wrong error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if wrong == nil && time.Since(h.confirmed) > Silence {
+		wrong = cmp.Or(h.why, error(problem.ErrUnavailable))
 	}
-	return cmp.Or(h.why, error(problem.ErrUnavailable))
+	if wrong == nil || h.over != nil || h.count == 0 {
+		return
+	}
+	h.cut(wrong)
+	h.life, h.cut = context.WithCancelCause(context.Background())
 }
 
 // End has no watchers any more, because the node stops.
@@ -173,17 +176,6 @@ func (h *Hub) End() {
 	defer h.mu.Unlock()
 	h.over = problem.ErrStopping
 	h.cut(h.over)
-}
-
-// restart cuts all watchers off. Those who come again may be told more.
-func (h *Hub) restart(why error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.over != nil || h.count == 0 {
-		return
-	}
-	h.cut(why)
-	h.life, h.cut = context.WithCancelCause(context.Background())
 }
 
 // match tells the watchers of what has changed since it was last called.
