@@ -5,14 +5,11 @@ package process
 import (
 	"fmt"
 	"net/http"
-	"os"
-	"raftkv/internal/testkit"
 	"raftkv/internal/web"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // atFreePorts replaces the ports that commands name by those of a cluster and by others that are free.
@@ -44,32 +41,9 @@ func atFreePorts(t *testing.T, c *procCluster, commands []docCommand) []docComma
 // Guarantee: what docs/api.md says of each request is so, over real HTTP, whether the node that is asked leads or follows:
 // its commands work as they stand, print what it says, and have seen each status of its table.
 func TestAPIDoc(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts whole clusters")
-	}
-	testkit.NeedTools(t, "bash", "curl", "jq")
-	text, err := os.ReadFile("docs/api.md")
-	testkit.Must(t, err)
-	commands, err := docCommands(string(text))
-	testkit.Must(t, err)
-	for role, leader := range map[string]int{"leader": 1, "follower": 2} {
-		t.Run(role, func(t *testing.T) {
-			t.Parallel()
-			c := newProcCluster(t, 3)
-			c.start()
-			if r := c.json(http.MethodPost, 1, "/v1/leader", fmt.Sprintf(`{"id":%d}`, leader)); r.status != http.StatusOK {
-				t.Fatalf("leadership to node %d: %v", leader, r)
-			}
-			c.leader() // and all know it
-			start := time.Now()
-			out, err := runDoc(t, "docs/api.md", atFreePorts(t, c, commands), t.TempDir(), 2*time.Minute)
-			if err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			t.Logf("%d commands in %v", len(commands), time.Since(start))
-			wantAnswered(t, c.do(http.MethodGet, 1, "/metrics", nil).body, string(text))
-		})
-	}
+	wantDoc(t, "docs/api.md", func(c *procCluster, text string) {
+		wantAnswered(t, c.do(http.MethodGet, 1, "/metrics", nil).body, text)
+	})
 }
 
 var (

@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"raftkv/internal/testkit"
 	"regexp"
 	"slices"
 	"strconv"
@@ -224,4 +226,38 @@ func docSession(sid int) []int {
 		}
 	}
 	return pids
+}
+
+// wantDoc runs the commands of a document in a new cluster, whose first node, which they ask, leads and in another one
+// follows. also gets the cluster and the text behind that.
+func wantDoc(t *testing.T, path string, also func(c *procCluster, text string)) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts whole clusters")
+	}
+	testkit.NeedTools(t, "bash", "curl", "jq")
+	text, err := os.ReadFile(path)
+	testkit.Must(t, err)
+	commands, err := docCommands(string(text))
+	testkit.Must(t, err)
+	for role, leader := range map[string]int{"leader": 1, "follower": 2} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			c := newProcCluster(t, 3)
+			c.start()
+			if r := c.json(http.MethodPost, 1, "/v1/leader", fmt.Sprintf(`{"id":%d}`, leader)); r.status != http.StatusOK {
+				t.Fatalf("leadership to node %d: %v", leader, r)
+			}
+			c.leader() // and all know it
+			start := time.Now()
+			out, err := runDoc(t, path, atFreePorts(t, c, commands), t.TempDir(), 2*time.Minute)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			t.Logf("%d commands in %v", len(commands), time.Since(start))
+			if also != nil {
+				also(c, string(text))
+			}
+		})
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -224,30 +223,4 @@ watch(sys.argv[1:], "w/", lambda copy: print(json.dumps(list(copy.values())), fl
 
 // Guarantee: what docs/watch.md says is so: its commands work as they stand, and print what it says, whether the node that is
 // asked leads or follows.
-func TestWatchDoc(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts whole clusters")
-	}
-	testkit.NeedTools(t, "bash", "curl", "jq")
-	text, err := os.ReadFile("docs/watch.md")
-	testkit.Must(t, err)
-	commands, err := docCommands(string(text))
-	testkit.Must(t, err)
-	for role, leader := range map[string]int{"leader": 1, "follower": 2} {
-		t.Run(role, func(t *testing.T) {
-			t.Parallel()
-			c := newProcCluster(t, 3)
-			c.start()
-			if r := c.json(http.MethodPost, 1, "/v1/leader", fmt.Sprintf(`{"id":%d}`, leader)); r.status != http.StatusOK {
-				t.Fatalf("leadership to node %d: %v", leader, r)
-			}
-			c.leader() // and all know it
-			start := time.Now()
-			out, err := runDoc(t, "docs/watch.md", atFreePorts(t, c, commands), t.TempDir(), 2*time.Minute)
-			if err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			t.Logf("%d commands in %v", len(commands), time.Since(start))
-		})
-	}
-}
+func TestWatchDoc(t *testing.T) { wantDoc(t, "docs/watch.md", nil) }
