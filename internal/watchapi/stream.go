@@ -341,7 +341,7 @@ func (s *stream) follow() error {
 	silence := time.NewTimer(quiet)
 	defer silence.Stop()
 	for due, again := false, false; ; {
-		said, upto, err := s.step()
+		said, more, upto, err := s.step()
 		var gone *watch.Gone
 		isGone := errors.As(err, &gone)
 		if isGone && again && s.state {
@@ -370,6 +370,9 @@ func (s *stream) follow() error {
 		}
 		if said {
 			silence.Reset(s.silence())
+			if more {
+				continue // who is behind has nothing to wait for
+			}
 			if err := s.pause(s.Hub.Spacing()); err != nil {
 				return err
 			}
@@ -448,14 +451,14 @@ func (s *stream) pause(long time.Duration) error {
 }
 
 // step tells the changes that are there, and returns up to where the client knows all. said:
-// something was written.
-func (s *stream) step() (said bool, upto uint64, err error) {
+// something was written. more: there is more to tell.
+func (s *stream) step() (said, more bool, upto uint64, err error) {
 	if err := s.May(); err != nil { // before anything is taken
-		return false, 0, err
+		return false, false, 0, err
 	}
 	b, err := s.watcher.Take()
 	if err != nil || len(b.Entries) == 0 {
-		return false, b.Upto, err
+		return false, b.More, b.Upto, err
 	}
 	out := lend()
 	for _, e := range b.Entries {
@@ -474,10 +477,10 @@ func (s *stream) step() (said bool, upto uint64, err error) {
 		})
 		if err != nil {
 			out.giveBack()
-			return said, 0, err
+			return said, false, 0, err
 		}
 	}
-	return said, b.Upto, s.sendLent(out)
+	return said, b.More, b.Upto, s.sendLent(out)
 }
 
 // write sends b behind what else there is to say.
