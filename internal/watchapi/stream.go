@@ -47,6 +47,7 @@ type stream struct {
 	watcher *watch.Watcher
 	out     []byte // to be written next
 	half    bool   // the client has ended its side of the connection
+	lent    bool   // the state that was told last was a large one
 	rest    *time.Timer
 }
 
@@ -239,7 +240,7 @@ func (s *stream) tellState() error {
 	if err != nil {
 		return err
 	}
-	if small {
+	if s.lent = !small; small {
 		p := s.statePart(revision)
 		for i, key := range some.keys {
 			if err := p.add(key, some.items[i], some.leases[i], s.write); err != nil {
@@ -340,14 +341,14 @@ func (p *statePart) end(write func([]byte) error) error {
 func (s *stream) follow() error {
 	silence := time.NewTimer(quiet)
 	defer silence.Stop()
-	for due, again := false, false; ; {
+	for due, begun := false, false; ; { // begun: anew, just now
 		said, more, upto, err := s.step()
 		var gone *watch.Gone
 		isGone := errors.As(err, &gone)
-		if isGone && again && s.state {
+		if isGone && begun && s.lent {
 			return errTurnsOver
 		}
-		again = isGone
+		begun = isGone
 		switch {
 		case isGone:
 			if err := s.reset("history_gone", gone.Oldest); err != nil {
@@ -370,9 +371,8 @@ func (s *stream) follow() error {
 		}
 		if said {
 			silence.Reset(s.silence())
-			if more {
-				continue // who is behind has nothing to wait for
-			}
+		}
+		if said && !more { // who is behind must not be held up
 			if err := s.pause(s.Hub.Spacing()); err != nil {
 				return err
 			}
