@@ -116,7 +116,7 @@ func SortedPeers(peers []Peer) []Peer {
 	})
 }
 
-// CheckPeerURL returns a peer URL in lower case: http, an IP address in its
+// CheckPeerURL returns a peer URL in lower case: http or https, an IP address in its
 // shortest form or a DNS name, a port, and nothing else.
 //
 // It is strict because rafthttp panics on a URL with a path or without a port,
@@ -132,14 +132,19 @@ func CheckPeerURL(raw string) (string, error) {
 }
 
 // plainPeerURL is the form that a peer URL has wherever the replicas see it.
-var plainPeerURL = regexp.MustCompile(`^http://(?:[a-z0-9_.-]{1,253}|\[[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*\]):([1-9][0-9]{0,4})$`)
+var plainPeerURL = regexp.MustCompile(`^https?://(?:[a-z0-9_.-]{1,253}|\[[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*\]):([1-9][0-9]{0,4})$`)
 
-// IsPlainPeerURL says whether a URL may get into the membership, whoever put it
+// IsPlainPeerURL says whether a URL of the scheme http may get into the membership, whoever put it
 // into the log: rafthttp does not panic on it. It is asked when a change is
 // applied, where all replicas must answer alike for ever, whatever they were
 // built with. So it knows no more than a form of its own, and what CheckPeerURL
 // asks for beyond, the leader asks for before it proposes.
 func IsPlainPeerURL(peerURL string) bool {
+	return !IsHTTPS(peerURL) && IsPlainURL(peerURL)
+}
+
+// IsPlainURL is IsPlainPeerURL for the schemes http and https.
+func IsPlainURL(peerURL string) bool {
 	m := plainPeerURL.FindStringSubmatch(peerURL)
 	if m == nil {
 		return false
@@ -153,9 +158,9 @@ func CheckURL(raw string) (string, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Host == "" || u.Port() == "":
-		return "", errors.New("expected http://host:port, as in http://127.0.0.1:12379")
-	case u.Scheme != "http":
-		return "", errors.New("expected the scheme http")
+		return "", errors.New("expected http://host:port or https://host:port, as in http://127.0.0.1:12379")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return "", errors.New("expected the scheme http or https")
 	}
 	host, err := CheckHost(u.Hostname())
 	if err != nil {
@@ -167,7 +172,7 @@ func CheckURL(raw string) (string, error) {
 	if err := checkPort(u.Port()); err != nil {
 		return "", err
 	}
-	canonical := "http://" + net.JoinHostPort(host, u.Port())
+	canonical := u.Scheme + "://" + net.JoinHostPort(host, u.Port())
 	if strings.ToLower(raw) != canonical {
 		return "", fmt.Errorf("expected only %s", canonical)
 	}
@@ -224,7 +229,13 @@ func IsUnspecified(host string) bool {
 }
 
 // HostPortOf returns the host:port of a URL that CheckPeerURL has returned.
-func HostPortOf(peerURL string) string { return strings.TrimPrefix(peerURL, "http://") }
+func HostPortOf(peerURL string) string {
+	_, hostPort, _ := strings.Cut(peerURL, "://")
+	return hostPort
+}
+
+// IsHTTPS says whether a URL that CheckURL has returned asks for TLS.
+func IsHTTPS(url string) bool { return strings.HasPrefix(url, "https://") }
 
 // JoinHostPort returns host:port, with an IPv6 address in brackets.
 func JoinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

@@ -100,7 +100,7 @@ var badPeerURLs = map[string]string{
 	"http://\x00\xff:1":    badForm,
 	urlA + "," + urlB:      badForm,
 	"//127.0.0.1:1":        badScheme,
-	"https://127.0.0.1:1":  badScheme,
+	"ftp://127.0.0.1:1":    badScheme,
 	"unix://127.0.0.1:1":   badScheme,
 
 	"http://a:0":     badPort,
@@ -164,13 +164,13 @@ func FuzzCheckPeerURL(f *testing.F) {
 		if s := urls.String(); s != got {
 			t.Fatalf("%q became %q, which rafthttp changes to %q", raw, got, s)
 		}
-		if !IsPlainPeerURL(got) {
+		if !IsPlainURL(got) || IsPlainPeerURL(got) == IsHTTPS(got) {
 			t.Fatalf("%q became %q, which no replica would take in", raw, got)
 		}
 		if again, err := CheckPeerURL(got); err != nil || again != got {
 			t.Fatalf("%q became %q, and that %q, %v", raw, got, again, err)
 		}
-		if got == "" || !strings.HasPrefix(got, "http://") || strings.HasSuffix(got, "/") {
+		if got == "" || !strings.HasPrefix(got, "http://") && !IsHTTPS(got) || strings.HasSuffix(got, "/") {
 			t.Fatalf("%q became %q", raw, got)
 		}
 	})
@@ -188,6 +188,9 @@ func TestPlainPeerURLIsForever(t *testing.T) {
 	} {
 		if got := IsPlainPeerURL(url); got != want {
 			t.Errorf("%q: %v", url, got)
+		}
+		if got := IsPlainURL(url); got != (want || url == "https://a:1") {
+			t.Errorf("%q with both schemes: %v", url, got)
 		}
 	}
 }

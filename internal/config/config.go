@@ -138,6 +138,8 @@ type Config struct {
 	// slows the node down, and reads keys and values in what they show.
 	Pprof bool
 
+	Doors
+
 	// LogLevel is debug, info, warn or error, for what the node says of itself,
 	// and name=level pairs for the libraries (package logging), as in
 	// info,rafthttp=debug. Default info, with the libraries from warn on.
@@ -178,6 +180,7 @@ func DefaultConfig() Config {
 		MinFree:           128 << 20,
 		WatchHistory:      historyFromMemory,
 		Front:             true,
+		Doors:             defaultDoors(),
 		LogLevel:          "info",
 		LogFormat:         "console",
 	}
@@ -196,7 +199,7 @@ type Setting struct {
 // it means depends on --id and --join, see ResolveCluster.
 func (c *Config) Settings(list *string) []Setting {
 	const number, period = "a whole number", "a time with its unit, as in 100ms or 5s"
-	return []Setting{
+	return append([]Setting{
 		{"id", "N", "this node's raft ID, used once in the life of a cluster (1)", Into(&c.ID, address.ParseID, "")},
 		{"cluster", "LIST", "peer URLs: the n-th is member n, or id=url pairs (http://127.0.0.1:9021)", Into(list, ParseText, "")},
 		{"port", "N", "port of the client HTTP API; 0 is any free one (9121)", Into(&c.Port, strconv.Atoi, number)},
@@ -221,7 +224,7 @@ func (c *Config) Settings(list *string) []Setting {
 		{"pprof", "", "serve profiles under /debug/pprof/ of the client API (false)", Into(&c.Pprof, strconv.ParseBool, "true or false")},
 		{"log-level", "LEVEL", "debug, info, warn or error; also for one voice: info,rafthttp=debug (info)", Into(&c.LogLevel, ParseText, "")},
 		{"log-format", "FORMAT", "console or json (console)", Into(&c.LogFormat, ParseText, "")},
-	}
+	}, c.Doors.settings()...)
 }
 
 // Into returns a function that parses a text into a field, and that says what
@@ -473,6 +476,7 @@ func (c *Config) validate(r *Review) {
 	r.Check("max-value-size", c.MaxValueSize, within(c.MaxValueSize, 1, MaxValueLimit))
 	c.checkLogLevel(r)
 	r.Check("log-format", c.LogFormat, oneOf(c.LogFormat, "console", "json"))
+	c.Doors.validate(r)
 	c.validateRelations(r)
 }
 
@@ -491,6 +495,7 @@ func (c *Config) validateRelations(r *Review) {
 	if !c.Join && !slices.Contains(c.Cluster, address.Peer{ID: c.ID, URL: c.PeerURL}) {
 		r.Check("id", c.ID, fmt.Errorf("expected a member in %s %s, or --join", r.Name("cluster"), address.FormatPeers(c.Cluster)))
 	}
+	c.validateDoors(r)
 	if r.Sound("host", "port", "listen-peer") && address.SameListener(address.JoinHostPort(c.Host, c.Port), c.PeerListener()) {
 		r.Check("port", c.Port, fmt.Errorf("expected another one, because the peer server listens on %s", c.PeerListener()))
 	}
@@ -543,6 +548,9 @@ func (c Config) ClientURL(port int) string {
 	if address.IsUnspecified(host) {
 		// The others reach this machine there; its clients may, too.
 		host, _, _ = net.SplitHostPort(address.HostPortOf(c.PeerURL))
+	}
+	if c.CertFile != "" {
+		return "https://" + address.JoinHostPort(host, port)
 	}
 	return "http://" + address.JoinHostPort(host, port)
 }

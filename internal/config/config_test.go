@@ -71,6 +71,7 @@ func TestDefaults(t *testing.T) {
 		MinFree:           128 << 20,
 		WatchHistory:      historyFromMemory,
 		Front:             true,
+		Doors:             Doors{ClientTLS: "required", PeerAllowedName: "{id}.raftkv", PeerTLS: "required", Auth: "on"},
 		LogLevel:          "info",
 		LogFormat:         "console",
 	}
@@ -120,6 +121,22 @@ var settingTests = []struct {
 	{"pprof", "true", func(c Config) any { return c.Pprof }, true},
 	{"log-level", "debug", func(c Config) any { return c.LogLevel }, "debug"},
 	{"log-format", "json", func(c Config) any { return c.LogFormat }, "json"},
+	{"cert-file", "c.pem", func(c Config) any { return c.CertFile }, "c.pem"},
+	{"key-file", "k.pem", func(c Config) any { return c.KeyFile }, "k.pem"},
+	{"trusted-ca-file", "ca.pem", func(c Config) any { return c.TrustedCAFile }, "ca.pem"},
+	{"client-cert-auth", "true", func(c Config) any { return c.ClientCertAuth }, true},
+	{"client-tls", "optional", func(c Config) any { return c.ClientTLS }, "optional"},
+	{"peer-cert-file", "c.pem", func(c Config) any { return c.PeerCertFile }, "c.pem"},
+	{"peer-key-file", "k.pem", func(c Config) any { return c.PeerKeyFile }, "k.pem"},
+	{"peer-trusted-ca-file", "ca.pem", func(c Config) any { return c.PeerTrustedCAFile }, "ca.pem"},
+	{"peer-allowed-name", "Node-{id}.kv.example", func(c Config) any { return c.MemberName(7) }, "node-7.kv.example"},
+	{"peer-tls", "optional", func(c Config) any { return c.PeerTLS }, "optional"},
+	{"auth-file", "rights.yaml", func(c Config) any { return c.AuthFile }, "rights.yaml"},
+	{"auth", "off", func(c Config) any { return c.Auth }, "off"},
+	{"insecure-tokens", "true", func(c Config) any { return c.InsecureTokens }, true},
+	{"audit-log", "-", func(c Config) any { return c.AuditLog }, "-"},
+	{"audit-reads", "true", func(c Config) any { return c.AuditReads }, true},
+	{"listen-metrics", "127.0.0.1:9100", func(c Config) any { return c.ListenMetrics }, "127.0.0.1:9100"},
 }
 
 // withContext adds what some flags need next to them to be valid.
@@ -131,6 +148,24 @@ func withContext(flag string) []string {
 		return []string{"--id=7"}
 	case "join":
 		return []string{"--cluster", urlA + "," + urlB}
+	case "cert-file":
+		return []string{"--key-file=k"}
+	case "key-file":
+		return []string{"--cert-file=c"}
+	case "trusted-ca-file", "client-tls":
+		return []string{"--cert-file=c", "--key-file=k"}
+	case "client-cert-auth":
+		return []string{"--cert-file=c", "--key-file=k", "--trusted-ca-file=ca"}
+	case "peer-cert-file":
+		return []string{"--peer-key-file=k", "--peer-trusted-ca-file=ca"}
+	case "peer-key-file":
+		return []string{"--peer-cert-file=c", "--peer-trusted-ca-file=ca"}
+	case "peer-trusted-ca-file":
+		return []string{"--peer-cert-file=c", "--peer-key-file=k"}
+	case "peer-tls":
+		return []string{"--peer-cert-file=c", "--peer-key-file=k", "--peer-trusted-ca-file=ca"}
+	case "audit-reads":
+		return []string{"--audit-log=a"}
 	}
 	return nil
 }
