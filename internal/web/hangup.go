@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -24,13 +25,29 @@ import (
 type HangUpListener struct{ net.Listener }
 
 // Accept waits for the next connection, and returns it as a *HangUpConn. Nobody may use
-// that before ConnContext has seen it.
+// that before ConnContext has seen it. A *tls.Conn, which is to speak HTTP/2, it returns as
+// it is: net/http finds that out by the type, and ends its requests by itself.
 func (l HangUpListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
+	switch secured := c.(type) {
+	case *tls.Conn:
+		return c, nil
+	case stateful:
+		return &HangUpTLSConn{HangUpConn{Conn: c}, secured}, nil
+	}
 	return &HangUpConn{Conn: c}, nil
+}
+
+// stateful is what net/http knows a secured connection by.
+type stateful interface{ ConnectionState() tls.ConnectionState }
+
+// HangUpTLSConn is a HangUpConn that is secured.
+type HangUpTLSConn struct {
+	HangUpConn
+	stateful
 }
 
 // HangUpConn ends a context when its client hangs up.
@@ -90,7 +107,11 @@ type ConnKey struct{}
 
 // ConnContext is an http.Server's ConnContext.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	ctx = WithClient(ctx, clientAt(c))
 	conn, ok := c.(*HangUpConn)
+	if secured, is := c.(*HangUpTLSConn); is {
+		conn, ok = &secured.HangUpConn, true
+	}
 	if !ok {
 		return ctx
 	}
