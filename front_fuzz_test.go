@@ -146,7 +146,7 @@ func (n *frontNode) withoutFront(requests []*http.Request, data []byte) []byte {
 
 // withFront sends the pieces to the node as the front serves it.
 func (n *frontNode) withFront(requests []*http.Request, pieces ...[]byte) []byte {
-	l, err := listenWithFront("127.0.0.1:0", n.server(), frontMaxValue, zap.NewNop())
+	l, err := listenWithFront("127.0.0.1:0", n.server(), nil, frontMaxValue, zap.NewNop())
 	testkit.Must(n, err)
 	defer n.serveBy(l)()
 	return n.tcp(l, requests, pieces...)
@@ -159,7 +159,7 @@ func (n *frontNode) inPieces(pieces ...[]byte) []byte {
 	behind := front.NewBehind(new(net.TCPAddr))
 	fr := front.New(zap.NewNop(), front.Limits{
 		Head: srv.ReadHeaderTimeout, Idle: srv.IdleTimeout, Answer: srv.WriteTimeout, Value: frontMaxValue,
-	}, behind.Give)
+	}, nil, behind.Give)
 	fr.Register(n.counts)
 	fr.Handle(plainRequests{n.a})
 	srv.Handler, srv.ConnContext = n.a, web.ConnContext

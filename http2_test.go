@@ -42,7 +42,7 @@ func inHTTP2(t *testing.T, set func(*http.Server), test func(ht *http2Test)) {
 			var l *stoppableListener
 			var err error
 			if fronted {
-				l, err = listenWithFront("127.0.0.1:0", srv, at.a.keys.MaxValue, zap.NewNop())
+				l, err = listenWithFront("127.0.0.1:0", srv, nil, at.a.keys.MaxValue, zap.NewNop())
 			} else {
 				l, err = listen("127.0.0.1:0", srv)
 			}

@@ -174,7 +174,7 @@ func (at *apiTest) serveHere(r *http.Request) *httptest.ResponseRecorder {
 func (at *apiTest) exchange(w *httptest.ResponseRecorder, r *http.Request) {
 	at.Helper()
 	if at.listener == nil {
-		l, err := listenWithFront("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()), at.a.keys.MaxValue, zap.NewNop())
+		l, err := listenWithFront("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()), nil, at.a.keys.MaxValue, zap.NewNop())
 		testkit.Must(at, err)
 		var h http.Handler = at.a
 		l.handler.Store(&h)

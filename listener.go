@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/limits"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
+	"raftkv/internal/tlsport"
 	"raftkv/internal/watchapi"
 	"raftkv/internal/web"
 	"sync/atomic"
@@ -48,6 +49,7 @@ type stoppableListener struct {
 	server  *http.Server
 	front   *front.Server // reads connections before server does; nil for peers
 	behind  *front.Behind // what front gives to server
+	fast    bool          // front serves what is plain
 	handler atomic.Pointer[http.Handler]
 	origin  atomic.Pointer[web.OriginGuard] // of clients, until there is a handler
 	conns   atomic.Int64                    // of server that are open; unused where there is a front
@@ -78,26 +80,31 @@ func listenForPeers(addr string, server *http.Server, who http.Handler) (*stoppa
 	return l, nil
 }
 
-// listenForClients is listen for clients, with the front unless it is switched off.
-func listenForClients(cfg config.Config, log *zap.Logger) (*stoppableListener, error) {
+// listenForClients is listen for clients, whose connections port secures unless it is nil.
+// The front reads what is plain unless it is switched off.
+func listenForClients(cfg config.Config, port *tlsport.Port, log *zap.Logger) (*stoppableListener, error) {
 	addr, server := address.JoinHostPort(cfg.Host, cfg.Port), newClientServer(cfg.RequestTimeout, log)
-	if !cfg.Front {
+	if !cfg.Front && port == nil {
 		return listen(addr, server)
 	}
-	return listenWithFront(addr, server, cfg.MaxValueSize, log)
+	l, err := listenWithFront(addr, server, port, cfg.MaxValueSize, log)
+	if err == nil {
+		l.fast = cfg.Front
+	}
+	return l, err
 }
 
 // listenWithFront is listen for clients whose plain requests the front reads.
-func listenWithFront(addr string, server *http.Server, maxValue int64, log *zap.Logger) (*stoppableListener, error) {
+func listenWithFront(addr string, server *http.Server, port *tlsport.Port, maxValue int64, log *zap.Logger) (*stoppableListener, error) {
 	l, err := openListener(addr, server)
 	if err != nil {
 		return nil, err
 	}
 	server.ConnState = nil // the front counts
-	l.behind = front.NewBehind(l.Addr())
+	l.behind, l.fast = front.NewBehind(l.Addr()), true
 	l.front = front.New(log, front.Limits{
 		Head: server.ReadHeaderTimeout, Idle: server.IdleTimeout, Answer: server.WriteTimeout, Value: maxValue,
-	}, l.behind.Give)
+	}, port, l.behind.Give)
 	l.start(func() error {
 		var both errgroup.Group
 		both.Go(func() error { return server.Serve(web.HangUpListener{Listener: l.behind}) })
@@ -166,7 +173,7 @@ func (l *stoppableListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // the listener has ended: with nil when it was stopped.
 func (l *stoppableListener) serve(h http.Handler, plain front.Handler) error {
 	l.handler.Store(&h)
-	if l.front != nil {
+	if l.fast {
 		l.front.Handle(plain)
 	}
 	<-l.ended

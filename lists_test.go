@@ -520,7 +520,7 @@ func TestListOverConnections(t *testing.T) {
 	at := newAPITest(t)
 	at.fill("a/1", "a/2", "b")
 	server := newClientServer(time.Minute, at.srv.log)
-	l, err := listenWithFront("127.0.0.1:0", server, 100, at.srv.log)
+	l, err := listenWithFront("127.0.0.1:0", server, nil, 100, at.srv.log)
 	testkit.Must(t, err)
 	var h http.Handler = at.a
 	l.handler.Store(&h)

@@ -115,7 +115,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 // else happens, then the data directory, calls serving, and serves until ctx ends
 // or the node cannot go on.
 func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving func()) (err error) {
-	clients, err := listenForClients(cfg, log)
+	clients, err := listenForClients(cfg, nil, log)
 	if err != nil {
 		return err
 	}

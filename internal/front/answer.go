@@ -6,7 +6,6 @@ import (
 	"raftkv/internal/front/nowait"
 	"raftkv/internal/state"
 	"raftkv/internal/web"
-	"slices"
 	"strconv"
 	"sync"
 )
@@ -90,20 +89,13 @@ func (c *conn) reply(w *writer) {
 	var value []byte
 	w.out, value = c.render(w.out[:0])
 	c.count()
-	sent, err := w.Try(c.raw, w.out)
-	if err == nil && sent == len(w.out) && len(value) > 0 {
-		var more int
-		more, err = w.Try(c.raw, value)
-		sent += more
-	}
+	rest, err := c.try(w, value)
 	c.waits = false
 	switch {
 	case err != nil:
 		c.broken = true
-	case sent < len(w.out):
-		c.rest = buffers(slices.Clone(w.out[sent:]), value)
-	case sent < len(w.out)+len(value):
-		c.rest = buffers(value[sent-len(w.out):], nil)
+	case rest != nil:
+		c.rest = rest
 	case !c.closing:
 		c.clock.enter(idle, c.srv.until(c.srv.limits.Idle))
 		if c.sleeps || c.more {

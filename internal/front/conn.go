@@ -2,6 +2,7 @@ package front
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"raftkv/internal/api"
 	"raftkv/internal/front/plain"
 	"raftkv/internal/state"
+	"raftkv/internal/tlsport"
+	"raftkv/internal/web"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,9 +24,11 @@ import (
 // conn is a connection, and the request on it that is being served. But for what is
 // guarded by mu, it belongs to its own goroutine.
 type conn struct {
-	srv *Server
-	nc  net.Conn
-	raw syscall.RawConn // nil where one cannot write without waiting
+	srv    *Server
+	nc     net.Conn        // guarded by mu until secure has returned
+	raw    syscall.RawConn // nil where one cannot write without waiting
+	sealed *tlsport.Conn   // nc, if it is secured; else nil
+	client *web.Client
 
 	buf     []byte
 	n       int  // buf[:n] has come, and is not used up
@@ -129,6 +134,8 @@ func (c *conn) sweep(tick int64) {
 func (c *conn) endIdle() {
 	at := c.clock.at.Load()
 	if p := phase(at % phases); (p == idle || p == again) && c.clock.at.CompareAndSwap(at, int64(over)) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		_ = c.nc.Close() // nothing is lost
 	}
 }
@@ -167,6 +174,14 @@ func (c *conn) serve() {
 		}
 	}()
 	c.clock.enter(first, c.srv.until(c.srv.limits.Head))
+	switch why, ok := c.secure(); {
+	case !ok:
+		return
+	case why != plain.Yes:
+		handed = true
+		c.handOver(why)
+		return
+	}
 	for {
 		why, ok := c.read()
 		if !ok {
@@ -200,6 +215,7 @@ func (c *conn) caught(panicked any) {
 func (c *conn) count() {
 	if c.counted {
 		c.counted = false
+		c.client.End()
 		(*c.srv.handler.Load()).Answered(&c.req, c.began)
 	}
 }
@@ -336,7 +352,8 @@ func (c *conn) begin(more bool) bool {
 	h := &c.head
 	c.req = api.KeyRequest{Method: h.Method, Key: h.Key, Long: h.Long, Query: h.Query, IfMatch: h.Match, IfNoneMatch: h.NoneMatch,
 		IdempotencyKey: h.RequestKey, Length: h.Length}
-	c.began, c.closing = time.Now(), h.Close
+	c.client.Begin()
+	c.began, c.closing = time.Now(), h.Close || c.client.IsExpired()
 	c.counted, c.more = true, more
 	c.waits = (*c.srv.handler.Load()).Begin(&c.req, c.buf[h.Bytes:h.Bytes+int(h.Length)], c)
 	return c.waits
@@ -345,7 +362,7 @@ func (c *conn) begin(more bool) bool {
 // write writes what is left of an answer, and waits for the client with it.
 func (c *conn) write(rest net.Buffers) bool {
 	c.clock.enter(taking, c.srv.until(c.srv.limits.Answer))
-	_, err := rest.WriteTo(c.nc)
+	err := c.put(rest)
 	return c.clock.enter(idle, c.srv.until(c.srv.limits.Idle)) && err == nil && !c.closing
 }
 
@@ -426,23 +443,55 @@ func (c *conn) handOver(why plain.Reason) {
 	err := c.nc.SetReadDeadline(time.Time{})
 	c.mu.Unlock()
 	srv := c.srv // closed is kept as long as the connection, which c and its buffer need not be
-	r := &resumed{Conn: c.nc, closed: func() { srv.open.Add(-1) }}
-	r.from = io.MultiReader(bytes.NewReader(c.buf[:c.n]), c.nc) // which lets go of the buffer
-	if err != nil {
-		_ = r.Close() // it is broken
+	closed := func() { srv.open.Add(-1) }
+	if c.sealed != nil {
+		c.sealed.Hold(false)
+		err = errors.Join(err, c.sealed.Flush())
+	}
+	if c.sealed != nil && c.sealed.IsHTTP2() {
+		c.sealed.Closed(closed)
+		srv.pass(c.sealed.Conn, why, err)
 		return
 	}
-	c.srv.handed[why].Add(1)
-	c.srv.handOver(r)
+	r := &resumed{Conn: c.nc, client: c.client, closed: closed}
+	r.from = io.MultiReader(bytes.NewReader(c.buf[:c.n]), c.nc) // which lets go of the buffer
+	if c.sealed != nil {
+		srv.pass(&resumedTLS{r, c.sealed}, why, err)
+		return
+	}
+	srv.pass(r, why, err)
 }
+
+// pass gives a connection away, unless it is broken.
+func (s *Server) pass(nc net.Conn, why plain.Reason, broken error) {
+	if broken != nil {
+		_ = nc.Close()
+		return
+	}
+	s.handed[why].Add(1)
+	s.handOver(nc)
+}
+
+// resumedTLS is a resumed connection that is secured. net/http knows it by ConnectionState.
+type resumedTLS struct {
+	*resumed
+	sealed interface{ ConnectionState() tls.ConnectionState }
+}
+
+// ConnectionState is what was agreed on when the connection was secured.
+func (r *resumedTLS) ConnectionState() tls.ConnectionState { return r.sealed.ConnectionState() }
 
 // resumed is a connection of which something was read already.
 type resumed struct {
 	net.Conn
+	client *web.Client
 	from   io.Reader
 	once   sync.Once
 	closed func() // called once
 }
+
+// Client is who is at the other end.
+func (r *resumed) Client() *web.Client { return r.client }
 
 // Close implements net.Conn.
 func (r *resumed) Close() error {

@@ -26,6 +26,7 @@ import (
 	"raftkv/internal/meter"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
+	"raftkv/internal/tlsport"
 	"raftkv/internal/web"
 	"sync"
 	"sync/atomic"
@@ -80,6 +81,7 @@ const (
 type Server struct {
 	log      *zap.Logger
 	limits   Limits
+	port     *tlsport.Port // secures connections; nil: none is
 	handOver func(net.Conn)
 	handler  atomic.Pointer[Handler]
 	always   atomic.Pointer[string] // the fields of every answer, each behind its line's end
@@ -102,14 +104,16 @@ type Server struct {
 	ending bool // no connection is taken any more
 }
 
-// New returns a server that gives what is not plain to handOver.
-func New(log *zap.Logger, l Limits, handOver func(net.Conn)) *Server {
+// New returns a server that gives what is not plain to handOver. With a port, that
+// secures the connections; those for which HTTP/2 was agreed on are handed over as *tls.Conn.
+func New(log *zap.Logger, l Limits, port *tlsport.Port, handOver func(net.Conn)) *Server {
 	l.Value = min(l.Value, plain.MaxBody)
 	s := &Server{
-		log: log, limits: l, handOver: handOver, closed: make(chan struct{}), conns: make(map[*conn]struct{}),
+		log: log, limits: l, port: port, handOver: handOver, closed: make(chan struct{}), conns: make(map[*conn]struct{}),
 		answers: answers{kick: make(chan struct{}, 1)},
 		scratch: sync.Pool{New: func() any { return new([]byte) }},
 	}
+	s.always.Store(new(string))
 	s.tell(time.Now())
 	return s
 }

@@ -203,7 +203,7 @@ func TestFrontTimeLimits(t *testing.T) {
 // Guarantee: a client that has gone is not waited for; one that only sends nothing
 // more gets its answers.
 func TestFrontHangUp(t *testing.T) {
-	ft, addr := overTCP(t)
+	ft, addr := overTCP(t, nil)
 	ft.store.held = true
 	dial := func(text string) *net.TCPConn {
 		c, err := net.Dial("tcp", addr)

@@ -159,7 +159,7 @@ func inFront(t *testing.T, test func(ft *frontTest)) {
 		ft := &frontTest{T: t, store: newStore(), handed: make(chan net.Conn, 100), l: &listener{make(chan net.Conn), make(chan struct{})}}
 		var given []net.Conn
 		var mu sync.Mutex
-		ft.Server = New(zap.NewNop(), testLimits, func(c net.Conn) {
+		ft.Server = New(zap.NewNop(), testLimits, nil, func(c net.Conn) {
 			mu.Lock()
 			defer mu.Unlock()
 			given = append(given, c)

@@ -2,10 +2,12 @@ package front
 
 import (
 	"bufio"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"raftkv/internal/testkit"
+	"raftkv/internal/tlsport"
 	"runtime"
 	"slices"
 	"strings"
@@ -19,23 +21,45 @@ import (
 // Over TCP the answering goroutine writes, and the connection's own one goes on with the
 // requests that came with the first.
 func TestFrontPiecesOverTCP(t *testing.T) {
-	ft, addr := overTCP(t)
-	ft.pieces(func() *client {
-		c, err := net.Dial("tcp", addr)
-		testkit.Must(t, err)
-		t.Cleanup(func() { _ = c.Close() })
-		testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
-		return &client{ft, c, bufio.NewReader(c)}
+	overBoth(t, func(ft *frontTest, dial func() net.Conn) {
+		ft.pieces(func() *client {
+			c := dial()
+			ft.Cleanup(func() { _ = c.Close() })
+			return &client{ft, c, bufio.NewReader(c)}
+		})
+	})
+}
+
+// overBoth runs a test over plain connections, and over secured ones.
+func overBoth(t *testing.T, test func(ft *frontTest, dial func() net.Conn)) {
+	t.Run("plain", func(t *testing.T) {
+		ft, addr := overTCP(t, nil)
+		test(ft, func() net.Conn {
+			c, err := net.Dial("tcp", addr)
+			testkit.Must(t, err)
+			testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+			return c
+		})
+	})
+	t.Run("secured", func(t *testing.T) {
+		server, client := tlsPair(t)
+		ft, addr := overTCP(t, tlsport.New(tlsport.Config{Log: zap.NewNop(), TLS: server, Names: certNames}))
+		test(ft, func() net.Conn {
+			c, err := tls.Dial("tcp", addr, client)
+			testkit.Must(t, err)
+			testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+			return c
+		})
 	})
 }
 
 // overTCP serves real connections.
-func overTCP(t *testing.T) (ft *frontTest, addr string) {
+func overTCP(t *testing.T, port *tlsport.Port) (ft *frontTest, addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	testkit.Must(t, err)
 	ft = &frontTest{T: t, store: newStore(), handed: make(chan net.Conn, 100)}
-	ft.Server = New(zap.NewNop(), testLimits, func(c net.Conn) { ft.handed <- c })
+	ft.Server = New(zap.NewNop(), testLimits, port, func(c net.Conn) { ft.handed <- c })
 	ft.Handle(ft.store)
 	ended := make(chan error, 1)
 	go func() { ended <- ft.Serve(l) }()
@@ -49,17 +73,17 @@ func overTCP(t *testing.T) (ft *frontTest, addr string) {
 
 // Guarantee: clients that take no answer keep nobody waiting, and get all of it when
 // they take it.
-func TestFrontNeverRead(t *testing.T) {
-	ft, addr := overTCP(t)
+func TestFrontNeverRead(t *testing.T) { overBoth(t, neverRead) }
+
+func neverRead(ft *frontTest, dial func() net.Conn) {
+	t := ft.T
 	const big, asks, clients = 64 << 10, 128, 100 // more than the system's buffers take
 	ft.store.values["big"], ft.store.values["small"] = strings.Repeat("v", big), "value"
-	alone := ft.slowestOf(addr, 1000)
+	alone := ft.slowestOf(dial, 1000)
 	var deaf []net.Conn
 	for range clients {
-		c, err := net.Dial("tcp", addr)
-		testkit.Must(t, err)
+		c := dial()
 		defer func() { _ = c.Close() }()
-		testkit.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
 		go func() { _, _ = io.WriteString(c, strings.Repeat(get("big"), asks)) }() // waits, or fails where it is closed
 		deaf = append(deaf, c)
 	}
@@ -74,7 +98,7 @@ func TestFrontNeverRead(t *testing.T) {
 	if n := stuck(); n < clients || n >= clients*asks {
 		t.Fatalf("%d answers were made; the clients that read nothing asked for %d", n, clients*asks)
 	}
-	beside := ft.slowestOf(addr, 1000)
+	beside := ft.slowestOf(dial, 1000)
 	t.Logf("p99 of others: %v alone, %v beside %d clients that never read", alone, beside, clients)
 	for _, c := range deaf {
 		in := bufio.NewReader(c)
@@ -90,17 +114,15 @@ func TestFrontNeverRead(t *testing.T) {
 
 // slowestOf gets a small value so often, and returns the 99th percentile of how long that
 // took.
-func (ft *frontTest) slowestOf(addr string, n int) time.Duration {
+func (ft *frontTest) slowestOf(dial func() net.Conn, n int) time.Duration {
 	ft.Helper()
-	c, err := net.Dial("tcp", addr)
-	testkit.Must(ft, err)
+	c := dial()
 	defer func() { _ = c.Close() }()
-	testkit.Must(ft, c.SetDeadline(time.Now().Add(time.Minute)))
 	in := bufio.NewReader(c)
 	var took []time.Duration
 	for range n {
 		began := time.Now()
-		_, err = io.WriteString(c, get("small"))
+		_, err := io.WriteString(c, get("small"))
 		testkit.Must(ft, err)
 		resp, err := http.ReadResponse(in, nil)
 		testkit.Must(ft, err)
@@ -114,10 +136,11 @@ func (ft *frontTest) slowestOf(addr string, n int) time.Duration {
 
 // Guarantee: a connection that was handed over takes no memory of the front, however long it
 // lasts: ten thousand watches do.
-func TestFrontLetsGo(t *testing.T) {
-	ft, addr := overTCP(t)
-	client, err := net.Dial("tcp", addr)
-	testkit.Must(t, err)
+func TestFrontLetsGo(t *testing.T) { overBoth(t, letsGo) }
+
+func letsGo(ft *frontTest, dial func() net.Conn) {
+	t := ft.T
+	client := dial()
 	defer func() { _ = client.Close() }()
 	var of weak.Pointer[conn]
 	testkit.Eventually(t, "the connection has come", func() bool {
@@ -129,7 +152,7 @@ func TestFrontLetsGo(t *testing.T) {
 		return of.Value() != nil
 	})
 	const text = "GET /v1/watch HTTP/1.1\r\nHost: localhost\r\n\r\n"
-	_, err = io.WriteString(client, text)
+	_, err := io.WriteString(client, text)
 	testkit.Must(t, err)
 	handed := <-ft.handed
 	got := make([]byte, len(text))

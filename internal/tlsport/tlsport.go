@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"raftkv/internal/meter"
 	"raftkv/internal/web"
@@ -194,9 +193,8 @@ func (p *Port) NotTLS(nc net.Conn) error {
 		p.plain.Add(1)
 		return nil
 	}
-	err := fmt.Errorf("%w", ErrNotSecured)
-	p.fail(nc, err)
-	return err
+	p.fail(nc, ErrNotSecured)
+	return ErrNotSecured
 }
 
 // Register adds what there is to count.

@@ -3,6 +3,7 @@ package tlsport
 import (
 	"errors"
 	"net"
+	"raftkv/internal/front/nowait"
 	"raftkv/internal/web"
 	"sync"
 	"syscall"
@@ -63,8 +64,15 @@ func (w *wire) SetWriteDeadline(t time.Time) error {
 	return w.Conn.SetWriteDeadline(t)
 }
 
-// Close implements net.Conn.
+// Close implements net.Conn. What is held goes out as far as there is room: it is, mostly,
+// the word that nothing more comes.
 func (w *wire) Close() error {
+	w.mu.Lock()
+	if raw, err := w.SyscallConn(); err == nil && len(w.held) > 0 {
+		_, _ = nowait.NewWriter().Try(raw, w.held) // the connection ends in any case
+		w.held = nil
+	}
+	w.mu.Unlock()
 	err := w.Conn.Close()
 	w.once.Do(w.closed)
 	return err

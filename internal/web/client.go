@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"sync"
+	"net/http"
 	"sync/atomic"
 )
 
@@ -17,52 +17,56 @@ type Client struct {
 	// none, or one without any.
 	Names []string
 
-	requests atomic.Int64 // under way at the net/http server
-	once     sync.Once
-	expired  chan struct{}
+	requests atomic.Int64 // under way
+	life     context.Context
+	expire   context.CancelFunc
 	end      func() // closes the connection
 }
 
 // NewClient returns what is known of a connection's client. end closes the connection;
 // it is called when the client has expired and waits for no answer.
 func NewClient(addr string, secured bool, names []string, end func()) *Client {
-	return &Client{Addr: addr, TLS: secured, Names: names, expired: make(chan struct{}), end: end}
+	c := &Client{Addr: addr, TLS: secured, Names: names, end: end}
+	c.life, c.expire = context.WithCancel(context.Background())
+	return c
 }
 
 // Expire says that the client's certificate does not prove anything any more. The
 // connection ends behind the answers that are under way.
 func (c *Client) Expire() {
-	c.once.Do(func() { close(c.expired) })
+	c.expire()
 	if c.requests.Load() == 0 {
 		c.end()
 	}
 }
 
-// Expired is closed when the client has expired. That of nil never is.
-func (c *Client) Expired() <-chan struct{} {
-	if c == nil {
-		return nil
-	}
-	return c.expired
-}
+// IsExpired reports whether the client has expired. None never has.
+func (c *Client) IsExpired() bool { return c != nil && c.life.Err() != nil }
 
-// IsExpired reports whether the client has expired.
-func (c *Client) IsExpired() bool {
-	select {
-	case <-c.Expired():
-		return true
-	default:
-		return false
+// Begin notes that a request of the client is under way, and End that it is not any more.
+func (c *Client) Begin() {
+	if c != nil {
+		c.requests.Add(1)
 	}
 }
 
-// Begin notes that a request of the client is under way until done is called.
-func (c *Client) Begin() (done func()) {
-	if c == nil {
-		return func() {}
+// End: see Begin.
+func (c *Client) End() {
+	if c != nil {
+		c.requests.Add(-1)
 	}
-	c.requests.Add(1)
-	return func() { c.requests.Add(-1) }
+}
+
+// UntilExpired returns the request with a context that ends when its client expires, for
+// answers that would last. done ends it with the request.
+func UntilExpired(r *http.Request) (req *http.Request, done context.CancelFunc) {
+	c := ClientOf(r.Context())
+	if c == nil {
+		return r, func() {}
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	stop := context.AfterFunc(c.life, cancel)
+	return r.WithContext(ctx), func() { stop(); cancel() }
 }
 
 // clientKey is the key of a request's Client in its context.

@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// Cleartext HTTP/2, with prior knowledge. A connection of it does the work of many, so
+// HTTP/2, over TLS or in the clear with prior knowledge. A connection of it does the work of many, so
 // what many could take is bounded for one.
 const (
 	// HTTP2Streams is how many requests may be under way on one connection.
@@ -24,6 +24,7 @@ const (
 func AllowHTTP2(s *http.Server) {
 	s.Protocols = new(http.Protocols)
 	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetHTTP2(true) // over TLS, where it was agreed on
 	s.Protocols.SetUnencryptedHTTP2(true)
 	s.HTTP2 = &http.HTTP2Config{
 		MaxConcurrentStreams: HTTP2Streams, MaxReadFrameSize: http2Frame,
