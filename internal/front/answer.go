@@ -124,6 +124,7 @@ func (c *conn) render(out []byte) (head, value []byte) {
 		status, more, body = web.Problem(a.Err)
 		c.closing = c.closing || a.Close
 	}
+	c.closing = c.closing || c.client.IsExpired()
 	c.srv.served.Add(1)
 	out = append(out, "HTTP/1.1 "...)
 	out = strconv.AppendInt(out, int64(status), 10)

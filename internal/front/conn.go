@@ -353,7 +353,7 @@ func (c *conn) begin(more bool) bool {
 	c.req = api.KeyRequest{Method: h.Method, Key: h.Key, Long: h.Long, Query: h.Query, IfMatch: h.Match, IfNoneMatch: h.NoneMatch,
 		IdempotencyKey: h.RequestKey, Length: h.Length}
 	c.client.Begin()
-	c.began, c.closing = time.Now(), h.Close || c.client.IsExpired()
+	c.began, c.closing = time.Now(), h.Close
 	c.counted, c.more = true, more
 	c.waits = (*c.srv.handler.Load()).Begin(&c.req, c.buf[h.Bytes:h.Bytes+int(h.Length)], c)
 	return c.waits
