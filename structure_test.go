@@ -19,7 +19,7 @@ import (
 // packages of layers below its own.
 var layers = [][]string{
 	{"address", "changelog", "durable", "front/nowait", "history", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
-	{"lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
+	{"certs", "issue", "lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "list", "rounds", "state/statetest", "storage", "watch/watchtest"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport", "watch"},
@@ -39,6 +39,7 @@ var exports = map[string]int{
 	"admin":               16,
 	"api":                 31,
 	"boot":                10,
+	"certs":               7,
 	"changelog":           9,
 	"checker":             7,
 	"clock":               5,
@@ -50,6 +51,7 @@ var exports = map[string]int{
 	"front/nowait":        3,
 	"front/plain":         17,
 	"history":             17,
+	"issue":               8,
 	"lease":               10,
 	"limits":              15,
 	"list":                10,
