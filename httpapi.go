@@ -54,7 +54,13 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for _, f := range a.always {
 		w.Header()[f.Name] = []string{f.Value}
 	}
-	r, done := web.UntilHungUp(r)
+	client := web.ClientOf(r.Context())
+	client.Begin()
+	defer client.End()
+	if client.IsExpired() {
+		w.Header()["Connection"] = []string{"close"} // in HTTP/2 net/http sends a GOAWAY for it
+	}
+	r, done := web.UntilEnded(r, route)
 	defer done()
 	if err := a.serve(rec, r); err != nil {
 		err, end := a.ends.Explain(err)

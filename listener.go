@@ -80,11 +80,15 @@ func listenForPeers(addr string, server *http.Server, who http.Handler) (*stoppa
 	return l, nil
 }
 
-// listenForClients is listen for clients, whose connections port secures unless it is nil.
+// listenForClients is listen for clients, whose connections door secures unless it is nil.
 // The front reads what is plain unless it is switched off.
-func listenForClients(cfg config.Config, port *tlsport.Port, log *zap.Logger) (*stoppableListener, error) {
+func listenForClients(cfg config.Config, door *tlsport.Door, log *zap.Logger) (*stoppableListener, error) {
 	addr, server := address.JoinHostPort(cfg.Host, cfg.Port), newClientServer(cfg.RequestTimeout, log)
-	if !cfg.Front && port == nil {
+	var port *tlsport.Port
+	switch {
+	case door != nil:
+		port = door.Port
+	case !cfg.Front:
 		return listen(addr, server)
 	}
 	l, err := listenWithFront(addr, server, port, cfg.MaxValueSize, log)

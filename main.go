@@ -19,6 +19,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/storage"
 	"raftkv/internal/storage/walroom"
+	"raftkv/internal/tlsport"
 	"raftkv/internal/version"
 	"raftkv/internal/web"
 	"runtime/debug"
@@ -115,15 +116,22 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 // else happens, then the data directory, calls serving, and serves until ctx ends
 // or the node cannot go on.
 func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving func()) (err error) {
-	clients, err := listenForClients(cfg, nil, log)
+	door, err := tlsport.ForClients(cfg.Doors, log)
+	if err != nil {
+		return err
+	}
+	clients, err := listenForClients(cfg, door, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, clients.close()) }()
-	clients.origin.Store(&web.OriginGuard{Hosts: cfg.ClientHosts(clients.port()), Origins: cfg.AllowedOrigins})
+	clients.origin.Store(&web.OriginGuard{Hosts: cfg.ClientHosts(clients.port()), Origins: cfg.AllowedOrigins, Serves: door.Serves})
 	refusal, err := limits.TooManyConns()
 	if err != nil {
 		return err
+	}
+	if door != nil && !door.Optional {
+		refusal = "" // it would not be understood
 	}
 	clients.limitTo(limits.ClientConns(durable.MaxFiles()), log, refusal)
 	ask := peerclient.New()
@@ -160,6 +168,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 		return err
 	}
 	s.lock = lock
+	s.secure(door)
 	serving()
 	return s.run(ctx, clients, peers)
 }

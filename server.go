@@ -24,6 +24,7 @@ import (
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
 	"raftkv/internal/suspect"
+	"raftkv/internal/tlsport"
 	"raftkv/internal/transport"
 	"raftkv/internal/txnapi"
 	"raftkv/internal/watch"
@@ -58,6 +59,7 @@ type server struct {
 	room      *room.Keeper
 	api       *httpKVAPI
 	hub       *watch.Hub
+	door      *tlsport.Door // of the client port; nil: it is not secured
 	states    chan *state.State
 	commitC   chan []commit
 	clientURL string
@@ -158,7 +160,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.api.keys.Hub, s.api.lists.Hub = s.hub, s.hub
 	s.api.watches = &watchapi.Watches{Log: log, Hub: s.hub, Fresh: fresh, Lists: s.api.lists, Look: kv.Look, May: may, Explain: s.api.ends.Explain}
 	s.api.always = append(s.api.origin.Fields(), web.Field{Name: "Raftkv-Cluster-Id", Value: strconv.FormatUint(st.Identity.ClusterID, 16)})
-	s.api.addRoutes(&admin.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.room.Notes}, s.live)
+	s.api.addRoutes(&admin.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: func() string { return s.room.Notes() + s.door.Notes() }}, s.live)
 	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
 	logging.RegisterDropped(s.api.metrics.Registry, log)
 	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, s.hub, quota, admission.Outcomes, cfg.Memory)
@@ -211,7 +213,14 @@ func (s *server) start() error {
 	group.Go(func() error { return s.watcher.AskVersions(ctx) })
 	group.Go(func() error { return s.takePart(ctx) })
 	group.Go(func() error { return s.live.Run(ctx) })
+	group.Go(func() error { return s.door.Run(ctx) })
 	return nil
+}
+
+// secure gives the node the door of its client port, before it is started.
+func (s *server) secure(door *tlsport.Door) {
+	s.door, s.api.origin.Serves = door, door.Serves
+	s.register(door)
 }
 
 // takePart waits until the node has caught up, then publishes its client URL

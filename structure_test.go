@@ -21,7 +21,7 @@ var layers = [][]string{
 	{"address", "changelog", "durable", "front/nowait", "history", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
 	{"certs", "issue", "lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
 	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
-	{"checker", "contact", "list", "rounds", "state/statetest", "storage", "watch/watchtest"},
+	{"checker", "contact", "list", "rounds", "state/statetest", "storage", "tlsport", "watch/watchtest"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport", "watch"},
 	{"api", "peerport"},
 	{"admin", "boot", "front/plain", "txnapi", "watchapi"},
@@ -84,8 +84,9 @@ var exports = map[string]int{
 	"storage/storagetest": 12,
 	"storage/walroom":     15,
 	"suspect":             6,
-	"testkit":             30,
+	"testkit":             32,
 	"transport":           15,
+	"tlsport":             11,
 	"txn":                 49,
 	"txnapi":              1,
 	"verdict":             5,
@@ -97,7 +98,7 @@ var exports = map[string]int{
 	"watch/watchtest":     8,
 	"watchapi":            5,
 	"watermark":           11,
-	"web":                 44,
+	"web":                 50,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to

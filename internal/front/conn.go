@@ -29,6 +29,7 @@ type conn struct {
 	raw    syscall.RawConn // nil where one cannot write without waiting
 	sealed *tlsport.Conn   // nc, if it is secured; else nil
 	client *web.Client
+	end    func() // closes a secured connection, whatever it is doing
 
 	buf     []byte
 	n       int  // buf[:n] has come, and is not used up
@@ -215,7 +216,6 @@ func (c *conn) caught(panicked any) {
 func (c *conn) count() {
 	if c.counted {
 		c.counted = false
-		c.client.End()
 		(*c.srv.handler.Load()).Answered(&c.req, c.began)
 	}
 }
@@ -352,7 +352,6 @@ func (c *conn) begin(more bool) bool {
 	h := &c.head
 	c.req = api.KeyRequest{Method: h.Method, Key: h.Key, Long: h.Long, Query: h.Query, IfMatch: h.Match, IfNoneMatch: h.NoneMatch,
 		IdempotencyKey: h.RequestKey, Length: h.Length}
-	c.client.Begin()
 	c.began, c.closing = time.Now(), h.Close
 	c.counted, c.more = true, more
 	c.waits = (*c.srv.handler.Load()).Begin(&c.req, c.buf[h.Bytes:h.Bytes+int(h.Length)], c)
@@ -445,6 +444,9 @@ func (c *conn) handOver(why plain.Reason) {
 	srv := c.srv // closed is kept as long as the connection, which c and its buffer need not be
 	closed := func() { srv.open.Add(-1) }
 	if c.sealed != nil {
+		if c.end != nil {
+			c.client.EndBy(c.end)
+		}
 		c.sealed.Hold(false)
 		err = errors.Join(err, c.sealed.Flush())
 	}

@@ -26,7 +26,7 @@ var errNotSecured = fmt.Errorf("%w: this port speaks TLS: use https://", problem
 // secure makes the handshake of a connection, if that begins with one, and finds out who is
 // at the other end. Not plain.Yes: the connection is to be handed over. False: it ends.
 func (c *conn) secure() (why plain.Reason, ok bool) {
-	c.client = web.NewClient(c.nc.RemoteAddr().String(), false, nil, func() {})
+	c.client = web.NewClient(c.nc.RemoteAddr().String(), false, nil, func() {}) // there is no certificate
 	p := c.srv.port
 	if p == nil {
 		return plain.Yes, true
@@ -57,6 +57,7 @@ func (c *conn) secure() (why plain.Reason, ok bool) {
 		return plain.Version, true
 	}
 	sealed.Hold(true)
+	c.end = c.client.EndBy(c.endIdle)
 	return plain.Yes, c.clock.enter(first, c.srv.until(c.srv.limits.Head))
 }
 

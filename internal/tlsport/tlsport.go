@@ -170,7 +170,7 @@ func (p *Port) Recheck(valid func(*tls.ConnectionState) error) {
 		c.client.Expire() // closes it, perhaps, so not under the lock
 	}
 	if len(gone) > 0 {
-		p.Log.Info("ended connections whose certificates are not valid any more", zap.String("port", p.Door), zap.Int("connections", len(gone)))
+		p.Log.Info("ended connections whose certificates are not valid any more", zap.String("door", p.Door), zap.Int("connections", len(gone)))
 	}
 }
 
@@ -182,7 +182,7 @@ func (p *Port) fail(nc net.Conn, err error) {
 	if last := p.said.Load(); now-last < int64(saidEvery) || !p.said.CompareAndSwap(last, now) {
 		return
 	}
-	p.Log.Warn("a TLS handshake has failed", zap.String("port", p.Door), zap.String("from", nc.RemoteAddr().String()),
+	p.Log.Warn("a TLS handshake has failed", zap.String("door", p.Door), zap.String("from", nc.RemoteAddr().String()),
 		zap.Error(err), zap.Uint64("failed", p.unsaid.Swap(0)))
 }
 
@@ -199,7 +199,7 @@ func (p *Port) NotTLS(nc net.Conn) error {
 
 // Register adds what there is to count.
 func (p *Port) Register(reg prometheus.Registerer) {
-	reg = prometheus.WrapRegistererWith(prometheus.Labels{"port": p.Door}, reg)
+	reg = prometheus.WrapRegistererWith(prometheus.Labels{"door": p.Door}, reg)
 	meter.Counters(reg, "raftkv_tls_handshakes_total", "TLS handshakes with clients or peers, by what became of them.", "result",
 		map[string]func() uint64{"made": p.made.Load, "failed": p.failed.Load, "evicted": p.evicted.Load, "plain": p.plain.Load})
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // Client is who is at the other end of a connection, as far as that tells. It is made once
@@ -17,56 +18,68 @@ type Client struct {
 	// none, or one without any.
 	Names []string
 
-	requests atomic.Int64 // under way
+	requests atomic.Int64 // of net/http that are under way
+	rested   atomic.Int64 // when the last of them had ended, in ns
 	life     context.Context
 	expire   context.CancelFunc
-	end      func() // closes the connection
+	end      atomic.Pointer[func()] // closes the connection unless it waits for an answer
 }
 
-// NewClient returns what is known of a connection's client. end closes the connection;
-// it is called when the client has expired and waits for no answer.
+// flushTime is how long net/http has to write what a handler that has ended has left.
+const flushTime = time.Second
+
+// NewClient returns what is known of a connection's client. end closes the connection. It
+// is called once the client has expired, if no request is under way.
 func NewClient(addr string, secured bool, names []string, end func()) *Client {
-	c := &Client{Addr: addr, TLS: secured, Names: names, end: end}
+	c := &Client{Addr: addr, TLS: secured, Names: names}
 	c.life, c.expire = context.WithCancel(context.Background())
+	c.end.Store(&end)
 	return c
 }
 
+// EndBy replaces end of NewClient, while another than net/http serves the connection, and
+// returns what it was.
+func (c *Client) EndBy(end func()) (was func()) { return *c.end.Swap(&end) }
+
 // Expire says that the client's certificate does not prove anything any more. The
-// connection ends behind the answers that are under way.
+// connection ends behind the answers that are under way: until it has, Expire is called
+// again, once in a while.
 func (c *Client) Expire() {
 	c.expire()
-	if c.requests.Load() == 0 {
-		c.end()
+	if c.requests.Load() == 0 && time.Now().UnixNano()-c.rested.Load() > int64(flushTime) {
+		(*c.end.Load())()
 	}
 }
 
 // IsExpired reports whether the client has expired. None never has.
 func (c *Client) IsExpired() bool { return c != nil && c.life.Err() != nil }
 
-// Begin notes that a request of the client is under way, and End that it is not any more.
+// Begin notes that net/http serves a request of the client, until End.
 func (c *Client) Begin() {
 	if c != nil {
 		c.requests.Add(1)
 	}
 }
 
-// End: see Begin.
+// End notes that a request that Begin has told of was served.
 func (c *Client) End() {
 	if c != nil {
+		c.rested.Store(time.Now().UnixNano())
 		c.requests.Add(-1)
 	}
 }
 
-// UntilExpired returns the request with a context that ends when its client expires, for
-// answers that would last. done ends it with the request.
-func UntilExpired(r *http.Request) (req *http.Request, done context.CancelFunc) {
+// UntilEnded is UntilHungUp. Requests of a kind that lasts end as well when the client
+// expires.
+func UntilEnded(r *http.Request, route string) (req *http.Request, done context.CancelFunc) {
 	c := ClientOf(r.Context())
-	if c == nil {
-		return r, func() {}
+	r, done = UntilHungUp(r)
+	if c == nil || !c.TLS || !Lasts(route) {
+		return r, done
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	stop := context.AfterFunc(c.life, cancel)
-	return r.WithContext(ctx), func() { stop(); cancel() }
+	return r.WithContext(ctx), func() { stop(); cancel(); done() }
 }
 
 // clientKey is the key of a request's Client in its context.

@@ -16,12 +16,15 @@ import (
 type OriginGuard struct {
 	Hosts   map[string]bool // lower case, beside IP literals and localhost
 	Origins []string        // whose pages may call, as browsers send them
+	// Serves reports whether the node has proved, by its certificate, that it is a host;
+	// nil: it has none.
+	Serves func(host string) bool
 }
 
 // What the pages of other origins may send and see, beside what every page may.
 const (
 	corsMethods = "GET, HEAD, PUT, POST, PATCH, DELETE"
-	corsSent    = "Accept, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID"
+	corsSent    = "Accept, Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID"
 	corsSeen    = "ETag, Location, Retry-After, Allow, Idempotent-Replayed, Raftkv-Revision, Raftkv-Consistency, Raftkv-Leader-Contact, Raftkv-Cluster-Id"
 	// corsSeconds is for how long a browser need not ask again.
 	corsSeconds = "600"
@@ -93,7 +96,8 @@ func (g OriginGuard) CheckHost(header string) error {
 		host = h
 	}
 	host = strings.ToLower(strings.Trim(host, "[]"))
-	if header != "" && host != "localhost" && !g.Hosts[host] && net.ParseIP(host) == nil {
+	known := header == "" || host == "localhost" || g.Hosts[host] || net.ParseIP(host) != nil
+	if !known && (g.Serves == nil || !g.Serves(host)) {
 		return fmt.Errorf("%w: %q; name it with --allowed-host to allow it", problem.ErrWrongHost, header)
 	}
 	return nil
