@@ -7,10 +7,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"raftkv/internal/address"
 	"raftkv/internal/boot"
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
+	"raftkv/internal/exposure"
 	"raftkv/internal/limits"
 	"raftkv/internal/logging"
 	"raftkv/internal/memory"
@@ -116,6 +116,9 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 // else happens, then the data directory, calls serving, and serves until ctx ends
 // or the node cannot go on.
 func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving func()) (err error) {
+	if err := exposure.Of(cfg, log).Check(); err != nil {
+		return err
+	}
 	door, err := tlsport.ForClients(cfg.Doors, log)
 	if err != nil {
 		return err
@@ -159,7 +162,6 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	if err != nil {
 		return err
 	}
-	warnUnprotected(cfg, log)
 	s, err := openServer(ctx, cfg, log, found, clients.port(), ask)
 	if errors.Is(err, problem.ErrStopping) {
 		return nil // likewise, while it was waiting to hear where the cluster knows it
@@ -171,16 +173,4 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	s.secure(door)
 	serving()
 	return s.run(ctx, clients, peers)
-}
-
-// warnUnprotected says what whoever reaches this node's ports can do.
-func warnUnprotected(cfg config.Config, log *zap.Logger) {
-	if !address.IsLoopback(cfg.Host) {
-		log.Warn("the client API is open to the network: whoever reaches it can read, write, and add and remove nodes",
-			zap.String("host", cfg.Host))
-	}
-	if !address.IsLoopback(address.HostOf(cfg.PeerListener())) {
-		log.Warn("the peer listener is open to the network: whoever reaches it can write raft messages; "+
-			"keep it on a private network", zap.String("address", cfg.PeerListener()))
-	}
 }

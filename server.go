@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/checker"
 	"raftkv/internal/clock"
 	"raftkv/internal/config"
+	"raftkv/internal/exposure"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
 	"raftkv/internal/logging"
@@ -59,7 +60,7 @@ type server struct {
 	room      *room.Keeper
 	api       *httpKVAPI
 	hub       *watch.Hub
-	door      *tlsport.Door // of the client port; nil: it is not secured
+	guards    []guard // of the node's doors
 	states    chan *state.State
 	commitC   chan []commit
 	clientURL string
@@ -106,6 +107,13 @@ func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found r
 	s.connect(t, found)
 	s.rafthttp = t.Handler()
 	return s, nil
+}
+
+// guard is a part that says who comes in at which door.
+type guard interface {
+	registrant
+	Run(ctx context.Context) error
+	Notes() string // lines of /readyz?verbose about what is to be seen to
 }
 
 // registrant is a part that has something to count.
@@ -160,11 +168,24 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.api.keys.Hub, s.api.lists.Hub = s.hub, s.hub
 	s.api.watches = &watchapi.Watches{Log: log, Hub: s.hub, Fresh: fresh, Lists: s.api.lists, Look: kv.Look, May: may, Explain: s.api.ends.Explain}
 	s.api.always = append(s.api.origin.Fields(), web.Field{Name: "Raftkv-Cluster-Id", Value: strconv.FormatUint(st.Identity.ClusterID, 16)})
-	s.api.addRoutes(&admin.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: func() string { return s.room.Notes() + s.door.Notes() }}, s.live)
+	s.guards = append(s.guards, exposure.Of(cfg, log))
+	s.api.addRoutes(&admin.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.notes}, s.live)
 	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
 	logging.RegisterDropped(s.api.metrics.Registry, log)
 	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, s.hub, quota, admission.Outcomes, cfg.Memory)
+	for _, g := range s.guards {
+		s.register(g)
+	}
 	return s
+}
+
+// notes are what is not wrong with a node, and should be seen to.
+func (s *server) notes() string {
+	text := s.room.Notes()
+	for _, g := range s.guards {
+		text += g.Notes()
+	}
+	return text
 }
 
 // register adds what the parts have to count.
@@ -213,13 +234,16 @@ func (s *server) start() error {
 	group.Go(func() error { return s.watcher.AskVersions(ctx) })
 	group.Go(func() error { return s.takePart(ctx) })
 	group.Go(func() error { return s.live.Run(ctx) })
-	group.Go(func() error { return s.door.Run(ctx) })
+	for _, g := range s.guards {
+		group.Go(func() error { return g.Run(ctx) })
+	}
 	return nil
 }
 
 // secure gives the node the door of its client port, before it is started.
 func (s *server) secure(door *tlsport.Door) {
-	s.door, s.api.origin.Serves = door, door.Serves
+	s.api.origin.Serves = door.Serves
+	s.guards = append(s.guards, door)
 	s.register(door)
 }
 
