@@ -6,18 +6,17 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/front"
 	"raftkv/internal/limits"
+	"raftkv/internal/listening"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/tlsport"
 	"raftkv/internal/watchapi"
 	"raftkv/internal/web"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,7 +30,6 @@ const (
 	answerWriteLimit = 60 * time.Second // to take a whole answer
 	idleTimeout      = 3 * time.Minute  // of a kept connection between requests
 	maxHeaderBytes   = 64 << 10
-	keepAlivePeriod  = 30 * time.Second
 )
 
 // lameDuck is how long a listener that stops still answers on open connections.
@@ -125,12 +123,11 @@ func listenWithFront(addr string, server *http.Server, port *tlsport.Port, maxVa
 }
 
 func openListener(addr string, server *http.Server) (*stoppableListener, error) {
-	lc := net.ListenConfig{KeepAlive: keepAlivePeriod}
-	l, err := lc.Listen(context.Background(), "tcp", addr)
+	l, err := listening.Open(addr)
 	if err != nil {
-		return nil, listenError(addr, err)
+		return nil, err
 	}
-	s := &stoppableListener{TCPListener: l.(*net.TCPListener), server: server, ended: make(chan struct{})}
+	s := &stoppableListener{TCPListener: l, server: server, ended: make(chan struct{})}
 	server.Handler = s
 	server.ConnState = s.count
 	server.ConnContext = web.ConnContext
@@ -292,23 +289,4 @@ func (l *stoppableListener) Accept() (net.Conn, error) {
 		}
 		limit.Refuse(conn)
 	}
-}
-
-// listenError says why a node cannot listen, and what to do about it.
-func listenError(addr string, err error) error {
-	var dns *net.DNSError
-	var hint string
-	switch {
-	case errors.As(err, &dns):
-		hint = "the name has no address here; is it right, and can it be resolved? --listen-peer and --host also take an IP address"
-	case errors.Is(err, syscall.EADDRINUSE):
-		hint = "is another process using the port?"
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		hint = "this machine has no such address; --listen-peer says where the peer server listens, --host where the client API does"
-	case errors.Is(err, os.ErrPermission):
-		hint = "this user may not; is it a port below 1024?"
-	default:
-		return fmt.Errorf("cannot listen on %s: %w", addr, err)
-	}
-	return fmt.Errorf("cannot listen on %s: %w; %s", addr, err, hint)
 }

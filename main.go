@@ -16,6 +16,7 @@ import (
 	"raftkv/internal/memory"
 	"raftkv/internal/offline"
 	"raftkv/internal/peerclient"
+	"raftkv/internal/probeport"
 	"raftkv/internal/problem"
 	"raftkv/internal/storage"
 	"raftkv/internal/storage/walroom"
@@ -119,6 +120,11 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	if err := exposure.Of(cfg, log).Check(); err != nil {
 		return err
 	}
+	probes, err := probeport.Open(cfg.ListenMetrics, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, probes.Close()) }()
 	door, err := tlsport.ForClients(cfg.Doors, log)
 	if err != nil {
 		return err
@@ -169,7 +175,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	if err != nil {
 		return err
 	}
-	s.lock = lock
+	s.lock, s.probes = lock, probes
 	s.secure(door)
 	serving()
 	return s.run(ctx, clients, peers)

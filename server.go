@@ -18,6 +18,7 @@ import (
 	"raftkv/internal/logging"
 	"raftkv/internal/observe"
 	"raftkv/internal/peerclient"
+	"raftkv/internal/probeport"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/room"
@@ -66,7 +67,8 @@ type server struct {
 	clientURL string
 	caughtUp  *atomic.Bool
 	rafthttp  http.Handler // its four routes
-	lock      io.Closer    // of the data directory; here so that it is held while anything runs
+	probes    *probeport.Port
+	lock      io.Closer // of the data directory; here so that it is held while anything runs
 
 	// The node's goroutines run in group, and end with life.
 	group *errgroup.Group
@@ -285,6 +287,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	s.group.Go(func() error { return s.node.serveRaft(peers, s.rafthttp, s.guardConfig(), s.peerRoutes()) })
 	s.group.Go(func() error { return s.node.links.Watch(s.life) })
 	s.group.Go(func() error { return clients.serve(s.api, plainRequests{s.api}) })
+	s.probes.Serve(s.api.routes, s.api.mayServe)
 	s.sayStarted(clients.Addr().String(), peers.Addr().String())
 
 	limit := stopLimit
@@ -299,7 +302,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 	}
 	s.end()
 	// Streams between peers are endless, so they are cut, not awaited.
-	cerr := errors.Join(clients.close(), peers.close())
+	cerr := errors.Join(clients.close(), peers.close(), s.probes.Close())
 	return s.remember(errors.Join(s.awaitEnd(limit), cerr))
 }
 

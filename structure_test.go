@@ -18,9 +18,9 @@ import (
 // layers are the packages of internal/ from the ground up. A package imports only
 // packages of layers below its own.
 var layers = [][]string{
-	{"address", "changelog", "durable", "front/nowait", "history", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
+	{"address", "changelog", "durable", "front/nowait", "history", "listening", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
 	{"certs", "issue", "lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
-	{"config", "peerclient", "state", "storage/dirwatch", "storage/walroom"},
+	{"config", "peerclient", "probeport", "state", "storage/dirwatch", "storage/walroom"},
 	{"checker", "contact", "exposure", "list", "rounds", "state/statetest", "storage", "tlsport", "watch/watchtest"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport", "watch"},
 	{"api", "peerport"},
@@ -56,6 +56,7 @@ var exports = map[string]int{
 	"lease":               10,
 	"limits":              15,
 	"list":                10,
+	"listening":           1,
 	"liveness":            8,
 	"logging":             8,
 	"membership":          21,
@@ -68,6 +69,7 @@ var exports = map[string]int{
 	"openapi/openapitest": 9,
 	"peerclient":          16,
 	"peerport":            9,
+	"probeport":           3,
 	"problem":             66,
 	"reconfig":            17,
 	"record":              7,
@@ -134,6 +136,7 @@ const (
 // small are packages that are less than leastLines long.
 var small = map[string]string{
 	"front/nowait": "the only code that goes around package net to the system",
+	"listening":    "the ports of root and the one for metrics share it",
 	"meter":        "three functions that every part with a metric calls",
 	"history":      "the simulator and the tests of the program share it",
 	"openapi":      "it holds a document",

@@ -124,8 +124,9 @@ func TestProcPortInUse(t *testing.T) {
 	_, port, _ := net.SplitHostPort(taken.Addr().String())
 	other := fmt.Sprint(procFreePort(t))
 	for name, args := range map[string][]string{
-		"client": {"--cluster", "http://127.0.0.1:" + other, "--port", port},
-		"peer":   {"--cluster", "http://127.0.0.1:" + port, "--port", other},
+		"client":  {"--cluster", "http://127.0.0.1:" + other, "--port", port},
+		"peer":    {"--cluster", "http://127.0.0.1:" + port, "--port", other},
+		"metrics": {"--cluster", procURL(procFreePort(t)), "--port", other, "--listen-metrics", "127.0.0.1:" + port},
 	} {
 		dir := filepath.Join(t.TempDir(), "data")
 		code, out := procRun(t, nil, append(args, "--data-dir", dir)...)
