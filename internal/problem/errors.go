@@ -79,6 +79,11 @@ var (
 		"this name is not one of this node's")
 	ErrCrossOrigin = declare(http.StatusForbidden, "cross_origin", NotApplied, NoRetry,
 		"a browser sent this on behalf of another site")
+	// ErrUnauthenticated: it is not known who asks. web.Problem adds WWW-Authenticate.
+	ErrUnauthenticated = declare(http.StatusUnauthorized, "unauthenticated", NotApplied, NoRetry,
+		"it is not known who asks")
+	ErrForbidden = declare(http.StatusForbidden, "forbidden", NotApplied, NoRetry,
+		"this is not allowed")
 	ErrAmbiguous = declare(http.StatusConflict, "ambiguous", NotApplied, NoRetry,
 		"a node and a key have this name")
 	ErrInternal = declare(http.StatusInternalServerError, "internal", MaybeApplied, NoRetry,

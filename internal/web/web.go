@@ -41,6 +41,9 @@ func Problem(err error) (status int, fields []Field, body []byte) {
 	if p.Retry == problem.RetrySoon {
 		fields = append(fields, Field{"Retry-After", "1"})
 	}
+	if p.Status == http.StatusUnauthorized {
+		fields = append(fields, Field{"WWW-Authenticate", "Bearer"}) // RFC 9110 §15.5.2
+	}
 	var text bytes.Buffer
 	writeBody(&text, struct {
 		Type    string          `json:"type"`
