@@ -8,9 +8,11 @@ import (
 	"net/url"
 	"raftkv/internal/admin"
 	"raftkv/internal/api"
+	"raftkv/internal/leaseapi"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/txnapi"
@@ -29,7 +31,7 @@ import (
 type httpKVAPI struct {
 	log      *zap.Logger
 	keys     *api.Keys
-	leases   *api.Leases
+	leases   *leaseapi.Leases
 	lists    *api.Lists
 	watches  *watchapi.Watches
 	txns     *txnapi.Txns
@@ -204,7 +206,7 @@ func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key, query 
 	q := &api.KeyRequest{
 		Method: r.Method, Key: key, Long: long, Query: query, Length: r.ContentLength, JSON: api.AcceptsItem(r.Header),
 		IfMatch: r.Header["If-Match"], IfNoneMatch: r.Header["If-None-Match"],
-		IdempotencyKey: r.Header["Idempotency-Key"], Partial: r.Header["Content-Range"] != nil,
+		IdempotencyKey: r.Header["Idempotency-Key"], Partial: r.Header["Content-Range"] != nil, Caller: rights.CallerOf(r.Context()),
 	}
 	if !a.keys.Check(q) {
 		return q.Answer.Err

@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/clock"
 	"raftkv/internal/config"
 	"raftkv/internal/exposure"
+	"raftkv/internal/leaseapi"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
 	"raftkv/internal/logging"
@@ -152,12 +153,13 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		Log: log, ID: cfg.ID, View: kv.View, Leaders: w.leaders, Applied: w.applied, Call: node.call, Propose: node.propose,
 	})
 	commands := &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: kv.Fault}
+	owners := api.Owners{Look: kv.Look, Fresh: fresh}
 	bodies := limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize))
 	s.api = &httpKVAPI{
 		log: log, metrics: admin.NewMetrics(s.status),
-		keys:    &api.Keys{Store: kv, Fresh: fresh, Writes: proposals, MaxValue: cfg.MaxValueSize, Admission: admission},
-		leases:  &api.Leases{Commands: commands, Fresh: fresh, Look: kv.Look},
-		txns:    &txnapi.Txns{Commands: commands, Fresh: fresh, Look: kv.Look, Bodies: bodies, MaxValue: cfg.MaxValueSize},
+		keys:    &api.Keys{Store: kv, Look: kv.Look, Fresh: fresh, Writes: proposals, MaxValue: cfg.MaxValueSize, Admission: admission},
+		leases:  &leaseapi.Leases{Commands: commands, Owners: owners},
+		txns:    &txnapi.Txns{Commands: commands, Owners: owners, Bodies: bodies, MaxValue: cfg.MaxValueSize},
 		members: &admin.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
 		backups: admin.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: bodies,
 		lists:  api.NewLists(log, kv, fresh),

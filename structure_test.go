@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"checker", "contact", "exposure", "list", "rounds", "state/statetest", "storage", "tlsport", "watch/watchtest"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport", "watch"},
 	{"api", "peerport"},
-	{"admin", "boot", "front/plain", "txnapi", "watchapi"},
+	{"admin", "boot", "front/plain", "leaseapi", "txnapi", "watchapi"},
 	{"front"},
 }
 
@@ -37,7 +37,7 @@ var forTests = []string{"history", "openapi/openapitest", "sim", "testkit", "sta
 var exports = map[string]int{
 	"address":             22,
 	"admin":               16,
-	"api":                 31,
+	"api":                 35,
 	"boot":                10,
 	"certs":               7,
 	"changelog":           9,
@@ -54,6 +54,7 @@ var exports = map[string]int{
 	"history":             17,
 	"issue":               8,
 	"lease":               10,
+	"leaseapi":            1,
 	"limits":              15,
 	"list":                10,
 	"listening":           1,
@@ -63,8 +64,8 @@ var exports = map[string]int{
 	"memory":              9,
 	"meter":               3,
 	"observe":             3,
-	"once":                11,
 	"offline":             3,
+	"once":                11,
 	"openapi":             2,
 	"openapi/openapitest": 9,
 	"peerclient":          16,
@@ -89,20 +90,20 @@ var exports = map[string]int{
 	"storage/walroom":     15,
 	"suspect":             6,
 	"testkit":             32,
-	"transport":           15,
 	"tlsport":             11,
+	"transport":           15,
 	"txn":                 49,
 	"txnapi":              1,
 	"verdict":             5,
 	"version":             1,
 	"wait":                9,
-	"window":              5,
 	"walfile":             24,
 	"watch":               15,
 	"watch/watchtest":     8,
 	"watchapi":            5,
 	"watermark":           11,
 	"web":                 50,
+	"window":              5,
 }
 
 // onlyFor names who may import what else may not be seen: whoever comes next to
@@ -141,6 +142,7 @@ var small = map[string]string{
 	"meter":        "three functions that every part with a metric calls",
 	"history":      "the simulator and the tests of the program share it",
 	"openapi":      "it holds a document",
+	"rights":       "the table of rights is on its way",
 	"version":      "what a build is called is nobody else's business",
 }
 

@@ -55,6 +55,9 @@ type Commands struct {
 	Fault   func() error // why this node must not serve
 }
 
+// NoGrowth is the growth of a command that makes nothing larger.
+const NoGrowth = -1
+
 // Do has the cluster apply a command, and returns what came of it. growth and level are
 // as Admit has them.
 func (c *Commands) Do(ctx context.Context, cmd []byte, growth int, level uint64) (state.Result, error) {
@@ -86,13 +89,11 @@ const MaxMemberBytes = 4096
 // Bounds of a time to live.
 const (
 	minTTL = 100 * time.Millisecond
-	maxTTL = 365 * 24 * time.Hour
-	// minLeaseTTL is the least of a lease that is kept alive by requests.
-	minLeaseTTL = time.Second
+	MaxTTL = 365 * 24 * time.Hour
 )
 
-// parseID reads the ID of a lease, a positive decimal number without ornaments.
-func parseID(text string) (uint64, bool) {
+// ParseLeaseID reads the ID of a lease, a positive decimal number without ornaments.
+func ParseLeaseID(text string) (uint64, bool) {
 	id, err := strconv.ParseUint(text, 10, 64)
 	return id, err == nil && id > 0 && strconv.FormatUint(id, 10) == text
 }
@@ -114,10 +115,10 @@ func LifetimeIn(q url.Values) (life state.Lifetime, err error) {
 	case timed && leased:
 		return life, fmt.Errorf("%w: a key has a ttl or a lease, not both", problem.ErrBadRequest)
 	case timed:
-		d, err := web.Duration("ttl", ttl[0], minTTL, maxTTL)
-		return state.Lifetime{Kind: state.ForTTL, Value: inMillis(d)}, err
+		d, err := web.Duration("ttl", ttl[0], minTTL, MaxTTL)
+		return state.Lifetime{Kind: state.ForTTL, Value: InMillis(d)}, err
 	case leased:
-		id, ok := parseID(lease[0])
+		id, ok := ParseLeaseID(lease[0])
 		if !ok {
 			return life, fmt.Errorf("%w: lease is %q; expected the ID of a lease, a positive decimal number", problem.ErrBadRequest, web.Clip(lease[0]))
 		}
@@ -126,10 +127,7 @@ func LifetimeIn(q url.Values) (life state.Lifetime, err error) {
 	return life, nil
 }
 
-// inMillis rounds up: nothing may end early.
-func inMillis(d time.Duration) uint64 {
+// InMillis rounds up: nothing may end early.
+func InMillis(d time.Duration) uint64 {
 	return uint64((d + time.Millisecond - 1) / time.Millisecond)
 }
-
-// inSeconds is how durations stand in answers.
-func inSeconds(ms uint64) float64 { return float64(ms) / 1000 }

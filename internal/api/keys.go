@@ -1,5 +1,5 @@
 // Package api answers: what do the HTTP resources that hold data ask and say? They are
-// keys, lists of them and leases, one file each. Freshness, which all reads share, says
+// keys and lists of them, one file each. Freshness, which all reads share, says
 // how fresh an answer is, Admission what is let into the log. Each resource is told what
 // it needs by the node and knows nothing else of it.
 package api
@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/limits"
 	"raftkv/internal/list"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/watch"
@@ -32,6 +33,8 @@ type Keys struct {
 	Writes   writer
 	MaxValue int64      // bytes
 	Hub      *watch.Hub // tells reads that wait
+	// Look lends the state, likewise.
+	Look func(look func(*state.State)) error
 	Admission
 }
 
@@ -67,6 +70,8 @@ type KeyRequest struct {
 	Partial        bool  // has a Content-Range
 	JSON           bool  // a read takes the item in JSON, and nothing else
 	Length         int64 // of the body; -1: unknown
+	// Caller is who asks: leases and idempotency keys are theirs.
+	Caller *rights.Caller
 
 	// Command gets the value of a PUT appended, between Check and Start.
 	Command []byte
@@ -158,6 +163,7 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if q.once, err = parseRequestKey(q.IdempotencyKey); err != nil {
 		return err
 	}
+	q.once.by(q.Caller)
 	if q.once.set && q.reads() {
 		return fmt.Errorf("%w: Idempotency-Key is for writes", problem.ErrBadRequest)
 	}
@@ -185,7 +191,10 @@ func (k *Keys) check(q *KeyRequest) (err error) {
 	if q.Length > k.MaxValue {
 		return fmt.Errorf("%w: %d bytes, %d are allowed", problem.ErrTooLarge, q.Length, k.MaxValue)
 	}
-	head := make([]byte, 0, q.once.overhead()+state.LeasedPutOverhead+len(q.Key)+int(min(max(q.Length, 0), limits.BodyFirst)))
+	if q.life.Kind == state.WithLease {
+		q.life.Owner, _ = (&Owners{Look: k.Look}).find(q.Caller, q.life.Value)
+	}
+	head := make([]byte, 0, q.once.overhead()+state.LeasedPutOverhead+len(q.life.Owner)+len(q.Key)+int(min(max(q.Length, 0), limits.BodyFirst)))
 	head = q.once.begin(head)
 	q.inner = len(head)
 	if q.life == (state.Lifetime{}) {
@@ -290,12 +299,22 @@ func (k *Keys) write(q *KeyRequest, w rounds.Waiter) (err error) {
 		return err
 	}
 	if q.once.set {
-		state.SealOnce(q.Command, q.inner, q.Command[q.inner:])
+		state.SealOnce(q.Command, q.inner, q.like())
 	}
 	if q.giveUp, err = k.Writes.Start(q.Command, w); err != nil {
 		q.done()
 	}
 	return err
+}
+
+// like is what a repeat of a write has to have in common with it: the command of nobody.
+func (q *KeyRequest) like() []byte {
+	if q.life.Owner == "" {
+		return q.Command[q.inner:]
+	}
+	life := q.life
+	life.Owner = ""
+	return append(state.AppendLeasedPutHead(nil, q.cond, life, q.Key), q.Command[q.size:]...)
 }
 
 // done gives back what a request held.

@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/watch"
 	"raftkv/internal/web"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -441,4 +442,16 @@ func (c *copies) giveBack(l *lent) {
 	if l.users--; l.users == 0 && c.last == l {
 		c.last = nil
 	}
+}
+
+// PageLimit reads the parameter limit.
+func PageLimit(q url.Values) (int, error) {
+	if !q.Has("limit") {
+		return list.DefaultItems, nil
+	}
+	n, err := strconv.Atoi(q.Get("limit"))
+	if err != nil || n < 1 || n > list.MaxItems || strings.HasPrefix(q.Get("limit"), "+") {
+		return 0, fmt.Errorf("%w: limit is %q; it may be 1 to %d", problem.ErrBadRequest, web.Clip(q.Get("limit")), list.MaxItems)
+	}
+	return n, nil
 }

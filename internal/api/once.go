@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"raftkv/internal/once"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/state"
 	"raftkv/internal/web"
 	"strings"
@@ -13,11 +14,17 @@ import (
 // Requests with an Idempotency-Key: each happens once, however often it is sent, to
 // whichever node.
 
-// requestKey is what a request's Idempotency-Key says.
+// requestKey is what a request's Idempotency-Key says, and whose it is.
 type requestKey struct {
-	set   bool
-	key   once.Key
-	class once.Class
+	set    bool
+	shared bool // there are others who have a right to the room for outcomes
+	key    once.Key
+	class  once.Class
+}
+
+// by makes the key that of a caller: the same key of another one is another key.
+func (k *requestKey) by(caller *rights.Caller) {
+	k.shared, k.key.Owner = caller != nil, caller.Name()
 }
 
 // CheckIdempotencyKey returns problem.ErrBadRequest for an Idempotency-Key that is none,
@@ -135,7 +142,7 @@ func (a *Admission) admitOnce(k requestKey, key string, growth int, level uint64
 	if err != nil {
 		return nil, err
 	}
-	outcome, err := a.Outcomes.Reserve(k.key, outcomeBytes+numberBytes*numbers)
+	outcome, err := a.Outcomes.Reserve(k.key, outcomeBytes+numberBytes*numbers, k.shared)
 	if err != nil {
 		room()
 		return nil, err
@@ -147,7 +154,8 @@ func (a *Admission) admitOnce(k requestKey, key string, growth int, level uint64
 type Change struct {
 	Command []byte
 	// Like is that which a repeat under the same Idempotency-Key has to have in common;
-	// nil: the command.
+	// nil: the command. The owner of a lease is no part of it, since who may do everything
+	// finds none any more once the lease has ended.
 	Like    []byte
 	Growth  int    // as Admit has it
 	Level   uint64 // likewise
@@ -161,6 +169,7 @@ func (c *Commands) DoOnce(w http.ResponseWriter, r *http.Request, ch Change) (st
 	if err != nil {
 		return state.Result{}, err
 	}
+	k.by(rights.CallerOf(r.Context()))
 	cmd := ch.Command
 	if k.set {
 		if ch.Like == nil {

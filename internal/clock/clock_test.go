@@ -130,7 +130,7 @@ func (m *model) tick() {
 }
 
 func (m *model) ids() []uint64 {
-	ids, _ := m.table.List(0, lease.MaxLeases)
+	ids, _ := m.table.List(0, lease.MaxLeases, func(string) bool { return true })
 	return ids
 }
 

@@ -91,9 +91,11 @@ func TestCopyIsReadTogether(t *testing.T) {
 	for range 4 {
 		readers.Go(func() {
 			describe(&copied)
-			copied.List(0, 100)
+			copied.List(0, 100, anybody)
 			copied.Named(1, "")
 		})
 	}
 	readers.Wait()
 }
+
+func anybody(string) bool { return true }

@@ -44,7 +44,7 @@ type Lease struct {
 	// Deadline is when it runs out, by the replicated clock, in ms. 0: the next tick
 	// sets it.
 	Deadline uint64
-	Owner    string // who made it; empty until there are rights
+	Owner    string // who made it, and alone may name it; empty without rights
 	Private  bool   // a time to live made it for a single key, with which it ends; it is not listed
 	key      string // of a private one
 	Keys     uint32 // how many keys are bound to it
@@ -220,9 +220,10 @@ func (t *Table) KeysOf(id uint64, from string, n int) (keys []string) {
 // Scan shows all leases in the order of their IDs, until each returns false.
 func (t *Table) Scan(each func(id uint64, l *Lease) bool) { t.leases.Scan(each) }
 
-// List returns up to n IDs of leases that are not private, in their order, from one on.
-// It looks at no more than maxLooks leases, and returns where to go on; 0: at the end.
-func (t *Table) List(from uint64, n int) (ids []uint64, next uint64) {
+// List returns up to n IDs of leases that are not private and whose owner is seen, in their
+// order, from one on. It looks at no more than maxLooks leases, and returns where to go on;
+// 0: at the end.
+func (t *Table) List(from uint64, n int, sees func(owner string) bool) (ids []uint64, next uint64) {
 	looks := 0
 	t.leases.Ascend(from, func(id uint64, l *Lease) bool {
 		if len(ids) == n || looks == maxLooks {
@@ -230,7 +231,7 @@ func (t *Table) List(from uint64, n int) (ids []uint64, next uint64) {
 			return false
 		}
 		looks++
-		if !l.Private {
+		if !l.Private && sees(l.Owner) {
 			ids = append(ids, id)
 		}
 		return true
@@ -238,7 +239,7 @@ func (t *Table) List(from uint64, n int) (ids []uint64, next uint64) {
 	return ids, next
 }
 
-// maxLooks bounds how long List takes where most leases are private.
+// maxLooks bounds how long List takes where most leases are private, or another's.
 const maxLooks = 100_000
 
 // Revoke ends a lease, and returns the keys that were bound to it: it is for the caller

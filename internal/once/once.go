@@ -51,7 +51,7 @@ func (c Class) Known() bool { return c >= TenSeconds && c <= classes }
 
 // Key is what a record is found by. Another owner's key is another key.
 type Key struct {
-	Owner string // who asks; empty until there are rights
+	Owner string // who asks; empty without rights
 	Name  string // the request's Idempotency-Key
 }
 
@@ -75,10 +75,11 @@ type Record struct {
 
 // Table is all records. The zero value is an empty one.
 type Table struct {
-	last      uint64 // the place that was given last
-	sum       uint64 // of the records' hashes
-	deadlines uint64 // likewise, of the spans
-	bytes     uint64 // of keys and outcomes
+	last      uint64                    // the place that was given last
+	sum       uint64                    // of the records' hashes
+	deadlines uint64                    // likewise, of the spans
+	bytes     uint64                    // of keys and outcomes
+	owners    btree.Map[string, uint64] // how much memory the records of each take, as Bytes has it
 	records   btree.Map[string, *Record]
 	queues    [classes]queue // by class, from TenSeconds on
 	said      head           // while it is read
@@ -104,7 +105,7 @@ func (t *Table) Copy() Table {
 	if t.last == 0 {
 		return c // nothing is shared
 	}
-	c.records = *t.records.Copy()
+	c.records, c.owners = *t.records.Copy(), *t.owners.Copy()
 	for i := range t.queues {
 		c.queues[i] = queue{*t.queues[i].names.Copy(), *t.queues[i].spans.Copy()}
 	}
@@ -116,6 +117,12 @@ func (t *Table) Len() int { return t.records.Len() }
 
 // Bytes is about how much memory the records take.
 func (t *Table) Bytes() uint64 { return t.bytes + uint64(t.Len())*Cost }
+
+// BytesOf is Bytes of the records of one owner.
+func (t *Table) BytesOf(owner string) uint64 {
+	bytes, _ := t.owners.Get(owner)
+	return bytes
+}
 
 // FileBytes is about how much the records take in a state file.
 func (t *Table) FileBytes() uint64 { return t.bytes + uint64(t.Len())*fileCost }
@@ -140,6 +147,17 @@ func (t *Table) add(text string, r *Record) {
 	t.queues[r.Class-1].names.Set(r.seq, text)
 	t.sum += hash(text, r)
 	t.bytes += uint64(len(text) + len(r.Outcome))
+	owner := ownerIn(text)
+	t.owners.Set(owner, t.BytesOf(owner)+weight(text, r))
+}
+
+// weight is how much memory a record takes.
+func weight(text string, r *Record) uint64 { return uint64(len(text)+len(r.Outcome)) + Cost }
+
+// ownerIn returns the owner of a key's text.
+func ownerIn(text string) string {
+	n, at := binary.Uvarint([]byte(text[:min(len(text), binary.MaxVarintLen64)]))
+	return text[at:][:n]
 }
 
 // Scan shows all records, class by class in the order in which they came, with their
@@ -200,6 +218,12 @@ func (t *Table) drop(text string) {
 	r, _ := t.records.Delete(text)
 	t.sum -= hash(text, r)
 	t.bytes -= uint64(len(text) + len(r.Outcome))
+	owner := ownerIn(text)
+	if left := t.BytesOf(owner) - weight(text, r); left > 0 {
+		t.owners.Set(owner, left)
+	} else {
+		t.owners.Delete(owner)
+	}
 }
 
 // Agenda is what a leader's ticks are for: whether records wait for their deadline, and

@@ -70,6 +70,20 @@ func compare(t *testing.T, table *Table, n *naive) {
 	if !table.Sound() {
 		t.Fatal("the sums are not those of the records")
 	}
+	if sum := table.BytesOf("") + table.BytesOf("web"); sum != uint64(bytes) || table.owners.Len() > 2 {
+		t.Fatalf("the records of all owners have %d bytes, those of both %d", bytes, sum)
+	}
+	for _, owner := range []string{"", "web"} {
+		own := 0
+		for k, r := range want {
+			if k.Owner == owner {
+				own += len(k.text()) + len(r.record.Outcome) + Cost
+			}
+		}
+		if got, known := table.owners.Get(owner); got != uint64(own) || known != (own > 0) {
+			t.Fatalf("the records of %q take %d bytes, and %d are said", owner, own, got)
+		}
+	}
 	fresh, next := false, uint64(0)
 	for _, r := range n.records {
 		if r.deadline == 0 {

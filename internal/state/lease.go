@@ -178,25 +178,26 @@ var leasePart = tablePart(leasesRecord, leaseRecord, func(s *State) table { retu
 type Leased struct {
 	ID, TTL, Remaining uint64 // TTL and Remaining in ms
 	Keys               uint32 // how many are bound to it
+	Owner              string
 }
 
-// Lease returns a lease that an owner may name. False: there is none.
-func (s *State) Lease(id uint64, owner string) (Leased, bool) {
-	l := s.Leases.Named(id, owner)
-	if l == nil {
+// Lease returns a lease that is not private and whose owner is seen. False: there is none.
+func (s *State) Lease(id uint64, sees func(owner string) bool) (Leased, bool) {
+	l := s.Leases.Get(id)
+	if l == nil || l.Private || !sees(l.Owner) {
 		return Leased{}, false
 	}
 	return s.leased(id, l), true
 }
 
 func (s *State) leased(id uint64, l *lease.Lease) Leased {
-	return Leased{id, l.TTL, s.Leases.Remaining(l), l.Keys}
+	return Leased{id, l.TTL, s.Leases.Remaining(l), l.Keys, l.Owner}
 }
 
-// ListLeases returns up to n leases, in the order of their IDs, from one on, and where to
-// go on; 0: at the end.
-func (s *State) ListLeases(from uint64, n int) (list []Leased, next uint64) {
-	ids, next := s.Leases.List(from, n)
+// ListLeases returns up to n leases whose owner is seen, in the order of their IDs, from one
+// on, and where to go on; 0: at the end.
+func (s *State) ListLeases(from uint64, n int, sees func(owner string) bool) (list []Leased, next uint64) {
+	ids, next := s.Leases.List(from, n, sees)
 	for _, id := range ids {
 		list = append(list, s.leased(id, s.Leases.Get(id)))
 	}

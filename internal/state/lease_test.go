@@ -412,3 +412,35 @@ func TestTickIsStrict(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func anybody(string) bool { return true }
+
+// Guarantee: who is not seen is not shown, and takes no place of those who are.
+func TestLeasesOfOthersAreNotShown(t *testing.T) {
+	s := New(nil)
+	for i := range 20 {
+		s.Apply(Command{Kind: kindGrant, lease: 5000, life: Lifetime{Owner: []string{"", "web"}[i%2]}})
+	}
+	s.Apply(Command{Kind: kindLeasedPut, Key: "k", life: Lifetime{Kind: ForTTL, Value: 5000, Owner: "web"}})
+	web := func(owner string) bool { return owner == "web" }
+	list, next := s.ListLeases(1, 6, web)
+	more, end := s.ListLeases(next, 6, web)
+	list = append(list, more...)
+	for i, l := range list {
+		if l.ID != uint64(2*i+2) || l.Owner != "web" {
+			t.Errorf("lease %d of the list is %+v", i, l)
+		}
+	}
+	if len(list) != 10 || end != 0 {
+		t.Errorf("%d leases, next %d", len(list), end)
+	}
+	if _, ok := s.Lease(1, web); ok {
+		t.Error("another's lease is shown")
+	}
+	if l, ok := s.Lease(2, web); !ok || l.Owner != "web" {
+		t.Errorf("the own lease is %+v, %v", l, ok)
+	}
+	if _, ok := s.Lease(21, anybody); ok {
+		t.Error("a private lease is shown")
+	}
+}

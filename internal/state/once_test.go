@@ -172,13 +172,13 @@ func TestOnceRefounded(t *testing.T) {
 	s.tick(tick{s.Term, s.Leases.Clock + 2000})
 	c := under("key", once.Minute, put("once", "v", Condition{}))
 	first := s.Apply(c)
-	old, _ := s.Lease(s.Leases.Last, "")
+	old, _ := s.Lease(s.Leases.Last, anybody)
 	id := s.Leases.Last
 	testkit.Must(t, s.Refound(testkit.Peers()))
 	if again := s.Apply(c); !again.Replayed || again.Revision != first.Revision || !again.Created {
 		t.Errorf("a repeat got %+v, the first %+v", again, first)
 	}
-	if got, ok := s.Lease(id, ""); !ok || got != old || got.Remaining == 0 || got.Remaining >= 5000 {
+	if got, ok := s.Lease(id, anybody); !ok || got != old || got.Remaining == 0 || got.Remaining >= 5000 {
 		t.Errorf("the lease is %+v, %t; it was %+v", got, ok, old)
 	}
 }

@@ -41,7 +41,7 @@ func (it *Item) Bytes() []byte { return unsafe.Slice(unsafe.StringData(it.Value)
 type Lifetime struct {
 	Kind  LifetimeKind
 	Value uint64 // of ForTTL: ms; of WithLease: the lease's ID
-	Owner string // who writes; empty until there are rights
+	Owner string // who writes; empty without rights
 }
 
 // LifetimeKind says what a Lifetime's value is. The values are on disk.
@@ -111,7 +111,7 @@ type Op struct {
 
 // Txn is a transaction: if all of If holds, Then happens, and otherwise Else.
 type Txn struct {
-	Owner      string // who asks; empty until there are rights
+	Owner      string // who asks; empty without rights
 	MaxBytes   uint64 // how many bytes of keys and values the results have at most
 	If         []Comparison
 	Then, Else []Op

@@ -1,6 +1,7 @@
 package txnapi
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -337,17 +338,32 @@ func (a *Txns) read(w http.ResponseWriter, r *http.Request, t *txn.Txn, want api
 
 // write has the cluster carry out a transaction.
 func (a *Txns) write(w http.ResponseWriter, r *http.Request, t *txn.Txn) (*txn.Outcome, error) {
-	growth := api.NoGrowth
-	if size, timed, ok := t.Growth(); ok {
-		growth = size + timed*lease.Cost
-	}
 	// How much a node lets an answer have is no part of what a client asks.
 	like := *t
 	like.MaxBytes = 0
+	if err := a.own(r.Context(), t); err != nil {
+		return nil, err
+	}
+	growth := api.NoGrowth
+	if size, timed, ok := t.Growth(); ok {
+		growth = size + timed*(lease.Cost+len(t.Owner))
+	}
 	res, err := a.Commands.DoOnce(w, r, api.Change{
 		Command: state.EncodeTxn(t), Like: state.EncodeTxn(&like), Growth: growth, Level: state.TxnLevel, Numbers: txn.MaxOps,
 	})
 	return res.Txn, err
+}
+
+// own gives a transaction that binds keys to leases the owner by whom it names them. It has
+// one: who may bind keys to the leases of others can do so to those of one owner at a time.
+func (a *Txns) own(ctx context.Context, t *txn.Txn) (err error) {
+	for _, op := range slices.Concat(t.Then, t.Else) {
+		if op.Life.Kind == state.WithLease {
+			t.Owner, err = a.Of(ctx, op.Life.Value)
+			return err
+		}
+	}
+	return nil
 }
 
 // answerJSON is the answer to a transaction. A result has the name of its operation.

@@ -25,9 +25,7 @@ import (
 // Txns serves /v1/txn, /v1/add, and the writes of /v1/kv itself.
 type Txns struct {
 	Commands *api.Commands
-	Fresh    *api.Freshness
-	// Look lends the state; the error says why it is not to be read.
-	Look     func(look func(*state.State)) error
+	api.Owners
 	Bodies   *limits.BodyBudget
 	MaxValue int64 // bytes
 }
@@ -87,13 +85,24 @@ func (a *Txns) ServeAppend(w http.ResponseWriter, r *http.Request) error {
 	if r.Header["Content-Range"] != nil {
 		return fmt.Errorf("%w: a part of a value cannot be written", problem.ErrBadRequest)
 	}
+	ownerless := state.AppendAppendHead(nil, life, prefix)
+	if life.Kind == state.WithLease {
+		if life.Owner, err = a.Of(r.Context(), life.Value); err != nil {
+			return err
+		}
+	}
 	head := state.AppendAppendHead(nil, life, prefix)
+	begins := len(head)
 	cmd, err := a.body(w, r, head, a.MaxValue)
 	if err != nil {
 		return err
 	}
-	growth := len(prefix) + txn.NameLength + len(cmd) - len(head) + costOf(life)
-	res, err := a.Commands.DoOnce(w, r, api.Change{Command: cmd, Growth: growth, Level: state.TxnLevel, Numbers: 1})
+	like := cmd
+	if life.Owner != "" {
+		like = append(ownerless, cmd[begins:]...)
+	}
+	growth := len(prefix) + txn.NameLength + len(cmd) - begins + costOf(life)
+	res, err := a.Commands.DoOnce(w, r, api.Change{Command: cmd, Like: like, Growth: growth, Level: state.TxnLevel, Numbers: 1})
 	if err != nil {
 		return err
 	}

@@ -1,30 +1,34 @@
-package api
+// Package leaseapi answers: what do the HTTP resources about leases ask and say? A lease
+// belongs to its owner: whoever made it, by the name that the rights of the cluster know
+// them by. To others it is not there, but to those who may do everything. Whose a lease is
+// stands in the command, and is decided where that is applied, in package lease.
+package leaseapi
 
 import (
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
+	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/lease"
 	"raftkv/internal/list"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/state"
 	"raftkv/internal/web"
 	"strconv"
-	"strings"
+	"time"
 )
-
-// The routes about leases: keys that go away with whoever made them.
 
 // Leases serves /v1/leases and what is below it.
 type Leases struct {
-	Commands *Commands
-	Fresh    *Freshness
-	// Look lends the state; the error says why it is not to be read.
-	Look func(look func(*state.State)) error
+	Commands *api.Commands
+	api.Owners
 }
+
+// minTTL is the least time of a lease, which requests keep alive.
+const minTTL = time.Second
 
 // leaseJSON is a lease in an answer.
 type leaseJSON struct {
@@ -32,11 +36,20 @@ type leaseJSON struct {
 	TTL     float64 `json:"ttl_seconds"`
 	Expires float64 `json:"expires_in_seconds"`
 	Keys    uint32  `json:"key_count"`
+	Owner   string  `json:"owner,omitempty"` // for who sees those of others
 }
 
-func leaseOf(l state.Leased) leaseJSON {
-	return leaseJSON{l.ID, inSeconds(l.TTL), inSeconds(l.Remaining), l.Keys}
+// leaseOf tells a lease to a caller.
+func leaseOf(caller *rights.Caller, l state.Leased) leaseJSON {
+	out := leaseJSON{ID: l.ID, TTL: inSeconds(l.TTL), Expires: inSeconds(l.Remaining), Keys: l.Keys}
+	if caller.Admin() {
+		out.Owner = l.Owner
+	}
+	return out
 }
+
+// inSeconds is how durations stand in answers.
+func inSeconds(ms uint64) float64 { return float64(ms) / 1000 }
 
 // ServeGrant serves POST /v1/leases.
 func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
@@ -46,17 +59,18 @@ func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
 	if err := web.NoConditions(r); err != nil {
 		return err
 	}
-	if err := web.ReadJSON(w, r, MaxMemberBytes, &body); err != nil {
+	if err := web.ReadJSON(w, r, api.MaxMemberBytes, &body); err != nil {
 		return err
 	}
 	if body.TTL == nil {
 		return fmt.Errorf(`%w: ttl is missing, as in {"ttl":"10s"}`, problem.ErrBadRequest)
 	}
-	ttl, err := web.Duration("ttl", *body.TTL, minLeaseTTL, maxTTL)
+	ttl, err := web.Duration("ttl", *body.TTL, minTTL, api.MaxTTL)
 	if err != nil {
 		return err
 	}
-	res, err := a.Commands.DoOnce(w, r, Change{Command: state.EncodeGrant(inMillis(ttl), ""), Growth: lease.Cost, Level: state.LeaseLevel})
+	owner := rights.CallerOf(r.Context()).Name()
+	res, err := a.Commands.DoOnce(w, r, api.Change{Command: state.EncodeGrant(api.InMillis(ttl), owner), Growth: lease.Cost + len(owner), Level: state.LeaseLevel})
 	if err != nil {
 		return err
 	}
@@ -70,7 +84,7 @@ func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
 
 // ServeLease serves GET, PUT and DELETE of /v1/leases/ID.
 func (a *Leases) ServeLease(w http.ResponseWriter, r *http.Request, path string) error {
-	id, ok := parseID(path)
+	id, ok := api.ParseLeaseID(path)
 	if !ok {
 		return fmt.Errorf("%w: /v1/leases/%s: expected the ID of a lease, a positive decimal number", problem.ErrBadRequest, web.Clip(path))
 	}
@@ -89,7 +103,11 @@ func (a *Leases) keep(w http.ResponseWriter, r *http.Request, id uint64) error {
 	if err := noBody(r); err != nil {
 		return err
 	}
-	res, err := a.Commands.Do(r.Context(), state.EncodeKeep(id, ""), NoGrowth, state.LeaseLevel)
+	owner, err := a.Of(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	res, err := a.Commands.Do(r.Context(), state.EncodeKeep(id, owner), api.NoGrowth, state.LeaseLevel)
 	if err != nil {
 		return err
 	}
@@ -122,14 +140,15 @@ func noBody(r *http.Request) error {
 	return web.BodyError(err)
 }
 
-// NoGrowth is the growth of a command that makes nothing larger.
-const NoGrowth = -1
-
 func (a *Leases) revoke(w http.ResponseWriter, r *http.Request, id uint64) error {
 	if err := plain(r); err != nil {
 		return err
 	}
-	res, err := a.Commands.Do(r.Context(), state.EncodeRevoke(id, ""), NoGrowth, state.LeaseLevel)
+	owner, err := a.Of(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	res, err := a.Commands.Do(r.Context(), state.EncodeRevoke(id, owner), api.NoGrowth, state.LeaseLevel)
 	if err != nil {
 		return err
 	}
@@ -156,14 +175,14 @@ func (a *Leases) show(w http.ResponseWriter, r *http.Request, id uint64) error {
 		KeyList []string `json:"keys"`
 		Next    string   `json:"next,omitempty"`
 	}
-	found := false
+	found, caller := false, rights.CallerOf(r.Context())
 	if err := a.Look(func(s *state.State) {
 		w.Header().Set("Raftkv-Revision", strconv.FormatUint(s.Revision, 10))
 		var l state.Leased
-		if l, found = s.Lease(id, ""); !found {
+		if l, found = s.Lease(id, api.SeenBy(caller)); !found {
 			return
 		}
-		body.leaseJSON = leaseOf(l)
+		body.leaseJSON = leaseOf(caller, l)
 		body.KeyList, body.Next = pageOf(s.Leases.KeysOf(id, after, limit+1), limit)
 	}); err != nil {
 		return err
@@ -198,7 +217,7 @@ func pageOf(keys []string, limit int) (page []string, next string) {
 func (a *Leases) ServeList(w http.ResponseWriter, r *http.Request) error {
 	from := uint64(1)
 	limit, err := a.prepare(w, r, func(text string) error {
-		after, ok := parseID(text)
+		after, ok := api.ParseLeaseID(text)
 		if from = after + 1; !ok || from == 0 {
 			return fmt.Errorf("%w: start_after is %q; expected the ID of a lease", problem.ErrBadRequest, web.Clip(text))
 		}
@@ -211,17 +230,18 @@ func (a *Leases) ServeList(w http.ResponseWriter, r *http.Request) error {
 		Leases []leaseJSON `json:"leases"`
 		Next   uint64      `json:"next,omitempty"`
 	}{Leases: []leaseJSON{}}
+	caller := rights.CallerOf(r.Context())
 	for {
 		var page []state.Leased
 		var next uint64
 		if err := a.Look(func(s *state.State) {
-			page, next = s.ListLeases(from, limit-len(body.Leases))
+			page, next = s.ListLeases(from, limit-len(body.Leases), api.SeenBy(caller))
 			w.Header().Set("Raftkv-Revision", strconv.FormatUint(s.Revision, 10))
 		}); err != nil {
 			return err
 		}
 		for _, l := range page {
-			body.Leases = append(body.Leases, leaseOf(l))
+			body.Leases = append(body.Leases, leaseOf(caller, l))
 		}
 		if from = next; next == 0 || len(body.Leases) == limit {
 			if next != 0 {
@@ -236,7 +256,7 @@ func (a *Leases) ServeList(w http.ResponseWriter, r *http.Request) error {
 }
 
 // leaseParams are the parameters of reads of leases.
-var leaseParams = append([]string{"limit", "start_after"}, FreshnessParams...)
+var leaseParams = append([]string{"limit", "start_after"}, api.FreshnessParams...)
 
 // prepare reads what a read of a page asks for, start_after by a function, and makes sure
 // that this node is as fresh as it wants it.
@@ -248,11 +268,11 @@ func (a *Leases) prepare(w http.ResponseWriter, r *http.Request, startAfter func
 	if err != nil {
 		return 0, err
 	}
-	want, err := ParseFreshness(q)
+	want, err := api.ParseFreshness(q)
 	if err != nil {
 		return 0, err
 	}
-	if limit, err = PageLimit(q); err != nil {
+	if limit, err = api.PageLimit(q); err != nil {
 		return 0, err
 	}
 	if q.Has("start_after") {
@@ -261,16 +281,4 @@ func (a *Leases) prepare(w http.ResponseWriter, r *http.Request, startAfter func
 		}
 	}
 	return limit, a.Fresh.Prepare(w.Header(), r, want)
-}
-
-// PageLimit reads the parameter limit.
-func PageLimit(q url.Values) (int, error) {
-	if !q.Has("limit") {
-		return list.DefaultItems, nil
-	}
-	n, err := strconv.Atoi(q.Get("limit"))
-	if err != nil || n < 1 || n > list.MaxItems || strings.HasPrefix(q.Get("limit"), "+") {
-		return 0, fmt.Errorf("%w: limit is %q; it may be 1 to %d", problem.ErrBadRequest, web.Clip(q.Get("limit")), list.MaxItems)
-	}
-	return n, nil
 }
