@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
@@ -12,7 +11,6 @@ import (
 	"raftkv/internal/transport"
 	"raftkv/internal/version"
 	"raftkv/internal/web"
-	"strconv"
 )
 
 // peerRoutes are the routes of our own on the peer listener, beside rafthttp's.
@@ -26,14 +24,14 @@ func (s *server) peerRoutes() map[string]http.HandlerFunc {
 		},
 		"GET " + peerclient.ViewPath: func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.RawQuery != "" {
-				s.serveStand(w, r)
+				s.node.doubts.ServeStand(w, r)
 				return
 			}
 			web.WriteJSON(w, http.StatusOK, s.members.LeaderView(r.Context()))
 		},
-		"POST " + room.Path:           s.serveDiskNote,
-		"POST " + reconfig.MemberPath: s.servePeerMember(s.members.Serve),
-		"POST " + reconfig.JoinPath:   s.servePeerMember(s.members.ServeJoin),
+		"POST " + room.Path:           s.room.ServeNote(s.node.cluster),
+		"POST " + reconfig.MemberPath: s.members.Handler(s.members.Serve),
+		"POST " + reconfig.JoinPath:   s.members.Handler(s.members.ServeJoin),
 	}
 }
 
@@ -62,45 +60,4 @@ func (s *server) clusterInfo(ctx context.Context) reconfig.ClusterInfo {
 		})
 	}
 	return info
-}
-
-// servePeerMember lets serve carry out a membership change that a follower
-// passed on, or that a node asks for that wants to join.
-func (s *server) servePeerMember(serve func(context.Context, reconfig.Request) reconfig.Reply) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		var req reconfig.Request
-		if !peerclient.Receive(w, r, s.node.cluster, reconfig.MaxPeerAsk, &req) {
-			return
-		}
-		web.WriteJSON(w, http.StatusOK, serve(r.Context(), req))
-	}
-}
-
-// serveStand tells a node where this one's log stands against its own.
-func (s *server) serveStand(w http.ResponseWriter, r *http.Request) {
-	var numbers [2]uint64
-	for i, name := range []string{"node", "index"} {
-		n, err := strconv.ParseUint(r.URL.Query().Get(name), 10, 64)
-		if err != nil {
-			http.Error(w, fmt.Sprintf("%s: %v", name, err), http.StatusBadRequest)
-			return
-		}
-		numbers[i] = n
-	}
-	answer, err := s.node.doubts.StandFor(r.Context(), numbers[0], numbers[1])
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	web.WriteJSON(w, http.StatusOK, answer)
-}
-
-// serveDiskNote takes what another node says of its disk.
-func (s *server) serveDiskNote(w http.ResponseWriter, r *http.Request) {
-	var n room.Note
-	if !peerclient.Receive(w, r, s.node.cluster, peerclient.MaxBody, &n) {
-		return
-	}
-	s.room.Hear(n)
-	web.WriteJSON(w, http.StatusOK, struct{}{})
 }

@@ -72,7 +72,7 @@ var exports = map[string]int{
 	"peerport":            9,
 	"probeport":           3,
 	"problem":             68,
-	"reconfig":            17,
+	"reconfig":            16,
 	"record":              7,
 	"refusal":             14,
 	"rights":              24,

@@ -2,8 +2,10 @@ package reconfig
 
 import (
 	"context"
+	"net/http"
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
+	"raftkv/internal/web"
 	"time"
 )
 
@@ -13,7 +15,7 @@ const (
 	ClusterPath = "/raftkv/cluster"
 	MemberPath  = "/raftkv/member"
 	JoinPath    = "/raftkv/join"
-	MaxPeerAsk  = 16 << 10 // bytes of a request to MemberPath or JoinPath
+	maxPeerAsk  = 16 << 10 // bytes of a request to MemberPath or JoinPath
 )
 
 // ClusterInfo is what a node tells others of the cluster.
@@ -54,6 +56,17 @@ func (c ClusterInfo) Member(id uint64) (MemberInfo, bool) {
 		}
 	}
 	return MemberInfo{}, false
+}
+
+// Handler lets serve carry out a membership change that a follower has passed on, or that
+// a node asks for that wants to join.
+func (ms *Members) Handler(serve func(context.Context, Request) Reply) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var req Request
+		if peerclient.Receive(w, r, ms.Cluster, maxPeerAsk, &req) {
+			web.WriteJSON(w, http.StatusOK, serve(r.Context(), req))
+		}
+	}
 }
 
 // AskMember asks the node at a URL, the leader, for a membership change.

@@ -7,6 +7,7 @@ package room
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
 	"raftkv/internal/logging"
@@ -17,6 +18,7 @@ import (
 	"raftkv/internal/storage"
 	"raftkv/internal/storage/walroom"
 	"raftkv/internal/wait"
+	"raftkv/internal/web"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -453,6 +455,18 @@ func (r *Keeper) Spent() bool {
 // Path is the route on the peer listener by which nodes tell each other how
 // full their disks are.
 const Path = "/raftkv/disk"
+
+// ServeNote takes what another node of a cluster says of its disk.
+func (k *Keeper) ServeNote(cluster uint64) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var n Note
+		if !peerclient.Receive(w, r, cluster, peerclient.MaxBody, &n) {
+			return
+		}
+		k.Hear(n)
+		web.WriteJSON(w, http.StatusOK, struct{}{})
+	}
+}
 
 // Tell tells the node at a URL how full the disks are.
 func Tell(ask *peerclient.Client) func(ctx context.Context, peerURL string, cluster uint64, n Note) error {

@@ -3,10 +3,13 @@ package suspect
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
+	"raftkv/internal/web"
+	"strconv"
 	"sync"
 	"time"
 
@@ -84,6 +87,25 @@ func (d *Doubts) StandFor(ctx context.Context, node, index uint64) (s Stand, err
 			return s, ctx.Err()
 		}
 	}
+}
+
+// ServeStand tells another node where this one's log stands against its own.
+func (d *Doubts) ServeStand(w http.ResponseWriter, r *http.Request) {
+	var numbers [2]uint64
+	for i, name := range []string{"node", "index"} {
+		n, err := strconv.ParseUint(r.URL.Query().Get(name), 10, 64)
+		if err != nil {
+			http.Error(w, fmt.Sprintf("%s: %v", name, err), http.StatusBadRequest)
+			return
+		}
+		numbers[i] = n
+	}
+	answer, err := d.StandFor(r.Context(), numbers[0], numbers[1])
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	web.WriteJSON(w, http.StatusOK, answer)
 }
 
 // standNow is StandFor, on the raft loop. It is not durable yet while a leader's
