@@ -142,7 +142,6 @@ var small = map[string]string{
 	"meter":        "three functions that every part with a metric calls",
 	"history":      "the simulator and the tests of the program share it",
 	"openapi":      "it holds a document",
-	"rights":       "the table of rights is on its way",
 	"version":      "what a build is called is nobody else's business",
 }
 
