@@ -73,13 +73,13 @@ func (c *Client) End() {
 // expires.
 func UntilEnded(r *http.Request, route string) (req *http.Request, done context.CancelFunc) {
 	c := ClientOf(r.Context())
-	r, done = UntilHungUp(r)
+	r, hungUp := UntilHungUp(r)
 	if c == nil || !c.TLS || !Lasts(route) {
-		return r, done
+		return r, hungUp
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	stop := context.AfterFunc(c.life, cancel)
-	return r.WithContext(ctx), func() { stop(); cancel(); done() }
+	return r.WithContext(ctx), func() { stop(); cancel(); hungUp() }
 }
 
 // clientKey is the key of a request's Client in its context.

@@ -4,6 +4,7 @@ package process
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -171,6 +172,7 @@ type procCluster struct {
 	flags  []string // for every node
 	list   string   // the --cluster of the first nodes
 	client *http.Client
+	scheme string // of the client ports; "" is http
 
 	// clientPorts are those whose answers are described; what a proxy adds to them is not.
 	clientPorts sync.Map
@@ -244,7 +246,9 @@ func (c *procCluster) args(n *procNode, list string, more ...string) []string {
 	return slices.Concat(args, c.flags, more)
 }
 
-func (c *procCluster) url(i int) string { return procURL(c.nodes[i].clientPort) }
+func (c *procCluster) url(i int) string {
+	return fmt.Sprintf("%s://127.0.0.1:%d", cmp.Or(c.scheme, "http"), c.nodes[i].clientPort)
+}
 
 func (c *procCluster) ids() []int { return slices.Sorted(maps.Keys(c.nodes)) }
 
