@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"raftkv/internal/access"
 	"raftkv/internal/admin"
 	"raftkv/internal/api"
 	"raftkv/internal/leaseapi"
@@ -41,6 +43,7 @@ type httpKVAPI struct {
 	routes   map[string]web.Methods // by path, those of no resource below it
 	bodies   *limits.BodyBudget
 	origin   web.OriginGuard
+	guard    *access.Guard // nil: there are no rights
 	always   []web.Field // of every answer
 	profiles bool        // are served
 	ends     api.Endings
@@ -65,7 +68,7 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r, done := web.UntilEnded(r, route)
 	defer done()
 	if err := a.serve(rec, r); err != nil {
-		err, end := a.ends.Explain(err)
+		err, end := a.ends.Explain(a.guard.Told(r, err))
 		if end {
 			w.Header()["Connection"] = []string{"close"}
 		}
@@ -97,6 +100,10 @@ func (a *httpKVAPI) addRoutes(status *admin.StatusAPI, live *liveness.Monitor) {
 // serve answers a request, or returns the error to answer with.
 func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	if answered, err := a.origin.Admit(w, r); answered || err != nil {
+		return err
+	}
+	r, err := a.guard.Admit(r)
+	if err != nil {
 		return err
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/")
@@ -141,7 +148,7 @@ func (a *httpKVAPI) mayServe(path, query string) error {
 	if a.stopping.Load() && path != "livez" {
 		return problem.ErrStopping
 	}
-	if aboutItself(path) {
+	if web.AboutItself(path) {
 		return nil
 	}
 	if err := a.keys.Store.Fault(); err != nil {
@@ -155,16 +162,6 @@ func (a *httpKVAPI) mayServe(path, query string) error {
 		}
 	}
 	return nil
-}
-
-// aboutItself tells the paths that need nothing of the replicated state, so
-// that a node can say what is wrong with it.
-func aboutItself(path string) bool {
-	switch path {
-	case "livez", "readyz", "metrics", "v1/status", "v1/errors", "v1/openapi.yaml":
-		return true
-	}
-	return false
 }
 
 // serveV1 serves the paths that are not short-form keys.
@@ -276,7 +273,7 @@ func (a plainRequests) Hold(n int64) (release func(), ok bool) { return a.bodies
 // Begin implements front.Handler.
 func (a plainRequests) Begin(q *api.KeyRequest, body []byte, w rounds.Waiter) (waits bool) {
 	a.metrics.InFlight.Inc()
-	if err := a.mayServe("", q.Query); err != nil {
+	if err := cmp.Or(a.guard.AdmitKey(q), a.mayServe("", q.Query)); err != nil {
 		q.Answer.Err = err
 	} else if a.keys.Check(q) {
 		if q.TakesValue() {
@@ -285,7 +282,7 @@ func (a plainRequests) Begin(q *api.KeyRequest, body []byte, w rounds.Waiter) (w
 		waits = a.keys.Start(q, w)
 	}
 	if q.Answer.Err != nil {
-		q.Answer.Err, q.Answer.Close = a.ends.Explain(q.Answer.Err)
+		q.Answer.Err, q.Answer.Close = a.ends.Explain(a.guard.Told(nil, q.Answer.Err))
 	}
 	return waits
 }

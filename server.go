@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"raftkv/internal/access"
 	"raftkv/internal/admin"
 	"raftkv/internal/api"
 	"raftkv/internal/boot"
@@ -85,6 +86,10 @@ const (
 // openServer opens the data directory and puts a node together around
 // rafthttp.
 func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found reconfig.ClusterInfo, port int, ask *peerclient.Client) (*server, error) {
+	guard, err := access.Open(log, cfg.AuthFile)
+	if err != nil {
+		return nil, err
+	}
 	st, err := storage.Open(log, cfg.DataDir, storage.Bounds{Tail: cfg.Memory.Share(storage.TailWeight), Changes: cfg.Changes()}, func(id storage.Identity, reconfigured bool) error {
 		return boot.CheckIdentityNow(ctx, cfg, id, reconfigured, ask)
 	})
@@ -95,6 +100,8 @@ func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found r
 		return nil, errors.Join(err, st.Close())
 	}
 	s := newServer(cfg, log, st, port)
+	s.api.guard, s.guards = guard, append(s.guards, guard)
+	s.register(guard)
 	s.members.Ask = reconfig.AskMember(ask)
 	s.members.AskView = reconfig.AskView(ask)
 	s.members.Who, s.members.Process = ask.Who, ask.Process

@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"checker", "contact", "exposure", "list", "rounds", "state/statetest", "storage", "tlsport", "watch/watchtest"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport", "watch"},
 	{"api", "peerport"},
-	{"admin", "boot", "front/plain", "leaseapi", "txnapi", "watchapi"},
+	{"access", "admin", "boot", "front/plain", "leaseapi", "txnapi", "watchapi"},
 	{"front"},
 }
 
@@ -71,11 +71,11 @@ var exports = map[string]int{
 	"peerclient":          16,
 	"peerport":            9,
 	"probeport":           3,
-	"problem":             68,
+	"problem":             69,
 	"reconfig":            16,
 	"record":              7,
 	"refusal":             14,
-	"rights":              24,
+	"rights":              27,
 	"room":                13,
 	"rounds":              11,
 	"sim":                 15,
@@ -102,7 +102,7 @@ var exports = map[string]int{
 	"watch/watchtest":     8,
 	"watchapi":            5,
 	"watermark":           11,
-	"web":                 50,
+	"web":                 51,
 	"window":              5,
 }
 

@@ -73,6 +73,10 @@ type KeyRequest struct {
 	// Caller is who asks: leases and idempotency keys are theirs.
 	Caller *rights.Caller
 
+	// Client and Authorization are what Caller is known by, where that is yet to be done.
+	Client        *web.Client
+	Authorization string // as the field stands in the request; "" is none
+
 	// Command gets the value of a PUT appended, between Check and Start.
 	Command []byte
 	// Answer is the request's once Check or Start say so, or Finish was called.
@@ -114,6 +118,15 @@ func (a *Answer) add(name, value string) {
 
 // reads reports whether the request changes nothing.
 func (q *KeyRequest) reads() bool { return q.Method == http.MethodGet || q.Method == http.MethodHead }
+
+// need is the right that the request takes. What the answer to a write says of the key, its
+// revision and whether it is there, comes with the right to write it.
+func (q *KeyRequest) need() rights.Need {
+	if q.reads() {
+		return rights.OnKey(rights.Read, q.Key)
+	}
+	return rights.OnKey(rights.Write, q.Key)
+}
 
 // fail makes the answer an error. It returns false: there is nothing to wait for.
 func (q *KeyRequest) fail(err error) bool {
@@ -158,6 +171,9 @@ func (k *Keys) Check(q *KeyRequest) bool {
 
 func (k *Keys) check(q *KeyRequest) (err error) {
 	if err := CheckKey(q.Key); err != nil {
+		return err
+	}
+	if err := q.Caller.May(q.need()); err != nil {
 		return err
 	}
 	if q.once, err = parseRequestKey(q.IdempotencyKey); err != nil {

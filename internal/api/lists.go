@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"raftkv/internal/list"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/state"
 	"raftkv/internal/wait"
 	"raftkv/internal/watch"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -188,6 +190,15 @@ func (q *listRequest) fit(params url.Values) error {
 	return q.Check()
 }
 
+// need is the right that the request takes. Who waits for a change waits for one of any key
+// under the prefix.
+func (q *listRequest) need() rights.Need {
+	if q.since {
+		return rights.OnPrefix(rights.Read, q.Prefix)
+	}
+	return rights.OnRange(rights.Read, q.Prefix, q.Start, q.End)
+}
+
 // Flag reads a parameter that is true or false.
 func Flag(params url.Values, name string) (bool, error) {
 	switch v, ok := params[name]; {
@@ -212,6 +223,9 @@ func InBase64(params url.Values) (bool, error) {
 // serve answers GET /v1/kv without a key.
 func (l *Lists) serve(w http.ResponseWriter, r *http.Request) error {
 	q, err := parseList(r)
+	if err == nil {
+		err = rights.CallerOf(r.Context()).May(q.need())
+	}
 	switch {
 	case err != nil:
 		return err
@@ -362,7 +376,7 @@ func (l *Lists) stream(w http.ResponseWriter, r *http.Request, q *listRequest) e
 	}
 	defer done()
 	describe(w.Header(), st.Revision, ndjsonType)
-	if err := l.send(w, q, st); err != nil {
+	if err := l.send(w, r, q, st); err != nil {
 		l.log.Debug("a list broke off", zap.String("client", r.RemoteAddr), zap.Error(err))
 		// The status is sent. That the body does not end as it should tells a client
 		// that does not look at the last line.
@@ -373,13 +387,21 @@ func (l *Lists) stream(w http.ResponseWriter, r *http.Request, q *listRequest) e
 
 // send writes the items of a state to a client, at the client's pace, and why it breaks
 // off if it does.
-func (l *Lists) send(w http.ResponseWriter, q *listRequest, st *state.State) error {
+func (l *Lists) send(w http.ResponseWriter, r *http.Request, q *listRequest, st *state.State) error {
 	conn := http.NewResponseController(w)
 	farewell := func() { _ = conn.SetWriteDeadline(time.Now().Add(streamFarewell)) }
 	// A write that hangs must not keep the node from stopping.
 	stop := wait.AfterFunc(l.life, farewell)
 	defer stop()
+	var lost atomic.Pointer[error]
+	defer rights.WhileMay(r.Context(), func(err error) { lost.Store(&err); farewell() }, q.need())()
 	out := l.paced(w)
+	out.May = func() error {
+		if err := lost.Load(); err != nil {
+			return *err
+		}
+		return l.may()
+	}
 	err := q.WriteAll(web.NewRestingWriter(l.life, out), st)
 	if err == nil {
 		return nil

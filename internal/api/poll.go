@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/watch"
 	"raftkv/internal/web"
 	"strconv"
@@ -59,11 +60,16 @@ func (k *Keys) Await(w http.ResponseWriter, r *http.Request, q *KeyRequest) {
 		return
 	}
 	defer watcher.Close()
+	defer rights.WhileMay(r.Context(), watcher.End, q.need())()
 	late := time.NewTimer(q.wait)
 	defer late.Stop()
 	for {
 		watcher.Settle() // before the look at the key: what comes behind that wakes
 		q.again()
+		if why := watcher.Why(); why != nil {
+			q.fail(why)
+			return
+		}
 		if k.found(q); !q.delayed() {
 			return
 		}
@@ -74,9 +80,6 @@ func (k *Keys) Await(w http.ResponseWriter, r *http.Request, q *KeyRequest) {
 		case <-web.Half(r):
 			return // who sends nothing more may still read
 		case <-watcher.Ended():
-			q.again()
-			q.fail(watcher.Why())
-			return
 		}
 	}
 }
@@ -142,10 +145,14 @@ func (l *Lists) unchanged(w http.ResponseWriter, r *http.Request, q *listRequest
 			return 0, false, err
 		}
 		defer watcher.Close()
+		defer rights.WhileMay(r.Context(), watcher.End, q.need())()
 	}
 	late := time.NewTimer(q.wait)
 	defer late.Stop()
 	for over := q.wait == 0; ; {
+		if why := watcher.Why(); why != nil {
+			return 0, false, why
+		}
 		b, err := watcher.Take()
 		var gone *watch.Gone
 		switch {
@@ -166,7 +173,6 @@ func (l *Lists) unchanged(w http.ResponseWriter, r *http.Request, q *listRequest
 		case <-web.Half(r):
 			over = true
 		case <-watcher.Ended():
-			return 0, false, watcher.Why()
 		}
 	}
 }

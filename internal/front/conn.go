@@ -36,6 +36,7 @@ type conn struct {
 	ended   bool // the client sends nothing more
 	head    plain.Head
 	host    string // the last that was allowed
+	shown   string // the last Authorization
 	release func() // gives back what the body holds of the memory for all; or nil
 
 	clock clock
@@ -352,6 +353,10 @@ func (c *conn) begin(more bool) bool {
 	h := &c.head
 	c.req = api.KeyRequest{Method: h.Method, Key: h.Key, Long: h.Long, Query: h.Query, IfMatch: h.Match, IfNoneMatch: h.NoneMatch,
 		IdempotencyKey: h.RequestKey, Length: h.Length}
+	if c.shown != string(h.Authorization) {
+		c.shown = string(h.Authorization)
+	}
+	c.req.Client, c.req.Authorization = c.client, c.shown
 	c.began, c.closing = time.Now(), h.Close
 	c.counted, c.more = true, more
 	c.waits = (*c.srv.handler.Load()).Begin(&c.req, c.buf[h.Bytes:h.Bytes+int(h.Length)], c)

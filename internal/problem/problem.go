@@ -73,6 +73,13 @@ func Of(err error) problem {
 	return p
 }
 
+// Bare returns the problem that an error is, without what else it says.
+func Bare(err error) error {
+	found := ErrInternal
+	errors.As(err, &found)
+	return found
+}
+
 // CodeOf returns an error's stable code.
 func CodeOf(err error) string { return Of(err).Code }
 

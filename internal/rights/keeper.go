@@ -170,7 +170,6 @@ func (k *Keeper) Look() {
 func (k *Keeper) Admit(ctx context.Context, s Shown) (context.Context, *Caller, error) {
 	c, err := k.Table().Identify(s.Names, s.Authorization)
 	if err != nil {
-		k.Failed(err)
 		return ctx, nil, err
 	}
 	return context.WithValue(ctx, contextKey{}, &admitted{c, k, s}), c, nil

@@ -40,15 +40,23 @@ type Need struct {
 type needKind uint8
 
 const (
-	ofNode needKind = iota // no keys
+	nothing  needKind = iota
+	ofNode            // no keys
+	anything          // read or write, of any key
 	someKey
 	oneKey
 	allBelow
 	between
 )
 
-// Of is the need of a right that is not of keys.
-func Of(r Right) Need { return Need{right: r, kind: ofNode} }
+// Nothing is the need of what all may do.
+func Nothing() Need { return Need{} }
+
+// OfNode is the need of a right that is not of keys.
+func OfNode(r Right) Need { return Need{right: r, kind: ofNode} }
+
+// OnAnything is the need to read or to write at least one key.
+func OnAnything() Need { return Need{right: Read, kind: anything} }
 
 // OnSome is the need of a right on at least one key, whichever that is.
 func OnSome(r Right) Need { return Need{right: r, kind: someKey} }
@@ -108,6 +116,10 @@ func clip(s string) string {
 // String says what for a right is needed, as in: write on the key "a".
 func (n Need) String() string {
 	switch n.kind {
+	case nothing:
+		return "nothing"
+	case anything:
+		return "read or write on any key"
 	case someKey:
 		return n.right.String() + " on any key"
 	case oneKey:

@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/lease"
 	"raftkv/internal/list"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/state"
 	"raftkv/internal/txn"
 	"raftkv/internal/web"
@@ -304,6 +305,9 @@ func (a *Txns) ServeTxn(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := rights.CallerOf(r.Context()).May(needs(t)...); err != nil {
+		return err
+	}
 	if err := api.CheckIdempotencyKey(r); err != nil {
 		return err
 	}
@@ -322,6 +326,35 @@ func (a *Txns) ServeTxn(w http.ResponseWriter, r *http.Request) error {
 	tell(w, o.Revision)
 	web.WriteJSON(w, http.StatusOK, answer(o, q.Has("values")))
 	return nil
+}
+
+// needs are the rights that a transaction takes: those of its conditions and of both lists,
+// whichever is carried out.
+func needs(t *txn.Txn) (all []rights.Need) {
+	for _, c := range t.If {
+		if c.Field == txn.AnyBelow {
+			all = append(all, rights.OnPrefix(rights.Read, c.Key))
+		} else {
+			all = append(all, rights.OnKey(rights.Read, c.Key))
+		}
+	}
+	for _, op := range slices.Concat(t.Then, t.Else) {
+		switch op.Kind {
+		case txn.Put, txn.Delete:
+			all = append(all, rights.OnKey(rights.Write, op.Key))
+		case txn.Add: // its answer tells the value
+			all = append(all, rights.OnKey(rights.Read, op.Key), rights.OnKey(rights.Write, op.Key))
+		case txn.Append:
+			all = append(all, rights.OnPrefix(rights.Write, op.Key))
+		case txn.Get:
+			all = append(all, rights.OnKey(rights.Read, op.Key))
+		case txn.List:
+			all = append(all, rights.OnPrefix(rights.Read, op.Key))
+		default: // one that is not known here
+			all = append(all, rights.OfNode(rights.Admin))
+		}
+	}
+	return all
 }
 
 // read decides a transaction that can change nothing on what this node has.

@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/lease"
 	"raftkv/internal/limits"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/state"
 	"raftkv/internal/txn"
 	"raftkv/internal/web"
@@ -76,6 +77,9 @@ func (a *Txns) ServeAppend(w http.ResponseWriter, r *http.Request) error {
 	}
 	prefix := q.Get("prefix")
 	if err := checkAppend(prefix); err != nil {
+		return err
+	}
+	if err := rights.CallerOf(r.Context()).May(rights.OnPrefix(rights.Write, prefix)); err != nil {
 		return err
 	}
 	life, err := api.LifetimeIn(q)
@@ -147,6 +151,9 @@ func (a *Txns) ServeDeletePrefix(w http.ResponseWriter, r *http.Request) error {
 	if err := checkPrefix(prefix, 0); err != nil {
 		return err
 	}
+	if err := rights.CallerOf(r.Context()).May(rights.OnPrefix(rights.Write, prefix)); err != nil {
+		return err
+	}
 	limit := 0
 	if q.Has("limit") {
 		if limit, err = api.PageLimit(q); err != nil {
@@ -177,6 +184,10 @@ func (a *Txns) ServeAdd(w http.ResponseWriter, r *http.Request) error {
 	}
 	key := q.Get("key")
 	if err := api.CheckKey(key); err != nil {
+		return err
+	}
+	// Its answer tells the value.
+	if err := rights.CallerOf(r.Context()).May(rights.OnKey(rights.Read, key), rights.OnKey(rights.Write, key)); err != nil {
 		return err
 	}
 	life, err := api.LifetimeIn(q)

@@ -282,7 +282,8 @@ func (h *Hub) Watch(f Filter, after uint64) (*Watcher, error) {
 	if h.count++; h.count == 1 {
 		h.confirmed, h.why = time.Now(), nil // it is asked for from now on
 	}
-	w := &Watcher{hub: h, filter: f, life: h.life, cursor: after, searches: true, wake: make(chan struct{}, 1)}
+	w := &Watcher{hub: h, filter: f, cursor: after, searches: true, wake: make(chan struct{}, 1)}
+	w.life, w.end = context.WithCancelCause(h.life)
 	w.wake <- struct{}{}
 	w.at = make([]int, 0, len(f.keys)+len(f.prefixes))
 	for _, k := range f.keys {
@@ -337,6 +338,7 @@ func (w *Watcher) Close() {
 		return
 	}
 	w.closed = true
+	w.end(nil)
 	h.count--
 	for i, k := range w.filter.keys {
 		w.leave(h.keys, k, i)

@@ -28,7 +28,8 @@ type Watcher struct {
 	hub    *Hub
 	filter Filter
 	life   context.Context
-	at     []int // its seats; guarded by hub.mu, as closed is
+	end    context.CancelCauseFunc // of life
+	at     []int                   // its seats; guarded by hub.mu, as closed is
 	closed bool
 	wake   chan struct{}
 	cursor uint64   // it has taken all that is for it up to this revision
@@ -52,6 +53,10 @@ func (w *Watcher) Ended() <-chan struct{} { return w.life.Done() }
 func (w *Watcher) WhenEnded(f func()) (stop func()) {
 	return wait.AfterFunc(w.life, f)
 }
+
+// End has the watcher be told nothing more, for a reason of its own. It may be called by others
+// than the one goroutine that uses the watcher.
+func (w *Watcher) End(why error) { w.end(why) }
 
 // Why returns nil, or why the watcher is told nothing more.
 func (w *Watcher) Why() error { return context.Cause(w.life) }

@@ -1,10 +1,12 @@
 package watchapi
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/state"
 	"raftkv/internal/watch"
 	"raftkv/internal/web"
@@ -134,6 +136,7 @@ func (s *stream) serve() error {
 	if s.watcher, err = s.Hub.Watch(s.filter, begin); err != nil {
 		return err
 	}
+	defer rights.WhileMay(s.r.Context(), s.watcher.End, s.needs...)()
 	// A write to a client that does not read must not keep the node from stopping.
 	defer s.watcher.WhenEnded(func() { _ = s.conn.SetWriteDeadline(time.Now().Add(farewell)) })()
 	switch {
@@ -237,7 +240,7 @@ func (s *stream) tellState() error {
 			return small
 		})
 	})
-	if err != nil {
+	if err := cmp.Or(err, s.watcher.Why()); err != nil {
 		return err
 	}
 	if s.lent = !small; small {
@@ -276,6 +279,9 @@ func (s *stream) tellLent() (revision uint64, err error) {
 	s.armed = time.Time{} // what follows sets times of its own
 	out := s.Lists.Paced(s.w)
 	write := func(b []byte) error {
+		if why := s.watcher.Why(); why != nil {
+			return why
+		}
 		n, err := out.Write(b)
 		if err != nil && n > 0 {
 			return errGone // behind half an event nothing can be said any more
@@ -453,7 +459,7 @@ func (s *stream) pause(long time.Duration) error {
 // step tells the changes that are there, and returns up to where the client knows all. said:
 // something was written. more: there is more to tell.
 func (s *stream) step() (said, more bool, upto uint64, err error) {
-	if err := s.May(); err != nil { // before anything is taken
+	if err := cmp.Or(s.May(), s.watcher.Why()); err != nil { // before anything is taken
 		return false, false, 0, err
 	}
 	b, err := s.watcher.Take()

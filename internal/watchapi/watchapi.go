@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/api"
 	"raftkv/internal/changelog"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/state"
 	"raftkv/internal/watch"
 	"raftkv/internal/web"
@@ -67,6 +68,7 @@ type Watches struct {
 // request is what a watch asks for.
 type request struct {
 	filter watch.Filter
+	needs  []rights.Need // for the keys and prefixes
 	form   watch.Form
 	state  bool   // what is there is to be told first
 	after  uint64 // the position behind which changes are told, with from
@@ -93,6 +95,12 @@ func parse(r *http.Request) (q request, err error) {
 		prefixes = []string{""}
 	}
 	q.filter = watch.NewFilter(keys, prefixes)
+	for _, k := range keys {
+		q.needs = append(q.needs, rights.OnKey(rights.Read, k))
+	}
+	for _, p := range prefixes {
+		q.needs = append(q.needs, rights.OnPrefix(rights.Read, p))
+	}
 	if types, ok := params["types"]; ok {
 		kinds, err := kindsOf(types[0])
 		if err != nil {
@@ -182,6 +190,9 @@ func (q *request) readPosition(param, header []string) (err error) {
 func (s *Watches) Serve(w http.ResponseWriter, r *http.Request) error {
 	q, err := parse(r)
 	if err != nil {
+		return err
+	}
+	if err := rights.CallerOf(r.Context()).May(q.needs...); err != nil {
 		return err
 	}
 	if err := web.Drain(r); err != nil {

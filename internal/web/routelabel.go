@@ -62,6 +62,16 @@ func routeOf(method, path string) string {
 	return "kv"
 }
 
+// AboutItself tells the paths that need nothing of the replicated state, so that a node can
+// say what is wrong with it.
+func AboutItself(path string) bool {
+	switch path {
+	case "livez", "readyz", "metrics", "v1/status", "v1/errors", "v1/openapi.yaml":
+		return true
+	}
+	return false
+}
+
 // MethodLabel returns a method. They come from outside, so unknown ones share a label.
 func MethodLabel(method string) string {
 	switch method {

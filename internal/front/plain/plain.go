@@ -54,6 +54,7 @@ var plainFields = map[string]func(h *Head, value []byte) bool{
 	"if-match":        func(h *Head, v []byte) bool { return setOnce(&h.Match, v) },
 	"if-none-match":   func(h *Head, v []byte) bool { return setOnce(&h.NoneMatch, v) },
 	"idempotency-key": func(h *Head, v []byte) bool { return setOnce(&h.RequestKey, v) },
+	"authorization":   (*Head).setAuthorization,
 	"origin":          func(h *Head, _ []byte) bool { h.origin = true; return true },
 	"sec-fetch-site":  (*Head).setSite,
 
@@ -104,6 +105,7 @@ type Head struct {
 	Host             []byte // within what was read
 	Match, NoneMatch []string
 	RequestKey       []string // Idempotency-Key
+	Authorization    []byte   // as it stands there, within what was read; nil: there is none
 	Length           int64    // of the body
 	hasLength        bool
 	connection       bool // has Connection
@@ -261,6 +263,15 @@ func setOnce(lines *[]string, value []byte) bool {
 		return false // RFC 9110 §5.3: lines that belong together
 	}
 	*lines = []string{string(value)}
+	return true
+}
+
+// setAuthorization takes one that says something: what another may mean, one reader decides.
+func (h *Head) setAuthorization(value []byte) bool {
+	if h.Authorization != nil || len(value) == 0 {
+		return false
+	}
+	h.Authorization = value
 	return true
 }
 
