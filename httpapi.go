@@ -20,7 +20,6 @@ import (
 	"raftkv/internal/txnapi"
 	"raftkv/internal/watchapi"
 	"raftkv/internal/web"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -44,8 +43,8 @@ type httpKVAPI struct {
 	bodies   *limits.BodyBudget
 	origin   web.OriginGuard
 	guard    *access.Guard // nil: there are no rights
-	always   []web.Field // of every answer
-	profiles bool        // are served
+	always   []web.Field   // of every answer
+	profiles bool          // are served
 	ends     api.Endings
 	stopping atomic.Bool
 }
@@ -233,22 +232,7 @@ func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key, query 
 		}
 	}
 	a.keys.Await(w, r, q)
-	h := w.Header()
-	for _, f := range q.Answer.Fields() {
-		f.Set(h)
-	}
-	if q.Answer.Err != nil {
-		return q.Answer.Err
-	}
-	if q.Answer.Status == http.StatusOK {
-		h["Content-Length"] = []string{strconv.Itoa(len(q.Answer.Body))}
-	}
-	w.WriteHeader(q.Answer.Status)
-	if r.Method == http.MethodHead || len(q.Answer.Body) == 0 {
-		return nil
-	}
-	_, err = w.Write(q.Answer.Body)
-	return web.IgnoreWriteError(err)
+	return q.Tell(w)
 }
 
 // outcome is where a handler waits for what becomes of its request.

@@ -377,6 +377,26 @@ func (k *Keys) Finish(q *KeyRequest, res state.Result) {
 	}
 }
 
+// Tell writes the answer, or returns the error that it is, whose fields it has set.
+func (q *KeyRequest) Tell(w http.ResponseWriter) error {
+	h := w.Header()
+	for _, f := range q.Answer.Fields() {
+		f.Set(h)
+	}
+	if q.Answer.Err != nil {
+		return q.Answer.Err
+	}
+	if q.Answer.Status == http.StatusOK {
+		h["Content-Length"] = []string{strconv.Itoa(len(q.Answer.Body))}
+	}
+	w.WriteHeader(q.Answer.Status)
+	if q.Method == http.MethodHead || len(q.Answer.Body) == 0 {
+		return nil
+	}
+	_, err := w.Write(q.Answer.Body)
+	return web.IgnoreWriteError(err)
+}
+
 // GiveUp makes the answer of a request whose client has hung up while it waited, for
 // what is counted. Who waited for it may or may not be told yet.
 func (k *Keys) GiveUp(q *KeyRequest) {
