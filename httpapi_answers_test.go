@@ -24,6 +24,8 @@ func TestAPIProblems(t *testing.T) {
 	}{
 		{problem.ErrBadRequest, 400, "bad_request", "not_applied", problem.NoRetry},
 		{problem.ErrBadPeerURL, 400, "bad_request", "not_applied", problem.NoRetry},
+		{problem.ErrUnauthenticated, 401, "unauthenticated", "not_applied", problem.NoRetry},
+		{problem.ErrForbidden, 403, "forbidden", "not_applied", problem.NoRetry},
 		{problem.ErrCrossOrigin, 403, "cross_origin", "not_applied", problem.NoRetry},
 		{problem.ErrNotFound, 404, "not_found", "not_applied", problem.NoRetry},
 		{problem.ErrNoSuchPath, 404, "no_such_path", "not_applied", problem.NoRetry},

@@ -79,7 +79,7 @@ var Served = sync.OnceValues(func() (*Document, error) {
 
 // anyPath are the answers that requests of any path and method can get.
 var anyPath = map[string]string{
-	"400": "BadRequest", "403": "CrossOrigin", "404": "NoSuchPath", "405": "MethodNotAllowed", "408": "RequestTimeout", "421": "WrongHost",
+	"400": "BadRequest", "401": "Unauthenticated", "403": "Forbidden", "404": "NoSuchPath", "405": "MethodNotAllowed", "408": "RequestTimeout", "421": "WrongHost",
 	"429": "Overloaded", "500": "Internal", "503": "Unavailable",
 }
 
