@@ -267,6 +267,7 @@ func valueOf(s *schema, text string) any {
 var ofHTTP = map[string]bool{
 	"Accept": true, "Accept-Encoding": true, "Accept-Language": true, "Connection": true, "Content-Length": true, "Content-Type": true, "Content-Encoding": true,
 	"Expect": true, "Host": true, "Origin": true, "Referer": true, "Transfer-Encoding": true, "User-Agent": true, "Cache-Control": true, "Pragma": true, "Te": true,
+	"Authorization":  true, // securitySchemes describe it
 	"Sec-Fetch-Site": true, "Sec-Fetch-Mode": true, "Sec-Fetch-Dest": true, "Access-Control-Request-Method": true, "Access-Control-Request-Headers": true,
 }
 
