@@ -61,7 +61,7 @@ func New(cfg Config) (*Keeper, error) {
 	}
 	k.text = text
 	k.table.Store(t)
-	k.say("rights are in force", t, warnings)
+	k.say(t, warnings)
 	return k, nil
 }
 
@@ -79,9 +79,9 @@ func read(name string) ([]byte, error) {
 	return text, nil
 }
 
-func (k *Keeper) say(what string, t *Table, warnings []Warning) {
+func (k *Keeper) say(t *Table, warnings []Warning) {
 	hash := t.Hash()
-	k.cfg.Log.Info(what, zap.String("file", k.cfg.File), zap.Int("entries", t.names), zap.String("sha256", hex.EncodeToString(hash[:])))
+	k.cfg.Log.Info("rights are in force", zap.String("file", k.cfg.File), zap.Int("entries", t.names), zap.String("sha256", hex.EncodeToString(hash[:])))
 	for _, w := range warnings {
 		k.cfg.Log.Warn("the file of rights allows what may not be meant", zap.String("file", k.cfg.File), zap.Int("line", w.Line), zap.String("what", w.Text))
 	}
@@ -151,7 +151,7 @@ func (k *Keeper) Look() {
 	old := k.table.Swap(t)
 	k.loaded.Add(1)
 	close(old.over)
-	k.say("other rights are in force", t, warnings)
+	k.say(t, warnings)
 	calls := k.onChange
 	held := make([]*hold, 0, len(k.holds))
 	for h := range k.holds {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"raftkv/internal/problem"
 	"strings"
 	"testing"
@@ -467,6 +468,53 @@ func BenchmarkIdentifyAndMay(b *testing.B) {
 		}
 		if err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Guarantee: the example in docs/security.md is a file that is taken, without a warning, and its
+// tokens are nobody's guess; and the table there has every right.
+func TestDocumentedFile(t *testing.T) {
+	text, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```yaml\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("there is no example")
+	}
+	table, warnings, err := Parse([]byte(example))
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("%v, %v", err, warnings)
+	}
+	for _, tt := range []struct {
+		name string
+		n    Need
+		may  bool
+	}{
+		{"", OnKey(Read, "motd"), true}, {"", OnKey(Read, "public/a"), false},
+		{"web.example", OnPrefix(Read, "public/"), true}, {"web.example", OnKey(Read, "motd"), false},
+		{"operator.example", OfNode(Admin), true},
+	} {
+		c, err := table.Identify([]string{tt.name}, "")
+		if err != nil || (c.May(tt.n) == nil) != tt.may {
+			t.Errorf("%q: %s: %v, %v", tt.name, tt.n, err, c.May(tt.n))
+		}
+	}
+	for _, guess := range []string{"", "test", "token", "TOKEN", "secret", "deployer", "saver", "password"} {
+		if _, err := table.Identify(nil, "Bearer "+guess); err == nil {
+			t.Errorf("%q is a token of the example, which somebody will use as it is", guess)
+		}
+	}
+	for _, name := range rightNames {
+		if !strings.Contains(string(text), "| `"+name+"`") {
+			t.Errorf("no row says what %s is for", name)
+		}
+	}
+	for _, name := range []string{"entries", "name", "tokens", "cert", "rights", "right", "keys", "prefixes", "anonymous"} {
+		if !strings.Contains(string(text), "\n| `"+name+"` |") {
+			t.Errorf("no row has %s", name)
 		}
 	}
 }
