@@ -5,6 +5,7 @@ go 1.26.0
 tool github.com/mattn/goreman
 
 require (
+	github.com/DeRuina/timberjack v1.4.10
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/chromedp/chromedp v0.23.0

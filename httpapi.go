@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/access"
 	"raftkv/internal/admin"
 	"raftkv/internal/api"
+	"raftkv/internal/audit"
 	"raftkv/internal/leaseapi"
 	"raftkv/internal/limits"
 	"raftkv/internal/liveness"
@@ -38,6 +39,7 @@ type httpKVAPI struct {
 	txns     *txnapi.Txns
 	members  *admin.MembersAPI
 	metrics  *admin.Metrics
+	audit    *audit.Log
 	backups  *admin.Backups
 	routes   map[string]web.Methods // by path, those of no resource below it
 	bodies   *limits.BodyBudget
@@ -66,14 +68,17 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r, done := web.UntilEnded(r, route)
 	defer done()
-	if err := a.serve(rec, r); err != nil {
-		err, end := a.ends.Explain(a.guard.Told(r, err))
-		if end {
+	r, note := a.audit.Begin(r, route, start)
+	err := a.serve(rec, r)
+	if err != nil {
+		var end bool
+		if err, end = a.ends.Explain(a.guard.Told(r, err)); end {
 			w.Header()["Connection"] = []string{"close"}
 		}
 		web.WriteProblem(rec, r, err)
 	}
 	a.count(r.Method, route, rec.Status, time.Since(start))
+	note.End(rec.Status, w.Header(), err)
 }
 
 // addRoutes adds the paths that are no resource of many.
@@ -289,6 +294,9 @@ func (a plainRequests) Answered(q *api.KeyRequest, began time.Time) {
 		status = problem.Of(q.Answer.Err).Status
 	}
 	a.count(q.Method, "kv", status, time.Since(began))
+	if a.audit.Wants(q.Method, status) {
+		a.audit.Request(q.Record(time.Since(began)), status, q.Answer.Err)
+	}
 }
 
 // slowRequestAfter is how long a request may take before an operator should hear

@@ -100,7 +100,7 @@ func newAPITest(t *testing.T) *apiTest {
 		at.kv.mu.Lock()
 		defer at.kv.mu.Unlock()
 		res := at.kv.state.Apply(c)
-		at.kv.state.Changes.Tell()
+		at.kv.state.Changes.Tell(1)
 		at.kv.publishSize()
 		at.kv.revision.Advance(at.kv.state.Revision)
 		return res

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"raftkv/internal/audit"
 	"raftkv/internal/boot"
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
@@ -125,6 +126,11 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 		return err
 	}
 	defer func() { err = errors.Join(err, probes.Close()) }()
+	trail, err := audit.Open(cfg, os.Stdout, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, trail.Close()) }()
 	door, err := tlsport.ForClients(cfg.Doors, log)
 	if err != nil {
 		return err
@@ -175,7 +181,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	if err != nil {
 		return err
 	}
-	s.lock, s.probes = lock, probes
+	s.lock, s.probes, s.api.audit = lock, probes, trail
 	s.secure(door)
 	serving()
 	return s.run(ctx, clients, peers)

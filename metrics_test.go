@@ -74,7 +74,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		leader := c.Nodes[c.Leader()].Life
 		time.Sleep(time.Second)
 		leader.api.metrics.Observe(http.MethodGet, "kv", 200, time.Millisecond)
-		leader.register(front.New(zap.NewNop(), front.Limits{}, nil, nil)) // as server.run does
+		leader.register(leader.api.audit, front.New(zap.NewNop(), front.Limits{}, nil, nil)) // as server.run does
 		found := make(map[string]string)
 		var families []*dto.MetricFamily
 		for name, f := range gathered(t, leader) {

@@ -9,6 +9,7 @@ import (
 	"raftkv/internal/access"
 	"raftkv/internal/admin"
 	"raftkv/internal/api"
+	"raftkv/internal/audit"
 	"raftkv/internal/boot"
 	"raftkv/internal/checker"
 	"raftkv/internal/clock"
@@ -248,6 +249,9 @@ func (s *server) start() error {
 	for _, g := range s.guards {
 		group.Go(func() error { return g.Run(ctx) })
 	}
+	group.Go(func() error {
+		return s.api.audit.FollowExpiries(ctx, audit.Expiries{ID: s.cfg.ID, Leaders: s.node.leaders, Revision: s.kv.revision, Look: s.kv.Look})
+	})
 	return nil
 }
 
@@ -290,6 +294,7 @@ func (s *server) run(ctx context.Context, clients, peers *stoppableListener) err
 		s.node.transport.Stop()
 		return s.remember(errors.Join(err, s.storage.Close()))
 	}
+	s.register(s.api.audit)
 	if clients.front != nil {
 		s.register(clients.front)
 	}

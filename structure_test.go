@@ -21,7 +21,7 @@ var layers = [][]string{
 	{"address", "changelog", "durable", "front/nowait", "history", "listening", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
 	{"certs", "issue", "lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
 	{"config", "peerclient", "probeport", "rights", "state", "storage/dirwatch", "storage/walroom"},
-	{"checker", "contact", "exposure", "list", "rounds", "state/statetest", "storage", "tlsport", "watch/watchtest"},
+	{"audit", "checker", "contact", "exposure", "list", "rounds", "state/statetest", "storage", "tlsport", "watch/watchtest"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport", "watch"},
 	{"api", "peerport"},
 	{"access", "admin", "boot", "front/plain", "leaseapi", "txnapi", "watchapi"},
@@ -37,7 +37,8 @@ var forTests = []string{"history", "openapi/openapitest", "sim", "testkit", "sta
 var exports = map[string]int{
 	"address":             22,
 	"admin":               16,
-	"api":                 35,
+	"api":                 31,
+	"audit":               6,
 	"boot":                10,
 	"certs":               7,
 	"changelog":           9,
@@ -113,6 +114,7 @@ var onlyFor = map[string][]string{
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp":       {"transport"},
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap":           {"transport", "storage", "sim"},
 	"github.com/prometheus/client_golang/prometheus/promhttp": {"admin"},
+	"github.com/DeRuina/timberjack":                           {"audit"},
 	// What reads OpenAPI and JSON Schema is not for the program.
 	"github.com/getkin/kin-openapi/openapi3":   {"openapi/openapitest"},
 	"github.com/santhosh-tekuri/jsonschema/v6": {"openapi/openapitest"},

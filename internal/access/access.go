@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net/http"
 	"raftkv/internal/api"
+	"raftkv/internal/audit"
 	"raftkv/internal/problem"
 	"raftkv/internal/rights"
 	"raftkv/internal/web"
@@ -198,6 +199,7 @@ func (g *Guard) Admit(r *http.Request) (*http.Request, error) {
 		return r.WithContext(ctx), nil
 	}
 	if err == nil {
+		audit.NoteOf(r.Context()).Who(caller.Name())
 		err = caller.May(need)
 	}
 	if err != nil {

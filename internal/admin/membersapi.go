@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"raftkv/internal/address"
 	"raftkv/internal/api"
+	"raftkv/internal/audit"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
@@ -78,12 +79,18 @@ func (a *MembersAPI) ServeAddMember(w http.ResponseWriter, r *http.Request) erro
 		}
 		req.ID = *body.ID
 	}
-	id, err := a.Members.Change(r.Context(), req)
+	id, err := a.change(r.Context(), req)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Location", fmt.Sprintf("/v1/members/%d", id))
 	return a.answerMember(w, r, id, http.StatusCreated)
+}
+
+// change has the cluster make a change of its members or its leader.
+func (a *MembersAPI) change(ctx context.Context, req reconfig.Request) (uint64, error) {
+	audit.NoteOf(ctx).Member(req.ID, req.PeerURL)
+	return a.Members.Change(ctx, req)
 }
 
 // ServeMember serves GET, PATCH and DELETE of /v1/members/ID.
@@ -112,7 +119,7 @@ func (a *MembersAPI) ServeMember(w http.ResponseWriter, r *http.Request, path st
 		if err != nil {
 			return err
 		}
-		if _, err := a.Members.Change(r.Context(), reconfig.Request{Op: membership.OpRemove, ID: id, Force: force}); err != nil {
+		if _, err := a.change(r.Context(), reconfig.Request{Op: membership.OpRemove, ID: id, Force: force}); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusNoContent)
@@ -143,7 +150,7 @@ func (a *MembersAPI) patchMember(w http.ResponseWriter, r *http.Request, id uint
 			return fmt.Errorf("%w: %w", problem.ErrBadPeerURL, err)
 		}
 	}
-	if _, err := a.Members.Change(r.Context(), req); err != nil {
+	if _, err := a.change(r.Context(), req); err != nil {
 		return err
 	}
 	return a.answerMember(w, r, id, http.StatusOK)
@@ -182,7 +189,7 @@ func (a *MembersAPI) ServeLeader(w http.ResponseWriter, r *http.Request) error {
 		}
 		req.ID = *body.ID
 	}
-	leader, err := a.Members.Change(r.Context(), req)
+	leader, err := a.change(r.Context(), req)
 	if err != nil {
 		return err
 	}
@@ -273,7 +280,7 @@ func (a *MembersAPI) ServeShort(w http.ResponseWriter, r *http.Request, path str
 			return err
 		}
 	}
-	if _, err := a.Members.Change(ctx, req); err != nil {
+	if _, err := a.change(ctx, req); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"raftkv/internal/audit"
 	"raftkv/internal/config"
 	"raftkv/internal/lease"
 	"raftkv/internal/limits"
@@ -132,6 +133,20 @@ func (q *KeyRequest) need() rights.Need {
 func (q *KeyRequest) fail(err error) bool {
 	q.Answer.Err = err
 	return false
+}
+
+// Record returns what is to be written of a request that took so long, but what came of it.
+func (q *KeyRequest) Record(took time.Duration) audit.Record {
+	r := audit.Record{Name: q.Caller.Name(), Method: q.Method, Route: "kv", Keys: []string{q.Key}, Took: took}
+	if q.Client != nil {
+		r.From = q.Client.Addr
+	}
+	for _, f := range q.Answer.Fields() {
+		if f.Name == "Raftkv-Revision" {
+			r.Revision, _ = strconv.ParseUint(f.Value, 10, 64) // it is one
+		}
+	}
+	return r
 }
 
 // KeyOf returns the key that a request is about, if it is about one, and whether it

@@ -42,6 +42,7 @@ type Change[I any] struct {
 // or whoever holds the state's lock has let it go.
 type Entry[I any] struct {
 	Revision uint64
+	Term     uint64      // of the log entry that made it
 	Changes  []Change[I] // in the order in which they were made; each is of another key
 	Size     int         // bytes, about
 	one      [1]Change[I]
@@ -84,29 +85,29 @@ func (l *Log[I]) Note(c Change[I]) {
 	}
 }
 
-// Tell takes in what was noted. The order of the revisions counts: a replay of a log makes
+// Tell takes in what was noted, of a log entry of that term. The order of the revisions counts: a replay of a log makes
 // writes in another one.
-func (l *Log[I]) Tell() {
+func (l *Log[I]) Tell(term uint64) {
 	if len(l.noted) == 0 {
 		return
 	}
 	slices.SortStableFunc(l.noted, func(a, b Change[I]) int { return cmp.Compare(a.Revision, b.Revision) })
 	for _, c := range l.noted {
-		l.add(c)
+		l.add(c, term)
 	}
 	clear(l.noted) // what they write must not stay in memory
 	l.noted = l.noted[:0]
 }
 
 // add appends a change to those of its revision.
-func (l *Log[I]) add(c Change[I]) {
+func (l *Log[I]) add(c Change[I], term uint64) {
 	size := c.Size + ChangeCost
 	if n := len(l.entries); n > 0 && l.entries[n-1].Revision == c.Revision {
 		e := l.entries[n-1]
 		e.Changes = append(e.Changes, c)
 		e.Size += size
 	} else {
-		e := &Entry[I]{Revision: c.Revision, Size: size, one: [1]Change[I]{c}}
+		e := &Entry[I]{Revision: c.Revision, Term: term, Size: size, one: [1]Change[I]{c}}
 		e.Changes = e.one[:]
 		l.entries = append(l.entries, e)
 	}

@@ -32,13 +32,13 @@ func TestLogHoldsItsBytes(t *testing.T) {
 	l.Keep(3*each, 7)
 	for revision := uint64(8); revision <= 10; revision++ {
 		put(&l, revision, "k", 100)
-		l.Tell()
+		l.Tell(1)
 	}
 	if l.Len() != 3 || l.Base() != 7 || l.Bytes() != 3*each {
 		t.Errorf("%d entries behind %d, %d bytes", l.Len(), l.Base(), l.Bytes())
 	}
 	put(&l, 11, "k", 0)
-	l.Tell()
+	l.Tell(1)
 	if l.Len() != 3 || l.Base() != 8 {
 		t.Errorf("one byte past the bound: %d entries behind %d", l.Len(), l.Base())
 	}
@@ -55,12 +55,12 @@ func TestLogHoldsItsBytes(t *testing.T) {
 		t.Errorf("behind the newest are %v, %t", got, ok)
 	}
 	put(&l, 12, "k", 100*each)
-	l.Tell()
+	l.Tell(1)
 	if l.Len() != 1 || l.Base() != 11 || l.Get(12) == nil || l.Get(11) != nil || l.Get(13) != nil {
 		t.Errorf("behind a large one: %d entries behind %d", l.Len(), l.Base())
 	}
 	put(&l, 13, "k", 0)
-	l.Tell()
+	l.Tell(1)
 	if l.Len() != 1 || l.Base() != 12 || l.Bytes() != ChangeCost {
 		t.Errorf("%d entries behind %d, %d bytes", l.Len(), l.Base(), l.Bytes())
 	}
@@ -77,8 +77,8 @@ func TestLogSortsRevisions(t *testing.T) {
 	}{{3, "c"}, {1, "z"}, {1, "a"}, {2, "b"}} {
 		put(&l, c.revision, c.key, 1)
 	}
-	l.Tell()
-	l.Tell()
+	l.Tell(1)
+	l.Tell(1)
 	var got []string
 	entries, _ := l.After(0, 10)
 	for _, e := range entries {
@@ -94,7 +94,7 @@ func TestLogSortsRevisions(t *testing.T) {
 	}
 	l.Keep(0, 3)
 	put(&l, 4, "k", 1)
-	if l.Tell(); l.Len() != 0 || l.Limit() != 0 {
+	if l.Tell(1); l.Len() != 0 || l.Limit() != 0 {
 		t.Error("a log that is to keep nothing does")
 	}
 }
@@ -108,7 +108,7 @@ func TestLogWithGaps(t *testing.T) {
 	for _, revision := range there {
 		put(&l, revision, "k", 0)
 	}
-	l.Tell()
+	l.Tell(1)
 	for revision := uint64(0); revision <= 14; revision++ {
 		e := l.Get(revision)
 		if want := slices.Contains(there, revision); (e != nil) != want || want && e.Revision != revision {

@@ -36,8 +36,6 @@ type Queue struct {
 	done      chan struct{} // closed when the goroutine has ended
 	dropped   atomic.Uint64
 
-	// onLost is called when a line got through after others had been lost, with
-	// their number and that of all so far. It may write to the queue.
 	onLost atomic.Pointer[func(lost, all uint64)]
 
 	mu     sync.Mutex
@@ -89,12 +87,15 @@ func (q *Queue) Dropped() uint64 { return q.dropped.Load() }
 // ReportLost has log, which writes to the queue, say that lines were lost. It is
 // an error, since a log that shows only errors has lost some.
 func (q *Queue) ReportLost(log *zap.Logger) {
-	report := func(lost, all uint64) {
+	q.OnLost(func(lost, all uint64) {
 		log.Error("lines of this log were lost: they were not read in time, or could not be written",
 			zap.Uint64("lines", lost), zap.Uint64("total", all))
-	}
-	q.onLost.Store(&report)
+	})
 }
+
+// OnLost has f called when a line got through after others had been lost, with their number
+// and that of all so far. It may write to the queue.
+func (q *Queue) OnLost(f func(lost, all uint64)) { q.onLost.Store(&f) }
 
 // Close waits, up to a limit, until the lines that are queued are written. Lines
 // that come later are dropped.

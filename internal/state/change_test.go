@@ -133,7 +133,7 @@ func TestChangesAreNotKeptUnasked(t *testing.T) {
 	}
 	s.Changes.Keep(1<<20, s.Revision)
 	s.Apply(Command{Kind: KindPut, Key: "b"})
-	s.Changes.Tell()
+	s.Changes.Tell(1)
 	if s.Changes.Len() != 1 || s.Changes.Base() != 1 || s.Copy().Changes.Limit() != 0 {
 		t.Errorf("%d entries behind %d", s.Changes.Len(), s.Changes.Base())
 	}

@@ -53,7 +53,7 @@ func (r *Replay) Batch(e *raftpb.Entry, id BatchID, cmds []Command) (commands in
 		if c.Kind != KindPut || c.condition.Kind != always {
 			r.Flush() // it may look at any of them
 			s.Apply(*c)
-			s.Changes.Tell()
+			s.Changes.Tell(s.Term)
 			continue
 		}
 		s.Revision++
@@ -80,7 +80,7 @@ func (r *Replay) Flush() {
 		r.state.put(*w.cmd)
 	}
 	r.state.Revision = last
-	r.state.Changes.Tell()
+	r.state.Changes.Tell(r.state.Term)
 	clear(r.waiting) // what they write must not stay in memory
 	r.waiting, r.bytes = r.waiting[:0], 0
 }

@@ -142,7 +142,7 @@ func (s *State) ApplyBatch(id BatchID, cmds []Command) (results []Result, first 
 	for i, c := range cmds {
 		results[i] = s.Apply(c)
 	}
-	s.Changes.Tell()
+	s.Changes.Tell(s.Term)
 	return results, true
 }
 
@@ -210,7 +210,7 @@ func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error)
 	}
 	if t, ok, err := decodeTick(e.GetData()); ok && err == nil {
 		o.Gone = s.tick(t)
-		s.Changes.Tell()
+		s.Changes.Tell(s.Term)
 		return o, min(1, o.Gone), nil
 	}
 	id, cmds, err := DecodeBatch(e.GetData())

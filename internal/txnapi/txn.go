@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/api"
+	"raftkv/internal/audit"
 	"raftkv/internal/lease"
 	"raftkv/internal/list"
 	"raftkv/internal/problem"
@@ -305,6 +306,7 @@ func (a *Txns) ServeTxn(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	note(audit.NoteOf(r.Context()), t)
 	if err := rights.CallerOf(r.Context()).May(needs(t)...); err != nil {
 		return err
 	}
@@ -326,6 +328,38 @@ func (a *Txns) ServeTxn(w http.ResponseWriter, r *http.Request) error {
 	tell(w, o.Revision)
 	web.WriteJSON(w, http.StatusOK, answer(o, q.Has("values")))
 	return nil
+}
+
+// note notes what a transaction is about, whichever of its lists is carried out.
+func note(n *audit.Note, t *txn.Txn) {
+	if n == nil {
+		return
+	}
+	var keys, prefixes []string
+	for _, c := range t.If {
+		if c.Field == txn.AnyBelow {
+			prefixes = append(prefixes, c.Key)
+		} else {
+			keys = append(keys, c.Key)
+		}
+	}
+	for _, op := range slices.Concat(t.Then, t.Else) {
+		if op.Kind == txn.Append || op.Kind == txn.List {
+			prefixes = append(prefixes, op.Key)
+		} else {
+			keys = append(keys, op.Key)
+		}
+	}
+	n.About(unique(keys), unique(prefixes))
+	if t.OnlyReads() {
+		n.Reads()
+	}
+}
+
+// unique sorts names, and leaves each in once.
+func unique(names []string) []string {
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // needs are the rights that a transaction takes: those of its conditions and of both lists,

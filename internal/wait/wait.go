@@ -5,6 +5,7 @@
 package wait
 
 import (
+	"slices"
 	"sync"
 )
 
@@ -16,7 +17,14 @@ type Leadership struct {
 	term    uint64
 	changed chan struct{} // closed at the next change
 	changes uint64        // leaders heard of: others than before, or in another term
+	past    []leaderOf    // the last of them, the newest last
 }
+
+// leaderOf is who has led in a term.
+type leaderOf struct{ leader, term uint64 }
+
+// pastLeaders is how many of them are remembered.
+const pastLeaders = 64
 
 // NewLeadership returns a Leadership that knows of no leader.
 func NewLeadership() *Leadership {
@@ -40,9 +48,26 @@ func (l *Leadership) Set(leader, term uint64) {
 	l.leader, l.term = leader, term
 	if leader != 0 {
 		l.changes++
+		if len(l.past) == pastLeaders {
+			l.past = slices.Delete(l.past, 0, 1)
+		}
+		l.past = append(l.past, leaderOf{leader, term})
 	}
 	close(l.changed)
 	l.changed = make(chan struct{})
+}
+
+// LeaderOf returns who has led in a term, as far as this node has heard of it and remembers;
+// else 0. There is no other: a term has one leader at most (thesis §3.4).
+func (l *Leadership) LeaderOf(term uint64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.past {
+		if p.term == term {
+			return p.leader
+		}
+	}
+	return 0
 }
 
 // HeardOf returns how many changes of the leader this node has seen.

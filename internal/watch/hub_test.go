@@ -223,7 +223,7 @@ func TestWatcherPutsBack(t *testing.T) {
 			n.mu.Lock()
 			n.st.Revision++
 			n.st.Changes.Note(state.Change{Revision: n.st.Revision, Kind: changelog.Delete, Key: "other", Size: 2 * takeBytes})
-			n.st.Changes.Tell()
+			n.st.Changes.Tell(1)
 			base := n.st.Changes.Base()
 			n.mu.Unlock()
 			n.hub.cfg.Revision.Advance(n.revision())
@@ -249,7 +249,7 @@ func TestWatcherLooksAtFewChanges(t *testing.T) {
 					n.st.Changes.Note(state.Change{Revision: n.st.Revision, Kind: changelog.Delete, Key: fmt.Sprint("other", i)})
 				}
 			}
-			n.st.Changes.Tell()
+			n.st.Changes.Tell(1)
 			n.mu.Unlock()
 			w.search(0)
 			b, err := w.Take()

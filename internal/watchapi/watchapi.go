@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"raftkv/internal/api"
+	"raftkv/internal/audit"
 	"raftkv/internal/changelog"
 	"raftkv/internal/problem"
 	"raftkv/internal/rights"
@@ -202,6 +203,7 @@ func (s *Watches) Serve(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
+	audit.NoteOf(r.Context()).Begun()
 	st := newStream(s, &q, w, r)
 	err = st.run()
 	if err == nil || r.Context().Err() != nil {
