@@ -77,8 +77,13 @@ func TestLogSortsRevisions(t *testing.T) {
 	}{{3, "c"}, {1, "z"}, {1, "a"}, {2, "b"}} {
 		put(&l, c.revision, c.key, 1)
 	}
-	l.Tell(1)
-	l.Tell(1)
+	l.Tell(7)
+	put(&l, 4, "k", 1)
+	l.Tell(8)
+	if l.Get(1).Term != 7 || l.Get(3).Term != 7 || l.Get(4).Term != 8 {
+		t.Errorf("terms %d, %d and %d", l.Get(1).Term, l.Get(3).Term, l.Get(4).Term)
+	}
+	l.Tell(9)
 	var got []string
 	entries, _ := l.After(0, 10)
 	for _, e := range entries {
@@ -86,10 +91,10 @@ func TestLogSortsRevisions(t *testing.T) {
 			got = append(got, fmt.Sprint(e.Revision, c.Key))
 		}
 	}
-	if want := []string{"1z", "1a", "2b", "3c"}; !slices.Equal(got, want) {
+	if want := []string{"1z", "1a", "2b", "3c", "4k"}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
-	if l.Get(1).Size != 2+2*ChangeCost || l.Bytes() != 4+4*ChangeCost {
+	if l.Get(1).Size != 2+2*ChangeCost || l.Bytes() != 5+5*ChangeCost {
 		t.Errorf("%d, %d bytes", l.Get(1).Size, l.Bytes())
 	}
 	l.Keep(0, 3)

@@ -290,7 +290,8 @@ func sumOf(it *Item, delta int64) (int64, error) {
 }
 
 // parseNumber reads a decimal number, behind which a newline may stand. The error is
-// problem.ErrNotANumber or problem.ErrOutOfRange.
+// problem.ErrNotANumber or problem.ErrOutOfRange. It does not repeat the value: errors get
+// to where values must not be.
 func parseNumber(text string) (int64, error) {
 	digits := strings.TrimSuffix(text, "\n")
 	if len(digits) > maxNumber {
@@ -301,9 +302,9 @@ func parseNumber(text string) (int64, error) {
 	case err == nil:
 		return n, nil
 	case isNumber(digits):
-		return 0, fmt.Errorf("%w: %.64s", problem.ErrOutOfRange, digits)
+		return 0, fmt.Errorf("%w: there is one of %d digits", problem.ErrOutOfRange, len(digits))
 	}
-	return 0, fmt.Errorf("%w: %.64q", problem.ErrNotANumber, text)
+	return 0, fmt.Errorf("%w: it has %d bytes", problem.ErrNotANumber, len(text))
 }
 
 // isNumber reports whether text is a decimal number, of any size.

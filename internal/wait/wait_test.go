@@ -52,3 +52,26 @@ func TestConfWait(t *testing.T) {
 		t.Fatalf("%d left", len(w.waiting))
 	}
 }
+
+// Guarantee: who has led in a term is remembered, of the last terms that had a leader, so many
+// exactly, however many leaders followed meanwhile; of a term without one nobody is said to have
+// led.
+func TestLeaderOf(t *testing.T) {
+	l := NewLeadership()
+	l.Set(0, 1)
+	for term := uint64(2); term < 2+pastLeaders; term++ {
+		l.Set(0, term)
+		l.Set(term%3+1, term)
+		l.Set(term%3+1, term)
+	}
+	l.Set(0, 1000)
+	for term, want := range map[uint64]uint64{1: 0, 2: 3, 3: 1, 1 + pastLeaders: (1+pastLeaders)%3 + 1, 2 + pastLeaders: 0, 1000: 0} {
+		if got := l.LeaderOf(term); got != want {
+			t.Errorf("in term %d led %d, want %d", term, got, want)
+		}
+	}
+	l.Set(9, 1000)
+	if l.LeaderOf(2) != 0 || l.LeaderOf(3) != 1 || l.LeaderOf(1000) != 9 {
+		t.Errorf("one more: %d, %d and %d", l.LeaderOf(2), l.LeaderOf(3), l.LeaderOf(1000))
+	}
+}
