@@ -62,7 +62,7 @@ func TestDocsNameWhatExists(t *testing.T) {
 	testkit.Must(t, err)
 	test := regexp.MustCompile(`\bTest[A-Z]\w*(…|\.\.\.)?`)
 	file := regexp.MustCompile("`((?:[a-z_]+/)*[a-z_0-9]+\\.go)`")
-	for _, doc := range append(docs, "README.md", "DESIGN.md", "CONTRIBUTING.md") {
+	for _, doc := range append(docs, "README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md") {
 		text, err := os.ReadFile(doc)
 		testkit.Must(t, err)
 		for _, m := range test.FindAllStringSubmatch(string(text), -1) {
