@@ -1,6 +1,6 @@
 // Package offline has the commands that work on files, without a cluster: restore,
-// recover and inspect. What they are interrupted in does no harm, and can be run
-// again.
+// recover and inspect, and what makes certificates and tokens. What they are
+// interrupted in does no harm, and can be run again.
 package offline
 
 import (
@@ -27,6 +27,7 @@ type call struct {
 	env    func(string) (string, bool)
 	stdin  io.Reader
 	stdout io.Writer
+	stderr io.Writer // what is not the answer
 }
 
 // errSaid ends a command that has said on stdout what is the matter.
@@ -37,6 +38,8 @@ func offlineCommands() []offlineCommand {
 		{"restore", "make the data directory of a new cluster from a backup", restoreUsage(), runRestore},
 		{"recover", "make a cluster of its own of one surviving data directory", recoverUsage(), runRecover},
 		{"inspect", "print what is in a data directory or a backup", inspectUsage, runInspect},
+		{"tls", "make a CA, and certificates for members and clients", tlsUsage(), runTLS},
+		{"token", "make a token for a client", tokenUsage, runToken},
 		{"help", "print this, or more of a command", "raftkv help [COMMAND] prints what raftkv --help or raftkv COMMAND --help prints.\n", runHelp},
 	}
 }
@@ -52,7 +55,7 @@ func Run(ctx context.Context, args []string, env func(string) (string, bool), st
 	// Every crash point of a command is safe, so a signal need not wait for
 	// one: the process ends, whatever this goroutine is at.
 	ended := make(chan error, 1)
-	go func() { ended <- c.run(call{args[1:], env, os.Stdin, stdout}) }()
+	go func() { ended <- c.run(call{args[1:], env, os.Stdin, stdout, stderr}) }()
 	var err error
 	select {
 	case err = <-ended:

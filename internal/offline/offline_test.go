@@ -43,7 +43,7 @@ func runCommandEnv(t *testing.T, env map[string]string, args ...string) (code in
 func TestCommandWords(t *testing.T) {
 	for _, args := range [][]string{{"frobnicate"}, {"Restore"}, {"help", "frobnicate"}} {
 		code, out, errs := runCommand(t, args...)
-		if code != config.ExitUsage || out != "" || !strings.Contains(errs, "restore, recover, inspect, help") || !strings.Contains(errs, args[len(args)-1]) {
+		if code != config.ExitUsage || out != "" || !strings.Contains(errs, "restore, recover, inspect, tls, token, help") || !strings.Contains(errs, args[len(args)-1]) {
 			t.Errorf("%q: exit %d\n%s%s", args, code, out, errs)
 		}
 	}
@@ -51,7 +51,7 @@ func TestCommandWords(t *testing.T) {
 	if code, out, _ := runCommand(t, "help"); code != config.ExitOK || out != server {
 		t.Errorf("help: exit %d\n%s", code, out)
 	}
-	for _, name := range []string{"restore", "recover", "inspect"} {
+	for _, name := range []string{"restore", "recover", "inspect", "tls", "token"} {
 		if !strings.Contains(server, "raftkv "+name) {
 			t.Errorf("--help does not name %s", name)
 		}
