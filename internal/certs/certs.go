@@ -56,8 +56,9 @@ const readsOfOneLook = 3
 // Keeper keeps the certificates of one door. What is in force is replaced as a whole,
 // and only by what is whole.
 type Keeper struct {
-	cfg Config
-	log *zap.Logger
+	cfg   Config
+	log   *zap.Logger
+	files func(Files) (texts, error) // readFiles, but for tests
 
 	inForce          atomic.Pointer[set]
 	reloaded, failed atomic.Uint64
@@ -81,7 +82,7 @@ func New(cfg Config) (*Keeper, error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	k := &Keeper{cfg: cfg, log: cfg.Log.With(zap.String("door", cfg.Door))}
+	k := &Keeper{cfg: cfg, log: cfg.Log.With(zap.String("door", cfg.Door)), files: readFiles}
 	k.looking.Lock()
 	defer k.looking.Unlock()
 	s, err := k.read()
@@ -191,7 +192,7 @@ func (k *Keeper) note(err error) {
 
 // read reads the files until they fit together, or do not change any more.
 func (k *Keeper) read() (*set, error) {
-	text, err := readFiles(k.cfg.Files)
+	text, err := k.files(k.cfg.Files)
 	for reads := 1; ; reads++ {
 		var s *set
 		if err == nil {
@@ -202,7 +203,7 @@ func (k *Keeper) read() (*set, error) {
 		if reads == readsOfOneLook {
 			return nil, err
 		}
-		again, errAgain := readFiles(k.cfg.Files)
+		again, errAgain := k.files(k.cfg.Files)
 		if errAgain != nil || again.equal(text) {
 			return nil, err
 		}
