@@ -34,17 +34,17 @@ const (
 
 // tlsFlags are what raftkv tls is told.
 type tlsFlags struct {
-	dir, name, client, hosts string
-	days                     int
-	members                  []uint64
-	config                   config.Config // for PeerAllowedName
+	dir, out, name, client, hosts string
+	days                          int
+	members                       []uint64
+	config                        config.Config // for PeerAllowedName
 }
 
 func newTLSFlags() *tlsFlags { return &tlsFlags{dir: tlsDir, config: config.DefaultConfig()} }
 
 func (f *tlsFlags) both() []config.Setting {
 	return []config.Setting{
-		{Flag: "dir", Arg: "DIR", Help: "where the files of the CA are, and the new ones go (" + tlsDir + ")", Set: config.Into(&f.dir, config.ParseText, "")},
+		{Flag: "dir", Arg: "DIR", Help: "where the CA is, or is to be (" + tlsDir + ")", Set: config.Into(&f.dir, config.ParseText, "")},
 		{Flag: "days", Arg: "N", Help: fmt.Sprintf("how long it is valid (%d for a CA, else %d)", caDays, certDays), Set: config.Into(&f.days, parseDays, "")},
 	}
 }
@@ -56,6 +56,7 @@ func (f *tlsFlags) ofCA() []config.Setting {
 func (f *tlsFlags) ofCert() []config.Setting {
 	list := new(string)
 	return slices.Concat(f.both(), []config.Setting{
+		{Flag: "out", Arg: "DIR", Help: "where the new files go (that of the CA)", Set: config.Into(&f.out, config.ParseText, "")},
 		{Flag: "member", Arg: "IDS", Help: "members, as in 1 or 1,2,3: a certificate for each", Set: config.Into(&f.members, parseIDs, "")},
 		{Flag: "host", Arg: "LIST", Help: "further names and addresses of the member (" + tlsHosts + ")", Set: config.Into(&f.hosts, config.ParseText, "")},
 		{Flag: "client", Arg: "NAME", Help: "a client, and its name: a DNS name", Set: config.Into(&f.client, address.CheckHost, "")},
@@ -184,7 +185,13 @@ func (f *tlsFlags) splitHosts(list string) (names []string, ips []net.IP, err er
 	return names, ips, nil
 }
 
+// file returns a file of the CA, pair the files of a certificate and its key.
 func (f *tlsFlags) file(name string) string { return filepath.Join(f.dir, name+".pem") }
+
+func (f *tlsFlags) pair(name string) (certFile, keyFile string) {
+	dir := cmp.Or(f.out, f.dir)
+	return filepath.Join(dir, name+".pem"), filepath.Join(dir, name+"-key.pem")
+}
 
 func makeCA(out io.Writer, f *tlsFlags) error {
 	now := time.Now()
@@ -204,33 +211,39 @@ func makeCerts(out io.Writer, f *tlsFlags, names []string, ips []net.IP) error {
 	if err != nil {
 		return fmt.Errorf("there is no CA to sign with (raftkv tls ca --dir %s makes one): %w", f.dir, err)
 	}
+	if f.out != "" {
+		if err := os.MkdirAll(f.out, 0o700); err != nil {
+			return err
+		}
+	}
 	now := time.Now()
 	wanted := issue.Request{From: now.Add(-issue.Backdate), Until: now.Add(time.Duration(cmp.Or(f.days, certDays)) * day), Client: true}
 	if f.client != "" {
 		wanted.CommonName, wanted.DNSNames = "raftkv client", []string{f.client}
-		return makeCert(out, ca, wanted, f.file("client-"+f.client), f.file("client-"+f.client+"-key"))
+		return f.makeCert(out, ca, wanted, "client-"+f.client)
 	}
-	fileOf := func(id uint64) string { return fmt.Sprint("member-", id) }
+	nameOf := func(id uint64) string { return fmt.Sprint("member-", id) }
 	for _, id := range f.members {
-		if err := issue.Absent(f.file(fileOf(id)), f.file(fileOf(id)+"-key")); err != nil {
+		if err := issue.Absent(f.pair(nameOf(id))); err != nil {
 			return err // before one of several is made
 		}
 	}
 	for _, id := range f.members {
 		wanted.Server, wanted.CommonName, wanted.IPs = true, fmt.Sprint("raftkv member ", id), ips
 		wanted.DNSNames = append([]string{f.config.MemberName(id)}, names...)
-		if err := makeCert(out, ca, wanted, f.file(fileOf(id)), f.file(fileOf(id)+"-key")); err != nil {
+		if err := f.makeCert(out, ca, wanted, nameOf(id)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func makeCert(out io.Writer, ca *issue.CA, wanted issue.Request, certFile, keyFile string) error {
+func (f *tlsFlags) makeCert(out io.Writer, ca *issue.CA, wanted issue.Request, name string) error {
 	pair, err := ca.Issue(wanted)
 	if err != nil {
 		return err
 	}
+	certFile, keyFile := f.pair(name)
 	return write(out, pair, certFile, keyFile)
 }
 

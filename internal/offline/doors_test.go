@@ -122,6 +122,12 @@ func TestTLSNeverOverwrites(t *testing.T) {
 		}
 		testkit.WantUnchanged(t, dir, before)
 	}
+	made(t, "tls", "cert", "--dir", dir, "--member", "1,2", "--out", filepath.Join(dir, "new"))
+	for _, name := range []string{"new/member-1.pem", "new/member-2-key.pem"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
 	code, _, errs := runCommand(t, "tls", "cert", "--dir", t.TempDir(), "--member", "1")
 	if code != config.ExitFault || !strings.Contains(errs, "raftkv tls ca") {
 		t.Errorf("without a CA: exit %d\n%s", code, errs)
@@ -137,7 +143,7 @@ func TestTLSUsage(t *testing.T) {
 		{nil, []string{"ca or cert"}},
 		{[]string{"--member", "1"}, []string{"ca or cert"}},
 		{[]string{"client"}, []string{"ca or cert"}},
-		{[]string{"ca", "b", "--member", "1"}, []string{`"b"`, "member"}},
+		{[]string{"ca", "b", "--member", "1", "--out=x"}, []string{`"b"`, "member", "out"}},
 		{[]string{"ca", "--days", "0"}, []string{"--days", "1 to 3650"}},
 		{[]string{"ca", "--days", "3651"}, []string{"--days", "1 to 3650"}},
 		{[]string{"cert"}, []string{"--member or --client"}},
