@@ -8,9 +8,13 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"path/filepath"
+	"raftkv/internal/certs"
 	"raftkv/internal/front"
+	"raftkv/internal/issue"
 	"raftkv/internal/membership"
 	"raftkv/internal/reconfig"
+	"raftkv/internal/testkit"
 	"raftkv/internal/web"
 	"regexp"
 	"slices"
@@ -57,6 +61,20 @@ func labelsOf(m *dto.Metric) (labels []string) {
 	return labels
 }
 
+// testCertificates are those of a door, as a node with TLS has them.
+func testCertificates(t *testing.T) *certs.Keeper {
+	t.Helper()
+	ca, _, err := issue.NewCA("CA", time.Now(), time.Now().Add(time.Hour))
+	testkit.Must(t, err)
+	pair, err := ca.Issue(issue.Request{Server: true, From: time.Now(), Until: ca.Cert.NotAfter})
+	testkit.Must(t, err)
+	files := certs.Files{Cert: filepath.Join(t.TempDir(), "cert"), Key: filepath.Join(t.TempDir(), "key")}
+	testkit.Must(t, pair.Write(files.Cert, files.Key))
+	k, err := certs.New(certs.Config{Door: "client", Files: files})
+	testkit.Must(t, err)
+	return k
+}
+
 // Guarantee: docs/metrics.md has every metric with its type and labels and no
 // other, its alerts name metrics that there are, and Prometheus' linter finds
 // nothing in them.
@@ -75,6 +93,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		time.Sleep(time.Second)
 		leader.api.metrics.Observe(http.MethodGet, "kv", 200, time.Millisecond)
 		leader.register(leader.api.audit, front.New(zap.NewNop(), front.Limits{}, nil, nil)) // as server.run does
+		leader.register(testCertificates(t))
 		found := make(map[string]string)
 		var families []*dto.MetricFamily
 		for name, f := range gathered(t, leader) {
