@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"raftkv/internal/config"
+	"raftkv/internal/entry"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage"
@@ -43,7 +44,7 @@ func BenchmarkApply(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				index++
-				data = state.AppendBatchHeader(data[:0], state.BatchID{Node: 2, Boot: 1, Seq: index, Low: index})
+				data = entry.AppendHeader(data[:0], state.BatchID{Node: 2, Boot: 1, Seq: index, Low: index})
 				data = append(data, batches[index%uint64(len(batches))]...)
 				if _, err := kv.applyEntries([]*raftpb.Entry{entryAt(index, data)}); err != nil {
 					b.Fatal(err)

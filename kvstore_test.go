@@ -4,6 +4,7 @@ import (
 	"errors"
 	"raftkv/internal/checker"
 	"raftkv/internal/config"
+	"raftkv/internal/entry"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
@@ -38,7 +39,7 @@ func entryAt(index uint64, data []byte) *raftpb.Entry {
 // one of a newer version stops the node, and none is left out or taken twice.
 func TestApplyEntries(t *testing.T) {
 	good := statetest.Batch(state.BatchID{Node: 1, Boot: 1}, statetest.Put("k", "v"))
-	newer := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 1, Boot: 1}), []byte{99})
+	newer := entry.AppendCommand(entry.AppendHeader(nil, state.BatchID{Node: 1, Boot: 1}), []byte{99})
 	for _, tt := range []struct {
 		name     string
 		entries  []*raftpb.Entry

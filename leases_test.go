@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"raftkv/internal/api"
+	"raftkv/internal/entry"
 	"raftkv/internal/lease"
 	"raftkv/internal/state"
 	"strings"
@@ -28,7 +29,7 @@ func (at *apiTest) tick(ms uint64) {
 	at.kv.mu.Lock()
 	defer at.kv.mu.Unlock()
 	at.kv.state.Index++
-	e := entryAt(at.kv.state.Index, state.EncodeTick(at.kv.state.Term, at.kv.state.Leases.Clock+ms))
+	e := entryAt(at.kv.state.Index, entry.EncodeTick(at.kv.state.Term, at.kv.state.Leases.Clock+ms))
 	e.Term = new(at.kv.state.Term)
 	at.kv.state.Index--
 	if _, _, err := at.kv.state.ApplyEntry(e); err != nil {

@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
+	"raftkv/internal/entry"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/rounds"
@@ -397,7 +398,7 @@ func throughFollower(t *testing.T, blocks map[string]string) {
 	testkit.Must(t, err)
 	fix := fixedLife(id.Life)
 	cmd := state.EncodeWrite(state.KindPut, state.Condition{}, oneKey, []byte(oneValue))
-	want := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 2, Boot: oneBoot, Seq: before, Low: before, Life: oneLife}), cmd)
+	want := entry.AppendCommand(entry.AppendHeader(nil, state.BatchID{Node: 2, Boot: oneBoot, Seq: before, Low: before, Life: oneLife}), cmd)
 	if got := fix(p.Data); !bytes.Equal(got, want) || len(cmds) != 1 {
 		t.Fatalf("the batch is %x, want %x", got, want)
 	}

@@ -7,6 +7,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/boot"
 	"raftkv/internal/checker"
+	"raftkv/internal/entry"
 	"raftkv/internal/peerport"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
@@ -37,7 +38,7 @@ func TestReceiveRefuses(t *testing.T) {
 	n.admission = peerport.Admission{ID: 1, IsRemoved: n.kv.isRemoved, Known: n.known, Role: n.status.Load}
 	n.known.Settle(noTransport{}, st.Membership)
 	n.known.Gate.Open.Store(true)
-	good := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 2, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", []byte("v")))
+	good := entry.AppendCommand(entry.AppendHeader(nil, state.BatchID{Node: 2, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", []byte("v")))
 	entry := func(typ raftpb.EntryType, data []byte) []*raftpb.Entry {
 		return []*raftpb.Entry{{Type: typ.Enum(), Data: data}}
 	}

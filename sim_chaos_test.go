@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"raftkv/internal/config"
+	"raftkv/internal/entry"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"sync"
@@ -129,7 +130,7 @@ func (c *simCluster) fill(leader uint64, entries int) {
 		err := node.call(context.Background(), func(rn *raft.RawNode) {
 			for range n {
 				// Of a node that is no member, so nobody waits for it.
-				data := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 99}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", nil))
+				data := entry.AppendCommand(entry.AppendHeader(nil, state.BatchID{Node: 99}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", nil))
 				if err := rn.Propose(data); err != nil {
 					c.T.Error(err)
 				}

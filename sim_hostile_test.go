@@ -10,6 +10,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"raftkv/internal/entry"
 	"raftkv/internal/peerport"
 	"raftkv/internal/refusal"
 	"raftkv/internal/rounds"
@@ -232,7 +233,7 @@ func TestSimHostileMessages(t *testing.T) {
 
 // putBatch is the entry of a batch of one write, of a node that is none.
 func putBatch(key, value string) []byte {
-	return state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 9, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, key, []byte(value)))
+	return entry.AppendCommand(entry.AppendHeader(nil, state.BatchID{Node: 9, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, key, []byte(value)))
 }
 
 // Guarantee: a snapshot whose message gives it other members than its state has,

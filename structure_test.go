@@ -19,7 +19,7 @@ import (
 // packages of layers below its own.
 var layers = [][]string{
 	{"address", "changelog", "durable", "front/nowait", "history", "listening", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
-	{"certs", "issue", "lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
+	{"certs", "entry", "issue", "lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
 	{"config", "peerclient", "probeport", "rights", "state", "storage/dirwatch", "storage/walroom"},
 	{"audit", "checker", "contact", "exposure", "list", "rounds", "state/statetest", "storage", "tlsport", "watch/watchtest"},
 	{"clock", "diskhang", "limits", "observe", "offline", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport", "watch"},
@@ -48,6 +48,7 @@ var exports = map[string]int{
 	"contact":             5,
 	"diskhang":            3,
 	"durable":             21,
+	"entry":               8,
 	"exposure":            2,
 	"front":               6,
 	"front/nowait":        3,
@@ -80,7 +81,7 @@ var exports = map[string]int{
 	"room":                13,
 	"rounds":              11,
 	"sim":                 15,
-	"state":               79,
+	"state":               74,
 	"state/statetest":     16,
 	"statefile":           6,
 	"storage":             33,
@@ -124,7 +125,7 @@ var onlyFor = map[string][]string{
 // depend on the log and on nothing else, so they see no clock, no lock and no file
 // but in the file named.
 var (
-	pure       = map[string]string{"state": "file.go", "lease": "", "list": "", "membership": "", "once": "", "record": "", "txn": "", "verdict": "", "window": ""}
+	pure       = map[string]string{"state": "file.go", "entry": "", "lease": "", "list": "", "membership": "", "once": "", "record": "", "txn": "", "verdict": "", "window": ""}
 	notForPure = []string{"time", "sync", "sync/atomic", "os", "math/rand", "math/rand/v2", "context", "net", "net/http"}
 )
 

@@ -26,8 +26,8 @@ func TestNeverEarly(t *testing.T) {
 	}
 }
 
-// entry is a request for a lease.
-type entry struct {
+// wish is a request for a lease.
+type wish struct {
 	keep uint64 // the lease to keep alive; 0: a new one
 	ttl  time.Duration
 }
@@ -57,10 +57,10 @@ func (m *model) run() {
 		case r < 40:
 			m.pass(m.upTo(200 * time.Millisecond))
 		case r < 65:
-			m.apply(entry{ttl: 100*time.Millisecond + time.Duration(m.rng.IntN(20_000))*time.Millisecond})
+			m.apply(wish{ttl: 100*time.Millisecond + time.Duration(m.rng.IntN(20_000))*time.Millisecond})
 		case r < 80:
 			if ids := m.ids(); len(ids) > 0 {
-				m.apply(entry{keep: ids[m.rng.IntN(len(ids))]})
+				m.apply(wish{keep: ids[m.rng.IntN(len(ids))]})
 			}
 		case m.calm:
 		case r < 84: // the leader is stopped, or its disk hangs
@@ -79,7 +79,7 @@ func (m *model) lead() {
 }
 
 // apply appends a request, which was sent before, and applies it.
-func (m *model) apply(e entry) {
+func (m *model) apply(e wish) {
 	sent := m.now
 	m.pass(m.upTo(200 * time.Millisecond)) // on its way
 	id := e.keep

@@ -2,6 +2,7 @@ package clock
 
 import (
 	"context"
+	"raftkv/internal/entry"
 	"raftkv/internal/lease"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
@@ -99,7 +100,7 @@ func (t *Ticker) tick(ctx context.Context) (again time.Duration) {
 			return
 		}
 		now := t.pacer.Tick(clock, time.Now())
-		t.Propose(rounds.Proposal{Data: state.EncodeTick(t.term, now), Done: func(taken bool, _ uint64, _ bool) {
+		t.Propose(rounds.Proposal{Data: entry.EncodeTick(t.term, now), Done: func(taken bool, _ uint64, _ bool) {
 			if taken {
 				said = now
 			}

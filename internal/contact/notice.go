@@ -1,7 +1,7 @@
 package contact
 
 import (
-	"raftkv/internal/state"
+	"raftkv/internal/entry"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -48,7 +48,7 @@ func proposerOf(e *raftpb.Entry) uint64 {
 	if e.GetType() != raftpb.EntryNormal {
 		return 0
 	}
-	return state.BatchNode(e.GetData())
+	return entry.NodeOf(e.GetData())
 }
 
 // add appends m to out, the messages to send now, or holds it.

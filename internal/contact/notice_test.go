@@ -3,6 +3,7 @@
 package contact
 
 import (
+	"raftkv/internal/entry"
 	"raftkv/internal/state"
 	"slices"
 	"testing"
@@ -54,7 +55,7 @@ func readAnswer(index uint64) *raftpb.Message {
 
 // batchFrom is an entry with a batch that a node gathered.
 func batchFrom(node, index uint64) []*raftpb.Entry {
-	return []*raftpb.Entry{{Index: new(index), Data: state.AppendBatchHeader(nil, state.BatchID{Node: node})}}
+	return []*raftpb.Entry{{Index: new(index), Data: entry.AppendHeader(nil, state.BatchID{Node: node})}}
 }
 
 func TestNoticeWaitsForEntries(t *testing.T) {

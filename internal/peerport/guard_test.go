@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
+	"raftkv/internal/entry"
 	"raftkv/internal/refusal"
 	"raftkv/internal/room"
 	"raftkv/internal/state"
@@ -187,7 +188,7 @@ func TestPeerGuardMessageSize(t *testing.T) {
 	}
 	// The largest value that a node may take travels, in a batch of its own.
 	value := make([]byte, config.MaxValueLimit)
-	batch := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 2, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, strings.Repeat("k", config.MaxKeyBytes), value))
+	batch := entry.AppendCommand(entry.AppendHeader(nil, state.BatchID{Node: 2, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, strings.Repeat("k", config.MaxKeyBytes), value))
 	app := &raftpb.Message{Type: raftpb.MsgApp.Enum(), To: new(uint64(1)), From: new(uint64(2)), Term: new(uint64(5)),
 		Index: new(uint64(7)), LogTerm: new(uint64(5)), Entries: []*raftpb.Entry{{Index: new(uint64(8)), Term: new(uint64(5)), Data: batch}}}
 	if size := proto.Size(app); size > maxMessageBytes {

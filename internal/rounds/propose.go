@@ -8,6 +8,7 @@ package rounds
 import (
 	"context"
 	"raftkv/internal/config"
+	"raftkv/internal/entry"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
@@ -298,9 +299,9 @@ func (p *Proposer) fill(term uint64, now time.Time) *batch {
 	p.nextSeq++
 	p.inFlight = append(p.inFlight, b)
 
-	b.data = state.AppendBatchHeader(make([]byte, 0, size+64), b.id)
+	b.data = entry.AppendHeader(make([]byte, 0, size+64), b.id)
 	for _, r := range b.requests {
-		b.data = state.AppendCommand(b.data, r.cmd)
+		b.data = entry.AppendCommand(b.data, r.cmd)
 		r.cmd = nil
 	}
 	return b

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"raftkv/internal/config"
+	"raftkv/internal/entry"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/state"
@@ -97,7 +98,7 @@ func (pt *proposeTest) quiet() {
 func (pt *proposeTest) open(p Proposal) (state.BatchID, []string) {
 	pt.Helper()
 	r := record.Reader{B: p.Data}
-	if r.Byte() != state.BatchFormat {
+	if r.Byte() != entry.BatchFormat {
 		pt.Fatalf("not a batch: %x", p.Data)
 	}
 	id := state.BatchID{Node: r.Uvarint(), Boot: r.Uvarint(), Seq: r.Uvarint(), Low: r.Uvarint()}

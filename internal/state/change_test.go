@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"raftkv/internal/changelog"
+	"raftkv/internal/entry"
 	"raftkv/internal/testkit"
 	"raftkv/internal/txn"
 	"testing"
@@ -63,12 +64,12 @@ func (f *follower) follow(t *testing.T, s *State) {
 func randomChange(rng *rand.Rand, s *State, seq uint64) []byte {
 	key := fmt.Sprint("k", rng.IntN(9))
 	batch := func(cmd []byte) []byte {
-		b := AppendBatchHeader(nil, BatchID{Node: 1, Boot: 1, Seq: seq, Low: seq})
-		return AppendCommand(b, cmd)
+		b := entry.AppendHeader(nil, BatchID{Node: 1, Boot: 1, Seq: seq, Low: seq})
+		return entry.AppendCommand(b, cmd)
 	}
 	switch rng.IntN(10) {
 	case 0:
-		return EncodeTick(1, s.Leases.Clock+rng.Uint64N(3000))
+		return entry.EncodeTick(1, s.Leases.Clock+rng.Uint64N(3000))
 	case 1:
 		return batch(EncodeDeletePrefix(fmt.Sprint("k", rng.IntN(3)), rng.Uint64N(2), ""))
 	case 2:

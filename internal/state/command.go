@@ -1,35 +1,12 @@
 package state
 
 import (
-	"cmp"
 	"encoding/binary"
 	"fmt"
+	"raftkv/internal/entry"
 	"raftkv/internal/record"
 	"raftkv/internal/txn"
 )
-
-// A raft entry of type EntryNormal carries one batch: the commands that one
-// node gathered while its previous batch was on its way, or is a tick (lease.go). The layout is a
-// format byte, the batch's identity as four uvarints and, in format 2, a number
-// of eight bytes, little-endian, and the commands, each with its length in front:
-//
-//	1 | node | boot | sequence | low | (length | kind | fields...)*
-//	2 | node | boot | sequence | low | life | (length | kind | fields...)*
-//
-// The first byte versions the whole, the kind versions each command. Both are
-// read strictly: what this version does not know stops the node, because
-// skipping a command that other nodes apply would let the replicas diverge.
-
-// The first byte of every batch.
-const (
-	BatchFormat     = 1
-	lifeBatchFormat = 2 // from level 3 on
-)
-
-// knowsFormat reports whether a program of some level can read a batch.
-func knowsFormat(format byte, level uint64) bool {
-	return format == BatchFormat || format == lifeBatchFormat && level >= LifeLevel
-}
 
 // Kind says what a command does. The values are on disk: never reuse one.
 type Kind byte
@@ -130,7 +107,7 @@ func rowOf(kind Kind) *kindRow {
 	return &kinds[kind]
 }
 
-// Command is one decoded change. Key and value alias the entry's bytes.
+// Command is one decoded change, of those that package entry has. Key and value alias the entry's bytes.
 type Command struct {
 	Kind      Kind
 	condition Condition
@@ -152,70 +129,24 @@ type Command struct {
 	report     Report // kindReport: what it says
 }
 
-// AppendBatchHeader starts the encoding of a batch.
-func AppendBatchHeader(b []byte, id BatchID) []byte {
-	if id.Life == 0 {
-		return record.AppendUvarints(append(b, BatchFormat), id.Node, id.Boot, id.Seq, id.Low)
-	}
-	b = record.AppendUvarints(append(b, lifeBatchFormat), id.Node, id.Boot, id.Seq, id.Low)
-	return binary.LittleEndian.AppendUint64(b, id.Life)
-}
-
-// BatchNode returns the node that gathered a batch; 0 if data is none.
-func BatchNode(data []byte) uint64 {
-	r := record.Reader{B: data}
-	if !knowsFormat(r.Byte(), ProgramLevel) {
-		return 0
-	}
-	return r.Uvarint()
-}
-
-// AppendCommand adds one encoded command to a batch.
-func AppendCommand(b, encoded []byte) []byte {
-	b = binary.AppendUvarint(b, uint64(len(encoded)))
-	return append(b, encoded...)
-}
-
 // DecodeBatch splits an entry into its identity and its commands.
 func DecodeBatch(data []byte) (BatchID, []Command, error) {
-	r := record.Reader{B: data}
-	format := r.Byte()
-	if format == tickFormat {
-		_, _, err := decodeTick(data)
-		return BatchID{}, nil, cmp.Or(err, record.ErrMalformed) // no batch
+	id, r, n, err := entry.Open(data)
+	if err != nil {
+		return BatchID{}, nil, err
 	}
-	if !r.Bad && !knowsFormat(format, ProgramLevel) {
-		return BatchID{}, nil, fmt.Errorf("%w: batch format %d", record.ErrUnknownCommand, format)
-	}
-	id := BatchID{Node: r.Uvarint(), Boot: r.Uvarint(), Seq: r.Uvarint(), Low: r.Uvarint()}
-	if format == lifeBatchFormat {
-		id.Life = r.Uint64()
-		r.Bad = r.Bad || id.Life == 0
-	}
-	cmds := make([]Command, countCommands(r))
+	cmds := make([]Command, n)
 	var fields record.Reader // one for all: a row's function takes its address
 	for i := range cmds {
 		fields = record.Reader{B: r.Bytes()}
 		if r.Bad {
-			break
+			return BatchID{}, nil, record.ErrMalformed
 		}
 		if err := cmds[i].decode(&fields); err != nil {
 			return BatchID{}, nil, err
 		}
 	}
-	if r.Bad {
-		return BatchID{}, nil, record.ErrMalformed
-	}
 	return id, cmds, nil
-}
-
-// countCommands counts the commands in front of r.
-func countCommands(r record.Reader) (n int) {
-	for len(r.B) > 0 && !r.Bad {
-		r.Bytes()
-		n++
-	}
-	return n
 }
 
 // DecodeCommand reads one command of a batch.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"raftkv/internal/entry"
 	"raftkv/internal/once"
 	"raftkv/internal/record"
 	"raftkv/internal/txn"
@@ -55,9 +56,9 @@ func encodeCommand(c Command) []byte {
 }
 
 func encodeBatch(id BatchID, cmds ...Command) []byte {
-	b := AppendBatchHeader(nil, id)
+	b := entry.AppendHeader(nil, id)
 	for _, c := range cmds {
-		b = AppendCommand(b, encodeCommand(c))
+		b = entry.AppendCommand(b, encodeCommand(c))
 	}
 	return b
 }
@@ -144,11 +145,11 @@ func TestBatchRoundTrip(t *testing.T) {
 // Guarantee: an entry of a newer version stops the node instead of being
 // skipped, and an entry that no version writes is told apart from it.
 func TestDecodeBatchStrict(t *testing.T) {
-	head := AppendBatchHeader(nil, BatchID{Node: 1, Boot: 2, Seq: 3, Low: 3})
+	head := entry.AppendHeader(nil, BatchID{Node: 1, Boot: 2, Seq: 3, Low: 3})
 	with := func(cmds ...[]byte) []byte {
 		b := bytes.Clone(head)
 		for _, c := range cmds {
-			b = AppendCommand(b, c)
+			b = entry.AppendCommand(b, c)
 		}
 		return b
 	}
@@ -162,15 +163,15 @@ func TestDecodeBatchStrict(t *testing.T) {
 		{"nothing", nil, record.ErrMalformed},
 		{"format 0", append([]byte{0}, head[1:]...), record.ErrUnknownCommand},
 		{"format 4", append([]byte{4}, head[1:]...), record.ErrUnknownCommand},
-		{"a tick", EncodeTick(1, 2), record.ErrMalformed}, // no batch
-		{"a tick of another kind", []byte{tickFormat, 2, 1, 1}, record.ErrUnknownCommand},
-		{"a tick and more", append(EncodeTick(1, 2), 0), record.ErrMalformed},
-		{"half a tick", EncodeTick(1, 2)[:3], record.ErrMalformed},
+		{"a tick", entry.EncodeTick(1, 2), record.ErrMalformed}, // no batch
+		{"a tick of another kind", []byte{3, 2, 1, 1}, record.ErrUnknownCommand},
+		{"a tick and more", append(entry.EncodeTick(1, 2), 0), record.ErrMalformed},
+		{"half a tick", entry.EncodeTick(1, 2)[:3], record.ErrMalformed},
 		{"a life of 0", append(append([]byte{2}, head[1:]...), make([]byte, 8)...), record.ErrMalformed},
 		{"half a life", append(append([]byte{2}, head[1:]...), 1, 2, 3, 4), record.ErrMalformed},
 		{"format 4 alone", []byte{4}, record.ErrUnknownCommand},
 		{"half an identity", head[:3], record.ErrMalformed},
-		{"identity overflows", append([]byte{BatchFormat}, over...), record.ErrMalformed},
+		{"identity overflows", append([]byte{entry.BatchFormat}, over...), record.ErrMalformed},
 		{"command longer than the entry", append(bytes.Clone(head), 200, 1), record.ErrMalformed},
 		{"command length of 2^63", append(binary.AppendUvarint(bytes.Clone(head), 1<<63), 1), record.ErrMalformed},
 		{"length overflows", append(bytes.Clone(head), over...), record.ErrMalformed},

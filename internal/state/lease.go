@@ -2,8 +2,8 @@ package state
 
 import (
 	"encoding/binary"
-	"fmt"
 	"raftkv/internal/changelog"
+	"raftkv/internal/entry"
 	"raftkv/internal/lease"
 	"raftkv/internal/once"
 	"raftkv/internal/record"
@@ -123,50 +123,15 @@ func (s *State) bind(key string, life Lifetime, old *Item) (id uint64, err error
 	return id, nil
 }
 
-// An entry can be a tick of the replicated clock in place of a batch. Nobody waits for
-// it, and it is never offered again: what the clock says is true only where it stands.
-//
-//	3 | kind | term | clock
-const (
-	tickFormat = 3 // from level 4 on
-	kindTick   = 1
-)
-
-// EncodeTick encodes an entry that moves the replicated clock to now, in ms. It counts
-// only in the term in which it was appended.
-func EncodeTick(term, now uint64) []byte {
-	return record.AppendUvarints([]byte{tickFormat, kindTick}, term, now)
-}
-
-// tick is a decoded tick.
-type tick struct{ term, clock uint64 }
-
-// decodeTick decodes an entry. ok: it is a tick.
-func decodeTick(data []byte) (t tick, ok bool, err error) {
-	r := record.Reader{B: data}
-	if r.Byte() != tickFormat || r.Bad {
-		return t, false, nil
-	}
-	kind := r.Byte()
-	if !r.Bad && kind != kindTick {
-		return t, true, fmt.Errorf("%w: tick of kind %d", record.ErrUnknownCommand, kind)
-	}
-	t = tick{r.Uvarint(), r.Uvarint()}
-	if r.End(); r.Bad {
-		err = record.ErrMalformed
-	}
-	return t, true, err
-}
-
 // tick applies a tick, and returns how many keys went. A leader appends its ticks
 // itself, so one of another term was lost and found: what it says may be of the past.
-func (s *State) tick(t tick) (gone int) {
-	if t.term != s.Term || t.clock <= s.Leases.Clock {
+func (s *State) tick(t entry.Tick) (gone int) {
+	if t.Term != s.Term || t.Clock <= s.Leases.Clock {
 		return 0
 	}
-	keys := s.Leases.Tick(t.clock)
+	keys := s.Leases.Tick(t.Clock)
 	s.drop(changelog.Expire, keys)
-	s.Once.Tick(t.clock, max(0, once.MaxDropped-len(keys)))
+	s.Once.Tick(t.Clock, max(0, once.MaxDropped-len(keys)))
 	return len(keys)
 }
 

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"raftkv/internal/entry"
 	"raftkv/internal/lease"
 	"raftkv/internal/testkit"
 	"testing"
@@ -17,7 +18,7 @@ func BenchmarkMillionLeases(b *testing.B) {
 	now := uint64(0)
 	tickOn := func(ms uint64) int {
 		now += ms
-		return s.tick(tick{s.Term, now})
+		return s.tick(entry.Tick{Term: s.Term, Clock: now})
 	}
 	for s.Leases.Agenda().Fresh {
 		tickOn(1)

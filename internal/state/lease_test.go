@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"raftkv/internal/entry"
 	"raftkv/internal/lease"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
@@ -28,7 +29,7 @@ func leaseKeys(s *State) {
 	} {
 		s.Apply(c)
 	}
-	s.tick(tick{s.Term, s.Leases.Clock + 700})
+	s.tick(entry.Tick{Term: s.Term, Clock: s.Leases.Clock + 700})
 	s.Apply(Command{Kind: kindLeasedPut, Key: "leased", life: Lifetime{Kind: WithLease, Value: s.Leases.Last - 2}})
 	s.Apply(Command{Kind: kindGrant, lease: 30_000})
 }
@@ -139,7 +140,7 @@ func TestLeasesAreHashed(t *testing.T) {
 		seen[s.hash()] = name
 	}
 	s := base()
-	s.tick(tick{s.Term, s.Leases.Clock + 1})
+	s.tick(entry.Tick{Term: s.Term, Clock: s.Leases.Clock + 1})
 	if was, ok := seen[s.hash()]; ok {
 		t.Errorf("a tick: the hash is that with %s", was)
 	}
@@ -266,7 +267,7 @@ func TestLeasesModel(t *testing.T) {
 				} else {
 					n.tick(now)
 				}
-				e.Data = EncodeTick(term, now)
+				e.Data = entry.EncodeTick(term, now)
 			} else {
 				c := randomLeaseCommand(rng, n.last)
 				e.Data = encodeBatch(BatchID{Node: 1, Boot: 1, Seq: seq, Low: seq}, c)
@@ -276,7 +277,7 @@ func TestLeasesModel(t *testing.T) {
 					t.Fatalf("seed %d: %+v: %v, %v, want %v", seed, c, o.Results, err, want)
 				}
 			}
-			if _, ok, _ := decodeTick(e.Data); ok {
+			if _, ok, _ := entry.DecodeTick(e.Data); ok {
 				testkit.Must(t, s.Replay(&e))
 			}
 			if id, cmds, err := DecodeBatch(e.Data); err == nil {
@@ -403,11 +404,11 @@ func TestLeaseIDsJump(t *testing.T) {
 // node.
 func TestTickIsStrict(t *testing.T) {
 	s := New(testkit.Peers())
-	e := raftpb.Entry{Index: new(uint64(1)), Term: new(uint64(1)), Data: EncodeTick(1, 5)[:3]}
+	e := raftpb.Entry{Index: new(uint64(1)), Term: new(uint64(1)), Data: entry.EncodeTick(1, 5)[:3]}
 	if _, _, err := s.ApplyEntry(&e); !errors.Is(err, record.ErrMalformed) {
 		t.Error(err)
 	}
-	e.Index, e.Data = new(uint64(2)), []byte{tickFormat, kindTick + 1}
+	e.Index, e.Data = new(uint64(2)), []byte{3, 2}
 	if _, _, err := s.ApplyEntry(&e); !errors.Is(err, record.ErrUnknownCommand) {
 		t.Error(err)
 	}

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"raftkv/internal/entry"
 	"raftkv/internal/once"
 	"raftkv/internal/testkit"
 	"testing"
@@ -17,7 +18,7 @@ func BenchmarkFullOnce(b *testing.B) {
 			s.Apply(under(fmt.Sprintf("%032x", n), once.TenSeconds, put(fmt.Sprint("key/", n%1000), "value", Condition{})))
 			if n%5000 == 0 {
 				now++
-				s.tick(tick{s.Term, now})
+				s.tick(entry.Tick{Term: s.Term, Clock: now})
 			}
 		}
 	}
@@ -50,7 +51,7 @@ func BenchmarkFullOnce(b *testing.B) {
 		now += 20_000
 		for b.Loop() {
 			now++
-			if before := s.Once.Len(); s.tick(tick{s.Term, now}) != 0 || before-s.Once.Len() < once.MaxDropped {
+			if before := s.Once.Len(); s.tick(entry.Tick{Term: s.Term, Clock: now}) != 0 || before-s.Once.Len() < once.MaxDropped {
 				b.StopTimer()
 				fill()
 				now += 20_000

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"raftkv/internal/entry"
 	"raftkv/internal/once"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
@@ -28,7 +29,7 @@ func under(name string, class once.Class, inner Command) Command {
 // onceKeys leaves a record with a deadline in a state, and two without.
 func onceKeys(s *State) {
 	s.Apply(under("first", once.Minute, put("once", "1", Condition{})))
-	s.tick(tick{s.Term, s.Leases.Clock + 300})
+	s.tick(entry.Tick{Term: s.Term, Clock: s.Leases.Clock + 300})
 	s.Apply(under("second", once.TenMinutes, put("once", "2", Condition{Kind: IfMissing})))
 	s.Apply(Command{Kind: kindOnce, once: &onceFields{key: once.Key{Owner: "web", Name: "first"}, class: once.TenSeconds, inner: del("once", Condition{})}})
 }
@@ -166,10 +167,10 @@ func TestOnceReadsAnew(t *testing.T) {
 // and its leases have what they had left.
 func TestOnceRefounded(t *testing.T) {
 	s := onceState()
-	s.tick(tick{s.Term, s.Leases.Clock + 1000})
+	s.tick(entry.Tick{Term: s.Term, Clock: s.Leases.Clock + 1000})
 	s.Apply(Command{Kind: kindGrant, lease: 5000})
-	s.tick(tick{s.Term, s.Leases.Clock + 1000}) // it counts from here
-	s.tick(tick{s.Term, s.Leases.Clock + 2000})
+	s.tick(entry.Tick{Term: s.Term, Clock: s.Leases.Clock + 1000}) // it counts from here
+	s.tick(entry.Tick{Term: s.Term, Clock: s.Leases.Clock + 2000})
 	c := under("key", once.Minute, put("once", "v", Condition{}))
 	first := s.Apply(c)
 	old, _ := s.Lease(s.Leases.Last, anybody)
@@ -192,15 +193,15 @@ func TestOnceEnds(t *testing.T) {
 	if a := s.Agenda(); !a.Fresh {
 		t.Fatalf("the agenda is %+v", a)
 	}
-	s.tick(tick{1, 1000})
+	s.tick(entry.Tick{Term: 1, Clock: 1000})
 	if a := s.Agenda(); a.Fresh || a.Next != 11_001 {
 		t.Fatalf("the agenda is %+v", a)
 	}
-	s.tick(tick{1, 11_000})
+	s.tick(entry.Tick{Term: 1, Clock: 11_000})
 	if got := s.Apply(c); !got.Replayed || s.Get("n").Value != "1" {
 		t.Fatalf("%+v", got)
 	}
-	s.tick(tick{1, 11_001})
+	s.tick(entry.Tick{Term: 1, Clock: 11_001})
 	if got := s.Apply(c); got.Replayed || s.Get("n").Value != "2" {
 		t.Fatalf("%+v", got)
 	}
@@ -320,9 +321,9 @@ func TestOnceTickShares(t *testing.T) {
 	for i := range 2500 {
 		s.Apply(under(fmt.Sprint(i), once.TenSeconds, del("missing", Condition{})))
 	}
-	s.tick(tick{1, 1})
+	s.tick(entry.Tick{Term: 1, Clock: 1})
 	for _, left := range []int{2500 - 1700, 0} {
-		if s.tick(tick{1, s.Leases.Clock + 20_000}); s.Once.Len() != left {
+		if s.tick(entry.Tick{Term: 1, Clock: s.Leases.Clock + 20_000}); s.Once.Len() != left {
 			t.Errorf("%d records are left, want %d", s.Once.Len(), left)
 		}
 	}

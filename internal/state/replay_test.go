@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"math/rand/v2"
+	"raftkv/internal/entry"
 	"raftkv/internal/testkit"
 	"raftkv/internal/txn"
 	"testing"
@@ -52,11 +53,11 @@ func randomEntry(rnd *rand.Rand, index, revision uint64) *raftpb.Entry {
 	case 0:
 		return e // of a new leader
 	case 1:
-		e.Data = []byte{BatchFormat, 0xff} // of nobody
+		e.Data = []byte{entry.BatchFormat, 0xff} // of nobody
 		return e
 	}
 	// Some twice, some of a stranger.
-	e.Data = AppendBatchHeader(nil, BatchID{Node: 1 + uint64(rnd.IntN(12)/11*98), Boot: 1, Seq: index - rnd.Uint64N(2)})
+	e.Data = entry.AppendHeader(nil, BatchID{Node: 1 + uint64(rnd.IntN(12)/11*98), Boot: 1, Seq: index - rnd.Uint64N(2)})
 	for range rnd.IntN(12) {
 		key := fmt.Sprint("k", rnd.IntN(8))
 		c := Condition{}
@@ -70,7 +71,7 @@ func randomEntry(rnd *rand.Rand, index, revision uint64) *raftpb.Entry {
 		if rnd.IntN(6) == 0 {
 			kind, value = KindDelete, nil
 		}
-		e.Data = AppendCommand(e.Data, EncodeWrite(kind, c, key, value))
+		e.Data = entry.AppendCommand(e.Data, EncodeWrite(kind, c, key, value))
 	}
 	return e
 }
@@ -80,8 +81,8 @@ func TestReplayWaitsWithinBounds(t *testing.T) {
 	const limit = 10 << 10
 	r := NewReplay(New(testkit.Peers()), limit)
 	for index := uint64(1); index < 200; index++ {
-		e := &raftpb.Entry{Term: new(uint64(1)), Index: new(index), Data: AppendBatchHeader(nil, BatchID{Node: 1, Boot: 1, Seq: index})}
-		e.Data = AppendCommand(e.Data, EncodeWrite(KindPut, Condition{}, fmt.Sprint(index), make([]byte, 100)))
+		e := &raftpb.Entry{Term: new(uint64(1)), Index: new(index), Data: entry.AppendHeader(nil, BatchID{Node: 1, Boot: 1, Seq: index})}
+		e.Data = entry.AppendCommand(e.Data, EncodeWrite(KindPut, Condition{}, fmt.Sprint(index), make([]byte, 100)))
 		id, cmds, err := DecodeBatch(e.GetData())
 		testkit.Must(t, err)
 		_, err = r.Batch(e, id, cmds)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/address"
 	"raftkv/internal/durable"
+	"raftkv/internal/entry"
 	"raftkv/internal/membership"
 	"raftkv/internal/record"
 	"raftkv/internal/statefile"
@@ -284,6 +285,6 @@ func FuzzRestore(f *testing.F) {
 			_ = into.restore(kind, bytes.Clone(payload), func(key string, it *Item) { into.Items.Set(key, it) })
 		}
 		into.hash()
-		into.tick(tick{0, 1 << 30})
+		into.tick(entry.Tick{Term: 0, Clock: 1 << 30})
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"raftkv/internal/address"
 	"raftkv/internal/changelog"
+	"raftkv/internal/entry"
 	"raftkv/internal/lease"
 	"raftkv/internal/membership"
 	"raftkv/internal/once"
@@ -208,7 +209,7 @@ func (s *State) ApplyEntry(e *raftpb.Entry) (o Outcome, commands int, err error)
 	if len(e.GetData()) == 0 {
 		return o, 0, nil // a new leader's first entry (thesis §6.4, step 1)
 	}
-	if t, ok, err := decodeTick(e.GetData()); ok && err == nil {
+	if t, ok, err := entry.DecodeTick(e.GetData()); ok && err == nil {
 		o.Gone = s.tick(t)
 		s.Changes.Tell(s.Term)
 		return o, min(1, o.Gone), nil

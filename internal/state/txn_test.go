@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"raftkv/internal/entry"
 	"raftkv/internal/lease"
 	"raftkv/internal/problem"
 	"raftkv/internal/record"
@@ -288,7 +289,7 @@ func TestTxnModel(t *testing.T) {
 				continue
 			case 1:
 				now := n.clock + 1 + rng.Uint64N(2000)
-				s.tick(tick{1, now})
+				s.tick(entry.Tick{Term: 1, Clock: now})
 				n.tick(now)
 				maps.DeleteFunc(n.items, func(key string, _ Item) bool { _, ok := n.keys[key]; return !ok })
 				continue

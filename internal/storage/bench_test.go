@@ -2,6 +2,7 @@ package storage
 
 import (
 	"math/rand/v2"
+	"raftkv/internal/entry"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
@@ -24,7 +25,7 @@ func BenchmarkAppend(b *testing.B) {
 	for b.Loop() {
 		index++
 		id := state.BatchID{Node: 1, Boot: 1, Seq: index, Low: index}
-		data := append(state.AppendBatchHeader(make([]byte, 0, len(commands)+64), id), commands...)
+		data := append(entry.AppendHeader(make([]byte, 0, len(commands)+64), id), commands...)
 		e := &raftpb.Entry{Term: new(uint64(1)), Index: new(index), Data: data}
 		testkit.Must(b, o.Append([]*raftpb.Message{testkit.AppendMessage(1, 1, index-1, e)}))
 		testkit.Must(b, o.Trim())

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"raftkv/internal/entry"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
@@ -108,8 +109,8 @@ func TestStorageReadInOneGo(t *testing.T) {
 // putEntries are entries of node 1 that each put a key.
 func putEntries(term, from, to uint64) (entries []*raftpb.Entry) {
 	for i := from; i <= to; i++ {
-		data := state.AppendBatchHeader(nil, state.BatchID{Node: 1, Boot: 1, Seq: i})
-		data = state.AppendCommand(data, state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("key/", i), []byte("value")))
+		data := entry.AppendHeader(nil, state.BatchID{Node: 1, Boot: 1, Seq: i})
+		data = entry.AppendCommand(data, state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("key/", i), []byte("value")))
 		entries = append(entries, &raftpb.Entry{Term: new(term), Index: new(i), Data: data})
 	}
 	return entries

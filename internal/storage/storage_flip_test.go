@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"raftkv/internal/entry"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
@@ -33,7 +34,7 @@ func flipDisk(t *testing.T) string {
 			index++
 			id := state.BatchID{Node: 1, Boot: 1, Seq: index, Low: index}
 			cmd := state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprintf("key%d", rnd.IntN(40)), make([]byte, rnd.IntN(400)))
-			data := state.AppendCommand(state.AppendBatchHeader(nil, id), cmd)
+			data := entry.AppendCommand(entry.AppendHeader(nil, id), cmd)
 			e := &raftpb.Entry{Term: new(uint64(2)), Index: new(index), Data: data}
 			testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(2, 3, index, e)}))
 			applyForTest(t, st, e)

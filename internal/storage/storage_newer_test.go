@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"raftkv/internal/durable"
+	"raftkv/internal/entry"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"strings"
@@ -19,7 +20,7 @@ func TestStorageNewerCommandIsRefused(t *testing.T) {
 		dir := newDisk(t)
 		o := openDisk(t, dir)
 		entries := testkit.Entries(2, 2, 3, 10)
-		entries[1].Data = state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 1, Boot: 1}), []byte{99})
+		entries[1].Data = entry.AppendCommand(entry.AppendHeader(nil, state.BatchID{Node: 1, Boot: 1}), []byte{99})
 		testkit.Must(t, o.Append([]*raftpb.Message{testkit.AppendMessage(2, 3, commit, entries...)}))
 		crash := testkit.Crashed(t, dir)
 		before := testkit.Sums(t, crash)

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"raftkv/internal/entry"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
 	"slices"
@@ -244,7 +245,7 @@ func dueKeys(t *testing.T, n int, ttl time.Duration) *state.State {
 // tickState moves the replicated clock of a state, and returns how long that took.
 func tickState(t *testing.T, st *state.State, clock uint64) time.Duration {
 	t.Helper()
-	e := &raftpb.Entry{Index: new(st.Index + 1), Term: new(st.Term), Type: raftpb.EntryNormal.Enum(), Data: state.EncodeTick(st.Term, clock)}
+	e := &raftpb.Entry{Index: new(st.Index + 1), Term: new(st.Term), Type: raftpb.EntryNormal.Enum(), Data: entry.EncodeTick(st.Term, clock)}
 	began := time.Now()
 	_, _, err := st.ApplyEntry(e)
 	took := time.Since(began)

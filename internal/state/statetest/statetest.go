@@ -12,6 +12,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"raftkv/internal/address"
+	"raftkv/internal/entry"
 	"raftkv/internal/lease"
 	"raftkv/internal/membership"
 	"raftkv/internal/once"
@@ -153,9 +154,9 @@ func Put(key, value string) []byte {
 
 // Batch encodes a batch of encoded commands.
 func Batch(id state.BatchID, commands ...[]byte) []byte {
-	b := state.AppendBatchHeader(nil, id)
+	b := entry.AppendHeader(nil, id)
 	for _, c := range commands {
-		b = state.AppendCommand(b, c)
+		b = entry.AppendCommand(b, c)
 	}
 	return b
 }
@@ -192,7 +193,7 @@ func Filled(t testing.TB, n int) (s *state.State, keys []string) {
 func Puts(keys []string, n int, rnd *rand.Rand) (commands []byte) {
 	for range n {
 		cmd := state.EncodeWrite(state.KindPut, state.Condition{}, keys[rnd.IntN(len(keys))], bytes.Repeat([]byte("v"), 128))
-		commands = state.AppendCommand(commands, cmd)
+		commands = entry.AppendCommand(commands, cmd)
 	}
 	return commands
 }

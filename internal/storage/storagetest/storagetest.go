@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/address"
 	"raftkv/internal/durable"
+	"raftkv/internal/entry"
 	"raftkv/internal/membership"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
@@ -84,8 +85,8 @@ func Old(t testing.TB) string {
 func PutEntries(term, from, to uint64) []*raftpb.Entry {
 	var entries []*raftpb.Entry
 	for i := from; i <= to; i++ {
-		data := state.AppendBatchHeader(nil, state.BatchID{Node: 1, Boot: 1, Seq: i})
-		data = state.AppendCommand(data, state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("key/", i), []byte("value")))
+		data := entry.AppendHeader(nil, state.BatchID{Node: 1, Boot: 1, Seq: i})
+		data = entry.AppendCommand(data, state.EncodeWrite(state.KindPut, state.Condition{}, fmt.Sprint("key/", i), []byte("value")))
 		entries = append(entries, &raftpb.Entry{Term: new(term), Index: new(i), Data: data})
 	}
 	return entries

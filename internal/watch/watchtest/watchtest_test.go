@@ -1,6 +1,7 @@
 package watchtest
 
 import (
+	"raftkv/internal/entry"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/testkit"
@@ -32,8 +33,8 @@ func sixChanges(t *testing.T) *Changes {
 	batch(state.EncodeWrite(state.KindDelete, state.Condition{}, "b", nil))
 	timed := state.Lifetime{Kind: state.ForTTL, Value: 100}
 	batch(append(state.AppendLeasedPutHead(nil, state.Condition{}, timed, "c"), '1'))
-	add(state.EncodeTick(1, 1000))
-	add(state.EncodeTick(1, 1200))
+	add(entry.EncodeTick(1, 1000))
+	add(entry.EncodeTick(1, 1200))
 	batch(statetest.Put("d/1", "x"))
 	// Two nodes, one behind the other, and the first entries come last.
 	for _, order := range [][]int{{3, 4, 5, 6}, {0, 1, 2, 3, 4}} {
