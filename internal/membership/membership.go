@@ -30,6 +30,10 @@ type Member struct {
 	// Level is the level of commands that the node's program knows, as it
 	// published it last; 0 if it never did.
 	Level uint64
+	// Doors is what the node published of how it lets others in, as package doors writes
+	// it; empty if it has not yet. Nothing that is decided here depends on it, so that a
+	// newer program may say more in it.
+	Doors string
 	// Learner: receives the log but does not vote (thesis §4.2.1).
 	Learner bool
 	// Pinned: a learner that stays one until a person says otherwise.
@@ -98,6 +102,21 @@ func (m *Membership) Publish(id, instance uint64, clientURL string, level uint64
 		return
 	}
 	mem.Instance, mem.ClientURL, mem.Level = instance, clientURL, level
+	m.Members[id] = mem
+}
+
+// MaxDoors is how long Member.Doors is at most, in bytes. It is decided in apply, so it is a
+// constant for ever.
+const MaxDoors = 256
+
+// PublishDoors notes what a node says of its doors. One that has not published its
+// instance, or another one, says nothing.
+func (m *Membership) PublishDoors(id, instance uint64, doors string) {
+	mem, ok := m.Members[id]
+	if !ok || mem.Instance == 0 || mem.Instance != instance || len(doors) > MaxDoors {
+		return
+	}
+	mem.Doors = doors
 	m.Members[id] = mem
 }
 
@@ -227,13 +246,15 @@ func (m Membership) checkUpdate(mem Member, c Change) (done bool, err error) {
 	return mem == mem.updated(c), nil
 }
 
-// checkNewURL says whether a URL can be that of the member id.
+// checkNewURL says whether a URL can be that of the member id. From which level on it may
+// be of the scheme https, package state knows. There is one node at a host and port,
+// whatever the scheme.
 func (m Membership) checkNewURL(peerURL string, id uint64) error {
-	if !address.IsPlainPeerURL(peerURL) {
+	if !address.IsPlainURL(peerURL) {
 		return fmt.Errorf("%w: %.300q", problem.ErrBadPeerURL, peerURL)
 	}
 	for _, mem := range m.Sorted() {
-		if mem.PeerURL == peerURL && mem.ID != id {
+		if mem.ID != id && address.HostPortOf(mem.PeerURL) == address.HostPortOf(peerURL) {
 			return fmt.Errorf("%w: member %d is at %s", problem.ErrMemberExists, mem.ID, mem.PeerURL)
 		}
 	}
@@ -390,17 +411,24 @@ func RoleName(learner bool) string {
 func (m Member) Role() string { return RoleName(m.Learner) }
 
 // AppendMember appends a member as state files hold it. The hash of the state covers
-// these bytes, so a new field goes to the end and is left out while it is 0.
+// these bytes, so a new field goes to the end and is left out while it is 0 or empty.
 func AppendMember(b []byte, m Member) []byte {
 	b = record.AppendUvarints(b, m.ID, uint64(record.BoolByte(m.Learner)), m.Instance)
 	b = record.AppendString(b, m.PeerURL)
 	b = record.AppendString(b, m.ClientURL)
-	return record.AppendOptional(b, m.Level, uint64(record.BoolByte(m.Pinned)), m.Added)
+	if m.Doors == "" {
+		return record.AppendOptional(b, m.Level, uint64(record.BoolByte(m.Pinned)), m.Added)
+	}
+	b = record.AppendUvarints(b, m.Level, uint64(record.BoolByte(m.Pinned)), m.Added)
+	return record.AppendString(b, m.Doors)
 }
 
 // TakeMember reads what AppendMember wrote. f is bad afterwards if it could not.
 func TakeMember(f *record.Reader) Member {
 	m := Member{ID: f.Uvarint(), Learner: f.Uvarint() == 1, Instance: f.Uvarint(), PeerURL: string(f.Bytes()), ClientURL: string(f.Bytes())}
 	m.Level, m.Pinned, m.Added = f.Optional(), f.Optional() == 1, f.Optional()
+	if len(f.B) > 0 {
+		m.Doors = string(f.Bytes())
+	}
 	return m
 }

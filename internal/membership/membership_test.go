@@ -121,11 +121,27 @@ func TestCheckMemberChange(t *testing.T) {
 // membership, whoever put it into the log.
 func TestCheckRefusesBadURLs(t *testing.T) {
 	for _, url := range []string{
-		"", "d:4", "http://d", "http://d:4/", "http://d:4/x", "http://:4", "http://d:0", "http://d:99999", "ftp://d:4", "https://d:4",
+		"", "d:4", "http://d", "http://d:4/", "http://d:4/x", "http://:4", "http://d:0", "http://d:99999", "ftp://d:4", "https://d:4/", "https://d",
 		"http://u@d:4", "http://d:4?", "http://d:4#", "http://d:4 ", "unix://d:4", "http://d:4,http://e:5", "http://\x00:4",
 	} {
 		if done, err := testMembership().Check(Change{Op: OpAdd, ID: 4, PeerURL: url}); done || !errors.Is(err, problem.ErrBadPeerURL) {
 			t.Errorf("%q: %v, %v", url, done, err)
+		}
+	}
+}
+
+// Guarantee: at a host and port there is one member, by whatever scheme; and a member may
+// change its own scheme.
+func TestCheckKnowsOnePlace(t *testing.T) {
+	m := New([]address.Peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "https://b:2"}})
+	for _, url := range []string{"http://a:1", "https://a:1", "http://b:2", "https://b:2"} {
+		if _, err := m.Check(Change{Op: OpAdd, ID: 4, PeerURL: url}); !errors.Is(err, problem.ErrMemberExists) {
+			t.Errorf("%s for another member: %v", url, err)
+		}
+	}
+	for id, url := range map[uint64]string{1: "https://a:1", 2: "http://b:2"} {
+		if done, err := m.Check(Change{Op: OpMove, ID: id, PeerURL: url}); done || err != nil {
+			t.Errorf("%s for member %d: %v, %v", url, id, done, err)
 		}
 	}
 }

@@ -20,6 +20,21 @@ func decodeAnnounce(r *record.Reader, c *Command) error {
 	return nil
 }
 
+// EncodeDoors encodes what a node says of how it lets others in; see package doors.
+func EncodeDoors(member, instance uint64, doors string) []byte {
+	return append(record.AppendUvarints([]byte{byte(kindDoors)}, member, instance), doors...)
+}
+
+func decodeDoors(r *record.Reader, c *Command) error {
+	c.Member, c.Instance, c.doors = r.Uvarint(), r.Uvarint(), string(r.B)
+	return nil
+}
+
+func (s *State) openDoors(c Command) Result {
+	s.Membership.PublishDoors(c.Member, c.Instance, c.doors)
+	return Result{}
+}
+
 // announce takes in what a node says of itself. Before there were levels, it said
 // none.
 func (s *State) announce(c Command) Result {

@@ -30,6 +30,7 @@ const (
 	kindAppend       Kind = 13 // set the next key under a prefix
 	kindTxn          Kind = 14 // compare, then write and read, all or nothing
 	kindOnce         Kind = 15 // any of those that say repeatable, at most once
+	kindDoors        Kind = 16 // a node says how it lets others in
 )
 
 // kindRow is what there is to know of one kind of command.
@@ -74,6 +75,8 @@ var kinds = [...]kindRow{
 	kindTxn:          {level: TxnLevel, decode: decodeTxn, apply: (*State).transact, counted: true, repeatable: true},
 
 	kindOnce: {level: OnceLevel}, // it refers to the others, so init adds what it does
+
+	kindDoors: {level: DoorsLevel, decode: decodeDoors, apply: (*State).openDoors},
 }
 
 func init() { kinds[kindOnce].decode, kinds[kindOnce].apply = decodeOnce, (*State).once }
@@ -119,8 +122,9 @@ type Command struct {
 	txn       *txn.Txn    // kindAdd, kindAppend, kindTxn
 	once      *onceFields // kindOnce
 
-	Member    uint64 // KindPublish, KindAnnounce, kindReport: who
-	Instance  uint64 // KindPublish, KindAnnounce: with which data directory
+	Member    uint64 // KindPublish, KindAnnounce, kindReport, kindDoors: who
+	Instance  uint64 // KindPublish, KindAnnounce, kindDoors: with which data directory
+	doors     string // kindDoors: how it lets others in
 	clientURL string // KindPublish, KindAnnounce: where its clients find it
 	level     uint64 // KindAnnounce: the level of commands that it knows
 

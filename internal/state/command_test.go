@@ -26,6 +26,8 @@ func encodeCommand(c Command) []byte {
 		return EncodeCheckpoint(c.full)
 	case kindReport:
 		return EncodeReport(c.Member, c.checkpoint, c.report)
+	case kindDoors:
+		return EncodeDoors(c.Member, c.Instance, c.doors)
 	case kindLeasedPut:
 		return append(AppendLeasedPutHead(nil, c.condition, c.life, c.Key), c.Value...)
 	case kindGrant:
@@ -118,6 +120,8 @@ var commandSamples = []Command{
 			{Kind: txn.Add, Key: "n", Delta: -1, Life: Lifetime{Owner: "web"}}, {Kind: txn.Append, Key: "q/", Value: []byte("x"), Life: Lifetime{Owner: "web"}}},
 		Else: []txn.Op{{Kind: txn.Get, Key: "a"}, {Kind: txn.List, Key: "q/", Limit: 10, After: "q/1"}},
 	}},
+	{Kind: kindDoors, Member: 2, Instance: math.MaxUint64, doors: "\x01\x01\x02\x01"},
+	{Kind: kindDoors, Member: 2, Instance: 1},
 	{Kind: kindOnce, once: &onceFields{key: once.Key{Name: "7b"}, class: once.TenMinutes, print: once.Print{1, 2}, inner: Command{Kind: KindPut, Key: "k", Value: []byte("v")}}},
 	{Kind: kindOnce, once: &onceFields{key: once.Key{Owner: "web", Name: strings.Repeat("n", once.MaxName)}, class: once.TenSeconds,
 		inner: Command{Kind: kindTxn, txn: &txn.Txn{Then: []txn.Op{{Kind: txn.Put, Key: "a", Value: []byte("1")}}}}}},
@@ -203,7 +207,8 @@ func TestDecodeBatchStrict(t *testing.T) {
 		{"comparison of two minds", with([]byte{byte(kindTxn), 2, 0, 0, 1, 1, 1, 'k', 2, 0, 0}), record.ErrMalformed},
 		{"another operation", with([]byte{byte(kindTxn), 2, 0, 0, 0, 1, 7, 1, 'k', 0}), record.ErrUnknownCommand},
 		{"a billion comparisons", with(append([]byte{byte(kindTxn), 1, 0, 0}, 0xff, 0xff, 0xff, 0xff, 3)), record.ErrMalformed},
-		{"kind 16", with([]byte{16, 0, 1, 'k'}), record.ErrUnknownCommand},
+		{"doors of nobody", with([]byte{byte(kindDoors), 1}), record.ErrMalformed},
+		{"kind 17", with([]byte{17, 0, 1, 'k'}), record.ErrUnknownCommand},
 		{"kind 255", with([]byte{255}), record.ErrUnknownCommand},
 		{"unknown after known", with(good, []byte{77}), record.ErrUnknownCommand},
 		{"malformed after known", with(good, nil), record.ErrMalformed},

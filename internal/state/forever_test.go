@@ -51,6 +51,7 @@ func TestCommandsAreForever(t *testing.T) {
 		{"put with a lease", append(AppendLeasedPutHead(nil, Condition{}, Lifetime{Kind: WithLease, Value: 9}, "key"), "value"...), "0700020900036b657976616c7565", 1},
 		{"grant", EncodeGrant(5000, "me"), "088827026d65", 1},
 		{"keep", EncodeKeep(9, "me"), "0909026d65", 1},
+		{"doors", EncodeDoors(2, 300, "\x01\x02"), "1002ac020102", 1},
 		{"revoke", EncodeRevoke(9, ""), "0a0900", 4096},
 		{"deletion by prefix", EncodeDeletePrefix("p/", 300, "me"), "0bac02026d6502702f", 4096},
 		{"addition", EncodeAdd(Condition{Kind: IfMissing}, life, "n", -3), "0c02018827026d65016e05", 1},

@@ -62,6 +62,10 @@ func TestHashIsForever(t *testing.T) {
 	asked.Level = OnceLevel
 	leaseKeys(asked)
 	onceKeys(asked)
+	open := fullState([]int{1, 2, 3})
+	open.Level = DoorsLevel
+	m.Level, m.Doors = DoorsLevel, "\x01\x02\x00\x01"
+	open.Membership.Members[1] = m
 	for _, tt := range []struct {
 		name string
 		s    *State
@@ -72,6 +76,7 @@ func TestHashIsForever(t *testing.T) {
 		{"full", full, 0xf6ae3aae2e03b378},
 		{"checked", checked, 0x8b8932a684914822},
 		{"asked", asked, 0x712688a570b16603},
+		{"open", open, 0xb95ece51465d2a14},
 	} {
 		if got := tt.s.hash(); got != tt.want {
 			t.Errorf("%s: %#x, want %#x", tt.name, got, tt.want)
@@ -107,6 +112,9 @@ func TestHashSeesEverything(t *testing.T) {
 		},
 		"level of": func(s *State) {
 			s.Membership.Members[3] = membership.Member{ID: 3, PeerURL: "http://c:3", Level: 1, Learner: true}
+		},
+		"doors of": func(s *State) {
+			s.Membership.Members[3] = membership.Member{ID: 3, PeerURL: "http://c:3", Doors: "\x01", Learner: true}
 		},
 		"voter":      func(s *State) { s.Membership.Members[3] = membership.Member{ID: 3, PeerURL: "http://c:3"} },
 		"checkpoint": func(s *State) { s.checkpoint(false) },

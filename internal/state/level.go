@@ -23,6 +23,7 @@ import (
 //	level 4  the replicated clock, times to live and leases (lease.go)
 //	level 5  deletions by prefix, additions, appends and transactions (txn.go)
 //	level 6  commands under an Idempotency-Key (once.go)
+//	level 7  what nodes publish of their doors (announce.go); peer URLs with https
 //
 // What a level adds to the state must leave no trace, in the state file and in
 // the hash of the state, until the level is reached: below it, programs of both
@@ -34,9 +35,10 @@ const (
 	LeaseLevel = 4 // the replicated clock, times to live, leases
 	TxnLevel   = 5 // deletions by prefix, additions, appends, transactions
 	OnceLevel  = 6 // commands under an Idempotency-Key
+	DoorsLevel = 7 // what nodes publish of their doors; peer URLs with https
 
 	// ProgramLevel is the highest level of commands that this program knows.
-	ProgramLevel = OnceLevel
+	ProgramLevel = DoorsLevel
 )
 
 // raiseLevel follows a change of what the members have published, or of who

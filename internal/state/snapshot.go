@@ -17,7 +17,7 @@ import (
 const (
 	headRecord    byte = 1 // index, term, revision, membership changes; level
 	itemRecord    byte = 2 // create, mod, version, key, value
-	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL; level, pinned, added
+	memberRecord  byte = 3 // id, learner, instance, peer URL, client URL; level, pinned, added, doors
 	removedRecord byte = 4 // id
 	windowRecord  byte = 5 // node, boot, low, applied; life
 

@@ -195,7 +195,22 @@ func TestSnapshotMemberRecord(t *testing.T) {
 	if err := s.restore(memberRecord, whole, nil); err != nil || s.Membership.Members[3] != m {
 		t.Errorf("%+v, %v", s.Membership.Members, err)
 	}
-	for _, cut := range []int{1, 5, len(old) - 1, len(whole) - 1} {
+	cuts := []int{1, 5, len(old) - 1, len(whole) - 1}
+	m.Doors = "\x01\x02"
+	withDoors := membership.AppendMember(nil, m)
+	if err := s.restore(memberRecord, withDoors, nil); err != nil || s.Membership.Members[3] != m || !bytes.Equal(withDoors, append(bytes.Clone(whole), 2, 1, 2)) {
+		t.Errorf("%+v, %x, %v", s.Membership.Members, withDoors, err)
+	}
+	for _, cut := range []int{len(withDoors) - 1, len(withDoors) - 2} {
+		if err := New(nil).restore(memberRecord, withDoors[:cut], nil); !errors.Is(err, statefile.ErrBad) {
+			t.Errorf("cut to %d bytes: %v", cut, err)
+		}
+	}
+	m.Level, m.Added = 0, 0
+	if err := s.restore(memberRecord, membership.AppendMember(nil, m), nil); err != nil || s.Membership.Members[3] != m {
+		t.Errorf("doors alone: %+v, %v", s.Membership.Members, err)
+	}
+	for _, cut := range cuts {
 		if err := New(nil).restore(memberRecord, whole[:cut], nil); !errors.Is(err, statefile.ErrBad) {
 			t.Errorf("cut to %d bytes: %v", cut, err)
 		}

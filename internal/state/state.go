@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/lease"
 	"raftkv/internal/membership"
 	"raftkv/internal/once"
+	"raftkv/internal/problem"
 	"raftkv/internal/record"
 	"raftkv/internal/txn"
 
@@ -176,8 +177,12 @@ func (s *State) ApplyConfEntry(e *raftpb.Entry) (cc *raftpb.ConfChange, change m
 	return cc, change, changed, err
 }
 
-// ApplyChange applies a membership change, or says why it is refused.
+// ApplyChange applies a membership change, or says why it is refused. Programs of a lower
+// level refuse a URL with https, so below the level all do.
 func (s *State) ApplyChange(c membership.Change) (changed bool, err error) {
+	if s.Level < DoorsLevel && address.IsHTTPS(c.PeerURL) && c.Op != membership.OpRemove {
+		return false, fmt.Errorf("%w: %.300q, and the cluster is at level %d", problem.ErrBadPeerURL, c.PeerURL, s.Level)
+	}
 	done, err := s.Membership.Check(c)
 	if err != nil || done {
 		return false, err

@@ -212,6 +212,11 @@ func Describe(s *state.State) string {
 			fmt.Fprintf(&b, "member %d level %d pinned %v added %x\n", m.ID, m.Level, m.Pinned, m.Added)
 		}
 	}
+	for _, m := range s.Membership.Sorted() {
+		if m.Doors != "" {
+			fmt.Fprintf(&b, "member %d doors %x\n", m.ID, m.Doors)
+		}
+	}
 	fmt.Fprintf(&b, "removed %d\n", membership.SortedKeys(s.Membership.Removed))
 	if s.Level > 0 {
 		fmt.Fprintf(&b, "level %d\n", s.Level)
