@@ -9,12 +9,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/access"
 	"raftkv/internal/certs"
 	"raftkv/internal/front"
 	"raftkv/internal/issue"
 	"raftkv/internal/membership"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/testkit"
+	"raftkv/internal/tlsport"
 	"raftkv/internal/web"
 	"regexp"
 	"slices"
@@ -75,6 +77,16 @@ func testCertificates(t *testing.T) *certs.Keeper {
 	return k
 }
 
+// testGuard is that of a node with rights.
+func testGuard(t *testing.T) *access.Guard {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "rights.yaml")
+	testkit.Must(t, os.WriteFile(file, []byte("anonymous: all\n"), 0o600))
+	g, err := access.Open(zap.NewNop(), file)
+	testkit.Must(t, err)
+	return g
+}
+
 // Guarantee: docs/metrics.md has every metric with its type and labels and no
 // other, its alerts name metrics that there are, and Prometheus' linter finds
 // nothing in them.
@@ -93,7 +105,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 		time.Sleep(time.Second)
 		leader.api.metrics.Observe(http.MethodGet, "kv", 200, time.Millisecond)
 		leader.register(leader.api.audit, front.New(zap.NewNop(), front.Limits{}, nil, nil)) // as server.run does
-		leader.register(testCertificates(t))
+		leader.register(testGuard(t))
+		leader.register(tlsport.NewDoor(tlsport.New(tlsport.Config{Door: "client"}), testCertificates(t)))
 		found := make(map[string]string)
 		var families []*dto.MetricFamily
 		for name, f := range gathered(t, leader) {
