@@ -191,6 +191,15 @@ func TestHandshakesRefused(t *testing.T) {
 		_, err, _ := shake(t, one.Server(tls.RequireAndVerifyClientCert), one.Client(name))
 		wantError(t, "a server of another name", err, "must be for", name)
 	}
+	forClients, err := tls.X509KeyPair(func() (cert, key []byte) {
+		r := member("1.raftkv")
+		r.Server = false
+		p := issued(t, ca, r)
+		return p.Cert, p.Key
+	}())
+	testkit.Must(t, err)
+	_, err, _ = shake(t, &tls.Config{Certificates: []tls.Certificate{forClients}}, one.Client("1.raftkv"))
+	wantError(t, "a server with a client's certificate", err, "usage")
 	wild, _ := keeper(t, newPlace(t).put(issued(t, ca, member("*.raftkv")), root).peerConfig())
 	_, err, _ = shake(t, wild.Server(tls.RequireAndVerifyClientCert), one.Client("1.raftkv"))
 	wantError(t, "a wildcard", err, "must be for")

@@ -246,6 +246,19 @@ func TestCopies(t *testing.T) {
 			t.Errorf("the copy of version %d: %v", n, err)
 		}
 	}
+	// One that comes back counts by its last time.
+	back, other, last := issued(t, ca, member("1.raftkv")), issued(t, ca, member("1.raftkv")), issued(t, ca, member("1.raftkv"))
+	var files []Files
+	for _, pair := range []issue.Pair{back, other, back, last} {
+		p.put(pair, root)
+		k.Look()
+		files = append(files, k.CopiedFiles())
+	}
+	for _, f := range files {
+		_, err := readFiles(f)
+		testkit.Must(t, err)
+	}
+
 	f := k.CopiedFiles()
 	testkit.Must(t, os.WriteFile(p.files().Key, []byte("broken"), 0o600))
 	if k.Look(); k.CopiedFiles() != f || k.Trouble() == nil {

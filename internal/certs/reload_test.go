@@ -230,10 +230,16 @@ func TestServerConfigFollows(t *testing.T) {
 	k, _ := keeper(t, p.peerConfig())
 	server, client := k.Server(tls.RequireAndVerifyClientCert, "h2", "http/1.1"), k.Client("1.raftkv")
 	client.NextProtos = []string{"http/1.1", "h2"}
+	verify := client.VerifyConnection
+	var shown *x509.Certificate
+	client.VerifyConnection = func(cs tls.ConnectionState) error {
+		shown = cs.PeerCertificates[0]
+		return verify(cs)
+	}
 	for n := range 3 {
 		_, atClient, cs := shake(t, server, client)
 		testkit.Must(t, atClient)
-		if !cs.PeerCertificates[0].Equal(k.Own()) || cs.NegotiatedProtocol != "h2" {
+		if !shown.Equal(k.Own()) || !cs.PeerCertificates[0].Equal(k.Own()) || cs.NegotiatedProtocol != "h2" {
 			t.Errorf("round %d: not the certificate in force, or %q", n, cs.NegotiatedProtocol)
 		}
 		p.put(issued(t, ca, member("1.raftkv")), root)
@@ -407,6 +413,29 @@ func TestExpiry(t *testing.T) {
 		time.Sleep(20 * time.Minute)
 		if got := testkit.Messages(logs); len(got) != 1 || k.Own().NotAfter.Before(time.Now()) {
 			t.Errorf("%q", got)
+		}
+	})
+}
+
+// Guarantee: that a certificate has expired is told at once, however lately it was told
+// that it would, and so is that a new one will expire soon.
+func TestExpiryIsToldAtOnce(t *testing.T) {
+	testkit.InBubble(t, func(t *testing.T) {
+		ca, root := newCA(t, "CA")
+		request := member("1.raftkv")
+		request.Until = time.Now().Add(day / 2)
+		p := newPlace(t).put(issued(t, ca, request), root)
+		k, logs := keeper(t, p.peerConfig())
+		time.Sleep(day/2 + time.Second)
+		if k.Look(); warnings(logs, "expires soon") != 1 || warnings(logs, "is not valid now") != 1 {
+			t.Errorf("%q", testkit.Messages(logs))
+		}
+		for n := range 2 {
+			request.Until = time.Now().Add(day)
+			p.put(issued(t, ca, request), root)
+			if k.Look(); warnings(logs, "expires soon") != 2+n {
+				t.Errorf("%q", testkit.Messages(logs))
+			}
 		}
 	})
 }
