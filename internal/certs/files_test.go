@@ -176,7 +176,7 @@ func TestReadWhileSwapped(t *testing.T) {
 			}
 		}
 	}()
-	for range 100 {
+	for range 30 {
 		k.Look()
 		testkit.Must(t, both(t, k, k, "1.raftkv", "1.raftkv"))
 		files := k.CopiedFiles()
