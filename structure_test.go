@@ -63,7 +63,7 @@ var exports = map[string]int{
 	"list":                10,
 	"listening":           1,
 	"liveness":            8,
-	"logging":             8,
+	"logging":             9,
 	"membership":          22,
 	"memory":              9,
 	"meter":               3,

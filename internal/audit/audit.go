@@ -29,6 +29,8 @@ const (
 	// refusedPerSecond is how many requests of nobody known are written in a second that were
 	// refused for that. Who sends wrong tokens must not push out what others have done.
 	refusedPerSecond = 100
+	// maxQueue bounds the lines that wait to be written, in bytes: tens of thousands.
+	maxQueue = 8 << 20
 	// closeLimit is how long the file may take to close.
 	closeLimit = 200 * time.Millisecond
 )
@@ -90,7 +92,7 @@ func Open(cfg config.Config, stdout io.Writer, log *zap.Logger) (*Log, error) {
 	if err := first.Write(entry(eventStart, time.Now()), nil); err != nil {
 		return nil, fmt.Errorf("--audit-log %s: %w", cfg.AuditLog, errors.Join(err, to.Close()))
 	}
-	l.queue = logging.NewQueue(s)
+	l.queue = logging.NewQueueOf(s, maxQueue)
 	l.queue.OnLost(l.sayLost)
 	l.core = newCore(cfg.ID, l.queue)
 	return l, nil

@@ -151,7 +151,7 @@ func TestFormatIsDocumented(t *testing.T) {
 	if len(documented) > 0 {
 		t.Errorf("docs/audit.md has also %v", documented)
 	}
-	for _, n := range []string{fmt.Sprint(maxKeys), "16 KiB", fmt.Sprint(refusedPerSecond), "100 MiB"} {
+	for _, n := range []string{fmt.Sprint(maxKeys), "16 KiB", fmt.Sprintf("queue of %d MiB", maxQueue>>20), fmt.Sprint(refusedPerSecond), "100 MiB"} {
 		if !strings.Contains(string(text), n) {
 			t.Errorf("docs/audit.md does not say %s", n)
 		}
@@ -352,7 +352,7 @@ func TestNobodyWaits(t *testing.T) {
 		l := begin(t, p, false, zap.New(logs))
 		p.stuck = make(chan struct{})
 		began := time.Now()
-		const requests = 20_000 // more than the queue takes
+		const requests = 100_000 // more than the queue takes
 		for range requests {
 			l.Request(Record{Method: "PUT", Keys: []string{"k"}}, 204, nil)
 		}

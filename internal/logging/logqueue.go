@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	// maxQueue bounds the lines, in bytes, that wait for whoever reads the log.
+	// maxQueue bounds the lines, in bytes, that wait for whoever reads the log, unless another
+	// bound is given.
 	maxQueue = 1 << 20
 	// lineOverhead is what a waiting line takes beside its bytes.
 	lineOverhead = 64
@@ -30,6 +31,7 @@ const (
 // Each line is one write, as without the queue.
 type Queue struct {
 	w         io.Writer
+	most      int           // bytes of lines that wait
 	kick      chan struct{} // there is a line; buffered, so kicking never blocks
 	closing   chan struct{} // closed by Close
 	closeOnce sync.Once
@@ -45,8 +47,11 @@ type Queue struct {
 }
 
 // NewQueue starts a queue in front of w.
-func NewQueue(w io.Writer) *Queue {
-	q := &Queue{w: w, kick: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{})}
+func NewQueue(w io.Writer) *Queue { return NewQueueOf(w, maxQueue) }
+
+// NewQueueOf is NewQueue, with another bound of the bytes that wait.
+func NewQueueOf(w io.Writer, most int) *Queue {
+	q := &Queue{w: w, most: most, kick: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{})}
 	go q.run()
 	return q
 }
@@ -54,7 +59,7 @@ func NewQueue(w io.Writer) *Queue {
 // Write takes in a line. It never waits and never fails: a log that is lost is
 // no reason to do anything else differently.
 func (q *Queue) Write(line []byte) (int, error) {
-	q.put(line, maxQueue)
+	q.put(line, q.most)
 	return len(line), nil
 }
 
@@ -63,7 +68,7 @@ func (q *Queue) Sync() error { return nil }
 
 // Last takes in a line for which there is always room: the one that says why the
 // process ends.
-func (q *Queue) Last(line []byte) { q.put(line, maxQueue+len(line)+lineOverhead) }
+func (q *Queue) Last(line []byte) { q.put(line, q.most+len(line)+lineOverhead) }
 
 func (q *Queue) put(line []byte, limit int) {
 	size := len(line) + lineOverhead
@@ -127,7 +132,7 @@ func (q *Queue) run() {
 		}
 		// Only now that somebody reads it can it be said, and not before there
 		// is room, or a slow reader would get little else.
-		if all := q.dropped.Load(); all > said && left <= maxQueue/2 {
+		if all := q.dropped.Load(); all > said && left <= q.most/2 {
 			if f := q.onLost.Load(); f != nil {
 				(*f)(all-said, all)
 			}
