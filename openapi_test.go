@@ -440,8 +440,31 @@ func (ot *openAPITest) refused() {
 		}
 	}
 	ot.want(503, "GET", "/k?min_revision=0&max_age=1ms", "")
+	ot.fails = nil
+	ot.sampleRights()
 	ot.a.stopping.Store(true)
 	each(503)
+}
+
+// sampleRights is what a node with rights answers.
+func (ot *openAPITest) sampleRights() {
+	ot.a.guard = newRightsFile(ot.T, rightsOfTests).Guard
+	for i := range rightsCases {
+		c := &rightsCases[i]
+		method, _, ok := strings.Cut(c.route, " ")
+		if !ok || c.may == "anybody" {
+			continue
+		}
+		ot.want(401, method, c.target, c.body)
+		if !strings.Contains(c.may, "poor") {
+			ot.want(403, method, c.target, c.body, "Authorization", "Bearer poor")
+		}
+	}
+	granted := ot.send("POST", "/v1/leases", `{"ttl":"1h"}`, "Authorization", "Bearer write")
+	for _, target := range []string{"/v1/leases", granted.Header.Get("Location")} {
+		ot.want(200, "GET", target, "", "Authorization", "Bearer admin")
+	}
+	ot.a.guard = nil
 }
 
 // notSampled are what no exchange of the sample has. Other tests have some of it.
