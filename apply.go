@@ -187,6 +187,7 @@ func (kv *kvstore) checkOwn(own []state.Outcome, w state.Window) error {
 func (kv *kvstore) publish() {
 	kv.publishSize()
 	kv.levelNow.Store(kv.state.Level)
+	kv.doors.Note(&kv.state.Membership)
 	kv.proposals.Named.Store(kv.state.Level >= state.LifeLevel)
 }
 

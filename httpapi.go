@@ -48,6 +48,7 @@ type httpKVAPI struct {
 	always   []web.Field   // of every answer
 	profiles bool          // are served
 	ends     api.Endings
+	open     func(path, query string) error // nil, or why clients are kept out
 	stopping atomic.Bool
 }
 
@@ -114,7 +115,7 @@ func (a *httpKVAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return fmt.Errorf("%w: the path must begin with a slash", problem.ErrBadRequest)
 	}
-	if err := a.mayServe(path, r.URL.RawQuery); err != nil {
+	if err := cmp.Or(a.mayServe(path, r.URL.RawQuery), a.open(path, r.URL.RawQuery)); err != nil {
 		return err
 	}
 	first, _, _ := strings.Cut(path, "/")
@@ -155,7 +156,7 @@ func (a *httpKVAPI) mayServe(path, query string) error {
 	if web.AboutItself(path) {
 		return nil
 	}
-	if err := a.keys.Store.Fault(); err != nil {
+	if err := a.keys.Fresh.Fault(); err != nil {
 		return err
 	}
 	// A leader could still confirm a read, with the heartbeats of a node that

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"raftkv/internal/boot"
 	"raftkv/internal/checker"
+	"raftkv/internal/doors"
 	"raftkv/internal/liveness"
 	"raftkv/internal/logging"
 	"raftkv/internal/membership"
@@ -28,6 +29,7 @@ type kvstore struct {
 	applied   *wait.Index
 	revision  *wait.Level
 	conf      *wait.Outcomes
+	doors     *doors.Keeper
 	pulse     *liveness.Pulse // of the apply loop
 
 	snapshots chan<- *state.State // states to write to disk; see apply.go

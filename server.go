@@ -153,14 +153,15 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		Store: kv, Found: kv.agreement, Leaders: w.leaders, CaughtUp: s.caughtUp, Propose: proposals.Propose, StepDown: s.members.StepDown,
 	})
 	s.live = liveness.New(node.pulse, node.persistPulse, kv.pulse, proposals.Pulse, reads.Pulse)
-	fresh := &api.Freshness{Confirm: reads.Confirm, Start: reads.Start, Fault: kv.Fault, Applied: w.applied, Contacts: &node.contacts,
+	fault := func() error { return cmp.Or(kv.Fault(), kv.doors.MayServe()) }
+	fresh := &api.Freshness{Confirm: reads.Confirm, Start: reads.Start, Fault: fault, Applied: w.applied, Contacts: &node.contacts,
 		Revision: kv.revision, Timeout: cfg.RequestTimeout}
 	quota := limits.NewQuota(log, cfg, kv)
 	admission := api.Admission{Applied: w.applied, MayWrite: node.disk.MayWrite, Room: s.room, Quota: quota, Outcomes: limits.NewOutcomes(cfg.Memory.Room(), kv.View), Level: kv.levelNow.Load}
 	s.clock = clock.New(clock.Config{
 		Log: log, ID: cfg.ID, View: kv.View, Leaders: w.leaders, Applied: w.applied, Call: node.call, Propose: node.propose,
 	})
-	commands := &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: kv.Fault}
+	commands := &api.Commands{Admission: admission, Propose: proposals.Propose, Fault: fault}
 	owners := api.Owners{Look: kv.Look, Fresh: fresh}
 	bodies := limits.NewBodyBudget(max(limits.BodyBudgetBytes, 4*cfg.MaxValueSize))
 	s.api = &httpKVAPI{
@@ -168,11 +169,11 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 		keys:    &api.Keys{Store: kv, Look: kv.Look, Fresh: fresh, Writes: proposals, MaxValue: cfg.MaxValueSize, Admission: admission},
 		leases:  &leaseapi.Leases{Commands: commands, Owners: owners},
 		txns:    &txnapi.Txns{Commands: commands, Owners: owners, Bodies: bodies, MaxValue: cfg.MaxValueSize},
-		members: &admin.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has},
+		members: &admin.MembersAPI{Members: s.members, Fresh: fresh, Leaders: w.leaders, Current: kv.members, IsKey: kv.has, Differs: kv.doors.Differs},
 		backups: admin.NewBackups(log, st.Identity.ClusterID, kv, fresh), bodies: bodies,
 		lists:  api.NewLists(log, kv, fresh),
 		origin: web.OriginGuard{Hosts: cfg.ClientHosts(port), Origins: cfg.AllowedOrigins}, profiles: cfg.Pprof,
-		ends: api.Endings{Life: w.life, Disputed: node.doubts.Disputed},
+		ends: api.Endings{Life: w.life, Disputed: node.doubts.Disputed}, open: kv.doors.MayAnswer,
 	}
 	may := func() error { return s.api.mayServe("", "") }
 	s.hub = watch.New(watch.Config{Look: kv.Look, Revision: kv.revision, May: func() error { return cmp.Or(may(), fresh.Told()) },
@@ -180,7 +181,7 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.api.keys.Hub, s.api.lists.Hub = s.hub, s.hub
 	s.api.watches = &watchapi.Watches{Log: log, Hub: s.hub, Fresh: fresh, Lists: s.api.lists, Look: kv.Look, May: may, Explain: s.api.ends.Explain}
 	s.api.always = append(s.api.origin.Fields(), web.Field{Name: "Raftkv-Cluster-Id", Value: strconv.FormatUint(st.Identity.ClusterID, 16)})
-	s.guards = append(s.guards, exposure.Of(cfg, log))
+	s.guards = append(s.guards, exposure.Of(cfg, log), kv.doors)
 	s.api.addRoutes(&admin.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.notes}, s.live)
 	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
 	logging.RegisterDropped(s.api.metrics.Registry, log)

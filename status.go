@@ -43,10 +43,11 @@ func (s *server) role(role raft.StateType) string {
 func (s *server) readyChecks() []admin.Check {
 	m, _ := s.kv.Membership()
 	_, isMember := m.Members[s.cfg.ID]
-	fault, disputed := s.kv.Fault(), s.node.doubts.Disputed()
+	fault, disputed, lacking := s.kv.Fault(), s.node.doubts.Disputed(), s.kv.doors.MayServe()
 	return []admin.Check{ // those first for which others fail
 		{Name: "agrees with the other replicas", Ok: fault == nil, Why: fault},
 		{Name: "has a history that no other disputes", Ok: disputed == nil, Why: disputed},
+		{Name: "has the rights that its cluster has", Ok: lacking == nil, Why: lacking},
 		{Name: "has a leader", Ok: s.node.status.Load().Leader != 0},
 		{Name: "is a member", Ok: isMember},
 		{Name: "has caught up", Ok: s.caughtUp.Load()},

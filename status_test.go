@@ -97,7 +97,7 @@ func TestAPIReady(t *testing.T) {
 	at := newAPITest(t)
 	at.want(at.do("GET", "/readyz", ""), 200, "ok\n")
 	verbose := at.do("GET", "/readyz?verbose", "")
-	if verbose.Code != 200 || strings.Count(verbose.Body.String(), "ok  ") != 8 {
+	if verbose.Code != 200 || strings.Count(verbose.Body.String(), "ok  ") != 9 {
 		t.Errorf("%d %s", verbose.Code, verbose.Body)
 	}
 	for name, spoil := range map[string]func(at *apiTest){

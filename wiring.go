@@ -6,6 +6,7 @@ import (
 	"raftkv/internal/checker"
 	"raftkv/internal/config"
 	"raftkv/internal/diskhang"
+	"raftkv/internal/doors"
 	"raftkv/internal/liveness"
 	"raftkv/internal/observe"
 	"raftkv/internal/peerport"
@@ -74,7 +75,9 @@ func (w *wiring) store(proposals *rounds.Proposer) *kvstore {
 		state:      w.st.State,
 		agreement:  checker.NewAgreement(w.log, w.cfg.ID, w.st.Worked, w.st.State.Checks.Checked),
 		toldBefore: w.st.Storage.Hard.GetCommit(),
+		doors:      doors.New(w.log, w.cfg.ID, w.st.Identity.Instance, w.cfg.Doors),
 	}
+	kv.doors.Members, kv.doors.Level, kv.doors.Propose = kv.members, kv.levelNow.Load, proposals.Propose
 	kv.agreement.Note(&kv.state.Checks)
 	kv.publish()
 	return kv
@@ -135,7 +138,7 @@ func (w *wiring) members(kv *kvstore, n *raftNode, reads *rounds.Reader) *reconf
 	return reconfig.New(reconfig.Config{
 		Log: w.log, ID: w.cfg.ID, Cluster: w.st.Identity.ClusterID, Timeout: w.cfg.RequestTimeout,
 		ElectionTimeout: w.cfg.ElectionTimeout, Store: kv, Call: n.call, Leaders: w.leaders, Contacts: &n.contacts,
-		Confirm: reads.Confirm, AppliedIndex: w.applied, Outcomes: kv.conf, Life: w.life,
+		Confirm: reads.Confirm, AppliedIndex: w.applied, Outcomes: kv.conf, Level: kv.levelNow.Load, Life: w.life,
 	})
 }
 

@@ -29,6 +29,8 @@ type MembersAPI struct {
 	Current func() membership.Membership // as applied here
 	// IsKey reports whether there is a key of a name, as applied here.
 	IsKey func(name string) bool
+	// Differs says in what a member lets others in otherwise than this node, "" if in nothing.
+	Differs func(id uint64) string
 }
 
 // roleOp returns the change that a role in a request stands for.
@@ -211,6 +213,8 @@ type memberStatus struct {
 	MatchIndex *uint64 `json:"match_index,omitempty"`
 	// Version is that of the member's program; see package observe.
 	Version string `json:"version,omitempty"`
+	// Differs is missing unless the member has let others in otherwise than this node for a while.
+	Differs string `json:"doors_differ,omitempty"`
 }
 
 // ServeMembers answers GET /v1/members with the members and the removed IDs, as
@@ -242,7 +246,7 @@ func (a *MembersAPI) ServeMembers(w http.ResponseWriter, r *http.Request) error 
 func (a *MembersAPI) newMemberStatus(mem membership.Member, leader uint64, view map[uint64]reconfig.View) memberStatus {
 	ms := memberStatus{
 		ID: mem.ID, PeerURL: mem.PeerURL, ClientURL: mem.ClientURL, Role: mem.Role(), Leader: mem.ID == leader,
-		Version: cmp.Or(a.Members.Version(mem.ID), view[mem.ID].Version),
+		Version: cmp.Or(a.Members.Version(mem.ID), view[mem.ID].Version), Differs: a.Differs(mem.ID),
 	}
 	if p, ok := view[mem.ID]; ok {
 		ms.Reachable, ms.MatchIndex = &p.Reachable, &p.Match

@@ -78,7 +78,7 @@ func (c *Commands) do(ctx context.Context, cmd []byte, growth int, admit func() 
 	defer release()
 	res := c.Propose(ctx, cmd)
 	if fault := c.Fault(); fault != nil {
-		return res, problem.PerhapsDone(fault) // what this node says of it is not to be trusted
+		return state.Result{}, problem.PerhapsDone(fault) // what this node says of it is not to be trusted
 	}
 	return res, res.Err
 }

@@ -48,8 +48,6 @@ type keyStore interface {
 	Get(key string) (it *state.Item, revision uint64)
 	// Left returns what an item has left of its time.
 	Left(it *state.Item) state.Left
-	// Fault returns nil, or why this node must not serve.
-	Fault() error
 }
 
 // writer hands commands to the cluster; see rounds.Proposer.
@@ -362,7 +360,7 @@ func (k *Keys) Finish(q *KeyRequest, res state.Result) {
 	if res.Replayed {
 		q.Answer.add(replayed.Name, replayed.Value)
 	}
-	fault := k.Store.Fault() // what is wrong with this node says more than res
+	fault := k.Fresh.Fault() // what is wrong with this node says more than res
 	switch {
 	case q.reads() || q.refused != nil:
 		if err := cmp.Or(fault, res.Err); err != nil {

@@ -92,6 +92,16 @@ func (k *Keeper) MayServe() error {
 	}
 }
 
+// MayAnswer is MayServe for a request for a path, without its first slash: whether a node
+// lives and is ready it says also while it serves nobody, and to a watch it says it in the
+// stream.
+func (k *Keeper) MayAnswer(path, query string) error {
+	if path == "livez" || path == "v1/watch" || path == "readyz" && query == "" {
+		return nil
+	}
+	return k.MayServe()
+}
+
 func lacking(why string) error {
 	return fmt.Errorf("%w: it has no auth file, and its cluster has rights: %s. Start it with --auth-file and the file that the others have; "+
 		"to serve everybody without rights, start it with --auth=off", problem.ErrNotReady, why)

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"raftkv/internal/address"
 	"raftkv/internal/contact"
+	"raftkv/internal/doors"
 	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
@@ -76,6 +77,7 @@ type Config struct {
 	Confirm      func(ctx context.Context) error
 	AppliedIndex *wait.Index
 	Outcomes     *wait.Outcomes
+	Level        func() uint64   // of the cluster, as applied here
 	Life         context.Context // ends when the node stops, with the cause
 	// Ask passes a request to the leader at PeerURL.
 	Ask func(ctx context.Context, peerURL string, cluster uint64, r Request) (Reply, error)
@@ -286,6 +288,9 @@ func (ms *Members) makeChange(ctx context.Context, r Request) (Reply, error) {
 	done, err := m.Check(c)
 	if err != nil || done {
 		return Reply{ID: c.ID, Index: index}, err
+	}
+	if err := doors.CheckURL(m, ms.Level(), c); err != nil {
+		return Reply{}, err
 	}
 	if c.PeerURL != "" {
 		if err := ms.checkOneNode(ctx, m, c.ID, c.PeerURL); err != nil {
