@@ -81,6 +81,7 @@ var landings = map[string]landing{
 	"5d687c3": newLanding("5d687c3d88596a4f3077da31305ec40c9970c6aa", state.LifeLevel), // the last without leases
 	"90e0eea": newLanding("90e0eea502951454ef9a1eb343a0ba1066d8410f", state.TxnLevel),  // the first with leases and transactions
 	"8d8a771": newLanding("8d8a771a71f7ce46e5d9cd24c9556d3692bbb370", state.OnceLevel), // the last without watches
+	"7f4d0a0": newLanding("7f4d0a00802a698014aa88de292ec4d323274873", state.OnceLevel), // the first with watches
 }
 
 // errShallow is why a shallow clone has no older program.
@@ -308,6 +309,11 @@ func procUpgrade(t *testing.T, old string, before uint64) {
 		procWantProblem(t, "an Idempotency-Key before all know it", once(1), http.StatusServiceUnavailable, "upgrading")
 	}
 	c.learnFrom(1, 4, old) // a snapshot of the new program, installed by the old one
+	if before < state.DoorsLevel {
+		url := strings.Replace(procURL(c.nodes[2].peerPort), "http:", "https:", 1)
+		patch := c.do(http.MethodPatch, 1, "/v1/members/2", fmt.Appendf(nil, `{"peer_url":%q}`, url), "Content-Type", "application/json")
+		procWantProblem(t, "a URL with https before all know it", patch, http.StatusServiceUnavailable, "upgrading")
+	}
 	c.learnFrom(2, 5, "")  // and the other way round
 	c.wantAgreement("half-way", before, 1, 2, 3, 4, 5)
 
@@ -323,7 +329,9 @@ func procUpgrade(t *testing.T, old string, before uint64) {
 	c.wantAgreement("all upgraded", state.ProgramLevel, 1, 2, 3, 4, 5)
 	held = append(held, c.holdLease("after", state.ProgramLevel, 1, 2, 3, 4, 5)...)
 	first := once(4)
+	c.nodes[3].args = append(c.nodes[3].args, "--auth=off") // which it publishes
 	c.restartAs(3, "")
+	c.wantAgreement("one has doors of its own", state.ProgramLevel, 1, 2, 3, 4, 5)
 	if again := once(3); first.status != http.StatusOK || again.status != first.status || again.body != first.body || again.header.Get("Idempotent-Replayed") != "true" {
 		t.Errorf("a request under an Idempotency-Key: %v, and its repeat: %v", first, again)
 	}
