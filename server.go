@@ -40,7 +40,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
@@ -110,13 +109,13 @@ func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found r
 	s.node.known.AskPeer = reconfig.AskCluster(ask)
 	s.node.doubts.AskStand = suspect.AskStand(ask)
 	s.node.links.Ask = transport.AskLink(ask)
-	t, err := transport.New(cfg, log, st.Identity.ClusterID, s.node, s.node.inbox.Snapshotter, s.node.errorC)
+	t, err := transport.New(cfg, log, st.Identity.ClusterID, s.node, s.node.refusals, s.node.inbox.Snapshotter, s.node.errorC)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	s.node.links.ActiveSince = func(id uint64) time.Time { return t.ActiveSince(types.ID(id)) }
+	s.node.links.ActiveSince = t.ActiveSince
 	s.connect(t, found)
-	s.rafthttp = t.Handler()
+	s.rafthttp = t
 	return s, nil
 }
 

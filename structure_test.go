@@ -95,7 +95,7 @@ var exports = map[string]int{
 	"suspect":             6,
 	"testkit":             32,
 	"tlsport":             11,
-	"transport":           15,
+	"transport":           19,
 	"txn":                 49,
 	"txnapi":              1,
 	"verdict":             5,

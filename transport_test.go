@@ -20,7 +20,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
@@ -170,7 +169,7 @@ func TestTransportRoutes(t *testing.T) {
 	// back gets a snapshot, on the route for it.
 	leader, _, _ := nodes[0].node.leaders.Get()
 	lag, other := nodes[leader%3], nodes[(leader+1)%3]
-	lag.node.transport.(*rafthttp.Transport).Pause()
+	lag.node.transport.(*transport.Peers).Pause()
 	before := lag.storage.SnapIndex.Load()
 	testkit.Eventually(t, "the log in memory to move on", func() bool {
 		other.put(t, "k", "after")
@@ -183,7 +182,7 @@ func TestTransportRoutes(t *testing.T) {
 		}
 		return true
 	})
-	lag.node.transport.(*rafthttp.Transport).Resume()
+	lag.node.transport.(*transport.Peers).Resume()
 	testkit.Eventually(t, "the snapshot to be installed", func() bool { return lag.storage.SnapIndex.Load() > before })
 	if n, _ := lag.watch.seen("/raft/snapshot"); n == 0 {
 		t.Error("it did not come on /raft/snapshot")

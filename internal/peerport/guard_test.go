@@ -126,6 +126,8 @@ func heartbeatOf(from, term uint64) *raftpb.Message {
 func TestPeerGuardSenders(t *testing.T) {
 	g := newGuardedNode(t)
 	hb := encoded(t, heartbeatOf(2, 5))
+	batch := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 3, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", nil))
+	forwarded := string(encoded(t, &raftpb.Message{Type: raftpb.MsgProp.Enum(), To: new(uint64(1)), From: new(uint64(3)), Entries: []*raftpb.Entry{{Data: batch}}}))
 	cases := map[string]struct {
 		method, path string
 		headers      []string
@@ -134,22 +136,28 @@ func TestPeerGuardSenders(t *testing.T) {
 	}{
 		"message of a member":   {"POST", "/raft", nil, 204, refusal.NotHostile},
 		"stream of a member":    {"GET", "/raft/stream/message/2", nil, 204, refusal.NotHostile},
-		"other cluster":         {"POST", "/raft", []string{"X-Etcd-Cluster-ID", "c2"}, 204, refusal.NotHostile}, // rafthttp says so
-		"removed":               {"GET", "/raft/stream/msgapp/4", nil, 204, refusal.NotHostile},                  // likewise
+		"other cluster":         {"POST", "/raft", []string{"X-Etcd-Cluster-ID", "c2"}, 204, refusal.NotHostile},           // rafthttp says so
+		"removed":               {"GET", "/raft/stream/msgapp/4", []string{"X-Server-From", "4"}, 204, refusal.NotHostile}, // likewise
 		"stranger's message":    {"POST", "/raft", []string{"X-Server-From", "1000"}, 503, refusal.RefusedSender},
-		"stranger's stream":     {"GET", "/raft/stream/message/1000", nil, 503, refusal.RefusedSender},
+		"stranger's stream":     {"GET", "/raft/stream/message/1000", []string{"X-Server-From", "1000"}, 503, refusal.RefusedSender},
 		"stranger's snapshot":   {"POST", "/raft/snapshot", []string{"X-Server-From", "1000"}, 503, refusal.RefusedSender},
 		"nobody":                {"POST", "/raft", []string{"X-Server-From", ""}, 400, refusal.RefusedAddress},
 		"ID 0":                  {"POST", "/raft", []string{"X-Server-From", "0"}, 400, refusal.RefusedAddress},
 		"itself":                {"POST", "/raft", []string{"X-Server-From", "1"}, 400, refusal.RefusedAddress},
-		"stream of itself":      {"GET", "/raft/stream/message/1", nil, 400, refusal.RefusedAddress},
+		"stream of itself":      {"GET", "/raft/stream/message/1", []string{"X-Server-From", "1"}, 400, refusal.RefusedAddress},
 		"a version that is not": {"POST", "/raft", []string{"X-Server-Version", "three"}, 400, refusal.RefusedMalformed},
 		"and the other":         {"GET", "/raft/stream/message/2", []string{"X-Min-Cluster-Version", "3.7.99999999999999999999"}, 400, refusal.RefusedMalformed},
+		"another's stream":      {"GET", "/raft/stream/message/3", nil, 400, refusal.RefusedAddress},
+		"another's message":     {"POST", "/raft", []string{"X-Server-From", "3"}, 400, refusal.RefusedSender},
+		"a proposal passed on":  {"POST", "/raft", []string{"body", forwarded}, 204, refusal.NotHostile},
 		"probing":               {"GET", "/raft/probing", []string{"X-Server-From", "1000"}, 204, refusal.NotHostile},
 	}
 	for name, c := range cases {
-		before := g.Refusals.Count(c.kind)
-		if got := g.send(t, c.method, c.path, bytes.NewReader(hb), c.headers...); got != c.status {
+		before, body := g.Refusals.Count(c.kind), hb
+		if len(c.headers) > 0 && c.headers[0] == "body" {
+			body, c.headers = []byte(c.headers[1]), nil
+		}
+		if got := g.send(t, c.method, c.path, bytes.NewReader(body), c.headers...); got != c.status {
 			t.Errorf("%s: status %d, want %d", name, got, c.status)
 		}
 		if now := g.Refusals.Count(c.kind); c.kind != refusal.NotHostile && now != before+1 {

@@ -6,14 +6,15 @@ package peerport
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
-	"path"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
+	"raftkv/internal/transport"
 	"raftkv/internal/web"
 	"regexp"
 	"time"
@@ -106,7 +107,7 @@ func New(c Config, rafthttp http.Handler) *Guard {
 // Routes puts the guard and what it guards on a mux.
 func (g *Guard) Routes(mux *http.ServeMux) {
 	mux.HandleFunc("/raft", g.serveMessage)
-	mux.HandleFunc("/raft/stream/", g.serveStream)
+	mux.HandleFunc(transport.StreamPath, g.serveStream)
 	mux.HandleFunc("/raft/snapshot", g.serveSnapshot)
 	mux.Handle("/raft/", g.rafthttp) // probing, and what is not there
 }
@@ -131,7 +132,7 @@ var versionHeader = regexp.MustCompile(`^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-
 
 // letIn reports whether a request of rafthttp's comes from a member. If not, it
 // is answered. rafthttp never sees the sender's URLs: it would dial them.
-func (g *Guard) letIn(w http.ResponseWriter, r *http.Request, sender string) (from uint64, ok bool) {
+func (g *Guard) letIn(w http.ResponseWriter, r *http.Request) (from uint64, ok bool) {
 	urls := r.Header.Get("X-PeerURLs")
 	r.Header.Del("X-PeerURLs")
 	for _, name := range []string{"X-Server-Version", "X-Min-Cluster-Version"} {
@@ -144,11 +145,13 @@ func (g *Guard) letIn(w http.ResponseWriter, r *http.Request, sender string) (fr
 		g.rafthttp.ServeHTTP(w, r) // refuses it with the words that its peer understands
 		return 0, false
 	}
-	id, err := types.IDFromString(sender)
-	from = uint64(id)
+	from, err := transport.SenderOf(r)
+	if err == nil && (address.CheckID(from) != nil || from == g.ID) {
+		err = fmt.Errorf("%d is not the ID of a peer", from)
+	}
 	switch {
-	case err != nil || address.CheckID(from) != nil || from == g.ID:
-		g.refuse(w, r, from, refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: fmt.Sprintf("%.100q is not the ID of a peer", sender)})
+	case err != nil:
+		g.refuse(w, r, from, refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: err.Error()})
 		return from, false
 	case g.Admission.IsRemoved(from):
 		return from, true // which Process, or rafthttp for a stream, tells it
@@ -163,14 +166,14 @@ func (g *Guard) letIn(w http.ResponseWriter, r *http.Request, sender string) (fr
 // serveStream lets a member open the stream on which it gets this node's
 // messages.
 func (g *Guard) serveStream(w http.ResponseWriter, r *http.Request) {
-	if _, ok := g.letIn(w, r, path.Base(r.URL.Path)); ok {
+	if _, ok := g.letIn(w, r); ok {
 		g.streams.ServeHTTP(w, r)
 	}
 }
 
 // serveMessage takes a single message.
 func (g *Guard) serveMessage(w http.ResponseWriter, r *http.Request) {
-	from, ok := g.letIn(w, r, r.Header.Get("X-Server-From"))
+	from, ok := g.letIn(w, r)
 	if !ok {
 		return
 	}
@@ -180,7 +183,7 @@ func (g *Guard) serveMessage(w http.ResponseWriter, r *http.Request) {
 	}
 	var place places
 	defer place.release()
-	body, why := g.readMessage(w, r, &place)
+	body, why := g.readMessage(w, r, from, &place)
 	if why != nil {
 		g.refuse(w, r, from, *why)
 		return
@@ -207,8 +210,8 @@ func (p *places) release() {
 	}
 }
 
-// readMessage reads a message that would be admitted.
-func (g *Guard) readMessage(w http.ResponseWriter, r *http.Request, place *places) (body []byte, why *refusal.Refusal) {
+// readMessage reads a message of a node's that would be admitted.
+func (g *Guard) readMessage(w http.ResponseWriter, r *http.Request, from uint64, place *places) (body []byte, why *refusal.Refusal) {
 	size := r.ContentLength
 	switch {
 	case size < 0:
@@ -245,7 +248,7 @@ func (g *Guard) readMessage(w http.ResponseWriter, r *http.Request, place *place
 		return nil, &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: "no message: " + err.Error()}
 	}
 	// Process asks again; but a metric of rafthttp's is named after the sender.
-	if err := g.Admission.Admit(m); err != nil {
+	if err := cmp.Or(transport.CheckSender(m, from), g.Admission.Admit(m)); err != nil {
 		return nil, refusal.As(err)
 	}
 	return body, nil

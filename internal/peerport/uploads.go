@@ -2,6 +2,7 @@ package peerport
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -152,7 +153,7 @@ func (u *upload) checkRoom() error {
 
 // serveSnapshot takes a snapshot.
 func (g *Guard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
-	from, ok := g.letIn(w, r, r.Header.Get("X-Server-From"))
+	from, ok := g.letIn(w, r)
 	if !ok {
 		return
 	}
@@ -183,11 +184,8 @@ func (g *Guard) takeSnapshot(w http.ResponseWriter, r *http.Request, u *upload) 
 	if why != nil {
 		return why
 	}
-	if err := g.Admission.Admit(m); err != nil {
+	if err := cmp.Or(transport.CheckSender(m, u.from), g.Admission.Admit(m)); err != nil {
 		return refusal.As(err)
-	}
-	if m.GetFrom() != u.from {
-		return &refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedMalformed, Reason: fmt.Sprintf("node %d sends a snapshot of node %d", u.from, m.GetFrom())}
 	}
 	u.term = m.GetTerm()
 	if err := u.checkRoom(); err != nil {

@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/config"
 	"raftkv/internal/peerclient"
+	"raftkv/internal/refusal"
 	"raftkv/internal/testkit"
 	"raftkv/internal/web"
 	"reflect"
@@ -18,9 +20,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
-	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -294,15 +294,14 @@ func TestLinkBlockedWriter(t *testing.T) {
 	var lost atomic.Int64 // messages for which there was no room
 	ls := newOneLink(nil)
 	ls.Limit = time.Hour // no help from the kernel
-	tr := &rafthttp.Transport{
-		Logger: zap.NewNop(), ID: 1, ClusterID: 7, Raft: deafRaft{&lost}, ErrorC: make(chan error, 1),
-		ServerStats: stats.NewServerStats("1", "1"), LeaderStats: stats.NewLeaderStats(zap.NewNop(), "1"),
-	}
-	testkit.Must(t, tr.Start())
+	cfg := config.DefaultConfig()
+	cfg.ID, cfg.PeerURL = 1, "http://"+l.Addr().String()
+	tr, err := New(cfg, zap.NewNop(), 7, deafRaft{&lost}, refusal.NewRefusals(zap.NewNop()), nil, make(chan error, 1))
+	testkit.Must(t, err)
 	defer tr.Stop()
 	ls.Transport = tr
 	tr.AddPeer(2, []string{ls.connected[2]})
-	server := &http.Server{Handler: ls.HoldStreams(tr.Handler()), ConnContext: web.ConnContext}
+	server := &http.Server{Handler: ls.HoldStreams(tr), ConnContext: web.ConnContext}
 	go func() { _ = server.Serve(web.HangUpListener{Listener: l}) }()
 	defer func() { testkit.Must(t, server.Close()) }()
 
@@ -345,6 +344,7 @@ func TestLinkBlockedWriter(t *testing.T) {
 	}
 	done := make(chan bool)
 	go func() { done <- ls.remake(2) }()
+	tr.Send([]*raftpb.Message{{Type: raftpb.MsgHeartbeat.Enum(), To: new(uint64(3))}}) // does not wait
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):

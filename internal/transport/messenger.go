@@ -4,41 +4,13 @@
 package transport
 
 import (
-	"raftkv/internal/config"
 	"strings"
-	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
-	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 )
-
-// New makes the production transport of a node. It puts the snapshots
-// that come in where snapshots says, and tells removed when a peer says that this
-// node was removed.
-func New(cfg config.Config, log *zap.Logger, cluster uint64, n rafthttp.Raft, snapshots *snap.Snapshotter, removed chan error) (*rafthttp.Transport, error) {
-	urls, err := types.NewURLs([]string{cfg.PeerURL})
-	if err != nil {
-		return nil, err
-	}
-	id := types.ID(cfg.ID)
-	t := &rafthttp.Transport{
-		Logger:      log.Named("rafthttp"),
-		DialTimeout: time.Second + cfg.ElectionTimeout,
-		ID:          id,
-		URLs:        urls,
-		ClusterID:   types.ID(cluster),
-		Raft:        n,
-		Snapshotter: snapshots,
-		ServerStats: stats.NewServerStats(id.String(), id.String()),
-		LeaderStats: stats.NewLeaderStats(log, id.String()),
-		ErrorC:      removed,
-	}
-	return t, t.Start()
-}
 
 // RaftLogger lets raft log through zap.
 type RaftLogger struct{ *zap.SugaredLogger }
@@ -73,7 +45,7 @@ type PeerDirectory interface {
 }
 
 // Messenger carries raft's messages to the other members. The production one
-// is *rafthttp.Transport; tests simulate a network.
+// is *Peers; tests simulate a network.
 type Messenger interface {
 	// Send takes messages without blocking and may lose them.
 	Send(msgs []*raftpb.Message)
