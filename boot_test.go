@@ -36,7 +36,7 @@ func TestIdentityOfAnother(t *testing.T) {
 			cfg := config.Config{ID: 1, ClusterID: 0xabc, DataDir: dir, Cluster: storagetest.Peers()}
 			c.change(&cfg)
 			before := testkit.Sums(t, dir)
-			_, err := openServer(t.Context(), cfg, zap.NewNop(), reconfig.ClusterInfo{}, 0, peerclient.New())
+			_, err := openServer(t.Context(), cfg, zap.NewNop(), reconfig.ClusterInfo{}, 0, peerclient.New(), nil)
 			if err == nil {
 				t.Fatal("opened")
 			}

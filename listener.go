@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/limits"
 	"raftkv/internal/listening"
 	"raftkv/internal/peerclient"
+	"raftkv/internal/peertls"
 	"raftkv/internal/problem"
 	"raftkv/internal/tlsport"
 	"raftkv/internal/watchapi"
@@ -67,14 +68,14 @@ func listen(addr string, server *http.Server) (*stoppableListener, error) {
 	return l, nil
 }
 
-// listenForPeers is listen for peers, to whom who tells which process this is.
-func listenForPeers(addr string, server *http.Server, who http.Handler) (*stoppableListener, error) {
+// listenForPeers is listen for peers. who tells them which process this is, door secures.
+func listenForPeers(addr string, server *http.Server, who http.Handler, door *peertls.Door) (*stoppableListener, error) {
 	l, err := openListener(addr, server)
 	if err != nil {
 		return nil, err
 	}
 	l.who = who
-	l.start(l.serveHTTP)
+	l.start(func() error { return server.Serve(web.HangUpListener{Listener: door.Listen(l)}) })
 	return l, nil
 }
 

@@ -16,7 +16,7 @@ import (
 	"raftkv/internal/logging"
 	"raftkv/internal/memory"
 	"raftkv/internal/offline"
-	"raftkv/internal/peerclient"
+	"raftkv/internal/peertls"
 	"raftkv/internal/probeport"
 	"raftkv/internal/problem"
 	"raftkv/internal/storage"
@@ -149,8 +149,11 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 		refusal = "" // it would not be understood
 	}
 	clients.limitTo(limits.ClientConns(durable.MaxFiles()), log, refusal)
-	ask := peerclient.New()
-	peers, err := listenForPeers(cfg.PeerListener(), newPeerServer(log), ask.Process)
+	ask, peerDoor, err := peertls.Open(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	peers, err := listenForPeers(cfg.PeerListener(), newPeerServer(log), ask.Process, peerDoor)
 	if err != nil {
 		return err
 	}
@@ -174,7 +177,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	if err != nil {
 		return err
 	}
-	s, err := openServer(ctx, cfg, log, found, clients.port(), ask)
+	s, err := openServer(ctx, cfg, log, found, clients.port(), ask, peerDoor)
 	if errors.Is(err, problem.ErrStopping) {
 		return nil // likewise, while it was waiting to hear where the cluster knows it
 	}

@@ -38,7 +38,7 @@ func (s *server) peerRoutes() map[string]http.HandlerFunc {
 func (s *server) guardConfig() peerport.Config {
 	return peerport.Config{
 		Log: s.log, ID: s.cfg.ID, Cluster: s.node.cluster, Dir: s.cfg.DataDir, Admission: &s.node.admission, Refusals: s.node.refusals,
-		HoldStreams: s.node.links.HoldStreams, KeepFree: s.room.Keep.Load, NotStored: s.storage.Trouble.NotStored,
+		HoldStreams: s.node.links.HoldStreams, Identify: s.identify, KeepFree: s.room.Keep.Load, NotStored: s.storage.Trouble.NotStored,
 	}
 }
 

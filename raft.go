@@ -502,5 +502,5 @@ func (n *raftNode) serveRaft(l *stoppableListener, rafthttp http.Handler, guard 
 	for pattern, h := range own {
 		mux.HandleFunc(pattern, h)
 	}
-	return l.serve(peerport.WithoutBrowsers(n.url, mux), nil)
+	return l.serve(peerport.WithoutBrowsers(n.url, guard.Identify(mux)), nil)
 }

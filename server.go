@@ -21,6 +21,7 @@ import (
 	"raftkv/internal/logging"
 	"raftkv/internal/observe"
 	"raftkv/internal/peerclient"
+	"raftkv/internal/peertls"
 	"raftkv/internal/probeport"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
@@ -69,6 +70,7 @@ type server struct {
 	clientURL string
 	caughtUp  *atomic.Bool
 	rafthttp  http.Handler // its four routes
+	identify  func(http.Handler) http.Handler
 	probes    *probeport.Port
 	lock      io.Closer // of the data directory; here so that it is held while anything runs
 
@@ -85,7 +87,7 @@ const (
 
 // openServer opens the data directory and puts a node together around
 // rafthttp.
-func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found reconfig.ClusterInfo, port int, ask *peerclient.Client) (*server, error) {
+func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found reconfig.ClusterInfo, port int, ask *peerclient.Client, door *peertls.Door) (*server, error) {
 	guard, err := access.Open(log, cfg.AuthFile)
 	if err != nil {
 		return nil, err
@@ -109,11 +111,14 @@ func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found r
 	s.node.known.AskPeer = reconfig.AskCluster(ask)
 	s.node.doubts.AskStand = suspect.AskStand(ask)
 	s.node.links.Ask = transport.AskLink(ask)
-	t, err := transport.New(cfg, log, st.Identity.ClusterID, s.node, s.node.refusals, s.node.inbox.Snapshotter, s.node.errorC)
+	t, err := transport.New(cfg, log, st.Identity.ClusterID, s.node, s.node.refusals, s.node.inbox.Snapshotter, s.node.errorC, door)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
 	s.node.links.ActiveSince = t.ActiveSince
+	s.node.links.Secure(door)
+	s.identify, s.guards = door.Identify, append(s.guards, door)
+	s.register(door)
 	s.connect(t, found)
 	s.rafthttp = t
 	return s, nil

@@ -94,7 +94,7 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 		ask := peerclient.New()
 		found, err := boot.PrepareDir(t.Context(), cfg, log, ask)
 		testkit.Must(t, err)
-		s, err := openServer(t.Context(), cfg, log, found, clients.port(), ask)
+		s, err := openServer(t.Context(), cfg, log, found, clients.port(), ask, nil)
 		testkit.Must(t, err)
 		w := &wireNode{server: s, watch: &peerWatch{count: make(map[string]int), conns: make(map[string]map[string]bool)}}
 		w.rafthttp = w.watch.wrap(w.rafthttp)

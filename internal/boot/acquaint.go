@@ -172,7 +172,7 @@ func (a *Acquaintances) Ask() {
 }
 
 // Claim notes what a request says of its sender, a node that this one does not
-// know: its ID, and the peer URLs of which it takes no more than the port.
+// know: its ID, and the peer URLs of which it takes no more than scheme and port.
 func (a *Acquaintances) Claim(id uint64, urls, remoteAddr string) {
 	defer a.Ask()
 	first, _, _ := strings.Cut(urls, ",")
@@ -184,7 +184,7 @@ func (a *Acquaintances) Claim(id uint64, urls, remoteAddr string) {
 	if err != nil || u.Port() == "" {
 		return
 	}
-	at, err := address.CheckPeerURL("http://" + net.JoinHostPort(host, u.Port()))
+	at, err := address.CheckPeerURL(u.Scheme + "://" + net.JoinHostPort(host, u.Port()))
 	if err != nil {
 		return // an address with a zone, which rafthttp cannot dial
 	}
@@ -224,7 +224,7 @@ func (a *Acquaintances) learn(id uint64, peerURL string) bool {
 	_, isMember := a.members.Members[id]
 	_, isLearned := a.Learned[id]
 	if isMember || isLearned || id == a.Self.Node || address.CheckID(id) != nil || a.members.Removed[id] ||
-		!address.IsPlainPeerURL(peerURL) || len(a.Learned) >= maxLearned || a.peers == nil {
+		!address.IsPlainURL(peerURL) || len(a.Learned) >= maxLearned || a.peers == nil {
 		return false
 	}
 	if a.Learned == nil {

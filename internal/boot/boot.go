@@ -24,10 +24,14 @@ import (
 )
 
 // checkPeerAddress refuses to start at another address than that at which the
-// cluster knows this node.
+// cluster knows this node. While members are switched to TLS, or back, both schemes
+// lead to it.
 func checkPeerAddress(cfg config.Config, m membership.Membership) error {
 	me, ok := m.Members[cfg.ID]
 	if !ok || cfg.PeerURL == me.PeerURL {
+		return nil
+	}
+	if cfg.PeerTLS == config.Optional && address.HostPortOf(cfg.PeerURL) == address.HostPortOf(me.PeerURL) {
 		return nil
 	}
 	return fmt.Errorf("the cluster knows node %d at %s, but --cluster gives it %s; give it %s, or tell the cluster where it is now: "+

@@ -53,6 +53,19 @@ func (k *Keeper) prepareCopies() error {
 	return nil
 }
 
+// KeepCopies has copies be kept in a directory from now on, of what is in force first.
+// It is for whoever does not have the directory yet when the certificates are needed,
+// and is called once, before anybody asks for the copies.
+func (k *Keeper) KeepCopies(dir string) error {
+	k.looking.Lock()
+	defer k.looking.Unlock()
+	k.cfg.Copies = dir
+	if err := k.prepareCopies(); err != nil {
+		return err
+	}
+	return k.copyFiles(k.inForce.Load())
+}
+
 // copiesOf returns the names of the copies of what is in a set.
 func (k *Keeper) copiesOf(s *set) Files {
 	if k.cfg.Copies == "" {

@@ -63,11 +63,11 @@ const (
 	AuthOff = "off"
 )
 
-// idPlace stands for the ID of a member in PeerAllowedName.
-const idPlace = "{id}"
+// IDPlace stands for the ID of a member in PeerAllowedName.
+const IDPlace = "{id}"
 
 func defaultDoors() Doors {
-	return Doors{ClientTLS: Required, PeerAllowedName: idPlace + ".raftkv", PeerTLS: Required, Auth: AuthOn}
+	return Doors{ClientTLS: Required, PeerAllowedName: IDPlace + ".raftkv", PeerTLS: Required, Auth: AuthOn}
 }
 
 // settings returns the flags, bound to the fields of d.
@@ -95,8 +95,8 @@ func (d *Doors) settings() []Setting {
 // parseAllowedName takes a DNS name, in lower case, with at most one {id}.
 func parseAllowedName(text string) (string, error) {
 	name := strings.ToLower(text)
-	host, err := address.CheckHost(strings.Replace(name, idPlace, "1", 1))
-	if err != nil || host != strings.Replace(name, idPlace, "1", 1) || net.ParseIP(host) != nil {
+	host, err := address.CheckHost(strings.Replace(name, IDPlace, "1", 1))
+	if err != nil || host != strings.Replace(name, IDPlace, "1", 1) || net.ParseIP(host) != nil {
 		return "", errors.New("expected a DNS name, in which {id} may stand once for the ID of a member")
 	}
 	return name, nil
@@ -148,9 +148,9 @@ func (c *Config) validateDoors(r *Review) {
 
 // MemberName returns the DNS name that the certificate of a member must have.
 func (d *Doors) MemberName(id uint64) string {
-	return strings.Replace(d.PeerAllowedName, idPlace, strconv.FormatUint(id, 10), 1)
+	return strings.Replace(d.PeerAllowedName, IDPlace, strconv.FormatUint(id, 10), 1)
 }
 
 // NamesOneMember reports whether the certificate of each member has a name of its own.
 // Otherwise a certificate proves no more than that its holder is a member.
-func (d *Doors) NamesOneMember() bool { return strings.Contains(d.PeerAllowedName, idPlace) }
+func (d *Doors) NamesOneMember() bool { return strings.Contains(d.PeerAllowedName, IDPlace) }

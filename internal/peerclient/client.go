@@ -8,8 +8,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -32,14 +34,39 @@ const AskTimeout = time.Second
 type Client struct {
 	http    *http.Client
 	Process Process // this one
+	secured bool    // only what is secured is asked
 }
 
-// New returns a client for a process that has just been given a number.
+// New returns a client for a process that has just been given a number. It asks
+// without TLS.
 func New() *Client {
-	return &Client{Process: newProcess(), http: &http.Client{Transport: &http.Transport{
-		Proxy: nil, DialContext: NewDialer().DialContext, MaxIdleConnsPerHost: 2, IdleConnTimeout: idleLimit,
-	}}}
+	return &Client{Process: newProcess(), http: &http.Client{
+		Transport:     newTransport(func(context.Context, string, string) (net.Conn, error) { return nil, errNoCertificate }),
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // no node sends one on
+	}}
 }
+
+// errNoCertificate: between nodes TLS is always mutual.
+var errNoCertificate = errors.New("this node has no certificate for its peers (--peer-cert-file)")
+
+// errPlain: nothing proves then who answers.
+var errPlain = errors.New("it is without TLS, and this node has no --peer-tls=optional")
+
+// newTransport makes what carries requests. No proxy has any business between nodes.
+func newTransport(dialTLS func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
+	return &http.Transport{
+		Proxy: nil, DialContext: NewDialer().DialContext, DialTLSContext: dialTLS, MaxIdleConnsPerHost: 2, IdleConnTimeout: idleLimit,
+	}
+}
+
+// Secure has URLs with https be asked over connections that dial opens, and others
+// only if plain says so. It is called before the client is used.
+func (c *Client) Secure(dial func(ctx context.Context, network, addr string) (net.Conn, error), plain bool) {
+	c.http.Transport, c.secured = newTransport(dial), !plain
+}
+
+// Forget closes connections that wait for the next question.
+func (c *Client) Forget() { c.http.CloseIdleConnections() }
 
 // Get asks for what is at a URL. The cluster is named unless it is 0.
 func (c *Client) Get(ctx context.Context, url string, cluster uint64, into any) error {
@@ -67,6 +94,9 @@ func (c *Client) Post(ctx context.Context, url string, cluster uint64, body, int
 func (c *Client) do(req *http.Request, cluster uint64, into any) error {
 	if cluster != 0 {
 		req.Header.Set(ClusterHeader, strconv.FormatUint(cluster, 16))
+	}
+	if c.secured && req.URL.Scheme != "https" {
+		return fmt.Errorf("%s: %w", req.URL, errPlain)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -98,7 +128,8 @@ func IsFor(r *http.Request, cluster uint64) bool {
 }
 
 // Receive reads what Post has sent. If it cannot, or if the request is for
-// another cluster, it answers the request and reports false.
+// another cluster, or does not come from whom it says, it answers the request and
+// reports false.
 func Receive(w http.ResponseWriter, r *http.Request, cluster uint64, limit int64, into any) bool {
 	if !IsFor(r, cluster) {
 		http.Error(w, "this is another cluster", http.StatusPreconditionFailed)
@@ -107,6 +138,12 @@ func Receive(w http.ResponseWriter, r *http.Request, cluster uint64, limit int64
 	if err := json.NewDecoder(io.LimitReader(r.Body, limit)).Decode(into); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return false
+	}
+	if said, ok := into.(interface{ SaidBy() uint64 }); ok {
+		if err := SenderIs(r.Context(), said.SaidBy()); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return false
+		}
 	}
 	return true
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/problem"
 	"raftkv/internal/refusal"
 	"raftkv/internal/transport"
@@ -88,6 +89,8 @@ type Config struct {
 	Refusals  *refusal.Refusals
 	// HoldStreams makes a handler that keeps an eye on the streams of another.
 	HoldStreams func(http.Handler) http.Handler
+	// Identify has the requests of a handler know who sends them (peerclient.SenderIs).
+	Identify func(http.Handler) http.Handler
 	// KeepFree returns how many bytes of the disk a snapshot leaves.
 	KeepFree func() int64
 	// NotStored is told of a snapshot for which there was no room.
@@ -149,9 +152,12 @@ func (g *Guard) letIn(w http.ResponseWriter, r *http.Request) (from uint64, ok b
 	if err == nil && (address.CheckID(from) != nil || from == g.ID) {
 		err = fmt.Errorf("%d is not the ID of a peer", from)
 	}
-	switch {
+	switch unproven := peerclient.SenderIs(r.Context(), from); {
 	case err != nil:
 		g.refuse(w, r, from, refusal.Refusal{Status: http.StatusBadRequest, Kind: refusal.RefusedAddress, Reason: err.Error()})
+		return from, false
+	case unproven != nil:
+		g.refuse(w, r, from, *refusal.As(unproven))
 		return from, false
 	case g.Admission.IsRemoved(from):
 		return from, true // which Process, or rafthttp for a stream, tells it

@@ -189,8 +189,12 @@ func (ms *Members) at(ctx context.Context, leader uint64, r Request) (Reply, err
 	return reply, err
 }
 
-// Serve answers another node's request.
+// Serve answers another node's request. Any member may pass one on, about any.
 func (ms *Members) Serve(ctx context.Context, r Request) Reply {
+	m, _ := ms.Store.Membership()
+	if err := peerclient.SenderIsOne(ctx, func(id uint64) bool { return m.Members[id].ID != 0 }); err != nil {
+		return Reply{Code: problem.CodeOf(problem.ErrElsewhere), Detail: err.Error()} // it may be a member that this node has not heard of
+	}
 	ctx, cancel := context.WithTimeout(ctx, ms.Timeout)
 	defer cancel()
 	reply, err := ms.lead(ctx, r)
@@ -202,6 +206,9 @@ func (ms *Members) Serve(ctx context.Context, r Request) Reply {
 
 // ServeJoin has a node added that wants to join, whoever leads.
 func (ms *Members) ServeJoin(ctx context.Context, r Request) Reply {
+	if err := peerclient.SenderIs(ctx, r.ID); err != nil {
+		return Reply{Code: problem.CodeOf(problem.ErrBadRequest), Detail: err.Error()}
+	}
 	id, err := ms.Change(ctx, Request{Op: membership.OpAdd, ID: r.ID, PeerURL: r.PeerURL})
 	if err != nil {
 		return Reply{Code: problem.CodeOf(err), Detail: err.Error()}

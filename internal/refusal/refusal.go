@@ -38,6 +38,7 @@ const (
 	RefusedSize      Kind = "size"      // it is larger than any message can be
 	RefusedBusy      Kind = "busy"      // too much is coming in already
 	RefusedRoom      Kind = "room"      // the disk has no room for it
+	RefusedIdentity  Kind = "identity"  // its certificate is that of another
 	// RefusedContradiction: it contradicts this node's log (package suspect).
 	RefusedContradiction Kind = "contradiction"
 )
@@ -59,7 +60,7 @@ type Refusals struct {
 
 // countedKinds are the kinds that are counted.
 var countedKinds = []Kind{RefusedAddress, RefusedSender, RefusedTerm, RefusedMalformed, RefusedSize, RefusedBusy,
-	RefusedRoom, RefusedContradiction}
+	RefusedRoom, RefusedIdentity, RefusedContradiction}
 
 // NewRefusals returns refusals that have counted nothing. Their metric shows once
 // Register was called.

@@ -93,6 +93,9 @@ type Note struct {
 	Full []uint64 `json:"full,omitempty"`
 }
 
+// SaidBy returns who says it.
+func (n Note) SaidBy() uint64 { return n.From }
+
 // ruling is what is refused, and until when that counts.
 type ruling struct {
 	Refuse Shortage

@@ -75,6 +75,9 @@ func (s Stand) history(term uint64, mine state.Standing) state.Standing {
 // StandFor answers node's question, also about an entry at index. A leader whose
 // first entry is still on its way to the disk waits for that a little.
 func (d *Doubts) StandFor(ctx context.Context, node, index uint64) (s Stand, err error) {
+	if err := peerclient.SenderIs(ctx, node); err != nil {
+		return s, err
+	}
 	for began := time.Now(); ; {
 		durable := false
 		err = d.Call(ctx, func(rn *raft.RawNode) { s, durable = d.standNow(rn, node, index) })

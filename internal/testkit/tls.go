@@ -7,8 +7,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -45,6 +48,41 @@ func (ca *CA) Certificate(good time.Duration, names ...string) tls.Certificate {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(good), KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	})
+}
+
+// Between is Certificate for a time that need not be now, and for both sides of a
+// connection unless usages says for which.
+func (ca *CA) Between(from, until time.Time, names []string, usages ...x509.ExtKeyUsage) tls.Certificate {
+	ca.t.Helper()
+	if len(usages) == 0 {
+		usages = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
+	return ca.sign(&x509.Certificate{
+		SerialNumber: big.NewInt(3), DNSNames: names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: from, NotAfter: until, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usages,
+	})
+}
+
+// PEM returns the CA's own certificate.
+func (ca *CA) PEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})
+}
+
+// Files writes a certificate, its key and the CA's certificate into a directory, each in a
+// file that is replaced as a whole.
+func (ca *CA) Files(dir string, c tls.Certificate) (certFile, keyFile, caFile string) {
+	ca.t.Helper()
+	secret, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	Must(ca.t, err)
+	write := func(name string, text []byte) string {
+		name = filepath.Join(dir, name)
+		Must(ca.t, os.WriteFile(name+".new", text, 0o600))
+		Must(ca.t, os.Rename(name+".new", name))
+		return name
+	}
+	certFile = write("cert.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}))
+	keyFile = write("key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}))
+	return certFile, keyFile, write("ca.pem", ca.PEM())
 }
 
 func (ca *CA) sign(template *x509.Certificate) tls.Certificate {

@@ -1,6 +1,7 @@
 package tlsport
 
 import (
+	"errors"
 	"io"
 	"net"
 	"raftkv/internal/web"
@@ -21,6 +22,13 @@ type Listener struct {
 	err   error // why accepting has ended; read after done is closed
 }
 
+// acceptAgain is the time between two tries to accept a connection.
+const acceptAgain = 100 * time.Millisecond
+
+// plainAnswer is for who speaks plain HTTP to a port that takes TLS alone.
+const plainAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" +
+	"this port takes TLS alone: use https\n"
+
 // Listen secures the connections of l, which have so long for the first byte, and again for
 // the handshake.
 func (p *Port) Listen(l net.Listener, limit time.Duration) *Listener {
@@ -33,6 +41,17 @@ func (p *Port) Listen(l net.Listener, limit time.Duration) *Listener {
 func (l *Listener) take() {
 	for {
 		nc, err := l.Listener.Accept()
+		if temporary, ok := errors.AsType[interface {
+			error
+			Temporary() bool
+		}](err); ok && temporary.Temporary() { // out of file descriptors, say: net/http goes on as well
+			select {
+			case <-time.After(acceptAgain):
+				continue
+			case <-l.done:
+				return
+			}
+		}
 		if err != nil {
 			l.end(err)
 			return
@@ -93,7 +112,8 @@ func (l *Listener) handshake(nc net.Conn) (ready net.Conn, err error) {
 	}
 	if !IsTLS(first[0]) {
 		if err := l.port.NotTLS(nc); err != nil {
-			return nil, err
+			_, werr := io.WriteString(nc, plainAnswer) // within the limit that is set
+			return nil, errors.Join(err, werr)
 		}
 		client := web.NewClient(nc.RemoteAddr().String(), false, nil, func() { _ = nc.Close() })
 		return &wire{Conn: nc, begun: first, client: client, closed: func() {}}, nc.SetDeadline(time.Time{})

@@ -12,6 +12,7 @@ import (
 	"raftkv/internal/meter"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/web"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -146,6 +147,10 @@ type Links struct {
 	Transport PeerDirectory
 	connected map[uint64]string // in the transport, but for those that LetGo still has to take out
 	receiving map[uint64]int    // snapshots on their way to a peer
+	outdated  map[uint64]bool   // peers whose connections are to be made anew, when they may be
+	renews    bool              // certificates have changed before
+	renewed   uint64            // the last of those that were made anew; 0: none was
+	renewedAt time.Time
 
 	mu      sync.Mutex
 	peers   map[uint64]*link
@@ -164,7 +169,7 @@ type heldStream struct {
 func NewLinks(log *zap.Logger, self, cluster uint64, tick, electionTimeout time.Duration) *Links {
 	return &Links{
 		log: log, self: self, cluster: cluster, Limit: linkLimit(electionTimeout), tick: tick,
-		Opened: func() {}, connected: make(map[uint64]string), receiving: make(map[uint64]int),
+		Opened: func() {}, connected: make(map[uint64]string), receiving: make(map[uint64]int), outdated: make(map[uint64]bool),
 		peers: make(map[uint64]*link), streams: make(map[uint64]map[*heldStream]bool),
 	}
 }
@@ -242,8 +247,12 @@ func (ls *Links) hangUp(id uint64) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for s := range ls.streams[id] {
-		if s.conn != nil {
-			_ = s.conn.Close() // it is given up, whatever it says to that
+		conn := s.conn
+		if secured, ok := conn.(interface{ NetConn() net.Conn }); ok {
+			conn = secured.NetConn() // a farewell of TLS would wait, too
+		}
+		if conn != nil {
+			_ = conn.Close() // it is given up, whatever it says to that
 		}
 	}
 }
@@ -276,6 +285,8 @@ func (ls *Links) Serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this is another cluster", http.StatusPreconditionFailed)
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusBadRequest)
+	case peerclient.SenderIs(r.Context(), id) != nil:
+		http.Error(w, peerclient.SenderIs(r.Context(), id).Error(), http.StatusForbidden)
 	default:
 		web.WriteJSON(w, http.StatusOK, linkAnswer{ls.missing(id)})
 	}
@@ -295,8 +306,14 @@ func (ls *Links) Connect(m membership.Membership) (moved map[uint64]string) {
 		case known:
 			ls.Transport.UpdatePeer(types.ID(id), []string{mem.PeerURL})
 			moved[id] = mem.PeerURL
+			if address.IsHTTPS(url) != address.IsHTTPS(mem.PeerURL) {
+				ls.outdated[id] = true // else its streams would stay as they are
+			}
 		default:
 			ls.Transport.AddPeer(types.ID(id), []string{mem.PeerURL})
+			if ls.renews {
+				ls.outdated[id] = true // package boot may have added it, before a change
+			}
 		}
 		ls.connected[id] = mem.PeerURL
 	}
@@ -311,6 +328,7 @@ func (ls *Links) Drop(life context.Context, m membership.Membership) (gone []uin
 		if _, ok := m.Members[id]; !ok {
 			ls.RemoveLater(life, id)
 			delete(ls.connected, id)
+			delete(ls.outdated, id)
 			gone = append(gone, id)
 		}
 	}
@@ -349,6 +367,7 @@ func (ls *Links) Watch(ctx context.Context) error {
 		now, peers := time.Now(), ls.URLs()
 		ls.follow(peers, now, now.Sub(last) > 2*every)
 		last = now
+		ls.renewOne(now)
 		for id, url := range peers {
 			ls.watchOne(ctx, id, url, now)
 		}
@@ -409,11 +428,52 @@ func (ls *Links) remake(id uint64) bool {
 	if !ok || ls.receiving[id] > 0 {
 		return false
 	}
+	delete(ls.outdated, id) // a change that comes now counts again
 	ls.hangUp(id)
 	ls.Transport.RemovePeer(types.ID(id))
 	ls.Transport.AddPeer(types.ID(id), []string{url})
 	ls.Unreachable(id) // what was on its way is lost: raft sends it again
 	return true
+}
+
+// Secure has the links follow the certificates of a door, which from now on knows where
+// the members are.
+func (ls *Links) Secure(door Door) {
+	door.KnowMembers(ls.URLs)
+	door.OnChange(ls.Renew)
+}
+
+// Renew has the connections to all peers be made anew, one peer after the other, and
+// to none while a snapshot is on its way to it. It does not wait.
+func (ls *Links) Renew() {
+	ls.peersMu.Lock()
+	defer ls.peersMu.Unlock()
+	ls.renews = true
+	for id := range ls.connected {
+		ls.outdated[id] = true
+	}
+}
+
+// renewOne makes the connections to one peer anew, if those of some are outdated. The
+// one before has been connected again, or has had its time.
+func (ls *Links) renewOne(now time.Time) {
+	ls.peersMu.Lock()
+	ids := slices.Sorted(maps.Keys(ls.outdated))
+	waits := ls.renewed != 0 && ls.ActiveSince(ls.renewed).IsZero() && now.Sub(ls.renewedAt) < ls.Limit
+	ls.peersMu.Unlock()
+	if waits {
+		return
+	}
+	for _, id := range ids {
+		if !ls.remake(id) {
+			continue
+		}
+		ls.peersMu.Lock()
+		ls.renewed, ls.renewedAt = id, now
+		ls.peersMu.Unlock()
+		ls.log.Info("the connections to a peer were made anew, as its certificates or its URL have changed", zap.Uint64("peer", id))
+		return
+	}
 }
 
 // URLs returns the peers in the transport.

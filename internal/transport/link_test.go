@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"raftkv/internal/config"
 	"raftkv/internal/peerclient"
+	"raftkv/internal/peertls"
 	"raftkv/internal/refusal"
 	"raftkv/internal/testkit"
 	"raftkv/internal/web"
@@ -296,7 +297,7 @@ func TestLinkBlockedWriter(t *testing.T) {
 	ls.Limit = time.Hour // no help from the kernel
 	cfg := config.DefaultConfig()
 	cfg.ID, cfg.PeerURL = 1, "http://"+l.Addr().String()
-	tr, err := New(cfg, zap.NewNop(), 7, deafRaft{&lost}, refusal.NewRefusals(zap.NewNop()), nil, make(chan error, 1))
+	tr, err := New(cfg, zap.NewNop(), 7, deafRaft{&lost}, refusal.NewRefusals(zap.NewNop()), nil, make(chan error, 1), (*peertls.Door)(nil))
 	testkit.Must(t, err)
 	defer tr.Stop()
 	ls.Transport = tr

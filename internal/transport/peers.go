@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"raftkv/internal/certs"
 	"raftkv/internal/config"
 	"raftkv/internal/refusal"
 	"strings"
 	"sync"
 	"time"
 
+	etcdtransport "go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
@@ -27,19 +29,41 @@ import (
 // own name in TLS, is made anew without the others, and what comes down the
 // streams that were dialed to it has its ID.
 
+// Door is the TLS of a node towards its peers; package peertls.
+type Door interface {
+	// CheckURL says why this node does not dial a URL; nil: it does.
+	CheckURL(url string) error
+	// Copy makes the files that Files names, in the data directory.
+	Copy(dataDir string) error
+	// Files names files with the certificate, the private key and the CAs in force;
+	// ok is false if there are none.
+	Files() (f certs.Files, ok bool)
+	// MemberName is the name that the certificate of a member has.
+	MemberName(id uint64) string
+	// KnowMembers tells where the members are, and OnChange has f called after each
+	// change of the certificates in force.
+	KnowMembers(members func() map[uint64]string)
+	OnChange(f func())
+}
+
 // Peers carries raft's messages to the members, and hands what comes in to the
 // transport of the member that it comes from. It is the production Messenger.
 type Peers struct {
-	make      func(raft rafthttp.Raft) (*rafthttp.Transport, error)
+	make      func(to types.ID, raft rafthttp.Raft) (*rafthttp.Transport, error)
 	log       *zap.Logger
 	node      rafthttp.Raft
 	refusals  *refusal.Refusals
+	door      Door
 	strangers *peer // answers whoever is no peer, and has none
 
 	mu      sync.RWMutex // held for reading while messages are passed on, which does not wait
 	peers   map[types.ID]*peer
+	failed  map[types.ID]string // peers whose transport could not be made, and is to be soon
 	stopped bool
 }
+
+// makeAgain is the time between two tries to make the transport of a peer.
+const makeAgain = time.Second
 
 // peer is the transport of one peer.
 type peer struct {
@@ -47,18 +71,19 @@ type peer struct {
 	handler http.Handler // its four routes
 }
 
-// New makes the production transport of a node. It puts the snapshots
+// New makes the production transport of a node, which is secured as door wants it. It puts the snapshots
 // that come in where snapshots says, and tells removed when a peer says that this
 // node was removed.
-func New(cfg config.Config, log *zap.Logger, cluster uint64, n rafthttp.Raft, refusals *refusal.Refusals, snapshots *snap.Snapshotter, removed chan error) (*Peers, error) {
+func New(cfg config.Config, log *zap.Logger, cluster uint64, n rafthttp.Raft, refusals *refusal.Refusals, snapshots *snap.Snapshotter, removed chan error, door Door) (*Peers, error) {
 	urls, err := types.NewURLs([]string{cfg.PeerURL})
 	if err != nil {
 		return nil, err
 	}
 	id := types.ID(cfg.ID)
-	p := &Peers{log: log, node: n, refusals: refusals, peers: make(map[types.ID]*peer)}
-	p.make = func(raft rafthttp.Raft) (*rafthttp.Transport, error) {
+	p := &Peers{log: log, node: n, refusals: refusals, door: door, peers: make(map[types.ID]*peer), failed: make(map[types.ID]string)}
+	p.make = func(to types.ID, raft rafthttp.Raft) (*rafthttp.Transport, error) {
 		t := &rafthttp.Transport{
+			TLSInfo:     tlsInfo(door, to),
 			Logger:      log.Named("rafthttp"),
 			DialTimeout: time.Second + cfg.ElectionTimeout,
 			ID:          id,
@@ -72,43 +97,78 @@ func New(cfg config.Config, log *zap.Logger, cluster uint64, n rafthttp.Raft, re
 		}
 		return t, t.Start()
 	}
-	p.strangers, err = p.start(n)
+	if err := door.Copy(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	p.strangers, err = p.start(id, n)
 	return p, err
 }
 
-func (p *Peers) start(raft rafthttp.Raft) (*peer, error) {
-	t, err := p.make(raft)
+// tlsInfo is by what rafthttp secures what it dials to a peer.
+func tlsInfo(door Door, to types.ID) etcdtransport.TLSInfo {
+	files, ok := door.Files()
+	if !ok {
+		return etcdtransport.TLSInfo{}
+	}
+	return etcdtransport.TLSInfo{CertFile: files.Cert, KeyFile: files.Key, TrustedCAFile: files.CA, ServerName: door.MemberName(uint64(to))}
+}
+
+func (p *Peers) start(to types.ID, raft rafthttp.Raft) (*peer, error) {
+	t, err := p.make(to, raft)
 	if err != nil {
 		return nil, err
 	}
 	return &peer{t, t.Handler()}, nil
 }
 
-// AddPeer implements PeerDirectory. A peer that is there stays as it is.
+// AddPeer implements PeerDirectory. A peer that is there stays as it is. One whose URL
+// this node does not dial gets no messages.
 func (p *Peers) AddPeer(id types.ID, urls []string) {
 	if p.get(id) != nil {
 		return
 	}
-	// Not under the lock: it may read files, and the raft loop sends meanwhile.
-	one, err := p.start(onePeer{p.node, uint64(id), p.refusals})
-	if err != nil {
-		p.log.Error("no connections to a peer", zap.Uint64("peer", uint64(id)), zap.Error(err))
+	if err := p.door.CheckURL(urls[0]); err != nil {
+		p.log.Warn("no connections to a peer", zap.Uint64("peer", uint64(id)), zap.Error(err))
 		return
 	}
+	// Not under the lock: it reads files, and the raft loop sends meanwhile.
+	one, err := p.start(id, onePeer{p.node, uint64(id), p.refusals})
 	p.mu.Lock()
 	taken := p.stopped || p.peers[id] != nil
-	if !taken {
+	switch {
+	case taken:
+	case err != nil:
+		p.log.Error("no connections to a peer yet", zap.Uint64("peer", uint64(id)), zap.Error(err))
+		p.failed[id] = urls[0]
+		time.AfterFunc(makeAgain, func() { p.addAgain(id) })
+	default:
 		p.peers[id] = one
 		one.AddPeer(id, urls)
 	}
 	p.mu.Unlock()
-	if taken {
+	if taken && one != nil {
 		one.Stop()
+	}
+}
+
+// addAgain adds a peer whose transport could not be made, unless it has gone.
+func (p *Peers) addAgain(id types.ID) {
+	p.mu.Lock()
+	url, ok := p.failed[id]
+	delete(p.failed, id)
+	p.mu.Unlock()
+	if ok {
+		p.AddPeer(id, []string{url})
 	}
 }
 
 // UpdatePeer implements PeerDirectory. Connections that there are stay.
 func (p *Peers) UpdatePeer(id types.ID, urls []string) {
+	if p.get(id) == nil || p.door.CheckURL(urls[0]) != nil {
+		p.RemovePeer(id)
+		p.AddPeer(id, urls) // which says why not, if it does not
+		return
+	}
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	if one := p.peers[id]; one != nil {
@@ -122,6 +182,7 @@ func (p *Peers) RemovePeer(id types.ID) {
 	p.mu.Lock()
 	one := p.peers[id]
 	delete(p.peers, id)
+	delete(p.failed, id)
 	p.mu.Unlock()
 	if one != nil {
 		one.Stop()
@@ -158,7 +219,7 @@ func (p *Peers) Stop() {
 	for _, one := range p.peers {
 		all = append(all, one)
 	}
-	p.peers, p.stopped = nil, true
+	p.peers, p.failed, p.stopped = nil, nil, true
 	p.mu.Unlock()
 	var ended sync.WaitGroup
 	for _, one := range all {
