@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"raftkv/internal/admin"
+	"raftkv/internal/listening"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
@@ -43,7 +44,7 @@ func inBackupBubble(t *testing.T, test func(b *backupTest)) {
 		for i := range 64 {
 			b.kv.state.Apply(state.Command{Kind: state.KindPut, Key: fmt.Sprint("key/", i), Value: value})
 		}
-		server := newClientServer(5*time.Second, zap.NewNop())
+		server := listening.ClientServer(5*time.Second, zap.NewNop())
 		server.Handler = b.a
 		served := make(chan error)
 		go func() { served <- server.Serve(b) }()
@@ -173,7 +174,7 @@ func TestBackupOfAMoment(t *testing.T) {
 				}
 			}
 		}
-		if took := time.Since(began); took < 2*answerWriteLimit {
+		if took := time.Since(began); took < 2*listening.AnswerLimit {
 			t.Errorf("it took only %v: the test shows nothing", took)
 		}
 		st, err := state.Read(&got)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"raftkv/internal/limits"
+	"raftkv/internal/listening"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
@@ -97,7 +98,7 @@ func TestAPICacheControl(t *testing.T) {
 	if !strings.Contains(refusal, "\r\nCache-Control: no-store\r\n") {
 		t.Errorf("one connection too many: %q", refusal)
 	}
-	l, err := listen("127.0.0.1:0", newClientServer(time.Second, zap.NewNop())) // that of a node that starts
+	l, err := listen("127.0.0.1:0", listening.ClientServer(time.Second, zap.NewNop())) // that of a node that starts
 	testkit.Must(t, err)
 	defer func() { testkit.Must(t, l.close()) }()
 	for path, status := range map[string]int{"/livez": 200, "/k": 503} {

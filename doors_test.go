@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/doors"
+	"raftkv/internal/listening"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
@@ -109,7 +110,7 @@ func TestAPIFailsClosedUnderWay(t *testing.T) {
 func TestWatchFailsClosed(t *testing.T) {
 	wt := &watchTest{apiTest: newTxnTest(t)} // whose hub asks as that of a node does
 	wt.watches()
-	l, err := listen("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()))
+	l, err := listen("127.0.0.1:0", listening.ClientServer(time.Minute, zap.NewNop()))
 	testkit.Must(t, err)
 	var h http.Handler = wt.a
 	l.handler.Store(&h)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"raftkv/internal/front"
 	"raftkv/internal/front/plain"
+	"raftkv/internal/listening"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
@@ -75,7 +76,7 @@ func (n *frontNode) apply(cmd []byte) state.Result {
 	return res
 }
 
-func (n *frontNode) server() *http.Server { return newClientServer(time.Minute, zap.NewNop()) }
+func (n *frontNode) server() *http.Server { return listening.ClientServer(time.Minute, zap.NewNop()) }
 
 // serveBy lets the node answer at l, until the returned function is called.
 func (n *frontNode) serveBy(l *stoppableListener) (end func()) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"raftkv/internal/listening"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
@@ -32,7 +33,7 @@ type hangUpTest struct {
 
 func newHangUpTest(t *testing.T) *hangUpTest {
 	at := newAPITest(t)
-	l, err := listen("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()))
+	l, err := listen("127.0.0.1:0", listening.ClientServer(time.Minute, zap.NewNop()))
 	testkit.Must(t, err)
 	ht := &hangUpTest{at, l, make(chan struct{}, 16), make(chan struct{}), make(chan struct{}, 16), make(chan struct{}, 16), make(chan struct{}, 16)}
 	wait := func(ctx context.Context) bool {
@@ -164,7 +165,7 @@ func TestHungUp(t *testing.T) {
 // Guarantee: a client that has gone with a FIN is found to have gone by the first
 // write that fails.
 func TestHungUpByWrite(t *testing.T) {
-	l, err := listen("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()))
+	l, err := listen("127.0.0.1:0", listening.ClientServer(time.Minute, zap.NewNop()))
 	testkit.Must(t, err)
 	defer func() { testkit.Must(t, l.close()) }()
 	gone, ended := make(chan struct{}), make(chan bool, 1)

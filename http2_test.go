@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"raftkv/internal/limits"
+	"raftkv/internal/listening"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
@@ -36,7 +37,7 @@ type http2Test struct {
 func inHTTP2(t *testing.T, set func(*http.Server), test func(ht *http2Test)) {
 	for _, fronted := range []bool{true, false} {
 		t.Run(fmt.Sprintf("front=%t", fronted), func(t *testing.T) {
-			at, srv := newAPITest(t), newClientServer(time.Minute, zap.NewNop())
+			at, srv := newAPITest(t), listening.ClientServer(time.Minute, zap.NewNop())
 			at.a.keys.MaxValue = 1 << 20
 			set(srv)
 			var l *stoppableListener
@@ -193,7 +194,7 @@ func TestHTTP2Bounds(t *testing.T) {
 		for s := payload; len(s) >= 6; s = s[6:] {
 			settings[binary.BigEndian.Uint16(s)] = binary.BigEndian.Uint32(s[2:])
 		}
-		for id, most := range map[uint16]uint32{3: web.HTTP2Streams, 4: 64 << 10, 5: 16 << 10, 6: maxHeaderBytes + 1<<10} {
+		for id, most := range map[uint16]uint32{3: web.HTTP2Streams, 4: 64 << 10, 5: 16 << 10, 6: listening.MaxHeadBytes + 1<<10} {
 			if got, ok := settings[id]; !ok || got > most {
 				t.Errorf("setting %d is %d, %t; want %d at most", id, got, ok, most)
 			}

@@ -18,6 +18,7 @@ import (
 	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
+	"raftkv/internal/listening"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
@@ -174,7 +175,7 @@ func (at *apiTest) serveHere(r *http.Request) *httptest.ResponseRecorder {
 func (at *apiTest) exchange(w *httptest.ResponseRecorder, r *http.Request) {
 	at.Helper()
 	if at.listener == nil {
-		l, err := listenWithFront("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()), nil, at.a.keys.MaxValue, zap.NewNop())
+		l, err := listenWithFront("127.0.0.1:0", listening.ClientServer(time.Minute, zap.NewNop()), nil, at.a.keys.MaxValue, zap.NewNop())
 		testkit.Must(at, err)
 		var h http.Handler = at.a
 		l.handler.Store(&h)

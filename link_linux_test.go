@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"raftkv/internal/listening"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/testkit"
 	"raftkv/internal/transport"
@@ -28,7 +29,7 @@ func sockopt(t *testing.T, c syscall.Conn, level, opt int) (value int) {
 // keeps all connections alive, and limits those on which this node asks.
 func TestLinkSocketOptions(t *testing.T) {
 	t.Parallel()
-	l, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
+	l, err := listen("127.0.0.1:0", listening.PeerServer(zap.NewNop()))
 	testkit.Must(t, err)
 	defer func() { testkit.Must(t, l.close()) }()
 	ls := transport.NewLinks(zap.NewNop(), 1, 7, time.Millisecond, 1500*time.Millisecond)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
+	"raftkv/internal/durable"
 	"raftkv/internal/front"
 	"raftkv/internal/limits"
 	"raftkv/internal/listening"
@@ -22,15 +23,6 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
-)
-
-// Time limits of both HTTP servers.
-const (
-	headerTimeout    = 5 * time.Second  // to send the request line and headers
-	requestReadLimit = 30 * time.Second // to send a whole client request
-	answerWriteLimit = 60 * time.Second // to take a whole answer
-	idleTimeout      = 3 * time.Minute  // of a kept connection between requests
-	maxHeaderBytes   = 64 << 10
 )
 
 // lameDuck is how long a listener that stops still answers on open connections.
@@ -81,20 +73,29 @@ func listenForPeers(addr string, server *http.Server, who http.Handler, door *pe
 
 // listenForClients is listen for clients, whose connections door secures unless it is nil.
 // The front reads what is plain unless it is switched off.
-func listenForClients(cfg config.Config, door *tlsport.Door, log *zap.Logger) (*stoppableListener, error) {
-	addr, server := address.JoinHostPort(cfg.Host, cfg.Port), newClientServer(cfg.RequestTimeout, log)
-	var port *tlsport.Port
+func listenForClients(cfg config.Config, door *tlsport.Door, log *zap.Logger) (l *stoppableListener, err error) {
+	addr, server := address.JoinHostPort(cfg.Host, cfg.Port), listening.ClientServer(cfg.RequestTimeout, log)
+	refusal, err := limits.TooManyConns()
 	switch {
+	case err != nil:
+		return nil, err
 	case door != nil:
-		port = door.Port
-	case !cfg.Front:
-		return listen(addr, server)
+		if !door.Optional {
+			refusal = "" // it would not be understood
+		}
+		l, err = listenWithFront(addr, server, door.Port, cfg.MaxValueSize, log)
+	case cfg.Front:
+		l, err = listenWithFront(addr, server, nil, cfg.MaxValueSize, log)
+	default:
+		l, err = listen(addr, server)
 	}
-	l, err := listenWithFront(addr, server, port, cfg.MaxValueSize, log)
-	if err == nil {
-		l.fast = cfg.Front
+	if err != nil {
+		return nil, err
 	}
-	return l, err
+	l.fast = cfg.Front
+	l.origin.Store(&web.OriginGuard{Hosts: cfg.ClientHosts(l.port()), Origins: cfg.AllowedOrigins, Serves: door.Serves})
+	l.limitTo(limits.ClientConns(durable.MaxFiles()), log, refusal)
+	return l, nil
 }
 
 // listenWithFront is listen for clients whose plain requests the front reads.
@@ -246,32 +247,6 @@ func ignoreClosed(err error) error {
 // port is the port on which l listens.
 func (l *stoppableListener) port() int {
 	return l.Addr().(*net.TCPAddr).Port
-}
-
-// newClientServer makes the HTTP server of the client API. Its clocks run while
-// a request waits for the cluster, up to wait, so that comes on top.
-func newClientServer(wait time.Duration, log *zap.Logger) *http.Server {
-	s := &http.Server{
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       requestReadLimit + wait,
-		WriteTimeout:      answerWriteLimit + wait,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          zap.NewStdLog(log.Named("http")),
-	}
-	web.AllowHTTP2(s)
-	return s
-}
-
-// newPeerServer makes the HTTP server of the peer listener. Its connections
-// are long-lived streams, so only the headers have a time limit.
-func newPeerServer(log *zap.Logger) *http.Server {
-	return &http.Server{
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          zap.NewStdLog(log.Named("peer-http")),
-	}
 }
 
 // limitTo bounds the connections of a listener from now on.

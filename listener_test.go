@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/limits"
 	"raftkv/internal/list"
+	"raftkv/internal/listening"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
@@ -35,7 +36,7 @@ type testListener struct {
 
 func newTestListener(t *testing.T) *testListener {
 	t.Helper()
-	l, err := listen("127.0.0.1:0", newClientServer(5*time.Second, zap.NewNop()))
+	l, err := listen("127.0.0.1:0", listening.ClientServer(5*time.Second, zap.NewNop()))
 	testkit.Must(t, err)
 	tl := &testListener{stoppableListener: l}
 	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -109,7 +110,7 @@ func TestReadmeNamesLimits(t *testing.T) {
 	testkit.Must(t, err)
 	readme := strings.Join(strings.Fields(string(data)), " ")
 	wait := config.DefaultConfig().RequestTimeout
-	srv := newClientServer(wait, zap.NewNop())
+	srv := listening.ClientServer(wait, zap.NewNop())
 	for _, claim := range []string{
 		fmt.Sprintf("A request has %.0f s to arrive, %.0f s and `--request-timeout`", srv.ReadTimeout.Seconds(), (srv.ReadTimeout - wait).Seconds()),
 		fmt.Sprintf("its headers, up to %d KiB, have %.0f s of them", srv.MaxHeaderBytes>>10, srv.ReadHeaderTimeout.Seconds()),

@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/api"
 	"raftkv/internal/config"
 	"raftkv/internal/list"
+	"raftkv/internal/listening"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
@@ -519,7 +520,7 @@ func TestListStreamClientGone(t *testing.T) {
 func TestListOverConnections(t *testing.T) {
 	at := newAPITest(t)
 	at.fill("a/1", "a/2", "b")
-	server := newClientServer(time.Minute, at.srv.log)
+	server := listening.ClientServer(time.Minute, at.srv.log)
 	l, err := listenWithFront("127.0.0.1:0", server, nil, 100, at.srv.log)
 	testkit.Must(t, err)
 	var h http.Handler = at.a

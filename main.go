@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/durable"
 	"raftkv/internal/exposure"
 	"raftkv/internal/limits"
+	"raftkv/internal/listening"
 	"raftkv/internal/logging"
 	"raftkv/internal/memory"
 	"raftkv/internal/offline"
@@ -23,7 +24,6 @@ import (
 	"raftkv/internal/storage/walroom"
 	"raftkv/internal/tlsport"
 	"raftkv/internal/version"
-	"raftkv/internal/web"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -140,20 +140,11 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 		return err
 	}
 	defer func() { err = errors.Join(err, clients.close()) }()
-	clients.origin.Store(&web.OriginGuard{Hosts: cfg.ClientHosts(clients.port()), Origins: cfg.AllowedOrigins, Serves: door.Serves})
-	refusal, err := limits.TooManyConns()
-	if err != nil {
-		return err
-	}
-	if door != nil && !door.Optional {
-		refusal = "" // it would not be understood
-	}
-	clients.limitTo(limits.ClientConns(durable.MaxFiles()), log, refusal)
 	ask, peerDoor, err := peertls.Open(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
-	peers, err := listenForPeers(cfg.PeerListener(), newPeerServer(log), ask.Process, peerDoor)
+	peers, err := listenForPeers(cfg.PeerListener(), listening.PeerServer(log), ask.Process, peerDoor)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/access"
 	"raftkv/internal/api"
+	"raftkv/internal/listening"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
@@ -250,7 +251,7 @@ func newRightsTest(t *testing.T, http2 bool) *rightsTest {
 	now := time.Now()
 	at.node.contacts.Leader = &now
 	at.a.guard = newRightsFile(t, rightsOfTests).Guard
-	l, err := listenWithFront("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()), nil, at.a.keys.MaxValue, zap.NewNop())
+	l, err := listenWithFront("127.0.0.1:0", listening.ClientServer(time.Minute, zap.NewNop()), nil, at.a.keys.MaxValue, zap.NewNop())
 	testkit.Must(t, err)
 	var h http.Handler = at.a
 	l.handler.Store(&h)

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"raftkv/internal/front"
 	"raftkv/internal/history"
+	"raftkv/internal/listening"
 	"raftkv/internal/openapi/openapitest"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
@@ -57,7 +58,7 @@ type simFronts struct {
 // open gives a node a front that lives as long as the node.
 func (f *simFronts) open(s *server) {
 	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	fr := front.New(zap.NewNop(), front.Limits{Head: headerTimeout, Idle: idleTimeout, Answer: answerWriteLimit, Value: 1 << 20}, nil, func(c net.Conn) {
+	fr := front.New(zap.NewNop(), front.Limits{Head: listening.HeadLimit, Idle: listening.IdleLimit, Answer: listening.AnswerLimit, Value: 1 << 20}, nil, func(c net.Conn) {
 		f.Error("a plain request was handed over")
 		_ = c.Close()
 	})

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/listening"
 	"raftkv/internal/problem"
 	"raftkv/internal/testkit"
 	"raftkv/internal/watch/watchtest"
@@ -96,7 +97,7 @@ func (w *simWatches) note(entries []*raftpb.Entry) {
 // serve gives a node an HTTP server as it has over TCP, which lives as long as the node.
 func (w *simWatches) serve(s *server) {
 	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	h := newClientServer(s.cfg.RequestTimeout, zap.NewNop())
+	h := listening.ClientServer(s.cfg.RequestTimeout, zap.NewNop())
 	h.Handler, h.ConnContext = s.api, web.ConnContext
 	s.group.Go(func() error {
 		if err := h.Serve(web.HangUpListener{Listener: l}); !errors.Is(err, http.ErrServerClosed) {

@@ -18,10 +18,10 @@ import (
 // layers are the packages of internal/ from the ground up. A package imports only
 // packages of layers below its own.
 var layers = [][]string{
-	{"address", "changelog", "durable", "front/nowait", "history", "listening", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
+	{"address", "changelog", "durable", "front/nowait", "history", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
 	{"certs", "entry", "issue", "lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
-	{"config", "peerclient", "probeport", "rights", "state", "storage/dirwatch", "storage/walroom"},
-	{"audit", "checker", "contact", "doors", "exposure", "list", "rounds", "state/statetest", "storage", "tlsport", "watch/watchtest"},
+	{"config", "listening", "peerclient", "rights", "state", "storage/dirwatch", "storage/walroom"},
+	{"audit", "checker", "contact", "doors", "exposure", "list", "probeport", "rounds", "state/statetest", "storage", "tlsport", "watch/watchtest"},
 	{"clock", "diskhang", "limits", "observe", "offline", "peertls", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport", "watch"},
 	{"api", "peerport"},
 	{"access", "admin", "boot", "front/plain", "leaseapi", "txnapi", "watchapi"},
@@ -61,7 +61,7 @@ var exports = map[string]int{
 	"leaseapi":            1,
 	"limits":              15,
 	"list":                10,
-	"listening":           1,
+	"listening":           7,
 	"liveness":            8,
 	"logging":             9,
 	"membership":          22,

@@ -7,6 +7,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/boot"
 	"raftkv/internal/config"
+	"raftkv/internal/listening"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
@@ -80,7 +81,7 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 	var listeners []*stoppableListener
 	var peers []address.Peer
 	for i := range n {
-		l, err := listen("127.0.0.1:0", newPeerServer(log))
+		l, err := listen("127.0.0.1:0", listening.PeerServer(log))
 		testkit.Must(t, err)
 		listeners = append(listeners, l)
 		peers = append(peers, address.Peer{ID: uint64(i + 1), URL: fmt.Sprintf("http://127.0.0.1:%d", l.port())})
@@ -89,7 +90,7 @@ func startWire(t *testing.T, n int, adapt func(*wireNode)) []*wireNode {
 	for i, l := range listeners {
 		cfg := config.DefaultConfig()
 		cfg.ID, cfg.Cluster, cfg.PeerURL, cfg.DataDir = peers[i].ID, peers, peers[i].URL, t.TempDir()
-		clients, err := listen("127.0.0.1:0", newClientServer(cfg.RequestTimeout, log))
+		clients, err := listen("127.0.0.1:0", listening.ClientServer(cfg.RequestTimeout, log))
 		testkit.Must(t, err)
 		ask := peerclient.New()
 		found, err := boot.PrepareDir(t.Context(), cfg, log, ask)

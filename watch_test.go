@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"raftkv/internal/api"
+	"raftkv/internal/listening"
 	"raftkv/internal/problem"
 	"raftkv/internal/state"
 	"raftkv/internal/testkit"
@@ -52,7 +53,7 @@ func newWatchTest(t *testing.T) *watchTest {
 		Confirm: func(context.Context) error { return confirm.Load().(func() error)() }})
 	at.a.watches.Hub, at.a.keys.Hub, at.a.lists.Hub = at.srv.hub, at.srv.hub, at.srv.hub
 	at.watches()
-	l, err := listen("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()))
+	l, err := listen("127.0.0.1:0", listening.ClientServer(time.Minute, zap.NewNop()))
 	testkit.Must(t, err)
 	var h http.Handler = at.a
 	l.handler.Store(&h)
@@ -476,7 +477,7 @@ func TestWatchUnavailable(t *testing.T) {
 
 // Guarantee: a node that starts answers a watch with a stream, too.
 func TestWatchWhileStarting(t *testing.T) {
-	l, err := listen("127.0.0.1:0", newClientServer(time.Minute, zap.NewNop()))
+	l, err := listen("127.0.0.1:0", listening.ClientServer(time.Minute, zap.NewNop()))
 	testkit.Must(t, err)
 	defer func() { testkit.Must(t, l.close()) }()
 	wt := &watchTest{apiTest: &apiTest{T: t}, stoppableListener: l}

@@ -5,6 +5,7 @@ package main
 import (
 	"net/http"
 	"net/http/httptest"
+	"raftkv/internal/listening"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/testkit"
 	"raftkv/internal/web"
@@ -17,7 +18,7 @@ import (
 // Guarantee: a process says who it is before it is ready, and a program that does not know the question is no one's double.
 func TestWho(t *testing.T) {
 	ask := peerclient.New()
-	l, err := listenForPeers("127.0.0.1:0", newPeerServer(zap.NewNop()), ask.Process, nil)
+	l, err := listenForPeers("127.0.0.1:0", listening.PeerServer(zap.NewNop()), ask.Process, nil)
 	testkit.Must(t, err)
 	defer l.close()
 	url := "http://" + l.Addr().String()
@@ -48,7 +49,7 @@ func TestWho(t *testing.T) {
 
 // Guarantee: what a node says when it cannot listen is true: only a port in use is called so.
 func TestListenError(t *testing.T) {
-	taken, err := listen("127.0.0.1:0", newPeerServer(zap.NewNop()))
+	taken, err := listen("127.0.0.1:0", listening.PeerServer(zap.NewNop()))
 	testkit.Must(t, err)
 	defer taken.close()
 	for addr, want := range map[string]string{
@@ -57,7 +58,7 @@ func TestListenError(t *testing.T) {
 		"192.0.2.1:12379":           "no such address",
 		"127.0.0.1:no-such-service": "cannot listen",
 	} {
-		_, err := listen(addr, newPeerServer(zap.NewNop()))
+		_, err := listen(addr, listening.PeerServer(zap.NewNop()))
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), addr) {
 			t.Errorf("%s: %v, want %q", addr, err, want)
 		}

@@ -1,4 +1,4 @@
-// Package listening answers: how is a port opened, and what if it cannot be?
+// Package listening answers: how is a port opened, and how long may what comes there take?
 package listening
 
 import (

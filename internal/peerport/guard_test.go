@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/refusal"
 	"raftkv/internal/room"
 	"raftkv/internal/state"
+	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/testkit"
 	"raftkv/internal/transport"
@@ -126,7 +127,7 @@ func heartbeatOf(from, term uint64) *raftpb.Message {
 func TestPeerGuardSenders(t *testing.T) {
 	g := newGuardedNode(t)
 	hb := encoded(t, heartbeatOf(2, 5))
-	batch := state.AppendCommand(state.AppendBatchHeader(nil, state.BatchID{Node: 3, Boot: 1}), state.EncodeWrite(state.KindPut, state.Condition{}, "k", nil))
+	batch := statetest.Batch(state.BatchID{Node: 3, Boot: 1}, state.EncodeWrite(state.KindPut, state.Condition{}, "k", nil))
 	forwarded := string(encoded(t, &raftpb.Message{Type: raftpb.MsgProp.Enum(), To: new(uint64(1)), From: new(uint64(3)), Entries: []*raftpb.Entry{{Data: batch}}}))
 	cases := map[string]struct {
 		method, path string

@@ -52,7 +52,9 @@ func (s *procSecure) tlsFlags(i int, more ...string) []string {
 
 func (s *procSecure) tlsDir(i int) string { return filepath.Join(s.dir, fmt.Sprintf("tls%d", i)) }
 
-func (s *procSecure) peerURL(i int) string { return fmt.Sprintf("https://127.0.0.1:%d", s.nodes[i].peerPort) }
+func (s *procSecure) peerURL(i int) string {
+	return fmt.Sprintf("https://127.0.0.1:%d", s.nodes[i].peerPort)
+}
 
 // as returns a client that shows a certificate with these names, and demands nothing of the server.
 func (s *procSecure) as(names ...string) *http.Client {
@@ -337,4 +339,3 @@ func (s *procSecure) plainStreams() error {
 	}
 	return nil
 }
-

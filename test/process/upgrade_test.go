@@ -314,7 +314,7 @@ func procUpgrade(t *testing.T, old string, before uint64) {
 		patch := c.do(http.MethodPatch, 1, "/v1/members/2", fmt.Appendf(nil, `{"peer_url":%q}`, url), "Content-Type", "application/json")
 		procWantProblem(t, "a URL with https before all know it", patch, http.StatusServiceUnavailable, "upgrading")
 	}
-	c.learnFrom(2, 5, "")  // and the other way round
+	c.learnFrom(2, 5, "") // and the other way round
 	c.wantAgreement("half-way", before, 1, 2, 3, 4, 5)
 
 	c.restartAs(1, old) // with what the new program wrote: log, snapshots of its own, or one that was sent
