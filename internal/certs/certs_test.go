@@ -80,8 +80,8 @@ func keeper(t *testing.T, cfg Config) (*Keeper, *observer.ObservedLogs) {
 }
 
 // shake makes a handshake and sends a byte, which is when a client hears that its
-// certificate was refused. It returns the errors of both sides, and what the server knows.
-func shake(t *testing.T, server, client *tls.Config) (atServer, atClient error, known tls.ConnectionState) {
+// certificate was refused. It returns what the server knows, and the errors of both sides.
+func shake(t *testing.T, server, client *tls.Config) (known tls.ConnectionState, atServer, atClient error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	testkit.Must(t, err)
@@ -105,14 +105,15 @@ func shake(t *testing.T, server, client *tls.Config) (atServer, atClient error, 
 		_, atClient = c.Write([]byte{1})
 	}
 	b.Close()
-	return <-done, atClient, s.ConnectionState()
+	atServer = <-done
+	return s.ConnectionState(), atServer, atClient
 }
 
 // both shakes hands from a to b and back, each as a member of the name given.
 func both(t *testing.T, a, b *Keeper, nameOfA, nameOfB string) error {
 	t.Helper()
-	e1, e2, _ := shake(t, a.Server(tls.RequireAndVerifyClientCert), b.Client(nameOfA))
-	e3, e4, _ := shake(t, b.Server(tls.RequireAndVerifyClientCert), a.Client(nameOfB))
+	_, e1, e2 := shake(t, a.Server(tls.RequireAndVerifyClientCert), b.Client(nameOfA))
+	_, e3, e4 := shake(t, b.Server(tls.RequireAndVerifyClientCert), a.Client(nameOfB))
 	return errors.Join(e1, e2, e3, e4)
 }
 
@@ -138,7 +139,7 @@ func TestMutual(t *testing.T) {
 	if err := both(t, one, two, "1.raftkv", "2.raftkv"); err != nil {
 		t.Error(err)
 	}
-	_, _, cs := shake(t, one.Server(tls.RequireAndVerifyClientCert, "h2"), two.Client("127.0.0.1"))
+	cs, _, _ := shake(t, one.Server(tls.RequireAndVerifyClientCert, "h2"), two.Client("127.0.0.1"))
 	if got := Names(cs.PeerCertificates[0]); len(got) != 1 || got[0] != "2.raftkv" {
 		t.Errorf("names %q", got)
 	}
@@ -172,23 +173,23 @@ func TestHandshakesRefused(t *testing.T) {
 		client := one.Client("1.raftkv")
 		client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
 		for _, auth := range []tls.ClientAuthType{tls.RequestClientCert, tls.RequireAnyClientCert, tls.VerifyClientCertIfGiven, tls.RequireAndVerifyClientCert} {
-			atServer, _, _ := shake(t, one.Server(auth), client)
+			_, atServer, _ := shake(t, one.Server(auth), client)
 			wantError(t, tt.what, atServer, tt.want)
 		}
 	}
 	none := one.Client("1.raftkv")
 	none.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return new(tls.Certificate), nil }
 	for _, auth := range []tls.ClientAuthType{tls.RequireAnyClientCert, tls.RequireAndVerifyClientCert} {
-		atServer, _, _ := shake(t, one.Server(auth), none)
+		_, atServer, _ := shake(t, one.Server(auth), none)
 		wantError(t, "no certificate", atServer, "didn't provide a certificate")
 	}
 
 	// What a node dials.
 	stranger, _ := keeper(t, newPlace(t).put(issued(t, other, member("1.raftkv")), otherRoot).peerConfig())
-	_, err, _ := shake(t, stranger.Server(tls.NoClientCert), one.Client("1.raftkv"))
+	_, _, err := shake(t, stranger.Server(tls.NoClientCert), one.Client("1.raftkv"))
 	wantError(t, "a server of another CA", err, "unknown authority")
 	for _, name := range []string{"2.raftkv", "raftkv", "127.0.0.2", "1.raftkv.evil", "a test"} {
-		_, err, _ := shake(t, one.Server(tls.RequireAndVerifyClientCert), one.Client(name))
+		_, _, err := shake(t, one.Server(tls.RequireAndVerifyClientCert), one.Client(name))
 		wantError(t, "a server of another name", err, "must be for", name)
 	}
 	forClients, err := tls.X509KeyPair(func() (cert, key []byte) {
@@ -198,10 +199,10 @@ func TestHandshakesRefused(t *testing.T) {
 		return p.Cert, p.Key
 	}())
 	testkit.Must(t, err)
-	_, err, _ = shake(t, &tls.Config{Certificates: []tls.Certificate{forClients}}, one.Client("1.raftkv"))
+	_, _, err = shake(t, &tls.Config{Certificates: []tls.Certificate{forClients}}, one.Client("1.raftkv"))
 	wantError(t, "a server with a client's certificate", err, "usage")
 	wild, _ := keeper(t, newPlace(t).put(issued(t, ca, member("*.raftkv")), root).peerConfig())
-	_, err, _ = shake(t, wild.Server(tls.RequireAndVerifyClientCert), one.Client("1.raftkv"))
+	_, _, err = shake(t, wild.Server(tls.RequireAndVerifyClientCert), one.Client("1.raftkv"))
 	wantError(t, "a wildcard", err, "must be for")
 }
 
@@ -211,11 +212,11 @@ func TestEmptyServerName(t *testing.T) {
 	one, _ := keeper(t, newPlace(t).put(issued(t, ca, member("1.raftkv", "")), root).peerConfig())
 	for _, client := range []*tls.Config{one.Client(""), one.ClientAccepting(nil)} {
 		client.ServerName = "1.raftkv" // as net/http fills it in
-		_, err, _ := shake(t, one.Server(tls.RequireAndVerifyClientCert), client)
+		_, _, err := shake(t, one.Server(tls.RequireAndVerifyClientCert), client)
 		if !errors.Is(err, errNoName) {
 			t.Errorf("the handshake ended with %v", err)
 		}
 	}
-	_, err, _ := shake(t, one.Server(tls.RequireAndVerifyClientCert), one.ClientAccepting(func(c *x509.Certificate) error { return hasName(c, "1.raftkv") }))
+	_, _, err := shake(t, one.Server(tls.RequireAndVerifyClientCert), one.ClientAccepting(func(c *x509.Certificate) error { return hasName(c, "1.raftkv") }))
 	testkit.Must(t, err)
 }

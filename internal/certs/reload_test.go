@@ -167,7 +167,7 @@ func TestHandshakesWhileReloading(t *testing.T) {
 		}
 	}()
 	for range 100 {
-		atServer, atClient, _ := shake(t, server, client)
+		_, atServer, atClient := shake(t, server, client)
 		testkit.Must(t, errors.Join(atServer, atClient))
 	}
 	stop.Store(true)
@@ -213,13 +213,13 @@ func TestWalkToANewCA(t *testing.T) {
 	oldOf, freshOf := func(n int) issue.Pair { return oldPairs[n] }, func(n int) issue.Pair { return freshPairs[n] }
 	step("both CAs", oldOf, oldRoot, freshRoot)
 	step("new certificates", freshOf, oldRoot, freshRoot)
-	_, _, cs := shake(t, nodes[0].Server(tls.RequireAndVerifyClientCert), thief.Client(names[0]))
+	cs, _, _ := shake(t, nodes[0].Server(tls.RequireAndVerifyClientCert), thief.Client(names[0]))
 	testkit.Must(t, nodes[0].StillValid(&cs))
 	step("the new CA", freshOf, freshRoot)
 	wantError(t, "a connection of the old CA", nodes[0].StillValid(&cs), "unknown authority")
-	atServer, _, _ := shake(t, nodes[0].Server(tls.RequireAndVerifyClientCert), thief.Client(names[0]))
+	_, atServer, _ := shake(t, nodes[0].Server(tls.RequireAndVerifyClientCert), thief.Client(names[0]))
 	wantError(t, "a handshake of the old CA", atServer, "unknown authority")
-	_, atClient, _ := shake(t, thief.Server(tls.RequireAndVerifyClientCert), nodes[0].Client(names[1]))
+	_, _, atClient := shake(t, thief.Server(tls.RequireAndVerifyClientCert), nodes[0].Client(names[1]))
 	wantError(t, "a server of the old CA", atClient, "unknown authority")
 }
 
@@ -237,7 +237,7 @@ func TestServerConfigFollows(t *testing.T) {
 		return verify(cs)
 	}
 	for n := range 3 {
-		_, atClient, cs := shake(t, server, client)
+		cs, _, atClient := shake(t, server, client)
 		testkit.Must(t, atClient)
 		if !shown.Equal(k.Own()) || !cs.PeerCertificates[0].Equal(k.Own()) || cs.NegotiatedProtocol != "h2" {
 			t.Errorf("round %d: not the certificate in force, or %q", n, cs.NegotiatedProtocol)
@@ -262,10 +262,10 @@ func TestNoCAIsNobody(t *testing.T) {
 		if inner.ClientCAs == nil || server.ClientCAs == nil {
 			t.Fatal("the CAs of the system are asked")
 		}
-		atServer, _, _ := shake(t, server, peer.Client("1.raftkv"))
+		_, atServer, _ := shake(t, server, peer.Client("1.raftkv"))
 		wantError(t, "no CA", atServer, "unknown authority")
 	}
-	_, err, _ := shake(t, peer.Server(tls.NoClientCert), k.Client("1.raftkv"))
+	_, _, err := shake(t, peer.Server(tls.NoClientCert), k.Client("1.raftkv"))
 	wantError(t, "no CA", err, "unknown authority")
 }
 
@@ -278,10 +278,10 @@ func TestOldVersions(t *testing.T) {
 			cfg.MinVersion, cfg.MaxVersion = version, version
 			return cfg
 		}
-		atServer, _, _ := shake(t, k.Server(tls.RequireAndVerifyClientCert), at(k.Client("1.raftkv")))
+		_, atServer, _ := shake(t, k.Server(tls.RequireAndVerifyClientCert), at(k.Client("1.raftkv")))
 		old := at(k.Server(tls.RequireAndVerifyClientCert))
 		old.GetConfigForClient = nil
-		_, atClient, _ := shake(t, old, k.Client("1.raftkv"))
+		_, _, atClient := shake(t, old, k.Client("1.raftkv"))
 		if (atServer == nil) != ok || (atClient == nil) != ok {
 			t.Errorf("%s: %v, %v", tls.VersionName(version), atServer, atClient)
 		}
@@ -296,7 +296,7 @@ func TestNoTickets(t *testing.T) {
 		server, client := k.Server(tls.RequireAndVerifyClientCert), k.Client("1.raftkv")
 		client.ClientSessionCache, client.MaxVersion = tls.NewLRUClientSessionCache(10), version
 		for range 3 {
-			atServer, atClient, cs := shake(t, server, client)
+			cs, atServer, atClient := shake(t, server, client)
 			testkit.Must(t, errors.Join(atServer, atClient))
 			if cs.DidResume {
 				t.Errorf("%s: resumed", tls.VersionName(version))
@@ -319,10 +319,10 @@ func TestAccept(t *testing.T) {
 		return hasName(c, "1.raftkv")
 	}
 	k, _ := keeper(t, cfg)
-	atServer, _, cs := shake(t, k.Server(tls.RequireAndVerifyClientCert), k.Client("1.raftkv"))
+	cs, atServer, _ := shake(t, k.Server(tls.RequireAndVerifyClientCert), k.Client("1.raftkv"))
 	testkit.Must(t, errors.Join(atServer, k.StillValid(&cs)))
 	refuse.Store(true)
-	atServer, _, _ = shake(t, k.Server(tls.RequireAndVerifyClientCert), k.Client("1.raftkv"))
+	_, atServer, _ = shake(t, k.Server(tls.RequireAndVerifyClientCert), k.Client("1.raftkv"))
 	if !errors.Is(atServer, refused) || !errors.Is(k.StillValid(&cs), refused) {
 		t.Errorf("%v, %v", atServer, k.StillValid(&cs))
 	}
