@@ -140,7 +140,7 @@ func TestWatchFailsClosed(t *testing.T) {
 // simAuthFile writes a file of rights in which everybody may do everything.
 func simAuthFile(t *testing.T) string {
 	name := filepath.Join(t.TempDir(), "rights.yaml")
-	testkit.Must(t, os.WriteFile(name, []byte("entries: []\nanonymous: all\n"), 0o600))
+	testkit.Must(t, os.WriteFile(name, []byte("anonymous: all\n"), 0o600))
 	return name
 }
 

@@ -102,7 +102,7 @@ func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found r
 		return nil, errors.Join(err, st.Close())
 	}
 	s := newServer(cfg, log, st, port)
-	s.api.guard, s.guards = guard, append(s.guards, guard)
+	s.api.guard, s.guards, s.kv.doors.File = guard, append(s.guards, guard), guard.File
 	s.register(guard)
 	s.members.Ask = reconfig.AskMember(ask)
 	s.members.AskView = reconfig.AskView(ask)

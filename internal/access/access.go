@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"raftkv/internal/api"
 	"raftkv/internal/audit"
+	"raftkv/internal/doors"
 	"raftkv/internal/problem"
 	"raftkv/internal/rights"
 	"raftkv/internal/web"
@@ -57,6 +58,14 @@ func (g *Guard) Notes() string {
 		return ""
 	}
 	return "note the file of rights is not in force, and those from before are: " + g.Rights.Trouble().Error() + "\n"
+}
+
+// File stands for the file that is in force, as this node publishes it; 0 without one.
+func (g *Guard) File() uint64 {
+	if g == nil {
+		return 0
+	}
+	return doors.HashOf(g.Rights.Table().Hash())
 }
 
 // need says what a route takes, by what the request line says of it.
