@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/logging"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
+	"raftkv/internal/reconfig"
 	"raftkv/internal/record"
 	"raftkv/internal/state"
 	"raftkv/internal/storage/snapshots"
@@ -232,7 +233,9 @@ func (kv *kvstore) applyConfEntry(e *raftpb.Entry, reconf reconfigure) error {
 	}
 	kv.log.Debug("membership change", zap.Uint64("index", e.GetIndex()), zap.Bool("changed", changed),
 		zap.Uint64("member", change.ID), zap.Stringer("change", change.Op), zap.Error(err))
-	kv.sayChange(e.GetIndex(), before.Members[change.ID], m.Members[change.ID])
+	if e.GetIndex() > kv.toldBefore {
+		reconfig.SayChange(kv.log, e.GetIndex(), before.Members[change.ID], m.Members[change.ID])
+	}
 	if rerr := reconf(e.GetIndex(), cc, m); rerr != nil {
 		if errors.Is(rerr, problem.ErrRemoved) {
 			kv.proposals.Void()

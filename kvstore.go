@@ -6,7 +6,6 @@ import (
 	"raftkv/internal/checker"
 	"raftkv/internal/doors"
 	"raftkv/internal/liveness"
-	"raftkv/internal/logging"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
 	"raftkv/internal/rounds"
@@ -40,7 +39,7 @@ type kvstore struct {
 	due       snapshots.Policy
 	agreement *checker.Agreement
 	// toldBefore is the index up to which changes of the members were told of
-	// before this node started; see sayChange.
+	// before this node started.
 	toldBefore uint64
 
 	mu    sync.RWMutex
@@ -183,31 +182,4 @@ func (kv *kvstore) publishSize() {
 func (kv *kvstore) redoSnapshot() {
 	kv.redo.Store(true)
 	kv.AskForSnapshot(0)
-}
-
-// sayChange says what a committed change made of a member. What was committed
-// before this node started, its former life has said.
-func (kv *kvstore) sayChange(index uint64, before, after membership.Member) {
-	if index <= kv.toldBefore {
-		return
-	}
-	about := []zap.Field{logging.News, zap.Uint64("member", max(before.ID, after.ID)), zap.Uint64("index", index)}
-	where := append(about, zap.String("peer-url", after.PeerURL))
-	switch {
-	case before.ID == 0 && after.ID == 0:
-		return
-	case after.ID == 0:
-		kv.log.Info("member removed", about...)
-		return
-	case before.ID == 0:
-		kv.log.Info("member added", append(where, zap.Bool("learner", after.Learner))...)
-		return
-	case before.Learner && !after.Learner:
-		kv.log.Info("member promoted to voter", where...)
-	case !before.Learner && after.Learner:
-		kv.log.Info("member demoted to learner", where...)
-	}
-	if before.PeerURL != after.PeerURL {
-		kv.log.Info("member moved", append(where, zap.String("from", before.PeerURL))...)
-	}
 }

@@ -77,7 +77,7 @@ var exports = map[string]int{
 	"peertls":             3,
 	"probeport":           3,
 	"problem":             69,
-	"reconfig":            16,
+	"reconfig":            17,
 	"record":              7,
 	"refusal":             15,
 	"rights":              27,
