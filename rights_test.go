@@ -239,6 +239,9 @@ type rightsTest struct {
 	*apiTest
 	l      *stoppableListener
 	client *http.Client
+	// anew has the next request come on a connection of its own: one that was handed over stays
+	// with net/http.
+	anew func()
 }
 
 func newRightsTest(t *testing.T, http2 bool) *rightsTest {
@@ -266,7 +269,7 @@ func newRightsTest(t *testing.T, http2 bool) *rightsTest {
 	return &rightsTest{at, l, &http.Client{
 		Transport: openapitest.Transport(t, tr), Timeout: 30 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	}, tr.CloseIdleConnections}
 }
 
 // send sends a request with a token and returns the status and the code of a problem. A stream
@@ -300,6 +303,7 @@ func (rt *rightsTest) send(method, target, body, token string, headers ...string
 // check sends a request with each token, and looks who may.
 func (rt *rightsTest) check(c *rightsCase, method string, headers ...string) {
 	rt.Helper()
+	rt.anew()
 	for _, token := range rightsTokens {
 		status, code, header := rt.send(method, c.target, c.body, token, headers...)
 		want := "forbidden"
@@ -423,6 +427,7 @@ func TestRightsEscapes(t *testing.T) {
 func TestRightsAuthorization(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		rt := newRightsTest(t, http2)
+		rt.a.guard = newRightsFile(t, rightsOfTests+"anonymous:\n- {right: read, prefixes: [open/]}\n").Guard
 		for _, tt := range []struct {
 			headers []string
 			want    int
@@ -441,8 +446,17 @@ func TestRightsAuthorization(t *testing.T) {
 			{[]string{"Cookie", "Authorization=Bearer read"}, 401},
 			{nil, 401},
 		} {
+			rt.anew()
 			if status, _, _ := rt.send("GET", "/v1/kv/none", "", "", tt.headers...); status != tt.want {
 				t.Errorf("HTTP/2 %v: %q: %d, want %d", http2, tt.headers, status, tt.want)
+			}
+			want := tt.want // where nobody has to show anything, what is shown must be right all the same
+			if !slices.Contains(tt.headers, "Authorization") {
+				want = 404
+			}
+			rt.anew()
+			if status, _, _ := rt.send("GET", "/v1/kv/open/none", "", "", tt.headers...); status != want {
+				t.Errorf("HTTP/2 %v: %q: %d, want %d for what is open", http2, tt.headers, status, want)
 			}
 		}
 		if status, _, _ := rt.send("GET", "/v1/kv/none?access_token=read", "", ""); status != 401 {
