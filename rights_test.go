@@ -363,6 +363,37 @@ func TestRightsOfAllRoutes(t *testing.T) {
 	}
 }
 
+// Guarantee: what takes two rights takes both of the same key, and not each of some key. A
+// condition in a header takes no right to read.
+func TestRightsOfTheSameKey(t *testing.T) {
+	rt := newRightsTest(t, false)
+	rt.a.guard = newRightsFile(t, `
+entries:
+- {name: reader, tokens: TOKEN(reader), rights: [{right: read, prefixes: [out/]}, {right: write, prefixes: [in/]}]}
+- {name: writer, tokens: TOKEN(writer), rights: [{right: write, prefixes: [out/]}, {right: read, prefixes: [in/]}]}
+`).Guard
+	for _, token := range []string{"reader", "writer"} {
+		for _, tt := range [][3]string{
+			{"POST", "/v1/add?key=out/n", "1"}, {"POST", "/v1/add?key=in/n", "1"},
+			{"POST", "/v1/txn", `{"then":[{"add":{"key":"out/n","delta":"1"}}]}`},
+			{"POST", "/v1/txn", `{"if":[{"key":"in/k","exists":false},{"key":"out/k","exists":false}],"then":[{"put":{"key":"out/k","value":"v"}}]}`},
+		} {
+			if status, code, _ := rt.send(tt[0], tt[1], tt[2], token); status != 403 {
+				t.Errorf("%s as %s: %d %s", tt, token, status, code)
+			}
+		}
+	}
+	if status, code, _ := rt.send("PUT", "/v1/kv/out/k", "v", "writer", "If-None-Match", "*"); status != 201 {
+		t.Errorf("%d %s", status, code)
+	}
+	if status, code, header := rt.send("PUT", "/v1/kv/out/k", "v", "writer", "If-None-Match", "*"); status != 412 || header.Get("ETag") == "" {
+		t.Errorf("%d %s %v", status, code, header)
+	}
+	if status, code, _ := rt.send("GET", "/v1/kv/out/k", "", "writer"); status != 403 {
+		t.Errorf("%d %s", status, code)
+	}
+}
+
 // Guarantee: a request that is refused looks nothing up, and waits for nothing that others
 // hold: here nobody gets at the state while the refusals are answered.
 func TestRightsLookNothingUp(t *testing.T) {

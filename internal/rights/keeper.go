@@ -180,24 +180,38 @@ type hold struct {
 	keeper *Keeper
 	shown  Shown
 	needs  []Need
-	once   sync.Once
-	lost   func(error)
+
+	mu   sync.Mutex
+	lost func(error) // nil: it was called, or is not to be any more
 }
 
 // check calls lost if the rights that are in force are not enough.
 func (h *hold) check() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lost == nil {
+		return
+	}
 	c, err := h.keeper.Table().Identify(h.shown.Names, h.shown.Authorization)
 	if err == nil {
 		err = c.May(h.needs...)
 	}
 	if err != nil {
-		h.once.Do(func() { h.lost(err) })
+		h.lost(err)
+		h.lost = nil
 	}
+}
+
+// end has lost not be called any more. It returns only when that is not running.
+func (h *hold) end() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lost = nil
 }
 
 // WhileMay has lost called, once, with what May says, if the caller of a request may no
 // longer do what it needs, because the file has changed. It is called at once if that is so
-// already. stop ends that.
+// already. stop ends that, and returns only when lost is not running; lost must not call it.
 func WhileMay(ctx context.Context, lost func(error), needs ...Need) (stop func()) {
 	a, ok := ctx.Value(contextKey{}).(*admitted)
 	if !ok || a.keeper == nil {
@@ -210,6 +224,7 @@ func WhileMay(ctx context.Context, lost func(error), needs ...Need) (stop func()
 	k.mu.Unlock()
 	h.check() // it may have changed since the request was admitted
 	return func() {
+		h.end()
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		delete(k.holds, h)

@@ -115,6 +115,12 @@ func TestKeeperReload(t *testing.T) {
 	testkit.Must(t, os.Symlink("one", kt.file))
 	kt.Look()
 	check("a link", "a", "unauthenticated", false, 3)
+	testkit.Must(t, os.Rename(kt.file, kt.file+"2"))
+	kt.Look()
+	check("gone for a moment", "a", "unauthenticated", true, 3)
+	testkit.Must(t, os.Rename(kt.file+"2", kt.file))
+	kt.Look()
+	check("back as it was", "a", "unauthenticated", false, 4)
 
 	reg := prometheus.NewRegistry()
 	kt.Register(reg)
@@ -130,7 +136,7 @@ func TestKeeperReload(t *testing.T) {
 			got[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}
 	}
-	for name, want := range map[string]float64{"raftkv_auth_reloads_total ok": 3, "raftkv_auth_reloads_total failed": 4, "raftkv_auth_trouble": 0, "raftkv_auth_failures_total forbidden": 0} {
+	for name, want := range map[string]float64{"raftkv_auth_reloads_total ok": 4, "raftkv_auth_reloads_total failed": 5, "raftkv_auth_trouble": 0, "raftkv_auth_failures_total forbidden": 0} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s is %v, want %v", name, v, want)
 		}
