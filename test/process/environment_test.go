@@ -77,21 +77,29 @@ func TestProcNoProxyBetweenPeers(t *testing.T) {
 	for _, name := range config.ProxyVariables {
 		t.Setenv(name, "http://"+proxy.Addr().String())
 	}
-	c := newProcCluster(t, 2)
-	c.list = fmt.Sprintf("http://10.77.0.1:%d,http://10.77.0.2:%d", c.nodes[1].peerPort, c.nodes[2].peerPort)
-	for _, n := range c.nodes {
-		n.args = c.args(n, c.list)
-	}
-	c.start()
-	c.put(1, "k", "v")
-	c.wantGet(2, "k", "v")
-	// A third joins, so that a stream, a message and the routes of our own have all been used.
-	n := c.newNode(3)
-	n.args = c.args(n, fmt.Sprintf("%s,3=http://10.77.0.1:%d", c.list, n.peerPort), "--join")
-	c.start(3)
-	c.waitVoters(1, 1, 2, 3)
-	if got := seen.Load(); got != 0 {
-		t.Errorf("the proxy was asked %d times", got)
+	for _, scheme := range []string{"http", "https"} {
+		c := newProcSecure(t, 2)
+		flags := func(n *procNode) []string {
+			if scheme == "http" {
+				return nil
+			}
+			return c.tlsFlags(n.id)
+		}
+		c.list = fmt.Sprintf("%s://10.77.0.1:%d,%s://10.77.0.2:%d", scheme, c.nodes[1].peerPort, scheme, c.nodes[2].peerPort)
+		for _, n := range c.nodes {
+			n.args = c.args(n, c.list, flags(n)...)
+		}
+		c.start()
+		c.put(1, "k", "v")
+		c.wantGet(2, "k", "v")
+		// A third joins, so that a stream, a message and the routes of our own have all been used.
+		n := c.newNode(3)
+		n.args = c.args(n, fmt.Sprintf("%s,3=%s://10.77.0.1:%d", c.list, scheme, n.peerPort), append(flags(n), "--join")...)
+		c.start(3)
+		c.waitVoters(1, 1, 2, 3)
+		if got := seen.Load(); got != 0 {
+			t.Errorf("%s: the proxy was asked %d times", scheme, got)
+		}
 	}
 	// The listener does see who asks: this is no test that cannot fail.
 	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}, Timeout: 5 * time.Second}

@@ -68,11 +68,8 @@ func (s *procSecure) as(names ...string) *http.Client {
 }
 
 // Guarantee: with mutual TLS a cluster elects, writes, sends snapshots, takes in a new node by --join, loses one and survives
-// kill -9, whatever proxies the environment names; and nobody who is not the member that he says gets anywhere at the peer port.
+// kill -9; and nobody who is not the member that he says gets anywhere at the peer port.
 func TestProcPeerTLS(t *testing.T) {
-	for _, v := range []string{"https_proxy", "HTTPS_PROXY", "http_proxy"} {
-		t.Setenv(v, "http://127.0.0.1:1") // where nobody is
-	}
 	s := newProcSecure(t, 3, "--snapshot-count", "20")
 	s.start()
 	want := make(map[string]string)
@@ -269,11 +266,8 @@ func TestProcPeerTLSReload(t *testing.T) {
 }
 
 // Guarantee: a running cluster goes over to TLS between its members, and back, in three rounds each, while clients that move on
-// see no failed request. A node that joins meanwhile is told of by either kind of URL.
+// see no failed request.
 func TestProcPeerTLSSwitch(t *testing.T) {
-	for _, v := range []string{"https_proxy", "http_proxy"} {
-		t.Setenv(v, "http://127.0.0.1:1")
-	}
 	s := &procSecure{newProcCluster(t, 3, "--check-interval", "500ms"), testkit.NewCA(t)}
 	plainList := s.list
 	secureList := strings.ReplaceAll(plainList, "http://", "https://")
