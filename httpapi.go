@@ -78,7 +78,7 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		web.WriteProblem(rec, r, err)
 	}
-	a.count(r.Method, route, rec.Status, time.Since(start))
+	a.metrics.Count(a.log, r.Method, route, rec.Status, time.Since(start))
 	note.End(rec.Status, w.Header(), err)
 }
 
@@ -294,23 +294,8 @@ func (a plainRequests) Answered(q *api.KeyRequest, began time.Time) {
 	if q.Answer.Err != nil {
 		status = problem.Of(q.Answer.Err).Status
 	}
-	a.count(q.Method, "kv", status, time.Since(began))
+	a.metrics.Count(a.log, q.Method, "kv", status, time.Since(began))
 	if a.audit.Wants(q.Method, status) {
 		a.audit.Request(q.Record(time.Since(began)), status, q.Answer.Err)
-	}
-}
-
-// slowRequestAfter is how long a request may take before an operator should hear
-// of it. One that waits for an election takes longer, at the default election
-// timeout.
-const slowRequestAfter = time.Second
-
-// count counts a request, and says if it was slow. Which key it was of is nobody's
-// business. How long a download takes is up to who takes it.
-func (a *httpKVAPI) count(method, route string, status int, took time.Duration) {
-	a.metrics.Observe(method, route, status, took)
-	if took > slowRequestAfter && !web.Lasts(route) {
-		a.log.Warn("slow request", zap.String("method", web.MethodLabel(method)), zap.String("route", route),
-			zap.Int("status", status), zap.Duration("took", took))
 	}
 }

@@ -98,7 +98,9 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 	memory.SetLimit(cfg.Memory, goLimit)
 	memory.WarnScarce(cfg.Memory, log)
 	go memory.TuneGC(ctx)
-	err = stopWithin(ctx, stopLimit, func(serving func()) error { return runNode(ctx, cfg, log, serving) })
+	if err = exposure.Of(cfg, log).Check(); err == nil {
+		err = stopWithin(ctx, stopLimit, func(serving func()) error { return runNode(ctx, cfg, log, serving) })
+	}
 	_ = log.Sync() // writes what was held back as a repeat; nobody is left to tell of an error
 	if errors.Is(err, problem.ErrRemoved) {
 		log.Info("this node was removed from the cluster and has stopped; its data directory is of no more use",
@@ -118,9 +120,6 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 // else happens, then the data directory, calls serving, and serves until ctx ends
 // or the node cannot go on.
 func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving func()) (err error) {
-	if err := exposure.Of(cfg, log).Check(); err != nil {
-		return err
-	}
 	probes, err := probeport.Open(cfg.ListenMetrics, log)
 	if err != nil {
 		return err

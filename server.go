@@ -254,9 +254,8 @@ func (s *server) start() error {
 	for _, g := range s.guards {
 		group.Go(func() error { return g.Run(ctx) })
 	}
-	group.Go(func() error {
-		return s.api.audit.FollowExpiries(ctx, audit.Expiries{ID: s.cfg.ID, Leaders: s.node.leaders, Revision: s.kv.revision, Look: s.kv.Look})
-	})
+	follow := audit.Expiries{ID: s.cfg.ID, Leaders: s.node.leaders, Revision: s.kv.revision, Look: s.kv.Look}
+	group.Go(func() error { return s.api.audit.FollowExpiries(ctx, follow) })
 	return nil
 }
 

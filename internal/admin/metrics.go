@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
 )
 
 // Metrics is a node's own Prometheus registry. It is served together with the
@@ -71,6 +72,21 @@ func NewMetrics(status func() NodeStatus) *Metrics {
 // Observe counts a request.
 func (m *Metrics) Observe(method, route string, status int, took time.Duration) {
 	m.requests.WithLabelValues(web.MethodLabel(method), route, strconv.Itoa(status)).Observe(took.Seconds())
+}
+
+// slowRequestAfter is how long a request may take before an operator should hear
+// of it. One that waits for an election takes longer, at the default election
+// timeout.
+const slowRequestAfter = time.Second
+
+// Count counts a request, and says in log if it was slow. Which key it was of is nobody's
+// business there. How long a download takes is up to who takes it.
+func (m *Metrics) Count(log *zap.Logger, method, route string, status int, took time.Duration) {
+	m.Observe(method, route, status, took)
+	if took > slowRequestAfter && !web.Lasts(route) {
+		log.Warn("slow request", zap.String("method", web.MethodLabel(method)), zap.String("route", route),
+			zap.Int("status", status), zap.Duration("took", took))
+	}
 }
 
 // Serve answers GET /metrics. Its error is always nil.
