@@ -58,7 +58,8 @@ others reach it.
 	transport.Links.RemoveLater,            nothing                       ends after three ticks
 	one for a removed peer
 	peertls.Open's, one a process      nothing                       ends with a signal; not waited for
-	logging.Queue, one a process       the lines of the log          its lock guards the queue
+	logging.Queue, one for each log    the lines of the log          its lock guards the queue
+	audit.Log.FollowExpiries           nothing                       ends with the node
 	logging.repeats.endWindow, after   nothing                       its lock; not waited for
 	a minute with a line that repeats
 	itself
