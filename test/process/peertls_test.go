@@ -228,10 +228,11 @@ func TestProcPeerTLSReload(t *testing.T) {
 	both := append(s.ca.PEM(), next.PEM()...)
 	everywhere := func(what string, change func(i int)) {
 		for i := 1; i <= 3; i++ {
-			before := strings.Count(s.nodes[i].output(), "new certificates are in force")
+			const reloads = `raftkv_certificate_reloads_total{door="peer",result="ok"}`
+			before := s.metric(i, reloads)
 			change(i)
 			procEventually(t, 20*time.Second, what+" in force", func() error {
-				if strings.Count(s.nodes[i].output(), "new certificates are in force") == before {
+				if s.metric(i, reloads) == before {
 					return errors.New("not yet")
 				}
 				return nil
