@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"raftkv/internal/config"
 	"raftkv/internal/contact"
 	"raftkv/internal/diskhang"
+	"raftkv/internal/doors"
 	"raftkv/internal/liveness"
 	"raftkv/internal/membership"
 	"raftkv/internal/openapi/openapitest"
@@ -89,6 +91,7 @@ func TestLoadingASnapshotIsNoHang(t *testing.T) {
 	node := &raftNode{disk: &diskhang.Watch{}, doubts: &suspect.Doubts{}}
 	node.status.Store(&contact.RaftStatus{})
 	s := &server{kv: kv, node: node, caughtUp: new(atomic.Bool)}
+	kv.doors = doors.New(kv.log, 1, 1, config.Doors{})
 	ready := func() bool {
 		for _, c := range s.readyChecks() {
 			if c.Name == "is not loading a snapshot" {
