@@ -60,12 +60,13 @@ func (g *Guard) Notes() string {
 	return "note the file of rights is not in force, and those from before are: " + g.Rights.Trouble().Error() + "\n"
 }
 
-// File stands for the file that is in force, as this node publishes it; 0 without one.
-func (g *Guard) File() uint64 {
+// File is what this node publishes of the file that is in force.
+func (g *Guard) File() doors.File {
 	if g == nil {
-		return 0
+		return doors.File{}
 	}
-	return doors.HashOf(g.Rights.Table().Hash())
+	t := g.Rights.Table()
+	return doors.File{Hash: doors.HashOf(t.Hash()), Everybody: t.Anonymous().Admin()}
 }
 
 // need says what a route takes, by what the request line says of it.

@@ -36,10 +36,13 @@ const (
 	HasFile  Rights = 1 // it has an auth file
 	Off      Rights = 2 // whoever comes may do all, because a flag says so
 	Lacking  Rights = 3 // it has no file, in a cluster with rights: it serves nobody
+	// Everybody: it has an auth file by which whoever comes may do all. That takes nothing
+	// away on nodes that have none yet, so that rights can be switched on node by node.
+	Everybody Rights = 4
 )
 
 func (r Rights) String() string {
-	return nameOf([]string{"none", "on", "off", "lacking"}, uint64(r))
+	return nameOf([]string{"none", "on", "off", "lacking", "on for everybody"}, uint64(r))
 }
 
 // nameOf names a value that a newer program may have published.
@@ -59,16 +62,23 @@ type Doors struct {
 	File    uint64 // the beginning of the hash of its auth file; 0 without one
 }
 
-// Of returns the doors that flags ask for. file is the beginning of the hash of the auth
-// file that is in force.
-func Of(flags *config.Doors, file uint64) Doors {
+// File is what counts of an auth file that is in force.
+type File struct {
+	Hash      uint64 // its beginning; see HashOf
+	Everybody bool   // whoever shows nothing may do all
+}
+
+// Of returns the doors that flags ask for, with the auth file that is in force.
+func Of(flags *config.Doors, file File) Doors {
 	d := Doors{Clients: tlsOf(flags.CertFile, flags.ClientTLS), Peers: tlsOf(flags.PeerCertFile, flags.PeerTLS)}
 	d.Dials = d.Peers != None
 	switch {
 	case flags.Auth == config.AuthOff:
 		d.Rights = Off
+	case flags.AuthFile != "" && file.Everybody:
+		d.Rights, d.File = Everybody, file.Hash
 	case flags.AuthFile != "":
-		d.Rights, d.File = HasFile, file
+		d.Rights, d.File = HasFile, file.Hash
 	}
 	return d
 }

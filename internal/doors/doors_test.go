@@ -77,10 +77,32 @@ func TestDoorsOfFlags(t *testing.T) {
 		{off, Doors{Rights: Off}},
 		{all, Doors{Clients: Optional, Peers: Required, Dials: true, Rights: HasFile, File: 7}},
 	} {
-		if got := Of(&tt.flags, 7); got != tt.want {
+		if got := Of(&tt.flags, File{Hash: 7}); got != tt.want {
 			t.Errorf("%+v are %+v, want %+v", tt.flags, got, tt.want)
 		}
 	}
+	if got, want := Of(&rights, File{Hash: 7, Everybody: true}), (Doors{Rights: Everybody, File: 7}); got != want {
+		t.Errorf("with a file that gives everybody all they are %+v, want %+v", got, want)
+	}
+}
+
+// Guarantee: rights are switched on without a moment in which a node serves nobody: first each
+// node gets a file that gives everybody all, then the file changes, in any order.
+func TestRightsAreSwitchedOn(t *testing.T) {
+	c := newCluster(t)
+	everybody := File{Hash: 1, Everybody: true}
+	for id := uint64(1); id <= 3; id++ {
+		c.start(id, rights).File = func() File { return everybody }
+		c.look(0)
+		c.serves("the file is on its way", 1, 2, 3)
+	}
+	for id := uint64(1); id <= 3; id++ {
+		c.keep[id].File = func() File { return File{Hash: 2} }
+		c.look(0)
+		c.serves("the rights are on their way", 1, 2, 3)
+	}
+	c.start(2, plain)
+	c.serves("one has lost its file", 1, 3)
 }
 
 // cluster is a state of three members, and a keeper for each.
@@ -166,7 +188,7 @@ func TestPublishes(t *testing.T) {
 	c.st.Level = state.DoorsLevel - 1
 	k := c.start(1, rights)
 	file := uint64(5)
-	k.File = func() uint64 { return file }
+	k.File = func() File { return File{Hash: file} }
 	if c.look(0); c.said != 0 || c.st.Membership.Members[1].Doors != "" {
 		t.Error("something is published below the level")
 	}
@@ -294,7 +316,7 @@ func TestDiffers(t *testing.T) {
 	}
 	// Another file is another difference, as is a member that has never said a thing none.
 	for id, file := range map[uint64]uint64{1: 5, 2: 6, 3: 5} {
-		c.start(id, rights).File = func() uint64 { return file }
+		c.start(id, rights).File = func() File { return File{Hash: file} }
 	}
 	if _, err := c.st.ApplyChange(membership.Change{Op: membership.OpAdd, ID: 4, PeerURL: "http://d:4"}); err != nil {
 		t.Fatal(err)
@@ -320,7 +342,7 @@ func TestRun(t *testing.T) {
 		c := newCluster(t)
 		k := c.start(1, rights)
 		var file, said atomic.Uint64
-		k.File = file.Load
+		k.File = func() File { return File{Hash: file.Load()} }
 		propose := k.Propose
 		k.Propose = func(ctx context.Context, cmd []byte) state.Result {
 			said.Add(1)

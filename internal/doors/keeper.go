@@ -34,9 +34,8 @@ type Keeper struct {
 	id, instance uint64
 	flags        config.Doors
 
-	// File returns the beginning of the hash of the auth file that is in force; see HashOf.
-	// nil: there is none.
-	File    func() uint64
+	// File returns what counts of the auth file that is in force. nil: there is none.
+	File    func() File
 	Members func() membership.Membership // as applied here
 	Level   func() uint64                // of the cluster, likewise
 	Propose func(ctx context.Context, cmd []byte) state.Result
@@ -109,7 +108,7 @@ func lacking(why string) error {
 
 // own is what this node has to publish now.
 func (k *Keeper) own() Doors {
-	file := uint64(0)
+	var file File
 	if k.File != nil {
 		file = k.File()
 	}
