@@ -472,8 +472,6 @@ var notSampled = map[string]bool{
 	"schema ErrorLine error":        true, // of a stream that breaks off
 	"parameter seconds":             true, // takes a second at least
 	"schema ReadTooLarge too_large": true, // of a repeat
-	"schema Lease owner":            true, // in a cluster with rights
-	"schema LeaseWithKeys owner":    true,
 	"schema Member doors_differ":    true, // takes a minute
 }
 
