@@ -48,7 +48,7 @@ var exports = map[string]int{
 	"config":              28,
 	"contact":             5,
 	"diskhang":            3,
-	"doors":               16,
+	"doors":               18,
 	"durable":             21,
 	"entry":               8,
 	"exposure":            2,
