@@ -47,7 +47,7 @@ type Config struct {
 	Seeds []string
 
 	// Host is the address on which the client API listens. Default 127.0.0.1,
-	// because there is no authentication; 0.0.0.0 opens it up.
+	// because everybody may do everything unless there is an AuthFile; 0.0.0.0 opens it up.
 	Host string
 
 	// Port is the port of the client API. Default 9121. 0 takes any free port.
