@@ -152,8 +152,11 @@ func (b *bench) setUp() (err error) {
 		return err
 	}
 	b.raftkv.flags = strings.Fields(b.flags)
-	b.raftkv.binary, err = filepath.Abs(b.binary)
-	return err
+	if b.raftkv.binary, err = filepath.Abs(b.binary); err != nil {
+		return err
+	}
+	b.secured = &secured{filepath.Join(b.temp, "tls")}
+	return nil
 }
 
 func (b *bench) cleanUp() error {
@@ -231,6 +234,11 @@ func (a *arena) start(ctx context.Context, b *bench, rows []row) error {
 				continue
 			}
 			system, nodes := b.system(on)
+			if on == raftkvTLSSystem || on == etcdTLSSystem {
+				if err := b.secured.make(b.raftkv.binary, nodes); err != nil {
+					return err
+				}
+			}
 			c, err := newCluster(ctx, system, on, b.temp, nodes)
 			a.clusters[on] = c
 			if err != nil {
@@ -248,6 +256,14 @@ func (b *bench) system(name string) (s system, nodes int) {
 		return b.raftkv, 3
 	case etcdSystem:
 		return b.etcd, 3
+	case raftkvTLSSystem:
+		s := b.raftkv
+		s.tls = b.secured
+		return s, 3
+	case etcdTLSSystem:
+		s := b.etcd
+		s.tls = b.secured
+		return s, 3
 	case natsSystem:
 		return b.nats, 3
 	case redisSystem:

@@ -28,8 +28,15 @@ type grpcClient struct {
 
 // dialGRPC returns a dialer of etcd's own client, with so many workers on one
 // connection.
-func dialGRPC(perConn int) dialer {
+func dialGRPC(perConn int) dialer { return grpcOver(nil, perConn) }
+
+// grpcOver is dialGRPC over TLS, unless s is nil.
+func grpcOver(s *secured, perConn int) dialer {
 	return func(addr string, n int, v valueMaker, limit time.Duration) ([]client, error) {
+		cfg, err := s.client()
+		if err != nil {
+			return nil, err
+		}
 		var clients []client
 		var conn *clientv3.Client
 		var users *int
@@ -37,7 +44,7 @@ func dialGRPC(perConn int) dialer {
 			if i%perConn == 0 {
 				var err error
 				users = new(int)
-				if conn, err = clientv3.New(clientv3.Config{Endpoints: []string{addr}, Logger: zap.NewNop()}); err != nil {
+				if conn, err = clientv3.New(clientv3.Config{Endpoints: []string{s.scheme() + addr}, TLS: cfg, Logger: zap.NewNop()}); err != nil {
 					closeAll(clients)
 					return nil, fmt.Errorf("etcd's client: %w", err)
 				}

@@ -105,6 +105,20 @@ func (r request) clone() request {
 
 // dialRaftkv makes clients of raftkv's API.
 func dialRaftkv(addr string, n int, v valueMaker, limit time.Duration) ([]client, error) {
+	return raftkvOver(dialTCP, addr, n, v, limit)
+}
+
+// opener connects, for at most so long.
+type opener func(addr string, limit time.Duration) (net.Conn, error)
+
+// over makes a dialer of connections that open has made.
+func over(open opener, dial func(opener, string, int, valueMaker, time.Duration) ([]client, error)) dialer {
+	return func(addr string, n int, v valueMaker, limit time.Duration) ([]client, error) {
+		return dial(open, addr, n, v, limit)
+	}
+}
+
+func raftkvOver(open opener, addr string, n int, v valueMaker, limit time.Duration) ([]client, error) {
 	key, value := appendKey(nil, 0), v.make(0)
 	plain := func(line, body string) request {
 		head := fmt.Sprintf("%s HTTP/1.1\r\nHost: %s\r\n", line, addr)
@@ -125,7 +139,7 @@ func dialRaftkv(addr string, n int, v valueMaker, limit time.Duration) ([]client
 	hasValue := func(r *fasthttp.Response) bool {
 		return r.StatusCode() == fasthttp.StatusOK && len(r.Body()) == v.size
 	}
-	return dialHTTP(addr, n, limit, protocol{
+	return dialHTTP(open, addr, n, limit, protocol{
 		requests: requests,
 		success: [operations]func(*fasthttp.Response) bool{
 			put:       func(r *fasthttp.Response) bool { return r.StatusCode() == fasthttp.StatusNoContent },
@@ -143,6 +157,10 @@ func dialRaftkv(addr string, n int, v valueMaker, limit time.Duration) ([]client
 
 // dialGateway makes clients of etcd's HTTP gateway.
 func dialGateway(addr string, n int, v valueMaker, limit time.Duration) ([]client, error) {
+	return gatewayOver(dialTCP, addr, n, v, limit)
+}
+
+func gatewayOver(open opener, addr string, n int, v valueMaker, limit time.Duration) ([]client, error) {
 	code := base64.StdEncoding.EncodeToString
 	key, value := code(appendKey(nil, 0)), v.make(0)
 	post := func(path, body string) request {
@@ -162,7 +180,7 @@ func dialGateway(addr string, n int, v valueMaker, limit time.Duration) ([]clien
 	hasValue := func(r *fasthttp.Response) bool {
 		return r.StatusCode() == fasthttp.StatusOK && len(r.Body()) > base64.StdEncoding.EncodedLen(v.size)
 	}
-	return dialHTTP(addr, n, limit, protocol{
+	return dialHTTP(open, addr, n, limit, protocol{
 		requests: requests,
 		success: [operations]func(*fasthttp.Response) bool{
 			put:       func(r *fasthttp.Response) bool { return r.StatusCode() == fasthttp.StatusOK },
@@ -193,10 +211,10 @@ func unpackRange(body []byte) ([]byte, error) {
 }
 
 // dialHTTP connects n clients, for at most so long.
-func dialHTTP(addr string, n int, limit time.Duration, p protocol) ([]client, error) {
+func dialHTTP(open opener, addr string, n int, limit time.Duration, p protocol) ([]client, error) {
 	var clients []client
 	for n := range n {
-		conn, err := dialTCP(addr, limit)
+		conn, err := open(addr, limit)
 		if err != nil {
 			closeAll(clients)
 			return nil, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -213,15 +214,24 @@ func (c *cluster) peerList(item func(n *node) string) string {
 }
 
 // control asks nodes how they are. It is not what is measured.
-var control = &http.Client{Timeout: 5 * time.Second}
+var plainControl = control(nil)
+
+// control makes a client for questions that are not measured.
+func control(cfg *tls.Config) *http.Client {
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: cfg != nil}}
+}
 
 // ask sends a request, and decodes the answer unless out is nil.
 func ask(method, url, body string, out any) error {
+	return askBy(plainControl, method, url, body, out)
+}
+
+func askBy(by *http.Client, method, url, body string, out any) error {
 	req, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
-	resp, err := control.Do(req)
+	resp, err := by.Do(req)
 	if err != nil {
 		return err
 	}

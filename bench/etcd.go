@@ -14,8 +14,9 @@ import (
 
 // etcd is the rival: this program again, with serveEtcd in each process.
 type etcd struct {
-	self  string // path of this program
-	quota int64  // of the backend; 0 is etcd's default
+	self  string   // path of this program
+	quota int64    // of the backend; 0 is etcd's default
+	tls   *secured // nil: it speaks plain HTTP
 }
 
 func (e etcd) command(c *cluster, n *node) []string {
@@ -23,16 +24,20 @@ func (e etcd) command(c *cluster, n *node) []string {
 	if n.joined {
 		state = embed.ClusterStateFlagExisting
 	}
-	return []string{e.self, etcdCommand, "-name", etcdName(n), "-dir", n.dir,
-		"-client", "http://" + n.client, "-peer", "http://" + n.peer, "-state", state,
+	args := []string{e.self, etcdCommand, "-name", etcdName(n), "-dir", n.dir,
+		"-client", e.tls.scheme() + n.client, "-peer", e.tls.scheme() + n.peer, "-state", state,
 		"-quota", strconv.FormatInt(e.quota, 10),
-		"-cluster", c.peerList(func(n *node) string { return etcdName(n) + "=http://" + n.peer })}
+		"-cluster", c.peerList(func(n *node) string { return etcdName(n) + "=" + e.tls.scheme() + n.peer })}
+	if e.tls != nil {
+		args = append(args, "-cert", e.tls.cert(n), "-key", e.tls.key(n), "-ca", e.tls.ca())
+	}
+	return args
 }
 
 func etcdName(n *node) string { return "n" + strconv.Itoa(n.id) }
 
 // ready: etcd answers so once a read that asks the leader succeeds.
-func (e etcd) ready(n *node) error { return ask("GET", "http://"+n.client+"/health", "", nil) }
+func (e etcd) ready(n *node) error { return e.tls.ask("GET", n, "/health", "", nil) }
 
 func (e etcd) state(n *node) (nodeState, error) {
 	var st struct {
@@ -43,7 +48,7 @@ func (e etcd) state(n *node) (nodeState, error) {
 		Term    uint64 `json:"raftTerm,string"`
 		Applied uint64 `json:"raftAppliedIndex,string"`
 	}
-	err := ask("POST", "http://"+n.client+"/v3/maintenance/status", "{}", &st)
+	err := e.tls.ask("POST", n, "/v3/maintenance/status", "{}", &st)
 	return nodeState{leads: err == nil && st.Header.Member == st.Leader, term: st.Term, applied: st.Applied}, err
 }
 
@@ -58,6 +63,9 @@ func serveEtcd(ctx context.Context, args []string) error {
 	fs.Int64Var(&cfg.QuotaBackendBytes, "quota", 0, "bytes, 0 for etcd's default")
 	client := fs.String("client", "", "URL for clients")
 	peer := fs.String("peer", "", "URL for the other nodes")
+	fs.StringVar(&cfg.ClientTLSInfo.CertFile, "cert", "", "certificate, at both ports")
+	fs.StringVar(&cfg.ClientTLSInfo.KeyFile, "key", "", "its key")
+	fs.StringVar(&cfg.PeerTLSInfo.TrustedCAFile, "ca", "", "CA of the peers")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -68,6 +76,8 @@ func serveEtcd(ctx context.Context, args []string) error {
 	}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{*clientURL}, []url.URL{*clientURL}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*peerURL}, []url.URL{*peerURL}
+	cfg.PeerTLSInfo.CertFile, cfg.PeerTLSInfo.KeyFile = cfg.ClientTLSInfo.CertFile, cfg.ClientTLSInfo.KeyFile
+	cfg.PeerTLSInfo.ClientCertAuth = cfg.PeerTLSInfo.TrustedCAFile != ""
 	cfg.LogLevel, cfg.LogOutputs = "error", []string{"stderr"}
 
 	server, err := embed.StartEtcd(cfg)

@@ -13,6 +13,7 @@ import (
 type raftkv struct {
 	binary string
 	flags  []string // beside those that every node needs
+	tls    *secured // nil: it speaks plain HTTP
 }
 
 // buildRaftkv builds the server from its source.
@@ -32,14 +33,18 @@ func buildRaftkv(source, dir string) (string, error) {
 func (r raftkv) command(c *cluster, n *node) []string {
 	_, port, _ := net.SplitHostPort(n.client)
 	args := []string{r.binary, "--id", strconv.Itoa(n.id), "--port", port, "--data-dir", n.dir,
-		"--cluster", c.peerList(func(n *node) string { return fmt.Sprintf("%d=http://%s", n.id, n.peer) })}
+		"--cluster", c.peerList(func(n *node) string { return fmt.Sprintf("%d=%s%s", n.id, r.tls.scheme(), n.peer) })}
 	if n.joined {
 		args = append(args, "--join")
+	}
+	if r.tls != nil {
+		args = append(args, "--cert-file", r.tls.cert(n), "--key-file", r.tls.key(n),
+			"--peer-cert-file", r.tls.cert(n), "--peer-key-file", r.tls.key(n), "--peer-trusted-ca-file", r.tls.ca())
 	}
 	return append(args, r.flags...)
 }
 
-func (r raftkv) ready(n *node) error { return ask("GET", "http://"+n.client+"/readyz", "", nil) }
+func (r raftkv) ready(n *node) error { return r.tls.ask("GET", n, "/readyz", "", nil) }
 
 func (r raftkv) state(n *node) (nodeState, error) {
 	var st struct {
@@ -47,6 +52,6 @@ func (r raftkv) state(n *node) (nodeState, error) {
 		Term    uint64 `json:"term"`
 		Applied uint64 `json:"applied_index"`
 	}
-	err := ask("GET", "http://"+n.client+"/v1/status", "", &st)
+	err := r.tls.ask("GET", n, "/v1/status", "", &st)
 	return nodeState{leads: st.Role == "leader", term: st.Term, applied: st.Applied}, err
 }

@@ -56,6 +56,10 @@ const (
 	raftkvAt256 = "raftkv, leader, at 256"
 	// raftkvOnce has an Idempotency-Key with each PUT.
 	raftkvOnce = "raftkv, leader, once"
+	// Those over TLS, at the client port and between the nodes.
+	raftkvTLS  = "raftkv, leader, TLS"
+	gatewayTLS = "etcd gateway, leader, TLS"
+	grpcTLS    = "etcd gRPC, leader, TLS"
 )
 
 var (
@@ -65,6 +69,7 @@ var (
 	crowdLanes = []string{raftkvLeader, raftkvAt256, grpcLeader, bareHandlerLane}
 	// The bare handler has keys and nothing else.
 	storeLanes = []string{raftkvLeader, raftkvFollower, gatewayLeader, grpcLeader}
+	tlsLanes   = []string{raftkvTLS, raftkvLeader, gatewayTLS, grpcTLS, grpcLeader}
 )
 
 // The systems: what a cluster is of.
@@ -74,6 +79,9 @@ const (
 	natsSystem   = "nats"
 	redisSystem  = "redis"
 	bareSystem   = "bare"
+
+	raftkvTLSSystem = "raftkv-tls"
+	etcdTLSSystem   = "etcd-tls"
 )
 
 // lane says which system is put under load, and how.
@@ -97,6 +105,12 @@ func (s settings) lane(name string) lane {
 		return lane{system: etcdSystem, dial: dialGateway, follower: name == gatewayFollower}
 	case grpcLeader, grpcFollower:
 		return lane{system: etcdSystem, dial: dialGRPC(s.workersPer), follower: name == grpcFollower}
+	case raftkvTLS:
+		return lane{system: raftkvTLSSystem, dial: over(s.secured.dial, raftkvOver)}
+	case gatewayTLS:
+		return lane{system: etcdTLSSystem, dial: over(s.secured.dial, gatewayOver)}
+	case grpcTLS:
+		return lane{system: etcdTLSSystem, dial: grpcOver(s.secured, s.workersPer)}
 	case natsLane:
 		return lane{system: natsSystem, dial: dialNATS(s.workersPer)}
 	case redisLane:
@@ -182,6 +196,8 @@ func rateRows() []row {
 			notes: []string{"raftkv's is committed by a majority; etcd's is in the memory of its leader alone"}},
 		put(row{name: onceName, conns: 64, lanes: []string{raftkvOnce, raftkvLeader, gatewayLeader, grpcLeader},
 			notes: []string{"in the first lane; the others send a plain PUT"}}),
+		put(row{name: "PUT over TLS, 64 connections", conns: 64, lanes: tlsLanes}),
+		{name: "GET over TLS, linearizable, 64 connections", read: get, conns: 64, lanes: tlsLanes},
 		put(row{name: "PUT of 64 KiB, 64 connections", conns: 64, size: 64 << 10, keys: largeKeys, lanes: leaderLanes}),
 	}
 }

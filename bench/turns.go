@@ -27,6 +27,7 @@ type settings struct {
 	warm       time.Duration // at the beginning of a turn, not counted
 	length     time.Duration // of a turn, counted
 	workersPer int           // workers on one gRPC connection
+	secured    *secured      // for the lanes over TLS
 }
 
 // measured is a row with its figures.
