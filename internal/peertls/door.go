@@ -211,6 +211,8 @@ func (d *Door) memberOf(name string) (id uint64, ok bool) {
 // dial opens a secured connection. If a member is known to be at the address, its name
 // is demanded, else that of any member.
 func (d *Door) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeLimit) // who asks may have more time than this deserves
+	defer cancel()
 	conn, err := peerclient.NewDialer().DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
