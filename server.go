@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"raftkv/internal/access"
+	"raftkv/internal/address"
 	"raftkv/internal/admin"
 	"raftkv/internal/api"
 	"raftkv/internal/audit"
@@ -118,6 +119,7 @@ func openServer(ctx context.Context, cfg config.Config, log *zap.Logger, found r
 	s.node.links.ActiveSince = t.ActiveSince
 	s.node.links.Secure(door)
 	s.identify, s.guards = door.Identify, append(s.guards, door)
+	door.CheckOwn(address.Peer{ID: cfg.ID, URL: cfg.PeerURL}, s.kv.members(), log)
 	s.register(door)
 	s.connect(t, found)
 	s.rafthttp = t

@@ -15,6 +15,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/certs"
 	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/refusal"
 	"raftkv/internal/tlsport"
@@ -142,6 +143,19 @@ func (d *Door) CheckURL(url string) error {
 		return fmt.Errorf("%s is without TLS, and this node has no --peer-tls=optional", url)
 	}
 	return nil
+}
+
+// CheckOwn says so where the other members cannot reach this node at its own peer URL: that
+// of the members, or, before it is one, that of --cluster. It is no reason not to start: what
+// a start knows of the members may be old.
+func (d *Door) CheckOwn(own address.Peer, m membership.Membership, log *zap.Logger) {
+	if me, ok := m.Members[own.ID]; ok {
+		own.URL = me.PeerURL
+	}
+	if err := d.CheckURL(own.URL); err != nil {
+		log.Warn("the other members do not reach this node at its own peer URL: PATCH /v1/members/ID changes it, "+
+			"and --peer-tls=optional takes both schemes meanwhile", zap.Error(err))
+	}
 }
 
 // Listen secures what a listener accepts.

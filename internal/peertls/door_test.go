@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"raftkv/internal/address"
 	"raftkv/internal/config"
+	"raftkv/internal/membership"
 	"raftkv/internal/peerclient"
 	"raftkv/internal/testkit"
 	"raftkv/internal/web"
@@ -291,6 +293,15 @@ func TestDialSchemes(t *testing.T) {
 			}
 			if err := d.CheckURL(url); (err == nil) != in {
 				t.Errorf("%s: %s: %v, want that rafthttp dials it: %v", tt.name, url, err, in)
+			}
+			// What the members know of this node counts, and not what its command line says.
+			core, lines := observer.New(zap.WarnLevel)
+			m := membership.New([]address.Peer{{ID: 1, URL: url}})
+			if d.CheckOwn(address.Peer{ID: 1, URL: "http://a:1"}, m, zap.New(core)); (lines.Len() == 0) != in {
+				t.Errorf("%s: of %s as its own URL %d lines are written", tt.name, url, lines.Len())
+			}
+			if d.CheckOwn(address.Peer{ID: 2, URL: url}, m, zap.New(core)); (lines.Len()%2 == 0) != true {
+				t.Errorf("%s: of %s, before it is a member, another number of lines is written", tt.name, url)
 			}
 		}
 		var answer any
