@@ -29,6 +29,7 @@ import (
 	"raftkv/internal/wait"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,6 +47,7 @@ type apiTest struct {
 	node     *raftNode
 	leaders  *wait.Leadership
 	listener *stoppableListener // with -front
+	counts   sync.Mutex         // held to add to what follows
 	proposed int
 	asked    int   // confirmations
 	fails    error // what proposals and confirmations end in, if not nil
@@ -71,6 +73,13 @@ func confirmBy(f *api.Freshness) {
 	}
 }
 
+// count counts what requests ask for, which may be several at once.
+func (at *apiTest) count(n *int) {
+	at.counts.Lock()
+	defer at.counts.Unlock()
+	*n++
+}
+
 func newAPITest(t *testing.T) *apiTest {
 	cfg := config.DefaultConfig()
 	cfg.AllowedHosts, cfg.AllowedOrigins = []string{"kv.example"}, []string{"https://app.example"}
@@ -85,12 +94,12 @@ func newAPITest(t *testing.T) *apiTest {
 	at.leaders.Set(2, 1)
 	s.caughtUp.Store(true)
 	s.api.keys.Fresh.Confirm = func(context.Context) error {
-		at.asked++
+		at.count(&at.asked)
 		return at.fails
 	}
 	confirmBy(s.api.keys.Fresh)
 	s.api.keys.Writes = proposeFunc(func(_ context.Context, cmd []byte) state.Result {
-		at.proposed++
+		at.count(&at.proposed)
 		if at.fails != nil {
 			return state.Result{Err: at.fails}
 		}
