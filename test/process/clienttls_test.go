@@ -303,6 +303,7 @@ func TestProcClientTLSUntrusts(t *testing.T) {
 			cfg := ca.client(p)
 			client := c.clientBy(cfg, http2)
 			client.Timeout = 0
+			client.Transport = client.Transport.(procDescribed).plain // what is checked cannot be closed while it is read
 			resp, err := client.Get(c.url(1) + "/v1/watch?prefix=")
 			testkit.Must(t, err)
 			defer func() { _ = resp.Body.Close() }()

@@ -48,10 +48,15 @@ func TestProcRightsFailClosed(t *testing.T) {
 			t.Errorf("node %d: /readyz: %v", i, r)
 		}
 	}
-	with(2, "--auth=off")
-	c.restartAs(2, "")
 	with(1, "--auth-file", file)
 	c.restartAs(1, "")
+	for i := 1; i <= 3; i++ {
+		c.wantGet(i, "k", "v") // as long as everybody may do everything
+	}
+	with(2, "--auth=off")
+	c.restartAs(2, "")
+	const less = "anonymous:\n- {right: [read, write], prefixes: ['']}\n- {right: status}\n"
+	testkit.Must(t, os.WriteFile(file, []byte(less), 0o600))
 	closed(3)
 	c.wantGet(2, "k", "v")
 	with(2, "--auth-file", file)
