@@ -452,8 +452,12 @@ func (c *conn) handOver(why plain.Reason) {
 		if c.end != nil {
 			c.client.EndBy(c.end)
 		}
-		c.sealed.Hold(false)
+		c.clock.enter(taking, srv.until(srv.limits.Answer)) // whoever asks for new keys must take the answer, too
 		err = errors.Join(err, c.sealed.Flush())
+		if !c.clock.enter(busy, 0) {
+			err = errors.Join(err, net.ErrClosed)
+		}
+		c.sealed.Hold(false)
 	}
 	if c.sealed != nil && c.sealed.IsHTTP2() {
 		c.sealed.Closed(closed)

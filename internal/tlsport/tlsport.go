@@ -88,11 +88,18 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.wire.SyscallCon
 // IsHTTP2 reports whether HTTP/2 was agreed on: then net/http needs the *tls.Conn itself.
 func (c *Conn) IsHTTP2() bool { return c.state.NegotiatedProtocol == "h2" }
 
-// Closed has f called once the connection is closed. It is called before another
-// goroutine knows the connection.
+// Closed has f called once the connection is closed, which it may be already.
 func (c *Conn) Closed(f func()) {
-	before := c.wire.closed
-	c.wire.closed = func() { before(); f() }
+	w := c.wire
+	w.mu.Lock()
+	gone, before := w.gone, w.closed
+	if !gone {
+		w.closed = func() { before(); f() }
+	}
+	w.mu.Unlock()
+	if gone {
+		f()
+	}
 }
 
 // Handshake secures a connection from which begun was read already. It has no time limit:

@@ -17,13 +17,22 @@ type wire struct {
 	net.Conn
 	begun  []byte // was read before, and comes first
 	client *web.Client
-	once   sync.Once
-	closed func() // called once
 
-	mu    sync.Mutex
-	holds bool
-	held  []byte
+	mu      sync.Mutex
+	holds   bool
+	held    []byte
+	flushes bool   // somebody writes what was held, and may wait for the client
+	gone    bool   // it was closed
+	closed  func() // called once
 }
+
+// maxHeld is how much may be held. An answer is held in pieces of half of that. But what
+// crypto/tls has to say by itself is held as well: a client can ask for new keys sixteen
+// times with each byte that it sends.
+const maxHeld = 128 << 10
+
+// errHeld is the end of a client that has more be said than it is asked for.
+var errHeld = errors.New("a client has asked for too much while nothing was written to it")
 
 // keptHeld is how large the buffer of what is held may be between two answers.
 const keptHeld = 4 << 10
@@ -46,6 +55,10 @@ func (w *wire) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	if w.holds {
 		defer w.mu.Unlock()
+		if len(w.held)+len(p) > maxHeld {
+			_ = w.Conn.Close() // crypto/tls would go on reading
+			return 0, errHeld
+		}
 		w.held = append(w.held, p...)
 		return len(p), nil
 	}
@@ -65,16 +78,21 @@ func (w *wire) SetWriteDeadline(t time.Time) error {
 }
 
 // Close implements net.Conn. What is held goes out as far as there is room: it is, mostly,
-// the word that nothing more comes.
+// the word that nothing more comes. It does not go out beside Flush, which may wait for the
+// client: one can try to write only where nobody else writes.
 func (w *wire) Close() error {
 	w.mu.Lock()
-	if raw, err := w.SyscallConn(); err == nil && len(w.held) > 0 {
+	if raw, err := w.SyscallConn(); err == nil && len(w.held) > 0 && !w.flushes {
 		_, _ = nowait.NewWriter().Try(raw, w.held) // the connection ends in any case
-		w.held = nil
 	}
+	w.held = nil
+	first := !w.gone
+	w.gone = true
 	w.mu.Unlock()
 	err := w.Conn.Close()
-	w.once.Do(w.closed)
+	if first {
+		w.closed()
+	}
 	return err
 }
 
@@ -114,10 +132,14 @@ func (c *Conn) Flush() error {
 	w.mu.Lock()
 	held := w.held
 	w.held = nil
+	w.flushes = len(held) > 0
 	w.mu.Unlock()
 	if len(held) == 0 {
 		return nil
 	}
 	_, err := w.Conn.Write(held)
+	w.mu.Lock()
+	w.flushes = false
+	w.mu.Unlock()
 	return err
 }
