@@ -367,7 +367,7 @@ func TestRun(t *testing.T) {
 }
 
 // Guarantee: a member gets a URL with https only once all members can reach it, and one with
-// http only if it answers there.
+// http only if it answers there, and all members dial it.
 func TestCheckURL(t *testing.T) {
 	can := Doors{Peers: Optional, Dials: true}
 	for name, tt := range map[string]struct {
@@ -377,17 +377,19 @@ func TestCheckURL(t *testing.T) {
 		want  error
 		says  string
 	}{
-		"all can":                   {7, []Doors{can, can, can}, membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "https://a:1"}, nil, ""},
-		"the level":                 {6, []Doors{can, can, can}, membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "https://a:1"}, problem.ErrUpgrading, "level 7"},
-		"one cannot":                {7, []Doors{can, can, {}}, membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "https://a:1"}, problem.ErrUpgrading, "member 3 has no certificate"},
-		"the member cannot":         {7, []Doors{{}, can, can}, membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "https://a:1"}, problem.ErrUpgrading, "member 1"},
-		"a new one":                 {7, []Doors{can, can, can}, membership.Change{Op: membership.OpAdd, ID: 9, PeerURL: "https://d:1"}, nil, ""},
-		"a new one, and one cannot": {7, []Doors{can, {}, can}, membership.Change{Op: membership.OpAddVoter, ID: 9, PeerURL: "https://d:1"}, problem.ErrUpgrading, "member 2"},
-		"http":                      {0, make([]Doors, 3), membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "http://a:1"}, nil, ""},
-		"a role":                    {0, make([]Doors, 3), membership.Change{Op: membership.OpMakeVoter, ID: 1}, nil, ""},
-		"a removal":                 {0, make([]Doors, 3), membership.Change{Op: membership.OpRemove, ID: 1, PeerURL: "https://a:1"}, nil, ""},
-		"back":                      {7, []Doors{can, can, can}, membership.Change{Op: membership.OpMove, ID: 2, PeerURL: "http://b:1"}, nil, ""},
-		"back too early":            {7, []Doors{can, {Peers: Required, Dials: true}, can}, membership.Change{Op: membership.OpMove, ID: 2, PeerURL: "http://b:1"}, problem.ErrBadPeerURL, "member 2 takes nothing but TLS"},
+		"all can":                       {7, []Doors{can, can, can}, membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "https://a:1"}, nil, ""},
+		"the level":                     {6, []Doors{can, can, can}, membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "https://a:1"}, problem.ErrUpgrading, "level 7"},
+		"one cannot":                    {7, []Doors{can, can, {}}, membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "https://a:1"}, problem.ErrUpgrading, "member 3 has no certificate"},
+		"the member cannot":             {7, []Doors{{}, can, can}, membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "https://a:1"}, problem.ErrUpgrading, "member 1"},
+		"a new one":                     {7, []Doors{can, can, can}, membership.Change{Op: membership.OpAdd, ID: 9, PeerURL: "https://d:1"}, nil, ""},
+		"a new one, and one cannot":     {7, []Doors{can, {}, can}, membership.Change{Op: membership.OpAddVoter, ID: 9, PeerURL: "https://d:1"}, problem.ErrUpgrading, "member 2"},
+		"http":                          {0, make([]Doors, 3), membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "http://a:1"}, nil, ""},
+		"a role":                        {0, make([]Doors, 3), membership.Change{Op: membership.OpMakeVoter, ID: 1}, nil, ""},
+		"a removal":                     {0, make([]Doors, 3), membership.Change{Op: membership.OpRemove, ID: 1, PeerURL: "https://a:1"}, nil, ""},
+		"back":                          {7, []Doors{can, can, can}, membership.Change{Op: membership.OpMove, ID: 2, PeerURL: "http://b:1"}, nil, ""},
+		"back too early":                {7, []Doors{can, {Peers: Required, Dials: true}, can}, membership.Change{Op: membership.OpMove, ID: 2, PeerURL: "http://b:1"}, problem.ErrBadPeerURL, "member 2 takes nothing but TLS"},
+		"back, and one dials TLS alone": {7, []Doors{can, {Peers: Required, Dials: true}, can}, membership.Change{Op: membership.OpMove, ID: 1, PeerURL: "http://a:2"}, problem.ErrBadPeerURL, "member 2 dials nobody without TLS"},
+		"a new one that nobody dials":   {7, []Doors{can, {Peers: Required, Dials: true}, can}, membership.Change{Op: membership.OpAdd, ID: 9, PeerURL: "http://d:1"}, problem.ErrBadPeerURL, "member 2 dials nobody without TLS"},
 	} {
 		m := membership.New([]address.Peer{{ID: 1, URL: "http://a:1"}, {ID: 2, URL: "https://b:1"}, {ID: 3, URL: "http://c:1"}})
 		for i, d := range tt.doors {
