@@ -175,7 +175,7 @@ func (c *conn) serve() {
 			c.buf = nil // what req waits for may know of c for as long as it would have waited
 		}
 	}()
-	c.clock.enter(first, c.srv.until(c.srv.limits.Head))
+	c.clock.enter(c.srv.begins(), c.srv.until(c.srv.limits.Head))
 	switch why, ok := c.secure(); {
 	case !ok:
 		return
@@ -198,6 +198,16 @@ func (c *conn) serve() {
 			return
 		}
 	}
+}
+
+// begins is what a new connection is doing. Where all speak TLS, to open one is to begin a
+// handshake: who does not has shown no certificate either, and takes a place from those
+// who have.
+func (s *Server) begins() phase {
+	if s.port != nil && !s.port.Optional {
+		return again
+	}
+	return first
 }
 
 // caught counts and logs a panic. The connection ends by it, since its state is not

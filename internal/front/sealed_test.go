@@ -2,9 +2,11 @@ package front
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"raftkv/internal/testkit"
 	"strings"
 	"testing"
@@ -59,5 +61,36 @@ func TestFrontClosesSealedThatDoNotRead(t *testing.T) {
 	defer c.Close()
 	if status, _ := ask(t, c, get("k")); status != http.StatusOK {
 		t.Errorf("another client: %d", status)
+	}
+}
+
+// Guarantee: where all speak TLS, who does not begin a handshake is gone after the time for a
+// head. Who has made one, and who may speak plain HTTP, may wait with the request.
+func TestFrontEndsSilentAtTLS(t *testing.T) {
+	for _, tt := range []struct{ optional, shakes, stays bool }{{false, false, false}, {false, true, true}, {true, false, true}} {
+		ft, _, addr, client := secured(t, tt.optional)
+		nc, err := net.Dial("tcp", addr)
+		testkit.Must(t, err)
+		if tt.shakes {
+			nc = tls.Client(nc, client)
+			testkit.Must(t, nc.(*tls.Conn).Handshake())
+		}
+		var c *conn
+		testkit.Eventually(t, "the connection waits for what comes", func() bool {
+			ft.mu.Lock()
+			defer ft.mu.Unlock()
+			for c = range ft.conns {
+				p := phase(c.clock.at.Load() % phases)
+				return p == first || p == again && !tt.shakes
+			}
+			return false
+		})
+		c.sweep(ft.until(testLimits.Head))
+		testkit.Must(t, nc.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
+		_, err = nc.Read(make([]byte, 1))
+		if stays := errors.Is(err, os.ErrDeadlineExceeded); stays != tt.stays {
+			t.Errorf("%+v: %v", tt, err)
+		}
+		_ = nc.Close()
 	}
 }
