@@ -17,19 +17,20 @@ import (
 // They carry what a node must know before it takes part, and what only the leader
 // knows.
 func (s *server) peerRoutes() map[string]http.HandlerFunc {
+	members := s.node.admission.ForMembers
 	return map[string]http.HandlerFunc{
-		"GET " + transport.LinkPath + "{id}": s.node.links.Serve,
+		"GET " + transport.LinkPath + "{id}": members(s.node.links.Serve),
 		"GET " + reconfig.ClusterPath: func(w http.ResponseWriter, r *http.Request) {
 			web.WriteJSON(w, http.StatusOK, s.clusterInfo(r.Context()))
 		},
-		"GET " + peerclient.ViewPath: func(w http.ResponseWriter, r *http.Request) {
+		"GET " + peerclient.ViewPath: members(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.RawQuery != "" {
 				s.node.doubts.ServeStand(w, r)
 				return
 			}
 			web.WriteJSON(w, http.StatusOK, s.members.LeaderView(r.Context()))
-		},
-		"POST " + room.Path:           s.room.ServeNote(s.node.cluster),
+		}),
+		"POST " + room.Path:           members(s.room.ServeNote(s.node.cluster)),
 		"POST " + reconfig.MemberPath: s.members.Handler(s.members.Serve),
 		"POST " + reconfig.JoinPath:   s.members.Handler(s.members.ServeJoin),
 	}
@@ -50,6 +51,9 @@ func (s *server) clusterInfo(ctx context.Context) reconfig.ClusterInfo {
 		Removed: membership.SortedKeys(m.Removed), Changes: m.Changes,
 	}
 	info.Term, _ = s.node.admission.OwnTerm()
+	if s.node.admission.Remains(ctx) != nil {
+		return info // that it was removed, and no more
+	}
 	for _, mem := range m.Sorted() {
 		if mem.Instance == 0 {
 			mem.Instance = s.storage.Published[mem.ID]

@@ -1,11 +1,13 @@
 package peerport
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net/http"
 	"raftkv/internal/address"
 	"raftkv/internal/contact"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/refusal"
 	"raftkv/internal/state"
 
@@ -125,6 +127,23 @@ func (a *Admission) Admit(m *raftpb.Message) error {
 		return refusal.Refusal{Status: http.StatusServiceUnavailable, Kind: refusal.NotHostile, Reason: "this node is still asking whether its ID is its own"}
 	}
 	return nil
+}
+
+// Remains returns nil, or an error if a request comes from who was removed. Only a certificate
+// proves that: without TLS, and with names that are no member's, nobody was.
+func (a *Admission) Remains(ctx context.Context) error {
+	return peerclient.SenderIsOne(ctx, func(id uint64) bool { return !a.IsRemoved(id) })
+}
+
+// ForMembers serves with h, but for who was removed.
+func (a *Admission) ForMembers(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := a.Remains(r.Context()); err != nil {
+			http.Error(w, "this member was removed: "+err.Error(), http.StatusForbidden)
+			return
+		}
+		h(w, r)
+	}
 }
 
 // unknownSender refuses a sender for now: it may be a member that this node has

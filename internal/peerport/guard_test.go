@@ -3,6 +3,7 @@ package peerport
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"raftkv/internal/config"
 	"raftkv/internal/contact"
 	"raftkv/internal/entry"
+	"raftkv/internal/peerclient"
 	"raftkv/internal/refusal"
 	"raftkv/internal/room"
 	"raftkv/internal/state"
@@ -18,6 +20,7 @@ import (
 	"raftkv/internal/storage/snapshots"
 	"raftkv/internal/testkit"
 	"raftkv/internal/transport"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -492,6 +495,32 @@ func TestAdmitReadContext(t *testing.T) {
 		m := &raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), To: new(uint64(1)), From: new(uint64(2)), Entries: []*raftpb.Entry{{Data: make([]byte, size)}}}
 		if err := checkMessage(m); (err == nil) != ok {
 			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}
+
+// Guarantee: who was removed has no use of its certificate, and who is a member, has several
+// names of which one is, or shows none, is served.
+func TestForMembers(t *testing.T) {
+	a := &Admission{ID: 1, IsRemoved: func(id uint64) bool { return id == 4 }}
+	h := a.ForMembers(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	for _, tt := range []struct {
+		ids    []uint64 // of the certificate; nil: nothing is proven
+		status int
+	}{{nil, http.StatusNoContent}, {[]uint64{2}, http.StatusNoContent}, {[]uint64{4}, http.StatusForbidden}, {[]uint64{4, 5}, http.StatusNoContent}} {
+		ctx := t.Context()
+		if tt.ids != nil {
+			ctx = peerclient.WithSender(ctx, func(is func(uint64) bool) error {
+				if slices.ContainsFunc(tt.ids, is) {
+					return nil
+				}
+				return errors.New("not that one")
+			})
+		}
+		w := httptest.NewRecorder()
+		h(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/raftkv/view", nil))
+		if w.Code != tt.status {
+			t.Errorf("certificate of %v: %d, want %d", tt.ids, w.Code, tt.status)
 		}
 	}
 }
