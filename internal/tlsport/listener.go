@@ -123,6 +123,7 @@ func (l *Listener) handshake(nc net.Conn) (ready net.Conn, err error) {
 		return nil, err
 	}
 	if err := nc.SetDeadline(time.Time{}); err != nil {
+		_ = c.wire.Close() // so that the port forgets it
 		return nil, err
 	}
 	if c.IsHTTP2() {

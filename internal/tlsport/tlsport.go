@@ -10,9 +10,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"maps"
 	"net"
 	"raftkv/internal/meter"
 	"raftkv/internal/web"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -166,18 +168,20 @@ func (p *Port) watch(c *Conn) {
 // expired, or its CA is no longer trusted. Answers that are under way are finished.
 func (p *Port) Recheck(valid func(*tls.ConnectionState) error) {
 	p.mu.Lock()
-	var gone []*Conn
-	for c := range p.verified {
-		if valid(&c.state) != nil {
-			gone = append(gone, c)
-		}
-	}
+	all := slices.Collect(maps.Keys(p.verified))
 	p.mu.Unlock()
-	for _, c := range gone {
-		c.client.Expire() // closes it, perhaps, so not under the lock
+	ended := 0
+	for _, c := range all { // not under the lock: for many it takes seconds, and handshakes need it
+		if valid(&c.state) == nil {
+			continue
+		}
+		if !c.client.IsExpired() { // else it was told of, and finishes an answer
+			ended++
+		}
+		c.client.Expire()
 	}
-	if len(gone) > 0 {
-		p.Log.Info("ended connections whose certificates are not valid any more", zap.String("door", p.Door), zap.Int("connections", len(gone)))
+	if ended > 0 {
+		p.Log.Info("ended connections whose certificates are not valid any more", zap.String("door", p.Door), zap.Int("connections", ended))
 	}
 }
 
