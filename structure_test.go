@@ -41,7 +41,7 @@ var exports = map[string]int{
 	"api":                 35,
 	"audit":               6,
 	"boot":                10,
-	"certs":               7,
+	"certs":               8,
 	"changelog":           9,
 	"checker":             7,
 	"clock":               5,

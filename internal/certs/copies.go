@@ -39,6 +39,23 @@ func (k *Keeper) prepareCopies() error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return fmt.Errorf("directory for copies of certificates: %w", err)
 	}
+	return removeCopies(dir)
+}
+
+// RemoveCopies removes a directory of copies, if there is one: a node that has no
+// certificates any more keeps no key of theirs. What is no copy stays, in the directory.
+func RemoveCopies(dir string) error {
+	if err := removeCopies(dir); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	_ = os.Remove(dir) // it has something else in it
+	return nil
+}
+
+func removeCopies(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("directory for copies of certificates: %w", err)

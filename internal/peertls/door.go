@@ -116,11 +116,11 @@ func (d *Door) KnowMembers(members func() map[uint64]string) {
 	}
 }
 
-// Copy keeps copies of the certificates in the data directory, for Files. It is called
-// by whoever has its lock.
+// Copy keeps copies of the certificates in the data directory, for Files, or removes those of
+// before if there are no certificates any more. It is called by whoever has its lock.
 func (d *Door) Copy(dataDir string) error {
 	if d == nil {
-		return nil
+		return certs.RemoveCopies(filepath.Join(dataDir, CopiesName))
 	}
 	return d.tls.Certs.KeepCopies(filepath.Join(dataDir, CopiesName))
 }
