@@ -54,7 +54,11 @@ func ForClients(d config.Doors, log *zap.Logger) (*Door, error) {
 // not come in any more are ended.
 func NewDoor(p *Port, keeper *certs.Keeper) *Door {
 	d := &Door{p, keeper}
-	keeper.OnChange(func() { p.Recheck(keeper.StillValid) })
+	p.valid = keeper.StillValid
+	keeper.OnChange(func() {
+		p.changes.Add(1) // first: each connection is looked at here, or where its handshake ends
+		p.Recheck(keeper.StillValid)
+	})
 	return d
 }
 

@@ -57,6 +57,9 @@ type Port struct {
 	under    *list.List         // of *wire: handshakes under way, the oldest first
 	verified map[*Conn]struct{} // those open whose client has shown a certificate
 
+	valid   func(*tls.ConnectionState) error // as Recheck's, of what is in force now; nil: nothing changes
+	changes atomic.Uint64                    // of what is in force
+
 	made, failed, evicted, plain atomic.Uint64
 	said                         atomic.Int64  // when the last line about failures was written
 	unsaid                       atomic.Uint64 // failures since
@@ -108,7 +111,7 @@ func (c *Conn) Closed(f func()) {
 // the caller closes nc if it takes too long. After an error, nc is closed.
 func (p *Port) Handshake(nc net.Conn, begun []byte) (*Conn, error) {
 	w := &wire{Conn: nc, begun: begun, closed: func() {}}
-	place := p.enter(w)
+	place, changes := p.enter(w), p.changes.Load()
 	secured := tls.Server(w, p.TLS)
 	err := secured.Handshake()
 	if !p.leave(place) {
@@ -119,15 +122,27 @@ func (p *Port) Handshake(nc net.Conn, begun []byte) (*Conn, error) {
 		p.fail(nc, err)
 		return nil, err
 	}
-	p.made.Add(1)
 	c := &Conn{Conn: secured, wire: w, state: secured.ConnectionState()}
+	shown := len(c.state.VerifiedChains) > 0
 	var names []string
-	if len(c.state.VerifiedChains) > 0 {
+	if shown {
 		names = p.Names(c.state.PeerCertificates[0])
-		p.watch(c)
 	}
 	c.client = web.NewClient(nc.RemoteAddr().String(), true, names, func() { _ = nc.Close() })
 	w.client = c.client
+	if shown {
+		p.watch(c)
+		// Recheck has not seen it if what is in force has changed since the handshake began.
+		if p.changes.Load() != changes {
+			err = p.valid(&c.state)
+		}
+	}
+	if err != nil {
+		_ = w.Close() // the error is told already
+		p.fail(nc, err)
+		return nil, err
+	}
+	p.made.Add(1)
 	return c, nil
 }
 
