@@ -7,6 +7,8 @@ import (
 	"raftkv/internal/web"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // Listener secures the connections of another listener. Those that it returns are ready:
@@ -85,6 +87,14 @@ func (l *Listener) Close() error {
 
 // secure finds out what a connection speaks, and makes the handshake.
 func (l *Listener) secure(nc net.Conn) {
+	defer func() {
+		// Certificates come from anybody, and what looks at them had faults before. net/http
+		// would end the connection alone, too.
+		if fault := recover(); fault != nil {
+			l.port.Log.Error("a handshake has met a fault in the program; its connection ends", zap.Any("panic", fault), zap.StackSkip("stack", 2))
+			_ = nc.Close() // the fault is told already
+		}
+	}()
 	ready, err := l.handshake(nc)
 	if err != nil {
 		_ = nc.Close() // the port has said so, if there was anything to say

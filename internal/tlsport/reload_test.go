@@ -103,3 +103,35 @@ func TestRecheckBesideHandshakes(t *testing.T) {
 	<-done
 	testkit.Must(t, l.Close())
 }
+
+// Guarantee: a fault in what looks at a certificate ends its connection, and nothing else.
+func TestListenerOutlivesAFault(t *testing.T) {
+	ca := testkit.NewCA(t)
+	fault := true
+	p := New(Config{Log: zap.NewNop(), TLS: &tls.Config{
+		Certificates: []tls.Certificate{ca.Certificate(time.Hour, "localhost")},
+		VerifyConnection: func(tls.ConnectionState) error {
+			if fault {
+				fault = false
+				panic("a fault in the program")
+			}
+			return nil
+		},
+	}})
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	testkit.Must(t, err)
+	l := p.Listen(inner, time.Minute)
+	cfg := &tls.Config{ServerName: "localhost", RootCAs: ca.Pool, MaxVersion: tls.VersionTLS12}
+	if c, err := tls.Dial("tcp", inner.Addr().String(), cfg); err == nil {
+		_ = c.Close()
+		t.Error("a handshake with a fault is made")
+	}
+	c, err := tls.Dial("tcp", inner.Addr().String(), cfg)
+	testkit.Must(t, err)
+	nc, err := l.Accept()
+	testkit.Must(t, err)
+	testkit.Must(t, errors.Join(c.Close(), nc.Close(), l.Close()))
+	if p.under.Len() > 0 {
+		t.Errorf("%d handshakes are under way", p.under.Len())
+	}
+}

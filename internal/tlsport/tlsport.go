@@ -113,6 +113,7 @@ func (p *Port) Handshake(nc net.Conn, begun []byte) (*Conn, error) {
 	w := &wire{Conn: nc, begun: begun, closed: func() {}}
 	place, changes := p.enter(w), p.changes.Load()
 	secured := tls.Server(w, p.TLS)
+	defer p.leave(place) // if there is a fault
 	err := secured.Handshake()
 	if !p.leave(place) {
 		err = errors.Join(errEvicted, err)
