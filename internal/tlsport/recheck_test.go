@@ -45,3 +45,20 @@ func TestRecheck(t *testing.T) {
 		t.Error("what is closed is kept in mind")
 	}
 }
+
+// Guarantee: who has been found not to be valid is ended as soon as that can be, also where
+// nobody finds it again: a CA goes once.
+func TestRecheckEndsWhatIsExpired(t *testing.T) {
+	p := New(Config{Log: zap.NewNop(), Door: "client"})
+	_, nc := net.Pipe()
+	tries := 0
+	c := &Conn{wire: &wire{Conn: nc, closed: func() {}}, client: web.NewClient("", true, nil, func() { tries++ })}
+	p.watch(c)
+	for i, valid := range []error{nil, errors.New("its CA is gone"), nil, nil} {
+		p.Recheck(func(*tls.ConnectionState) error { return valid })
+		if tries != i {
+			t.Fatalf("at look %d it was tried %d times to end it", i, tries)
+		}
+	}
+	testkit.Must(t, c.wire.Close())
+}

@@ -188,10 +188,10 @@ func (p *Port) Recheck(valid func(*tls.ConnectionState) error) {
 	p.mu.Unlock()
 	ended := 0
 	for _, c := range all { // not under the lock: for many it takes seconds, and handshakes need it
-		if valid(&c.state) == nil {
-			continue
-		}
-		if !c.client.IsExpired() { // else it was told of, and finishes an answer
+		if !c.client.IsExpired() { // else it was told of, and had something to finish
+			if valid(&c.state) == nil {
+				continue
+			}
 			ended++
 		}
 		c.client.Expire()
