@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/state"
 	"raftkv/internal/tlsport"
 	"raftkv/internal/web"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -133,9 +134,15 @@ func (c *conn) sweep(tick int64) {
 
 // endIdle closes a connection that has had its answers. What has come of a further
 // request was not begun.
-func (c *conn) endIdle() {
+func (c *conn) endIdle() { c.endIn(idle, again) }
+
+// endExpired is endIdle for a client that has expired: also where nothing has come yet.
+func (c *conn) endExpired() { c.endIn(idle, again, first) }
+
+// endIn closes a connection that is in one of these phases.
+func (c *conn) endIn(in ...phase) {
 	at := c.clock.at.Load()
-	if p := phase(at % phases); (p == idle || p == again) && c.clock.at.CompareAndSwap(at, int64(over)) {
+	if slices.Contains(in, phase(at%phases)) && c.clock.at.CompareAndSwap(at, int64(over)) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		_ = c.nc.Close() // nothing is lost

@@ -57,7 +57,7 @@ func (c *conn) secure() (why plain.Reason, ok bool) {
 		return plain.Version, true
 	}
 	sealed.Hold(true)
-	c.end = c.client.EndBy(c.endIdle)
+	c.end = c.client.EndBy(c.endExpired)
 	return plain.Yes, c.clock.enter(first, c.srv.until(c.srv.limits.Head))
 }
 

@@ -130,7 +130,7 @@ func TestFrontEndsExpired(t *testing.T) {
 	}
 	anonymous := client.Clone()
 	anonymous.Certificates = nil
-	idle, busy, nobody := dial(client), dial(client), dial(anonymous)
+	idle, fresh, busy, nobody := dial(client), dial(client), dial(client), dial(anonymous)
 	for _, c := range []net.Conn{idle, nobody} {
 		if status, _ := ask(t, c, get("k")); status != http.StatusOK {
 			t.Fatalf("status %d", status)
@@ -147,10 +147,23 @@ func TestFrontEndsExpired(t *testing.T) {
 		defer ft.store.mu.Unlock()
 		return len(ft.store.waiting) == 1
 	})
+	testkit.Eventually(t, "one has made its handshake, and no more", func() bool {
+		ft.Server.mu.Lock()
+		defer ft.Server.mu.Unlock()
+		for c := range ft.conns {
+			if phase(c.clock.at.Load()%phases) == first {
+				return true
+			}
+		}
+		return false
+	})
 	port.Recheck(func(*tls.ConnectionState) error { return nil }) // all are valid
 	port.Recheck(func(*tls.ConnectionState) error { return errors.New("not any more") })
-	if _, err := idle.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("a connection that waits for nothing goes on: %v", err)
+	testkit.Must(t, fresh.SetDeadline(time.Now().Add(2*time.Second)))
+	for _, c := range []net.Conn{idle, fresh} {
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a connection that waits for nothing goes on: %v", err)
+		}
 	}
 	ft.store.release(1, state.Result{})
 	in := bufio.NewReader(busy)
