@@ -29,6 +29,11 @@ const (
 	// refusedPerSecond is how many requests of nobody known are written in a second that were
 	// refused for that. Who sends wrong tokens must not push out what others have done.
 	refusedPerSecond = 100
+	// refusedPerHour bounds them again: lines that come for days turn the files over, which
+	// pushes out what others have done as well.
+	refusedPerHour = 20_000
+	// refusedKeyBytes is how much such a line names, of one key, prefix or end of a range.
+	refusedKeyBytes = 64
 	// maxQueue bounds the lines that wait to be written, in bytes: tens of thousands.
 	maxQueue = 8 << 20
 	// closeLimit is how long the file may take to close.
@@ -67,6 +72,8 @@ type Log struct {
 	mu      sync.Mutex
 	second  int64         // in which refused counts
 	refused int           // lines of refused requests of nobody known
+	hour    int64         // in which hourly counts
+	hourly  int           // lines of the same
 	over    atomic.Uint64 // such requests that were not written, and not told of yet; it changes under mu
 	allOver uint64
 }
@@ -185,6 +192,9 @@ type Record struct {
 	Took           time.Duration
 }
 
+// ofNobody reports whether a request was refused, of which nobody knows whose it is.
+func (r *Record) ofNobody() bool { return r.Name == "" && isRefusal(r.Status) }
+
 // fields returns what a record says. What is empty is left out.
 func (r *Record) fields() []zapcore.Field {
 	f := make([]zapcore.Field, 0, 16)
@@ -202,7 +212,11 @@ func (r *Record) fields() []zapcore.Field {
 	text("from", r.From)
 	text("method", r.Method)
 	text("route", r.Route)
-	keys, prefixes, ranges, more := r.bounded()
+	names := whole
+	if r.ofNobody() {
+		names = short
+	}
+	keys, prefixes, ranges, more := r.bounded(names)
 	if len(keys) > 0 {
 		f = append(f, zap.Strings("keys", keys))
 	}
@@ -223,14 +237,25 @@ func (r *Record) fields() []zapcore.Field {
 	return append(f, zap.Float64("ms", float64(r.Took.Microseconds())/1000))
 }
 
+// bounds are how much of what it is about a line names.
+type bounds struct {
+	texts, bytes int // keys, prefixes and ranges, and their bytes; the first in any case
+	each         int // bytes of one of them, or of an end of a range
+}
+
+var (
+	whole = bounds{maxKeys, maxKeyBytes, config.MaxKeyBytes} // no key is longer
+	short = bounds{1, refusedKeyBytes, refusedKeyBytes}
+)
+
 // bounded returns as much of what a record is about as a line names, and how many are left
 // out.
-func (r *Record) bounded() (keys, prefixes []string, ranges [][2]string, more int) {
+func (r *Record) bounded(most bounds) (keys, prefixes []string, ranges [][2]string, more int) {
 	n, size := 0, 0
 	fits := func(bytes int) bool {
 		n++
 		size += bytes
-		return n == 1 || n <= maxKeys && size <= maxKeyBytes
+		return n == 1 || n <= most.texts && size <= most.bytes
 	}
 	keys, prefixes, ranges = r.Keys, r.Prefixes, r.Ranges
 	for i, k := range r.Keys {
@@ -252,18 +277,20 @@ func (r *Record) bounded() (keys, prefixes []string, ranges [][2]string, more in
 		}
 	}
 	more = len(r.Keys) + len(r.Prefixes) + len(r.Ranges) - len(keys) - len(prefixes) - len(ranges)
-	return clipped(keys), clipped(prefixes), ranges, more
+	ranges = slices.Clone(ranges)
+	for i, g := range ranges {
+		copy(ranges[i][:], clipped(g[:], most.each))
+	}
+	return clipped(keys, most.each), clipped(prefixes, most.each), ranges, more
 }
 
-// clipped cuts what no key can be.
-func clipped(texts []string) []string {
-	for i, s := range texts {
-		if len(s) > config.MaxKeyBytes {
-			texts = slices.Clone(texts)
-			texts[i] = s[:config.MaxKeyBytes]
-		}
+// clipped cuts texts that have more than so many bytes.
+func clipped(texts []string, most int) []string {
+	cut := slices.Clone(texts)
+	for i, s := range cut {
+		cut[i] = s[:min(len(s), most)]
 	}
-	return texts
+	return cut
 }
 
 // pairs are ranges as JSON.
@@ -291,7 +318,7 @@ func (l *Log) Request(r Record, status int, err error) {
 	if l.over.Load() > 0 {
 		l.sayOver(second)
 	}
-	if r.Name == "" && isRefusal(r.Status) && !l.admitRefused(second) {
+	if r.ofNobody() && !l.admitRefused(second) {
 		return
 	}
 	l.put(eventRequest, r.fields())
@@ -311,19 +338,23 @@ func (l *Log) sayOver(second int64) {
 	}
 }
 
-// admitRefused reports whether there is room, in a second, for one more request that was
-// refused and of which nobody knows whose it is.
+// admitRefused reports whether there is room, in a second and its hour, for one more request
+// that was refused and of which nobody knows whose it is.
 func (l *Log) admitRefused(second int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if second != l.second {
 		l.second, l.refused = second, 0
 	}
-	if l.refused >= refusedPerSecond {
+	if hour := second / int64(time.Hour/time.Second); hour != l.hour {
+		l.hour, l.hourly = hour, 0
+	}
+	if l.refused >= refusedPerSecond || l.hourly >= refusedPerHour {
 		l.over.Add(1)
 		l.allOver++
 		return false
 	}
 	l.refused++
+	l.hourly++
 	return true
 }

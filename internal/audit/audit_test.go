@@ -151,7 +151,7 @@ func TestFormatIsDocumented(t *testing.T) {
 	if len(documented) > 0 {
 		t.Errorf("docs/audit.md has also %v", documented)
 	}
-	for _, n := range []string{fmt.Sprint(maxKeys), "16 KiB", fmt.Sprintf("queue of %d MiB", maxQueue>>20), fmt.Sprint(refusedPerSecond), "100 MiB"} {
+	for _, n := range []string{fmt.Sprint(maxKeys), "16 KiB", fmt.Sprintf("queue of %d MiB", maxQueue>>20), fmt.Sprint(refusedPerSecond), "20,000", fmt.Sprintf("%d bytes of it", refusedKeyBytes), "100 MiB"} {
 		if !strings.Contains(string(text), n) {
 			t.Errorf("docs/audit.md does not say %s", n)
 		}
@@ -330,17 +330,80 @@ func TestLinesAreBounded(t *testing.T) {
 		{Record{Prefixes: []string{long, long, long, long, "a", "b"}}, 0, 4, 0, 2},
 		{Record{Ranges: [][2]string{{long, long}, {long, long}, {"", "a"}}}, 0, 0, 2, 1},
 		{Record{Keys: []string{long + long + long + long + long, "b"}}, 1, 0, 0, 1},
+		{Record{Ranges: [][2]string{{long + "y", long + long}}}, 0, 0, 1, 0},
+		{Record{Prefixes: []string{long + "y"}}, 0, 1, 0, 0},
 	} {
-		k, p, r, m := tt.rec.bounded()
+		k, p, r, m := tt.rec.bounded(whole)
 		if len(k) != tt.k || len(p) != tt.p || len(r) != tt.r || m != tt.m {
 			t.Errorf("%d, %d, %d: %d, %d, %d and %d more; want %d, %d, %d and %d", len(tt.rec.Keys), len(tt.rec.Prefixes), len(tt.rec.Ranges), len(k), len(p), len(r), m, tt.k, tt.p, tt.r, tt.m)
 		}
-		for _, key := range k {
+		for _, pair := range r {
+			k = append(k, pair[:]...)
+		}
+		for _, key := range append(k, p...) {
 			if len(key) > config.MaxKeyBytes {
 				t.Errorf("a key of %d bytes", len(key))
 			}
 		}
 	}
+}
+
+// Guarantee: the line of a request of nobody known that was refused is short, whatever it names:
+// 64 bytes of the first, exactly. That of somebody known is not.
+func TestRefusedAreShort(t *testing.T) {
+	long := strings.Repeat("\x01", config.MaxKeyBytes)
+	for _, tt := range []struct {
+		rec  Record
+		want string
+	}{
+		{Record{Keys: []string{long, "b"}, Prefixes: []string{"c"}}, fmt.Sprintf(`"keys":["%s"],"more":2`, strings.Repeat(`\u0001`, refusedKeyBytes))},
+		{Record{Prefixes: []string{long}}, fmt.Sprintf(`"prefixes":["%s"],"status"`, strings.Repeat(`\u0001`, refusedKeyBytes))},
+		{Record{Ranges: [][2]string{{long, long}}}, fmt.Sprintf(`"ranges":[["%s","%[1]s"]],"status"`, strings.Repeat(`\u0001`, refusedKeyBytes))},
+		{Record{Keys: []string{long, "b"}, Name: "known"}, fmt.Sprintf(`"keys":["%s","b"],"status"`, strings.Repeat(`\u0001`, len(long)))},
+	} {
+		p := newPaper()
+		l := begin(t, p, false, zap.NewNop())
+		l.Request(tt.rec, 401, problem.ErrUnauthenticated)
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if text := p.bytes.String(); !strings.Contains(text, tt.want) {
+			t.Errorf("%d bytes without %.100s: %.200s", len(text), tt.want, text)
+		}
+	}
+}
+
+// Guarantee: who is refused for hours because nobody knows them gets so many lines in an hour,
+// exactly: the files hold what others have done for days.
+func TestLongFloodOfRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPaper()
+		l := begin(t, p, false, zap.NewNop())
+		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour)))
+		for range refusedPerHour/refusedPerSecond + 2 {
+			for range refusedPerSecond {
+				l.Request(Record{Method: "PUT"}, 401, problem.ErrUnauthenticated)
+			}
+			time.Sleep(time.Second) // the queue is written meanwhile, too
+		}
+		over := 2 * refusedPerSecond
+		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour)))
+		l.Request(Record{Method: "PUT"}, 401, problem.ErrUnauthenticated)
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		written, told := 0, 0.0
+		for _, line := range p.lines(t) {
+			if line["event"] == eventLost {
+				told += line["lines"].(float64)
+			} else {
+				written++
+			}
+		}
+		if written != refusedPerHour+1 || told != float64(over) || lost(t, l) != float64(over) {
+			t.Errorf("%d written, %v told, %v lost; want %d and %d", written, told, lost(t, l), refusedPerHour+1, over)
+		}
+	})
 }
 
 // Guarantee: no request waits for the audit log. A reader that has stopped costs lines, which
