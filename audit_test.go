@@ -195,6 +195,37 @@ func TestAuditOfWatch(t *testing.T) {
 	}
 }
 
+// Guarantee: an answer that breaks off has its line all the same: who takes all of a backup but
+// its end has taken it. It breaks off here because there is no connection behind it.
+func TestAuditOfWhatBreaksOff(t *testing.T) {
+	at := newAPITest(t)
+	p := at.audited(true)
+	at.a.guard = nil
+	for _, tt := range []struct{ target, accept, want string }{
+		{"/v1/snapshot", "", `"route":"snapshot"`},
+		{"/v1/kv?prefix=app/", "application/x-ndjson", `"route":"list","prefixes":["app/"]`},
+	} {
+		r := httptest.NewRequest("GET", "http://localhost"+tt.target, nil)
+		r.Header.Set("Accept", tt.accept)
+		func() {
+			defer func() {
+				if got := recover(); got != http.ErrAbortHandler {
+					t.Errorf("GET %s ends with %v", tt.target, got)
+				}
+			}()
+			at.a.ServeHTTP(httptest.NewRecorder(), r)
+		}()
+		text := ""
+		testkit.Eventually(t, "it is written", func() bool {
+			text += p.take()
+			return strings.Contains(text, "\n")
+		})
+		if !strings.Contains(text, tt.want) || !strings.Contains(text, `"status":200,"outcome":"begun"`) {
+			t.Error(text)
+		}
+	}
+}
+
 // Guarantee: without an audit log a request on the fast path costs no memory for it.
 func TestAuditOffCostsNothing(t *testing.T) {
 	at := newAPITest(t)

@@ -70,6 +70,7 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r, done := web.UntilEnded(r, route)
 	defer done()
 	r, note := a.audit.Begin(r, route, start)
+	defer note.Broke(rec) // unless it has ended
 	err := a.serve(rec, r)
 	if err != nil {
 		var end bool

@@ -112,6 +112,18 @@ func (n *Note) End(status int, h http.Header, err error) {
 	n.log.Request(n.rec, status, err)
 }
 
+// Broke writes a request whose handler has not come back: it broke off its answer, or met a
+// fault. What was to be read may have been, up to there.
+func (n *Note) Broke(w *web.Recorder) {
+	if n == nil || n.ended {
+		return
+	}
+	if n.rec.Outcome = unknown; reads(n.rec.Method) {
+		n.rec.Outcome = begun
+	}
+	n.End(w.Status, w.Header(), nil)
+}
+
 // settle says what became of a request by its answer.
 func (r *Record) settle(status int, err error) {
 	r.Status = status
