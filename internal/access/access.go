@@ -52,12 +52,13 @@ func (g *Guard) Register(reg prometheus.Registerer) {
 	}
 }
 
-// Notes has a line if the file as it is now is not in force.
+// Notes has a line if the file as it is now is not in force. What is wrong with it stands in the
+// log: it may name clients and keys, and the metrics port, which has the notes, too, must not.
 func (g *Guard) Notes() string {
 	if g == nil || g.Rights.Trouble() == nil {
 		return ""
 	}
-	return "note the file of rights is not in force, and those from before are: " + g.Rights.Trouble().Error() + "\n"
+	return "note the file of rights is not in force, and those from before are; the log says why\n"
 }
 
 // File is what this node publishes of the file that is in force.

@@ -14,6 +14,7 @@ import (
 	"raftkv/internal/rights"
 	"raftkv/internal/testkit"
 	"raftkv/internal/web"
+	"strings"
 	"testing"
 
 	"go.uber.org/zap"
@@ -175,6 +176,28 @@ func TestOpenRoutesGiveNothing(t *testing.T) {
 		}
 		if c := rights.CallerOf(admitted.Context()); c == nil || c.Admin() || c.May(rights.OfNode(rights.Status)) == nil {
 			t.Errorf("%q: %+v", authorization, c)
+		}
+	}
+}
+
+// Guarantee: the notes, which the metrics port has, too, say that the file is wrong and name
+// nobody and no key of it.
+func TestNotesNameNobody(t *testing.T) {
+	const good = "entries:\n  - name: deployer\n    cert: deployer.example\n    rights:\n      - {right: read, keys: [\"app/salary\"]}\n"
+	g := newGuard(t, good)
+	file := filepath.Join(t.TempDir(), "rights.yaml")
+	for _, text := range []string{
+		strings.Replace(good, `"app/salary"`, `"app/salary", "app/salary"`, 1),
+		good + strings.TrimPrefix(good, "entries:\n"),
+	} {
+		testkit.Must(t, os.WriteFile(file, []byte(good), 0o600))
+		keeper, err := rights.New(rights.Config{Log: zap.NewNop(), File: file})
+		testkit.Must(t, err)
+		testkit.Must(t, os.WriteFile(file, []byte(text), 0o600))
+		keeper.Look()
+		g.Rights = keeper
+		if notes := g.Notes(); notes == "" || strings.Contains(notes, "deployer") || strings.Contains(notes, "salary") {
+			t.Errorf("%q: %s", notes, keeper.Trouble())
 		}
 	}
 }
