@@ -74,9 +74,10 @@ func (a *httpKVAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	err := a.serve(rec, r)
 	if err != nil {
 		var end bool
-		if err, end = a.ends.Explain(a.guard.Told(r, err)); end {
+		if err, end = a.ends.Explain(err); end {
 			w.Header()["Connection"] = []string{"close"}
 		}
+		err = a.guard.Told(r, err)
 		web.WriteProblem(rec, r, err)
 	}
 	a.metrics.Count(a.log, r.Method, route, rec.Status, time.Since(start))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -542,6 +543,27 @@ func TestRightsOfProbes(t *testing.T) {
 		}
 		if text := ask("/readyz?verbose", token); !strings.Contains(text, "FAIL") {
 			t.Errorf("as %q: %s", token, text)
+		}
+	}
+}
+
+// Guarantee: while a node ends, what takes no right does not say to whoever has none why.
+func TestRightsWhileItEnds(t *testing.T) {
+	rt := newRightsTest(t, false)
+	life, end := context.WithCancelCause(context.Background())
+	end(errors.New("the disk of /data is broken"))
+	rt.a.ends.Life = life
+	for _, target := range []string{"/", "/livez", "/readyz", "/v1/errors"} {
+		for _, token := range []string{"", "wrong", "read", "status", "admin"} {
+			r := rt.request("GET", target, nil)
+			if token != "" {
+				r.Header.Set("Authorization", "Bearer "+token)
+			}
+			w := rt.serve(r)
+			says := strings.Contains(w.Body.String(), "broken")
+			if may := token == "status" || token == "admin"; w.Code != 500 || says != may {
+				t.Errorf("%s as %q: %d %s", target, token, w.Code, w.Body)
+			}
 		}
 	}
 }

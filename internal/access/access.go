@@ -7,7 +7,6 @@ package access
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"raftkv/internal/api"
 	"raftkv/internal/audit"
@@ -234,15 +233,14 @@ func (g *Guard) AdmitKey(q *api.KeyRequest) (err error) {
 }
 
 // Told counts a refusal, and returns what a client is told of an error. Who has no right to the
-// status of the node is told by a probe that something is wrong, and not what. r is nil for a
-// key.
+// status of the node is told, where it takes no right to ask, that something is wrong with the
+// node, and not what. r is nil for a key.
 func (g *Guard) Told(r *http.Request, err error) error {
 	if g == nil || err == nil {
 		return err
 	}
 	g.Rights.Failed(err)
-	if r == nil || r.URL.Path != "/livez" && r.URL.Path != "/readyz" ||
-		errors.Is(err, problem.ErrUnauthenticated) || errors.Is(err, problem.ErrForbidden) {
+	if r == nil || problem.Of(err).Status < http.StatusInternalServerError || needOf(r) != rights.Nothing() {
 		return err
 	}
 	s := shown(web.ClientOf(r.Context()), r.Header["Authorization"])
