@@ -1,6 +1,7 @@
 package rights
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -54,6 +55,9 @@ func Parse(text []byte) (*Table, []Warning, error) {
 	if len(text) > MaxBytes {
 		return nil, nil, fmt.Errorf("it has %d bytes, and may have %d", len(text), MaxBytes)
 	}
+	if err := checkLines(text); err != nil {
+		return nil, nil, err
+	}
 	var document yaml.Node
 	if err := yaml.Load(text, &document); err != nil {
 		return nil, nil, err // with its line, if it is on one
@@ -70,6 +74,17 @@ func Parse(text []byte) (*Table, []Warning, error) {
 		return nil, nil, err
 	}
 	return p.table, p.warnings, nil
+}
+
+// checkLines refuses what ends a line for YAML and not for who reads the file in an editor or a
+// diff: what stands behind it would look like a part of a comment.
+func checkLines(text []byte) error {
+	for i, line := range bytes.Split(text, []byte("\n")) {
+		if at := bytes.IndexAny(bytes.TrimSuffix(line, []byte("\r")), "\r\u0085\u2028\u2029"); at >= 0 {
+			return fmt.Errorf("line %d: it has a line break within, at byte %d: expected none but line feeds, with a carriage return before them or not", i+1, at+1)
+		}
+	}
+	return nil
 }
 
 func wrong(n *yaml.Node, format string, args ...any) error {
