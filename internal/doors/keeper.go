@@ -65,13 +65,17 @@ func (k *Keeper) Note(m *membership.Membership) {
 	if k == nil {
 		return // in tests of the store alone
 	}
-	by := uint64(0)
+	k.rights.Store(RightsBy(m))
+}
+
+// RightsBy returns a member by which a cluster has rights; 0: there is none.
+func RightsBy(m *membership.Membership) (by uint64) {
 	for id, mem := range m.Members {
 		if d, ok := decode(mem.Doors); ok && (d.Rights == HasFile || d.Rights == Lacking) && (by == 0 || id < by) {
 			by = id
 		}
 	}
-	k.rights.Store(by)
+	return by
 }
 
 // MayServe returns nil, or why this node answers clients nothing: it has no rights, and its

@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/boot"
 	"raftkv/internal/config"
+	"raftkv/internal/doors"
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage"
@@ -136,6 +137,24 @@ func TestRestore(t *testing.T) {
 		}
 		if f, err := storage.Examine(to); err != nil || f.Identity.ClusterID == ids[0].ClusterID {
 			t.Errorf("another file or list made the same cluster: %+v, %v", f.Identity, err)
+		}
+	}
+}
+
+// Guarantee: who makes a new cluster of one that had rights is told that it has none by itself.
+func TestRestoreSaysThatRightsAreGone(t *testing.T) {
+	for i, d := range []doors.Doors{{}, {Rights: doors.HasFile}, {Rights: doors.Lacking}, {Rights: doors.Off}} {
+		st := statetest.Full(t, 5, 77)
+		for id, m := range st.Membership.Members {
+			m.Doors = d.Encode()
+			st.Membership.Members[id] = m
+		}
+		code, out, errs := runCommand(t, "restore", storagetest.BackupFile(t, st), "--data-dir", filepath.Join(t.TempDir(), "new"), "--cluster", address.FormatPeers(storagetest.Peers()))
+		if code != config.ExitOK {
+			t.Fatalf("exit %d\n%s%s", code, out, errs)
+		}
+		if says := strings.Contains(out, "without --auth-file it serves everybody"); says != (i == 1 || i == 2) {
+			t.Errorf("%+v: %s", d, out)
 		}
 	}
 }

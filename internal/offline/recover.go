@@ -287,6 +287,7 @@ func (r recovery) replace(out io.Writer, node uint64, me membership.Member, st *
 	if err := r.clear(); err != nil {
 		return err
 	}
+	rights := sayRights(st)
 	if err := st.Refound([]address.Peer{{ID: node, URL: me.PeerURL}}); err != nil {
 		return err
 	}
@@ -311,7 +312,7 @@ func (r recovery) replace(out io.Writer, node uint64, me membership.Member, st *
 Done: %s is now node %d, alone, of the new cluster %x.
 New writes begin after revision %d. The old directory is kept as %s.
 Start the node with its old command line (without --cluster-id).
-`, r.dir, node, id.ClusterID, st.Revision, old)
+%s`, r.dir, node, id.ClusterID, st.Revision, old, rights)
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
+	"raftkv/internal/doors"
 	"raftkv/internal/durable"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
@@ -87,7 +88,7 @@ func restore(o call, c config.Config, file string) error {
 	if err != nil {
 		return fmt.Errorf("%w; nothing was made", err)
 	}
-	was := st.Revision
+	was, rights := st.Revision, sayRights(st)
 	if err := st.Refound(c.Cluster); err != nil {
 		return fmt.Errorf("%s: %w; nothing was made", file, err)
 	}
@@ -106,8 +107,17 @@ into %s
   node            %d
   cluster         %x, which is also that of the other nodes restored from this file with this list
 Start it with --id %d --cluster %s --data-dir %s
-`, file, digest, st.Keys(), st.Bytes, was, st.Revision, c.DataDir, id.Node, id.ClusterID, id.Node, id.Initial, c.DataDir)
+%s`, file, digest, st.Keys(), st.Bytes, was, st.Revision, c.DataDir, id.Node, id.ClusterID, id.Node, id.Initial, c.DataDir, rights)
 	return nil
+}
+
+// sayRights says that the cluster of a state has rights, if it has: in a new one no node has
+// published any yet, and one without a file serves everybody.
+func sayRights(st *state.State) string {
+	if doors.RightsBy(&st.Membership) == 0 {
+		return ""
+	}
+	return "The cluster had rights, which the new one has not by itself: without --auth-file it serves everybody.\n"
 }
 
 // checkVacant refuses a directory in which there is a node, or anything else.
