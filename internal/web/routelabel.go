@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 )
 
@@ -24,10 +25,19 @@ func Lasts(label string) bool {
 // change. Paths that are not known are "other".
 func RouteLabel(method, path, query string) string {
 	label := routeOf(method, path)
-	if (label == "kv" || label == "list") && (strings.HasPrefix(query, "wait=") || strings.Contains(query, "&wait=")) {
+	if (label == "kv" || label == "list") && waits(query) {
 		return "poll"
 	}
 	return label
+}
+
+// waits reports whether a query has the parameter wait, however it is written.
+func waits(query string) bool {
+	if !strings.ContainsAny(query, "%+") {
+		return strings.HasPrefix(query, "wait=") || strings.Contains(query, "&wait=")
+	}
+	q, _ := url.ParseQuery(query) // what cannot be read is refused, and does not wait
+	return q.Has("wait")
 }
 
 func routeOf(method, path string) string {
