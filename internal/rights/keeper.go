@@ -122,10 +122,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 }
 
 // Look compares the file with what it was. Another text is in force from now on if it is
-// good; else the rights stay as they are.
+// good; else the rights stay as they are. It is called by one goroutine at a time.
 func (k *Keeper) Look() {
+	text, err := read(k.cfg.File) // its disk may not answer: nobody else waits for that
 	k.mu.Lock()
-	text, err := read(k.cfg.File)
 	if err == nil && bytes.Equal(text, k.text) {
 		k.mu.Unlock() // nothing new; a trouble with this text stays
 		return
