@@ -116,6 +116,39 @@ func TestAPILeasesHaveOwners(t *testing.T) {
 	at.problem("what is gone", at.by(boss, "PUT", "/v1/kv/k"+query, "v"), 409, "no_such_lease")
 }
 
+// Guarantee: a lease that was made without rights is only for who may do everything. The keys that
+// go with it may be any, so that it is not for who is not known, whose own leases are.
+func TestAPILeasesFromBeforeRights(t *testing.T) {
+	at := newLeaseTest(t)
+	before, own := at.grant(nil), at.grant(anonymous)
+	if w := at.by(nil, "PUT", fmt.Sprint("/v1/kv/secret/a?lease=", before), "v"); w.Code != 201 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	lease := fmt.Sprint("/v1/leases/", before)
+	for _, c := range []*rights.Caller{anonymous, site} {
+		for _, method := range []string{"GET", "PUT", "DELETE"} {
+			at.problem(method, at.by(c, method, lease, ""), 404, "no_such_lease")
+		}
+		at.problem("put", at.by(c, "PUT", fmt.Sprint("/v1/kv/k?lease=", before), "v"), 409, "no_such_lease")
+		if w := at.by(c, "GET", "/v1/leases", ""); strings.Contains(w.Body.String(), fmt.Sprintf(`"id":%d,`, before)) {
+			t.Errorf("%q sees it: %s", c.Name(), w.Body)
+		}
+	}
+	for _, c := range []*rights.Caller{nil, boss} {
+		if w := at.by(c, "PUT", lease, ""); w.Code != 200 {
+			t.Errorf("%q: %d %s", c.Name(), w.Code, w.Body)
+		}
+	}
+	for _, c := range []*rights.Caller{anonymous, nil, boss} {
+		if w := at.by(c, "PUT", fmt.Sprint("/v1/leases/", own), ""); w.Code != 200 {
+			t.Errorf("%q: %d %s", c.Name(), w.Code, w.Body)
+		}
+	}
+	if w := at.by(boss, "DELETE", lease, ""); w.Code != 204 || at.kv.state.Keys() != 0 {
+		t.Errorf("revoked by the boss: %d, %d keys", w.Code, at.kv.state.Keys())
+	}
+}
+
 // Guarantee: lists show one's own leases, in whole pages, and all to who may see all.
 func TestAPILeaseListsHaveOwners(t *testing.T) {
 	at := newLeaseTest(t)

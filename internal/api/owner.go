@@ -19,8 +19,8 @@ type Owners struct {
 func (o *Owners) Of(ctx context.Context, id uint64) (owner string, err error) {
 	caller := rights.CallerOf(ctx)
 	owner, known := o.find(caller, id)
-	if known || caller == nil {
-		return owner, nil // without rights a lease is nobody's, unless it is from a time with rights
+	if known {
+		return owner, nil
 	}
 	if err := o.Fresh.Now(ctx); err != nil {
 		return "", err
@@ -35,7 +35,7 @@ func (o *Owners) Of(ctx context.Context, id uint64) (owner string, err error) {
 // never changes; known is false if there is no such lease here.
 func (o *Owners) find(caller *rights.Caller, id uint64) (owner string, known bool) {
 	if !caller.Admin() {
-		return caller.Name(), true
+		return caller.Owner(), true
 	}
 	_ = o.Look(func(s *state.State) { // what is not to be read is not known
 		if l := s.Leases.Get(id); l != nil {
@@ -43,12 +43,12 @@ func (o *Owners) find(caller *rights.Caller, id uint64) (owner string, known boo
 		}
 	})
 	if !known {
-		owner = caller.Name()
+		owner = caller.Owner()
 	}
 	return owner, known
 }
 
 // SeenBy returns who may see a lease, by its owner.
 func SeenBy(caller *rights.Caller) (sees func(owner string) bool) {
-	return func(owner string) bool { return caller.Admin() || owner == caller.Name() }
+	return func(owner string) bool { return caller.Admin() || owner == caller.Owner() }
 }

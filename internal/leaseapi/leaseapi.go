@@ -69,8 +69,11 @@ func (a *Leases) ServeGrant(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	owner := rights.CallerOf(r.Context()).Name()
-	res, err := a.Commands.DoOnce(w, r, api.Change{Command: state.EncodeGrant(api.InMillis(ttl), owner), Growth: lease.Cost + len(owner), Level: state.LeaseLevel})
+	owner := rights.CallerOf(r.Context()).Owner()
+	res, err := a.Commands.DoOnce(w, r, api.Change{
+		Command: state.EncodeGrant(api.InMillis(ttl), owner), Like: state.EncodeGrant(api.InMillis(ttl), ""),
+		Growth: lease.Cost + len(owner), Level: state.LeaseLevel,
+	})
 	if err != nil {
 		return err
 	}

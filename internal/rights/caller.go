@@ -26,13 +26,26 @@ type scope struct {
 // Of returns a caller of a name who may do everything, or nothing at all.
 func Of(name string, admin bool) *Caller { return &Caller{name: name, all: admin} }
 
-// Name returns the name of the entry, which is the owner of leases and of idempotency keys; ""
+// Name returns the name of the entry, which is the owner of idempotency keys, too; ""
 // is nobody's: of who has sent nothing that tells who it is, or of a node without rights.
 func (c *Caller) Name() string {
 	if c == nil {
 		return ""
 	}
 	return c.name
+}
+
+// nobody owns the leases of who has sent nothing that tells who it is. No entry has that name.
+const nobody = "anonymous"
+
+// Owner returns the owner of a caller's leases: the name, and for nobody known another than "",
+// which those have that were made without rights. They are for who may do everything alone: the
+// keys that go with them may be any.
+func (c *Caller) Owner() string {
+	if c != nil && c.name == "" {
+		return nobody
+	}
+	return c.Name()
 }
 
 // Admin reports whether a caller may do everything, which it may on a node without rights.

@@ -261,7 +261,7 @@ func checkName(name string) error {
 		return fmt.Errorf("it has %d bytes, and may have %d", len(name), lease.MaxOwner)
 	case strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c > '~' }):
 		return errors.New("it is made of visible ASCII characters, without spaces")
-	case name == "anonymous":
+	case name == nobody:
 		return errors.New("anonymous is who shows nothing: that stands beside entries")
 	}
 	return nil
