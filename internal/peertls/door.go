@@ -226,14 +226,12 @@ func (d *Door) memberOf(name string) (id uint64, ok bool) {
 // is demanded, else that of any member. It has a limit of its own: net/http goes on dialing
 // for whoever asks next, although the question's time is up.
 func (d *Door) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeLimit) // who asks may have more time than this deserves
+	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
 	defer cancel()
 	conn, err := peerclient.NewDialer().DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
-	defer cancel()
 	secured := tls.Client(conn, d.clientConfig(addr))
 	if err := secured.HandshakeContext(ctx); err != nil {
 		_ = conn.Close() // the handshake's error says more
