@@ -269,7 +269,7 @@ func (c *Cluster[N]) Leader() uint64 {
 			votes[c.Nodes[id].Life.Leader()]++
 		}
 		for l, n := range votes {
-			if l != 0 && n > len(c.Up())/2 && c.Nodes[l].Up() {
+			if at := c.Nodes[l]; at != nil && n > len(c.Up())/2 && at.Up() { // one that has left may be followed still
 				leader = l
 				return true
 			}
