@@ -211,6 +211,7 @@ func (a *httpKVAPI) serveKey(w http.ResponseWriter, r *http.Request, key, query 
 		Method: r.Method, Key: key, Long: long, Query: query, Length: r.ContentLength, JSON: api.AcceptsItem(r.Header),
 		IfMatch: r.Header["If-Match"], IfNoneMatch: r.Header["If-None-Match"],
 		IdempotencyKey: r.Header["Idempotency-Key"], Partial: r.Header["Content-Range"] != nil, Caller: rights.CallerOf(r.Context()),
+		Still: func(n rights.Need) error { return rights.Still(r.Context(), n) },
 	}
 	if !a.keys.Check(q) {
 		return q.Answer.Err

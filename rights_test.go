@@ -568,6 +568,40 @@ func TestRightsWhileItEnds(t *testing.T) {
 	}
 }
 
+// Guarantee: a read that has waited until it is fresh enough is answered by the rights as they are
+// then, whichever way it came.
+func TestRightsGoWhileAReadWaits(t *testing.T) {
+	const some = "entries:\n- {name: a, tokens: TOKEN(a), rights: [{right: read, prefixes: [%s]}]}\n"
+	at := newAPITest(t)
+	at.a.txns.Owners.Fresh = at.a.keys.Fresh
+	file := newRightsFile(t, fmt.Sprintf(some, "p/"))
+	at.a.guard = file.Guard
+	at.a.keys.Fresh.Confirm = func(context.Context) error {
+		file.change(fmt.Sprintf(some, "q/"))
+		return nil
+	}
+	for _, tt := range []struct{ method, target, body string }{
+		{"GET", "/p/k", ""}, {"HEAD", "/p/k", ""}, {"GET", "/v1/kv?key=p/k", ""}, {"GET", "/v1/kv?prefix=p/", ""}, {"GET", "/v1/kv?prefix=p/&count=true", ""},
+		{"POST", "/v1/txn", `{"then":[{"get":{"key":"p/k"}}]}`},
+	} {
+		file.change(fmt.Sprintf(some, "p/"))
+		r := at.request(tt.method, tt.target, strings.NewReader(tt.body), "Authorization", "Bearer a")
+		if w := at.serveHere(r); w.Code != 403 {
+			t.Errorf("%s %s: %d %s", tt.method, tt.target, w.Code, w.Body)
+		}
+	}
+	file.change(fmt.Sprintf(some, "p/"))
+	q, done := api.KeyRequest{Method: "GET", Key: "p/k", Query: "min_revision=1000", Authorization: "Bearer a"}, make(outcome, 1)
+	if !(plainRequests{at.a}).Begin(&q, nil, done) {
+		t.Fatal(q.Answer.Err)
+	}
+	file.change(fmt.Sprintf(some, "q/"))
+	plainRequests{at.a}.Finish(&q, state.Result{})
+	if !errors.Is(q.Answer.Err, problem.ErrForbidden) {
+		t.Errorf("on the fast path: %d %v", q.Answer.Status, q.Answer.Err)
+	}
+}
+
 // Guarantee: what is refused is counted by why, on the fast path, too.
 func TestRightsAreCounted(t *testing.T) {
 	rt := newRightsTest(t, false)

@@ -80,7 +80,7 @@ var exports = map[string]int{
 	"reconfig":            17,
 	"record":              7,
 	"refusal":             15,
-	"rights":              27,
+	"rights":              28,
 	"room":                13,
 	"rounds":              11,
 	"sim":                 15,

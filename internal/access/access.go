@@ -228,6 +228,10 @@ func (g *Guard) AdmitKey(q *api.KeyRequest) (err error) {
 	if q.Client != nil {
 		names = q.Client.Names
 	}
+	if strings.Contains(q.Query, "min_revision") { // else it does not wait for long
+		shown := rights.Shown{Names: names, Authorization: q.Authorization}
+		q.Still = func(n rights.Need) error { return g.Rights.Still(shown, n) }
+	}
 	q.Caller, err = g.Rights.Table().Identify(names, q.Authorization)
 	return err
 }

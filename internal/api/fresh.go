@@ -10,6 +10,7 @@ import (
 	"raftkv/internal/contact"
 	"raftkv/internal/meter"
 	"raftkv/internal/problem"
+	"raftkv/internal/rights"
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/wait"
@@ -56,8 +57,21 @@ func (f *Freshness) Now(ctx context.Context) error {
 }
 
 // Prepare makes sure that what this node has applied is as fresh as the request
-// wants it, and says in the headers which it was.
-func (f *Freshness) Prepare(h http.Header, r *http.Request, want Wanted) error {
+// wants it, and says in the headers which it was. That may have taken a while, so the rights
+// that the request needs are asked for once more.
+func (f *Freshness) Prepare(h http.Header, r *http.Request, want Wanted, needs ...rights.Need) error {
+	if err := f.prepare(h, r, want); err != nil {
+		return err
+	}
+	err := rights.Still(r.Context(), needs...)
+	if err != nil { // and there is nothing that it could be of
+		h.Del("Raftkv-Consistency")
+		h.Del("Raftkv-Leader-Contact")
+	}
+	return err
+}
+
+func (f *Freshness) prepare(h http.Header, r *http.Request, want Wanted) error {
 	if !want.Local {
 		h.Set("Raftkv-Consistency", linearizable)
 		return f.Now(r.Context())

@@ -76,6 +76,10 @@ type KeyRequest struct {
 	Client        *web.Client
 	Authorization string // as the field stands in the request; "" is none
 
+	// Still returns nil if the caller may do what is needed by the rights that are in force now.
+	// It is asked once a read has waited; nil: what Caller may is not asked again.
+	Still func(rights.Need) error
+
 	// Command gets the value of a PUT appended, between Check and Start.
 	Command []byte
 	// Answer is the request's once Check or Start say so, or Finish was called.
@@ -125,6 +129,14 @@ func (q *KeyRequest) need() rights.Need {
 		return rights.OnKey(rights.Read, q.Key)
 	}
 	return rights.OnKey(rights.Write, q.Key)
+}
+
+// still returns nil if the caller may do it also now, after the request has waited.
+func (q *KeyRequest) still() error {
+	if q.Still == nil {
+		return nil
+	}
+	return q.Still(q.need())
 }
 
 // fail makes the answer an error. It returns false: there is nothing to wait for.
@@ -364,6 +376,11 @@ func (k *Keys) Finish(q *KeyRequest, res state.Result) {
 	switch {
 	case q.reads() || q.refused != nil:
 		if err := cmp.Or(fault, res.Err); err != nil {
+			q.fail(err)
+			return
+		}
+		if err := q.still(); err != nil {
+			q.Answer = Answer{}
 			q.fail(err)
 			return
 		}

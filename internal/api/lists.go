@@ -232,7 +232,7 @@ func (l *Lists) serve(w http.ResponseWriter, r *http.Request) error {
 	case q.stream && r.Method == http.MethodGet:
 		return l.stream(w, r, &q)
 	}
-	if err := l.fresh.Prepare(w.Header(), r, q.want); err != nil {
+	if err := l.fresh.Prepare(w.Header(), r, q.want, q.need()); err != nil {
 		return err
 	}
 	if q.since {

@@ -192,11 +192,7 @@ func (h *hold) check() {
 	if h.lost == nil {
 		return
 	}
-	c, err := h.keeper.Table().Identify(h.shown.Names, h.shown.Authorization)
-	if err == nil {
-		err = c.May(h.needs...)
-	}
-	if err != nil {
+	if err := h.keeper.Still(h.shown, h.needs...); err != nil {
 		h.lost(err)
 		h.lost = nil
 	}
@@ -229,6 +225,25 @@ func WhileMay(ctx context.Context, lost func(error), needs ...Need) (stop func()
 		defer k.mu.Unlock()
 		delete(k.holds, h)
 	}
+}
+
+// Still returns nil if the caller of a request may do what it needs by the rights that are in
+// force now: for what has waited since the request was admitted.
+func Still(ctx context.Context, needs ...Need) error {
+	a, ok := ctx.Value(contextKey{}).(*admitted)
+	if !ok || a.keeper == nil {
+		return nil
+	}
+	return a.keeper.Still(a.shown, needs...)
+}
+
+// Still is Still of a request that has shown s.
+func (k *Keeper) Still(s Shown, needs ...Need) error {
+	c, err := k.Table().Identify(s.Names, s.Authorization)
+	if err != nil {
+		return err
+	}
+	return c.May(needs...)
 }
 
 // Register adds what there is to count.

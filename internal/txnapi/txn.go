@@ -393,7 +393,7 @@ func needs(t *txn.Txn) (all []rights.Need) {
 
 // read decides a transaction that can change nothing on what this node has.
 func (a *Txns) read(w http.ResponseWriter, r *http.Request, t *txn.Txn, want api.Wanted) (o *txn.Outcome, err error) {
-	if err := a.Fresh.Prepare(w.Header(), r, want); err != nil {
+	if err := a.Fresh.Prepare(w.Header(), r, want, needs(t)...); err != nil {
 		return nil, err
 	}
 	lent := a.Look(func(s *state.State) { o, _, err = t.Plan(s, s.Revision) })
