@@ -382,6 +382,24 @@ func TestParseStrict(t *testing.T) {
 	parse(t, head+strings.Repeat("#", MaxBytes-len(head)))
 }
 
+// Guarantee: a token that was pasted into the wrong place is not in the log.
+func TestParseTellsNoToken(t *testing.T) {
+	const token = "raftkv_us_P9jttUuuKMGXMb8ItnmDg8X-P_G6MGYVdG2gpmyo"
+	for _, text := range []string{
+		token + ": x\n", "entries:\n- {name: a, " + token + ": x}\n", "entries:\n- {name: a, tokens: " + token + ", rights: all}\n",
+		"entries: *" + token + "\n", "anonymous: " + token + "\n", "entries:\n- {name: " + token + ", rights: all}\n- {name: " + token + ", rights: all}\n",
+	} {
+		_, _, err := Parse([]byte(text))
+		if err == nil || strings.Contains(err.Error(), token[:20]) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	_, warnings, err := Parse([]byte("anonymous:\n- {right: read, prefixes: [" + token + "]}\n"))
+	if err != nil || len(warnings) != 1 || strings.Contains(warnings[0].Text, token[:20]) {
+		t.Errorf("%v, %v", warnings, err)
+	}
+}
+
 // Guarantee: a prefix that takes in more than it seems, and a key that begins with a slash, are
 // warned of, with their line.
 func TestParseWarns(t *testing.T) {
