@@ -45,6 +45,10 @@ func (r Rights) String() string {
 	return nameOf([]string{"none", "on", "off", "lacking", "on for everybody"}, uint64(r))
 }
 
+// close reports whether a member that goes by it closes those that have no auth file. What a
+// newer program goes by is not known here, so it does.
+func (r Rights) close() bool { return r == HasFile || r == Lacking || r > Everybody }
+
 // nameOf names a value that a newer program may have published.
 func nameOf(names []string, value uint64) string {
 	if value < uint64(len(names)) {

@@ -105,6 +105,22 @@ func TestRightsAreSwitchedOn(t *testing.T) {
 	c.serves("one has lost its file", 1, 3)
 }
 
+// Guarantee: what a newer program goes by closes those that have no file, since nobody here
+// knows what it means.
+func TestNewerRightsClose(t *testing.T) {
+	for _, tt := range []struct {
+		goesBy Rights
+		closes bool
+	}{{NoRights, false}, {HasFile, true}, {Off, false}, {Lacking, true}, {Everybody, false}, {Everybody + 1, true}} {
+		c := newCluster(t)
+		c.st.Membership.PublishDoors(1, 101, Doors{Rights: tt.goesBy}.Encode())
+		c.note()
+		if got := c.keep[2].MayServe() != nil; got != tt.closes {
+			t.Errorf("a member that goes by %v closes others: %v", tt.goesBy, got)
+		}
+	}
+}
+
 // cluster is a state of three members, and a keeper for each.
 type cluster struct {
 	*testing.T

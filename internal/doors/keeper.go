@@ -71,7 +71,7 @@ func (k *Keeper) Note(m *membership.Membership) {
 // RightsBy returns a member by which a cluster has rights; 0: there is none.
 func RightsBy(m *membership.Membership) (by uint64) {
 	for id, mem := range m.Members {
-		if d, ok := decode(mem.Doors); ok && (d.Rights == HasFile || d.Rights == Lacking) && (by == 0 || id < by) {
+		if d, ok := decode(mem.Doors); ok && d.Rights.close() && (by == 0 || id < by) {
 			by = id
 		}
 	}
