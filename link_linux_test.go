@@ -43,7 +43,9 @@ func TestLinkSocketOptions(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle("/raft/", look)
 	mux.Handle("/raft/stream/", ls.HoldStreams(look))
-	go func() { _ = l.serve(mux, nil) }()
+	h := http.Handler(mux)
+	l.handler.Store(&h) // before the first request comes: serve would do so a little later
+	go func() { _ = l.serve(h, nil) }()
 	for path, want := range map[string][2]int{
 		"/raft/stream/msgapp/2":    {3000, 1},
 		"/raft/stream/msgapp/none": {0, 1},
