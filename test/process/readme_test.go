@@ -137,6 +137,16 @@ var tutorialPorts sync.Mutex
 // runTutorial runs the commands of a text in a copy of the repository, which it returns.
 func runTutorial(t *testing.T, markdown string) string {
 	t.Helper()
+	procfile, err := os.ReadFile("Procfile")
+	testkit.Must(t, err)
+	// The ports are fixed: those in the text, those of the Procfile, the defaults, and goreman's own.
+	return runTutorialAt(t, markdown, &tutorialPorts, markdown+string(procfile), "9021", "9121", "8555")
+}
+
+// runTutorialAt is runTutorial with ports of its own: those named in a text, and others. Who holds
+// the lock has them.
+func runTutorialAt(t *testing.T, markdown string, lock sync.Locker, named string, ports ...string) string {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("builds and starts whole clusters")
 	}
@@ -145,17 +155,14 @@ func runTutorial(t *testing.T, markdown string) string {
 	}
 	testkit.NeedTools(t, "bash", "git", "make", "curl")
 	t.Parallel() // it mostly waits
-	tutorialPorts.Lock()
-	defer tutorialPorts.Unlock()
+	lock.Lock()
+	defer lock.Unlock()
 	commands, err := docCommands(markdown)
 	testkit.Must(t, err)
 	if len(commands) < 5 {
 		t.Fatalf("only %d commands in the sh blocks", len(commands))
 	}
-	// The ports are fixed: those in the text, those of the Procfile, the defaults, and goreman's own.
-	procfile, _ := os.ReadFile("Procfile")
-	ports := []string{"9021", "9121", "8555"}
-	for _, m := range readmePort.FindAllStringSubmatch(markdown+string(procfile), -1) {
+	for _, m := range readmePort.FindAllStringSubmatch(named, -1) {
 		ports = append(ports, m[1])
 	}
 	slices.Sort(ports)
