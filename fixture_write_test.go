@@ -39,7 +39,10 @@ func TestWriteFixture(t *testing.T) {
 	if old, err := filepath.Glob(fixturePath(name + ".*")); err != nil || len(old) > 0 {
 		t.Fatalf("there is a fixture of that name, and it stays as it is: %v (%v)", old, err)
 	}
-	many := func(cfg *config.Config) { cfg.SnapshotCount = 1 << 30 } // a snapshot only where it is asked for
+	many := func(cfg *config.Config) {
+		cfg.SnapshotCount = 1 << 30                                 // a snapshot only where it is asked for
+		cfg.Doors.CertFile, cfg.Doors.ClientTLS = "any", "optional" // what nodes publish of their doors
+	}
 	simulateWith(t, 3, many, func(c *simCluster) {
 		srv, dir := fixtureNode(c)
 		st := srv.kv.state

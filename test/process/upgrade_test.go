@@ -77,11 +77,12 @@ var landings = map[string]landing{
 	"df375bd": newLanding("df375bdddc242708c7de31a34d13b58d0909112d", state.CheckLevel), // batches are not named, nobody vouches
 	"b358d59": newLanding("b358d59d723be8612f201cf9ffb14b6ba3a538bc", state.LifeLevel),  // two histories vouch, and do not dispute
 	"3d3ebaf": newLanding("3d3ebaf600ff3313904e87fbbb2fb17298f27286", state.LifeLevel),
-	"e21f785": newLanding("e21f785e41cd90647881508481c9bafeacca6954", state.LifeLevel), // the last to ask all followers of a read
-	"5d687c3": newLanding("5d687c3d88596a4f3077da31305ec40c9970c6aa", state.LifeLevel), // the last without leases
-	"90e0eea": newLanding("90e0eea502951454ef9a1eb343a0ba1066d8410f", state.TxnLevel),  // the first with leases and transactions
-	"8d8a771": newLanding("8d8a771a71f7ce46e5d9cd24c9556d3692bbb370", state.OnceLevel), // the last without watches
-	"7f4d0a0": newLanding("7f4d0a00802a698014aa88de292ec4d323274873", state.OnceLevel), // the first with watches
+	"e21f785": newLanding("e21f785e41cd90647881508481c9bafeacca6954", state.LifeLevel),  // the last to ask all followers of a read
+	"5d687c3": newLanding("5d687c3d88596a4f3077da31305ec40c9970c6aa", state.LifeLevel),  // the last without leases
+	"90e0eea": newLanding("90e0eea502951454ef9a1eb343a0ba1066d8410f", state.TxnLevel),   // the first with leases and transactions
+	"8d8a771": newLanding("8d8a771a71f7ce46e5d9cd24c9556d3692bbb370", state.OnceLevel),  // the last without watches
+	"7f4d0a0": newLanding("7f4d0a00802a698014aa88de292ec4d323274873", state.OnceLevel),  // the first with watches
+	"0e20de4": newLanding("0e20de484e56bf448b5eab5ea5063dc0e724ec1a", state.DoorsLevel), // the first with TLS and rights
 }
 
 // errShallow is why a shallow clone has no older program.
