@@ -55,7 +55,7 @@ func TestReadme(t *testing.T) {
 	markdown, err := os.ReadFile("README.md")
 	testkit.Must(t, err)
 	text := strings.Replace(string(markdown), "### Stop a node", "```sh\ncp run/cluster.log cluster.log\n```\n### Stop a node", 1)
-	dir := runTutorial(t, text)
+	dir := runTutorial(t, "README.md", text)
 	log, err := os.ReadFile(filepath.Join(dir, "cluster.log"))
 	testkit.Must(t, err)
 	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
@@ -72,47 +72,39 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// raftexampleReadme is what raftexample's README has its reader do, from top to bottom: one node, goreman's cluster, a node
+// raftexampleReadme is what raftexample's README has its reader type, from top to bottom: one node, goreman's cluster, a node
 // that is stopped and comes back, one that is added, one that is removed. Only the names of the programs are ours.
-const raftexampleReadme = "```sh\n" + `make build
-./raftkv --id 1 --cluster http://127.0.0.1:12379 --port 12380 >one.log 2>&1 &
-WAIT 12380
-curl -sL http://127.0.0.1:12380/my-key -XPUT -d hello
-curl -sL http://127.0.0.1:12380/my-key
-# => hello
-kill %1
-wait %1
-go tool goreman start >goreman.log 2>&1 &
-WAIT 12380
-WAIT 22380
-WAIT 32380
-curl -sL http://127.0.0.1:12380/my-key -XPUT -d foo
-go tool goreman run stop raftkv2
-curl -sL http://127.0.0.1:12380/my-key -XPUT -d bar
-curl -sL http://127.0.0.1:32380/my-key
-# => bar
-go tool goreman run start raftkv2
-WAIT 22380
-curl -sL http://127.0.0.1:22380/my-key
-# => bar
-curl -sL http://127.0.0.1:12380/4 -XPOST -d http://127.0.0.1:42379
-./raftkv --id 4 --cluster http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379,http://127.0.0.1:42379 --port 42380 --join >four.log 2>&1 &
-WAIT 42380
-curl -sL http://127.0.0.1:42380/my-key
-# => bar
-curl -sL http://127.0.0.1:12380/3 -XDELETE
-for try in $(seq 100); do curl -s http://127.0.0.1:32380/livez >gone.txt || break; sleep 0.1; done
-curl -s http://127.0.0.1:32380/livez || echo gone
-# => gone
-curl -sL http://127.0.0.1:42380/my-key -XPUT -d baz
-curl -sL http://127.0.0.1:22380/my-key
-# => baz
-` + "```\n"
+var raftexampleReadme = []string{
+	"./raftkv --id 1 --cluster http://127.0.0.1:12379 --port 12380",
+	"curl -L http://127.0.0.1:12380/my-key -XPUT -d hello",
+	"curl -L http://127.0.0.1:12380/my-key",
+	"go tool goreman start",
+	"curl -L http://127.0.0.1:12380/my-key -XPUT -d foo",
+	"go tool goreman run stop raftkv2",
+	"curl -L http://127.0.0.1:12380/my-key -XPUT -d bar",
+	"curl -L http://127.0.0.1:32380/my-key",
+	"go tool goreman run start raftkv2",
+	"curl -L http://127.0.0.1:22380/my-key",
+	"curl -L http://127.0.0.1:12380/4 -XPOST -d http://127.0.0.1:42379",
+	"./raftkv --id 4 --cluster http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379,http://127.0.0.1:42379 --port 42380 --join",
+	"curl -L http://127.0.0.1:12380/3 -XDELETE",
+}
 
-// Guarantee: raftexample's README works here.
+// Guarantee: raftexample's README works here, and docs/raftexample.md, which goes through it, works as it stands there.
 func TestRaftexampleReadme(t *testing.T) {
-	wait := regexp.MustCompile(`WAIT (\d+)`)
-	runTutorial(t, wait.ReplaceAllString(raftexampleReadme, "curl -s -o ready.txt --retry 60 --retry-delay 1 --retry-all-errors --fail http://127.0.0.1:$1/readyz"))
+	markdown, err := os.ReadFile("docs/raftexample.md")
+	testkit.Must(t, err)
+	boxes := strings.Split(strings.Join(shBoxes(string(markdown)), ""), "\n")
+	at := 0
+	for _, command := range raftexampleReadme {
+		for at < len(boxes) && boxes[at] != command && !strings.HasPrefix(boxes[at], command+" >") {
+			at++
+		}
+		if at == len(boxes) {
+			t.Fatalf("docs/raftexample.md does not have, behind those before it: %s", command)
+		}
+	}
+	runTutorial(t, "docs/raftexample.md", string(markdown))
 }
 
 // awaitPort waits for a port that is fixed. Some lie where the kernel takes ports
@@ -134,18 +126,18 @@ func awaitPort(t *testing.T, port string) {
 // tutorialPorts is held by the tutorial that runs, since all use the same ports.
 var tutorialPorts sync.Mutex
 
-// runTutorial runs the commands of a text in a copy of the repository, which it returns.
-func runTutorial(t *testing.T, markdown string) string {
+// runTutorial runs the commands of the document name in a copy of the repository, which it returns.
+func runTutorial(t *testing.T, name, markdown string) string {
 	t.Helper()
 	procfile, err := os.ReadFile("Procfile")
 	testkit.Must(t, err)
 	// The ports are fixed: those in the text, those of the Procfile, the defaults, and goreman's own.
-	return runTutorialAt(t, markdown, &tutorialPorts, markdown+string(procfile), "9021", "9121", "8555")
+	return runTutorialAt(t, name, markdown, &tutorialPorts, markdown+string(procfile), "9021", "9121", "8555")
 }
 
 // runTutorialAt is runTutorial with ports of its own: those named in a text, and others. Who holds
 // the lock has them.
-func runTutorialAt(t *testing.T, markdown string, lock sync.Locker, named string, ports ...string) string {
+func runTutorialAt(t *testing.T, name, markdown string, lock sync.Locker, named string, ports ...string) string {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("builds and starts whole clusters")
@@ -176,7 +168,7 @@ func runTutorialAt(t *testing.T, markdown string, lock sync.Locker, named string
 	dir := t.TempDir()
 	copyRepository(t, dir)
 	start := time.Now()
-	out, err := runDoc(t, "README.md", commands, dir, within)
+	out, err := runDoc(t, name, commands, dir, within)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -17,5 +17,5 @@ func TestTLSDoc(t *testing.T) {
 	testkit.Must(t, err)
 	// Its ports are moved, so that no other document waits for it: 12379 and 12380 become 12479 and 12480.
 	text := strings.NewReplacer("2379", "2479", "2380", "2480").Replace(string(markdown))
-	runTutorialAt(t, text, new(sync.Mutex), text)
+	runTutorialAt(t, "docs/tls.md", text, new(sync.Mutex), text)
 }
