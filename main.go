@@ -22,6 +22,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/storage"
 	"raftkv/internal/storage/walroom"
+	"raftkv/internal/supervisor"
 	"raftkv/internal/tlsport"
 	"raftkv/internal/version"
 	"runtime/debug"
@@ -94,7 +95,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 		zap.Uint64("id", cfg.ID), zap.String("data-dir", cfg.DataDir))
 	config.WarnEnvironment(cfg, os.Environ(), log)
 	goLimit := debug.SetMemoryLimit(-1) // asks
-	cfg.Memory = memory.FindLimit(os.DirFS("/"), goLimit)
+	cfg.Memory, cfg.Manager = memory.FindLimit(os.DirFS("/"), goLimit), supervisor.Find(env, os.Getpid())
 	memory.SetLimit(cfg.Memory, goLimit)
 	memory.WarnScarce(cfg.Memory, log)
 	go memory.TuneGC(ctx)

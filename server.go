@@ -30,6 +30,7 @@ import (
 	"raftkv/internal/rounds"
 	"raftkv/internal/state"
 	"raftkv/internal/storage"
+	"raftkv/internal/supervisor"
 	"raftkv/internal/suspect"
 	"raftkv/internal/tlsport"
 	"raftkv/internal/transport"
@@ -187,8 +188,9 @@ func newServer(cfg config.Config, log *zap.Logger, st *storage.Opened, port int)
 	s.api.keys.Hub, s.api.lists.Hub = s.hub, s.hub
 	s.api.watches = &watchapi.Watches{Log: log, Hub: s.hub, Fresh: fresh, Lists: s.api.lists, Look: kv.Look, May: may, Explain: s.api.ends.Explain}
 	s.api.always = append(s.api.origin.Fields(), web.Field{Name: "Raftkv-Cluster-Id", Value: strconv.FormatUint(st.Identity.ClusterID, 16)})
-	s.guards = append(s.guards, exposure.Of(cfg, log), kv.doors)
-	s.api.addRoutes(&admin.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.notes}, s.live)
+	about := &admin.StatusAPI{Get: s.status, Checks: s.readyChecks, Notes: s.notes}
+	s.guards = append(s.guards, exposure.Of(cfg, log), kv.doors, supervisor.New(log, cfg.Manager, supervisor.Node{Alive: s.live.Check, Status: about.Line}))
+	s.api.addRoutes(about, s.live)
 	st.Snapshots.Register(s.api.metrics.Registry, st.Trouble.Lost.Load)
 	logging.RegisterDropped(s.api.metrics.Registry, log)
 	s.register(node.refusals, node.links, kv.agreement, proposals, reads, fresh, s.watcher, s.room, s.hub, quota, admission.Outcomes, cfg.Memory)

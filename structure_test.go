@@ -19,7 +19,7 @@ import (
 // packages of layers below its own.
 var layers = [][]string{
 	{"address", "changelog", "durable", "front/nowait", "history", "meter", "openapi", "problem", "record", "refusal", "version", "wait", "window"},
-	{"certs", "entry", "issue", "lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
+	{"certs", "entry", "issue", "lease", "liveness", "logging", "membership", "memory", "once", "openapi/openapitest", "statefile", "storage/disposal", "storage/snapshots", "supervisor", "testkit", "txn", "verdict", "walfile", "watermark", "web"},
 	{"config", "listening", "peerclient", "rights", "state", "storage/dirwatch", "storage/walroom"},
 	{"audit", "checker", "contact", "doors", "exposure", "list", "probeport", "rounds", "state/statetest", "storage", "tlsport", "watch/watchtest"},
 	{"clock", "diskhang", "limits", "observe", "offline", "peertls", "reconfig", "room", "sim", "storage/storagetest", "suspect", "transport", "watch"},
@@ -93,6 +93,7 @@ var exports = map[string]int{
 	"storage/snapshots":   9,
 	"storage/storagetest": 12,
 	"storage/walroom":     15,
+	"supervisor":          5,
 	"suspect":             6,
 	"testkit":             32,
 	"tlsport":             11,

@@ -57,6 +57,21 @@ func (s *StatusAPI) ServeStatus(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
+// Line says in a line how the node does: what keeps it from being ready, or its role.
+func (s *StatusAPI) Line() string {
+	for _, c := range s.Checks() {
+		switch {
+		case c.Ok:
+		case c.Why != nil:
+			return fmt.Sprintf("not ready: not yet true: %s: %v", c.Name, c.Why)
+		default:
+			return "not ready: not yet true: " + c.Name
+		}
+	}
+	now := s.Get()
+	return fmt.Sprintf("ready: node %d is %s in term %d, led by node %d", now.ID, now.Role, now.Term, now.Leader)
+}
+
 // Check is one condition that a node must meet to be ready.
 type Check struct {
 	Name string // as the answer has it: "has a leader"

@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/logging"
 	"raftkv/internal/memory"
+	"raftkv/internal/supervisor"
 	"slices"
 	"strconv"
 	"strings"
@@ -119,6 +120,8 @@ type Config struct {
 
 	// Memory is what bounds that of the process; main finds it.
 	Memory memory.Limit
+	// Manager is the service manager that started the process, if there is one; main finds it.
+	Manager supervisor.Manager
 	// MinFree is how many bytes of the disk are kept free, 0 for none. Default
 	// 128MiB, and at most a third of the disk. When less is free on the leader,
 	// or on so many voters that one more would cost the majority, writes that
