@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"raftkv/internal/audit"
 	"raftkv/internal/boot"
+	"raftkv/internal/cli"
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
 	"raftkv/internal/exposure"
@@ -16,7 +17,6 @@ import (
 	"raftkv/internal/listening"
 	"raftkv/internal/logging"
 	"raftkv/internal/memory"
-	"raftkv/internal/offline"
 	"raftkv/internal/peertls"
 	"raftkv/internal/probeport"
 	"raftkv/internal/problem"
@@ -56,13 +56,13 @@ func main() {
 		signal.Stop(signals)
 		cancel()
 	}()
-	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is the program: with a command word first that command, else the server.
-func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
 	if !isServer(args) {
-		return offline.Run(ctx, args, env, stdout, stderr)
+		return cli.Run(ctx, args, env, stdin, stdout, stderr)
 	}
 	return runServer(ctx, args, env, stdout, stderr)
 }
@@ -78,7 +78,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 	cfg, err := config.Parse(args, env)
 	switch {
 	case errors.Is(err, config.ErrHelp):
-		fmt.Fprint(stdout, offline.Usage())
+		fmt.Fprint(stdout, cli.Usage())
 		return config.ExitOK
 	case err != nil:
 		lines.Last(fmt.Appendf(nil, "raftkv: %v\nRun raftkv --help for the flags.\n", err))

@@ -129,7 +129,7 @@ func TestSimRestore(t *testing.T) {
 func runCommand(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code = run(context.Background(), args, func(string) (string, bool) { return "", false }, &out, &errs)
+	code = run(context.Background(), args, func(string) (string, bool) { return "", false }, strings.NewReader(""), &out, &errs)
 	return code, out.String(), errs.String()
 }
 

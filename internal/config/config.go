@@ -187,68 +187,37 @@ func DefaultConfig() Config {
 	}
 }
 
-// Setting is one flag, and how its text gets into a config.
-type Setting struct {
-	Flag string // its name, without dashes
-	Arg  string // what the value is called in the help; "" for a switch
-	Help string
-	Set  func(text string) error // an error says what is wrong with the text
-}
-
 // Settings returns all flags but --version, which is a question and not a
 // setting, bound to the fields of c. The text of --cluster goes to list: what
 // it means depends on --id and --join, see ResolveCluster.
 func (c *Config) Settings(list *string) []Setting {
 	const number, period = "a whole number", "a time with its unit, as in 100ms or 5s"
 	return append([]Setting{
-		{"id", "N", "this node's raft ID, used once in the life of a cluster (1)", Into(&c.ID, address.ParseID, "")},
-		{"cluster", "LIST", "peer URLs: the n-th is member n, or id=url pairs (http://127.0.0.1:9021)", Into(list, ParseText, "")},
-		{"port", "N", "port of the client HTTP API; 0 is any free one (9121)", Into(&c.Port, strconv.Atoi, number)},
-		{"join", "", "join a running cluster: --cluster is some members and this node (false)", Into(&c.Join, strconv.ParseBool, "true or false")},
-		{"host", "HOST", "address of the client API; 0.0.0.0 opens it to the network (127.0.0.1)", Into(&c.Host, address.CheckHost, "")},
-		{"allowed-host", "LIST", "further names for clients to use; may be repeated (none)", c.addAllowedHosts},
-		{"allowed-origin", "LIST", "origins whose pages may call, as https://app.example; may be repeated (none)", c.addAllowedOrigins},
-		{"listen-peer", "HOST:PORT", "where the peer server listens (as in its own peer URL)", Into(&c.listenPeer, ParseText, "")},
-		{"advertise-client-url", "URL", "what others are told of the client API (host and port above, or the peer URL's host)", Into(&c.AdvertiseClientURL, address.CheckURL, "")},
-		{"data-dir", "DIR", "this node's files (raftkv-<id>)", Into(&c.DataDir, ParseText, "")},
-		{"cluster-id", "HEX", "keeps clusters apart (a hash of the initial members)", Into(&c.ClusterID, parseHex, "1 to 16 hexadecimal digits, not all zero")},
-		{"snapshot-count", "N", "applied commands between snapshots (100000)", Into(&c.SnapshotCount, parseCount, number)},
-		{"heartbeat-interval", "TIME", "time between the leader's heartbeats (100ms)", Into(&c.heartbeatInterval, time.ParseDuration, period)},
-		{"election-timeout", "TIME", "silence after which a leader is elected; 3 heartbeats or more (1s)", Into(&c.ElectionTimeout, time.ParseDuration, period)},
-		{"request-timeout", "TIME", "how long a request may wait for the cluster (5s)", Into(&c.RequestTimeout, time.ParseDuration, period)},
-		{"check-interval", "TIME", "time between checks that all replicas hold the same; 0 for none (10s)", Into(&c.CheckInterval, time.ParseDuration, period)},
-		{"max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", Into(&c.MaxValueSize, parseSize, "a size in bytes, KiB, MiB or GiB, as in 1048576 or 1MiB")},
-		{"quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (by the memory, at most 2GiB)", Into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")},
-		{"min-free", "SIZE", "kept free on the disk: bytes, KiB, MiB or GiB; 0 for none (128MiB)", Into(&c.MinFree, parseSize, "a size in bytes, KiB, MiB or GiB, as in 128MiB")},
-		{"watch-history", "SIZE", "changes kept for watches: bytes, KiB, MiB or GiB (64MiB, less where memory is scarce)", Into(&c.WatchHistory, parseSize, "a size in bytes, KiB, MiB or GiB, as in 64MiB")},
-		{"front", "", "read plain requests for keys by the fast path, in place of net/http (true)", Into(&c.Front, strconv.ParseBool, "true or false")},
-		{"pprof", "", "serve profiles under /debug/pprof/ of the client API (false)", Into(&c.Pprof, strconv.ParseBool, "true or false")},
-		{"log-level", "LEVEL", "debug, info, warn or error; also for one voice: info,rafthttp=debug (info)", Into(&c.LogLevel, ParseText, "")},
-		{"log-format", "FORMAT", "console or json (console)", Into(&c.LogFormat, ParseText, "")},
+		row("id", "N", "this node's raft ID, used once in the life of a cluster (1)", Into(&c.ID, address.ParseID, "")),
+		row("cluster", "LIST", "peer URLs: the n-th is member n, or id=url pairs (http://127.0.0.1:9021)", Into(list, ParseText, "")),
+		row("port", "N", "port of the client HTTP API; 0 is any free one (9121)", Into(&c.Port, strconv.Atoi, number)),
+		row("join", "", "join a running cluster: --cluster is some members and this node (false)", Into(&c.Join, strconv.ParseBool, "true or false")),
+		row("host", "HOST", "address of the client API; 0.0.0.0 opens it to the network (127.0.0.1)", Into(&c.Host, address.CheckHost, "")),
+		row("allowed-host", "LIST", "further names for clients to use; may be repeated (none)", c.addAllowedHosts),
+		row("allowed-origin", "LIST", "origins whose pages may call, as https://app.example; may be repeated (none)", c.addAllowedOrigins),
+		row("listen-peer", "HOST:PORT", "where the peer server listens (as in its own peer URL)", Into(&c.listenPeer, ParseText, "")),
+		row("advertise-client-url", "URL", "what others are told of the client API (host and port above, or the peer URL's host)", Into(&c.AdvertiseClientURL, address.CheckURL, "")),
+		row("data-dir", "DIR", "this node's files (raftkv-<id>)", Into(&c.DataDir, ParseText, "")),
+		row("cluster-id", "HEX", "keeps clusters apart (a hash of the initial members)", Into(&c.ClusterID, parseHex, "1 to 16 hexadecimal digits, not all zero")),
+		row("snapshot-count", "N", "applied commands between snapshots (100000)", Into(&c.SnapshotCount, parseCount, number)),
+		row("heartbeat-interval", "TIME", "time between the leader's heartbeats (100ms)", Into(&c.heartbeatInterval, time.ParseDuration, period)),
+		row("election-timeout", "TIME", "silence after which a leader is elected; 3 heartbeats or more (1s)", Into(&c.ElectionTimeout, time.ParseDuration, period)),
+		row("request-timeout", "TIME", "how long a request may wait for the cluster (5s)", Into(&c.RequestTimeout, time.ParseDuration, period)),
+		row("check-interval", "TIME", "time between checks that all replicas hold the same; 0 for none (10s)", Into(&c.CheckInterval, time.ParseDuration, period)),
+		row("max-value-size", "SIZE", "largest value: bytes, KiB or MiB, to 64MiB (1MiB)", Into(&c.MaxValueSize, parseSize, "a size in bytes, KiB, MiB or GiB, as in 1048576 or 1MiB")),
+		row("quota", "SIZE", "keys and values in bytes, KiB, MiB or GiB; 0 is any number (by the memory, at most 2GiB)", Into(&c.Quota, parseSize, "a size in bytes, KiB, MiB or GiB, as in 2GiB")),
+		row("min-free", "SIZE", "kept free on the disk: bytes, KiB, MiB or GiB; 0 for none (128MiB)", Into(&c.MinFree, parseSize, "a size in bytes, KiB, MiB or GiB, as in 128MiB")),
+		row("watch-history", "SIZE", "changes kept for watches: bytes, KiB, MiB or GiB (64MiB, less where memory is scarce)", Into(&c.WatchHistory, parseSize, "a size in bytes, KiB, MiB or GiB, as in 64MiB")),
+		row("front", "", "read plain requests for keys by the fast path, in place of net/http (true)", Into(&c.Front, strconv.ParseBool, "true or false")),
+		row("pprof", "", "serve profiles under /debug/pprof/ of the client API (false)", Into(&c.Pprof, strconv.ParseBool, "true or false")),
+		row("log-level", "LEVEL", "debug, info, warn or error; also for one voice: info,rafthttp=debug (info)", Into(&c.LogLevel, ParseText, "")),
+		row("log-format", "FORMAT", "console or json (console)", Into(&c.LogFormat, ParseText, "")),
 	}, c.Doors.settings()...)
-}
-
-// Into returns a function that parses a text into a field, and that says what
-// was expected when it cannot; with want "", parse says so itself.
-func Into[T any](field *T, parse func(string) (T, error), want string) func(string) error {
-	return func(text string) error {
-		v, err := parse(text)
-		switch {
-		case err == nil:
-			*field = v
-		case want != "":
-			err = errors.New("expected " + want)
-		}
-		return err
-	}
-}
-
-// ParseText takes any text but the empty one, for flags that are checked later.
-func ParseText(s string) (string, error) {
-	if s == "" {
-		return "", errors.New("expected a value")
-	}
-	return s, nil
 }
 
 func parseCount(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }
@@ -286,7 +255,7 @@ func Parse(args []string, getenv func(string) (string, bool)) (Config, error) {
 	list := DefaultPeerURL
 	settings := c.Settings(&list)
 	c.DataDir = "" // depends on the ID
-	r := Review{Names: map[string]string{}, Bad: map[string]bool{}}
+	r := NewReview(0)
 
 	if err := r.ReadFlags(args, settings, &c.Version); err != nil {
 		return Config{}, err
@@ -303,7 +272,7 @@ func Parse(args []string, getenv func(string) (string, bool)) (Config, error) {
 	if r.Sound("id", "join", "cluster") {
 		r.Check("cluster", list, c.ResolveCluster(peers))
 	}
-	c.validate(&r)
+	c.validate(r)
 	if r.Errs != nil {
 		return Config{}, errors.Join(r.Errs...)
 	}
@@ -468,26 +437,5 @@ const (
 	ExitOK    = 0 // stopped as asked: by a signal, or removed from the cluster
 	ExitFault = 1 // could not start or not go on
 	ExitUsage = 2 // the command line is wrong
+	ExitNo    = 3 // of a command: not found, a condition did not hold, not got
 )
-
-// Only returns the settings of these flags.
-func Only(settings []Setting, flags ...string) []Setting {
-	var kept []Setting
-	for _, s := range settings {
-		for _, f := range flags {
-			if s.Flag == f {
-				kept = append(kept, s)
-			}
-		}
-	}
-	return kept
-}
-
-// FlagTable is the part of a usage that lists the flags.
-func FlagTable(settings []Setting) string {
-	var b strings.Builder
-	for _, s := range settings {
-		fmt.Fprintf(&b, "  --%-24s %s\n", s.Flag+" "+s.Arg, s.Help)
-	}
-	return b.String()
-}

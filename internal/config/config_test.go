@@ -295,7 +295,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 		"--cluster-id", "0x0", "--id",
 	}, mapEnv(map[string]string{"RAFTKV_MAX_VALUE_SIZE": "64KB"}))
 	wantProblems(t, err,
-		[]string{"not defined", "-bogus"},
+		[]string{"unknown flag", "--bogus"},
 		[]string{"bad flag syntax", "---"},
 		[]string{"unexpected argument", `"extra"`},
 		[]string{`--host "http://x"`, "IP address or a DNS name"},
@@ -321,6 +321,7 @@ func TestArgumentsAfterProblems(t *testing.T) {
 		{[]string{"--", "--port"}, [][]string{{`unexpected argument "--port"`}}},
 		{[]string{"--port", "1", "--=", "-"}, [][]string{{"bad flag syntax: --="}, {`unexpected argument "-"`}}},
 		{[]string{"--bogus", "--port", "x"}, [][]string{{"-bogus"}, {`--port "x"`}}},
+		{[]string{"-1", "-port", "y", "-x", "1"}, [][]string{{`unexpected argument "-1"`}, {`--port "y"`}, {"-x"}, {`unexpected argument "1"`}}},
 		{[]string{"new\nline"}, [][]string{{`"new\nline"`}}},
 	}
 	for _, tt := range tests {

@@ -73,22 +73,22 @@ func defaultDoors() Doors {
 // settings returns the flags, bound to the fields of d.
 func (d *Doors) settings() []Setting {
 	return []Setting{
-		{"cert-file", "FILE", "certificate of the client port, in PEM (none: plain HTTP)", Into(&d.CertFile, ParseText, "")},
-		{"key-file", "FILE", "its private key", Into(&d.KeyFile, ParseText, "")},
-		{"trusted-ca-file", "FILE", "CAs of the certificates of clients (none)", Into(&d.TrustedCAFile, ParseText, "")},
-		{"client-cert-auth", "", "let in no client without a certificate (false)", Into(&d.ClientCertAuth, strconv.ParseBool, "true or false")},
-		{"client-tls", "MODE", "required, or optional while clients are switched: plain HTTP as well (required)", Into(&d.ClientTLS, ParseText, "")},
-		{"peer-cert-file", "FILE", "certificate of this node towards other members, in PEM (none: plain HTTP)", Into(&d.PeerCertFile, ParseText, "")},
-		{"peer-key-file", "FILE", "its private key", Into(&d.PeerKeyFile, ParseText, "")},
-		{"peer-trusted-ca-file", "FILE", "CAs of the certificates of members", Into(&d.PeerTrustedCAFile, ParseText, "")},
-		{"peer-allowed-name", "NAME", "DNS name in the certificate of a member; {id} is its ID ({id}.raftkv)", Into(&d.PeerAllowedName, parseAllowedName, "")},
-		{"peer-tls", "MODE", "required, or optional while members are switched: plain HTTP as well (required)", Into(&d.PeerTLS, ParseText, "")},
-		{"auth-file", "FILE", "who may do what (none: everybody everything)", Into(&d.AuthFile, ParseText, "")},
-		{"auth", "MODE", "on, or off to let everybody in though other members have an auth file (on)", Into(&d.Auth, ParseText, "")},
-		{"insecure-tokens", "", "let tokens be sent without TLS over a network (false)", Into(&d.InsecureTokens, strconv.ParseBool, "true or false")},
-		{"audit-log", "FILE", "a line for each request that changes something; - is stdout (none)", Into(&d.AuditLog, ParseText, "")},
-		{"audit-reads", "", "and a line for each read (false)", Into(&d.AuditReads, strconv.ParseBool, "true or false")},
-		{"listen-metrics", "HOST:PORT", "metrics and probes on a port of their own, without rights (none)", Into(&d.ListenMetrics, ParseText, "")},
+		row("cert-file", "FILE", "certificate of the client port, in PEM (none: plain HTTP)", Into(&d.CertFile, ParseText, "")),
+		row("key-file", "FILE", "its private key", Into(&d.KeyFile, ParseText, "")),
+		row("trusted-ca-file", "FILE", "CAs of the certificates of clients (none)", Into(&d.TrustedCAFile, ParseText, "")),
+		row("client-cert-auth", "", "let in no client without a certificate (false)", Into(&d.ClientCertAuth, strconv.ParseBool, "true or false")),
+		row("client-tls", "MODE", "required, or optional while clients are switched: plain HTTP as well (required)", Into(&d.ClientTLS, ParseText, "")),
+		row("peer-cert-file", "FILE", "certificate of this node towards other members, in PEM (none: plain HTTP)", Into(&d.PeerCertFile, ParseText, "")),
+		row("peer-key-file", "FILE", "its private key", Into(&d.PeerKeyFile, ParseText, "")),
+		row("peer-trusted-ca-file", "FILE", "CAs of the certificates of members", Into(&d.PeerTrustedCAFile, ParseText, "")),
+		row("peer-allowed-name", "NAME", "DNS name in the certificate of a member; {id} is its ID ({id}.raftkv)", Into(&d.PeerAllowedName, parseAllowedName, "")),
+		row("peer-tls", "MODE", "required, or optional while members are switched: plain HTTP as well (required)", Into(&d.PeerTLS, ParseText, "")),
+		row("auth-file", "FILE", "who may do what (none: everybody everything)", Into(&d.AuthFile, ParseText, "")),
+		row("auth", "MODE", "on, or off to let everybody in though other members have an auth file (on)", Into(&d.Auth, ParseText, "")),
+		row("insecure-tokens", "", "let tokens be sent without TLS over a network (false)", Into(&d.InsecureTokens, strconv.ParseBool, "true or false")),
+		row("audit-log", "FILE", "a line for each request that changes something; - is stdout (none)", Into(&d.AuditLog, ParseText, "")),
+		row("audit-reads", "", "and a line for each read (false)", Into(&d.AuditReads, strconv.ParseBool, "true or false")),
+		row("listen-metrics", "HOST:PORT", "metrics and probes on a port of their own, without rights (none)", Into(&d.ListenMetrics, ParseText, "")),
 	}
 }
 

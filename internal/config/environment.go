@@ -21,8 +21,11 @@ var servicePort = regexp.MustCompile(`^(tcp|udp|sctp)://\S+$`)
 var serviceVariable = regexp.MustCompile(`^RAFTKV(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
 
 // clientVariables are those of the client commands, which a server may share
-// its environment with.
-var clientVariables = []string{"RAFTKV_ENDPOINTS", "RAFTKV_TOKEN", "RAFTKV_FENCE", "RAFTKV_KEY"}
+// its environment with: what they read, and what they tell the programs that they run.
+var clientVariables = []string{
+	"RAFTKV_ENDPOINTS", "RAFTKV_TOKEN", "RAFTKV_TOKEN_FILE", "RAFTKV_CACERT", "RAFTKV_CLIENT_CERT", "RAFTKV_CLIENT_KEY", "RAFTKV_TIMEOUT", "RAFTKV_OUTPUT",
+	"RAFTKV_FENCE", "RAFTKV_KEY", "RAFTKV_REVISION", "RAFTKV_TYPE",
+}
 
 // isServicePort reports whether a variable speaks of a Service and not of this
 // server's port.

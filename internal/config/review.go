@@ -3,11 +3,14 @@ package config
 import (
 	"cmp"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/spf13/pflag"
 )
 
 // How settings are read, and all that is wrong with them is gathered.
@@ -20,6 +23,8 @@ type Review struct {
 
 	Operands []string // arguments that are no flags; the server has none
 	Most     int      // how many of them there may be
+	Program  bool     // what stands behind -- is the command line of a program
+	Behind   []string // that, not nil if there was a --
 
 	portIgnored bool // see isServicePort
 }
@@ -41,60 +46,130 @@ func (r *Review) Sound(flags ...string) bool {
 	return !slices.ContainsFunc(flags, func(f string) bool { return r.Bad[f] })
 }
 
-// ReadFlags reads the command line. It goes on after a problem, where the flag
-// package alone would stop. Its only error is ErrHelp. Without version, there
-// is no such flag.
+// ReadFlags reads the command line. It goes on after a problem, where a flag set
+// alone would stop. Its only error is ErrHelp. Without version, there is no such
+// flag.
+//
+// One dash is taken as well as two before a name, and what begins with a dash and is
+// a number is no flag. Behind -- there are no flags any more; with Program, what
+// stands there is the command line of a program and not looked at.
 func (r *Review) ReadFlags(args []string, settings []Setting, version *bool) error {
-	fs := flag.NewFlagSet("raftkv", flag.ContinueOnError)
+	fs := pflag.NewFlagSet("raftkv", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
+	fs.Usage = func() {} // else it would ask for a description of each flag
 	if version != nil {
 		fs.BoolVar(version, "version", false, "")
 	}
-	for _, s := range settings {
-		if s.Arg == "" {
-			fs.BoolFunc(s.Flag, "", r.setter(s))
-		} else {
-			fs.Func(s.Flag, "", r.setter(s))
-		}
-	}
-	for {
-		err := fs.Parse(args)
-		args = fs.Args()
-		switch {
-		case errors.Is(err, flag.ErrHelp):
-			return ErrHelp
-		case err == nil && len(args) == 0:
+	AddFlags(fs, settings, r.set)
+	for len(args) > 0 {
+		arg := args[0]
+		if arg == "--" {
+			if args = args[1:]; r.Program {
+				r.Behind = append([]string{}, args...)
+				return nil
+			}
+			for _, arg := range args {
+				r.operand(arg)
+			}
 			return nil
-		case err == nil && len(r.Operands) < r.Most:
-			r.Operands, args = append(r.Operands, args[0]), args[1:]
-			continue
-		case err == nil:
-			err = fmt.Errorf("unexpected argument %q: expected only flags", args[0])
-			args = args[1:]
-		case strings.HasPrefix(err.Error(), "bad flag syntax"):
-			args = args[1:] // the flag package does not step over it by itself
 		}
-		r.Errs = append(r.Errs, err)
+		if len(arg) < 2 || arg[0] != '-' || isNumber.MatchString(arg) {
+			r.operand(arg)
+			args = args[1:]
+			continue
+		}
+		used, err := parseFlag(fs, args)
+		if errors.Is(err, pflag.ErrHelp) {
+			return ErrHelp
+		}
+		if err != nil {
+			r.Errs = append(r.Errs, err)
+		}
+		args = args[used:]
+	}
+	return nil
+}
+
+// isNumber matches what no flag looks like.
+var isNumber = regexp.MustCompile(`^-[0-9]+$`)
+
+// parseFlag reads the flag that args begin with, and returns how many of them it took.
+func parseFlag(fs *pflag.FlagSet, args []string) (used int, err error) {
+	arg := args[0]
+	if name, _, _ := strings.Cut(arg[1:], "="); fs.Lookup(name) != nil {
+		arg = "-" + arg // one dash before a name
+	}
+	err = fs.Parse([]string{arg})
+	var missing *pflag.ValueRequiredError
+	if errors.As(err, &missing) && len(args) > 1 {
+		return 2, fs.Parse([]string{arg, args[1]})
+	}
+	return 1, err
+}
+
+// operand notes an argument that is no flag.
+func (r *Review) operand(arg string) {
+	if len(r.Operands) < r.Most {
+		r.Operands = append(r.Operands, arg)
+		return
+	}
+	expected := "only flags"
+	if r.Most > 0 {
+		expected = "no more than " + strconv.Itoa(r.Most)
+	}
+	r.Errs = append(r.Errs, fmt.Errorf("unexpected argument %q: expected %s", arg, expected))
+}
+
+// AddFlags gives fs the flags of settings. The text of each goes to set, which may be
+// nil for a set that only describes them.
+func AddFlags(fs *pflag.FlagSet, settings []Setting, set func(Setting, string)) {
+	for _, s := range settings {
+		f := fs.VarPF(&value{setting: s, set: set}, s.Flag, s.Short, s.Help)
+		if s.Arg == "" {
+			f.NoOptDefVal = "true"
+		}
 	}
 }
 
-// setter returns what sets a flag on the command line.
-func (r *Review) setter(s Setting) func(string) error {
-	return func(text string) error {
-		err := s.Set(text)
-		if r.Names[s.Flag] != "" && !strings.HasPrefix(s.Flag, "allowed-") {
-			err = errors.New("expected only once")
-		}
-		r.Names[s.Flag] = "--" + s.Flag
-		r.Check(s.Flag, text, err)
-		return nil // noted, and the next flag is to be read
+// value is a setting as a flag set sees it.
+type value struct {
+	setting Setting
+	set     func(Setting, string)
+}
+
+func (v *value) String() string { return "" }
+
+func (v *value) Type() string {
+	if v.setting.Arg == "" {
+		return "bool"
 	}
+	return v.setting.Arg
+}
+
+func (v *value) Set(text string) error {
+	if v.set != nil {
+		v.set(v.setting, text)
+	}
+	return nil // what is wrong is noted, and the next flag is to be read
+}
+
+// set sets a flag of the command line.
+func (r *Review) set(s Setting, text string) {
+	err := s.Set(text)
+	if r.Names[s.Flag] != "" && !s.Repeats {
+		err = errors.New("expected only once")
+	}
+	r.Names[s.Flag] = "--" + s.Flag
+	r.Check(s.Flag, text, err)
 }
 
 // ReadEnv sets what is in the environment and not on the command line.
 func (r *Review) ReadEnv(getenv func(string) (string, bool), settings []Setting) {
 	for _, s := range settings {
-		name := envName(s.Flag)
+		name := s.Env
+		if name == "" {
+			continue
+		}
 		text, _ := getenv(name)
 		// Empty is unset: compose files and unit files write RAFTKV_X=${X}.
 		if text != "" && r.Names[s.Flag] == "" {
@@ -111,6 +186,11 @@ func (r *Review) ReadEnv(getenv func(string) (string, bool), settings []Setting)
 // envName returns the environment variable of a flag.
 func envName(flag string) string {
 	return "RAFTKV_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// NewReview returns a review of a command line with so many operands at most.
+func NewReview(most int) *Review {
+	return &Review{Names: map[string]string{}, Bad: map[string]bool{}, Most: most}
 }
 
 // UsageError is all that is wrong with a command line.

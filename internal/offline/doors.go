@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/command"
 	"raftkv/internal/config"
 	"raftkv/internal/issue"
 	"raftkv/internal/lease"
@@ -60,7 +61,7 @@ func (f *tlsFlags) ofCert() []config.Setting {
 		{Flag: "member", Arg: "IDS", Help: "members, as in 1 or 1,2,3: a certificate for each", Set: config.Into(&f.members, parseIDs, "")},
 		{Flag: "host", Arg: "LIST", Help: "further names and addresses of the member (" + tlsHosts + ")", Set: config.Into(&f.hosts, config.ParseText, "")},
 		{Flag: "client", Arg: "NAME", Help: "a client, and its name: a DNS name", Set: config.Into(&f.client, address.CheckHost, "")},
-	}, config.Only(f.config.Settings(list), "peer-allowed-name"))
+	}, shared(&f.config, list, "peer-allowed-name"))
 }
 
 func parseDays(text string) (int, error) {
@@ -85,70 +86,57 @@ func parseIDs(text string) (ids []uint64, err error) {
 	return ids, nil
 }
 
-func tlsUsage() string {
-	f := newTLSFlags()
-	return `raftkv tls ca makes a CA: ca.pem, for all who connect, and ca-key.pem, which only
-signs further certificates and is best kept away from the servers.
+const tlsExample = `raftkv tls ca
+raftkv tls cert --member 1,2,3 --host kv.example,10.0.0.1
+raftkv tls cert --client deployer.example`
 
-raftkv tls cert makes what such a CA signs. For --member 1 it is member-1.pem and
+func tlsCommand() command.Command {
+	return command.Command{
+		Name: "tls", About: "make a CA, and certificates for members and clients", Example: tlsExample,
+		Long: `Makes what TLS needs, in files. Keys are for ECDSA (P-256), in files that only their
+owner can read. Nothing that is there is overwritten.`,
+		Sub: []command.Command{{
+			Name: "ca", About: "make a CA", Example: tlsExample, New: newCA,
+			Long: `Makes a CA: ca.pem, for all who connect, and ca-key.pem, which only signs further
+certificates and is best kept away from the servers.`,
+		}, {
+			Name: "cert", About: "make certificates that the CA signs", Example: tlsExample, New: newCert,
+			Long: `Makes what a CA of raftkv tls ca signs. For --member 1 it is member-1.pem and
 member-1-key.pem, with the name 1.raftkv by which other members know it, and the
 names and addresses by which clients reach it: so it can be used at both ports.
-For --client NAME it is client-NAME.pem and client-NAME-key.pem, with that name.
-
-Keys are for ECDSA (P-256), in files that only their owner can read. Nothing that
-is there is overwritten.
-
-Flags of raftkv tls ca (default in parentheses):
-` + config.FlagTable(f.ofCA()) + `
-Flags of raftkv tls cert:
-` + config.FlagTable(f.ofCert()) + `
-Example:
-  raftkv tls ca
-  raftkv tls cert --member 1,2,3 --host kv.example,10.0.0.1
-  raftkv tls cert --client deployer.example
-`
+For --client NAME it is client-NAME.pem and client-NAME-key.pem, with that name.`,
+		}},
+	}
 }
 
-func runTLS(o call) error {
-	f, makes, settings := newTLSFlags(), "", newTLSFlags().ofCert()
-	if len(o.args) > 0 {
-		makes = o.args[0]
+func newCA() command.Action {
+	f := newTLSFlags()
+	return command.Action{Settings: f.ofCA(), Run: run(func(o *command.Call) error { return makeCA(o.Stdout, f) })}
+}
+
+func newCert() command.Action {
+	f := newTLSFlags()
+	var names []string
+	var ips []net.IP
+	return command.Action{
+		Settings: f.ofCert(),
+		Check: func(o *command.Call) {
+			r := o.Review
+			if (f.members == nil) == (f.client == "") && r.Sound("member", "client") {
+				r.Errs = append(r.Errs, errors.New("expected --member or --client, and not both"))
+			}
+			if f.client != "" && f.hosts != "" {
+				r.Check("host", f.hosts, errors.New("expected only with --member"))
+			}
+			if f.client != "" && r.Sound("peer-allowed-name") {
+				r.Check("client", f.client, f.notOfMembers(f.client))
+			}
+			var err error
+			names, ips, err = f.splitHosts(cmp.Or(f.hosts, tlsHosts))
+			r.Check("host", f.hosts, err)
+		},
+		Run: run(func(o *command.Call) error { return makeCerts(o.Stdout, f, names, ips) }),
 	}
-	switch makes {
-	case "ca":
-		settings = f.ofCA()
-	case "cert":
-		settings = f.ofCert()
-	}
-	r := &config.Review{Names: map[string]string{}, Bad: map[string]bool{}, Most: 1}
-	if err := r.ReadFlags(o.args, settings, nil); err != nil {
-		return err
-	}
-	if makes != "ca" && makes != "cert" {
-		return config.NewUsageError(errors.New("expected ca or cert behind it"))
-	}
-	if makes == "ca" {
-		if err := r.Verdict(); err != nil {
-			return err
-		}
-		return makeCA(o.stdout, f)
-	}
-	r.ReadEnv(o.env, config.Only(settings, "peer-allowed-name"))
-	if (f.members == nil) == (f.client == "") && r.Sound("member", "client") {
-		r.Errs = append(r.Errs, errors.New("expected --member or --client, and not both"))
-	}
-	if f.client != "" && f.hosts != "" {
-		r.Check("host", f.hosts, errors.New("expected only with --member"))
-	}
-	if f.client != "" && r.Sound("peer-allowed-name") {
-		r.Check("client", f.client, f.notOfMembers(f.client))
-	}
-	names, ips, err := f.splitHosts(cmp.Or(f.hosts, tlsHosts))
-	r.Check("host", f.hosts, err)
-	if err := r.Verdict(); err != nil {
-		return err
-	}
-	return makeCerts(o.stdout, f, names, ips)
 }
 
 // notOfMembers refuses a name by which members know each other.
@@ -255,39 +243,41 @@ func write(out io.Writer, pair issue.Pair, certFile, keyFile string) error {
 	return err
 }
 
-const tokenUsage = `raftkv token NAME makes a token for the client of that name, and prints it on
-standard output, once: it is not kept anywhere. What belongs into the file of
---auth-file it prints on standard error: the name, and the token's SHA-256, by
-which nobody can find the token.
+func tokenCommand() command.Command {
+	return command.Command{
+		Name: "token", Args: "NAME", About: "make a token for a client",
+		Long: `Makes a token for the client of that name, and prints it on standard output, once: it
+is not kept anywhere. What belongs into the file of --auth-file it prints on standard
+error: the name, and the token's SHA-256, by which nobody can find the token.`,
+		Example: `raftkv token deployer >deployer.token
+raftkv get greeting --token-file deployer.token
+curl -H "Authorization: Bearer $(cat deployer.token)" http://127.0.0.1:9121/greeting`,
+		New: func() command.Action {
+			return command.Action{
+				Check: func(o *command.Call) {
+					if len(o.Args) > 0 {
+						if err := checkClientName(o.Arg(0)); err != nil {
+							o.Review.Errs = append(o.Review.Errs, fmt.Errorf("NAME %q: %w", o.Arg(0), err))
+						}
+					}
+				},
+				Run: run(runToken),
+			}
+		},
+	}
+}
 
-Example:
-  raftkv token deployer >deployer.token
-  curl -H "Authorization: Bearer $(cat deployer.token)" http://127.0.0.1:9121/greeting
-`
-
-func runToken(o call) error {
-	r, err := o.review(nil, "NAME")
-	if err != nil {
-		return err
-	}
-	if len(r.Operands) > 0 {
-		if err := checkClientName(r.Operands[0]); err != nil {
-			r.Errs = append(r.Errs, fmt.Errorf("NAME %q: %w", r.Operands[0], err))
-		}
-	}
-	if err := r.Verdict(); err != nil {
-		return err
-	}
+func runToken(o *command.Call) error {
 	token, hash := issue.Token()
-	if _, err := fmt.Fprintln(o.stdout, token); err != nil {
+	if _, err := fmt.Fprintln(o.Stdout, token); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(o.stderr, `For the entries of --auth-file; the rights are yours to fill in:
+	_, err := fmt.Fprintf(o.Stderr, `For the entries of --auth-file; the rights are yours to fill in:
   - name: %q
     tokens: [%q]
     rights:
       - {right: [read, write], prefixes: ["app/"]}
-`, r.Operands[0], hash)
+`, o.Arg(0), hash)
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"raftkv/internal/command"
 	"raftkv/internal/durable"
 	"raftkv/internal/membership"
 	"raftkv/internal/problem"
@@ -18,28 +19,25 @@ import (
 	"time"
 )
 
-const inspectUsage = `raftkv inspect DATA-DIR prints what is in a data directory: whose it is, the
-members, how far log and snapshot reach, and whether all of it is sound. It
-changes nothing, and works beside a running node; what it prints is then of a
-moment, and may be in motion.
-
-raftkv inspect FILE does the same for a backup, or a snap/*.state file.
+func inspectCommand() command.Command {
+	return command.Command{
+		Name: "inspect", Args: "DATA-DIR|FILE", About: "print what is in a data directory or a backup",
+		Long: `Prints what is in a data directory: whose it is, the members, how far log and snapshot
+reach, and whether all of it is sound. It changes nothing, and works beside a running
+node; what it prints is then of a moment, and may be in motion. With a backup, or a
+snap/*.state file, it does the same for that; - is standard input.
 
 The sha256 of a state is the checksum at the end of its file: two nodes, or a
 node and a backup, have the same one at the same index.
 
-Exit status: 0 sound, 1 damaged or not a data directory, 2 wrong command line.
-`
+Exit status: 0 sound, 1 damaged or not a data directory, 2 wrong command line.`,
+		Example: "raftkv inspect raftkv-1\nraftkv inspect backup.state",
+		New:     plain(runInspect),
+	}
+}
 
-func runInspect(o call) error {
-	r, err := o.review(nil, "DATA-DIR or FILE")
-	if err == nil {
-		err = r.Verdict()
-	}
-	if err != nil {
-		return err
-	}
-	path := r.Operands[0]
+func runInspect(o *command.Call) error {
+	path := o.Arg(0)
 	if info, err := os.Stat(path); path == "-" || (err == nil && info.Mode().IsRegular()) {
 		return inspectFile(o, path)
 	}
@@ -47,13 +45,13 @@ func runInspect(o call) error {
 	if err != nil {
 		return err
 	}
-	p := &printer{w: o.stdout}
+	p := &printer{w: o.Stdout}
 	p.directory(f, busy)
 	if p.err != nil {
 		return p.err
 	}
 	if len(f.Damage) > 0 {
-		return errSaid
+		return command.ErrSaid
 	}
 	return nil
 }
@@ -73,12 +71,12 @@ func examineLive(dir string) (f *storage.Findings, busy bool, err error) {
 	return f, busy, err
 }
 
-func inspectFile(o call, path string) error {
-	st, digest, err := state.ReadBackup(o.stdin, path)
+func inspectFile(o *command.Call, path string) error {
+	st, digest, err := state.ReadBackup(o.Stdin, path)
 	if err != nil {
 		return err
 	}
-	p := &printer{w: o.stdout}
+	p := &printer{w: o.Stdout}
 	p.line("state file", "%s", path)
 	p.state(st, digest)
 	p.members(st)

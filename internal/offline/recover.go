@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/command"
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
 	"raftkv/internal/membership"
@@ -19,10 +20,12 @@ import (
 	"go.uber.org/zap"
 )
 
-func recoverUsage() string {
-	return `raftkv recover --force-new-cluster --data-dir DIR turns one surviving data directory
-into a cluster of one node, when the majority of its cluster is gone for good.
-As long as a majority can be brought back, bring it back: with it nothing is lost.
+func recoverCommand() command.Command {
+	return command.Command{
+		Name: "recover", About: "make a cluster of its own of one surviving data directory",
+		Long: `Turns one surviving data directory into a cluster of one node, when the majority of
+its cluster is gone for good. As long as a majority can be brought back, bring it back:
+with it nothing is lost.
 
 It says first what may be lost. Without --force-new-cluster it says just that,
 does nothing, and exits 1. The old directory is kept, beside the new one, or within
@@ -31,43 +34,43 @@ it as before-recovery-N if DIR is a mount point.
 Afterwards start the node with its old command line. Other nodes join it with
 empty data directories and --join; their old IDs are free again, because the
 cluster has a new ID. Old nodes that still run are not of this cluster any more:
-stop them, so that no client writes to them.
-
-Flags, each also an environment variable as for the server:
-` + config.FlagTable(recoverSettings(new(string), new(bool)))
-}
-
-func recoverSettings(dir *string, force *bool) []config.Setting {
-	return []config.Setting{
-		{Flag: "data-dir", Arg: "DIR", Help: "the surviving node's files", Set: config.Into(dir, config.ParseText, "")},
-		{Flag: "force-new-cluster", Arg: "", Help: "do it (false)", Set: config.Into(force, strconv.ParseBool, "true or false")},
+stop them, so that no client writes to them.`,
+		Example: `raftkv recover --data-dir raftkv-2
+raftkv recover --data-dir raftkv-2 --force-new-cluster`,
+		New: newRecover,
 	}
 }
 
-func runRecover(o call) error {
+func newRecover() command.Action {
 	var dir string
 	var force bool
-	r, err := o.review(recoverSettings(&dir, &force), "")
+	return command.Action{
+		Settings: []config.Setting{
+			{Flag: "data-dir", Arg: "DIR", Env: "RAFTKV_DATA_DIR", Help: "the surviving node's files", Set: config.Into(&dir, config.ParseText, "")},
+			{Flag: "force-new-cluster", Env: "RAFTKV_FORCE_NEW_CLUSTER", Help: "do it (false)", Set: config.Into(&force, strconv.ParseBool, "true or false")},
+		},
+		Check: func(o *command.Call) {
+			if dir == "" && o.Review.Sound("data-dir") {
+				o.Review.Errs = append(o.Review.Errs, errors.New("--data-dir is missing"))
+			}
+		},
+		Run: run(func(o *command.Call) error { return recoverDir(o, dir, force) }),
+	}
+}
+
+func recoverDir(o *command.Call, dir string, force bool) error {
+	dir, err := durable.RealDir(dir)
 	if err != nil {
-		return err
-	}
-	if dir == "" && r.Sound("data-dir") {
-		r.Errs = append(r.Errs, errors.New("--data-dir is missing"))
-	}
-	if err := r.Verdict(); err != nil {
-		return err
-	}
-	if dir, err = durable.RealDir(dir); err != nil {
 		return err
 	}
 	rec, err := newRecovery(dir)
 	if err != nil {
 		return err
 	}
-	if done, err := rec.resume(o.stdout, force); done || err != nil {
+	if done, err := rec.resume(o.Stdout, force); done || err != nil {
 		return err
 	}
-	return rec.run(o.stdout, force)
+	return rec.run(o.Stdout, force)
 }
 
 // recovery turns a data directory into that of a one-node cluster.
@@ -131,7 +134,7 @@ func (r recovery) resume(out io.Writer, force bool) (done bool, err error) {
 	if !force {
 		fmt.Fprintf(out, "An earlier run was interrupted: %s is complete, and not yet %s.\n"+
 			"With --force-new-cluster it is put in its place. Nothing was done.\n", r.next, r.dir)
-		return false, errSaid
+		return false, command.ErrSaid
 	}
 	locked := r.next
 	if r.volume {
@@ -203,7 +206,7 @@ func (r recovery) run(out io.Writer, force bool) (err error) {
 	}
 	if !force {
 		fmt.Fprintf(out, "\nNothing was done. To go through with it: raftkv recover --force-new-cluster --data-dir %s\n", r.dir)
-		return errSaid
+		return command.ErrSaid
 	}
 	return r.replace(out, f.Identity.Node, me, st)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
+	"raftkv/internal/command"
 	"raftkv/internal/config"
 	"raftkv/internal/doors"
 	"raftkv/internal/durable"
@@ -20,10 +21,12 @@ import (
 	"go.uber.org/zap"
 )
 
-func restoreUsage() string {
-	return `raftkv restore FILE makes the data directory of one node of a new cluster from a
-backup (curl -o FILE http://HOST/v1/snapshot), or from a snap/*.state file of a
-data directory; FILE - is standard input. Run it once for each node, with the
+func restoreCommand() command.Command {
+	return command.Command{
+		Name: "restore", Args: "FILE", About: "make the data directory of a new cluster from a backup",
+		Long: `Makes the data directory of one node of a new cluster from a backup
+(raftkv backup FILE, or curl -o FILE http://HOST/v1/snapshot), or from a snap/*.state file
+of a data directory; FILE - is standard input. Run it once for each node, with the
 same file and the same --cluster, then start the nodes with that --cluster.
 
 A damaged file is refused before anything is made, and so is a data directory
@@ -32,18 +35,34 @@ that is not new.
 The new cluster has an ID of its own, made from file and list. Its members are
 those of --cluster. Keys keep their values and revisions; the next write gets a
 revision at least 1000000000 higher, so that no ETag of the old cluster matches
-what the new one writes.
-
-Flags (default in parentheses), each also an environment variable as for the server:
-` + config.FlagTable(restoreSettings(new(config.Config), new(string))) + `
-Example:
-  raftkv restore backup.state --data-dir raftkv-1 --id 1 \
-    --cluster http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379
-`
+what the new one writes.`,
+		Example: `raftkv restore backup.state --data-dir raftkv-1 --id 1 \
+  --cluster http://127.0.0.1:12379,http://127.0.0.1:22379,http://127.0.0.1:32379`,
+		New: newRestore,
+	}
 }
 
-func restoreSettings(c *config.Config, list *string) []config.Setting {
-	return config.Only(c.Settings(list), "id", "cluster", "data-dir")
+func newRestore() command.Action {
+	c, list := config.DefaultConfig(), config.DefaultPeerURL
+	c.DataDir = ""
+	return command.Action{
+		Settings: shared(&c, &list, "id", "cluster", "data-dir"),
+		Check: func(o *command.Call) {
+			r := o.Review
+			peers, err := address.ParsePeers(list)
+			r.Check("cluster", list, err)
+			if r.Sound("id", "cluster") {
+				r.Check("cluster", list, c.ResolveCluster(peers))
+			}
+			if r.Sound("id", "cluster") && !slices.Contains(c.Cluster, address.Peer{ID: c.ID, URL: c.PeerURL}) {
+				r.Check("id", c.ID, fmt.Errorf("expected a member in %s %s", r.Name("cluster"), address.FormatPeers(c.Cluster)))
+			}
+		},
+		Run: run(func(o *command.Call) error {
+			c.DataDir = cmp.Or(c.DataDir, fmt.Sprintf("raftkv-%d", c.ID))
+			return restore(o, c, o.Arg(0))
+		}),
+	}
 }
 
 // restoredClusterID derives a cluster ID from what every node of the cluster is
@@ -54,37 +73,14 @@ func restoredClusterID(digest [sha256.Size]byte, voters []address.Peer) uint64 {
 	return max(1, binary.BigEndian.Uint64(sum[:]))
 }
 
-func runRestore(o call) error {
-	c := config.DefaultConfig()
-	c.DataDir = ""
-	list := config.DefaultPeerURL
-	r, err := o.review(restoreSettings(&c, &list), "FILE")
-	if err != nil {
-		return err
-	}
-	peers, err := address.ParsePeers(list)
-	r.Check("cluster", list, err)
-	if r.Sound("id", "cluster") {
-		r.Check("cluster", list, c.ResolveCluster(peers))
-	}
-	if r.Sound("id", "cluster") && !slices.Contains(c.Cluster, address.Peer{ID: c.ID, URL: c.PeerURL}) {
-		r.Check("id", c.ID, fmt.Errorf("expected a member in %s %s", r.Name("cluster"), address.FormatPeers(c.Cluster)))
-	}
-	if err := r.Verdict(); err != nil {
-		return err
-	}
-	c.DataDir = cmp.Or(c.DataDir, fmt.Sprintf("raftkv-%d", c.ID))
-	return restore(o, c, r.Operands[0])
-}
-
 // restore makes the data directory of c from a file.
-func restore(o call, c config.Config, file string) error {
+func restore(o *command.Call, c config.Config, file string) error {
 	// A directory in use is found before a large file is read, a damaged file
 	// before a directory is made.
 	if err := checkVacant(c.DataDir); err != nil {
 		return err
 	}
-	st, digest, err := state.ReadBackup(o.stdin, file)
+	st, digest, err := state.ReadBackup(o.Stdin, file)
 	if err != nil {
 		return fmt.Errorf("%w; nothing was made", err)
 	}
@@ -99,7 +95,7 @@ func restore(o call, c config.Config, file string) error {
 	if err := makeDir(c.DataDir, id, st); err != nil {
 		return err
 	}
-	fmt.Fprintf(o.stdout, `restored %s
+	fmt.Fprintf(o.Stdout, `restored %s
   sha256          %x
   keys            %d, with %d bytes
   revision        %d; new writes begin after %d
