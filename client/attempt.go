@@ -62,7 +62,8 @@ type request struct {
 	wait    time.Duration // by which the node may delay its answer
 	takes   []int         // statuses besides 200 to 299 that are answers, as 304
 	bound   int64         // bytes of the answer's body; 0 is maxSmall
-	only    *endpoint     // one attempt at this endpoint alone
+	only    *endpoint     // one attempt, at this endpoint alone
+	bare    bool          // a node answers it before it knows its cluster
 	silence time.Duration // of a stream: how long nothing may come
 }
 
@@ -89,6 +90,7 @@ type call struct {
 	tried    map[*endpoint]bool      // in this round
 	hopeless map[*endpoint]bool      // they cannot do it, however often they are asked
 	after    map[*endpoint]time.Time // before which they do not want to be asked again
+	said     map[*endpoint]*Error    // what each answered last
 }
 
 // outcome is what came of one attempt: an answer or an error.
@@ -143,9 +145,16 @@ func (c *Client) run(ctx context.Context, r *request, stream bool) (*answer, err
 			o.answer.unknown = k.unknown
 			return o.answer, nil
 		}
-		last = o.err
-		last.earlier = k.unknown
-		if k.unknown = (k.unknown || o.unknown) && !o.definite; !o.again || r.only != nil {
+		earlier := k.unknown
+		k.unknown = (k.unknown || o.unknown) && !o.definite
+		if ended := k.ended(); ended != nil && o.err.Status == 0 {
+			if last.cause == errNotTried {
+				last = o.err // else what went wrong before says more
+			}
+			return nil, k.fail(last, ended)
+		}
+		last, last.earlier = o.err, earlier
+		if !o.again || r.only != nil {
 			return nil, k.fail(last, nil)
 		}
 		k.note(e, o)
@@ -168,16 +177,22 @@ func remembered(limit time.Duration) (time.Duration, int) {
 func (k *call) fail(e *Error, ended error) *Error {
 	e.Op, e.Key, e.Attempts, e.ended = k.r.op, k.r.key, k.attempts, ended
 	e.Unknown = k.unknown
+	for _, o := range k.endpoints.all {
+		if said := k.said[o]; said != nil && said.Endpoint != e.Endpoint {
+			e.others = append(e.others, said)
+		}
+	}
 	return e
 }
 
 // note takes in that an attempt failed and that there may be another.
 func (k *call) note(e *endpoint, o outcome) {
 	if k.tried == nil {
-		k.tried, k.hopeless, k.after = make(map[*endpoint]bool), make(map[*endpoint]bool), make(map[*endpoint]time.Time)
+		k.tried, k.hopeless, k.after, k.said = make(map[*endpoint]bool), make(map[*endpoint]bool), make(map[*endpoint]time.Time), make(map[*endpoint]*Error)
 	}
 	k.tried[e], k.hopeless[e] = true, k.hopeless[e] || o.hopeless
 	k.after[e] = time.Now().Add(min(o.after, mostRetryAfter))
+	k.said[e] = o.err
 	k.endpoints.failed(e)
 }
 
@@ -302,6 +317,8 @@ func (k *call) request(ctx context.Context, e *endpoint) (req *http.Request, sen
 			return nil, nil, fmt.Errorf("token: %w", err)
 		case token != "" && !e.private:
 			return nil, nil, fmt.Errorf("%s: %w", e.base, ErrTokenExposed)
+		case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+			return nil, nil, errors.New("token: it has characters that no token has")
 		case token != "":
 			header["Authorization"] = []string{"Bearer " + token}
 		}
@@ -364,12 +381,16 @@ func (k *call) broken(ctx context.Context, e *endpoint, err error, sent bool) ou
 	o := outcome{err: &Error{Endpoint: e.base, cause: err}, unknown: sent && k.r.effect != reading, again: true}
 	var (
 		config configError
+		op     *net.OpError
 		cert   *tls.CertificateVerificationError
+		noTLS  tls.RecordHeaderError
 	)
 	switch {
 	case errors.As(err, &config), errors.Is(err, ErrClosed):
 		o.again = false
-	case errors.As(err, &cert):
+	case errors.As(err, &op) && op.Op == "remote error" && strings.Contains(op.Err.Error(), "certificate"):
+		o.hopeless, o.unknown = true, false // the node did not take ours, so it has read nothing
+	case errors.As(err, &cert), errors.As(err, &noTLS):
 		o.hopeless = true
 	}
 	return o
@@ -404,8 +425,10 @@ func (k *call) judge(e *endpoint, resp *http.Response, body []byte) outcome {
 	if r, err := strconv.ParseUint(resp.Header.Get("Raftkv-Revision"), 10, 64); err == nil {
 		k.sawRevision(r)
 	}
-	if k.isAnswer(resp.StatusCode) && (cluster != "" || k.r.only != nil) {
-		k.endpoints.served(e)
+	if k.isAnswer(resp.StatusCode) && (cluster != "" || k.r.bare) {
+		if k.r.only == nil {
+			k.endpoints.served(e)
+		}
 		return outcome{answer: &answer{status: resp.StatusCode, header: resp.Header, body: body, from: e}}
 	}
 	p, known := problemOf(resp, body)
@@ -427,18 +450,18 @@ func (k *call) judge(e *endpoint, resp *http.Response, body []byte) outcome {
 	case s == http.StatusTooManyRequests, s == http.StatusGatewayTimeout, s == http.StatusRequestTimeout, seconds > 0:
 		o.again, o.hopeless = true, false
 	default:
-		o.definite = k.fromLog(s)
+		o.definite = k.fromLog(p.Code)
 	}
 	return o
 }
 
 // fromLog reports whether an error is what became of all attempts: it was decided where
 // writes are in one order, and is given again to each attempt with the same key.
-func (k *call) fromLog(status int) bool {
-	switch status {
-	case http.StatusNotFound:
+func (k *call) fromLog(code Code) bool {
+	switch code {
+	case NotFound, NoSuchLease:
 		return true
-	case http.StatusConflict, http.StatusPreconditionFailed:
+	case PreconditionFailed, NotANumber, OutOfRange, LeaseFull:
 		return k.r.effect == keyed
 	}
 	return false
@@ -468,8 +491,11 @@ func problemOf(resp *http.Response, body []byte) (problem, bool) {
 	if strings.TrimSpace(kind) == "application/problem+json" && json.Unmarshal(body, &p) == nil && p.Code != "" {
 		return p, true
 	}
-	text := strings.ToValidUTF8(clip(string(body), maxShown), "?")
-	return problem{Detail: fmt.Sprintf("%d %s, and not from a node of raftkv: %q", resp.StatusCode, http.StatusText(resp.StatusCode), text)}, false
+	text := fmt.Sprintf("%d %s, and not from a node of raftkv", resp.StatusCode, http.StatusText(resp.StatusCode))
+	if to := resp.Header.Get("Location"); to != "" && resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		text += fmt.Sprintf(", to %q, which is not followed", clip(to, maxShown))
+	}
+	return problem{Detail: fmt.Sprintf("%s: %q", text, strings.ToValidUTF8(clip(string(body), maxShown), "?"))}, false
 }
 
 // tagOf returns the revision in an ETag; 0 if there is none.

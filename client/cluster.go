@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -174,7 +173,7 @@ func (c *Client) Status(ctx context.Context, endpoint string) (Status, error) {
 		return Status{}, invalid("status", endpoint, "it is none of this client's endpoints")
 	}
 	var got Status
-	err := c.ask(ctx, &request{op: "status", method: http.MethodGet, path: "/v1/status", only: e}, &got)
+	err := c.ask(ctx, &request{op: "status", method: http.MethodGet, path: "/v1/status", only: e, bare: true}, &got)
 	return got, err
 }
 
@@ -186,30 +185,6 @@ func (c *Client) Ready(ctx context.Context, endpoint string) error {
 	if e == nil {
 		return invalid("ready", endpoint, "it is none of this client's endpoints")
 	}
-	_, err := c.do(ctx, &request{op: "ready", method: http.MethodGet, path: "/readyz", only: e})
+	_, err := c.do(ctx, &request{op: "ready", method: http.MethodGet, path: "/readyz", only: e, bare: true})
 	return err
-}
-
-// BackupInfo says what a backup is of.
-type BackupInfo struct {
-	Bytes    int64
-	Endpoint string
-}
-
-// Backup writes a backup of one moment, for raftkv restore, to w. An error means that what
-// was written is not whole; then it is tried again by whoever has a new w.
-func (c *Client) Backup(ctx context.Context, w io.Writer) (BackupInfo, error) {
-	r := &request{op: "backup", method: http.MethodGet, path: "/v1/snapshot", silence: streamSilence}
-	a, err := c.open(ctx, r)
-	if err != nil {
-		return BackupInfo{}, err
-	}
-	n, err := io.Copy(w, a.stream)
-	if closed := a.stream.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		return BackupInfo{}, c.brokenOff(r, a, nil, err)
-	}
-	return BackupInfo{Bytes: n, Endpoint: a.from.base}, nil
 }

@@ -54,9 +54,10 @@ type Error struct {
 	Attempts int    // requests that were sent, or tried to
 	Unknown  bool   // it may have happened: see ErrOutcomeUnknown
 
-	earlier bool  // an attempt before the last may have happened
-	cause   error // never nil: how the last attempt, or the call, ended
-	ended   error // the end of the context, if that ended the call
+	earlier bool     // an attempt before the last may have happened
+	cause   error    // never nil: how the last attempt, or the call, ended
+	others  []*Error // what other endpoints answered last
+	ended   error    // the end of the context, if that ended the call
 }
 
 // Error says what was done, what went wrong, where, and whether it may have happened.
@@ -67,17 +68,9 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, " %q", clip(e.Key, 100))
 	}
 	b.WriteString(": ")
-	if e.Code != "" {
-		fmt.Fprintf(&b, "%s: ", string(e.Code))
-	}
-	switch {
-	case e.Detail != "":
-		b.WriteString(e.Detail)
-	default:
-		b.WriteString(e.cause.Error())
-	}
-	if e.Endpoint != "" {
-		fmt.Fprintf(&b, " (%s)", e.Endpoint)
+	b.WriteString(e.brief())
+	for _, o := range e.others {
+		fmt.Fprintf(&b, "; before it: %s", o.brief())
 	}
 	if e.ended != nil {
 		fmt.Fprintf(&b, "; given up after %d attempts: %v", e.Attempts, e.ended)
@@ -86,6 +79,21 @@ func (e *Error) Error() string {
 		b.WriteString("; it may have happened")
 	}
 	return b.String()
+}
+
+// brief says what went wrong, and where.
+func (e *Error) brief() string {
+	text := e.Detail
+	if text == "" {
+		text = e.cause.Error()
+	}
+	if e.Code != "" {
+		text = string(e.Code) + ": " + text
+	}
+	if e.Endpoint != "" {
+		text += " (" + e.Endpoint + ")"
+	}
+	return text
 }
 
 // Unwrap returns the errors that this one matches.
