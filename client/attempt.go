@@ -153,7 +153,8 @@ func (c *Client) run(ctx context.Context, r *request, stream bool) (*answer, err
 			}
 			return nil, k.fail(last, ended)
 		}
-		last, last.earlier = o.err, earlier
+		last = o.err
+		last.earlier = earlier
 		if !o.again || r.only != nil {
 			return nil, k.fail(last, nil)
 		}
