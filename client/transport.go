@@ -87,7 +87,7 @@ func Token(token string) func(context.Context) (string, error) {
 
 // TokenFile is a TokenSource that reads a file, again whenever it has changed. White space
 // around the token does not count. A file that is missing, empty or larger than 4 KiB is an
-// error of the call.
+// error of the call, until it could be read once: after that the last token stays in force.
 func TokenFile(path string) func(context.Context) (string, error) {
 	read := whenChanged(func() (string, error) {
 		text, err := os.ReadFile(path)
@@ -105,7 +105,9 @@ func TokenFile(path string) func(context.Context) (string, error) {
 
 // TLSFiles is a Config.TLS that reads PEM files, again whenever one has changed: ca has the
 // certificates of authorities that are trusted in place of the system's, cert and key are
-// what this client shows. Names that are empty are left out; cert and key go together.
+// what this client shows. Names that are empty are left out; cert and key go together. What
+// cannot be read is an error of the call, until it could be read once: after that the last
+// files that could stay in force.
 func TLSFiles(ca, cert, key string) func() (*tls.Config, error) {
 	var names []string
 	for _, name := range []string{ca, cert, key} {
@@ -142,33 +144,44 @@ func readTLS(ca, cert, key string) (*tls.Config, error) {
 }
 
 // whenChanged returns a function that returns what read does, and calls it again once a
-// file has another size or time. What could not be read keeps nothing in force.
+// file has another size or time. Files that are being replaced can be missing or not
+// match: what was read before stays in force until they can be read.
 func whenChanged[T any](read func() (T, error), files ...string) func() (T, error) {
 	var (
 		mu    sync.Mutex
 		value T
-		seen  string
+		seen  string // of the files that value is of; "" before there is one
 	)
 	return func() (T, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		var now strings.Builder
-		for _, name := range files {
-			info, err := os.Stat(name)
-			if err != nil {
-				return *new(T), err
-			}
-			fmt.Fprintf(&now, "%d %d\n", info.Size(), info.ModTime().UnixNano())
-		}
-		now.WriteByte('.')
-		if now.String() == seen {
+		now, err := stamp(files)
+		if err == nil && now == seen {
 			return value, nil
 		}
-		v, err := read()
-		if err != nil {
-			return *new(T), err
+		var fresh T
+		if err == nil {
+			fresh, err = read()
 		}
-		value, seen = v, now.String()
+		switch {
+		case err == nil:
+			value, seen = fresh, now
+		case seen == "":
+			return value, err
+		}
 		return value, nil
 	}
+}
+
+// stamp returns a text that changes with the sizes and times of files.
+func stamp(files []string) (string, error) {
+	b := []byte{'.'}
+	for _, name := range files {
+		info, err := os.Stat(name)
+		if err != nil {
+			return "", err
+		}
+		b = fmt.Appendf(b, "%d %d.", info.Size(), info.ModTime().UnixNano())
+	}
+	return string(b), nil
 }
