@@ -12,7 +12,7 @@ type Election struct{ h *holding }
 // Election returns the election of a name, whose key is LeaderPrefix + name. It asks nobody.
 // Of the options LockTTL counts.
 func (c *Client) Election(name string, options ...LockOption) *Election {
-	return &Election{newHolding(c, LeaderPrefix+name, options)}
+	return &Election{newHolding(c, LeaderPrefix+name, "campaign", "resign", options)}
 }
 
 // Key returns the key of the leader, which is there while there is one.

@@ -210,9 +210,15 @@ func (l *Lease) try(e *endpoint) error {
 	limit := min(attemptLimit, max(leastKeepTry, l.life/triesPerLife))
 	ctx, cancel := context.WithTimeout(l.ctx.Context, limit)
 	defer cancel()
-	id := strconv.FormatUint(l.id, 10)
-	_, err := l.client.do(ctx, &request{op: "keep", key: id, method: http.MethodPut, path: "/v1/leases/" + id, effect: repeatable, only: e})
-	return err
+	r := &request{op: "lease keep", key: strconv.FormatUint(l.id, 10), method: http.MethodPut, path: leasePath(l.id), effect: repeatable, only: e}
+	var got wireLease
+	if err := l.client.ask(ctx, r, &got); err != nil {
+		return err
+	}
+	if got.ID != l.id {
+		return fmt.Errorf("%w: it is about lease %d, not %d", ErrStranger, got.ID, l.id)
+	}
+	return nil
 }
 
 // kept takes in that a request which was sent at begun has kept the lease alive. It is false

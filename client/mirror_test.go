@@ -127,7 +127,10 @@ func TestMirrorFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.mu.Lock()
-		f.fault = func(int, *http.Request) fakeFault { a := fakeProblem(403, Forbidden, false); return fakeFault{answer: &a} }
+		f.fault = func(int, *http.Request) fakeFault {
+			a := fakeProblem(403, Forbidden, false)
+			return fakeFault{answer: &a}
+		}
 		f.mu.Unlock()
 		if _, err := c.Mirror(t.Context(), "a"); !errors.Is(err, Forbidden) {
 			t.Fatal(err)

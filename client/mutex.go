@@ -59,7 +59,7 @@ type Mutex struct{ h *holding }
 
 // Mutex returns the lock of a name, whose key is LockPrefix + name. It asks nobody.
 func (c *Client) Mutex(name string, options ...LockOption) *Mutex {
-	h := newHolding(c, LockPrefix+name, options)
+	h := newHolding(c, LockPrefix+name, "lock", "unlock", options)
 	if h.value == nil {
 		host, _ := os.Hostname() // for people alone
 		h.value = []byte(host + ":" + strconv.Itoa(os.Getpid()))
@@ -97,6 +97,8 @@ func (m *Mutex) Guard(fence uint64) Cond { return Key(m.h.key).CreateRevision(fe
 type holding struct {
 	client *Client
 	key    string
+	take   string // what acquire is called, in errors
+	give   string // and release
 	ttl    time.Duration
 	value  []byte
 	turn   chan struct{} // has room for who holds it, or tries to, in this process
@@ -106,8 +108,8 @@ type holding struct {
 	fence uint64
 }
 
-func newHolding(c *Client, key string, options []LockOption) *holding {
-	h := &holding{client: c, key: key, ttl: DefaultLockTTL, turn: make(chan struct{}, 1)}
+func newHolding(c *Client, key, take, give string, options []LockOption) *holding {
+	h := &holding{client: c, key: key, take: take, give: give, ttl: DefaultLockTTL, turn: make(chan struct{}, 1)}
 	for _, o := range options {
 		o(h)
 	}
@@ -124,7 +126,7 @@ func (h *holding) acquire(ctx context.Context, value []byte, try bool) (uint64, 
 	if err != nil {
 		p.giveUp(ctx)
 		<-h.turn
-		return 0, nil, err
+		return 0, nil, p.outcome(err)
 	}
 	h.mu.Lock()
 	h.lease, h.fence = p.lease, fence
@@ -154,7 +156,7 @@ func (h *holding) begin(ctx context.Context, try bool) error {
 }
 
 func (h *holding) failed(cause error) error {
-	return &Error{Op: "lock", Key: h.key, Detail: cause.Error(), cause: cause}
+	return &Error{Op: h.take, Key: h.key, Detail: cause.Error(), cause: cause}
 }
 
 // current returns the lease under which the key is held, and the fencing token.
@@ -171,14 +173,14 @@ func (h *holding) release(ctx context.Context) error {
 	h.lease, h.fence = nil, 0
 	h.mu.Unlock()
 	if lease == nil {
-		return &Error{Op: "unlock", Key: h.key, Detail: ErrNotHeld.Error(), cause: ErrNotHeld}
+		return &Error{Op: h.give, Key: h.key, Detail: ErrNotHeld.Error(), cause: ErrNotHeld}
 	}
 	defer func() { <-h.turn }()
 	lost := lease.ctx.Err() != nil
 	err := lease.Close(ctx)
 	if lost {
 		cause := context.Cause(lease.ctx)
-		return &Error{Op: "unlock", Key: h.key, Detail: cause.Error(), cause: cause}
+		return &Error{Op: h.give, Key: h.key, Detail: cause.Error(), cause: cause}
 	}
 	return err
 }
@@ -191,6 +193,8 @@ type pursuit struct {
 	lease *Lease  // with which the key is written; nil if there is none
 	watch *sentry // who looks whether the key is there; nil until it was found taken
 	fails int
+	doubt bool // the key may be there with the lease, or come to be
+	left  bool // a lease of which that is so could not be revoked
 }
 
 // run returns the fencing token once the key is there under p.lease.
@@ -239,12 +243,14 @@ func (p *pursuit) step(ctx context.Context) (fence uint64, err error) {
 			return 0, err
 		}
 	}
+	p.doubt = true
 	if fence, err = p.write(ctx); err == nil {
 		if p.lease.ctx.Err() != nil {
 			return 0, nil // it came too late
 		}
 		return fence, nil
 	}
+	p.doubt = errors.Is(err, ErrOutcomeUnknown)
 	e := new(Error)
 	switch {
 	case errors.Is(err, PreconditionFailed) && errors.As(err, &e):
@@ -326,8 +332,20 @@ func (p *pursuit) giveUp(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyLimit)
 	defer cancel()
-	_ = p.lease.Close(ctx)
-	p.lease = nil
+	err := p.lease.Close(ctx)
+	p.left = p.left || p.doubt && err != nil
+	p.lease, p.doubt = nil, false
+}
+
+// outcome says of the error of a pursuit that was given up whether the key may be there: not
+// if the lease was revoked with which it was written.
+func (p *pursuit) outcome(err error) error {
+	if e := new(Error); errors.As(err, &e) {
+		o := *e
+		o.Op, o.Key, o.Unknown = p.take, p.key, p.left
+		return &o
+	}
+	return p.failed(err)
 }
 
 // sentry looks whether a key is there, by a watch.
