@@ -13,6 +13,7 @@ import (
 	"raftkv/internal/command"
 	"raftkv/internal/config"
 	"raftkv/internal/offline"
+	"raftkv/internal/remote"
 	"slices"
 	"strings"
 
@@ -23,6 +24,7 @@ import (
 // a row of its room, and nothing else.
 func Commands() []command.Command {
 	return slices.Concat(
+		remote.Commands(),
 		offline.Commands(),
 		own(),
 	)
