@@ -5,11 +5,9 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"raftkv/client"
 	"raftkv/internal/command"
 	"raftkv/internal/config"
 	"raftkv/internal/offline"
@@ -41,50 +39,14 @@ func Run(ctx context.Context, args []string, env func(string) (string, bool), st
 	return finish(o, err)
 }
 
-// finish says what became of a command.
+// finish says what became of a command. Its help is what it may have been asked for.
 func finish(o *command.Call, err error) int {
 	if errors.Is(err, config.ErrHelp) {
 		if _, err = io.WriteString(o.Stdout, helpOf(o.Name)); err == nil {
 			return config.ExitOK
 		}
 	}
-	status := command.StatusOf(err)
-	var exit command.ExitError
-	if err == nil || errors.As(err, &exit) && exit.Err == nil {
-		return status
-	}
-	if o.Output == command.JSON {
-		sayJSON(o.Stderr, err, status)
-		return status
-	}
-	name := strings.TrimSpace("raftkv " + o.Name)
-	fmt.Fprintf(o.Stderr, "%s: %v\n", name, err)
-	if status == config.ExitUsage {
-		fmt.Fprintf(o.Stderr, "Run %s --help for more.\n", name)
-	}
-	return status
-}
-
-// failure is what is written to stderr with --output json.
-type failure struct {
-	Error   string      `json:"error"`
-	Code    client.Code `json:"code,omitempty"`    // of the node's answer
-	Outcome string      `json:"outcome,omitempty"` // of a write: not_applied or unknown
-	Exit    int         `json:"exit"`
-}
-
-func sayJSON(w io.Writer, err error, status int) {
-	f := failure{Error: err.Error(), Exit: status}
-	var failed *client.Error
-	if errors.As(err, &failed) {
-		f.Code, f.Outcome = failed.Code, "not_applied"
-		if errors.Is(err, client.ErrOutcomeUnknown) {
-			f.Outcome = "unknown"
-		}
-	}
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(f) // nobody is left to tell of an error
+	return o.Finish(err)
 }
 
 // tree returns the commands as cobra has them. What they do, they do with o. The one

@@ -111,7 +111,7 @@ For --client NAME it is client-NAME.pem and client-NAME-key.pem, with that name.
 
 func newCA() command.Action {
 	f := newTLSFlags()
-	return command.Action{Settings: f.ofCA(), Run: run(func(o *command.Call) error { return makeCA(o.Stdout, f) })}
+	return command.Action{Settings: f.ofCA(), Run: run(func(o *command.Call) error { return makeCA(o, f) })}
 }
 
 func newCert() command.Action {
@@ -135,7 +135,7 @@ func newCert() command.Action {
 			names, ips, err = f.splitHosts(cmp.Or(f.hosts, tlsHosts))
 			r.Check("host", f.hosts, err)
 		},
-		Run: run(func(o *command.Call) error { return makeCerts(o.Stdout, f, names, ips) }),
+		Run: run(func(o *command.Call) error { return makeCerts(o, f, names, ips) }),
 	}
 }
 
@@ -181,7 +181,7 @@ func (f *tlsFlags) pair(name string) (certFile, keyFile string) {
 	return filepath.Join(dir, name+".pem"), filepath.Join(dir, name+"-key.pem")
 }
 
-func makeCA(out io.Writer, f *tlsFlags) error {
+func makeCA(o *command.Call, f *tlsFlags) error {
 	now := time.Now()
 	name := cmp.Or(f.name, "raftkv CA of "+now.UTC().Format(time.DateTime))
 	_, pair, err := issue.NewCA(name, now.Add(-issue.Backdate), now.Add(time.Duration(cmp.Or(f.days, caDays))*day))
@@ -191,10 +191,10 @@ func makeCA(out io.Writer, f *tlsFlags) error {
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return err
 	}
-	return write(out, pair, f.file("ca"), f.file("ca-key"))
+	return write(o, pair, f.file("ca"), f.file("ca-key"))
 }
 
-func makeCerts(out io.Writer, f *tlsFlags, names []string, ips []net.IP) error {
+func makeCerts(o *command.Call, f *tlsFlags, names []string, ips []net.IP) error {
 	ca, err := issue.ReadCA(f.file("ca"), f.file("ca-key"))
 	if err != nil {
 		return fmt.Errorf("there is no CA to sign with (raftkv tls ca --dir %s makes one): %w", f.dir, err)
@@ -208,7 +208,7 @@ func makeCerts(out io.Writer, f *tlsFlags, names []string, ips []net.IP) error {
 	wanted := issue.Request{From: now.Add(-issue.Backdate), Until: now.Add(time.Duration(cmp.Or(f.days, certDays)) * day), Client: true}
 	if f.client != "" {
 		wanted.CommonName, wanted.DNSNames = "raftkv client", []string{f.client}
-		return f.makeCert(out, ca, wanted, "client-"+f.client)
+		return f.makeCert(o, ca, wanted, "client-"+f.client)
 	}
 	nameOf := func(id uint64) string { return fmt.Sprint("member-", id) }
 	for _, id := range f.members {
@@ -219,28 +219,30 @@ func makeCerts(out io.Writer, f *tlsFlags, names []string, ips []net.IP) error {
 	for _, id := range f.members {
 		wanted.Server, wanted.CommonName, wanted.IPs = true, fmt.Sprint("raftkv member ", id), ips
 		wanted.DNSNames = append([]string{f.config.MemberName(id)}, names...)
-		if err := f.makeCert(out, ca, wanted, nameOf(id)); err != nil {
+		if err := f.makeCert(o, ca, wanted, nameOf(id)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *tlsFlags) makeCert(out io.Writer, ca *issue.CA, wanted issue.Request, name string) error {
+func (f *tlsFlags) makeCert(o *command.Call, ca *issue.CA, wanted issue.Request, name string) error {
 	pair, err := ca.Issue(wanted)
 	if err != nil {
 		return err
 	}
 	certFile, keyFile := f.pair(name)
-	return write(out, pair, certFile, keyFile)
+	return write(o, pair, certFile, keyFile)
 }
 
-func write(out io.Writer, pair issue.Pair, certFile, keyFile string) error {
+func write(o *command.Call, pair issue.Pair, certFile, keyFile string) error {
 	if err := pair.Write(certFile, keyFile); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "made %s and its key %s\n", certFile, keyFile)
-	return err
+	return o.Print(map[string]string{"cert": certFile, "key": keyFile}, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "made %s and its key %s\n", certFile, keyFile)
+		return err
+	})
 }
 
 func tokenCommand() command.Command {
@@ -269,6 +271,9 @@ curl -H "Authorization: Bearer $(cat deployer.token)" http://127.0.0.1:9121/gree
 
 func runToken(o *command.Call) error {
 	token, hash := issue.Token()
+	if o.Output == command.JSON {
+		return o.PrintJSON(map[string]string{"name": o.Arg(0), "token": token, "hash": hash})
+	}
 	if _, err := fmt.Fprintln(o.Stdout, token); err != nil {
 		return err
 	}

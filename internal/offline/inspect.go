@@ -45,10 +45,10 @@ func runInspect(o *command.Call) error {
 	if err != nil {
 		return err
 	}
-	p := &printer{w: o.Stdout}
+	p := newPrinter(o)
 	p.directory(f, busy)
-	if p.err != nil {
-		return p.err
+	if err := p.end(o, path, len(f.Damage) == 0); err != nil {
+		return err
 	}
 	if len(f.Damage) > 0 {
 		return command.ErrSaid
@@ -76,21 +76,51 @@ func inspectFile(o *command.Call, path string) error {
 	if err != nil {
 		return err
 	}
-	p := &printer{w: o.Stdout}
+	p := newPrinter(o)
 	p.line("state file", "%s", path)
 	p.state(st, digest)
 	p.members(st)
 	p.line("sound", "every checksum matches")
+	return p.end(o, path, true)
+}
+
+// printer prints lines of a name and a value, or keeps them for JSON. Its first error sticks.
+type printer struct {
+	w     io.Writer // nil: facts are kept
+	facts []fact
+	err   error
+}
+
+// fact is a line in JSON.
+type fact struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+func newPrinter(o *command.Call) *printer {
+	if o.Output == command.JSON {
+		return &printer{}
+	}
+	return &printer{w: o.Stdout}
+}
+
+// end prints what was kept, and returns the first error.
+func (p *printer) end(o *command.Call, path string, sound bool) error {
+	if p.w == nil && p.err == nil {
+		p.err = o.PrintJSON(struct {
+			Path  string `json:"path"`
+			Sound bool   `json:"sound"`
+			Facts []fact `json:"facts"`
+		}{path, sound, p.facts})
+	}
 	return p.err
 }
 
-// printer prints lines of a name and a value. Its first error sticks.
-type printer struct {
-	w   io.Writer
-	err error
-}
-
 func (p *printer) line(name, format string, args ...any) {
+	if p.w == nil {
+		p.facts = append(p.facts, fact{strings.TrimSpace(name), fmt.Sprintf(format, args...)})
+		return
+	}
 	if p.err == nil {
 		_, p.err = fmt.Fprintf(p.w, "%-16s %s\n", name, fmt.Sprintf(format, args...))
 	}

@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
 	"raftkv/internal/address"
 	"raftkv/internal/boot"
+	"raftkv/internal/command"
 	"raftkv/internal/config"
 	"raftkv/internal/doors"
 	"raftkv/internal/state"
@@ -35,35 +37,23 @@ func runCommandEnv(t *testing.T, env map[string]string, args ...string) (code in
 	t.Helper()
 	var out, errs bytes.Buffer
 	lookup := func(name string) (string, bool) { v, ok := env[name]; return v, ok }
-	code = Run(context.Background(), args, lookup, &out, &errs)
+	code = run1(t, t.Context(), lookup, &out, &errs, args...)
 	return code, out.String(), errs.String()
 }
 
-// Guarantee: a command word comes first; what is none is named, with those that
-// there are.
-func TestCommandWords(t *testing.T) {
-	for _, args := range [][]string{{"frobnicate"}, {"Restore"}, {"help", "frobnicate"}} {
-		code, out, errs := runCommand(t, args...)
-		if code != config.ExitUsage || out != "" || !strings.Contains(errs, "restore, recover, inspect, tls, token, help") || !strings.Contains(errs, args[len(args)-1]) {
-			t.Errorf("%q: exit %d\n%s%s", args, code, out, errs)
+// run1 runs one command, as package cli does.
+func run1(t *testing.T, ctx context.Context, env func(string) (string, bool), out, errs io.Writer, args ...string) int {
+	t.Helper()
+	at, o := command.Command{Sub: Commands()}, &command.Call{Env: env, Stdin: os.Stdin, Stdout: out, Stderr: errs}
+	for at.New == nil {
+		i := slices.IndexFunc(at.Sub, func(c command.Command) bool { return len(args) > 0 && c.Name == args[0] })
+		if i < 0 {
+			t.Fatalf("there is no command %q", args)
 		}
+		at, args = at.Sub[i], args[1:]
+		o.Name = strings.TrimSpace(o.Name + " " + at.Name)
 	}
-	server := Usage()
-	if code, out, _ := runCommand(t, "help"); code != config.ExitOK || out != server {
-		t.Errorf("help: exit %d\n%s", code, out)
-	}
-	for _, name := range []string{"restore", "recover", "inspect", "tls", "token"} {
-		if !strings.Contains(server, "raftkv "+name) {
-			t.Errorf("--help does not name %s", name)
-		}
-		code, out, _ := runCommand(t, name, "--help")
-		if code != config.ExitOK || !strings.HasPrefix(out, "raftkv "+name) {
-			t.Errorf("%s --help: exit %d\n%s", name, code, out)
-		}
-		if code, other, _ := runCommand(t, "help", name); code != config.ExitOK || other != out {
-			t.Errorf("help %s: exit %d\n%s", name, code, other)
-		}
-	}
+	return o.Finish(at.Run(ctx, o, args))
 }
 
 // Guarantee: all that is wrong with a command line is named at once, exit 2.
@@ -85,6 +75,7 @@ func TestCommandUsage(t *testing.T) {
 		{nil, []string{"recover", "--version"}, []string{"version"}},
 		{nil, []string{"inspect"}, []string{"DATA-DIR", "FILE"}},
 		{nil, []string{"inspect", "a", "b", "--x"}, []string{`"b"`, "-x"}},
+		{map[string]string{"RAFTKV_OUTPUT": "xml"}, []string{"inspect", "a"}, []string{`RAFTKV_OUTPUT "xml"`, "table, json"}},
 	} {
 		code, out, errs := runCommandEnv(t, tt.env, tt.args...)
 		if code != config.ExitUsage || out != "" {
@@ -166,11 +157,8 @@ func TestRestoreFromElsewhere(t *testing.T) {
 	testkit.Must(t, os.WriteFile(snap, statetest.Bytes(t, old), 0o600))
 	for i, file := range []string{snap, "-"} {
 		to := filepath.Join(t.TempDir(), fmt.Sprint(i))
-		o := call{
-			args: []string{"--data-dir", to, file, "--cluster=" + storagetest.URL(1)}, env: os.LookupEnv,
-			stdin: bytes.NewReader(statetest.Bytes(t, old)), stdout: new(bytes.Buffer),
-		}
-		testkit.Must(t, runRestore(o))
+		o := &command.Call{Env: os.LookupEnv, Stdin: bytes.NewReader(statetest.Bytes(t, old)), Stdout: new(bytes.Buffer)}
+		testkit.Must(t, restoreCommand().Run(t.Context(), o, []string{"--data-dir", to, file, "--cluster=" + storagetest.URL(1)}))
 		storagetest.WantRefounded(t, to, old, []address.Peer{{ID: 1, URL: storagetest.URL(1)}})
 	}
 }
@@ -270,7 +258,7 @@ func TestCommandInterrupted(t *testing.T) {
 	var out, errs bytes.Buffer
 	code := make(chan int)
 	go func() {
-		code <- Run(ctx, []string{"restore", pipe, "--data-dir", to}, func(string) (string, bool) { return "", false }, &out, &errs)
+		code <- run1(t, ctx, func(string) (string, bool) { return "", false }, &out, &errs, "restore", pipe, "--data-dir", to)
 	}()
 	cancel()
 	if got := <-code; got != config.ExitFault || out.Len() > 0 || !strings.Contains(errs.String(), "interrupted") {
@@ -281,13 +269,5 @@ func TestCommandInterrupted(t *testing.T) {
 	testkit.Must(t, w.Close())
 	if _, err := os.Stat(to); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
-	}
-}
-
-func TestUsageHasEveryFlag(t *testing.T) {
-	for _, s := range new(config.Config).Settings(new(string)) {
-		if !strings.Contains(Usage(), "\n  --"+s.Flag+" ") {
-			t.Errorf("usage lacks --%s", s.Flag)
-		}
 	}
 }

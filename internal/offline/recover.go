@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -67,10 +68,23 @@ func recoverDir(o *command.Call, dir string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if done, err := rec.resume(o.Stdout, force); done || err != nil {
+	report := new(bytes.Buffer)
+	out := o.Stdout
+	if o.Output == command.JSON {
+		out = report
+	}
+	done, err := rec.resume(out, force)
+	if !done && err == nil {
+		err = rec.run(out, force)
+	}
+	if o.Output != command.JSON || err != nil && !errors.Is(err, command.ErrSaid) {
 		return err
 	}
-	return rec.run(o.Stdout, force)
+	return errors.Join(err, o.PrintJSON(struct {
+		DataDir   string `json:"data_dir"`
+		Recovered bool   `json:"recovered"`
+		Report    string `json:"report"`
+	}{dir, err == nil, report.String()}))
 }
 
 // recovery turns a data directory into that of a one-node cluster.

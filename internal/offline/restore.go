@@ -95,7 +95,13 @@ func restore(o *command.Call, c config.Config, file string) error {
 	if err := makeDir(c.DataDir, id, st); err != nil {
 		return err
 	}
-	fmt.Fprintf(o.Stdout, `restored %s
+	if o.Output == command.JSON {
+		return o.PrintJSON(map[string]any{
+			"file": file, "sha256": fmt.Sprintf("%x", digest), "keys": st.Keys(), "bytes": st.Bytes, "revision": was, "next_after": st.Revision,
+			"data_dir": c.DataDir, "id": id.Node, "cluster_id": fmt.Sprintf("%x", id.ClusterID), "cluster": id.Initial,
+		})
+	}
+	_, err = fmt.Fprintf(o.Stdout, `restored %s
   sha256          %x
   keys            %d, with %d bytes
   revision        %d; new writes begin after %d
@@ -104,7 +110,7 @@ into %s
   cluster         %x, which is also that of the other nodes restored from this file with this list
 Start it with --id %d --cluster %s --data-dir %s
 %s`, file, digest, st.Keys(), st.Bytes, was, st.Revision, c.DataDir, id.Node, id.ClusterID, id.Node, id.Initial, c.DataDir, rights)
-	return nil
+	return err
 }
 
 // sayRights says that the cluster of a state has rights, if it has: in a new one no node has
