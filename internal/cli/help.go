@@ -98,26 +98,31 @@ func helpOf(name string) string {
 	if err != nil || len(words) == 0 {
 		return Usage()
 	}
+	own, shared := c.Flags()
+	text := head(name, c)
+	if len(shared) > 0 {
+		heading := "\nFlags of every command:\n"
+		if c.Remote {
+			heading = "\nFlags of every command that asks a cluster:\n"
+		}
+		text += heading + config.FlagTable(shared)
+	}
+	if variables := environment(slices.Concat(own, shared), c.Remote); variables != "" {
+		text += "\nIn the environment, unless the flag is given:\n" + variables
+	}
+	return text + "\nExample:\n" + indent(c.Example)
+}
+
+// head is what a command says of itself, without what it has in common with others.
+func head(name string, c command.Command) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "raftkv %s\n\n%s\n", strings.TrimSpace(name+" "+c.Args), c.Long)
 	if len(c.Sub) > 0 {
 		b.WriteString("\nCommands:\n" + list(c.Sub, "raftkv "+name+" "))
 	}
-	own, shared := c.Flags()
-	if len(own) > 0 {
+	if own, _ := c.Flags(); len(own) > 0 {
 		b.WriteString("\nFlags (default in parentheses):\n" + config.FlagTable(own))
 	}
-	if len(shared) > 0 {
-		heading := "Flags of every command:\n"
-		if c.Remote {
-			heading = "Flags of every command that asks a cluster:\n"
-		}
-		b.WriteString("\n" + heading + config.FlagTable(shared))
-	}
-	if variables := environment(slices.Concat(own, shared), c.Remote); variables != "" {
-		b.WriteString("\nIn the environment, unless the flag is given:\n" + variables)
-	}
-	b.WriteString("\nExample:\n" + indent(c.Example))
 	return b.String()
 }
 
