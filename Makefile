@@ -76,7 +76,7 @@ soak-front:
 # What these say about time is for a machine that has nothing else to do, so they come
 # behind the other parts, and without the race detector.
 soak-scale:
-	RAFTKV_SOAK=1 go test -timeout 1h -count=1 -v $(TESTFLAGS) -run 'TestSoak(Keepalives|MillionDue|StreamBesideWrites|Bounds|.*Watches|LongPolls)' ./test/process
+	RAFTKV_SOAK=1 go test -timeout 1h -count=1 -v $(TESTFLAGS) -run 'TestSoak(RollingRestart|Keepalives|MillionDue|StreamBesideWrites|Bounds|.*Watches|LongPolls)' ./test/process
 
 # What git sees, to compare before and after go generate.
 STATE = { git status --porcelain; git diff; } 2>/dev/null | git hash-object --stdin
