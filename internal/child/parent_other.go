@@ -1,0 +1,11 @@
+//go:build !linux
+
+package child
+
+import "syscall"
+
+// attributes tie nothing to the end of this process: only Linux can.
+func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
+
+// onlyZombies returns false: it is known on Linux only.
+func onlyZombies(int) bool { return false }
