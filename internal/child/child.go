@@ -306,3 +306,7 @@ func takeTerminal(tty *os.File) {
 	defer signal.Reset(syscall.SIGTTOU)
 	_ = unix.IoctlSetPointerInt(int(tty.Fd()), unix.TIOCSPGRP, unix.Getpgrp()) // a terminal that has gone needs no owner
 }
+
+// TokenVariables are what a command does not get in its environment unless somebody
+// says so: it could tell others the token.
+var TokenVariables = []string{"RAFTKV_TOKEN", "RAFTKV_TOKEN_FILE"}
