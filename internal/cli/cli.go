@@ -10,8 +10,11 @@ import (
 	"io"
 	"raftkv/internal/command"
 	"raftkv/internal/config"
+	"raftkv/internal/following"
+	"raftkv/internal/holding"
 	"raftkv/internal/offline"
 	"raftkv/internal/remote"
+	"raftkv/internal/transfer"
 	"slices"
 	"strings"
 
@@ -23,6 +26,9 @@ import (
 func Commands() []command.Command {
 	return slices.Concat(
 		remote.Commands(),
+		following.Commands(),
+		holding.Commands(),
+		transfer.Commands(),
 		offline.Commands(),
 		own(),
 	)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"raftkv/client"
 	"raftkv/internal/child"
 	"syscall"
 	"time"
@@ -86,17 +87,15 @@ func (r *run) do(ctx context.Context) (code int, err error) {
 	code, err = r.underHold()
 	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
 	defer cancel()
-	switch released := r.hold.release(ctx); {
-	case released == nil || errors.Is(err, errLost):
-	case r.hold.held.Err() != nil && context.Cause(r.hold.held) != nil && err == nil && r.overdue():
-		err = errLost // it was over when the command ended, and nobody has looked before
+	released := r.hold.release(ctx)
+	switch {
+	case released == nil || errors.Is(released, client.ErrLeaseLost):
+		// It was lost before or, for the command too late to matter, only now.
 	default:
 		fmt.Fprintf(r.say, "%s: not given back, so it stays until its time is over: %v\n", r.name, released)
 	}
 	return code, err
 }
-
-func (r *run) overdue() bool { return !time.Now().Before(r.hold.until()) }
 
 // underHold runs the command, and returns when none of its process group is left.
 func (r *run) underHold() (code int, err error) {

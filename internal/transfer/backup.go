@@ -11,7 +11,6 @@ import (
 	"raftkv/internal/command"
 	"raftkv/internal/config"
 	"raftkv/internal/durable"
-	"raftkv/internal/statefile"
 	"regexp"
 	"slices"
 	"strconv"
@@ -139,40 +138,11 @@ func (b *backups) make(ctx context.Context, path string) error {
 	})
 }
 
-// write writes a backup to w. It returns an error unless all of it has come, and each
-// record and the whole have the checksums that are in it.
+// write writes a backup to w. Package client makes sure that it is whole.
 func (b *backups) write(ctx context.Context, w io.Writer) (client.BackupInfo, error) {
 	seen, done := startProgress(b.o, -1, "backup")
 	defer done()
-	read, copied := io.Pipe()
-	checked := make(chan error, 1)
-	go func() {
-		err := checkBackup(read)
-		_ = read.CloseWithError(err) // which never fails; a nil error ends writes, too
-		checked <- err
-	}()
-	info, err := b.take(ctx, io.MultiWriter(w, seen, copied))
-	_ = copied.CloseWithError(err) // likewise
-	// What the check finds comes back from take as the error of a write.
-	if bad := <-checked; err == nil {
-		err = bad
-	}
-	return info, err
-}
-
-// checkBackup reads a backup to its end.
-func checkBackup(in io.Reader) error {
-	r, err := statefile.NewReader(in)
-	for err == nil {
-		_, _, err = r.Next()
-	}
-	if !errors.Is(err, io.EOF) {
-		return err
-	}
-	if n, err := io.Copy(io.Discard, in); n > 0 || err != nil {
-		return errors.Join(err, fmt.Errorf("%w: %d bytes behind its end", statefile.ErrBad, n))
-	}
-	return nil
+	return b.take(ctx, io.MultiWriter(w, seen))
 }
 
 // run makes backups until ctx ends.
