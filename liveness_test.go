@@ -17,6 +17,7 @@ import (
 	"raftkv/internal/state"
 	"raftkv/internal/state/statetest"
 	"raftkv/internal/storage/storagetest"
+	"raftkv/internal/supervisor"
 	"raftkv/internal/suspect"
 	"raftkv/internal/testkit"
 	"strings"
@@ -73,6 +74,61 @@ func TestSimLivezNamesTheLoop(t *testing.T) {
 			if err := c.Nodes[id].Life.live.Check(); err != nil {
 				t.Errorf("node %d: %v", id, err)
 			}
+		}
+	})
+}
+
+// Guarantee: a node whose loop hangs sends the service manager no more signs of life, so that
+// a watchdog starts it again, and says why; the others go on. This is over a real socket.
+func TestSimHungLoopEndsSignsOfLife(t *testing.T) {
+	const victim = 3
+	socket, take := testkit.ServiceManager(t)
+	env := map[string]string{"NOTIFY_SOCKET": socket, "WATCHDOG_USEC": "3000000"}
+	find := func(name string) (string, bool) { return env[name], env[name] != "" }
+	manage := func(cfg *config.Config) {
+		if cfg.ID == victim {
+			cfg.Manager = supervisor.Find(find, os.Getpid())
+		}
+	}
+	simulateWith(t, 3, manage, func(c *simCluster) {
+		c.awaitReady(1, 2, 3)
+		signs := func(after time.Duration) (n int, told []string) {
+			take()
+			for began := time.Now(); time.Since(began) < after; {
+				time.Sleep(time.Second) // a socket holds few datagrams
+				for _, line := range take() {
+					if line == "WATCHDOG=1" {
+						n++
+					} else {
+						told = append(told, line)
+					}
+				}
+			}
+			return n, told
+		}
+		if n, told := signs(10 * time.Second); n < 9 || n > 11 {
+			t.Errorf("%d signs of life in 10 s, and %q", n, told)
+		}
+		release := make(chan struct{})
+		go func() {
+			if err := c.Nodes[victim].Life.node.call(context.Background(), func(*raft.RawNode) { <-release }); err != nil {
+				t.Error(err)
+			}
+		}()
+		if n, told := signs((liveness.StuckAfter - 2) * liveness.LiveInterval); n < liveness.StuckAfter-4 {
+			t.Errorf("%d signs of life while it is not yet known that a loop hangs, and %q", n, told)
+		}
+		_, why := signs(5 * liveness.LiveInterval)
+		if !strings.Contains(strings.Join(why, "\n"), "the raft loop for 1m") {
+			t.Errorf("the status does not say what hangs: %q", why)
+		}
+		if n, told := signs(time.Minute); n > 0 {
+			t.Errorf("%d signs of life of a node that hangs, and %q", n, told)
+		}
+		close(release)
+		time.Sleep(2 * liveness.LiveInterval)
+		if n, told := signs(10 * time.Second); n < 9 || n > 11 {
+			t.Errorf("when it comes round again, %d signs of life in 10 s, and %q", n, told)
 		}
 	})
 }

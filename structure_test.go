@@ -99,7 +99,7 @@ var exports = map[string]int{
 	"storage/walroom":     15,
 	"supervisor":          5,
 	"suspect":             6,
-	"testkit":             32,
+	"testkit":             33,
 	"tlsport":             11,
 	"transport":           20,
 	"txn":                 49,

@@ -134,7 +134,8 @@ type procNode struct {
 	peerPort, clientPort int
 	dataDir, logPath     string
 	args                 []string
-	bin                  string // another build than the one under test
+	env                  []string // variables besides those of the test
+	bin                  string   // another build than the one under test
 
 	cmd      *exec.Cmd
 	logStart int64         // where the output of the present run begins
@@ -282,6 +283,7 @@ func (c *procCluster) launch(i int) {
 	cmd := exec.Command(bin, args...)
 	cmd.Dir = c.dir
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "RAFTKV_") })
+	cmd.Env = append(cmd.Env, n.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = procAttr(syscall.SIGKILL)
 	if err := procStartCmd(cmd); err != nil {
