@@ -12,6 +12,9 @@ import (
 // -ldflags "-X raftkv/internal/version.version=...".
 var version = "dev"
 
+// revision is the commit, if the build sets it likewise, as one without version control does.
+var revision = ""
+
 // unknownRevision is the revision of a build that was not told of one, as with
 // -buildvcs=false.
 const unknownRevision = "unknown"
@@ -27,12 +30,12 @@ type build struct {
 // This is that of this program.
 var This = sync.OnceValue(func() build {
 	info, _ := debug.ReadBuildInfo()
-	return newBuild(version, info)
+	return newBuild(version, revision, info)
 })
 
 // newBuild reads the information that the go command put into a program, nil if
-// it put none. What a release build set as its version counts more.
-func newBuild(version string, info *debug.BuildInfo) build {
+// it put none. What a release build set as its version and revision counts more.
+func newBuild(version, revision string, info *debug.BuildInfo) build {
 	b := build{Version: version, Revision: unknownRevision, GoVersion: runtime.Version()}
 	if info == nil {
 		return b
@@ -49,7 +52,10 @@ func newBuild(version string, info *debug.BuildInfo) build {
 			dirty = "+dirty"
 		}
 	}
-	if b.Revision != unknownRevision {
+	switch {
+	case revision != "":
+		b.Revision = revision
+	case b.Revision != unknownRevision:
 		b.Revision += dirty
 	}
 	for _, dep := range info.Deps {
