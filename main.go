@@ -126,6 +126,10 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 		return err
 	}
 	defer func() { err = errors.Join(err, probes.Close()) }()
+	cfg, known := boot.Discover(ctx, cfg, log)
+	if !known {
+		return nil // by a signal, while it was waiting for DNS
+	}
 	trail, err := audit.Open(cfg, os.Stdout, log)
 	if err != nil {
 		return err
@@ -144,7 +148,7 @@ func runNode(ctx context.Context, cfg config.Config, log *zap.Logger, serving fu
 	if err != nil {
 		return err
 	}
-	peers, err := listenForPeers(cfg.PeerListener(), listening.PeerServer(log), ask.Process, peerDoor)
+	peers, err := listenForPeers(cfg.PeerListener(), listening.PeerServer(log), ask, peerDoor)
 	if err != nil {
 		return err
 	}

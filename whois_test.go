@@ -18,7 +18,7 @@ import (
 // Guarantee: a process says who it is before it is ready, and a program that does not know the question is no one's double.
 func TestWho(t *testing.T) {
 	ask := peerclient.New()
-	l, err := listenForPeers("127.0.0.1:0", listening.PeerServer(zap.NewNop()), ask.Process, nil)
+	l, err := listenForPeers("127.0.0.1:0", listening.PeerServer(zap.NewNop()), ask, nil)
 	testkit.Must(t, err)
 	defer l.close()
 	url := "http://" + l.Addr().String()

@@ -89,6 +89,11 @@ func PrepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *pe
 	if cfg.Join {
 		return joinCluster(ctx, cfg, log, ask)
 	}
+	if cfg.Discovery.Given() {
+		if err := agree(ctx, cfg, log, ask); err != nil {
+			return reconfig.ClusterInfo{}, err
+		}
+	}
 	if err := checkFounders(ctx, cfg, ask); err != nil {
 		return reconfig.ClusterInfo{}, err
 	}
@@ -103,6 +108,9 @@ func PrepareDir(ctx context.Context, cfg config.Config, log *zap.Logger, ask *pe
 		}
 	}
 	for _, info := range reconfig.AskAll(ctx, ask, others, peerclient.AskTimeout) {
+		if info.ClusterID != id.ClusterID && cfg.Discovery.Given() {
+			return info, errOtherFounders(cfg, info.ClusterID, id.ClusterID)
+		}
 		if info.ClusterID != id.ClusterID {
 			return info, fmt.Errorf("--cluster names a node of another cluster, %x; this one would be %x. "+
 				"To join a running cluster, use --join", info.ClusterID, id.ClusterID)
@@ -134,13 +142,13 @@ const askInterval = time.Second
 // it the cluster could elect a leader that lacks acknowledged writes.
 func refuseUsedID(cfg config.Config, info reconfig.ClusterInfo) error {
 	if slices.Contains(info.Removed, cfg.ID) {
-		return fmt.Errorf("node %d was removed from this cluster, and an ID is used once: join under a new ID", cfg.ID)
+		return fmt.Errorf("node %d was removed from this cluster, and an ID is used once: join under a new ID%s", cfg.ID, newIDOf(cfg))
 	}
 	m, ok := info.Member(cfg.ID)
 	if ok && (m.Instance != 0 || m.Match > 0) {
 		return fmt.Errorf("data directory %s is empty, but node %d was part of this cluster before: an ID is used once. "+
-			"If its disk is lost, remove it (DELETE /%d) and join under a new ID; if not, give its data directory",
-			cfg.DataDir, cfg.ID, cfg.ID)
+			"If its disk is lost, remove it (DELETE /%d) and join under a new ID%s; if not, give its data directory",
+			cfg.DataDir, cfg.ID, cfg.ID, newIDOf(cfg))
 	}
 	return nil
 }

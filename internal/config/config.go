@@ -45,6 +45,10 @@ type Config struct {
 	// Set only with Join. They carry no IDs: any member that answers will do.
 	Seeds []string
 
+	// Discovery is where DNS tells of the members, if --cluster says so. Cluster and Seeds
+	// may be empty then, and PeerURL, until package discovery has asked.
+	Discovery Discovery
+
 	// Host is the address on which the client API listens. Default 127.0.0.1,
 	// because everybody may do everything unless there is an AuthFile; 0.0.0.0 opens it up.
 	Host string
@@ -195,6 +199,7 @@ func (c *Config) Settings(list *string) []Setting {
 	return append([]Setting{
 		row("id", "N", "this node's raft ID, used once in the life of a cluster (1)", Into(&c.ID, address.ParseID, "")),
 		row("cluster", "LIST", "peer URLs: the n-th is member n, or id=url pairs (http://127.0.0.1:9021)", Into(list, ParseText, "")),
+		row("cluster-size", "N", "founding members, when --cluster is dns+http://NAME:PORT (none)", Into(&c.Discovery.Size, parseFounders, "")),
 		row("port", "N", "port of the client HTTP API; 0 is any free one (9121)", Into(&c.Port, strconv.Atoi, number)),
 		row("join", "", "join a running cluster: --cluster is some members and this node (false)", Into(&c.Join, strconv.ParseBool, "true or false")),
 		row("host", "HOST", "address of the client API; 0.0.0.0 opens it to the network (127.0.0.1)", Into(&c.Host, address.CheckHost, "")),
@@ -266,12 +271,8 @@ func Parse(args []string, getenv func(string) (string, bool)) (Config, error) {
 	r.ReadEnv(getenv, settings)
 	c.portIgnored = r.portIgnored
 
+	c.readCluster(r, list, getenv)
 	c.DataDir = cmp.Or(c.DataDir, fmt.Sprintf("raftkv-%d", c.ID))
-	peers, err := address.ParsePeers(list)
-	r.Check("cluster", list, err)
-	if r.Sound("id", "join", "cluster") {
-		r.Check("cluster", list, c.ResolveCluster(peers))
-	}
 	c.validate(r)
 	if r.Errs != nil {
 		return Config{}, errors.Join(r.Errs...)
@@ -358,10 +359,12 @@ func (c *Config) validateRelations(r *Review) {
 	if !r.Sound("id", "join", "cluster") {
 		return // the members are not known
 	}
-	if c.Join && len(c.Seeds) == 0 {
+	if c.Discovery.Given() {
+		c.validateDiscovery(r)
+	} else if c.Join && len(c.Seeds) == 0 {
 		r.Check("cluster", c.PeerURL, fmt.Errorf("expected also the URL of a running member, because of %s", r.Name("join")))
 	}
-	if !c.Join && !slices.Contains(c.Cluster, address.Peer{ID: c.ID, URL: c.PeerURL}) {
+	if !c.Discovery.Given() && !c.Join && !slices.Contains(c.Cluster, address.Peer{ID: c.ID, URL: c.PeerURL}) {
 		r.Check("id", c.ID, fmt.Errorf("expected a member in %s %s, or --join", r.Name("cluster"), address.FormatPeers(c.Cluster)))
 	}
 	c.validateDoors(r)
@@ -403,6 +406,9 @@ func (c *Config) checkLogLevel(r *Review) {
 func (c Config) PeerListener() string {
 	if c.listenPeer != "" {
 		return c.listenPeer
+	}
+	if c.PeerURL == "" { // not known yet
+		return address.JoinHostPort(c.Discovery.Name, c.Discovery.Port)
 	}
 	return address.HostPortOf(c.PeerURL)
 }

@@ -98,6 +98,7 @@ var settingTests = []struct {
 }{
 	{"id", "7", func(c Config) any { return c.ID }, uint64(7)},
 	{"cluster", "7=" + urlA, func(c Config) any { return c.Cluster }, []address.Peer{{ID: 7, URL: urlA}}},
+	{"cluster-size", "3", func(c Config) any { return c.Discovery.Size }, 3},
 	{"port", "0", func(c Config) any { return c.Port }, 0},
 	{"join", "true", func(c Config) any { return c.Join }, true},
 	{"host", "::1", func(c Config) any { return c.Host }, "::1"},
@@ -146,6 +147,8 @@ func withContext(flag string) []string {
 		return []string{"--cluster=7=" + urlA}
 	case "cluster":
 		return []string{"--id=7"}
+	case "cluster-size":
+		return []string{"--id=1", "--cluster=dns+http://raftkv.example:12379"}
 	case "join":
 		return []string{"--cluster", urlA + "," + urlB}
 	case "cert-file":

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,6 +36,8 @@ type Client struct {
 	http    *http.Client
 	Process Process // this one
 	secured bool    // only what is secured is asked
+
+	founders atomic.Pointer[string] // see SayFounders
 }
 
 // New returns a client for a process that has just been given a number. It asks

@@ -28,25 +28,41 @@ func newProcess() Process { return Process(max(rand.Uint64(), 1)) }
 // whoAnswer is what WhoPath answers. The number is text, since JSON readers may
 // take large ones for approximate.
 type whoAnswer struct {
-	Process string `json:"process"`
+	Process  string `json:"process"`
+	Founders string `json:"founders,omitempty"` // see SayFounders
 }
 
 // ServeHTTP answers WhoPath with the number of this process, in hexadecimal.
-func (p Process) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	web.WriteJSON(w, http.StatusOK, whoAnswer{strconv.FormatUint(uint64(p), 16)})
+func (c *Client) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	answer := whoAnswer{Process: strconv.FormatUint(uint64(c.Process), 16)}
+	if said := c.founders.Load(); said != nil {
+		answer.Founders = *said
+	}
+	web.WriteJSON(w, http.StatusOK, answer)
 }
+
+// SayFounders has this process answer, as long as it lives, that it founds a cluster with these
+// members and no others, in the form of address.FormatPeers.
+func (c *Client) SayFounders(list string) { c.founders.Store(&list) }
 
 // Who asks which process a peer URL leads to.
 func (c *Client) Who(ctx context.Context, peerURL string) (Process, error) {
+	p, _, err := c.WhoFounds(ctx, peerURL)
+	return p, err
+}
+
+// WhoFounds asks which process a peer URL leads to, and with whom it founds a cluster; empty
+// if it does not, or not yet.
+func (c *Client) WhoFounds(ctx context.Context, peerURL string) (p Process, founders string, err error) {
 	var answer whoAnswer
 	if err := c.Get(ctx, peerURL+WhoPath, 0, &answer); err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	p, err := strconv.ParseUint(answer.Process, 16, 64)
-	if err == nil && p == 0 {
+	number, err := strconv.ParseUint(answer.Process, 16, 64)
+	if err == nil && number == 0 {
 		err = errors.New("no process has the number 0")
 	}
-	return Process(p), err
+	return Process(number), answer.Founders, err
 }
 
 // Processes asks several URLs at once which processes they lead to, and returns
