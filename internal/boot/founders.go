@@ -3,6 +3,7 @@ package boot
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"raftkv/internal/address"
@@ -76,26 +77,42 @@ func recall(cfg config.Config) config.Config {
 	return cfg
 }
 
-// agree waits until this node may found the cluster of cfg.Cluster.
+// agree waits until this node may found the cluster of cfg.Cluster. When another has another
+// list either may be the one that is wrong, so both have to end and ask DNS again. This node
+// answers for a while longer, for the other to hear it.
 func agree(ctx context.Context, cfg config.Config, log *zap.Logger, ask *peerclient.Client) error {
 	ask.SayFounders(address.FormatPeers(cfg.Cluster))
 	said, at := "", time.Time{}
+	var differ error
+	var end <-chan time.Time
 	for {
 		missing, err := askFounders(ctx, cfg, ask)
-		if err != nil || missing == "" {
+		switch {
+		case errors.Is(err, errDiffer) && differ == nil:
+			differ, end = err, time.After(hearFor)
+			log.Error("this node ends soon, for all to ask DNS again", zap.Error(err))
+		case errors.Is(err, errDiffer):
+		case err != nil || missing == "":
 			return err
-		}
-		if missing != said || time.Since(at) >= sayEvery {
+		case missing != said || time.Since(at) >= sayEvery:
 			said, at = missing, time.Now()
 			log.Warn("waiting until all founding members are there and agree", zap.String("founders", address.FormatPeers(cfg.Cluster)), zap.String("because", missing))
 		}
 		select {
 		case <-time.After(askInterval):
+		case <-end:
+			return differ
 		case <-ctx.Done():
 			return problem.ErrStopping
 		}
 	}
 }
+
+// hearFor is how long a node answers yet when founding members do not agree. It is longer
+// than one round of agree takes.
+const hearFor = 5 * time.Second
+
+var errDiffer = errors.New("the founding members do not agree, so nothing was founded")
 
 // sayEvery is the time between two lines of the log that say what a node waits for.
 const sayEvery = 10 * time.Second
@@ -138,8 +155,8 @@ func askFounders(ctx context.Context, cfg config.Config, ask *peerclient.Client)
 		case f.founds == "":
 			missing = cmp.Or(missing, f.url+" does not say yet with whom it founds a cluster")
 		case f.founds != ours:
-			return "", fmt.Errorf("the founding members do not agree, so nothing was founded: for this node they are %s, for %s they are %s; "+
-				"give all nodes the same --cluster and --cluster-size, and see that DNS answers all of them alike", ours, f.url, f.founds)
+			return "", fmt.Errorf("%w: for this node they are %s, for %s they are %s; "+
+				"give all nodes the same --cluster and --cluster-size, and see that DNS answers all of them alike", errDiffer, ours, f.url, f.founds)
 		}
 	}
 	return missing, nil
