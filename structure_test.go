@@ -36,6 +36,10 @@ var forTests = []string{"history", "openapi/openapitest", "sim", "testkit", "sta
 // and fields, a package may show to others. A package that needs more is to be
 // looked at: its wall may stand in the wrong place.
 var exports = map[string]int{
+	"transfer":            1,
+	"holding":             1,
+	"following":           1,
+	"child":               9,
 	"access":              2,
 	"address":             22,
 	"admin":               16,
@@ -48,7 +52,7 @@ var exports = map[string]int{
 	"cli":                 4,
 	"clock":               5,
 	"command":             17,
-	"config":              31,
+	"config":              33,
 	"contact":             5,
 	"discovery":           4,
 	"diskhang":            3,
