@@ -235,10 +235,16 @@ func (k *call) ended() error {
 	return k.ctx.Err()
 }
 
-// limit is how long the next attempt waits for the head of its answer.
-func (k *call) limit() time.Duration {
+// limit is how long the next attempt waits for the head of its answer. While there are others
+// to ask, that is no more than half of the time that the call has left.
+func (k *call) limit(e *endpoint) time.Duration {
 	l := min(attemptLimit<<min(k.round, 10), mostAttemptLimit)
-	return l + k.r.wait + time.Duration(len(k.r.body))*time.Second/sendRate
+	l += k.r.wait + time.Duration(len(k.r.body))*time.Second/sendRate
+	others := k.r.only == nil && k.endpoints.pick(func(o *endpoint) bool { return o == e || k.tried[o] || k.hopeless[o] }) != nil
+	if end, ok := k.ctx.Deadline(); ok && others {
+		l = min(l, time.Until(end)/2)
+	}
+	return l
 }
 
 // attempt sends the request to one endpoint.
@@ -250,7 +256,7 @@ func (k *call) attempt(e *endpoint, stream bool) outcome {
 	}
 	ctx, cancel := context.WithCancelCause(parent)
 	var silence atomic.Int64
-	silence.Store(int64(k.limit()))
+	silence.Store(int64(k.limit(e)))
 	timer := time.AfterFunc(time.Duration(silence.Load()), func() { cancel(silentError{time.Duration(silence.Load())}) })
 	var unhook []func() bool
 	if stream {

@@ -52,36 +52,64 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 // keyTarget returns the path and the query of a request for one key. A key that something
 // between could tidy up in a path, such as a//b, goes into the query.
 func keyTarget(key string) (string, url.Values) {
-	q := make(url.Values)
-	if strings.HasPrefix(key, "/") || strings.HasSuffix(key, "/") || strings.Contains(key, "//") {
-		q.Set("key", key)
-		return "/v1/kv", q
-	}
-	for part := range strings.SplitSeq(key, "/") {
-		if part == "." || part == ".." {
-			q.Set("key", key)
-			return "/v1/kv", q
+	parts := strings.Split(key, "/")
+	for i, part := range parts {
+		if part == "" || part == "." || part == ".." {
+			return "/v1/kv", url.Values{"key": {key}}
 		}
+		parts[i] = url.PathEscape(part)
 	}
-	return "/v1/kv/" + url.PathEscape(key), q
+	return "/v1/kv/" + strings.Join(parts, "/"), make(url.Values)
 }
 
-// Get reads a key. One that is missing is an error that matches NotFound.
+// Get reads a key, with all that the store knows of it. One that is missing is an error that
+// matches NotFound. Value is faster for those who need the bytes alone.
 func (c *Client) Get(ctx context.Context, key string, opts ...ReadOption) (Item, error) {
+	r, err := c.readKey(key, opts)
+	if err != nil {
+		return Item{}, err
+	}
+	r.header = acceptJSON
+	var w wireItem
+	if err := c.ask(ctx, r, &w); err != nil {
+		return Item{}, err
+	}
+	return w.item(), nil
+}
+
+// Value reads the value of a key and the revision of its last write, which IfRevision takes.
+// It is Get without the rest of an Item: a node sends the bytes as they are and not as JSON,
+// which saves a quarter of the time of a small value, and most of that of a large one. A
+// missing key is an error that matches NotFound.
+func (c *Client) Value(ctx context.Context, key string, opts ...ReadOption) (value []byte, revision uint64, err error) {
+	r, err := c.readKey(key, opts)
+	if err != nil {
+		return nil, 0, err
+	}
+	a, err := c.do(ctx, r)
+	if err != nil {
+		return nil, 0, err
+	}
+	if revision, err = c.tagged(r, a); err != nil {
+		return nil, 0, err
+	}
+	if a.body == nil {
+		a.body = []byte{}
+	}
+	return a.body, revision, nil
+}
+
+// readKey returns the request that reads a key.
+func (c *Client) readKey(key string, opts []ReadOption) (*request, error) {
 	path, q := keyTarget(key)
 	wrong := badKey(key)
 	if wrong == "" {
 		wrong = c.reads(opts, q)
 	}
 	if wrong != "" {
-		return Item{}, invalid("get", key, "%s", wrong)
+		return nil, invalid("get", key, "%s", wrong)
 	}
-	r := &request{op: "get", key: key, method: http.MethodGet, path: path, query: q, header: acceptJSON, bound: maxAnswer}
-	var w wireItem
-	if err := c.ask(ctx, r, &w); err != nil {
-		return Item{}, err
-	}
-	return w.item(), nil
+	return &request{op: "get", key: key, method: http.MethodGet, path: path, query: q, bound: maxAnswer}, nil
 }
 
 var acceptJSON = http.Header{"Accept": {"application/json"}}
@@ -178,7 +206,8 @@ func (c *Client) DeletePrefix(ctx context.Context, prefix string) (deleted int, 
 // deleteStep is how many keys DeleteAll deletes at a time.
 const deleteStep = 10_000
 
-// DeleteAll deletes all keys, 10,000 in a revision, and returns how many there were.
+// DeleteAll deletes all keys, 10,000 in a revision, and returns how many it has deleted, also
+// with an error: that is of the step that failed, and the steps before it have happened.
 func (c *Client) DeleteAll(ctx context.Context) (deleted int, err error) {
 	for {
 		n, more, err := c.deleteRange(ctx, "", url.Values{"all": {"true"}, "limit": {strconv.Itoa(deleteStep)}})

@@ -48,7 +48,7 @@ func (c *Client) List(ctx context.Context, prefix string, opts ...ListOption) it
 			c.streamed(ctx, prefix, o, q, yield)
 			return
 		}
-		for e, err := range c.pages(ctx, "list", prefix, o, q, err) {
+		for e, err := range c.pages(ctx, prefix, o, q, err) {
 			if err != nil {
 				yield(Item{}, err)
 				return
@@ -64,17 +64,19 @@ func (c *Client) List(ctx context.Context, prefix string, opts ...ListOption) it
 // all keys that have the delimiter behind the prefix, their group, once. Both come in the order
 // of their bytes.
 func (c *Client) Groups(ctx context.Context, prefix, delimiter string, opts ...ListOption) iter.Seq2[Entry, error] {
-	o, q, err := c.lists("list", prefix, opts)
-	switch {
-	case err != nil:
-	case delimiter == "":
-		err = invalid("list", prefix, "the delimiter is empty")
-	case o.one:
-		err = invalid("list", prefix, "OneRevision does not go with groups")
-	default:
-		q.Set("delimiter", delimiter)
+	return func(yield func(Entry, error) bool) {
+		o, q, err := c.lists("list", prefix, opts)
+		switch {
+		case err != nil:
+		case delimiter == "":
+			err = invalid("list", prefix, "the delimiter is empty")
+		case o.one:
+			err = invalid("list", prefix, "OneRevision does not go with groups")
+		default:
+			q.Set("delimiter", delimiter)
+		}
+		c.pages(ctx, prefix, o, q, err)(yield)
 	}
-	return c.pages(ctx, "list", prefix, o, q, err)
 }
 
 // Count returns how many keys begin with prefix, at one revision. It takes Start and End, and
@@ -123,13 +125,12 @@ func (c *Client) lists(op, prefix string, opts []ListOption) (o listOptions, q u
 }
 
 // pages yields what a list has, a page at a time. With err it yields that alone.
-func (c *Client) pages(ctx context.Context, op, prefix string, o listOptions, q url.Values, err error) iter.Seq2[Entry, error] {
+func (c *Client) pages(ctx context.Context, prefix string, o listOptions, q url.Values, err error) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		if err != nil {
 			yield(Entry{}, err)
 			return
 		}
-		q := cloned(q)
 		for left := o.limit; ; {
 			n := pageItems
 			if o.limit > 0 {
@@ -137,7 +138,7 @@ func (c *Client) pages(ctx context.Context, op, prefix string, o listOptions, q 
 			}
 			q.Set("limit", strconv.Itoa(n))
 			var p page
-			if err := c.ask(ctx, &request{op: op, key: prefix, method: http.MethodGet, path: "/v1/kv", query: q, bound: maxAnswer}, &p); err != nil {
+			if err := c.ask(ctx, &request{op: "list", key: prefix, method: http.MethodGet, path: "/v1/kv", query: q, bound: maxAnswer}, &p); err != nil {
 				yield(Entry{}, err)
 				return
 			}
@@ -154,14 +155,6 @@ func (c *Client) pages(ctx context.Context, op, prefix string, o listOptions, q 
 			q.Set("start_after", p.Next)
 		}
 	}
-}
-
-func cloned(q url.Values) url.Values {
-	c := make(url.Values, len(q))
-	for name, values := range q {
-		c[name] = slices.Clone(values)
-	}
-	return c
 }
 
 // entries returns the items and the groups of a page in their order.

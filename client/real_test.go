@@ -150,6 +150,11 @@ func TestRealCalls(t *testing.T) {
 				t.Fatalf("%q: %.100v, written at %d", key, item, r)
 			}
 		}
+		value, r, err := c.Value(ctx, key)
+		must(err)
+		if len(value) != 100_000 || r == 0 {
+			t.Fatalf("%q: %d bytes at %d", key, len(value), r)
+		}
 		gone, err := c.Delete(ctx, key)
 		must(err)
 		if again, err := c.Delete(ctx, key); !gone || again || err != nil {
@@ -358,5 +363,29 @@ func TestRealUpdate(t *testing.T) {
 	wg.Wait()
 	if item, err := c.Get(ctx, "update/n"); len(item.Value) != 40 || err != nil {
 		t.Error(item, err)
+	}
+}
+
+// BenchmarkReads compares the two forms of reading a key.
+func BenchmarkReads(b *testing.B) {
+	c, ctx := connect(b), b.Context()
+	for _, size := range []int{100, 10_000, 1_000_000} {
+		if _, err := c.Put(ctx, "bench", []byte(strings.Repeat("v", size))); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("Get/%d", size), func(b *testing.B) {
+			for b.Loop() {
+				if _, err := c.Get(ctx, "bench"); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("Value/%d", size), func(b *testing.B) {
+			for b.Loop() {
+				if _, _, err := c.Value(ctx, "bench"); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
