@@ -258,7 +258,7 @@ func TestOneConnection(t *testing.T) {
 		w.Header().Set("Etag", `"1"`)
 		switch n % 5 {
 		case 0:
-			_, _ = io.WriteString(w, `{"key":"k","value":"`+strings.Repeat("v", 1<<17)+`","mod_revision":1}`)
+			_, _ = io.WriteString(w, `{"key":"k","value":"`+strings.Repeat("v", 1<<16)+`","mod_revision":1}`)
 		case 1:
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.WriteHeader(404)
