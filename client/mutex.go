@@ -31,6 +31,9 @@ const (
 	// wakeJitter spreads those who wait for a lock once it is free. Who sees in that time that
 	// another one has got it does not try.
 	wakeJitter = 30 * time.Millisecond
+	// mostLook bounds for how long a waiter relies on its watch: the node that tells it may hang,
+	// which a watch notices late.
+	mostLook = 10 * time.Second
 	// tidyLimit bounds giving back what a Lock that failed may have got.
 	tidyLimit = time.Second
 )
@@ -205,10 +208,9 @@ func (p *pursuit) run(ctx context.Context) (fence uint64, err error) {
 		}
 	}()
 	if p.try { // so that a lock that is taken costs no entry in the log
-		switch item, err := p.client.Get(ctx, p.key); {
-		case err == nil:
+		if item, err := p.client.Get(ctx, p.key); err == nil {
 			return 0, p.taken(item)
-		case !errors.Is(err, NotFound):
+		} else if !errors.Is(err, NotFound) {
 			return 0, err
 		}
 	}
@@ -275,24 +277,18 @@ func (p *pursuit) write(ctx context.Context) (revision uint64, err error) {
 	return p.client.Put(ctx, p.key, p.value, IfAbsent(), WithLease(p.lease.id))
 }
 
-// wait waits until the key has gone: 0. If it is there with this lease it returns the
-// revision that made it. revision is that of the key when it was found taken.
+// wait waits until the key has gone, or may have: 0. If it is there with this lease it returns
+// the revision that made it. revision is that of the key when it was found taken.
 func (p *pursuit) wait(ctx context.Context, revision uint64) (fence uint64, err error) {
 	if p.try {
-		item, err := p.client.Get(ctx, p.key)
-		switch {
-		case errors.Is(err, NotFound):
-			return 0, p.failed(ErrHeld) // it was, a moment ago
-		case err != nil:
-			return 0, err
-		case item.Lease == p.lease.id:
-			return item.CreateRevision, nil
-		}
-		return 0, p.taken(item)
+		return p.whose(ctx)
 	}
 	if p.watch == nil {
 		p.watch = newSentry(ctx, p.client, p.key)
 	}
+	most := min(mostLook, p.ttl)
+	look := time.NewTimer(jitter(most/2, most))
+	defer look.Stop()
 	for {
 		seen := p.watch.look()
 		switch {
@@ -308,12 +304,32 @@ func (p *pursuit) wait(ctx context.Context, revision uint64) (fence uint64, err 
 		}
 		select {
 		case <-seen.next:
+		case <-look.C:
+			if fence, err := p.whose(ctx); !errors.Is(err, ErrHeld) {
+				return fence, err
+			}
+			look.Reset(jitter(most/2, most))
 		case <-ctx.Done():
 			return 0, p.ended(ctx)
 		case <-p.lease.ctx.Done():
 			return 0, nil
 		}
 	}
+}
+
+// whose reads the key: 0 if it is not there, the revision that made it if it is with this
+// lease, else ErrHeld.
+func (p *pursuit) whose(ctx context.Context) (fence uint64, err error) {
+	item, err := p.client.Get(ctx, p.key)
+	switch {
+	case errors.Is(err, NotFound):
+		return 0, nil
+	case err != nil:
+		return 0, err
+	case item.Lease == p.lease.id:
+		return item.CreateRevision, nil
+	}
+	return 0, p.taken(item)
 }
 
 // ended returns the error of a context that has ended.

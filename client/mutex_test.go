@@ -276,6 +276,34 @@ func TestMutexWatchBehind(t *testing.T) {
 	}
 }
 
+// Guarantee: a waiter whose watch is told nothing, since its node hangs, gets a lock that is free
+// within its time to live.
+func TestMutexWatchHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		a, b := f.client(1).Mutex("x"), f.client(1).Mutex("x")
+		if _, _, err := a.Lock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan error)
+		go func() {
+			_, _, err := b.Lock(t.Context())
+			got <- err
+		}()
+		time.Sleep(time.Minute)
+		f.mu.Lock()
+		clear(f.streams) // nothing is told any more
+		f.mu.Unlock()
+		freed := time.Now()
+		if err := a.Unlock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-got; err != nil || time.Since(freed) > DefaultLockTTL {
+			t.Fatal(err, time.Since(freed))
+		}
+	})
+}
+
 // Guarantee: of many who contend for a lock, over connections that lose requests and answers and
 // holders that are cut off, each is alone with it while its context says so, and what it
 // protects never sees a smaller fencing token behind a larger one of a holder.
