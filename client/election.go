@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"iter"
+	"time"
 )
 
 // Election chooses one of many: the leader is whoever holds a key, whose value says who that
@@ -49,6 +50,9 @@ func (e *Election) Proclaim(ctx context.Context, value []byte) error {
 
 // Resign ends the leadership. Its errors are those of Mutex.Unlock.
 func (e *Election) Resign(ctx context.Context) error { return e.h.release(ctx) }
+
+// Until is Mutex.Until for the leadership.
+func (e *Election) Until() time.Time { return e.h.until() }
 
 // Guard returns the condition of a transaction that is to happen only under the leadership
 // with the fencing token fence.

@@ -110,6 +110,19 @@ func (l *Lease) ID() uint64 { return l.id }
 // looks at the clock each time, which that of a context made from it does not.
 func (l *Lease) Context() context.Context { return l.ctx }
 
+// Until returns up to when the lease is held if nothing keeps it alive from now on: its
+// context ends then. It moves on with each request that keeps it alive. Once the lease is lost
+// or closed it is the present.
+func (l *Lease) Until() time.Time {
+	now := time.Now()
+	if l.ctx.Err() != nil {
+		return now
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return now.Add(l.life - elapsed(l.sent))
+}
+
 // Close ends the lease's context, and revokes the lease, so that its keys go away at once. If
 // that fails they go when the time of the lease has passed; Close can be called again. A
 // lease that has gone already is no error.
@@ -195,12 +208,15 @@ func (l *Lease) keepNow() bool {
 		err := l.try(e)
 		switch {
 		case err == nil:
+			l.client.endpoints.served(e)
 			return l.kept(begun)
 		case errors.Is(err, NoSuchLease):
 			l.lost()
 			return false
 		}
-		l.client.endpoints.failed(e)
+		if l.ctx.Context.Err() == nil { // else it is not the endpoint that has failed
+			l.client.endpoints.failed(e)
+		}
 	}
 	return false
 }

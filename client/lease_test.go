@@ -75,7 +75,11 @@ func TestLeaseIsLostInTime(t *testing.T) {
 				f.mu.Lock()
 				cut = true
 				f.mu.Unlock()
+				until := l.Until()
 				<-l.Context().Done()
+				if !time.Now().Equal(until) {
+					t.Errorf("it was to be held until %v, and is lost at %v", until, time.Now())
+				}
 				if took := time.Since(last); took < 9*time.Second || took > 10*time.Second {
 					t.Fatalf("lost %v after the last keepalive was sent, want just under 10s", took)
 				}

@@ -92,6 +92,10 @@ func (m *Mutex) TryLock(ctx context.Context) (fence uint64, held context.Context
 // has passed. In each case this Mutex can be locked again.
 func (m *Mutex) Unlock(ctx context.Context) error { return m.h.release(ctx) }
 
+// Until returns up to when the lock is held if nothing keeps it alive from now on, as
+// Lease.Until does; the present while it is not held.
+func (m *Mutex) Until() time.Time { return m.h.until() }
+
 // Guard returns the condition of a transaction that is to happen only while the lock is
 // held under the fencing token fence.
 func (m *Mutex) Guard(fence uint64) Cond { return Key(m.h.key).CreateRevision(fence) }
@@ -167,6 +171,14 @@ func (h *holding) current() (*Lease, uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.lease, h.fence
+}
+
+// until is Mutex.Until.
+func (h *holding) until() time.Time {
+	if lease, _ := h.current(); lease != nil {
+		return lease.Until()
+	}
+	return time.Now()
 }
 
 // release gives the key back: it goes away with its lease.

@@ -33,6 +33,9 @@ func TestMutex(t *testing.T) {
 		if _, _, err := a.TryLock(t.Context()); !errors.Is(err, ErrHeld) {
 			t.Fatal(err)
 		}
+		if left := time.Until(a.Until()); left < DefaultLockTTL*9/10 || left > DefaultLockTTL || time.Until(b.Until()) != 0 {
+			t.Fatal(left, b.Until())
+		}
 		if len(f.leases) != 1 {
 			t.Fatal("TryLock left a lease behind")
 		}

@@ -140,7 +140,7 @@ type watching struct {
 }
 
 func newWatching(c *Client, cfg WatchConfig) *watching {
-	w := &watching{client: c, cfg: cfg}
+	w := &watching{client: c, cfg: cfg, synced: cfg.After > 0}
 	switch {
 	case cfg.State:
 		w.known = map[string]uint64{}

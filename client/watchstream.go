@@ -87,7 +87,7 @@ func final(err error) bool {
 		return true
 	}
 	e := new(Error)
-	return errors.As(err, &e) && e.ended == nil && !errors.Is(err, ErrStranger)
+	return errors.As(err, &e) && e.ended == nil && !errors.Is(err, ErrStranger) && !errors.Is(err, ErrOtherCluster)
 }
 
 // jitter returns a random time between two.
