@@ -186,20 +186,17 @@ const longestValue = 80
 
 // oneLine returns a value as it stands in a table.
 func oneLine(v []byte) string {
-	if len(v) > longestValue*utf8.UTFMax {
-		v = v[:longestValue*utf8.UTFMax]
-		for len(v) > 0 && !utf8.RuneStart(v[len(v)-1]) {
-			v = v[:len(v)-1]
-		}
-		v = v[:len(v)-1]
+	text, valid := string(v), utf8.Valid(v)
+	if n := len(v); !valid && n > longestValue {
+		text = string(v[:longestValue-len(cutOff)]) + cutOff
+	} else if valid && utf8.RuneCountInString(text) > longestValue {
+		text = string([]rune(text)[:longestValue-len(cutOff)]) + cutOff
 	}
-	text := string(v)
-	odd := !utf8.Valid(v) || strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) || strings.HasPrefix(text, `"`)
-	if runes := []rune(text); len(runes) > longestValue {
-		text = string(runes[:longestValue-3]) + "..."
-	}
-	if odd {
+	if !valid || strings.HasPrefix(text, `"`) || strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) {
 		return strconv.Quote(text)
 	}
 	return text
 }
+
+// cutOff stands for what is not shown of a value.
+const cutOff = "..."
