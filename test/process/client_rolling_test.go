@@ -201,21 +201,6 @@ func (r *rolling) hold(ctx context.Context, kv, other *client.Client, locked cha
 	r.call("unlock", func() error { return lock.Unlock(all) })
 }
 
-// client returns a client of all nodes that begins with another one than the next.
-func (r *rolling) client(first int) *client.Client {
-	r.t.Helper()
-	var endpoints []string
-	for i := range r.c.ids() {
-		endpoints = append(endpoints, r.c.url(1+(first+i)%len(r.c.ids())))
-	}
-	kv, err := client.New(client.Config{Endpoints: endpoints})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(kv.Close)
-	return kv
-}
-
 // restartAll restarts all nodes, one after another, as often as rounds says, with a rest behind each.
 func (r *rolling) restartAll(rounds int, rest time.Duration) {
 	r.t.Helper()
@@ -241,12 +226,12 @@ func (r *rolling) run(rounds int, rest time.Duration) {
 	watching, endWatch := context.WithCancel(context.Background())
 	defer endWatch()
 	var load, watch sync.WaitGroup
-	watch.Go(func() { r.follow(watching, r.client(0)) })
+	watch.Go(func() { r.follow(watching, r.c.goClient()) })
 	locked := make(chan struct{})
-	load.Go(func() { r.hold(ctx, r.client(1), r.client(2), locked) })
+	load.Go(func() { r.hold(ctx, r.c.goClient(2, 3, 1), r.c.goClient(3, 1, 2), locked) })
 	<-locked
 	for id := range r.workers {
-		kv := r.client(id)
+		kv := r.c.goClient(id%3+1, (id+1)%3+1, (id+2)%3+1)
 		load.Go(func() { r.work(ctx, kv, id) })
 	}
 	r.restartAll(rounds, rest)

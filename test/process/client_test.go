@@ -16,19 +16,6 @@ import (
 	"raftkv/internal/testkit"
 )
 
-// goClient returns a client of the cluster's nodes.
-func (c *procCluster) goClient() *client.Client {
-	c.t.Helper()
-	var urls []string
-	for _, id := range c.ids() {
-		urls = append(urls, c.url(id))
-	}
-	cl, err := client.New(client.Config{Endpoints: urls})
-	testkit.Must(c.t, err)
-	c.t.Cleanup(cl.Close)
-	return cl
-}
-
 // Guarantee: to programs that use package client the loss of a node is latency. While the leader is
 // killed, hangs, or is stopped no call fails, no write is lost and none happens twice: what is
 // added is there once, what is appended once, and each update counts.
