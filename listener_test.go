@@ -104,11 +104,11 @@ func TestListenerStopsWithIdleConnections(t *testing.T) {
 	}
 }
 
-// Guarantee: README.md names the limits that are set.
-func TestReadmeNamesLimits(t *testing.T) {
-	data, err := os.ReadFile("README.md")
+// Guarantee: docs/limits.md names the limits that are set.
+func TestLimitsAreDocumented(t *testing.T) {
+	data, err := os.ReadFile("docs/limits.md")
 	testkit.Must(t, err)
-	readme := strings.Join(strings.Fields(string(data)), " ")
+	limitsPage := strings.Join(strings.Fields(string(data)), " ")
 	wait := config.DefaultConfig().RequestTimeout
 	srv := listening.ClientServer(wait, zap.NewNop())
 	for _, claim := range []string{
@@ -125,13 +125,13 @@ func TestReadmeNamesLimits(t *testing.T) {
 		fmt.Sprintf("for its files and peers, %d or a quarter", limits.FilesKept),
 		fmt.Sprintf("A signal stops it in order, within %.0f s", stopLimit.Seconds()),
 	} {
-		if !strings.Contains(readme, claim) {
-			t.Errorf("README.md does not say %q", claim)
+		if !strings.Contains(limitsPage, claim) {
+			t.Errorf("docs/limits.md does not say %q", claim)
 		}
 	}
 }
 
-// Guarantee: a request that does not arrive in time is told so, when README.md
+// Guarantee: a request that does not arrive in time is told so, when docs/limits.md
 // says, whatever takes its body.
 func TestRequestReadLimit(t *testing.T) {
 	const limit = 35 * time.Second
