@@ -41,7 +41,12 @@ func startGuard(p process, t times) (watchman, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, "lock", "guard", "--", "guard")
+	return startGuardOf(self, p, t)
+}
+
+// startGuardOf is startGuard with another program.
+func startGuardOf(program string, p process, t times) (watchman, error) {
+	cmd := exec.Command(program, "lock", "guard", "--", "guard")
 	cmd.Env = []string{fmt.Sprintf("%s=%d,%d,%d", guardVariable, p.Group(), t.grace, t.margin/2)}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what ends this process at its terminal is not for it
 	pipe, err := cmd.StdinPipe()
