@@ -56,7 +56,7 @@ type reader struct {
 // newReader reads in as a format. That auto stands for is known after the first call
 // of Next, and nothing is read before.
 func newReader(in io.Reader, format string) *reader {
-	m := &meteredReader{in: bufio.NewReader(in), left: maxItemBytes}
+	m := &meteredReader{in: bufio.NewReader(in), most: maxItemBytes, left: maxItemBytes}
 	return &reader{format: format, in: m, dec: jsontext.NewDecoder(m)}
 }
 
@@ -90,7 +90,7 @@ func (r *reader) readNext() (entry, error) {
 		}
 		r.begun = true
 	}
-	r.in.left = maxItemBytes
+	r.in.left = r.in.most
 	return r.next(r)
 }
 
@@ -342,12 +342,13 @@ func (r *reader) nextEtcd() (entry, error) {
 // meteredReader refuses to give out more than is left.
 type meteredReader struct {
 	in   *bufio.Reader
+	most int64 // for an item
 	left int64
 }
 
 func (m *meteredReader) Read(b []byte) (int, error) {
 	if m.left <= 0 {
-		return 0, fmt.Errorf("an item is larger than %d MiB", maxItemBytes>>20)
+		return 0, fmt.Errorf("an item is larger than %d bytes", m.most)
 	}
 	n, err := m.in.Read(b[:min(int64(len(b)), m.left)])
 	m.left -= int64(n)

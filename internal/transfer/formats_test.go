@@ -140,19 +140,20 @@ func TestFormatsRefuse(t *testing.T) {
 func TestFormatsBounded(t *testing.T) {
 	endless := io.MultiReader(strings.NewReader(`[{"key":"`), endlessText{})
 	r := newReader(endless, formatAuto)
-	if _, err := r.Next(); err == nil || !strings.Contains(err.Error(), "larger than 64 MiB") {
+	if r.in.most != 64<<20 {
+		t.Errorf("%d bytes", r.in.most)
+	}
+	r.in.most = 256 << 10
+	if _, err := r.Next(); err == nil || !strings.Contains(err.Error(), "larger than 262144 bytes") {
 		t.Errorf("%v", err)
 	}
 }
 
 type endlessText struct{}
 
-func (endlessText) Read(b []byte) (int, error) {
-	for i := range b {
-		b[i] = 'x'
-	}
-	return len(b), nil
-}
+func (endlessText) Read(b []byte) (int, error) { return copy(b, manyX), nil }
+
+var manyX = strings.Repeat("x", 64<<10)
 
 // Guarantee: what exports write is what import reads, whatever the keys and values are, and
 // no input makes it panic or give out a key that is no text.

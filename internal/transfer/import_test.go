@@ -62,18 +62,21 @@ func export(keys map[string]string) string {
 // Guarantee: an import writes each key of the file once, in transactions that a server
 // takes, and with --if-absent none that is there.
 func TestImport(t *testing.T) {
-	for _, n := range []int{0, 1, 127, 128, 129, 256, 1000} {
+	for _, n := range []int{0, 1, 128, 129, 300} {
 		file, there := map[string]string{}, map[string]string{}
 		for i := range n {
 			key := fmt.Sprint("k", i)
-			file[key] = strings.Repeat("v", rand.IntN(20000))
+			file[key] = strings.Repeat("v", rand.IntN(500))
+			if n == 300 && i%16 == 0 { // so that bytes bound a transaction
+				file[key] = strings.Repeat("v", 100_000)
+			}
 			if rand.IntN(10) == 0 {
 				there[key] = "old"
 			}
 		}
 		there["other"] = "stays"
 		for _, ifAbsent := range []bool{false, true} {
-			for _, most := range []int{0, 30000} {
+			for _, most := range []int{0, 110_000} {
 				store := &fakeStore{t: t, keys: maps.Clone(there), most: most}
 				im := &importer{plan: &plan{format: formatAuto, ifAbsent: ifAbsent}, store: store}
 				got, err := im.run(t.Context(), strings.NewReader(export(file)))
