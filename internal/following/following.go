@@ -26,21 +26,24 @@ import (
 func Commands() []command.Command {
 	return []command.Command{{
 		Name: "watch", Args: "[KEY...] [-- COMMAND [ARG...]]", About: "tell of changes, or run a command for each", Remote: true, New: newWatch,
-		Long: `Tells of each change of each KEY and of the keys under --prefix, which is repeatable, of all
-keys without them: a line each with the revision, what has happened (put, delete or expire), the key and
-the value. It goes on at another node when one fails, and leaves nothing out. With --state it tells
-first what is there, as puts, then says synced. With --after it begins behind a revision; if
-the changes from there on are not known any more it ends, exit 1.
+		Long: `Tells of each change of each KEY and of the keys under --prefix, which is repeatable, of
+all keys without them: a line each with the revision, what has happened (put, delete or
+expire), the key and the value. It goes on at another node when one fails, and leaves
+nothing out. With --state it tells first what is there, as puts, then says synced. With
+--after it begins behind a revision; if the changes from there on are not known any more
+it ends, exit 1.
 
-With COMMAND behind --, or --exec, that is run for each change, one after the other: the change as
-JSON on its standard input, with the key in RAFTKV_KEY, the revision in RAFTKV_REVISION, and put, delete
-or expire in RAFTKV_TYPE. It is no text for a shell, and a key cannot become one. What comes
-while it runs waits. If it fails, watch ends with its exit status, unless there is --keep-going.
-A signal ends COMMAND, too. RAFTKV_TOKEN and RAFTKV_TOKEN_FILE are taken out of its environment,
-unless there is --keep-token.
+With COMMAND behind --, or --exec, that is run for each change, one after the other: the
+change as JSON on its standard input, with the key in RAFTKV_KEY, the revision in
+RAFTKV_REVISION, and put, delete or expire in RAFTKV_TYPE. It is no text for a shell,
+and a key cannot become one. What comes while it runs waits. If it fails, watch ends
+with its exit status, unless there is --keep-going. A signal ends COMMAND, too.
+RAFTKV_TOKEN and RAFTKV_TOKEN_FILE are taken out of its environment, unless there is
+--keep-token.
 
 Who needs each change once, across restarts, keeps the revision of the last one that was
-dealt with, and begins there with --after. The changes of one transaction have one revision.`,
+dealt with, and begins there with --after. The changes of one transaction have one
+revision.`,
 		Example: `raftkv watch --prefix config/
 raftkv watch deploy --limit 1
 raftkv watch --prefix config/ --state -- ./render --all

@@ -25,26 +25,32 @@ func Commands() []command.Command {
 func lockCommand() command.Command {
 	return command.Command{
 		Name: "lock", Args: "NAME -- COMMAND [ARG...]", About: "run a command while nobody else holds a lock", Remote: true, New: newLock,
-		Long: `Waits until it has the lock NAME, runs COMMAND, and gives the lock back. The lock is the key
-lock/NAME, which a lease keeps: programs that use package client, and curl, mean the same
-one. COMMAND is no text for a shell; sh -c 'TEXT' is one.
+		Long: `Waits until it has the lock NAME, runs COMMAND, and gives the lock back. The lock is the
+key lock/NAME, which lives as long as a lease: programs that use package client, and
+curl, mean the same one. COMMAND is no text for a shell; sh -c 'TEXT' is one.
 
-The exit status is that of COMMAND, 128 and the signal's number if a signal has ended it; 3 if
-the lock was not got within --wait (0s: at once), 4 if it was lost and COMMAND was ended, 126 or
-127 if COMMAND cannot be run. Signals go to COMMAND, and standard input and output are its own.
+The exit status is that of COMMAND, 128 and the signal's number if a signal has ended
+it; 3 if the lock was not got within --wait (0s: at once), 4 if it was lost and COMMAND
+was ended, 126 or 127 if COMMAND cannot be run. Signals go to COMMAND, and standard
+input and output are its own.
 
-While the lock is held its lease is kept alive. When that fails, COMMAND gets SIGTERM in time, and
-SIGKILL after --grace, so that it has ended before anybody else can get the lock; and so has
-everything in its process group, which is ended, too, when COMMAND has. A second process sees
-to that when raftkv itself is killed or stopped. Who revokes the lease (raftkv lease revoke), or
-lets a clock go wrong by more than one in a hundred, leaves no time for it: then COMMAND is killed
-at once, and may overlap with the next holder for a moment. So it may if the whole machine stands
-still for longer than --ttl, or if what COMMAND has sent elsewhere arrives late.
+What is promised: COMMAND runs only while the lock is held. When its lease cannot be
+kept alive, COMMAND gets SIGTERM in time, and SIGKILL after --grace, and has ended
+before anybody else can get the lock; so has everything else in its process group, which
+is also ended when COMMAND has. A second process sees to that while raftkv itself is
+stopped, or if it is killed.
 
-Against those there is only the fencing token, which is in RAFTKV_FENCE, and larger for each
-holder: what the lock protects should refuse a token that is smaller than one it has seen. If that
-is in raftkv itself, a transaction does so with the condition that the key in RAFTKV_KEY
-has RAFTKV_FENCE as its create_revision. RAFTKV_TOKEN and RAFTKV_TOKEN_FILE are taken out of COMMAND's environment.`,
+What is not: if the lease is revoked (raftkv lease revoke) or its key deleted, others
+can have the lock at once. Then, or if a whole machine stands still for longer than
+--ttl, or its clock goes wrong by more than one in a hundred, COMMAND may overlap with
+the next holder; and what it has sent elsewhere may arrive late in any case. Against
+that there is only the fencing token, in RAFTKV_FENCE, which is larger for each holder:
+what the lock protects has to refuse one that is smaller than one it has seen. If that
+is in raftkv itself, a transaction refuses it, with the condition that the key in
+RAFTKV_KEY has RAFTKV_FENCE as its create_revision.
+
+RAFTKV_TOKEN and RAFTKV_TOKEN_FILE are not in COMMAND's environment, unless there is
+--keep-token.`,
 		Example: `raftkv lock nightly -- ./make-report --all
 raftkv lock deploy --wait 10s -- sh -c './deploy "$RAFTKV_FENCE"'
 raftkv lock migrate --wait 0s -- ./migrate || [ $? = 3 ]`,
@@ -54,13 +60,14 @@ raftkv lock migrate --wait 0s -- ./migrate || [ $? = 3 ]`,
 func electCommand() command.Command {
 	return command.Command{
 		Name: "elect", Args: "NAME [-- COMMAND [ARG...]]", About: "run a command while this one is the leader, or tell who is", Remote: true, New: newElect,
-		Long: `Waits until it is the leader of NAME, runs COMMAND, and resigns when COMMAND has ended. The
-leader is who holds the key leader/NAME, whose value is --value: where others find the leader,
-for example. For the rest it is as raftkv lock: COMMAND is ended before there can be another
-leader, RAFTKV_FENCE has the fencing token, and the exit statuses are the same.
+		Long: `Waits until it is the leader of NAME, runs COMMAND, and resigns when COMMAND has ended.
+The leader is who holds the key leader/NAME, whose value is --value: where others find
+the leader, for example. For the rest it is as raftkv lock: COMMAND is ended before
+there can be another leader, RAFTKV_FENCE has the fencing token, and the exit statuses
+are the same.
 
-Without COMMAND, and with --observe, it tells who leads, a line for each change until a signal comes:
-the fencing token and the value, or 0 while nobody leads.`,
+Without COMMAND, and with --observe, it tells who leads, a line for each change until a
+signal comes: the fencing token and the value, or 0 while nobody leads.`,
 		Example: `raftkv elect scheduler --value http://10.0.0.7:8080 -- ./scheduler
 raftkv elect scheduler --observe`,
 	}

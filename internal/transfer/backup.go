@@ -20,18 +20,18 @@ import (
 func backupCommand() command.Command {
 	return command.Command{
 		Name: "backup", Args: "FILE", About: "write a backup of the cluster, or one each hour", Remote: true, New: newBackup,
-		Long: `Writes all that is in the cluster, as it is at one moment, to FILE, for raftkv restore; FILE - is
-standard output. FILE is replaced once the backup is whole, checked and on the disk; if
-anything fails it stays as it was, exit 1.
+		Long: `Writes all that is in the cluster, as it is at one moment, to FILE, for raftkv restore;
+FILE - is standard output. FILE is replaced once the backup is whole, checked and on the
+disk; if anything fails it stays as it was, exit 1.
 
-With --every it goes on until it gets a signal, and FILE is a directory: it makes a backup of
-a name with date and time in it each time, at once unless the last one is younger than that, and
-keeps the newest --keep of them. Other files in the directory are left alone. A backup that
-fails is told on standard error and tried again after a tenth of the time, a minute at most; older
-ones are only removed after one that is whole.
+With --every it goes on until it gets a signal, and FILE is a directory: it makes a
+backup of a name with date and time in it each time, at once unless the last one is
+younger than that, and keeps the newest --keep of them. Other files in the directory are
+left alone. A backup that fails is told on standard error and tried again after a tenth
+of the time, a minute at most; older ones are only removed after one that is whole.
 
-Whoever has a backup has all values, and what tokens are called: keep it as a secret. The file
-can be read by its owner alone.`,
+Whoever has a backup has all values, and what tokens are called: keep it as a secret.
+The file can be read by its owner alone.`,
 		Example: `raftkv backup cluster.state
 raftkv backup - | gzip > cluster.state.gz
 raftkv backup --every 1h --keep 24 /var/backups/raftkv`,

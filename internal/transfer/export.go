@@ -15,13 +15,13 @@ import (
 func exportCommand() command.Command {
 	return command.Command{
 		Name: "export", Args: "[PREFIX]", About: "write keys and values as lines of JSON", Remote: true, New: newExport,
-		Long: `Writes the keys under PREFIX, all without one, as they were at one revision: a line with that
-revision, a line for each key, and {"end":true,"count":N}. A file without that last line is
-not whole, and import refuses it. With --file the file is replaced once all is in it; if that
-fails it stays as it was, exit 1.
+		Long: `Writes the keys under PREFIX, all without one, as they were at one revision: a line with
+that revision, a line for each key, and {"end":true,"count":N}. A file without that last
+line is not whole, and import refuses it. With --file the file is replaced once all is
+in it; if that fails it stays as it was, exit 1.
 
-What an export is for is moving keys, or working on them with jq. A backup (raftkv backup) also has
-members, leases and revisions.`,
+What an export is for is moving keys, or working on them with jq. A backup (raftkv
+backup) also has members, leases and revisions.`,
 		Example: "raftkv export > all.ndjson\nraftkv export app/ --file app.ndjson\nraftkv export | jq -r 'select(.key).key'",
 	}
 }

@@ -16,17 +16,18 @@ import (
 func importCommand() command.Command {
 	return command.Command{
 		Name: "import", Args: "FILE", About: "write the keys of an export, of Consul or of etcd", Remote: true, New: newImport,
-		Long: `Writes the keys of a file: of raftkv export, of consul kv export, or of etcdctl get --prefix ""
--w json. FILE - is standard input. The file is read whole first: if it is cut short or
-damaged, or if something in it cannot be a key here (empty, longer than 4096 bytes, a NUL, no
-UTF-8), that is told, all of it, and nothing is written.
+		Long: `Writes the keys of a file: of raftkv export, of consul kv export, or of etcdctl get
+--prefix "" -w json. FILE - is standard input. The file is read whole first: if it is
+cut short or damaged, or if something in it cannot be a key here (empty, longer than
+4096 bytes, a NUL, no UTF-8), that is told, all of it, and nothing is written.
 
-Keys that are there are overwritten, with --if-absent they stay as they are. Keys are written in
-transactions of up to 128, so others see some of them before the rest. What was interrupted
-can be run again.
+Keys that are there are overwritten, with --if-absent they stay as they are. Keys are
+written in transactions of up to 128, so others see some of them before the rest. What
+was interrupted can be run again.
 
-Revisions are not kept, and neither are leases, TTLs, Consul's flags and sessions: keys that would
-have gone by themselves, such as locks, are left out, or with --keep-expiring written to stay.`,
+Revisions are not kept, and neither are leases, TTLs, Consul's flags and sessions: keys
+that would have gone by themselves, such as locks, are left out, or with --keep-expiring
+written to stay.`,
 		Example: `raftkv import all.ndjson --dry-run
 raftkv import all.ndjson
 consul kv export app/ | raftkv import - --if-absent
