@@ -3,9 +3,11 @@ package boot
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
 	"raftkv/internal/discovery"
@@ -13,6 +15,7 @@ import (
 	"raftkv/internal/problem"
 	"raftkv/internal/reconfig"
 	"raftkv/internal/storage"
+	"raftkv/internal/walfile"
 	"slices"
 	"time"
 
@@ -60,13 +63,13 @@ func discover(ctx context.Context, cfg config.Config, log *zap.Logger, dns disco
 
 // recall returns cfg with what the data directory says of the first start.
 func recall(cfg config.Config) config.Config {
-	id, found := storage.IdentityOf(cfg.DataDir)
-	if !found || id.Initial == "" {
-		return cfg
+	var id storage.Identity
+	if err := json.Unmarshal(walfile.Metadata(filepath.Join(cfg.DataDir, "wal")), &id); err != nil {
+		return cfg // Open says what is wrong there
 	}
 	founders, err := address.ParsePeers(id.Initial)
 	if err != nil {
-		return cfg // Open says what is wrong there
+		return cfg // it is empty: the node has joined
 	}
 	if !cfg.Join {
 		cfg.Cluster = address.SortedPeers(founders)

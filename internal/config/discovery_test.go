@@ -9,7 +9,7 @@ import (
 
 const (
 	dnsPods    = "dns+http://raftkv-peers:12379"
-	dnsAddrs    = "dns+http://raftkv.example:12379"
+	dnsAddrs   = "dns+http://raftkv.example:12379"
 	dnsRecords = "dns+http://_raftkv-peer._tcp.raftkv.example"
 )
 

@@ -17,7 +17,6 @@ import (
 	"strings"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
-	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.uber.org/zap"
 )
@@ -129,26 +128,6 @@ func Booted(dir string) (bool, error) {
 	}
 	return err == nil, err
 }
-
-// IdentityOf reads whose data directory this is, and nothing more of it. found is false if
-// that cannot be read; Open says why.
-func IdentityOf(dir string) (id Identity, found bool) {
-	_ = walfile.Scan(filepath.Join(dir, "wal"), func(rec *walpb.Record, d wal.Decoder, _ walfile.Place) error {
-		switch rec.GetType() {
-		case wal.CrcType:
-			d.UpdateCRC(rec.GetCrc())
-			return nil
-		case wal.MetadataType:
-			var err error
-			id, err = decodeIdentity(rec.GetData())
-			found = err == nil
-		}
-		return errEnough
-	})
-	return id, found
-}
-
-var errEnough = errors.New("enough was read")
 
 // Create makes the data directory of a node's first start. It begins
 // with st, which is of state.FirstIndex and state.FirstTerm; or, when st is that of a node

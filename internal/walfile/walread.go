@@ -4,6 +4,7 @@
 package walfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -348,4 +349,23 @@ func LastIndex(entries []*raftpb.Entry) uint64 {
 		return 0
 	}
 	return entries[len(entries)-1].GetIndex()
+}
+
+// errEnough ends a Scan.
+var errEnough = errors.New("enough was read")
+
+// Metadata returns the metadata that heads a WAL, without reading further; nil if it cannot
+// be read.
+func Metadata(walDir string) (meta []byte) {
+	_ = Scan(walDir, func(rec *walpb.Record, d wal.Decoder, _ Place) error {
+		switch rec.GetType() {
+		case wal.CrcType:
+			d.UpdateCRC(rec.GetCrc())
+			return nil
+		case wal.MetadataType:
+			meta = bytes.Clone(rec.GetData())
+		}
+		return errEnough
+	})
+	return meta
 }
