@@ -54,8 +54,9 @@ func leaderCommand() command.Command {
 		Example: "raftkv leader\nraftkv leader move\nraftkv leader move 2",
 		Sub: []command.Command{{
 			Name: "move", Args: "[ID]", About: "hand leadership over, and print who leads then", Remote: true, New: newLeaderMove,
-			Long:    "Hands leadership to a voter, without ID to the best one, and prints the ID of the node that leads then.",
-			Example: "raftkv leader move 2",
+			Long: `Hands leadership to a voter, without ID to the best one, and prints the ID of the node that leads then.
+With --if-leading nothing happens unless the node at the first endpoint leads: before that node is stopped.`,
+			Example: "raftkv leader move 2\nraftkv leader move --if-leading --endpoints http://127.0.0.1:12380",
 		}},
 	}
 }
@@ -206,9 +207,20 @@ func showLeader(ctx context.Context, o *command.Call, c *client.Client) error {
 
 func newLeaderMove() command.Action {
 	var id uint64
+	var ifLeading bool
 	return command.Action{
-		Check: func(o *command.Call) { id = operand(o, 0, "ID", address.ParseID) },
+		Settings: []config.Setting{toggle("if-leading", "only if the node at the first endpoint leads", &ifLeading)},
+		Check:    func(o *command.Call) { id = operand(o, 0, "ID", address.ParseID) },
 		Run: calls(func(ctx context.Context, o *command.Call, c *client.Client) error {
+			if ifLeading {
+				st, err := c.Status(ctx, c.Endpoints()[0])
+				if err != nil {
+					return err
+				}
+				if st.Role != "leader" {
+					return o.Print(leaderID{st.Leader}, line(st.Leader))
+				}
+			}
 			leader, err := c.MoveLeader(ctx, id)
 			if err != nil {
 				return err
