@@ -36,10 +36,6 @@ var forTests = []string{"history", "openapi/openapitest", "sim", "testkit", "sta
 // and fields, a package may show to others. A package that needs more is to be
 // looked at: its wall may stand in the wrong place.
 var exports = map[string]int{
-	"transfer":            1,
-	"holding":             1,
-	"following":           1,
-	"child":               9,
 	"access":              2,
 	"address":             22,
 	"admin":               16,
@@ -154,7 +150,7 @@ const (
 	rootFiles     = 15
 	rootLines     = 3000
 	packageLines  = 2100
-	clientLines   = 4200 // it is one package, because its users see it as one
+	clientLines   = 4700 // it is one package, because its users see it as one
 	fileLines     = 610
 	functionLines = 70
 	leastLines    = 100 // a package under it needs a reason, in small
