@@ -14,7 +14,7 @@ RACE ?= $(shell go build -race runtime/cgo 2>/dev/null && echo -race)
 TIMEOUT ?= 15m
 TESTFLAGS ?=
 
-.PHONY: help build run test soak soak-links soak-faults soak-sim soak-front soak-fuzz soak-scale check bench bench-quick bench-picture bench-growth fmt clean
+.PHONY: help build run test soak soak-links soak-faults soak-sim soak-front soak-fuzz soak-dist soak-scale check bench bench-quick bench-picture bench-growth dist fmt clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -38,9 +38,10 @@ test: ## all tests, with the race detector where there is a C compiler (TESTFLAG
 	@# Without the race detector: it does not see that an answer comes after what it tells of.
 	go run tools/test.go -timeout $(TIMEOUT) -vet=off -count=1 -run '^Test(API|Quota|Room)' $(TESTFLAGS) . -front
 	go run tools/test.go $(RACE) -timeout $(TIMEOUT) -vet=off -parallel 4 -count=1 -run '^TestProcAcknowledgedIsSynced|^TestChaos' $(TESTFLAGS) ./test/process -front=false
+	cd tools/dist && go run ../test.go -vet=off -count=1 $(TESTFLAGS) .
 
-# Five parts, which make -j5 runs beside each other, and one behind them.
-soak: soak-links soak-faults soak-sim soak-front soak-fuzz ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
+# Six parts, which make -j6 runs beside each other, and one behind them.
+soak: soak-links soak-faults soak-sim soak-front soak-fuzz soak-dist ## what takes longer: the TestSoak... and the chaos tests at full length, for hours
 	$(MAKE) soak-scale
 	@echo "soak: passed on $$(git rev-parse --short HEAD)"
 
@@ -73,6 +74,10 @@ soak-front:
 	$(SOAK) ./test/process -run '^Test(Proc|Readme)' -front=false
 	$(SOAK) ./test/process -run '^TestChaos' -front=false
 
+# The release for all platforms, twice, and once without anything built before.
+soak-dist:
+	cd tools/dist && RAFTKV_SOAK=1 go test -timeout 1h -count=1 -v $(TESTFLAGS) -run 'TestSoak' .
+
 # What these say about time is for a machine that has nothing else to do, so they come
 # behind the other parts, and without the race detector.
 soak-scale:
@@ -90,6 +95,9 @@ check: ## formatting, vet, staticcheck, errcheck, go mod tidy, generated code
 	cd bench && go vet ./... && go test ./... && go mod tidy -diff && \
 		go tool -modfile=../tools/go.mod staticcheck ./... && \
 		go tool -modfile=../tools/go.mod errcheck -ignoretests -exclude ../tools/errcheck.txt ./...
+	cd tools/dist && go vet ./... && go mod tidy -diff && \
+		go tool -modfile=../go.mod staticcheck ./... && \
+		go tool -modfile=../go.mod errcheck -ignoretests -exclude ../errcheck.txt ./...
 	@echo "check: go generate"; was=$$($(STATE)); go generate ./... && test "$$was" = "$$($(STATE))" || { echo "go generate changed files: commit them" >&2; exit 1; }
 
 # The benchmark is a module of its own: what it measures and compares with is no
@@ -108,9 +116,14 @@ bench-picture: ## the picture in docs/, of the last make bench
 bench-growth: ## how cost grows; makes the plots in docs/
 	cd bench && go run . -growth ../docs $(BENCHFLAGS)
 
+# The same commit, version and Go make the same bytes. docs/install.md says what is made.
+dist: ## archives, deb, rpm and checksums of a release, in dist/: make dist VERSION=v1.2.3
+	@cd tools/dist && go run . -version '$(VERSION)'
+
 fmt: ## gofmt -w, go mod tidy
 	go fmt ./...
 	go mod tidy
 
 clean: ## remove what was built; data directories (run, raftkv-1 ...) stay
 	rm -f raftkv
+	rm -rf dist

@@ -37,6 +37,9 @@ var This = sync.OnceValue(func() build {
 // it put none. What a release build set as its version and revision counts more.
 func newBuild(version, revision string, info *debug.BuildInfo) build {
 	b := build{Version: version, Revision: unknownRevision, GoVersion: runtime.Version()}
+	if revision != "" {
+		b.Revision = revision
+	}
 	if info == nil {
 		return b
 	}
@@ -46,16 +49,13 @@ func newBuild(version, revision string, info *debug.BuildInfo) build {
 	dirty := ""
 	for _, s := range info.Settings {
 		switch {
-		case s.Key == "vcs.revision" && s.Value != "":
+		case s.Key == "vcs.revision" && s.Value != "" && revision == "":
 			b.Revision = s.Value
 		case s.Key == "vcs.modified" && s.Value == "true":
 			dirty = "+dirty"
 		}
 	}
-	switch {
-	case revision != "":
-		b.Revision = revision
-	case b.Revision != unknownRevision:
+	if revision == "" && b.Revision != unknownRevision {
 		b.Revision += dirty
 	}
 	for _, dep := range info.Deps {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -111,15 +112,11 @@ func licenseFiles(dir string) (files []string, err error) {
 	return files, nil
 }
 
-// zipped compresses for good, and to the same bytes each time.
+// zipped compresses, to the same bytes each time.
 func zipped(data []byte) ([]byte, error) {
 	var b bytes.Buffer
-	w, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	if err != nil {
-		return nil, err
-	}
-	if _, err = w.Write(data); err == nil {
-		err = w.Close()
-	}
+	w := gzip.NewWriter(&b) // which names no file and no time
+	_, err := w.Write(data)
+	err = errors.Join(err, w.Close())
 	return b.Bytes(), err
 }
