@@ -332,6 +332,16 @@ func TestEndpointChoice(t *testing.T) {
 			t.Error(got, s.at)
 		}
 
+		c, s = withScript(t, reply{err: refused}, forbidden)
+		for range 3 { // none of them succeeds, so it is the failure that moves them on
+			_, err := c.Put(t.Context(), "k", nil)
+			wantOutcome(t, err, false)
+			if got := s.requests[len(s.requests)-1].URL.Port(); got != "2" {
+				t.Errorf("endpoint %s was asked", got)
+			}
+			time.Sleep(mostRest)
+		}
+
 		c, s = withScript(t, noLeader)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
@@ -488,4 +498,32 @@ func TestErrorText(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// Guarantee: of an answer no more is read than there can be of it.
+func TestAnswersAreBounded(t *testing.T) {
+	const body = `{"count":3}`
+	for pad, ok := range map[int]bool{maxSmall - len(body): true, maxSmall - len(body) + 1: false} {
+		synctest.Test(t, func(t *testing.T) {
+			c, _ := withScript(t, reply{status: 200, body: body + strings.Repeat(" ", pad)})
+			if n, err := c.Count(t.Context(), ""); (err == nil && n == 3) != ok {
+				t.Error(n, err)
+			}
+		})
+	}
+}
+
+// Guarantee: a key goes into the path as it is, or, where something between could tidy it up,
+// into the query.
+func TestKeyTarget(t *testing.T) {
+	for key, want := range map[string]string{
+		"a": "/v1/kv/a?", "a/b": "/v1/kv/a/b?", "ä %?": "/v1/kv/%C3%A4%20%25%3F?", "...": "/v1/kv/...?", "a/.b": "/v1/kv/a/.b?",
+		"a//b": "/v1/kv?key=a%2F%2Fb", "/a": "/v1/kv?key=%2Fa", "a/": "/v1/kv?key=a%2F", "a/../b": "/v1/kv?key=a%2F..%2Fb", ".": "/v1/kv?key=.", "a/. +": "/v1/kv/a/.%20+?",
+		"..": "/v1/kv?key=..", "// +": "/v1/kv?key=%2F%2F%20%2B",
+	} {
+		path, q := keyTarget(key)
+		if got := path + "?" + encode(q); got != want {
+			t.Errorf("%q: %s, not %s", key, got, want)
+		}
+	}
 }

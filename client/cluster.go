@@ -107,7 +107,7 @@ func (c *Client) ChangeMember(ctx context.Context, id uint64, ch MemberChange) (
 func (c *Client) changeMember(ctx context.Context, r *request, done func(Member) bool) (Member, error) {
 	var got Member
 	err := c.ask(ctx, r, &got)
-	if e := (*Error)(nil); !errors.As(err, &e) || !e.Unknown && !e.earlier {
+	if e := (*Error)(nil); !errors.As(err, &e) || !e.Unknown {
 		return got, err
 	}
 	members, fault := c.Members(ctx)

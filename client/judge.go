@@ -90,19 +90,17 @@ func (k *call) judge(e *endpoint, resp *http.Response, body []byte) outcome {
 	case s == http.StatusTooManyRequests, s == http.StatusGatewayTimeout, s == http.StatusRequestTimeout, seconds > 0:
 		o.again, o.hopeless = true, false
 	default:
-		o.definite = k.fromLog(p.Code)
+		o.definite = fromLog(p.Code)
 	}
 	return o
 }
 
 // fromLog reports whether an error is what became of all attempts: it was decided where
 // writes are in one order, and is given again to each attempt with the same key.
-func (k *call) fromLog(code Code) bool {
+func fromLog(code Code) bool {
 	switch code {
-	case NotFound, NoSuchLease:
+	case NotFound, NoSuchLease, PreconditionFailed, NotANumber, OutOfRange, LeaseFull:
 		return true
-	case PreconditionFailed, NotANumber, OutOfRange, LeaseFull:
-		return k.r.effect == keyed
 	}
 	return false
 }

@@ -298,6 +298,7 @@ func TestStreamsAreWhole(t *testing.T) {
 		text := backupMagic + strings.Repeat("state", 1000)
 		sum := sha256.Sum256([]byte(text))
 		whole := text + string(sum[:])
+		strange := sha256.Sum256([]byte("other"))
 		for _, tt := range []struct {
 			name string
 			r    reply
@@ -309,6 +310,7 @@ func TestStreamsAreWhole(t *testing.T) {
 			{"cut", reply{status: 200, body: whole[:100], cut: true}, false},
 			{"changed", reply{status: 200, body: strings.Replace(whole, "state", "stale", 1)}, false},
 			{"empty", reply{status: 200}, false},
+			{"something else that is whole", reply{status: 200, body: "other" + string(strange[:])}, false},
 			{"no backup", reply{status: 200, body: "x" + whole[1:]}, false},
 		} {
 			c, _ := withScript(t, tt.r)
