@@ -220,7 +220,10 @@ func (f *fakeCluster) serveKey(key string, r *http.Request) fakeAnswer {
 	if lease != 0 && f.leases[lease] == nil {
 		return fakeProblem(409, NoSuchLease, false)
 	}
-	value, _ := io.ReadAll(r.Body)
+	var value []byte
+	if r.Body != nil { // it is of a client
+		value, _ = io.ReadAll(r.Body)
+	}
 	f.change(f.put(key, string(value), lease))
 	return fakeAnswer{201, http.Header{"Etag": {fmt.Sprintf("%q", strconv.FormatUint(f.revision, 10))}}, ""}
 }

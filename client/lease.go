@@ -49,7 +49,7 @@ type Lease struct {
 	unhook func() bool // of the client's end
 
 	mu   sync.Mutex
-	sent time.Time // the last request that is known to have made it or kept it alive
+	sent moment // the last request that is known to have made it or kept it alive
 	look *time.Timer
 
 	closing sync.Mutex // one Close at a time
@@ -74,13 +74,13 @@ func (c leaseContext) Err() error {
 // lease stays until it is closed or lost, or the client is closed.
 func (c *Client) Lease(ctx context.Context, ttl time.Duration) (*Lease, error) {
 	for {
-		begun := time.Now() // an attempt that got no answer may be the one that made it
+		begun := thisMoment() // an attempt that got no answer may be the one that made it
 		id, err := c.GrantLease(ctx, ttl)
 		if err != nil {
 			return nil, err
 		}
 		l := c.newLease(ctx, id, ttl, begun)
-		if elapsed(begun) > l.life/keepsPerLife && !l.keepNow() {
+		if begun.ago() > l.life/keepsPerLife && !l.keepNow() {
 			// It took so long that the time may be over.
 			l.end(ErrLeaseLost)
 			if err := context.Cause(ctx); err != nil {
@@ -94,7 +94,7 @@ func (c *Client) Lease(ctx context.Context, ttl time.Duration) (*Lease, error) {
 	}
 }
 
-func (c *Client) newLease(ctx context.Context, id uint64, ttl time.Duration, begun time.Time) *Lease {
+func (c *Client) newLease(ctx context.Context, id uint64, ttl time.Duration, begun moment) *Lease {
 	l := &Lease{client: c, id: id, life: ttl - ttl/keepSlack, every: ttl / keepsPerLife, sent: begun}
 	inner, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	l.ctx, l.end = leaseContext{inner, l}, end
@@ -120,7 +120,7 @@ func (l *Lease) Until() time.Time {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return now.Add(l.life - elapsed(l.sent))
+	return now.Add(l.life - l.sent.ago())
 }
 
 // Close ends the lease's context, and revokes the lease, so that its keys go away at once. If
@@ -146,17 +146,25 @@ func (l *Lease) Close(ctx context.Context) error {
 	return nil
 }
 
-// elapsed is how much time has passed since a moment, by the clock that shows more of it: the
-// one that cannot be set stands still while the machine sleeps, and the other can be set.
-func elapsed(since time.Time) time.Duration {
+// moment is a point in time by two clocks: the one that cannot be set stands still while the
+// machine sleeps, and the one that can be set may be.
+type moment struct{ at, wall time.Time }
+
+func thisMoment() moment {
 	now := time.Now()
-	return max(now.Sub(since), now.Round(0).Sub(since.Round(0)))
+	return moment{now, now.Round(0)}
+}
+
+// ago is how much time has passed since, by the clock that shows more of it.
+func (m moment) ago() time.Duration {
+	now := thisMoment()
+	return max(now.at.Sub(m.at), now.wall.Sub(m.wall))
 }
 
 // check ends the context if the time is over, else sees to it that it is called again.
 func (l *Lease) check() {
 	l.mu.Lock()
-	left := l.life - elapsed(l.sent)
+	left := l.life - l.sent.ago()
 	if left > 0 && l.ctx.Context.Err() == nil {
 		if next := min(left, lookEvery); l.look == nil {
 			l.look = time.AfterFunc(next, l.check)
@@ -179,7 +187,7 @@ func (l *Lease) lost() {
 func (l *Lease) keep() {
 	for {
 		l.mu.Lock()
-		due := l.every - elapsed(l.sent)
+		due := l.every - l.sent.ago()
 		l.mu.Unlock()
 		if sleep(l.ctx, jitter(due*9/10, due)) != nil || !l.keepNow() {
 			return
@@ -204,7 +212,7 @@ func (l *Lease) keepNow() bool {
 			}
 		}
 		tried[e] = true
-		begun := time.Now()
+		begun := thisMoment()
 		err := l.try(e)
 		switch {
 		case err == nil:
@@ -239,7 +247,7 @@ func (l *Lease) try(e *endpoint) error {
 
 // kept takes in that a request which was sent at begun has kept the lease alive. It is false
 // if the time was over when the answer was read: others may have been told so.
-func (l *Lease) kept(begun time.Time) bool {
+func (l *Lease) kept(begun moment) bool {
 	l.check()
 	if l.ctx.Context.Err() != nil {
 		return false

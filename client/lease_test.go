@@ -16,8 +16,10 @@ func TestLeaseIsKept(t *testing.T) {
 		f := newFakeCluster(t)
 		f.fault = func(node int, r *http.Request) fakeFault { return fakeFault{refused: node == 1, hangs: node == 2} }
 		c := f.client(3)
-		ctx := context.WithValue(t.Context(), "a", "b") //nolint:staticcheck // a test
+		type name struct{}
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), name{}, "b"))
 		l, err := c.Lease(ctx, 3*time.Second)
+		cancel()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -25,7 +27,7 @@ func TestLeaseIsKept(t *testing.T) {
 		if err := l.Context().Err(); err != nil {
 			t.Fatalf("after an hour: %v", err)
 		}
-		if l.Context().Value("a") != "b" {
+		if l.Context().Value(name{}) != "b" {
 			t.Fatal("the lease's context has not the values of the caller's")
 		}
 		if n := f.sent("PUT /v1/leases/1"); n < 3600 || n > 4500 {
@@ -51,8 +53,10 @@ func TestLeaseIsKept(t *testing.T) {
 func TestLeaseIsLostInTime(t *testing.T) {
 	for name, fault := range map[string]fakeFault{
 		"refused": {refused: true}, "hangs": {hangs: true}, "lost": {lost: true},
-		"401": {answer: &fakeAnswer{status: 401, header: http.Header{"Content-Type": {"application/problem+json"}}, body: `{"code":"unauthenticated"}`}},
-		"503": {answer: &fakeAnswer{status: 503, header: http.Header{"Content-Type": {"application/problem+json"}}, body: `{"code":"no_leader","retry":true}`}},
+		"another lease": {answer: &fakeAnswer{status: 200, body: `{"id":7,"ttl_seconds":10,"expires_in_seconds":10}`}},
+		"a page":        {answer: &fakeAnswer{status: 200, body: `<html>`}},
+		"401":           {answer: &fakeAnswer{status: 401, header: http.Header{"Content-Type": {"application/problem+json"}}, body: `{"code":"unauthenticated"}`}},
+		"503":           {answer: &fakeAnswer{status: 503, header: http.Header{"Content-Type": {"application/problem+json"}}, body: `{"code":"no_leader","retry":true}`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -170,39 +174,75 @@ func TestLeaseRevokedByOthers(t *testing.T) {
 	})
 }
 
-// Guarantee: a process that was stopped finds that its lease is lost when it looks, before
-// any timer has run, and an answer that has waited for it meanwhile changes nothing.
+// Guarantee: a process that was stopped, or whose machine slept, finds that its lease is lost when
+// it looks, before any timer has run, and an answer that has waited for it meanwhile changes
+// nothing.
 func TestLeaseOfAStoppedProcess(t *testing.T) {
+	for name, passed := range map[string]func(m *moment){
+		"stopped": func(m *moment) { m.at = m.at.Add(-11 * time.Second) },
+		"slept":   func(m *moment) { m.wall = m.wall.Add(-11 * time.Second) },
+	} {
+		for _, answered := range []bool{true, false} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					l, err := newFakeCluster(t).client(1).Lease(t.Context(), 10*time.Second)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := l.Context().Err(); err != nil {
+						t.Fatal(err)
+					}
+					l.mu.Lock()
+					l.look.Stop() // no timer runs, and the clock goes on
+					passed(&l.sent)
+					l.mu.Unlock()
+					if answered && l.kept(thisMoment()) {
+						t.Fatal("a keepalive that was answered after the time was over counts")
+					}
+					if err := l.Context().Err(); err == nil || !errors.Is(context.Cause(l.Context()), ErrLeaseLost) {
+						t.Fatalf("%v", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Guarantee: that a machine slept is noticed within a second of its waking.
+func TestLeaseNoticesSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeCluster(t)
-		l, err := f.client(1).Lease(t.Context(), 10*time.Second)
+		l, err := newFakeCluster(t).client(1).Lease(t.Context(), time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}
-		sent := time.Now()
 		l.mu.Lock()
-		l.look.Stop()                        // no timer runs, as in a process that is stopped
-		l.sent = sent.Add(-11 * time.Second) // and its clock goes on
+		l.sent.wall = l.sent.wall.Add(-time.Hour)
 		l.mu.Unlock()
-		if l.kept(sent) {
-			t.Fatal("a keepalive that was answered after the time was over counts")
-		}
-		if err := l.Context().Err(); err == nil || !errors.Is(context.Cause(l.Context()), ErrLeaseLost) {
-			t.Fatalf("%v", err)
+		woke := time.Now()
+		<-l.Context().Done()
+		if late := time.Since(woke); late > lookEvery {
+			t.Fatalf("noticed after %v", late)
 		}
 	})
 }
 
-// Guarantee: time in which the machine slept, which a clock that cannot be set does not count,
-// counts by the one that can.
-func TestElapsedOfASleep(t *testing.T) {
-	now := time.Now()
-	if e := elapsed(now.Add(-time.Minute)); e < time.Minute || e > 2*time.Minute {
-		t.Fatalf("a minute is %v", e)
-	}
-	if e := elapsed(now.Round(0).Add(-time.Hour)); e < time.Hour {
-		t.Fatalf("an hour by the wall clock is %v", e)
-	}
+// Guarantee: an endpoint that did not keep a lease alive is asked last by others, too.
+func TestLeaseTellsOfEndpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		c := f.client(2)
+		if _, err := c.Lease(t.Context(), 30*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		f.mu.Lock()
+		f.fault = func(node int, _ *http.Request) fakeFault { return fakeFault{refused: node == 1} }
+		f.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if c.endpoints.all[0].until.IsZero() {
+			t.Fatal("the endpoint does not rest")
+		}
+	})
 }
 
 // Guarantee: the end of the client is the end of its leases' contexts.

@@ -23,7 +23,7 @@ type Mirror struct {
 	items    map[string]Item
 	sorted   []Item // items in order, once All has needed them; never changed
 	revision uint64
-	heard    time.Time
+	heard    moment
 	err      error
 	changed  chan struct{} // closed with the next change of the items, and at the end
 	moved    chan struct{} // closed with the next revision, and at the end
@@ -81,7 +81,7 @@ func (m *Mirror) run(ctx context.Context, c *Client, whole func()) {
 	}
 	w.heard = func() {
 		m.mu.Lock()
-		m.heard = time.Now()
+		m.heard = thisMoment()
 		m.mu.Unlock()
 	}
 	err := w.run(ctx)
@@ -173,7 +173,7 @@ func (m *Mirror) Revision() uint64 {
 func (m *Mirror) Age() time.Duration {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return elapsed(m.heard)
+	return m.heard.ago()
 }
 
 // Changed returns a channel that is closed with the next change of the copy, and when it ends: get it,

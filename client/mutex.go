@@ -257,6 +257,7 @@ func (p *pursuit) step(ctx context.Context) (fence uint64, err error) {
 			return 0, err
 		}
 	}
+	before := p.doubt
 	p.doubt = true
 	if fence, err = p.write(ctx); err == nil {
 		if p.lease.ctx.Err() != nil {
@@ -264,7 +265,8 @@ func (p *pursuit) step(ctx context.Context) (fence uint64, err error) {
 		}
 		return fence, nil
 	}
-	p.doubt = errors.Is(err, ErrOutcomeUnknown)
+	// A write of unknown outcome is none of another: it is of this lease alone, and goes with it.
+	p.doubt = before || errors.Is(err, ErrOutcomeUnknown)
 	e := new(Error)
 	switch {
 	case errors.Is(err, PreconditionFailed) && errors.As(err, &e):
@@ -272,10 +274,6 @@ func (p *pursuit) step(ctx context.Context) (fence uint64, err error) {
 	case errors.Is(err, NoSuchLease) || p.lease.ctx.Err() != nil && context.Cause(ctx) == nil:
 		p.giveUp(ctx)
 		return 0, nil
-	case errors.Is(err, ErrOutcomeUnknown):
-		// The key may be there, or may still come to be. It does so with this lease alone, and
-		// goes with it.
-		p.giveUp(ctx)
 	}
 	return 0, err
 }

@@ -180,6 +180,46 @@ func TestMutexUnknownOutcome(t *testing.T) {
 	}
 }
 
+// Guarantee: a Lock does not wait for an answer longer than its lease is good for, and a lock whose
+// lease was lost when the answer came is not handed out.
+func TestMutexLeaseLostWhileLocking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		begun := time.Now()
+		f.fault = func(_ int, r *http.Request) fakeFault {
+			return fakeFault{hangs: time.Since(begun) < 20*time.Second && r.Method == http.MethodPut}
+		}
+		if _, _, err := f.client(2).Mutex("x", LockTTL(3*time.Second)).Lock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if f.last < 5 {
+			t.Fatalf("%d leases in 20 seconds", f.last)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		c := f.client(1)
+		l, err := c.Lease(t.Context(), 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.fault = func(_ int, r *http.Request) fakeFault { // this process is stopped for a while
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.look.Stop()
+			l.sent.at = l.sent.at.Add(-11 * time.Second)
+			return fakeFault{}
+		}
+		p := &pursuit{holding: newHolding(c, "lock/x", "lock", "unlock", nil), lease: l}
+		if fence, err := p.step(t.Context()); fence != 0 || err != nil {
+			t.Fatal(fence, err)
+		}
+		if _, ok := f.has("lock/x"); !ok {
+			t.Fatal("it was not written")
+		}
+	})
+}
+
 // Guarantee: a holder that is cut off is told before anybody else can have the lock, and
 // Unlock says so.
 func TestMutexLost(t *testing.T) {
@@ -263,7 +303,7 @@ func TestMutexWaits(t *testing.T) {
 func TestMutexWatchBehind(t *testing.T) {
 	s := &sentry{now: sighting{next: make(chan struct{})}}
 	c := newFakeCluster(t).client(1)
-	p := &pursuit{holding: newHolding(c, "lock/x", "lock", "unlock", nil), watch: s, lease: c.newLease(t.Context(), 7, time.Minute, time.Now())}
+	p := &pursuit{holding: newHolding(c, "lock/x", "lock", "unlock", nil), watch: s, lease: c.newLease(t.Context(), 7, time.Minute, thisMoment())}
 	s.set(sighting{known: true, revision: 9})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
