@@ -36,8 +36,8 @@ func TestMutex(t *testing.T) {
 		if left := time.Until(a.Until()); left < DefaultLockTTL*9/10 || left > DefaultLockTTL || time.Until(b.Until()) != 0 {
 			t.Fatal(left, b.Until())
 		}
-		if len(f.leases) != 1 {
-			t.Fatal("TryLock left a lease behind")
+		if f.sent("POST") != 1 {
+			t.Fatal("TryLock of a lock that is taken has made a lease")
 		}
 		short, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -216,6 +216,26 @@ func TestMutexLeaseLostWhileLocking(t *testing.T) {
 		}
 		if _, ok := f.has("lock/x"); !ok {
 			t.Fatal("it was not written")
+		}
+	})
+}
+
+// Guarantee: a lease that is gone when the key is to be written is replaced by another.
+func TestMutexLeaseGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		n := 0
+		f.fault = func(_ int, r *http.Request) fakeFault {
+			if strings.Contains(r.URL.Path, "kv/lock") {
+				if n++; n == 1 {
+					f.dropLease(1, Expire)
+				}
+			}
+			return fakeFault{}
+		}
+		_, held, err := f.client(1).Mutex("x").Lock(t.Context())
+		if err != nil || held.Err() != nil || f.last != 2 {
+			t.Fatal(err, f.last)
 		}
 	})
 }
