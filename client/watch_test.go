@@ -154,16 +154,16 @@ func TestWatchState(t *testing.T) {
 		f.puts("c")
 		g := follow(t.Context(), f.client(2), WatchConfig{State: true})
 		g.want(t, "0 put a=a!@1", "0 put b=b!@1", "0 put c=c!@2", "synced 2")
-		f.write(gone("a")...)
+		f.write(gone("a", "c")...)
 		f.puts("d")
-		g.want(t, "3 delete a", "4 put d=d!@4")
+		g.want(t, "3 delete a delete c", "4 put d=d!@4")
 		// The watch is down while things change, and nobody remembers how.
 		f.mu.Lock()
 		f.fault = func(int, *http.Request) fakeFault { return fakeFault{refused: true} }
 		f.mu.Unlock()
 		f.cut(0)
 		f.write(gone("b")...)
-		f.puts("c", "e")
+		f.puts("d", "e")
 		f.puts("a")
 		f.forget()
 		time.Sleep(time.Minute)
@@ -172,9 +172,35 @@ func TestWatchState(t *testing.T) {
 		f.fault = nil
 		f.mu.Unlock()
 		time.Sleep(40 * time.Second)
-		g.want(t, "0 put a=a!@7", "0 put c=c!@6", "0 put e=e!@6", "0 delete b", "synced 7")
+		g.want(t, "0 put a=a!@7", "0 put d=d!@6", "0 put e=e!@6", "0 delete b", "synced 7")
 		f.write(gone("e")...)
 		g.want(t, "8 delete e")
+		// What has gone is not told to have gone again.
+		f.say(0, `{"event":"reset","id":0,"data":{"code":"history_gone"}}`)
+		f.say(0, `{"event":"synced","id":8,"data":{"revision":8}}`)
+		g.want(t, "0 delete a delete d", "synced 8")
+		f.say(0, `{"event":"reset","id":0,"data":{"code":"history_gone"}}`)
+		f.say(0, `{"event":"synced","id":8,"data":{"revision":8}}`)
+		g.want(t, "synced 8")
+	})
+}
+
+// Guarantee: a state that breaks off is not taken for what it would have been: the next node tells
+// all of it, although it knows the changes behind the position before.
+func TestWatchStateAfterPosition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		f.puts("a")
+		g := follow(t.Context(), f.client(2), WatchConfig{State: true})
+		g.want(t, "0 put a=a!@1", "synced 1")
+		f.puts("b")
+		g.want(t, "2 put b=b!@2")
+		f.say(0, `{"event":"reset","id":0,"data":{"code":"history_gone"}}`)
+		f.say(0, `{"event":"state","data":{"revision":4,"items":[{"key":"c","value_base64":"","mod_revision":4}]}}`)
+		g.want(t, "0 put c=@4")
+		f.cut(0)
+		time.Sleep(time.Second)
+		g.want(t, "0 delete c", "synced 2")
 	})
 }
 
@@ -273,10 +299,16 @@ func TestWatchEnds(t *testing.T) {
 		f.puts("a")
 		time.Sleep(time.Minute)
 		g.want(t, "1 put a=a!@1")
+		f.mu.Lock()
+		f.fault = func(int, *http.Request) fakeFault { return fakeFault{refused: true} }
+		f.mu.Unlock()
+		f.cut(0)
+		time.Sleep(time.Hour)
+		closed := time.Now()
 		c.Close()
 		<-g.done
-		if !errors.Is(g.err, ErrClosed) {
-			t.Fatal(g.err)
+		if !errors.Is(g.err, ErrClosed) || time.Since(closed) != 0 {
+			t.Fatal(g.err, time.Since(closed))
 		}
 	})
 }
