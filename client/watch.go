@@ -136,7 +136,7 @@ type watching struct {
 	partBytes int
 
 	begun bool // a node has told something, ever
-	fails int  // connections that ended in a row without having told anything
+	fails int  // connections in a row that did not last, or did not come about
 }
 
 func newWatching(c *Client, cfg WatchConfig) *watching {
@@ -202,6 +202,7 @@ const (
 	watchJitter   = 250 * time.Millisecond // before the first of the other endpoints is asked
 	watchMinPause = 500 * time.Millisecond // once each has been asked; it doubles
 	watchMaxPause = 5 * time.Second
+	watchSettled  = 5 * time.Second // a connection that lasted so long is no failure
 )
 
 // pause is how long to wait after a connection has ended. The other endpoints are asked

@@ -250,7 +250,33 @@ func TestWatchHistoryGone(t *testing.T) {
 		}
 		g = follow(t.Context(), c, WatchConfig{After: 3})
 		f.puts("b")
-		g.want(t, "4 put b=b!@4")
+		f.say(0, `{"event":"position","id":4}`)
+		g.want(t, "4 put b=b!@4") // and no Synced
+	})
+}
+
+// Guarantee: a watch that was cut off comes back at once, however often that happens, and one that
+// is cut off as soon as it has come is no burden.
+func TestWatchComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		g := follow(t.Context(), f.client(3), WatchConfig{})
+		g.want(t, "synced 0")
+		for range 20 {
+			time.Sleep(watchSettled)
+			f.cut(0)
+			r := f.puts("a")
+			time.Sleep(watchJitter)
+			g.want(t, fmt.Sprintf("%d put a=a!@%d", r, r))
+		}
+		before := f.sent("GET")
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+			f.cut(0)
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := f.sent("GET") - before; n > 40 {
+			t.Fatalf("%d requests in a minute", n)
+		}
 	})
 }
 

@@ -171,8 +171,12 @@ func (w *watching) connect(ctx context.Context) error {
 		}
 		return err
 	}
+	began := time.Now()
 	err = w.read(a)
 	_ = a.stream.Close()
+	if time.Since(began) >= watchSettled {
+		w.fails = 0
+	}
 	if u := new(unavailableError); errors.As(err, &u) {
 		u.from = a.from.base
 	}
@@ -208,7 +212,7 @@ func (w *watching) read(a *answer) error {
 		if err := w.take(m, len(line)); err != nil {
 			return err
 		}
-		w.begun, w.fails = true, 0
+		w.begun = true
 		if w.heard != nil {
 			w.heard()
 		}
