@@ -81,7 +81,7 @@ func runServer(ctx context.Context, args []string, env func(string) (string, boo
 		fmt.Fprint(stdout, cli.Usage())
 		return config.ExitOK
 	case err != nil:
-		lines.Last(fmt.Appendf(nil, "raftkv: %v\nRun raftkv --help for the flags.\n", err))
+		lines.Last(fmt.Appendf(nil, "raftkv: %v\nRun raftkv --help for the flags; a command comes before its flags.\n", err))
 		return config.ExitUsage
 	case cfg.Version:
 		fmt.Fprint(stdout, version.This().Text())

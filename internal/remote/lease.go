@@ -33,7 +33,7 @@ elect keep one by themselves.`,
 			Long:    "Prints the time of a lease, what is left of it, and its keys. Exit 3 if it has ended.",
 			Example: "raftkv lease show 7",
 		}, {
-			Name: "list", About: "print all leases", Remote: true, New: plain(listLeases),
+			Name: "list", About: "print all leases", Remote: true, New: action(listLeases),
 			Long:    "Prints the leases that there are, without their keys. With --output json each is a line.",
 			Example: "raftkv lease list",
 		}, {

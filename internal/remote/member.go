@@ -20,7 +20,7 @@ func memberCommand() command.Command {
 		Long:    "Lists the nodes of the cluster, and adds, changes and removes them.",
 		Example: "raftkv member list\nraftkv member add http://127.0.0.1:42379\nraftkv member remove 4",
 		Sub: []command.Command{{
-			Name: "list", About: "print the members", Remote: true, New: plain(listMembers),
+			Name: "list", About: "print the members", Remote: true, New: action(listMembers),
 			Long:    "Prints the members. REACHABLE and MATCH are as the leader sees them, and - while it cannot be asked.",
 			Example: "raftkv member list",
 		}, {
@@ -49,7 +49,7 @@ Removing the leader hands leadership over first. Exit 3 if the ID never was a me
 
 func leaderCommand() command.Command {
 	return command.Command{
-		Name: "leader", About: "print which node leads", Remote: true, New: plain(showLeader),
+		Name: "leader", About: "print which node leads", Remote: true, New: action(showLeader),
 		Long:    "Prints the ID of the node that leads. Exit 3 while there is none.",
 		Example: "raftkv leader\nraftkv leader move\nraftkv leader move 2",
 		Sub: []command.Command{{

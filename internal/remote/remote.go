@@ -34,8 +34,8 @@ func calls(do func(ctx context.Context, o *command.Call, c *client.Client) error
 	}
 }
 
-// plain is an action without flags.
-func plain(do func(ctx context.Context, o *command.Call, c *client.Client) error) func() command.Action {
+// action is an action without flags.
+func action(do func(ctx context.Context, o *command.Call, c *client.Client) error) func() command.Action {
 	return func() command.Action { return command.Action{Run: calls(do)} }
 }
 

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"raftkv/client"
 	"raftkv/internal/command"
 	"slices"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -18,7 +20,7 @@ import (
 
 func statusCommand() command.Command {
 	return command.Command{
-		Name: "status", About: "print how each node is", Remote: true, New: plain(status),
+		Name: "status", About: "print how each node is", Remote: true, New: action(status),
 		Long: `Asks each endpoint how it is, all at the same time, and prints a row for each; members that
 are behind none of the endpoints have a row, too. Endpoints of the default list that do not
 answer are left out if another one does.
@@ -63,7 +65,7 @@ func status(ctx context.Context, o *command.Call, c *client.Client) error {
 	if fault != nil {
 		problems = append(problems, fmt.Errorf("who is a member is not known: %w", fault))
 	}
-	err := o.Print(nodes, statusTable(nodes))
+	err := o.Print(nodes, statusTable(nodes, o.Colour(o.Stdout)))
 	if err == nil && len(problems) > 0 {
 		return errors.Join(problems...)
 	}
@@ -127,33 +129,54 @@ func together(asked []nodeStatus, members []client.Member, given bool) (nodes []
 	return nodes, problems
 }
 
-// statusTable prints the nodes.
-func statusTable(nodes []nodeStatus) func(io.Writer) error {
+// The colour of a row that is not as it should be, and of all behind it.
+const (
+	red   = "\x1b[31m"
+	plain = "\x1b[0m"
+)
+
+// statusTable prints the nodes, in red those that are not ready if there are colours.
+func statusTable(nodes []nodeStatus, colours bool) func(io.Writer) error {
 	return func(out io.Writer) error {
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		var rows bytes.Buffer
+		w := tabwriter.NewWriter(&rows, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "ID\tENDPOINT\tROLE\tREADY\tTERM\tAPPLIED\tREVISION\tKEYS\tSIZE\tVERSION\tUP")
 		for _, n := range nodes {
-			id, endpoint := "-", cmp.Or(n.Endpoint, "-")
-			if n.ID > 0 {
-				id = fmt.Sprint(n.ID)
-			}
-			if n.Status == nil {
-				role := "no answer"
-				if n.Endpoint == "" {
-					role = n.Member.Role
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t-\t-\t-\t-\t-\t-\t-\t-\n", id, endpoint, role)
-				continue
-			}
-			s, ready := n.Status, "no"
-			if n.Ready {
-				ready = "yes"
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%v\n", id, endpoint, s.Role, ready, s.Term, s.AppliedIndex, s.Revision,
-				s.Keys, size(s.Bytes), s.Version, time.Duration(s.UptimeSeconds)*time.Second)
+			fmt.Fprintln(w, strings.Join(n.row(), "\t"))
 		}
-		return w.Flush()
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		lines := strings.SplitAfter(rows.String(), "\n")
+		for i, n := range nodes {
+			if colours && !n.Ready && n.Endpoint != "" {
+				lines[i+1] = red + strings.TrimSuffix(lines[i+1], "\n") + plain + "\n"
+			}
+		}
+		_, err := io.WriteString(out, strings.Join(lines, ""))
+		return err
 	}
+}
+
+// row returns what the table says of a node.
+func (n *nodeStatus) row() []string {
+	row := []string{"-", cmp.Or(n.Endpoint, "-"), "no answer", "-", "-", "-", "-", "-", "-", "-", "-"}
+	if n.ID > 0 {
+		row[0] = fmt.Sprint(n.ID)
+	}
+	if n.Endpoint == "" {
+		row[2] = n.Member.Role
+	}
+	s := n.Status
+	if s == nil {
+		return row
+	}
+	ready := "no"
+	if n.Ready {
+		ready = "yes"
+	}
+	return append(row[:2], s.Role, ready, fmt.Sprint(s.Term), fmt.Sprint(s.AppliedIndex), fmt.Sprint(s.Revision), fmt.Sprint(s.Keys),
+		size(s.Bytes), s.Version, fmt.Sprint(time.Duration(s.UptimeSeconds)*time.Second))
 }
 
 // size prints a number of bytes for people.

@@ -97,6 +97,11 @@ func TestStatusFindsFaults(t *testing.T) {
 			t.Errorf("%+v: %d rows, %s; want %d, %s", tt, len(nodes), text, tt.rows, tt.want)
 		}
 	}
+	var out strings.Builder
+	if err := statusTable([]nodeStatus{up(1), down, {ID: 2, Member: &client.Member{Role: "voter"}}}, true)(&out); err != nil || strings.Count(out.String(), red) != 1 ||
+		!regexp.MustCompile(`\n\x1b\[31m-   e9 .*-\x1b\[0m\n2 `).MatchString(out.String()) {
+		t.Errorf("%q, %v", out.String(), err)
+	}
 	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 5 << 40: "5.0 TiB", 1 << 60: "1048576.0 TiB"} {
 		if got := size(n); got != want {
 			t.Errorf("%d is %s, want %s", n, got, want)

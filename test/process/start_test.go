@@ -69,6 +69,7 @@ func TestProcBadFlags(t *testing.T) {
 			[]string{"--id", "--port", "--cluster", "--log-level", "--snapshot-count", "--max-value-size", "--request-timeout"}},
 		{"unknown flag", nil, []string{"--bogus"}, []string{"bogus"}},
 		{"unknown word", nil, []string{"frobnicate"}, []string{"frobnicate"}},
+		{"a flag of a command", nil, []string{"--endpoints", "http://127.0.0.1:1", "get", "k"}, []string{"--endpoints", `"get"`, "a command comes before its flags"}},
 		{"stray argument", nil, []string{"--id", "1", "stray"}, []string{"stray"}},
 		{"environment", []string{"RAFTKV_ID=0", "RAFTKV_PORT=x"}, nil, []string{"RAFTKV_ID", "RAFTKV_PORT"}},
 	} {
