@@ -167,10 +167,7 @@ func (r *Review) set(s Setting, text string) {
 func (r *Review) ReadEnv(getenv func(string) (string, bool), settings []Setting) {
 	for _, s := range settings {
 		name := s.Env
-		if name == "" {
-			continue
-		}
-		text, _ := getenv(name)
+		text, _ := getenv(name) // without a name there is none
 		// Empty is unset: compose files and unit files write RAFTKV_X=${X}.
 		if text != "" && r.Names[s.Flag] == "" {
 			if isServicePort(name, text) {

@@ -114,24 +114,28 @@ func list(words []string, last string) string {
 	return text
 }
 
-// maxInput is how much is read of a file or of standard input: more than any value or
-// transaction may have.
-const maxInput = 4*config.MaxValueLimit + 1
+// maxInput is how much is read of a file or of standard input: as much as any transaction
+// may have.
+const maxInput = 4 * config.MaxValueLimit
 
 // read returns the content of a file, or of standard input for -.
 func read(o *command.Call, file string) (content []byte, err error) {
-	from := o.Stdin
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		from = f
+	if file == "-" {
+		return readAll(o.Stdin, "standard input", maxInput)
 	}
-	content, err = io.ReadAll(io.LimitReader(from, maxInput))
-	if err == nil && len(content) == maxInput {
-		err = fmt.Errorf("%s is longer than any value may be", file)
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return readAll(f, file, maxInput)
+}
+
+// readAll returns all that there is, if that is not more than most bytes.
+func readAll(r io.Reader, name string, most int64) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err == nil && int64(len(content)) > most {
+		return nil, fmt.Errorf("%s has more than %d bytes, which no node takes", name, most)
 	}
 	return content, err
 }

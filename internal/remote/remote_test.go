@@ -219,7 +219,7 @@ func TestUsage(t *testing.T) {
 	defer srv.Close()
 	for args, want := range map[string][]string{
 		"get": {"expected KEY"},
-		"get a b --stale --min-revision 3 --wait 0s --bogus": {`"b"`, "only one of --stale and --min-revision", "--wait", "--bogus"},
+		"get a b --stale --min-revision 3 --wait 0s --bogus": {`unexpected argument "b": expected no more than 1`, "only one of --stale and --min-revision", "--wait", "--bogus"},
 		"get a --max-age 1s": {"--max-age", "--stale or --min-revision"},
 		"get a --endpoints ftp://x,http://h:1/path --timeout -1s": {`"ftp://x"`, `"http://h:1/path"`, "--timeout"},
 		"get a --endpoints http://h:1,http://h:1/ --key x":        {"only once", "--key", "also --cert"},
@@ -257,5 +257,15 @@ func TestUsage(t *testing.T) {
 	}
 	if len(f.asked) > 0 {
 		t.Errorf("it asked %q", f.asked)
+	}
+}
+
+// A value may be as long as any node takes, and not longer.
+func TestReadAll(t *testing.T) {
+	if v, err := readAll(strings.NewReader("12345"), "f", 5); err != nil || string(v) != "12345" {
+		t.Errorf("%q, %v", v, err)
+	}
+	if v, err := readAll(strings.NewReader("123456"), "f", 5); err == nil || v != nil || !strings.Contains(err.Error(), "f has more than 5 bytes") {
+		t.Errorf("%q, %v", v, err)
 	}
 }
