@@ -104,7 +104,20 @@ func TestRaftexampleReadme(t *testing.T) {
 			t.Fatalf("docs/raftexample.md does not have, behind those before it: %s", command)
 		}
 	}
-	runTutorial(t, "docs/raftexample.md", string(markdown))
+	runTutorial(t, "docs/raftexample.md", builtBefore(t, string(markdown)))
+}
+
+// builtBefore has a document take the program that all tests run in place of one that it builds: to build one in another
+// directory compiles each package anew, and TestReadme does.
+func builtBefore(t *testing.T, markdown string) string {
+	t.Helper()
+	bin, err := procBinary()
+	testkit.Must(t, err)
+	before, after, found := strings.Cut(markdown, "\nmake build\n")
+	if !found {
+		t.Fatal("the document builds nothing")
+	}
+	return before + "\nln -s " + docQuote(bin) + " raftkv\n" + after
 }
 
 // awaitPort waits for a port that is fixed. Some lie where the kernel takes ports

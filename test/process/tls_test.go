@@ -16,6 +16,6 @@ func TestTLSDoc(t *testing.T) {
 	markdown, err := os.ReadFile("docs/tls.md")
 	testkit.Must(t, err)
 	// Its ports are moved, so that no other document waits for it: 12379 and 12380 become 12479 and 12480.
-	text := strings.NewReplacer("2379", "2479", "2380", "2480").Replace(string(markdown))
+	text := builtBefore(t, strings.NewReplacer("2379", "2479", "2380", "2480").Replace(string(markdown)))
 	runTutorialAt(t, "docs/tls.md", text, new(sync.Mutex), text)
 }
