@@ -98,6 +98,54 @@ func TestDocsNameWhatExists(t *testing.T) {
 	}
 }
 
+// headings are the anchors of a document: its headings as links name them.
+func headings(t *testing.T, path string) map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	testkit.Must(t, err)
+	drop := regexp.MustCompile(`[^\w\- ]`)
+	anchors := make(map[string]bool)
+	fenced := false
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "```") {
+			fenced = !fenced
+		}
+		if !fenced && strings.HasPrefix(line, "#") {
+			heading := strings.ToLower(strings.TrimSpace(strings.TrimLeft(line, "#")))
+			anchors[strings.ReplaceAll(drop.ReplaceAllString(heading, ""), " ", "-")] = true
+		}
+	}
+	return anchors
+}
+
+// The links between the documents lead to files and headings that are there.
+func TestDocsLinkToWhatExists(t *testing.T) {
+	docs, err := filepath.Glob("docs/*.md")
+	testkit.Must(t, err)
+	link := regexp.MustCompile(`\]\(([^)\s:]*)\)`) // a colon is in links to elsewhere
+	found := 0
+	for _, doc := range append(docs, "README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md") {
+		text, err := os.ReadFile(doc)
+		testkit.Must(t, err)
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			found++
+			file, anchor, _ := strings.Cut(m[1], "#")
+			target := doc
+			if file != "" {
+				target = filepath.Join(filepath.Dir(doc), file)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s links to %s, which is not there", doc, m[1])
+			} else if anchor != "" && filepath.Ext(target) == ".md" && !headings(t, target)[anchor] {
+				t.Errorf("%s links to %s, and there is no such heading", doc, m[1])
+			}
+		}
+	}
+	if found < 50 {
+		t.Errorf("%d links: are they read rightly?", found)
+	}
+}
+
 // isFile reports whether there is a file of that path, or anywhere of that name.
 func isFile(t *testing.T, name string) bool {
 	t.Helper()
