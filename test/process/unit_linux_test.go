@@ -130,3 +130,28 @@ func TestProcUnitForbidsNothingNeeded(t *testing.T) {
 		}
 	}
 }
+
+// Guarantee: the settings that the packages' files and docs/install.md name are flags of the
+// program.
+func TestProcUnitSettings(t *testing.T) {
+	t.Parallel()
+	bin, err := procBinary()
+	testkit.Must(t, err)
+	help, err := exec.Command(bin, "--help").Output()
+	testkit.Must(t, err)
+	variable := regexp.MustCompile(`\bRAFTKV_([A-Z_]+)=`)
+	for _, name := range []string{unitPath, "deploy/systemd/raftkv.env", "deploy/Dockerfile", "docs/install.md"} {
+		text, err := os.ReadFile(name)
+		testkit.Must(t, err)
+		found := variable.FindAllSubmatch(text, -1)
+		if len(found) == 0 {
+			t.Errorf("%s names no setting", name)
+		}
+		for _, m := range found {
+			flag := "--" + strings.ToLower(strings.ReplaceAll(string(m[1]), "_", "-"))
+			if !strings.Contains(string(help), "  "+flag+" ") {
+				t.Errorf("%s names %s, and there is no %s", name, m[0], flag)
+			}
+		}
+	}
+}

@@ -242,6 +242,8 @@ func TestRelease(t *testing.T) {
 	t.Run("archive", func(t *testing.T) { checkArchives(t, r, out) })
 	t.Run("deb", func(t *testing.T) { checkDeb(t, out) })
 	t.Run("rpm", func(t *testing.T) { checkRPM(t, out) })
+	t.Run("image", func(t *testing.T) { checkImage(t, r, out, false) })
+	t.Run("docs", func(t *testing.T) { checkDocs(t, r, out) })
 	left, err := os.ReadDir(filepath.Dir(out))
 	must(t, err)
 	if len(left) != 1 {
@@ -457,6 +459,68 @@ func checkRPM(t *testing.T, out string) {
 	command(t, out, "rpm", "-K", "--nosignature", rpm) // its digests
 }
 
+// Guarantee: the image has the program and the licenses alone, runs without rights, and can
+// write to its volume. A program that is static, as that of the tests is not, runs in it.
+func checkImage(t *testing.T, r *release, out string, static bool) {
+	need(t, "buildah")
+	if os.Getuid() != 0 {
+		t.Skip("buildah mounts an image for root alone")
+	}
+	store := t.TempDir()
+	buildah := func(args ...string) string {
+		t.Helper()
+		at := []string{"--root", store + "/root", "--runroot", store + "/run", "--storage-driver", "vfs"}
+		return strings.TrimSpace(command(t, r.root, "buildah", append(at, args...)...))
+	}
+	t.Cleanup(func() { buildah("rm", "-a"); buildah("rmi", "-a", "-f") })
+	buildah("bud", "-f", "deploy/Dockerfile", "--build-arg", "VERSION="+r.number(), "--build-arg", "TARGETARCH="+host().arch, "-t", "raftkv", out)
+	c := buildah("from", "raftkv")
+	root := buildah("mount", c)
+	files := command(t, root, "find", ".", "-type", "f")
+	if got := strings.Fields(files); !slices.Equal(sortedList(got), []string{
+		"./usr/bin/raftkv", "./usr/share/licenses/raftkv/LICENSE", "./usr/share/licenses/raftkv/LICENSES-OF-OTHERS",
+	}) {
+		t.Errorf("the image has %s", files)
+	}
+	if got := command(t, root, "stat", "-c", "%u:%g %F", "var/lib/raftkv"); got != "65532:65532 directory\n" {
+		t.Errorf("its volume is %s", got)
+	}
+	const format = "{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.WorkingDir}} {{.OCIv1.Config.Volumes}}"
+	if got := buildah("inspect", "--type", "image", "--format", format, "raftkv"); got != "65532:65532 [/usr/bin/raftkv] /var/lib/raftkv map[/var/lib/raftkv:{}]" {
+		t.Errorf("the image is %s", got)
+	}
+	if !static {
+		return
+	}
+	if got := buildah("run", "--isolation", "chroot", c, "--", "/usr/bin/raftkv", "--version"); !strings.HasPrefix(got, "raftkv "+r.version+"\n") {
+		t.Errorf("--version in the image: %s", got)
+	}
+}
+
+// sortedList sorts a list, and returns it.
+func sortedList(list []string) []string {
+	slices.Sort(list)
+	return list
+}
+
+// Guarantee: docs/install.md names each file of a release.
+func checkDocs(t *testing.T, r *release, out string) {
+	text, err := os.ReadFile(filepath.Join(r.root, "docs/install.md"))
+	must(t, err)
+	entries, err := os.ReadDir(out)
+	must(t, err)
+	for _, e := range entries {
+		name := strings.NewReplacer("1.2.3-rc.1", "0.9.0", "1.2.3~rc.1", "0.9.0").Replace(e.Name())
+		// The second of a row stands there by what is different.
+		for from, to := range map[string]string{"linux-arm64": "linux-amd64", "darwin-arm64": "darwin-amd64", "_arm64": "_amd64", "aarch64": "x86_64"} {
+			name = strings.ReplaceAll(name, from, to)
+		}
+		if !bytes.Contains(text, []byte("| `"+name+"`")) {
+			t.Errorf("docs/install.md does not have %s", name)
+		}
+	}
+}
+
 // Guarantee: a release is the same from two clones, one of which has built nothing before;
 // its programs are static, say which they are, and name nothing of the machine.
 func TestSoakReleaseIsReproducible(t *testing.T) {
@@ -467,7 +531,7 @@ func TestSoakReleaseIsReproducible(t *testing.T) {
 	root, err := filepath.Abs(checkout)
 	must(t, err)
 	const version = "v1.2.3"
-	release := func(targets, cache string) (dir string, sums map[string]string) {
+	deliver := func(targets, cache string) (dir string, sums map[string]string) {
 		dir = t.TempDir()
 		clone := filepath.Join(dir, "clone")
 		command(t, dir, "git", "clone", "-q", root, clone)
@@ -489,7 +553,7 @@ func TestSoakReleaseIsReproducible(t *testing.T) {
 		}
 		return dir, sums
 	}
-	dir, sums := release("all", "")
+	dir, sums := deliver("all", "")
 	if len(sums) != 8 {
 		t.Errorf("%d files: %v", len(sums), sums)
 	}
@@ -501,10 +565,11 @@ func TestSoakReleaseIsReproducible(t *testing.T) {
 			}
 		})
 	}
+	checkImage(t, &release{root: root, version: version}, dir, true)
 	cache, err := os.MkdirTemp("", "raftkv-dist-cache-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(cache)) })
-	_, again := release("linux/amd64,darwin/arm64", cache)
+	_, again := deliver("linux/amd64,darwin/arm64", cache)
 	if len(again) != 4 {
 		t.Errorf("%d files: %v", len(again), again)
 	}
