@@ -21,12 +21,16 @@ import (
 // command's process group unless it is told of more in time. Its clock is one that
 // goes on while the machine sleeps.
 
-// guardVariable holds, in the environment of a guard, whom it guards: group, grace, margin.
-// It is the one way to become a guard: it is nothing that users call.
+// guardVariable holds, in the environment of a guard, its times: grace and margin in
+// nanoseconds. It is the one way to become a guard: it is nothing that users call.
 const guardVariable = "RAFTKV_LOCK_GUARD"
 
-// guardDone is the line that ends a guard in peace.
-const guardDone = "done"
+// The lines that a guard reads. Two of them have a number behind them.
+const (
+	guardUntil = "until" // up to when the hold is good, as bootTime has it
+	guardGroup = "group" // the process group of the command
+	guardDone  = "done"  // the command has ended
+)
 
 // guardProcess is the guard as the process that has started it sees it.
 type guardProcess struct {
@@ -35,19 +39,19 @@ type guardProcess struct {
 	told int64
 }
 
-// startGuard starts a guard for a command.
-func startGuard(p process, t times) (watchman, error) {
+// startGuard starts a guard.
+func startGuard(t times) (watchman, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	return startGuardOf(self, p, t)
+	return startGuardOf(self, t)
 }
 
 // startGuardOf is startGuard with another program.
-func startGuardOf(program string, p process, t times) (watchman, error) {
+func startGuardOf(program string, t times) (watchman, error) {
 	cmd := exec.Command(program, "lock", "guard", "--", "guard")
-	cmd.Env = []string{fmt.Sprintf("%s=%d,%d,%d", guardVariable, p.Group(), t.grace, t.margin/2)}
+	cmd.Env = []string{fmt.Sprintf("%s=%d,%d", guardVariable, t.grace, t.margin/2)}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what ends this process at its terminal is not for it
 	pipe, err := cmd.StdinPipe()
 	if err != nil {
@@ -66,7 +70,13 @@ func (g *guardProcess) Until(t time.Time) error {
 		return nil // two clocks are never read at once
 	}
 	g.told = at
-	_, err := fmt.Fprintln(g.pipe, at)
+	_, err := fmt.Fprintln(g.pipe, guardUntil, at)
+	return err
+}
+
+// Guard tells the guard whom it guards.
+func (g *guardProcess) Guard(group int) error {
+	_, err := fmt.Fprintln(g.pipe, guardGroup, group)
 	return err
 }
 
@@ -76,40 +86,39 @@ func (g *guardProcess) Dismiss() error {
 	return errors.Join(err, g.pipe.Close(), g.cmd.Wait())
 }
 
-// guarded is what a guard ends.
-type guarded struct {
+// guarding is what a guard knows.
+type guarding struct {
 	times
-	signal func(syscall.Signal) error // to the whole group
+	signal func(group int, sig syscall.Signal) error
+	now    func() time.Duration
+
+	group  int           // 0: there is none yet
+	until  time.Duration // 0: not told yet
+	termed bool
 }
 
-// guardOf returns what this process is to guard, or nil if it is no guard.
-func guardOf(env func(string) (string, bool)) (*guarded, error) {
+// guardOf returns what this process is to do as a guard, or nil if it is none.
+func guardOf(env func(string) (string, bool)) (*guarding, error) {
 	text, ok := env(guardVariable)
 	if !ok {
 		return nil, nil
 	}
-	var numbers [3]int64
-	fields := strings.Split(text, ",")
-	for i := range numbers {
-		if len(fields) != len(numbers) {
-			return nil, fmt.Errorf("%s: expected three numbers", guardVariable)
-		}
-		n, err := strconv.ParseInt(fields[i], 10, 64)
-		if err != nil || n < 0 || i == 0 && n < 2 {
-			return nil, fmt.Errorf("%s: %q is out of range", guardVariable, fields[i])
-		}
-		numbers[i] = n
+	grace, margin, ok := strings.Cut(text, ",")
+	g, errG := strconv.ParseInt(grace, 10, 64)
+	m, errM := strconv.ParseInt(margin, 10, 64)
+	if !ok || errG != nil || errM != nil || g < 0 || m < 0 {
+		return nil, fmt.Errorf("%s: expected two times", guardVariable)
 	}
-	group := int(numbers[0])
-	return &guarded{
-		times:  times{grace: time.Duration(numbers[1]), margin: time.Duration(numbers[2])},
-		signal: func(sig syscall.Signal) error { return syscall.Kill(-group, sig) },
+	return &guarding{
+		times:  times{grace: time.Duration(g), margin: time.Duration(m)},
+		signal: func(group int, sig syscall.Signal) error { return syscall.Kill(-group, sig) },
+		now:    bootTime,
 	}, nil
 }
 
 // watch guards until it is told that it is over, or the other end of in has gone, which
 // means that nobody keeps the hold.
-func (g *guarded) watch(in io.Reader, now func() time.Duration) error {
+func (g *guarding) watch(in io.Reader) error {
 	// Whoever ends a whole service signals the guard, too, and the command may take a
 	// while to clean up.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
@@ -120,33 +129,29 @@ func (g *guarded) watch(in io.Reader, now func() time.Duration) error {
 			lines <- s.Text()
 		}
 	}()
-	return g.loop(lines, now)
+	return g.loop(lines)
 }
 
-func (g *guarded) loop(lines <-chan string, now func() time.Duration) error {
-	var until time.Duration // 0: not told yet
-	termed := false
+func (g *guarding) loop(lines <-chan string) error {
 	for {
-		look := time.NewTimer(g.wait(until, termed, now()))
+		look := time.NewTimer(g.wait())
 		select {
-		case line, ok := <-lines:
+		case line := <-lines:
 			look.Stop()
 			if line == guardDone {
 				return nil
 			}
-			at, err := strconv.ParseInt(line, 10, 64)
-			if !ok || err != nil {
-				return g.signal(syscall.SIGKILL)
+			if !g.hear(line) {
+				return g.kill()
 			}
-			until = time.Duration(at)
 		case <-look.C:
-			switch left := until - now(); {
-			case until == 0:
+			switch left := g.until - g.now(); {
+			case g.until == 0:
 			case left <= g.margin:
-				return g.signal(syscall.SIGKILL)
-			case left <= g.grace+g.margin && !termed:
-				termed = true
-				if err := errors.Join(g.signal(syscall.SIGTERM), g.signal(syscall.SIGCONT)); err != nil {
+				return g.kill()
+			case left <= g.grace+g.margin && !g.termed && g.group != 0:
+				g.termed = true
+				if err := errors.Join(g.signal(g.group, syscall.SIGTERM), g.signal(g.group, syscall.SIGCONT)); err != nil {
 					return err
 				}
 			}
@@ -154,13 +159,38 @@ func (g *guarded) loop(lines <-chan string, now func() time.Duration) error {
 	}
 }
 
+// hear takes in a line. It is false for one that cannot be, as that at the end of the input.
+func (g *guarding) hear(line string) bool {
+	what, number, _ := strings.Cut(line, " ")
+	n, err := strconv.ParseInt(number, 10, 64)
+	switch {
+	case err != nil || n < 1:
+		return false
+	case what == guardUntil:
+		g.until = time.Duration(n)
+	case what == guardGroup && n > 1:
+		g.group = int(n)
+	default:
+		return false
+	}
+	return true
+}
+
+// kill kills the command, if there is one yet.
+func (g *guarding) kill() error {
+	if g.group == 0 {
+		return nil
+	}
+	return g.signal(g.group, syscall.SIGKILL)
+}
+
 // wait is how long nothing has to be done.
-func (g *guarded) wait(until time.Duration, termed bool, now time.Duration) time.Duration {
-	if until == 0 {
+func (g *guarding) wait() time.Duration {
+	if g.until == 0 {
 		return lookEvery
 	}
-	due := until - g.margin - now
-	if !termed {
+	due := g.until - g.margin - g.now()
+	if !g.termed && g.group != 0 {
 		due -= g.grace
 	}
 	return min(max(due, 0), lookEvery)

@@ -148,7 +148,7 @@ func newLock() command.Action {
 				if err != nil {
 					return err
 				}
-				return g.watch(o.Stdin, bootTime)
+				return g.watch(o.Stdin)
 			}
 			return f.hold(ctx, o, func(c *client.Client) candidate {
 				m := c.Mutex(o.Args[0], client.LockTTL(f.ttl))

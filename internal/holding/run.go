@@ -41,8 +41,10 @@ const (
 	// machine sleeps.
 	lookEvery = 250 * time.Millisecond
 
-	// releaseLimit bounds giving back what is held: it goes by itself when its time has passed.
+	// Giving back what is held takes no longer than that, and no longer than its time: it
+	// goes by itself then.
 	releaseLimit = 5 * time.Second
+	leastRelease = 200 * time.Millisecond
 )
 
 func timesOf(ttl, grace time.Duration) times {
@@ -64,8 +66,8 @@ type run struct {
 	hold    hold
 	times   times
 	start   func() (process, error)
-	guard   func(process, times) (watchman, error) // nil: nobody sees to it beside this process
-	signals <-chan os.Signal                       // passed on to the command
+	guard   func(times) (watchman, error) // nil: nobody sees to it beside this process
+	signals <-chan os.Signal              // passed on to the command
 	say     io.Writer
 	name    string // for what is said
 }
@@ -73,6 +75,7 @@ type run struct {
 // watchman ends a command when this process does not.
 type watchman interface {
 	Until(time.Time) error // the hold is good up to then
+	Guard(group int) error // this is the command's process group
 	Dismiss() error        // the command has ended
 }
 
@@ -85,7 +88,7 @@ func (r *run) do(ctx context.Context) (code int, err error) {
 	// A signal ends ctx, and is passed on: the hold has to outlast it.
 	ctx = context.WithoutCancel(ctx)
 	code, err = r.underHold()
-	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
+	ctx, cancel := context.WithTimeout(ctx, min(releaseLimit, max(leastRelease, time.Until(r.hold.until()))))
 	defer cancel()
 	released := r.hold.release(ctx)
 	switch {
@@ -102,18 +105,21 @@ func (r *run) underHold() (code int, err error) {
 	if r.hold.held.Err() != nil {
 		return 0, errLost
 	}
-	p, err := r.start()
-	if err != nil {
-		return child.Code(err), err
-	}
+	// The guard is there before the command is, since it is the one that is slow to start.
 	var guard watchman = noWatchman{}
 	if r.guard != nil {
-		if guard, err = r.guard(p, r.times); err != nil {
+		if guard, err = r.guard(r.times); err != nil {
 			fmt.Fprintf(r.say, "%s: nobody ends the command if this process is stopped: %v\n", r.name, err)
 			guard = noWatchman{}
 		}
 	}
 	defer func() { _ = guard.Dismiss() }() // fails if the guard has ended
+	_ = guard.Until(r.hold.until())        // likewise, as below: then there is this process
+	p, err := r.start()
+	if err != nil {
+		return child.Code(err), err
+	}
+	_ = guard.Guard(p.Group())
 	look := time.NewTimer(0)
 	defer look.Stop()
 	for {
@@ -128,12 +134,15 @@ func (r *run) underHold() (code int, err error) {
 				_ = p.Signal(s) // fails if it may not be signalled, as a setuid program
 			}
 		case <-look.C:
+			if r.hold.held.Err() != nil {
+				return r.end(p, time.Now())
+			}
 			until := r.hold.until()
 			warn := until.Add(-r.times.grace - r.times.margin)
-			if time.Until(warn) <= 0 || r.hold.held.Err() != nil {
+			if time.Until(warn) <= 0 {
 				return r.end(p, until.Add(-r.times.margin))
 			}
-			_ = guard.Until(until) // fails if the guard has ended, which leaves this process
+			_ = guard.Until(until)
 			look.Reset(min(lookEvery, time.Until(warn)))
 		}
 	}
@@ -173,4 +182,5 @@ func earlier(a, b time.Time) time.Time {
 type noWatchman struct{}
 
 func (noWatchman) Until(time.Time) error { return nil }
+func (noWatchman) Guard(int) error       { return nil }
 func (noWatchman) Dismiss() error        { return nil }

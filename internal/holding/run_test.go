@@ -3,13 +3,13 @@ package holding
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"raftkv/client"
 	"raftkv/internal/child"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -239,17 +239,25 @@ func TestRunLeavesNothing(t *testing.T) {
 // fakeWatchman notes what a guard is told.
 type fakeWatchman struct {
 	told      []time.Time
+	group     int
 	dismissed int
 }
 
 func (w *fakeWatchman) Until(t time.Time) error { w.told = append(w.told, t); return nil }
+func (w *fakeWatchman) Guard(group int) error   { w.group = group; return nil }
 func (w *fakeWatchman) Dismiss() error          { w.dismissed++; return nil }
 
 // Guarantee: the guard hears up to when the hold is good, and of the end.
 func TestRunTellsGuard(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *run, h *fakeHold, p *fakeProcess, said *strings.Builder) {
 		w := new(fakeWatchman)
-		r.guard = func(process, times) (watchman, error) { return w, nil }
+		r.guard = func(times) (watchman, error) { return w, nil }
+		r.start = func() (process, error) {
+			if len(w.told) == 0 {
+				t.Error("the command was started before the guard knew of anything")
+			}
+			return p, nil
+		}
 		later := time.Now().Add(13 * time.Second)
 		go func() {
 			time.Sleep(3 * time.Second)
@@ -257,7 +265,7 @@ func TestRunTellsGuard(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			p.exit(0)
 		}()
-		if _, err := r.do(t.Context()); err != nil || w.dismissed != 1 {
+		if _, err := r.do(t.Context()); err != nil || w.dismissed != 1 || w.group != 4711 {
 			t.Errorf("%v, dismissed %d times", err, w.dismissed)
 		}
 		if last := w.told[len(w.told)-1]; !last.Equal(later) || len(w.told) < 10 {
@@ -265,7 +273,7 @@ func TestRunTellsGuard(t *testing.T) {
 		}
 	})
 	inBubble(t, func(t *testing.T, r *run, h *fakeHold, p *fakeProcess, said *strings.Builder) {
-		r.guard = func(process, times) (watchman, error) { return nil, errors.New("no process") }
+		r.guard = func(times) (watchman, error) { return nil, errors.New("no process") }
 		p.exit(0)
 		if code, err := r.do(t.Context()); code != 0 || err != nil || !strings.Contains(said.String(), "no process") {
 			t.Errorf("%d, %v, %q", code, err, said)
@@ -278,12 +286,12 @@ func guardRun(t *testing.T, test func(tell chan<- string, now func() time.Durati
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
 		now := func() time.Duration { return time.Hour + time.Since(begun) }
-		g := &guarded{times: times{grace: 2 * time.Second, margin: 250 * time.Millisecond}, signal: func(s syscall.Signal) error {
-			signals = append(signals, s.String()+" "+time.Since(begun).String())
+		g := &guarding{now: now, times: times{grace: 2 * time.Second, margin: 250 * time.Millisecond}, signal: func(group int, s syscall.Signal) error {
+			signals = append(signals, fmt.Sprint(group, " ", s, " ", time.Since(begun)))
 			return nil
 		}}
 		lines, ended := make(chan string), make(chan error)
-		go func() { ended <- g.loop(lines, now) }()
+		go func() { ended <- g.loop(lines) }()
 		test(lines, now)
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -292,48 +300,65 @@ func guardRun(t *testing.T, test func(tell chan<- string, now func() time.Durati
 	return signals
 }
 
-func at(now time.Duration) string { return strconv.FormatInt(int64(now), 10) }
+func at(now time.Duration) string { return fmt.Sprint("until ", int64(now)) }
 
 // Guarantee: a guard ends the command when it hears of nothing in time, or when who started
 // it has died, and leaves it alone otherwise.
 func TestGuard(t *testing.T) {
-	got := guardRun(t, func(tell chan<- string, now func() time.Duration) {
-		for range 30 {
+	for _, tt := range []struct {
+		what string
+		test func(tell chan<- string, now func() time.Duration)
+		want []string
+	}{
+		{"held", func(tell chan<- string, now func() time.Duration) {
 			tell <- at(now() + 10*time.Second)
+			tell <- "group 7"
+			for range 30 {
+				tell <- at(now() + 10*time.Second)
+				time.Sleep(time.Second)
+			}
+			tell <- guardDone
+		}, nil},
+		{"not told on", func(tell chan<- string, now func() time.Duration) {
+			tell <- at(now() + 10*time.Second)
+			tell <- "group 7"
+		}, []string{"7 terminated 7.75s", "7 continued 7.75s", "7 killed 9.75s"}},
+		{"told of the group late", func(tell chan<- string, now func() time.Duration) {
+			tell <- at(now() + 10*time.Second)
+			time.Sleep(9 * time.Second)
+			tell <- "group 7"
+		}, []string{"7 terminated 9s", "7 continued 9s", "7 killed 9.75s"}},
+		{"dead", func(tell chan<- string, now func() time.Duration) {
+			tell <- at(now() + 10*time.Second)
+			tell <- "group 7"
 			time.Sleep(time.Second)
+			close(tell)
+		}, []string{"7 killed 1s"}},
+		{"dead before there was a command", func(tell chan<- string, now func() time.Duration) {
+			tell <- at(now() + 10*time.Second)
+			close(tell)
+		}, nil},
+		{"no command in time", func(tell chan<- string, now func() time.Duration) { tell <- at(now() + 10*time.Second) }, nil},
+		{"nonsense", func(tell chan<- string, now func() time.Duration) {
+			tell <- "group 7"
+			tell <- "nonsense"
+		}, []string{"7 killed 0s"}},
+		{"too late", func(tell chan<- string, now func() time.Duration) {
+			tell <- "group 7"
+			tell <- at(now() - time.Second)
+		}, []string{"7 killed 0s"}},
+		{"no group can be that", func(tell chan<- string, now func() time.Duration) { tell <- "group 1" }, nil},
+		{"nor that", func(tell chan<- string, now func() time.Duration) { tell <- "group -7" }, nil},
+	} {
+		if got := guardRun(t, tt.test); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %q, want %q", tt.what, got, tt.want)
 		}
-		tell <- guardDone
-	})
-	if len(got) > 0 {
-		t.Errorf("a command that is held: %q", got)
-	}
-	got = guardRun(t, func(tell chan<- string, now func() time.Duration) { tell <- at(now() + 10*time.Second) })
-	if want := []string{"terminated 7.75s", "continued 7.75s", "killed 9.75s"}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-	got = guardRun(t, func(tell chan<- string, now func() time.Duration) {
-		tell <- at(now() + 10*time.Second)
-		time.Sleep(time.Second)
-		close(tell)
-	})
-	if want := []string{"killed 1s"}; !slices.Equal(got, want) {
-		t.Errorf("who started it has died: %q, want %q", got, want)
-	}
-	got = guardRun(t, func(tell chan<- string, now func() time.Duration) { tell <- "nonsense" })
-	if want := []string{"killed 0s"}; !slices.Equal(got, want) {
-		t.Errorf("nonsense: %q, want %q", got, want)
-	}
-	got = guardRun(t, func(tell chan<- string, now func() time.Duration) { tell <- at(now() - time.Second) })
-	if want := []string{"killed 0s"}; !slices.Equal(got, want) {
-		t.Errorf("too late: %q, want %q", got, want)
 	}
 }
 
-// Guarantee: nobody becomes a guard of what is no process group.
+// Guarantee: nobody becomes a guard by accident.
 func TestGuardOf(t *testing.T) {
-	for text, ok := range map[string]bool{
-		"12,5,6": true, "": false, "12": false, "1,5,6": false, "0,5,6": false, "-7,5,6": false, "x,5,6": false, "12,-5,6": false, "12,5,6,7": false, "99999999999999999999,1,1": false,
-	} {
+	for text, ok := range map[string]bool{"5,6": true, "": false, "12": false, "-5,6": false, "5,x": false, "5,6,7": false, "99999999999999999999,1": false} {
 		g, err := guardOf(func(string) (string, bool) { return text, true })
 		if (err == nil) != ok || (g != nil) != ok {
 			t.Errorf("%q: %v, %v", text, g, err)
@@ -361,7 +386,7 @@ func TestEnvironment(t *testing.T) {
 func TestGuardProcess(t *testing.T) {
 	if g, err := guardOf(os.LookupEnv); g != nil || err != nil {
 		if err == nil {
-			err = g.watch(os.Stdin, bootTime)
+			err = g.watch(os.Stdin)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -399,8 +424,11 @@ func TestGuardProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, err := startGuardOf(guardOnly, p, times{grace: 50 * time.Millisecond, margin: 100 * time.Millisecond})
+		w, err := startGuardOf(guardOnly, times{grace: 50 * time.Millisecond, margin: 100 * time.Millisecond})
 		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Guard(p.Group()); err != nil {
 			t.Fatal(err)
 		}
 		tt.do(w)
