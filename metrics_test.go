@@ -88,7 +88,7 @@ func testGuard(t *testing.T) *access.Guard {
 }
 
 // Guarantee: docs/metrics.md has every metric with its type and labels and no
-// other, its alerts name metrics that there are, and Prometheus' linter finds
+// other, the alerts and the dashboard of deploy/ name metrics that there are, and Prometheus' linter finds
 // nothing in them.
 func TestMetricsAreDocumented(t *testing.T) {
 	text, err := os.ReadFile("docs/metrics.md")
@@ -138,11 +138,18 @@ func TestMetricsAreDocumented(t *testing.T) {
 		for _, f := range others {
 			found[f.GetName()] = "etcd's"
 		}
-		_, alerts, _ := strings.Cut(string(text), "## What to alert on")
-		for _, name := range regexp.MustCompile(`(raftkv|etcd)_\w+`).FindAllString(alerts, -1) {
-			name = strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count")
-			if found[name] == "" {
-				t.Errorf("an alert is on %s, and there is no such metric", name)
+		for _, file := range []string{"deploy/prometheus/alerts.yaml", "deploy/prometheus/tests.yaml", "deploy/grafana/raftkv.json"} {
+			text, err := os.ReadFile(file)
+			testkit.Must(t, err)
+			names := regexp.MustCompile(`\b(raftkv|etcd|process)_\w+`).FindAllString(string(text), -1)
+			for _, name := range names {
+				name = strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count")
+				if found[name] == "" {
+					t.Errorf("%s asks for %s, and there is no such metric", file, name)
+				}
+			}
+			if len(names) < 20 {
+				t.Errorf("%s asks for %d metrics", file, len(names))
 			}
 		}
 	})
