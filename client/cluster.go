@@ -25,7 +25,10 @@ type Member struct {
 	Reachable  *bool   `json:"reachable,omitempty"`   // as the leader sees it; nil if that could not be asked
 	MatchIndex *uint64 `json:"match_index,omitempty"` // of the log; nil if the leader could not be asked
 	Version    string  `json:"version,omitempty"`     // of its program
-	Differs    string  `json:"doors_differ,omitempty"`
+
+	// Differs says in what the member has let others in otherwise than the node that
+	// answers, for over a minute; "" if in nothing.
+	Differs string `json:"doors_differ,omitempty"`
 }
 
 // Members are the nodes of the cluster, and the IDs that cannot be used again.

@@ -170,8 +170,9 @@ func (f *fakeCluster) serve(_ int, r *http.Request) (a fakeAnswer) {
 		var body struct {
 			TTL string `json:"ttl"`
 		}
-		ttl, err := time.ParseDuration("")
-		if err = json.NewDecoder(r.Body).Decode(&body); err == nil {
+		var ttl time.Duration
+		err := json.NewDecoder(r.Body).Decode(&body)
+		if err == nil {
 			ttl, err = time.ParseDuration(body.TTL)
 		}
 		if err != nil {

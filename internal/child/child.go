@@ -218,8 +218,15 @@ func (c *Child) Empty() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// The second look finds what was started during the first.
-	return c.gone || onlyZombies(c.group) && onlyZombies(c.group)
+	if c.gone {
+		return true
+	}
+	for range 2 { // the second look finds what was started during the first
+		if !onlyZombies(c.group) {
+			return false
+		}
+	}
+	return true
 }
 
 // End ends the whole group: TERM, then KILL at a time. It returns when the group is
