@@ -120,10 +120,15 @@ func TestProcClientCluster(t *testing.T) {
 	strange, err := client.New(client.Config{Endpoints: []string{c.url(1), other.url(1)}})
 	testkit.Must(t, err)
 	defer strange.Close()
-	_, err = strange.Put(ctx, "k", nil)
+	revision, err := strange.Put(ctx, "k", nil)
 	testkit.Must(t, err)
 
 	left := c.follower()
+	last, err := client.New(client.Config{Endpoints: []string{c.url(left)}})
+	testkit.Must(t, err)
+	defer last.Close()
+	_, err = last.Get(ctx, "k", client.MinRevision(revision)) // so that it has the key, too
+	testkit.Must(t, err)
 	for _, id := range c.ids() {
 		if id != left {
 			c.pause(id)
