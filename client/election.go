@@ -82,7 +82,7 @@ func (e *Election) Observe(ctx context.Context) iter.Seq2[Item, error] {
 			for _, ev := range ch.Events {
 				now = ev.Item
 			}
-			return ch.Revision == 0 || say() // nothing is said of half a state
+			return say() // it is one key, of which there is no half
 		}
 		w.whole = func(uint64) bool { return say() }
 		if err := w.run(ctx); err != nil {

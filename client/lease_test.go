@@ -215,6 +215,7 @@ func TestLeaseNoticesSleep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // it waits until it is to be kept alive
 		l.mu.Lock()
 		l.sent.wall = l.sent.wall.Add(-time.Hour)
 		l.mu.Unlock()

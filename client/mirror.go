@@ -74,11 +74,7 @@ func (m *Mirror) run(ctx context.Context, c *Client, whole func()) {
 		whole()
 		return true
 	}
-	w.moved = func(revision uint64) {
-		if w.seen == nil && waiting == nil {
-			m.apply(nil, revision)
-		}
-	}
+	w.moved = func(revision uint64) { m.apply(nil, revision) }
 	w.heard = func() {
 		m.mu.Lock()
 		m.heard = thisMoment()

@@ -220,6 +220,50 @@ func TestMutexLeaseLostWhileLocking(t *testing.T) {
 	})
 }
 
+// Guarantee: a Lock that was given up before anything of it was in doubt did not happen, whatever
+// became of its lease.
+func TestMutexGivenUpInTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		f.puts("lock/x")
+		f.fault = func(_ int, r *http.Request) fakeFault { return fakeFault{hangs: r.Method == http.MethodDelete} }
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if _, _, err := f.client(2).Mutex("x").Lock(ctx); !errors.Is(err, ErrNotApplied) || errors.Is(err, ErrOutcomeUnknown) {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Guarantee: who leads no more proclaims nothing, and is told so.
+func TestElectionProclaimOfAFormerLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		e := f.client(1).Election("x")
+		if _, _, err := e.Campaign(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		asked := 0
+		f.mu.Lock()
+		f.fault = func(_ int, r *http.Request) fakeFault {
+			if r.URL.Path != "/v1/txn" {
+				return fakeFault{}
+			}
+			asked++
+			return fakeFault{answer: &fakeAnswer{status: 200, body: `{"succeeded":false,"revision":1,"results":[]}`}}
+		}
+		f.mu.Unlock()
+		if err := e.Proclaim(t.Context(), nil); !errors.Is(err, ErrLeaseLost) || asked != 1 {
+			t.Fatal(err, asked)
+		}
+		lease, _ := e.h.current()
+		lease.lost()
+		if err := e.Proclaim(t.Context(), nil); !errors.Is(err, ErrLeaseLost) || asked != 1 {
+			t.Fatal(err, asked)
+		}
+	})
+}
+
 // Guarantee: a lease that is gone when the key is to be written is replaced by another.
 func TestMutexLeaseGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

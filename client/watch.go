@@ -121,7 +121,7 @@ type watching struct {
 	tell   func(Change) bool // false: enough
 	// These may be nil.
 	moved func(revision uint64)      // is told each position, behind its change
-	whole func(revision uint64) bool // is told that the state was told; false: enough
+	whole func(revision uint64) bool // is told that the state was told, before moved; false: enough
 	heard func()                     // is told of each message
 
 	position uint64 // all up to it was told
@@ -244,6 +244,9 @@ func (w *watching) take(m *watchMessage, size int) error {
 func (w *watching) at(m *watchMessage) error {
 	if m.ID == nil {
 		return strange("a position without an id")
+	}
+	if w.seen != nil {
+		return strange("a position within the state")
 	}
 	if w.placed && *m.ID < w.position {
 		return strange("the position %d behind %d", *m.ID, w.position)
@@ -373,10 +376,10 @@ func (w *watching) end(m *watchMessage) error {
 	if err := w.pass(0, gone); err != nil {
 		return err
 	}
-	w.move(*m.ID)
-	w.sync(*m.ID)
 	if w.whole != nil && !w.whole(*m.ID) {
 		return errEnough
 	}
+	w.move(*m.ID)
+	w.sync(*m.ID)
 	return nil
 }

@@ -249,6 +249,7 @@ func TestWatchHistoryGone(t *testing.T) {
 			t.Fatal(g.err)
 		}
 		g = follow(t.Context(), c, WatchConfig{After: 3})
+		g.want(t)
 		f.puts("b")
 		f.say(0, `{"event":"position","id":4}`)
 		g.want(t, "4 put b=b!@4") // and no Synced
@@ -404,7 +405,16 @@ func TestWatchStrange(t *testing.T) {
 // Guarantee: the parts of a revision are put together up to a bound, and an event of a type
 // that a later version may have is left out.
 func TestWatchBounds(t *testing.T) {
-	w := newWatching(newFakeCluster(t).client(1), WatchConfig{})
+	w := newWatching(newFakeCluster(t).client(1), WatchConfig{State: true})
+	reset, position, one := &watchMessage{Event: "reset"}, &watchMessage{Event: "position"}, uint64(1)
+	position.ID = &one
+	if err := errors.Join(w.take(position, 1), w.take(reset, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.take(position, 1); !errors.Is(err, ErrStranger) {
+		t.Fatalf("a position within the state: %v", err)
+	}
+	w = newWatching(newFakeCluster(t).client(1), WatchConfig{})
 	w.tell = func(ch Change) bool { return true }
 	part := func(revision uint64) *watchMessage {
 		m := &watchMessage{Event: "change"}
