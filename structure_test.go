@@ -48,7 +48,7 @@ var exports = map[string]int{
 	"child":               9,
 	"cli":                 4,
 	"clock":               5,
-	"command":             17,
+	"command":             18,
 	"config":              33,
 	"contact":             5,
 	"discovery":           4,

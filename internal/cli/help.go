@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 )
 
 // Help, and the commands about the program itself.
@@ -147,11 +146,11 @@ func indent(text string) string {
 // list is a table of commands.
 func list(commands []command.Command, before string) string {
 	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	var rows [][]string
 	for _, c := range commands {
-		fmt.Fprintf(w, "  %s\t%s\n", before+strings.TrimSpace(c.Name+" "+c.Args), c.About)
+		rows = append(rows, []string{"  " + before + strings.TrimSpace(c.Name+" "+c.Args), c.About})
 	}
-	_ = w.Flush() // into memory
+	_ = command.WriteTable(&b, rows...) // memory takes all of it
 	return b.String()
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -188,5 +189,38 @@ func TestInterrupted(t *testing.T) {
 	c := Command{New: func() Action { return Action{Run: func(ctx context.Context, _ *Call) error { return ctx.Err() }} }}
 	if err := c.Run(ctx, o, nil); StatusOf(err) != config.ExitFault || err.Error() != "interrupted" {
 		t.Error(err)
+	}
+}
+
+// full takes no more than so many bytes.
+type full int
+
+func (f *full) Write(b []byte) (int, error) {
+	if *f -= full(len(b)); *f < 0 {
+		return 0, errors.New("full")
+	}
+	return len(b), nil
+}
+
+// Guarantee: an answer that cannot be written whole is an error, in each form.
+func TestAnswersThatCannotBeWritten(t *testing.T) {
+	rows := [][]string{{"a", "b"}, {"longer", "c"}}
+	var out bytes.Buffer
+	if err := WriteTable(&out, rows...); err != nil || out.String() != "a       b\nlonger  c\n" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	table := func(w io.Writer) error { return WriteTable(w, rows...) }
+	for form, most := range map[string]int{Table: out.Len(), JSON: len("[[\"a\",\"b\"],[\"longer\",\"c\"]]\n")} {
+		enough, short := full(most), full(most-1)
+		if err := (&Call{Output: form, Stdout: &enough}).Print(rows, table); err != nil {
+			t.Errorf("%s: %v", form, err)
+		}
+		if err := (&Call{Output: form, Stdout: &short}).Print(rows, table); err == nil {
+			t.Errorf("%s: no error", form)
+		}
+	}
+	short := full(1)
+	if err := (&Call{Stdout: &short}).Raw([]byte("ab")); err == nil {
+		t.Error("raw: no error")
 	}
 }

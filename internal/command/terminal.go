@@ -2,8 +2,11 @@ package command
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
+	"strings"
+	"text/tabwriter"
 
 	"golang.org/x/term"
 )
@@ -30,4 +33,15 @@ func (o *Call) Raw(value []byte) error {
 	}
 	_, err := io.Copy(o.Stdout, bytes.NewReader(value))
 	return err
+}
+
+// WriteTable writes rows, with their columns below each other.
+func WriteTable(out io.Writer, rows ...[]string) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		if _, err := fmt.Fprintln(w, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
 }

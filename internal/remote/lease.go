@@ -6,8 +6,6 @@ import (
 	"io"
 	"raftkv/client"
 	"raftkv/internal/command"
-	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -112,25 +110,28 @@ func newLeaseShow() command.Action {
 }
 
 func listLeases(ctx context.Context, o *command.Call, c *client.Client) error {
-	w := tabwriter.NewWriter(o.Stdout, 0, 0, 2, ' ', 0)
-	if o.Output != command.JSON {
-		fmt.Fprintln(w, "LEASE\tTIME\tEXPIRES IN\tKEYS\tOWNER")
-	}
+	rows := [][]string{{"LEASE", "TIME", "EXPIRES IN", "KEYS", "OWNER"}}
 	for l, err := range c.Leases(ctx) {
-		if err != nil {
-			_ = w.Flush() // that err is told is more important
+		switch {
+		case err != nil:
 			return err
-		}
-		if o.Output == command.JSON {
+		case o.Output == command.JSON:
 			err = o.PrintJSON(leaseOf(l))
-		} else {
-			_, err = fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%d\t%v\t%v\t%d\t%s", l.ID, l.TTL, l.ExpiresIn.Round(time.Millisecond), l.KeyCount, l.Owner), "\t"))
+		default:
+			row := []string{fmt.Sprint(l.ID), fmt.Sprint(l.TTL), fmt.Sprint(l.ExpiresIn.Round(time.Millisecond)), fmt.Sprint(l.KeyCount)}
+			if l.Owner != "" {
+				row = append(row, l.Owner)
+			}
+			rows = append(rows, row)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return w.Flush()
+	if o.Output == command.JSON {
+		return nil
+	}
+	return command.WriteTable(o.Stdout, rows...)
 }
 
 func newLeaseRevoke() command.Action {

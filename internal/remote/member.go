@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -8,7 +9,6 @@ import (
 	"raftkv/internal/address"
 	"raftkv/internal/command"
 	"raftkv/internal/config"
-	"text/tabwriter"
 )
 
 // Commands about the members, and who leads.
@@ -64,20 +64,15 @@ With --if-leading nothing happens unless the node at the first endpoint leads: b
 // memberTable prints members as a table.
 func memberTable(members ...client.Member) func(io.Writer) error {
 	return func(out io.Writer) error {
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "ID\tROLE\tREACHABLE\tMATCH\tPEER URL\tCLIENT URL")
+		rows := [][]string{{"ID", "ROLE", "REACHABLE", "MATCH", "PEER URL", "CLIENT URL"}}
 		for _, m := range members {
 			role := m.Role
 			if m.Leader {
 				role = "leader"
 			}
-			client := m.ClientURL
-			if client == "" {
-				client = "-"
-			}
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", m.ID, role, orDash(m.Reachable), orDash(m.MatchIndex), m.PeerURL, client)
+			rows = append(rows, []string{fmt.Sprint(m.ID), role, orDash(m.Reachable), orDash(m.MatchIndex), m.PeerURL, cmp.Or(m.ClientURL, "-")})
 		}
-		return w.Flush()
+		return command.WriteTable(out, rows...)
 	}
 }
 

@@ -1,7 +1,6 @@
 package remote
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 )
 
@@ -138,16 +136,15 @@ const (
 // statusTable prints the nodes, in red those that are not ready if there are colours.
 func statusTable(nodes []nodeStatus, colours bool) func(io.Writer) error {
 	return func(out io.Writer) error {
-		var rows bytes.Buffer
-		w := tabwriter.NewWriter(&rows, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "ID\tENDPOINT\tROLE\tREADY\tTERM\tAPPLIED\tREVISION\tKEYS\tSIZE\tVERSION\tUP")
+		rows := [][]string{{"ID", "ENDPOINT", "ROLE", "READY", "TERM", "APPLIED", "REVISION", "KEYS", "SIZE", "VERSION", "UP"}}
 		for _, n := range nodes {
-			fmt.Fprintln(w, strings.Join(n.row(), "\t"))
+			rows = append(rows, n.row())
 		}
-		if err := w.Flush(); err != nil {
+		var text strings.Builder
+		if err := command.WriteTable(&text, rows...); err != nil {
 			return err
 		}
-		lines := strings.SplitAfter(rows.String(), "\n")
+		lines := strings.SplitAfter(text.String(), "\n")
 		for i, n := range nodes {
 			if colours && !n.Ready && n.Endpoint != "" {
 				lines[i+1] = red + strings.TrimSuffix(lines[i+1], "\n") + plain + "\n"
