@@ -62,7 +62,7 @@ func secretOf(t *testing.T, dir string) string {
 	text, err := os.ReadFile("deploy/README.md")
 	testkit.Must(t, err)
 	for _, m := range regexp.MustCompile(`(?m)^raftkv (tls .*)$`).FindAllStringSubmatch(string(text), -1) {
-		if code, out := procRun(t, nil, append(strings.Fields(m[1]), "--out", filepath.Join(dir, "tls"))...); code != 0 {
+		if code, out := procRun(t, nil, append(strings.Fields(m[1]), "--dir", filepath.Join(dir, "tls"))...); code != 0 {
 			t.Fatalf("raftkv %s: exit %d\n%s", m[1], code, out)
 		}
 	}
