@@ -540,6 +540,8 @@ func TestElection(t *testing.T) {
 		if item, err := b.Leader(t.Context()); err != nil || string(item.Value) != "a" || item.CreateRevision != fa {
 			t.Fatal(item, err)
 		}
+		f.say(0, `{"event":"reset","id":0,"data":{"code":"history_gone"}}`)
+		synctest.Wait()
 		f.cut(0) // the observer comes back, and nothing is said twice
 		time.Sleep(10 * time.Second)
 		if err := b.Proclaim(t.Context(), nil); !errors.Is(err, ErrNotHeld) {
