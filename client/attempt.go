@@ -80,7 +80,8 @@ type call struct {
 	r        *request
 	ctx      context.Context // of all attempts
 	parent   context.Context // the caller's
-	once     string          // the Idempotency-Key, as it is sent
+	once     string          // the Idempotency-Key
+	keep     int             // for how many seconds it is remembered at least
 	attempts int
 	unknown  bool                    // one of them may have happened
 	round    int                     // how often all endpoints were asked in vain
@@ -124,9 +125,8 @@ func (c *Client) run(ctx context.Context, r *request, stream bool) (*answer, err
 		limit = min(limit, time.Until(d))
 	}
 	if r.effect == keyed {
-		var seconds int
-		limit, seconds = remembered(limit)
-		k.once = fmt.Sprintf(`"%s";keep=%d`, rand.Text(), seconds)
+		limit, k.keep = remembered(limit)
+		k.once = rand.Text()
 	}
 	var cancel context.CancelFunc
 	k.ctx, cancel = context.WithTimeout(ctx, limit)
@@ -159,16 +159,32 @@ func (c *Client) run(ctx context.Context, r *request, stream bool) (*answer, err
 	}
 }
 
+const (
+	// shortKeep and longKeep are for how many seconds the cluster remembers an Idempotency-Key.
+	// All keys together have a bound, so a busy client cannot have each kept for long.
+	shortKeep = 60
+	longKeep  = 600
+	// keepMargin is by how much a call ends before its key may be forgotten.
+	keepMargin = 5 * time.Second
+)
+
 // remembered returns how long a call with an Idempotency-Key may try, and for how many
 // seconds the cluster has to remember the key, which is longer.
 func remembered(limit time.Duration) (time.Duration, int) {
-	switch {
-	case limit <= 8*time.Second:
-		return limit, 10
-	case limit <= 55*time.Second:
-		return limit, 60
+	if limit <= shortKeep*time.Second-keepMargin {
+		return limit, shortKeep
 	}
-	return min(limit, 590*time.Second), 600
+	return min(limit, longKeep*time.Second-keepMargin), longKeep
+}
+
+// idempotency returns the header of the present attempt. A node that froze with an attempt may
+// carry it out when it thaws, so what there are several attempts of is remembered for long.
+func (k *call) idempotency() string {
+	keep := k.keep
+	if k.attempts > 1 {
+		keep = longKeep
+	}
+	return fmt.Sprintf(`"%s";keep=%d`, k.once, keep)
 }
 
 // fail completes the error of a call that ends. ended is the end of its time, if that is why.
@@ -312,7 +328,7 @@ func (k *call) request(ctx context.Context, e *endpoint) (req *http.Request, sen
 	}
 	header["User-Agent"] = []string{"raftkv-client"}
 	if k.once != "" {
-		header["Idempotency-Key"] = []string{k.once}
+		header["Idempotency-Key"] = []string{k.idempotency()}
 	}
 	if k.token != nil {
 		token, err := k.token(ctx)

@@ -21,8 +21,9 @@ const DefaultEndpoints = "http://127.0.0.1:12380,http://127.0.0.1:22380,http://1
 // everybody on a machine sees the command lines of all.
 const TokenVariable = "RAFTKV_TOKEN"
 
-// DefaultTimeout is how long a request may take, with all that is tried again.
-const DefaultTimeout = 30 * time.Second
+// DefaultTimeout is how long a request may take, with all that is tried again: some elections,
+// and no longer than somebody waits to hear that no node runs.
+const DefaultTimeout = 10 * time.Second
 
 // Connection is what the flags of every Remote command say.
 type Connection struct {
@@ -50,7 +51,7 @@ func (c *Connection) Settings() []config.Setting {
 		{Flag: "cacert", Arg: "FILE", Env: "RAFTKV_CACERT", Help: "CAs of the nodes' certificates, in PEM (the system's)", Set: file(&c.CACert)},
 		{Flag: "cert", Arg: "FILE", Env: "RAFTKV_CLIENT_CERT", Help: "certificate of this client, in PEM (none)", Set: file(&c.Cert)},
 		{Flag: "key", Arg: "FILE", Env: "RAFTKV_CLIENT_KEY", Help: "its private key", Set: file(&c.Key)},
-		{Flag: "timeout", Arg: "TIME", Env: "RAFTKV_TIMEOUT", Help: "how long a request may take, with all that is tried again (30s)",
+		{Flag: "timeout", Arg: "TIME", Env: "RAFTKV_TIMEOUT", Help: "how long a request may take, with all that is tried again (10s)",
 			Set: config.Into(&c.Timeout, ParsePeriod, "")},
 	}
 }
