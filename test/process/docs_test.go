@@ -7,15 +7,15 @@ import (
 	"path/filepath"
 	"raftkv/internal/testkit"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// runDocBesideOthers runs the commands of a document in a directory that has the program and nothing else. The document
-// has the README's ports, which are moved to others that begin with the four digits of peer and client, so that no other
-// document waits for it.
-func runDocBesideOthers(t *testing.T, path, peer, client string) {
+// runDocBesideOthers runs the commands of a document in a directory that has the program and nothing else, with free ports
+// in place of those that the document names: 12379, 22380 and so on.
+func runDocBesideOthers(t *testing.T, path string) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts whole clusters")
@@ -26,16 +26,18 @@ func runDocBesideOthers(t *testing.T, path, peer, client string) {
 	testkit.Must(t, err)
 	root, err := os.Getwd()
 	testkit.Must(t, err)
-	text := strings.NewReplacer("2379", peer, "2380", client, "checkout=$PWD", "checkout="+docQuote(root)).Replace(string(markdown))
-	commands, err := docCommands(text)
+	ports := make(map[string]string)
+	text := regexp.MustCompile(`\b[1-6]23(?:79|80)\b`).ReplaceAllStringFunc(string(markdown), func(port string) string {
+		if ports[port] == "" {
+			ports[port] = strconv.Itoa(procFreePort(t))
+		}
+		return ports[port]
+	})
+	if port := regexp.MustCompile(`\}23(?:79|80)\b`).FindString(text); port != "" {
+		t.Fatalf("%s puts a port together, with %s at its end, so that it cannot be replaced", path, port)
+	}
+	commands, err := docCommands(strings.Replace(text, "checkout=$PWD", "checkout="+docQuote(root), 1))
 	testkit.Must(t, err)
-	ports := make(map[string]bool)
-	for _, port := range regexp.MustCompile(`\b[1-6](?:`+peer+`|`+client+`)\b`).FindAllString(text, -1) {
-		ports[port] = true
-	}
-	for port := range ports {
-		awaitPort(t, port)
-	}
 	bin, err := procBinary()
 	testkit.Must(t, err)
 	dir := t.TempDir()
@@ -50,13 +52,13 @@ func runDocBesideOthers(t *testing.T, path, peer, client string) {
 
 // Guarantee: what docs/operations.md has an operator do works as it stands there.
 func TestOperationsDoc(t *testing.T) {
-	runDocBesideOthers(t, "docs/operations.md", "2579", "2580")
+	runDocBesideOthers(t, "docs/operations.md")
 }
 
 // Guarantee: a program in a module of its own uses package client as docs/client.md has it.
 func TestClientDoc(t *testing.T) {
 	testkit.NeedTools(t, "go")
-	runDocBesideOthers(t, "docs/client.md", "2679", "2680")
+	runDocBesideOthers(t, "docs/client.md")
 }
 
 // Guarantee: each metric that docs/operations.md names is in docs/metrics.md, which TestMetricsAreDocumented holds against
