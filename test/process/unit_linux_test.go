@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -128,6 +129,23 @@ func TestProcUnitForbidsNothingNeeded(t *testing.T) {
 		if allowed[name] != want {
 			t.Errorf("allowed is %t: %s", !want, name)
 		}
+	}
+}
+
+// Guarantee: a node that the watchdog has aborted is started again. Go ends with exit code 2 then.
+func TestProcUnitStartsAbortedNodes(t *testing.T) {
+	t.Parallel()
+	c := newProcCluster(t, 1)
+	c.start(1)
+	c.nodes[1].ending = true
+	c.signal(1, syscall.SIGABRT)
+	if out := c.waitExit(1, 2, procStopWithin); !strings.Contains(out, "goroutine 1 ") {
+		t.Errorf("it does not say what it was doing:\n%s", procTail(out))
+	}
+	text, err := os.ReadFile(unitPath)
+	testkit.Must(t, err)
+	if unit := string(text); !strings.Contains(unit, "\nRestart=on-failure\n") || strings.Contains(unit, "\nRestartPreventExitStatus=") {
+		t.Error("the unit makes an exception for it")
 	}
 }
 
