@@ -236,7 +236,7 @@ func TestAnswerBreaksOff(t *testing.T) {
 // Guarantee: what ends a call tells what it waited for: the context, and what went wrong before.
 func TestCallEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, s := withScript(t, reply{err: refused}, reply{takes: hangs})
+		c, _ := withScript(t, reply{err: refused}, reply{takes: hangs})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		_, err := c.Put(ctx, "k", nil)
 		cancel()
@@ -245,7 +245,7 @@ func TestCallEnds(t *testing.T) {
 			t.Error(err)
 		}
 
-		c, s = withScript(t, done)
+		c, s := withScript(t, done)
 		ctx, cancel = context.WithCancel(t.Context())
 		cancel()
 		_, err = c.Put(ctx, "k", nil)
