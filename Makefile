@@ -95,7 +95,7 @@ check: ## formatting, vet, staticcheck, errcheck, go mod tidy, generated code
 	cd bench && go vet ./... && go test ./... && go mod tidy -diff && \
 		go tool -modfile=../tools/go.mod staticcheck ./... && \
 		go tool -modfile=../tools/go.mod errcheck -ignoretests -exclude ../tools/errcheck.txt ./...
-	cd deploy/check && go vet ./... && go test ./... && go mod tidy -diff
+	cd deploy/check && go vet ./... && go test -count=1 ./... && go mod tidy -diff
 	cd tools/dist && go vet ./... && go mod tidy -diff && \
 		go tool -modfile=../go.mod staticcheck ./... && \
 		go tool -modfile=../go.mod errcheck -ignoretests -exclude ../errcheck.txt ./...
