@@ -61,7 +61,7 @@ soak-sim:
 # What reads what others have written: clients, other nodes, a disk. FUZZTIME is for each.
 FUZZTIME ?= 10m
 FUZZ = internal/state:DecodeBatch internal/state:Restore internal/state:DecodeOutcome internal/once:Read \
-	internal/api:ListParameters internal/api:RequestKey internal/list:Query internal/txnapi:Transaction internal/watchapi:Request internal/web:DecodeStrict
+	internal/api:ListParameters internal/api:RequestKey internal/list:Query internal/txnapi:Transaction internal/watchapi:Request internal/web:DecodeStrict internal/transfer:Formats
 
 soak-fuzz:
 	for f in $(FUZZ); do \

@@ -75,10 +75,10 @@ func TestBackupsEvery(t *testing.T) {
 		}
 		failing.Store(true)
 		time.Sleep(5 * time.Hour)
+		synctest.Wait() // one begins at this very moment
 		if got := files(t, b.dir); !slices.Equal(got, want) {
 			t.Errorf("after failures %q, want %q", got, want)
 		}
-		synctest.Wait() // it sleeps until it tries again
 		if n := strings.Count(out.String(), "no node answers"); n < 240 || n > 250 {
 			t.Errorf("tried %d times in 4 hours, want once a minute", n)
 		}

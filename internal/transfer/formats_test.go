@@ -149,6 +149,21 @@ func TestFormatsBounded(t *testing.T) {
 	}
 }
 
+// Guarantee: the bound is for an item, and not for a file.
+func TestFormatsLargeFile(t *testing.T) {
+	const item = `{"key":"k","value":"` + "0123456789" + `"}` + "\n"
+	r := newReader(strings.NewReader(strings.Repeat(item, 3000)), formatAuto)
+	r.in.most, r.in.left = 16<<10, 16<<10
+	for range 3000 {
+		if _, err := r.Next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.Next(); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+}
+
 type endlessText struct{}
 
 func (endlessText) Read(b []byte) (int, error) { return copy(b, manyX), nil }
