@@ -84,7 +84,7 @@ func Start(c Command) (*Child, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer read.Close()
+		defer func() { _ = read.Close() }() // the child has an end of its own
 		cmd.Stdin = read
 		feed = func(done <-chan struct{}) { writeInput(write, c.Input, done) }
 	}

@@ -145,7 +145,7 @@ func openTwice(ctx context.Context, o *command.Call) (*os.File, error) {
 		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 			return f, nil
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }() // it is only read
 		from = f
 	}
 	f, err := os.CreateTemp("", "raftkv-import-*")
