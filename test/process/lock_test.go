@@ -47,6 +47,7 @@ func (c *procCluster) toolOf(t *testing.T, cmd *exec.Cmd, stdin string, env ...s
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Stdin = c.dir, &p.stdout, &p.said, strings.NewReader(stdin)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "RAFTKV_ENDPOINTS=" + strings.Join(urls, ",")}, env...)
 	cmd.SysProcAttr = procAttr(syscall.SIGKILL)
+	cmd.WaitDelay = time.Second // what a command that fails a test leaves behind keeps its output open
 	if err := procStartCmd(cmd); err != nil {
 		t.Fatal(err)
 	}
