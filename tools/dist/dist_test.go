@@ -553,6 +553,7 @@ func TestSoakReleaseIsReproducible(t *testing.T) {
 		}
 		return dir, sums
 	}
+	modules := strings.TrimSpace(command(t, root, "go", "env", "GOMODCACHE"))
 	dir, sums := deliver("all", "")
 	if len(sums) != 8 {
 		t.Errorf("%d files: %v", len(sums), sums)
@@ -561,7 +562,7 @@ func TestSoakReleaseIsReproducible(t *testing.T) {
 		name := "raftkv-1.2.3-" + p.os + "-" + p.arch
 		listed(t, filepath.Join(dir, name+".tar.gz"), func(h *tar.Header, data []byte) {
 			if h.Name == name+"/raftkv" {
-				checkProgram(t, p, data, root, filepath.Dir(dir), os.Getenv("HOME"))
+				checkProgram(t, p, data, root, filepath.Dir(dir), modules)
 			}
 		})
 	}
@@ -569,12 +570,12 @@ func TestSoakReleaseIsReproducible(t *testing.T) {
 	cache, err := os.MkdirTemp("", "raftkv-dist-cache-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(cache)) })
-	_, again := deliver("linux/amd64,darwin/arm64", cache)
-	if len(again) != 4 {
+	_, again := deliver(host().String(), cache)
+	if len(again) != 3 {
 		t.Errorf("%d files: %v", len(again), again)
 	}
 	for name, sum := range again {
-		if sums[name] != sum && name != "" {
+		if sums[name] != sum {
 			t.Errorf("%s is not the same", name)
 		}
 	}
@@ -584,7 +585,7 @@ func TestSoakReleaseIsReproducible(t *testing.T) {
 func checkProgram(t *testing.T, p platform, program []byte, paths ...string) {
 	t.Helper()
 	for _, path := range paths {
-		if len(path) > 1 && bytes.Contains(program, []byte(path)) {
+		if bytes.Contains(program, []byte(path)) {
 			t.Errorf("%s: the program names %s", p, path)
 		}
 	}
