@@ -150,7 +150,7 @@ func fakeProblem(status int, code Code, retry bool) fakeAnswer {
 func (f *fakeCluster) serve(_ int, r *http.Request) (a fakeAnswer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	id := r.Header.Get("Idempotency-Key")
+	id, _, _ := strings.Cut(r.Header.Get("Idempotency-Key"), ";")
 	if was, ok := f.once[id]; ok && id != "" {
 		return was
 	}

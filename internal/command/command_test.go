@@ -77,7 +77,7 @@ func TestProgram(t *testing.T) {
 func TestConnection(t *testing.T) {
 	remote := Command{Remote: true}
 	o, err := try(remote, nil)
-	want := Connection{Endpoints: strings.Split(DefaultEndpoints, ","), Timeout: 30 * time.Second, endpointsText: DefaultEndpoints}
+	want := Connection{Endpoints: strings.Split(DefaultEndpoints, ","), Timeout: DefaultTimeout, endpointsText: DefaultEndpoints}
 	if err != nil || !reflect.DeepEqual(o.Connection, want) || o.Output != Table {
 		t.Errorf("%+v, %v", o.Connection, err)
 	}
