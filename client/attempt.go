@@ -361,8 +361,10 @@ func (k *call) request(ctx context.Context, e *endpoint) (req *http.Request, sen
 		req.Body, _ = req.GetBody()
 	}
 	return req, func(err error) bool {
+		// Package net/http sends a request once more by itself if a kept connection broke, so
+		// the error can be that of a dial although the request was sent before.
 		var op *net.OpError
-		return !(errors.As(err, &op) && op.Op == "dial") && (begun.Load() || !k.own)
+		return begun.Load() || !k.own && !(errors.As(err, &op) && op.Op == "dial")
 	}, nil
 }
 
