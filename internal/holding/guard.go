@@ -35,9 +35,13 @@ const (
 // guardProcess is the guard as the process that has started it sees it.
 type guardProcess struct {
 	cmd  *exec.Cmd
-	pipe io.WriteCloser
+	pipe *os.File
 	told int64
 }
+
+// tellLimit bounds telling a guard something. Somebody may have stopped it, and what has
+// been told fills the pipe then.
+const tellLimit = 50 * time.Millisecond
 
 // startGuard starts a guard.
 func startGuard(t times) (watchman, error) {
@@ -53,10 +57,12 @@ func startGuardOf(program string, t times) (watchman, error) {
 	cmd := exec.Command(program, "lock", "guard", "--", "guard")
 	cmd.Env = []string{fmt.Sprintf("%s=%d,%d", guardVariable, t.grace, t.margin/2)}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what ends this process at its terminal is not for it
-	pipe, err := cmd.StdinPipe()
+	read, pipe, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = read.Close() }() // the guard has an end of its own
+	cmd.Stdin = read
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, pipe.Close())
 	}
@@ -69,21 +75,36 @@ func (g *guardProcess) Until(t time.Time) error {
 	if at-g.told < int64(time.Millisecond) {
 		return nil // two clocks are never read at once
 	}
+	if err := g.tell(guardUntil, at); err != nil {
+		return err
+	}
 	g.told = at
-	_, err := fmt.Fprintln(g.pipe, guardUntil, at)
-	return err
+	return nil
 }
 
 // Guard tells the guard whom it guards.
 func (g *guardProcess) Guard(group int) error {
-	_, err := fmt.Fprintln(g.pipe, guardGroup, group)
+	return g.tell(guardGroup, group)
+}
+
+// tell writes a line to the guard.
+func (g *guardProcess) tell(words ...any) error {
+	if err := g.pipe.SetWriteDeadline(time.Now().Add(tellLimit)); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(g.pipe, words...)
 	return err
 }
 
-// Dismiss ends the guard.
+// Dismiss ends the guard, also one that was stopped.
 func (g *guardProcess) Dismiss() error {
-	_, err := fmt.Fprintln(g.pipe, guardDone)
-	return errors.Join(err, g.pipe.Close(), g.cmd.Wait())
+	err := g.tell(guardDone)
+	_ = g.cmd.Process.Kill() // fails if it has ended by itself
+	err = errors.Join(err, g.pipe.Close())
+	if ended := g.cmd.Wait(); !errors.As(ended, new(*exec.ExitError)) {
+		err = errors.Join(err, ended)
+	}
+	return err
 }
 
 // guarding is what a guard knows.

@@ -382,6 +382,20 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// guardOnly returns a program that is a guard: this one.
+func guardOnly(t *testing.T) string {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "guard")
+	script := "#!/bin/sh\nexec " + self + " -test.run '^TestGuardProcess$'\n"
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // A real command and a real guard: the test program is the guard, as raftkv is otherwise.
 func TestGuardProcess(t *testing.T) {
 	if g, err := guardOf(os.LookupEnv); g != nil || err != nil {
@@ -392,15 +406,6 @@ func TestGuardProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		return
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	guardOnly := filepath.Join(t.TempDir(), "guard")
-	script := "#!/bin/sh\nexec " + self + " -test.run '^TestGuardProcess$'\n"
-	if err := os.WriteFile(guardOnly, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -424,7 +429,7 @@ func TestGuardProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, err := startGuardOf(guardOnly, times{grace: 50 * time.Millisecond, margin: 100 * time.Millisecond})
+		w, err := startGuardOf(guardOnly(t), times{grace: 50 * time.Millisecond, margin: 100 * time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -445,5 +450,35 @@ func TestGuardProcess(t *testing.T) {
 			t.Errorf("%s: code %d, want %d", tt.what, code, tt.code)
 		}
 		_ = w.(*guardProcess).cmd.Wait()
+	}
+}
+
+// Guarantee: a guard that somebody has stopped, and that reads nothing any more, holds nobody
+// up: what it cannot be told is an error, and it can be dismissed.
+func TestGuardStopped(t *testing.T) {
+	w, err := startGuardOf(guardOnly(t), times{grace: 50 * time.Millisecond, margin: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := w.(*guardProcess)
+	if err := g.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 1; ; i++ {
+			if err := w.Until(time.Now().Add(time.Duration(i) * time.Hour)); err != nil {
+				break
+			}
+		}
+		_ = w.Dismiss() // it cannot be told, which does not matter
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Error("a stopped guard is waited for")
+		_ = g.cmd.Process.Kill()
+		<-ended
 	}
 }
