@@ -188,6 +188,9 @@ func (e Entry) name() string {
 
 // streamed yields the items of one revision.
 func (c *Client) streamed(ctx context.Context, prefix string, o listOptions, q url.Values, yield func(Item, error) bool) {
+	if !o.keysOnly {
+		q.Set("values", "base64") // as text a value can be six times as long
+	}
 	r := &request{
 		op: "list", key: prefix, method: http.MethodGet, path: "/v1/kv", query: q,
 		header: http.Header{"Accept": {"application/x-ndjson"}}, silence: streamSilence,

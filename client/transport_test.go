@@ -335,12 +335,15 @@ func TestStreamsAreWhole(t *testing.T) {
 			{"an error", reply{status: 200, body: `{"key":"a"}` + "\n" + `{"error":{"code":"request_timeout","detail":"too slow"}}` + "\n"}, 1, RequestTimeout},
 			{"half a line", reply{status: 200, body: `{"key":"a"}` + "\n" + `{"key":"b"`, cut: true}, 1, io.ErrUnexpectedEOF},
 		} {
-			c, _ := withScript(t, tt.r)
+			c, script := withScript(t, tt.r)
 			n, last := 0, error(nil)
 			for _, err := range c.List(t.Context(), "", OneRevision()) {
 				if last = err; err == nil {
 					n++
 				}
+			}
+			if q := script.requests[0].URL.Query(); q.Get("values") != "base64" {
+				t.Errorf("%s: a value can be longer than the bound of a line: %v", tt.name, q)
 			}
 			if n != tt.n || !errors.Is(last, tt.want) {
 				t.Errorf("%s: %d items, %v", tt.name, n, last)

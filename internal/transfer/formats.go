@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"raftkv/internal/config"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -25,9 +26,12 @@ const (
 	formatEtcd   = "etcd"   // etcdctl get --prefix -w json
 )
 
-// maxItemBytes bounds how much of a file is read for one item: a value of 32 MiB, in
-// base64 or in escapes. No server that a file may come from takes larger ones.
-const maxItemBytes = 64 << 20
+// maxItemBytes bounds how much of a file is read for one item: the largest value and the
+// longest key that a node takes, each byte of them as an escape of JSON, and what is around
+// them. No server that a file may come from takes larger ones.
+const maxItemBytes int64 = escapeBytes*(config.MaxValueLimit+config.MaxKeyBytes) + 64<<10
+
+const escapeBytes = 6 // as \u0001
 
 // entry is a key of a file.
 type entry struct {

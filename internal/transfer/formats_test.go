@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"raftkv/client"
+	"raftkv/internal/config"
 	"reflect"
 	"strings"
 	"testing"
@@ -140,12 +142,29 @@ func TestFormatsRefuse(t *testing.T) {
 func TestFormatsBounded(t *testing.T) {
 	endless := io.MultiReader(strings.NewReader(`[{"key":"`), endlessText{})
 	r := newReader(endless, formatAuto)
-	if r.in.most != 64<<20 {
+	if r.in.most != maxItemBytes {
 		t.Errorf("%d bytes", r.in.most)
 	}
 	r.in.most = 256 << 10
 	if _, err := r.Next(); err == nil || !strings.Contains(err.Error(), "larger than 262144 bytes") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Guarantee: what a node of the largest --max-value-size holds can be imported from an export,
+// also where a value is all escapes.
+func TestFormatsLargestValue(t *testing.T) {
+	const size = 1 << 20 // in place of the largest, for the time that takes
+	items := func(yield func(client.Item, error) bool) {
+		yield(client.Item{Key: strings.Repeat("\x02", config.MaxKeyBytes), Value: []byte(strings.Repeat("\x01", size))}, nil)
+	}
+	var out strings.Builder
+	if err := writeExport(&out, items, func() uint64 { return 7 }); err != nil {
+		t.Fatal(err)
+	}
+	const most = maxItemBytes - escapeBytes*(config.MaxValueLimit-size)
+	if line := strings.Split(out.String(), "\n")[1]; int64(len(line)) > most {
+		t.Errorf("%d bytes, with a bound of %d", len(line), most)
 	}
 }
 
