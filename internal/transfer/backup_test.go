@@ -23,7 +23,7 @@ func newBackups(t *testing.T, keep int, take func(n int, w io.Writer) error) (*b
 	out, n := new(bytes.Buffer), 0
 	return &backups{
 		o: &command.Call{Stdout: out, Stderr: out, Output: command.Table}, dir: filepath.Join(t.TempDir(), "backups"),
-		every: time.Hour, keep: keep, now: time.Now,
+		every: time.Hour, keep: keep, now: time.Now, remove: os.Remove,
 		take: func(ctx context.Context, w io.Writer) (client.BackupInfo, error) {
 			n++
 			if err := ctx.Err(); err != nil {
@@ -159,6 +159,63 @@ func TestBackupFile(t *testing.T) {
 	}
 	if want := real + ": 4 bytes from http://node\n"; out.String() != want {
 		t.Errorf("%q, want %q", out, want)
+	}
+}
+
+// Guarantee: a backup that cannot be removed makes none come sooner, and is told each time.
+func TestBackupsThatStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, out := newBackups(t, 2, func(int, io.Writer) error { return nil })
+		stays := filepath.Join(b.dir, "raftkv-19991231T230000Z.state")
+		if err := os.MkdirAll(b.dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		remove := b.remove
+		b.remove = func(path string) error {
+			if path == stays {
+				return errors.New("read-only")
+			}
+			return remove(path)
+		}
+		if err := os.WriteFile(stays, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Hour+time.Minute)
+		defer cancel()
+		if err := b.run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"raftkv-19991231T230000Z.state", "raftkv-20000101T030000Z.state", "raftkv-20000101T040000Z.state"}
+		if got := files(t, b.dir); !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		if n := strings.Count(out.String(), "an old backup stays: read-only"); n != 4 {
+			t.Errorf("told %d times:\n%s", n, out)
+		}
+	})
+}
+
+// Guarantee: what is no file is not replaced by one, whether a link leads to it or not.
+func TestNoFileIsNotReplaced(t *testing.T) {
+	for _, path := range []string{os.DevNull, t.TempDir()} {
+		if _, err := inRealDir(path); err == nil {
+			t.Errorf("%s would be replaced", path)
+		}
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errors.Join(read.Close(), write.Close()) }()
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := os.Symlink(fmt.Sprintf("/proc/self/fd/%d", write.Fd()), pipe); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(pipe); err != nil {
+		t.Skip("no /proc here")
+	}
+	if _, err := inRealDir(pipe); err == nil {
+		t.Error("a link to a pipe would be replaced")
 	}
 }
 

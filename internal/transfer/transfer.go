@@ -59,8 +59,13 @@ func toStdout(o *command.Call, file string) bool {
 }
 
 // inRealDir returns a path in a directory that links were followed to, so that a file that is
-// a link is replaced where it leads to.
+// a link is replaced where it leads to. What is there and no file, such as /dev/stdout or
+// /dev/null, is an error: it would be replaced by a file, for all programs.
 func inRealDir(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is no file that can be replaced; raftkv writes to standard output by itself, or for -", path)
+	}
 	to, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return path, nil
