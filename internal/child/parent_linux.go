@@ -11,6 +11,10 @@ import (
 // attributes kill a child when the thread that started it ends.
 func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
 
+// seesZombies: onlyZombies knows. That a group may not be signalled means here that others'
+// programs are in it, such as sudo.
+const seesZombies = true
+
 // onlyZombies reports whether all processes of a group have ended, and none was waited
 // for yet. Without /proc it cannot be told.
 func onlyZombies(group int) bool {

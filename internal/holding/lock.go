@@ -232,6 +232,8 @@ func (f *flags) hold(ctx context.Context, o *command.Call, make func(*client.Cli
 	}
 	code, err := r.do(ctx)
 	switch {
+	case errors.Is(err, errLost) && errors.Is(err, errRunsOn):
+		return command.ExitError{Status: exitLost, Err: fmt.Errorf("%s, %s: %w", k.key, o.Program[0], err)}
 	case errors.Is(err, errLost):
 		return command.ExitError{Status: exitLost, Err: fmt.Errorf("%s was lost, and %s was ended", k.key, o.Program[0])}
 	case err != nil && code != 0:

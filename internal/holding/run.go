@@ -82,12 +82,20 @@ type watchman interface {
 // errLost is why a command was ended.
 var errLost = errors.New("lost")
 
+// errRunsOn is why something runs on that should have been ended, such as a program that belongs to
+// another user.
+var errRunsOn = errors.New("some of it still runs, and cannot be ended")
+
 // do runs the command to its end, and gives the hold back. The error matches errLost if the hold
 // was lost, or about to be, while the command ran.
 func (r *run) do(ctx context.Context) (code int, err error) {
 	// A signal ends ctx, and is passed on: the hold has to outlast it.
 	ctx = context.WithoutCancel(ctx)
 	code, err = r.underHold()
+	if errors.Is(err, errRunsOn) {
+		fmt.Fprintf(r.say, "%s: not given back, so it stays until its time is over: %v\n", r.name, errRunsOn)
+		return code, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, min(releaseLimit, max(leastRelease, time.Until(r.hold.until()))))
 	defer cancel()
 	released := r.hold.release(ctx)
@@ -152,7 +160,7 @@ func (r *run) underHold() (code int, err error) {
 func (r *run) end(p process, kill time.Time) (int, error) {
 	fmt.Fprintf(r.say, "%s: not kept alive: ending the command\n", r.name)
 	if err := p.End(kill); err != nil {
-		return 0, errors.Join(errLost, err)
+		return 0, fmt.Errorf("%w: %w: %w", errLost, errRunsOn, err)
 	}
 	return p.Code(), errLost
 }
@@ -163,7 +171,7 @@ func (r *run) ended(p process) (int, error) {
 	if !p.Empty() {
 		until := r.hold.until().Add(-r.times.margin)
 		if err := p.End(earlier(time.Now().Add(r.times.grace), until)); err != nil {
-			return code, err
+			return code, fmt.Errorf("%w: %w", errRunsOn, err)
 		}
 	}
 	if r.hold.held.Err() != nil {

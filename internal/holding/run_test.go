@@ -70,6 +70,7 @@ type fakeProcess struct {
 	term     time.Time // when End was called
 	ended    time.Time // when the last of the group had ended
 	killWhen time.Time
+	endErr   error // of End, which does nothing then
 }
 
 func newFakeProcess(t *testing.T) *fakeProcess {
@@ -91,6 +92,9 @@ func (p *fakeProcess) Signal(s syscall.Signal) error {
 }
 
 func (p *fakeProcess) End(kill time.Time) error {
+	if p.endErr != nil {
+		return p.endErr
+	}
 	p.term, p.killWhen = time.Now(), kill
 	wait := time.Until(kill)
 	if p.cleanup >= 0 {
@@ -116,7 +120,7 @@ func inBubble(t *testing.T, test func(t *testing.T, r *run, h *fakeHold, p *fake
 			start: func() (process, error) { return p, nil },
 		}
 		test(t, r, h, p, said)
-		if h.releases != 1 {
+		if h.releases != 1 && p.endErr == nil {
 			t.Errorf("given back %d times", h.releases)
 		}
 	})
@@ -218,6 +222,26 @@ func TestRunLostAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Guarantee: while something runs that cannot be ended, such as a program of another user, the hold
+// is not given back, and nothing says that it was ended.
+func TestRunCannotBeEnded(t *testing.T) {
+	for _, lost := range []bool{true, false} {
+		inBubble(t, func(t *testing.T, r *run, h *fakeHold, p *fakeProcess, said *strings.Builder) {
+			p.endErr = syscall.EPERM
+			if p.left = true; !lost {
+				p.exit(0)
+			}
+			_, err := r.do(t.Context())
+			if errors.Is(err, errLost) != lost || !errors.Is(err, errRunsOn) || !errors.Is(err, syscall.EPERM) {
+				t.Errorf("lost %v: %v", lost, err)
+			}
+			if h.releases != 0 || !strings.Contains(said.String(), "not given back") {
+				t.Errorf("lost %v: released %d times, %q", lost, h.releases, said)
+			}
+		})
+	}
 }
 
 // Guarantee: what a command leaves behind does not run on without the hold.
