@@ -297,6 +297,7 @@ func (k *call) attempt(e *endpoint, stream bool) outcome {
 		return o
 	}
 	silence.Store(int64(bodySilence))
+	timer.Reset(bodySilence) // what was left of the time for the head is no measure
 	body := &watchedBody{ReadCloser: resp.Body, ctx: ctx, timer: timer, silence: &silence, done: done}
 	if stream && k.isAnswer(resp.StatusCode) {
 		unhook[0]()

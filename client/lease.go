@@ -80,9 +80,9 @@ func (c *Client) Lease(ctx context.Context, ttl time.Duration) (*Lease, error) {
 			return nil, err
 		}
 		l := c.newLease(ctx, id, ttl, begun)
-		if begun.ago() > l.life/keepsPerLife && !l.keepNow() {
+		if begun.ago() > l.life/keepsPerLife && !l.keepFor(ctx) {
 			// It took so long that the time may be over.
-			l.end(ErrLeaseLost)
+			l.lost()
 			if err := context.Cause(ctx); err != nil {
 				return nil, &Error{Op: "lease", Detail: err.Error(), cause: err, Unknown: true}
 			}
@@ -227,6 +227,13 @@ func (l *Lease) keepNow() bool {
 		}
 	}
 	return false
+}
+
+// keepFor is keepNow for somebody who waits for it: it ends with ctx.
+func (l *Lease) keepFor(ctx context.Context) bool {
+	stop := context.AfterFunc(ctx, l.lost)
+	kept := l.keepNow()
+	return stop() && kept
 }
 
 // try keeps the lease alive by one request.

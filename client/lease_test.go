@@ -154,6 +154,27 @@ func TestLeaseThatTookLong(t *testing.T) {
 	})
 }
 
+// Guarantee: making a lease ends with its context, also while it is kept alive for the first time.
+func TestLeaseEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		begun := time.Now()
+		f.fault = func(_ int, r *http.Request) fakeFault {
+			early := time.Since(begun) < 30*time.Second
+			return fakeFault{lost: early && r.Method == http.MethodPost, hangs: r.Method == http.MethodPut}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 35*time.Second)
+		defer cancel()
+		c := f.client(1)
+		c.timeout = time.Minute
+		_, err := c.Lease(ctx, time.Minute)
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 36*time.Second {
+			t.Errorf("%v after %v", err, time.Since(begun))
+		}
+		wantOutcome(t, err, true)
+	})
+}
+
 // Guarantee: a lease that the cluster does not know any more is lost at once.
 func TestLeaseRevokedByOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

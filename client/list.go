@@ -152,9 +152,18 @@ func (c *Client) pages(ctx context.Context, prefix string, o listOptions, q url.
 			if p.Next == "" || o.limit > 0 && left <= 0 {
 				return
 			}
+			if last := q.Get("start_after"); last != "" && (p.Next > last) == o.reverse || p.Next == last {
+				yield(Entry{}, strangeList(prefix, p.Next, last))
+				return
+			}
 			q.Set("start_after", p.Next)
 		}
 	}
+}
+
+// strangeList is the error of a list that would have no end.
+func strangeList(prefix, next, last string) error {
+	return &Error{Op: "list", Key: prefix, Attempts: 1, cause: strange("behind %q it goes on with %q", clip(last, maxShown), clip(next, maxShown))}
 }
 
 // entries returns the items and the groups of a page in their order.

@@ -303,6 +303,8 @@ func (p *pursuit) wait(ctx context.Context, revision uint64) (fence uint64, err 
 		seen := p.watch.look()
 		switch {
 		case seen.err != nil:
+			p.watch.end() // the next wait has a watch that may do better
+			p.watch = nil
 			return 0, seen.err
 		case seen.there && seen.item.Lease == p.lease.id:
 			return seen.item.CreateRevision, nil

@@ -411,6 +411,55 @@ func TestMutexWatchHangs(t *testing.T) {
 	})
 }
 
+// Guarantee: who waits for a lock relies on a watch again once there can be one, and does not go on
+// trying to write the key.
+func TestMutexWatchComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		a, b := f.client(1).Mutex("x"), f.client(1).Mutex("x")
+		if _, _, err := a.Lock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		refused := true
+		f.fault = func(_ int, r *http.Request) fakeFault {
+			return fakeFault{refused: refused && r.URL.Path == "/v1/watch"}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		got := make(chan error)
+		go func() {
+			_, _, err := b.Lock(ctx)
+			got <- err
+		}()
+		time.Sleep(5 * time.Minute)
+		f.mu.Lock()
+		refused = false
+		f.mu.Unlock()
+		time.Sleep(time.Minute)
+		f.mu.Lock()
+		f.requests = nil
+		f.mu.Unlock()
+		time.Sleep(5 * time.Minute)
+		f.mu.Lock()
+		writes := 0
+		for _, r := range f.requests {
+			if r == "PUT /v1/kv/lock/x" {
+				writes++
+			}
+		}
+		f.mu.Unlock()
+		if writes > 0 {
+			t.Errorf("the key was tried to be written %d times while another held it", writes)
+		}
+		if err := a.Unlock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-got; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // Guarantee: of many who contend for a lock, over connections that lose requests and answers and
 // holders that are cut off, each is alone with it while its context says so, and what it
 // protects never sees a smaller fencing token behind a larger one of a holder.

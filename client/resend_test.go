@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // Guarantee: a write that was sent over a kept connection, and whose node then dies, may have
@@ -61,4 +63,53 @@ func serveOnceThenDie(l net.Listener) error {
 		}
 	}
 	return errors.Join(l.Close(), conn.Close())
+}
+
+// slowBody is a transport that gives the head of an answer late, and its body some time later.
+type slowBody struct{ head, body time.Duration }
+
+func (s slowBody) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := sleep(r.Context(), s.head); err != nil {
+		return nil, err
+	}
+	pr, pw := io.Pipe()
+	go func() {
+		err := sleep(r.Context(), s.body)
+		if err == nil {
+			_, err = io.WriteString(pw, "1")
+		}
+		pw.CloseWithError(err)
+	}()
+	return &http.Response{StatusCode: 200, Header: http.Header{"Raftkv-Cluster-Id": {"c"}, "Etag": {`"7"`}}, Body: pr, ContentLength: -1, Request: r}, nil
+}
+
+// Guarantee: a body has its own time, however late its head came.
+func TestBodyHasItsOwnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := New(Config{Endpoints: []string{"http://127.0.0.1:1"}, Transport: slowBody{attemptLimit - time.Millisecond, bodySilence - time.Millisecond}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		if _, _, err := c.Value(t.Context(), "a"); err != nil || time.Since(begun) > attemptLimit+bodySilence {
+			t.Errorf("%v after %v", err, time.Since(begun))
+		}
+	})
+}
+
+// Guarantee: a node that says again and again that there is more does not hold a list for ever.
+func TestListWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, opts := range [][]ListOption{nil, {StartAfter("a")}, {Reverse()}, {Reverse(), StartAfter("b")}} {
+			c, s := withScript(t, reply{status: 200, body: `{"revision":7,"items":[],"next":"b"}`})
+			var last error
+			for _, err := range c.List(t.Context(), "", opts...) {
+				last = err
+			}
+			if !errors.Is(last, ErrStranger) || len(s.requests) > 2 {
+				t.Errorf("%v after %d requests", last, len(s.requests))
+			}
+			wantOutcome(t, last, false)
+		}
+	})
 }
