@@ -300,12 +300,12 @@ func (r *reader) etcdMembers() error {
 		if err != nil {
 			return err
 		}
-		if name.String() == "kvs" {
+		field := name.String() // a token lasts until the next is looked at
+		if field == "kvs" {
 			if r.dec.PeekKind() != 'n' {
 				return r.expect(jsontext.BeginArray, "kvs to be an array")
 			}
 		}
-		field := name.String() // a token lasts until the next is read
 		value, err := r.dec.ReadValue()
 		if err != nil {
 			return err

@@ -138,6 +138,15 @@ func TestFormatsRefuse(t *testing.T) {
 	}
 }
 
+// Guarantee: an answer of etcd whose kvs is null has no keys.
+func TestFormatsNull(t *testing.T) {
+	for _, text := range []string{`{"kvs":null}`, `{"header":{},"kvs":null,"count":0}`} {
+		if entries, _, err := readAll(formatAuto, text); err != nil || len(entries) != 0 {
+			t.Errorf("%s: %v, %v", text, entries, err)
+		}
+	}
+}
+
 // Guarantee: one item does not fill the memory.
 func TestFormatsBounded(t *testing.T) {
 	endless := io.MultiReader(strings.NewReader(`[{"key":"`), endlessText{})
