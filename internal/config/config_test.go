@@ -267,9 +267,14 @@ func TestAllowedHostRepeats(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	env := mapEnv(map[string]string{"RAFTKV_PORT": "x"})
-	for _, args := range [][]string{{"--help"}, {"-h"}, {"--bogus", "--port", "x", "-help"}} {
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"--bogus", "--port", "x", "-help"}, {"--h"}, {"-h=1"}, {"--help=false"}} {
 		if _, err := Parse(args, env); !errors.Is(err, ErrHelp) {
 			t.Errorf("%q: got %v, want errHelp", args, err)
+		}
+	}
+	for _, args := range [][]string{{"-hots"}, {"---h"}, {"--data-dir", "-h"}, {"--", "-h"}} {
+		if _, err := Parse(args, env); errors.Is(err, ErrHelp) {
+			t.Errorf("%q asks for help", args)
 		}
 	}
 }
@@ -325,6 +330,7 @@ func TestArgumentsAfterProblems(t *testing.T) {
 		{[]string{"--port", "1", "--=", "-"}, [][]string{{"bad flag syntax: --="}, {`unexpected argument "-"`}}},
 		{[]string{"--bogus", "--port", "x"}, [][]string{{"-bogus"}, {`--port "x"`}}},
 		{[]string{"-1", "-port", "y", "-x", "1"}, [][]string{{`unexpected argument "-1"`}, {`--port "y"`}, {"-x"}, {`unexpected argument "1"`}}},
+		{[]string{"-prot=1", "-hots", "-é"}, [][]string{{"unknown flag: -prot"}, {"unknown flag: -hots"}, {"unknown flag: -é"}}},
 		{[]string{"new\nline"}, [][]string{{`"new\nline"`}}},
 	}
 	for _, tt := range tests {

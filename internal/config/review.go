@@ -96,8 +96,15 @@ var isNumber = regexp.MustCompile(`^-[0-9]+$`)
 // parseFlag reads the flag that args begin with, and returns how many of them it took.
 func parseFlag(fs *pflag.FlagSet, args []string) (used int, err error) {
 	arg := args[0]
-	if name, _, _ := strings.Cut(arg[1:], "="); fs.Lookup(name) != nil {
+	name, _, _ := strings.Cut(arg[1:], "=")
+	switch {
+	case slices.Contains([]string{"h", "-h", "help", "-help"}, name):
+		return 1, pflag.ErrHelp
+	case fs.Lookup(name) != nil:
 		arg = "-" + arg // one dash before a name
+	case arg[1] != '-' && fs.ShorthandLookup(arg[1:2]) == nil:
+		// A flag set would name its first letter alone, and take -hots for -h.
+		return 1, fmt.Errorf("unknown flag: -%s", name)
 	}
 	err = fs.Parse([]string{arg})
 	var missing *pflag.ValueRequiredError
