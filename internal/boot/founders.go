@@ -67,9 +67,15 @@ func recall(cfg config.Config) config.Config {
 	if err := json.Unmarshal(walfile.Metadata(filepath.Join(cfg.DataDir, "wal")), &id); err != nil {
 		return cfg // Open says what is wrong there
 	}
+	if id.Initial == "" && !cfg.Join && cfg.PeerURL != "" {
+		// It has joined, and became none of the founders when --cluster-size was raised.
+		founders := cfg.Cluster
+		cfg.Join, cfg.Cluster = true, nil
+		cfg.Found(founders)
+	}
 	founders, err := address.ParsePeers(id.Initial)
 	if err != nil {
-		return cfg // it is empty: the node has joined
+		return cfg // it is empty
 	}
 	if !cfg.Join {
 		cfg.Cluster = address.SortedPeers(founders)

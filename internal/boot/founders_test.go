@@ -3,8 +3,10 @@ package boot
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"raftkv/internal/address"
 	"raftkv/internal/config"
@@ -178,4 +180,30 @@ func TestDiscoverAgain(t *testing.T) {
 	if cfg, _ = discover(t.Context(), cfg, zap.NewNop(), nil); cfg.PeerURL != "http://10.0.0.7:7" {
 		t.Errorf("it is at %s", cfg.PeerURL)
 	}
+	// One that has joined stays one that has: it waits for no answer that has so many members.
+	id.Node, id.Initial = 4, ""
+	for name, known := range map[string][]address.Peer{"addresses": nil, "pods": list} {
+		dir := t.TempDir()
+		testkit.Must(t, storage.Create(zap.NewNop(), dir, id, state.First(nil)))
+		cfg = founderConfig(4, known)
+		cfg.DataDir, cfg.PeerURL, cfg.Discovery.Size = dir, "http://10.0.0.4:7", 4
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		cfg, found = discover(ctx, cfg, zap.NewNop(), deafDNS{})
+		if !found || !cfg.Join || cfg.PeerURL != "http://10.0.0.4:7" || len(cfg.Cluster) != 0 || len(cfg.Seeds) != len(known) {
+			t.Errorf("%s: %v: %+v", name, found, cfg)
+		}
+	}
+}
+
+// deafDNS does not answer.
+type deafDNS struct{}
+
+var errDeaf = &net.DNSError{Err: "i/o timeout", IsTimeout: true}
+
+func (deafDNS) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	return nil, errDeaf
+}
+func (deafDNS) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
+	return "", nil, errDeaf
 }
