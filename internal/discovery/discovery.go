@@ -99,8 +99,8 @@ func until(ctx context.Context, log *zap.Logger, d config.Discovery, try func(co
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err.Error() != said || time.Since(at) >= sayEvery:
-			said, at = err.Error(), time.Now()
+		case reason(err) != said || time.Since(at) >= sayEvery:
+			said, at = reason(err), time.Now()
 			log.Warn("waiting until DNS names the members", zap.Stringer("cluster", d), zap.Int("cluster-size", d.Size), zap.NamedError("because", err))
 		}
 		select {
@@ -109,6 +109,16 @@ func until(ctx context.Context, log *zap.Logger, d config.Discovery, try func(co
 			return ctx.Err()
 		}
 	}
+}
+
+// reason tells errors apart that are worth a line each. The text of one that comes from a
+// DNS server does not: it has the port from which this question was asked.
+func reason(err error) string {
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		return fmt.Sprint(dns.Name, dns.IsNotFound, dns.IsTimeout)
+	}
+	return err.Error()
 }
 
 // place is where DNS says that a member is.

@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"raftkv/internal/address"
@@ -181,6 +182,17 @@ func TestWaiting(t *testing.T) {
 		}
 		if n := logs.Len(); n != 4 || !strings.Contains(logs.All()[1].ContextMap()["because"].(string), "it names 1, and --cluster-size is 3") {
 			t.Errorf("%d lines: %v", n, logs.All())
+		}
+		// A server that refuses does so with another text each time.
+		logs.TakeAll()
+		refuses := &fakeDNS{}
+		for n := range 60 {
+			refuses.answers = append(refuses.answers, answer{err: &net.DNSError{Err: fmt.Sprintf("read udp 10.0.0.1:%d->10.0.0.9:53: connection refused", 40000+n), Name: "kv.example"}})
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), 25*time.Second+askEvery/2)
+		defer cancel()
+		if _, err := Members(ctx, c, zap.New(core), refuses); !errors.Is(err, context.DeadlineExceeded) || logs.Len() != 3 {
+			t.Errorf("it ended with %v, and said %d lines", err, logs.Len())
 		}
 		pod := parse(t, "raftkv-0", "--cluster=dns+http://peers:7")
 		dns := &fakeDNS{answers: []answer{{}, {err: errors.New("servfail")}, {four: []string{"10.0.0.1"}}}}
