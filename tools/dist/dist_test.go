@@ -107,6 +107,27 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// Guarantee: settings of the user's own for the go command do not change what is built.
+func TestGoEnv(t *testing.T) {
+	p := platform{"linux", "arm64"}
+	settings := func() string {
+		r := &release{root: checkout}
+		text, err := r.output(t.Context(), goEnv(p), "go", "env", "GOOS", "GOARCH", "CGO_ENABLED", "GOFLAGS", "GOARM64", "GOAMD64", "GOWORK", "GOEXPERIMENT", "GOFIPS140", "GODEBUG")
+		must(t, err)
+		return text
+	}
+	want := settings()
+	for name, value := range map[string]string{
+		"GOOS": "darwin", "GOARCH": "386", "CGO_ENABLED": "1", "GOFLAGS": "-tags=x", "GOARM64": "v9.0", "GOAMD64": "v3", "GOWORK": "/nowhere/go.work",
+		"GOEXPERIMENT": "arenas", "GOFIPS140": "latest", "GODEBUG": "madvdontneed=0",
+	} {
+		t.Setenv(name, value)
+	}
+	if got := settings(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
 // Guarantee: a release is made of what is committed alone, and of nothing else than its tag
 // stands for.
 func TestReadCheckout(t *testing.T) {
@@ -133,6 +154,9 @@ func TestReadCheckout(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "new.go"), nil, 0o600)) // go build would take it
+	git("config", "status.showUntrackedFiles", "no")
+	git("config", "core.excludesFile", filepath.Join(dir, ".git/mine"))
+	must(t, os.WriteFile(filepath.Join(dir, ".git/mine"), []byte("*.go\n"), 0o600))
 	refused("new.go")
 	must(t, os.Remove(filepath.Join(dir, "new.go")))
 	must(t, os.WriteFile(filepath.Join(dir, "a"), []byte("changed"), 0o600))

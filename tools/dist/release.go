@@ -86,7 +86,8 @@ func readCheckout(ctx context.Context, root, version string) (*release, error) {
 		err = cmp.Or(err, gerr)
 		return strings.TrimSpace(text)
 	}
-	changed := git("status", "--porcelain")
+	// The user's own settings may hide new files, which go build would take.
+	changed := git("-c", "core.excludesFile="+os.DevNull, "status", "--porcelain", "--untracked-files=normal")
 	r.commit = git("rev-parse", "--verify", "HEAD")
 	seconds, terr := strconv.ParseInt(git("log", "-1", "--format=%ct"), 10, 64)
 	tag := git("for-each-ref", "--format=%(objectname) %(*objectname)", "refs/tags/"+version)
@@ -121,7 +122,8 @@ func (r *release) output(ctx context.Context, env []string, name string, args ..
 
 // goEnv is the environment in which the go command does the same on any machine.
 func goEnv(p platform) []string {
-	return append(os.Environ(), "GOOS="+p.os, "GOARCH="+p.arch, "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOAMD64=v1", "GOARM64=v8.0", "GOWORK=off")
+	return append(os.Environ(), "GOOS="+p.os, "GOARCH="+p.arch, "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOAMD64=v1", "GOARM64=v8.0",
+		"GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off", "GODEBUG=")
 }
 
 // goBuild builds the program: static, without paths of this machine, and with version and
