@@ -89,7 +89,7 @@ func TestProcDeployKubernetes(t *testing.T) {
 	secret := secretOf(t, lab.dir)
 	names := map[string][]string{}
 	for _, id := range lab.ids() {
-		names[fmt.Sprintf("raftkv-%d.raftkv-peers", id-1)] = []string{labAddr(id)}
+		names[fmt.Sprintf("raftkv-%d.raftkv-peers.default", id-1)] = []string{labAddr(id)}
 		node := lab.nodes[id]
 		in := strings.NewReplacer("$(POD_NAME)", fmt.Sprintf("raftkv-%d", id-1), "$(NAMESPACE)", "default",
 			"/etc/raftkv/peer-tls", secret, "/var/lib/raftkv", node.dataDir, "--port=12380", fmt.Sprint("--port=", node.clientPort))
@@ -104,7 +104,7 @@ func TestProcDeployKubernetes(t *testing.T) {
 	}
 	lab.waitReady(lab.ids()...)
 	for _, id := range lab.ids() {
-		testkit.Must(t, wantMember(lab.procCluster, 1, id, fmt.Sprintf("https://raftkv-%d.raftkv-peers:12379", id-1)))
+		testkit.Must(t, wantMember(lab.procCluster, 1, id, fmt.Sprintf("https://raftkv-%d.raftkv-peers.default:12379", id-1)))
 		for _, path := range []string{"livez", "readyz", "metrics"} {
 			if code := lab.in(id, "curl", "-s", "-o", os.DevNull, "-w", "%{http_code}", "http://"+labAddr(id)+":12381/"+path); code != "200" {
 				t.Errorf("node %d answers %s to %s", id, code, path)
@@ -114,7 +114,7 @@ func TestProcDeployKubernetes(t *testing.T) {
 			t.Errorf("node %d ignores variables:\n%s", id, procTail(out))
 		}
 	}
-	for host, want := range map[string]int{"raftkv:12380": 404, "raftkv.default": 404, "raftkv.default.svc.cluster.local:12380": 404, "raftkv-1.raftkv-peers:12380": 404, "elsewhere": 421} {
+	for host, want := range map[string]int{"raftkv:12380": 404, "raftkv.default": 404, "raftkv.default.svc.cluster.local:12380": 404, "raftkv-1.raftkv-peers.default:12380": 404, "elsewhere": 421} {
 		if r := lab.do(http.MethodGet, 2, "/v1/kv/nothing", nil, "Host", host); r.status != want {
 			t.Errorf("as %s: %v, want %d", host, r, want)
 		}
