@@ -11,6 +11,7 @@ import (
 	"raftkv/internal/command"
 	"raftkv/internal/config"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -215,7 +216,7 @@ func (f *flags) hold(ctx context.Context, o *command.Call, make func(*client.Cli
 	signals, stop := passedOn()
 	defer stop()
 	k := make(c)
-	h, err := f.acquire(ctx, c, k)
+	h, err := f.acquire(ctx, c, k, o.Stderr, "raftkv "+o.Name)
 	if err != nil {
 		return err
 	}
@@ -263,8 +264,8 @@ func filesOf(o *command.Call) (c child.Command, err error) {
 }
 
 // acquire waits for a key as long as --wait says. The error is one of exit 3 if somebody
-// else had it all the time.
-func (f *flags) acquire(ctx context.Context, c *client.Client, k candidate) (hold, error) {
+// else had it all the time. That the cluster does not answer goes to say, under name.
+func (f *flags) acquire(ctx context.Context, c *client.Client, k candidate, say io.Writer, name string) (hold, error) {
 	get := k.wait
 	waiting, cancel := context.WithCancel(ctx)
 	switch {
@@ -276,7 +277,12 @@ func (f *flags) acquire(ctx context.Context, c *client.Client, k candidate) (hol
 		waiting, cancel = context.WithTimeout(ctx, f.wait)
 	}
 	defer cancel()
+	telling, stop := context.WithCancel(waiting)
+	var told sync.WaitGroup
+	told.Go(func() { tellSilence(telling, c, k.key, say, name) })
 	fence, held, err := get(waiting)
+	stop()
+	told.Wait()
 	switch {
 	case err == nil:
 		return hold{fence: fence, held: held, until: k.until, release: k.release}, nil
@@ -288,10 +294,30 @@ func (f *flags) acquire(ctx context.Context, c *client.Client, k candidate) (hol
 	return hold{}, notGot(ctx, c, k.key, f.wait, err)
 }
 
+// tellAfter is how long waiting takes before the cluster is looked at.
+const tellAfter = 5 * time.Second
+
+// tellSilence says once, when waiting has taken tellAfter, that the cluster does not answer.
+// Waiting for another holder makes no line, so that a job of cron stays silent.
+func tellSilence(ctx context.Context, c *client.Client, key string, say io.Writer, name string) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(tellAfter):
+	}
+	look, cancel := context.WithTimeout(ctx, lookLimit)
+	defer cancel()
+	_, err := c.Get(look, key)
+	if err == nil || errors.Is(err, client.NotFound) || ctx.Err() != nil {
+		return
+	}
+	_, _ = fmt.Fprintf(say, "%s: still waiting: %v\n", name, err) // standard error, for people alone
+}
+
 // noWait is how long a candidate without try waits that is not to wait.
 const noWait = 2 * time.Second
 
-// lookLimit bounds looking who has a key that was not got.
+// lookLimit bounds looking who has a key that was not got, or not yet.
 const lookLimit = 2 * time.Second
 
 // notGot says who has a key that was not got. Without an answer from the cluster it is
