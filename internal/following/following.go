@@ -47,6 +47,7 @@ revision.`,
 		Example: `raftkv watch --prefix config/
 raftkv watch deploy --limit 1
 raftkv watch --prefix config/ --state -- ./render --all
+raftkv watch site.conf --types put --state -- sh -c 'raftkv get "$RAFTKV_KEY" >new && mv new site.conf && ./reload'
 raftkv watch --prefix jobs/ --types put --output json | jq -r .key`,
 	}}
 }
