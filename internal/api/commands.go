@@ -31,7 +31,7 @@ type Admission struct {
 // What it holds of the quota it holds until release is called.
 func (a *Admission) Admit(key string, growth int, level uint64) (release func(), err error) {
 	if at := a.Level(); at < level {
-		return nil, fmt.Errorf("%w: it takes level %d, and the cluster is at %d; it rises once every member runs a program that knows it",
+		return nil, fmt.Errorf("%w: it takes level %d, and the cluster is at %d; it rises once every member runs, with a program that knows it",
 			problem.ErrUpgrading, level, at)
 	}
 	if err := a.Room.Admit(key, growth); err != nil {

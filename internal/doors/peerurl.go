@@ -19,7 +19,7 @@ func CheckURL(m membership.Membership, level uint64, c membership.Change) error 
 	case !address.IsHTTPS(c.PeerURL):
 		return checkPlain(m, c)
 	case level < state.DoorsLevel:
-		return fmt.Errorf("%w: a peer URL with https takes level %d, and the cluster is at %d; it rises once every member runs a program that knows it",
+		return fmt.Errorf("%w: a peer URL with https takes level %d, and the cluster is at %d; it rises once every member runs, with a program that knows it",
 			problem.ErrUpgrading, state.DoorsLevel, level)
 	}
 	for _, mem := range m.Sorted() {

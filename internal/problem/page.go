@@ -53,7 +53,7 @@ var advice = map[string]string{
 	"unauthenticated":        "Send `Authorization: Bearer TOKEN`, or a client certificate that an entry of the file of rights names. A token that is sent decides alone: a wrong one is refused beside a good certificate.",
 	"unavailable":            "Try again, here or at another node, or with `?consistency=stale` if an older value will do.",
 	"unsupported_media_type": "Send JSON as `application/json`.",
-	"upgrading":              "Upgrade the members that run an older program, and try again once all run the new one: `level` in `/v1/status` rises.",
+	"upgrading":              "Start the members that are down, and upgrade those that run an older program: `level` in `/v1/status` rises once all run the new one. In a new cluster it is 0 until each member has run once.",
 	"would_lose_quorum":      "Start the nodes that are down first. `?force=true` makes the change all the same.",
 	"wrong_host":             "Use an address or a name that is this node's, or start it with `--allowed-host` and the name.",
 }
