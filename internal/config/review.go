@@ -83,7 +83,7 @@ func (r *Review) ReadFlags(args []string, settings []Setting, version *bool) err
 			return ErrHelp
 		}
 		if err != nil {
-			r.Errs = append(r.Errs, err)
+			r.Errs = append(r.Errs, suggest(fs, err))
 		}
 		args = args[used:]
 	}
@@ -112,6 +112,56 @@ func parseFlag(fs *pflag.FlagSet, args []string) (used int, err error) {
 		return 2, fs.Parse([]string{arg, args[1]})
 	}
 	return 1, err
+}
+
+// typos is how many letters of a flag may be wrong for it to be suggested.
+const typos = 2
+
+// suggest adds the flags that are near to an error about one that does not exist.
+func suggest(fs *pflag.FlagSet, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || len(unknown.GetSpecifiedName()) <= typos {
+		return err
+	}
+	var near []string
+	least := typos
+	fs.VisitAll(func(f *pflag.Flag) {
+		d := distance(unknown.GetSpecifiedName(), f.Name)
+		if d < least {
+			near, least = nil, d
+		}
+		if d == least {
+			near = append(near, "--"+f.Name)
+		}
+	})
+	if len(near) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
+}
+
+// distance is how many bytes have to be put in, taken out, changed, or swapped with the next
+// one to make b of a.
+func distance(a, b string) int {
+	to := make([][]int, len(a)+1) // from each beginning of a to each of b
+	for i := range to {
+		to[i] = make([]int, len(b)+1)
+		for j := range to[i] {
+			switch {
+			case i == 0 || j == 0:
+				to[i][j] = i + j
+				continue
+			case a[i-1] == b[j-1]:
+				to[i][j] = to[i-1][j-1]
+				continue
+			}
+			to[i][j] = 1 + min(to[i-1][j], to[i][j-1], to[i-1][j-1])
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				to[i][j] = min(to[i][j], 1+to[i-2][j-2])
+			}
+		}
+	}
+	return to[len(a)][len(b)]
 }
 
 // operand notes an argument that is no flag.

@@ -1,0 +1,36 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestUnknownFlagSuggests has the flags named that are near to one that does not exist.
+func TestUnknownFlagSuggests(t *testing.T) {
+	for _, tt := range []struct{ flag, want string }{
+		{"--prot", "--prot; did you mean --port?"},
+		{"--potr=1", "--potr; did you mean --port?"},
+		{"--data-dri", "--data-dri; did you mean --data-dir?"},
+		{"--cart-fil", "--cart-fil; did you mean --cert-file?"},
+		{"--cart-fl=x", "--cart-fl"}, // 3 are wrong
+		{"--po", "--po"},
+		{"--nothing-of-that-kind", "--nothing-of-that-kind"},
+		{"-x", "'x' in -x"},
+	} {
+		_, err := Parse([]string{tt.flag}, mapEnv(nil))
+		if err == nil || !strings.HasSuffix(strings.SplitN(err.Error(), "\n", 2)[0], tt.want) {
+			t.Errorf("%s: %v, want %q", tt.flag, err, tt.want)
+		}
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"", "ab", 2}, {"ab", "", 2}, {"port", "port", 0}, {"prot", "port", 1}, {"tll", "ttl", 1}, {"abc", "xabc", 1}, {"abcd", "bcd", 1}, {"format", "from", 3}} {
+		if got := distance(tt.a, tt.b); got != tt.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+	}
+}
