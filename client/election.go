@@ -21,8 +21,8 @@ func (e *Election) Key() string { return e.h.key }
 
 // Campaign waits until it leads, or ctx ends. value says to others who leads, such as an
 // address. fence is the fencing token, which grows with each leader. leading ends when the
-// leadership is lost, with the cause ErrLeaseLost, or was resigned. Each Campaign that
-// succeeded needs a Resign, also when the leadership was lost.
+// leadership is lost, with the cause ErrLeaseLost, or was resigned; it does not end with ctx.
+// Each Campaign that succeeded needs a Resign, also when the leadership was lost.
 func (e *Election) Campaign(ctx context.Context, value []byte) (fence uint64, leading context.Context, err error) {
 	return e.h.acquire(ctx, value, false)
 }

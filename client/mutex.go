@@ -76,8 +76,8 @@ func (m *Mutex) Key() string { return m.h.key }
 // Lock waits until it has the lock, or ctx ends. It goes on through failures of nodes and of
 // the whole cluster; an error that waiting does not mend ends it. fence is the fencing token.
 // held ends when the lock is lost, with the cause ErrLeaseLost, or was unlocked: no work that
-// the lock protects may begin after that. Each Lock that succeeded needs an Unlock, also when
-// the lock was lost.
+// the lock protects may begin after that. It does not end with ctx, which bounds the waiting
+// alone. Each Lock that succeeded needs an Unlock, also when the lock was lost.
 func (m *Mutex) Lock(ctx context.Context) (fence uint64, held context.Context, err error) {
 	return m.h.acquire(ctx, m.h.value, false)
 }
