@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestUnknownFlagSuggests has the flags named that are near to one that does not exist.
+// Guarantee: the error about a flag that does not exist names those that are near to it.
 func TestUnknownFlagSuggests(t *testing.T) {
 	for _, tt := range []struct{ flag, want string }{
 		{"--prot", "--prot; did you mean --port?"},
@@ -15,7 +15,7 @@ func TestUnknownFlagSuggests(t *testing.T) {
 		{"--cart-fl=x", "--cart-fl"}, // 3 are wrong
 		{"--po", "--po"},
 		{"--nothing-of-that-kind", "--nothing-of-that-kind"},
-		{"-x", "'x' in -x"},
+		{"-x", "unknown flag: -x"},
 	} {
 		_, err := Parse([]string{tt.flag}, mapEnv(nil))
 		if err == nil || !strings.HasSuffix(strings.SplitN(err.Error(), "\n", 2)[0], tt.want) {
@@ -24,6 +24,7 @@ func TestUnknownFlagSuggests(t *testing.T) {
 	}
 }
 
+// Guarantee: what is swapped, missing, too much or another character counts as one.
 func TestDistance(t *testing.T) {
 	for _, tt := range []struct {
 		a, b string
