@@ -51,6 +51,8 @@ type Child struct {
 	// mu keeps a signal from being sent while the group's number is given up.
 	mu   sync.Mutex
 	gone bool // no process of the group is left
+
+	others []int // the groups that processes below the command have made for themselves, as End has found them
 }
 
 // Find looks for a program as Start does. The error is one that Code knows.
@@ -229,9 +231,37 @@ func (c *Child) Empty() bool {
 	return true
 }
 
-// End ends the whole group: TERM, then KILL at a time. It returns when the group is
-// empty, or a process of it does not even end by KILL within killWait, which is an error.
+// look finds the groups below the command.
+func (c *Child) look() {
+	found := Below(c.group)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.done: // its number may be somebody else's
+		return
+	default:
+	}
+	for _, group := range found {
+		if !slices.Contains(c.others, group) {
+			c.others = append(c.others, group)
+		}
+	}
+}
+
+// othersGone reports whether none of the groups below the command is left. One that was
+// empty is forgotten, since its number may become somebody else's.
+func (c *Child) othersGone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.others = slices.DeleteFunc(c.others, onlyZombies)
+	return len(c.others) == 0
+}
+
+// End ends the whole group, and on Linux the groups that processes below a command which
+// still runs have made for themselves: TERM, then KILL at a time. It returns when they are
+// empty, or a process does not even end by KILL within killWait, which is an error.
 func (c *Child) End(kill time.Time) error {
+	c.look()
 	if time.Until(kill) > 0 {
 		if err := c.signals(syscall.SIGTERM, syscall.SIGCONT); err != nil {
 			return err
@@ -240,11 +270,12 @@ func (c *Child) End(kill time.Time) error {
 			return nil
 		}
 	}
-	if err := c.Signal(syscall.SIGKILL); err != nil {
+	c.look() // what was made meanwhile
+	if err := c.signals(syscall.SIGKILL); err != nil {
 		return err
 	}
 	if !c.leave(time.Now().Add(killWait)) {
-		return fmt.Errorf("processes of group %d still run after SIGKILL", c.group)
+		return fmt.Errorf("processes of group %d, or below it, still run after SIGKILL", c.group)
 	}
 	return nil
 }
@@ -253,18 +284,26 @@ func (c *Child) End(kill time.Time) error {
 // cannot be ended before the disk answers.
 const killWait = 5 * time.Second
 
+// signals sends signals to the group and to those below it.
 func (c *Child) signals(sigs ...syscall.Signal) error {
+	c.mu.Lock()
+	others := slices.Clone(c.others)
+	c.mu.Unlock()
+	var errs []error
 	for _, sig := range sigs {
-		if err := c.Signal(sig); err != nil {
-			return err
+		errs = append(errs, c.Signal(sig))
+		for _, group := range others {
+			if err := syscall.Kill(-group, sig); !errors.Is(err, syscall.ESRCH) {
+				errs = append(errs, err)
+			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-// leave waits until the group is empty, and reports whether it is by then.
+// leave waits until the groups are empty, and reports whether they are by then.
 func (c *Child) leave(by time.Time) bool {
-	for !c.Empty() {
+	for !c.Empty() || !c.othersGone() {
 		if !time.Now().Before(by) {
 			return false
 		}

@@ -42,7 +42,9 @@ func run(t *testing.T, c Command) (*Child, func() string) {
 	}
 }
 
-func sh(script string) Command { return Command{Args: []string{"sh", "-c", script}} }
+func sh(script string, args ...string) Command {
+	return Command{Args: append([]string{"sh", "-c", script}, args...)}
+}
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()

@@ -12,3 +12,6 @@ const seesZombies = false
 
 // onlyZombies returns false: it is known on Linux only.
 func onlyZombies(int) bool { return false }
+
+// Below returns nothing: it is known on Linux only.
+func Below(int) []int { return nil }

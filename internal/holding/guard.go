@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"raftkv/internal/child"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -111,9 +112,11 @@ func (g *guardProcess) Dismiss() error {
 type guarding struct {
 	times
 	signal func(group int, sig syscall.Signal) error
+	below  func(group int) []int // the groups that processes below the command have made for themselves
 	now    func() time.Duration
 
 	group  int           // 0: there is none yet
+	others []int         // those below that were seen
 	until  time.Duration // 0: not told yet
 	termed bool
 }
@@ -133,6 +136,7 @@ func guardOf(env func(string) (string, bool)) (*guarding, error) {
 	return &guarding{
 		times:  times{grace: time.Duration(g), margin: time.Duration(m)},
 		signal: func(group int, sig syscall.Signal) error { return syscall.Kill(-group, sig) },
+		below:  child.Below,
 		now:    bootTime,
 	}, nil
 }
@@ -169,10 +173,12 @@ func (g *guarding) loop(lines <-chan string) error {
 			switch left := g.until - g.now(); {
 			case g.until == 0:
 			case left <= g.margin:
+				g.look()
 				return g.kill()
 			case left <= g.grace+g.margin && !g.termed && g.group != 0:
 				g.termed = true
-				if err := errors.Join(g.signal(g.group, syscall.SIGTERM), g.signal(g.group, syscall.SIGCONT)); err != nil {
+				g.look()
+				if err := errors.Join(g.all(syscall.SIGTERM), g.all(syscall.SIGCONT)); err != nil {
 					return err
 				}
 			}
@@ -197,12 +203,36 @@ func (g *guarding) hear(line string) bool {
 	return true
 }
 
+// look finds the groups below the command. That is done only while the process that has
+// started the command is there, which has not waited for it: its number is its own.
+func (g *guarding) look() {
+	if g.group == 0 {
+		return
+	}
+	for _, group := range g.below(g.group) {
+		if !slices.Contains(g.others, group) {
+			g.others = append(g.others, group)
+		}
+	}
+}
+
+// all sends a signal to the command's group and to those below.
+func (g *guarding) all(sig syscall.Signal) error {
+	err := g.signal(g.group, sig)
+	for _, group := range g.others {
+		if below := g.signal(group, sig); !errors.Is(below, syscall.ESRCH) {
+			err = errors.Join(err, below)
+		}
+	}
+	return err
+}
+
 // kill kills the command, if there is one yet.
 func (g *guarding) kill() error {
 	if g.group == 0 {
 		return nil
 	}
-	return g.signal(g.group, syscall.SIGKILL)
+	return g.all(syscall.SIGKILL)
 }
 
 // wait is how long nothing has to be done.

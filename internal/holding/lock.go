@@ -39,8 +39,9 @@ What is promised: COMMAND runs only while the lock is held. When its lease canno
 kept alive, COMMAND gets SIGTERM in time, and SIGKILL after --grace, and has ended
 before anybody else can get the lock; so has everything else in its process group, which
 is also ended when COMMAND has. A second process sees to that while raftkv itself is
-stopped, or if it is killed. A program that leaves the group is not found: a daemon, and
-what setsid starts, or timeout without --foreground if a shell of COMMAND starts it.
+stopped, or if it is killed. What has made a group of its own, as timeout does if a shell
+of COMMAND starts it, is found on Linux while its parents run, but not if raftkv is
+killed. A daemon, which nobody waits for, is not found.
 
 What is not: if the lease is revoked (raftkv lease revoke) or its key deleted, others
 can have the lock at once. Then, or if a whole machine stands still for longer than

@@ -310,10 +310,20 @@ func guardRun(t *testing.T, test func(tell chan<- string, now func() time.Durati
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
 		now := func() time.Duration { return time.Hour + time.Since(begun) }
-		g := &guarding{now: now, times: times{grace: 2 * time.Second, margin: 250 * time.Millisecond}, signal: func(group int, s syscall.Signal) error {
+		g := &guarding{now: now, times: times{grace: 2 * time.Second, margin: 250 * time.Millisecond}}
+		g.signal = func(group int, s syscall.Signal) error {
 			signals = append(signals, fmt.Sprint(group, " ", s, " ", time.Since(begun)))
+			if group > 100 {
+				return syscall.ESRCH
+			}
 			return nil
-		}}
+		}
+		g.below = func(group int) []int { // a program below command 8 has a group of its own, and then another one
+			if group != 8 {
+				return nil
+			}
+			return []int{108 + len(signals)}
+		}
 		lines, ended := make(chan string), make(chan error)
 		go func() { ended <- g.loop(lines) }()
 		test(lines, now)
@@ -347,6 +357,15 @@ func TestGuard(t *testing.T) {
 			tell <- at(now() + 10*time.Second)
 			tell <- "group 7"
 		}, []string{"7 terminated 7.75s", "7 continued 7.75s", "7 killed 9.75s"}},
+		{"groups below", func(tell chan<- string, now func() time.Duration) {
+			tell <- at(now() + 10*time.Second)
+			tell <- "group 8"
+		}, []string{"8 terminated 7.75s", "108 terminated 7.75s", "8 continued 7.75s", "108 continued 7.75s", "8 killed 9.75s", "108 killed 9.75s", "112 killed 9.75s"}},
+		{"dead, with groups below: they are of nobody then", func(tell chan<- string, now func() time.Duration) {
+			tell <- at(now() + 10*time.Second)
+			tell <- "group 8"
+			close(tell)
+		}, []string{"8 killed 0s"}},
 		{"told of the group late", func(tell chan<- string, now func() time.Duration) {
 			tell <- at(now() + 10*time.Second)
 			time.Sleep(9 * time.Second)
