@@ -93,7 +93,7 @@ func runImport(ctx context.Context, o *command.Call, p *plan, dry bool) (err err
 	return withClient(o, func(c *client.Client) error {
 		result, err := writeFile(ctx, o, p, file, clientStore{c})
 		if err != nil {
-			return fmt.Errorf("%d keys were written; what was not can be by running it again: %w", result.Keys, err)
+			return fmt.Errorf("stopped with %d keys written; to run it again writes the others: %w", result.Keys, err)
 		}
 		return o.Print(report{survey: found, written: result}, func(w io.Writer) error {
 			_, err := fmt.Fprintf(w, "wrote %d keys\n", result.Keys)
