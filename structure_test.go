@@ -45,7 +45,7 @@ var exports = map[string]int{
 	"certs":               8,
 	"changelog":           9,
 	"checker":             7,
-	"child":               9,
+	"child":               10,
 	"cli":                 4,
 	"clock":               5,
 	"command":             18,
