@@ -2,6 +2,7 @@ package child
 
 import (
 	"errors"
+	"raftkv/internal/testkit"
 	"runtime"
 	"slices"
 	"strconv"
@@ -9,16 +10,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Guarantee: a group in which others' programs run, which this process may not signal, counts as
 // one that runs.
 func TestEmptyOfOthers(t *testing.T) {
-	if unix.Getuid() != 0 {
-		t.Skip("needs root, to become somebody else")
-	}
+	testkit.NeedRoot(t) // to become somebody else
 	c, out := run(t, sh("(echo ready; exec sleep 1000) & exit 0"))
 	<-c.Done()
 	eventually(t, "ready", func() bool { return strings.Contains(out(), "ready") })
